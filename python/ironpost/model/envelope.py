@@ -11,12 +11,17 @@ from ironpost.model.address import Address
 _NONE: Mapping[str, str | None] = MappingProxyType({})
 
 
+def _none() -> Mapping[str, str | None]:
+    """The one empty mapping; a factory because Python 3.11 takes a mapping proxy for a mutable default."""
+    return _NONE
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One forward-path with the parameters of its RCPT."""
 
     address: Address
-    parameters: Mapping[str, str | None] = _NONE
+    parameters: Mapping[str, str | None] = field(default_factory=_none)
     """ESMTP parameters of RCPT, keyword in upper case."""
 
 
@@ -38,7 +43,7 @@ class Envelope:
 
     reverse_path: Address
     recipients: tuple[Recipient, ...]
-    parameters: Mapping[str, str | None] = _NONE
+    parameters: Mapping[str, str | None] = field(default_factory=_none)
     """ESMTP parameters of MAIL, keyword in upper case (BODY, SMTPUTF8, ...)."""
     origin: Origin = field(default=Origin())
 
