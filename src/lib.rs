@@ -3,7 +3,11 @@
 
 pub mod address;
 pub mod command;
+pub mod ehlo;
 pub mod fault;
+pub mod header;
 pub mod limits;
 pub mod params;
 mod path;
+pub mod reply;
+pub mod xtext;
