@@ -9,5 +9,7 @@ pub mod header;
 pub mod limits;
 pub mod params;
 mod path;
+#[cfg(feature = "python")]
+mod py;
 pub mod reply;
 pub mod xtext;
