@@ -215,7 +215,14 @@ impl DataDecoder {
             longest_line: 0,
             header_size: None,
         };
-        Self { kernel, newline, standing: Standing::Start, limit, line: 0, facts }
+        Self {
+            kernel,
+            newline,
+            standing: Standing::Start,
+            limit,
+            line: 0,
+            facts,
+        }
     }
 
     /// Whether the true end was reached.
@@ -228,7 +235,10 @@ impl DataDecoder {
     #[must_use]
     pub fn facts(&self) -> Facts {
         let unfinished = self.line - u64::from(self.standing == Standing::Cr);
-        Facts { longest_line: self.facts.longest_line.max(unfinished), ..self.facts }
+        Facts {
+            longest_line: self.facts.longest_line.max(unfinished),
+            ..self.facts
+        }
     }
 
     /// Forget everything: a new message begins.
@@ -238,17 +248,33 @@ impl DataDecoder {
 
     /// Read the next piece; `plan` is overwritten with the way to its content. Behind the end nothing is consumed.
     pub fn feed(&mut self, data: &[u8], plan: &mut Plan) -> Progress {
-        *plan = Plan { edits: std::mem::take(&mut plan.edits), ..Plan::default() };
+        *plan = Plan {
+            edits: std::mem::take(&mut plan.edits),
+            ..Plan::default()
+        };
         plan.edits.clear();
         // A dot held back is settled by the octets that follow it.
         match (self.standing, data) {
-            (Standing::End, _) => return Progress { consumed: 0, finished: true },
-            (_, []) => return Progress { consumed: 0, finished: false },
+            (Standing::End, _) => {
+                return Progress {
+                    consumed: 0,
+                    finished: true,
+                };
+            }
+            (_, []) => {
+                return Progress {
+                    consumed: 0,
+                    finished: false,
+                };
+            }
             (Standing::DotCr, [b'\n', ..]) => return self.finish(1),
             (Standing::Dot, [b'\r', b'\n', ..]) => return self.finish(2),
             (Standing::Dot, b"\r") => {
                 self.standing = Standing::DotCr;
-                return Progress { consumed: 1, finished: false };
+                return Progress {
+                    consumed: 1,
+                    finished: false,
+                };
             }
             // No terminator: the dot was stuffing. The CR behind it is content.
             (Standing::DotCr, _) => {
@@ -268,7 +294,10 @@ impl DataDecoder {
     /// Read a piece that has no transparency and no end of its own (BDAT, RFC 3030 §2): counted and checked, and never
     /// changed but by the content limit.
     pub(crate) fn feed_binary(&mut self, data: &[u8], plan: &mut Plan) {
-        *plan = Plan { edits: std::mem::take(&mut plan.edits), ..Plan::default() };
+        *plan = Plan {
+            edits: std::mem::take(&mut plan.edits),
+            ..Plan::default()
+        };
         plan.edits.clear();
         self.pass::<false, false>(data, plan);
     }
@@ -284,7 +313,10 @@ impl DataDecoder {
     fn finish(&mut self, consumed: usize) -> Progress {
         self.standing = Standing::End;
         self.line = 0;
-        Progress { consumed, finished: true }
+        Progress {
+            consumed,
+            finished: true,
+        }
     }
 
     fn pass<const DOTS: bool, const NORMALISE: bool>(&mut self, data: &[u8], plan: &mut Plan) -> Progress {
@@ -304,7 +336,17 @@ impl DataDecoder {
             stop: None,
         };
         visit(self.kernel, data, &mut pass);
-        let Decoding { carry, line, longest, seen, moved, header, plan, stop, .. } = pass;
+        let Decoding {
+            carry,
+            line,
+            longest,
+            seen,
+            moved,
+            header,
+            plan,
+            stop,
+            ..
+        } = pass;
 
         let (end, consumed, standing) = match stop {
             Some((at, Standing::End)) => (at, at + 3, Standing::End),
@@ -316,7 +358,9 @@ impl DataDecoder {
         let size = (end as i64 + moved) as u64;
         plan.end = end;
         plan.full = (size - self.facts.size) as usize;
-        plan.len = plan.full.min(usize::try_from(self.limit.saturating_sub(self.facts.size)).unwrap_or(usize::MAX));
+        plan.len = plan
+            .full
+            .min(usize::try_from(self.limit.saturating_sub(self.facts.size)).unwrap_or(usize::MAX));
         self.standing = standing;
         self.line = (end as i64 - line) as u64;
         self.facts = Facts {
@@ -328,7 +372,10 @@ impl DataDecoder {
             longest_line: longest as u64,
             header_size: header,
         };
-        Progress { consumed, finished: standing == Standing::End }
+        Progress {
+            consumed,
+            finished: standing == Standing::End,
+        }
     }
 }
 
@@ -371,7 +418,11 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
         let ends = self.carry.ends(&masks, valid);
         let starts = self.carry.starts(ends.crlf, valid);
         let dots = if DOTS { masks.dot & starts } else { 0 };
-        let changes = if NORMALISE { dots | ends.bare_cr | ends.bare_lf } else { dots };
+        let changes = if NORMALISE {
+            dots | ends.bare_cr | ends.bare_lf
+        } else {
+            dots
+        };
         // A line that begins and ends in this block is shorter than the longest so far, so only the first end counts.
         if changes == 0 && self.longest >= 64 && self.header.is_some() {
             self.seen.add(&masks, ends.bare_cr, ends.bare_lf, u64::MAX);
@@ -386,7 +437,11 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
         }
         let keep = self.step_by_step(base, ends.crlf, ends.bare_cr, ends.bare_lf, dots);
         self.seen.add(&masks, ends.bare_cr, ends.bare_lf, keep);
-        if self.stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.stop.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -462,8 +517,18 @@ impl DataEncoder {
     /// The same with a kernel of the caller's choice: for tests and benches.
     #[must_use]
     pub fn with_kernel(newline: Newline, kernel: Kernel) -> Self {
-        let newline = if newline == Newline::Reject { Newline::Reject } else { Newline::Normalise };
-        Self { kernel, newline, carry: Carry { cr: 0, start: 1 }, held_cr: false, taken: 0 }
+        let newline = if newline == Newline::Reject {
+            Newline::Reject
+        } else {
+            Newline::Normalise
+        };
+        Self {
+            kernel,
+            newline,
+            carry: Carry { cr: 0, start: 1 },
+            held_cr: false,
+            taken: 0,
+        }
     }
 
     /// Take the next piece; `plan` is overwritten with the way to its wire form.
@@ -471,10 +536,18 @@ impl DataEncoder {
     /// # Errors
     /// With `Newline::Reject`: `bare-cr` or `bare-lf`, with its offset in the whole body. The message cannot be sent.
     pub fn feed(&mut self, data: &[u8], plan: &mut Plan) -> Result<(), Fault> {
-        *plan = Plan { edits: std::mem::take(&mut plan.edits), ..Plan::default() };
+        *plan = Plan {
+            edits: std::mem::take(&mut plan.edits),
+            ..Plan::default()
+        };
         plan.edits.clear();
         let rejects = self.newline == Newline::Reject;
-        let mut pass = Encoding::<true> { newline: self.newline, carry: self.carry, plan, fault: None };
+        let mut pass = Encoding::<true> {
+            newline: self.newline,
+            carry: self.carry,
+            plan,
+            fault: None,
+        };
         visit(self.kernel, data, &mut pass);
         if let Some((id, at)) = pass.fault {
             let offset = self.taken + at - usize::from(id == FaultId::BareCr);
@@ -498,7 +571,10 @@ impl DataEncoder {
     /// With `Newline::Reject`: `bare-cr` if the body ends in CR.
     pub fn finish(&mut self) -> Result<&'static [u8], Fault> {
         if self.held_cr {
-            return Err(Fault { id: FaultId::BareCr, offset: self.taken - 1 });
+            return Err(Fault {
+                id: FaultId::BareCr,
+                offset: self.taken - 1,
+            });
         }
         let wire: &[u8] = match self.carry {
             Carry { start: 1, .. } => b".\r\n",
@@ -525,7 +601,11 @@ impl<const STUFF: bool> Visitor for Encoding<'_, STUFF> {
         let ends = self.carry.ends(&masks, valid);
         // What was mended to CRLF ends a line too, and the octet behind it is the first of the next one.
         let (starts, bare_cr, bare_lf) = match self.newline {
-            Newline::Normalise => (self.carry.starts(masks.lf, valid) | ends.bare_cr, ends.bare_cr, ends.bare_lf),
+            Newline::Normalise => (
+                self.carry.starts(masks.lf, valid) | ends.bare_cr,
+                ends.bare_cr,
+                ends.bare_lf,
+            ),
             Newline::Reject => (self.carry.starts(ends.crlf, valid), ends.bare_cr, ends.bare_lf),
             Newline::Accept => (self.carry.starts(ends.crlf, valid), 0, 0),
         };
@@ -575,11 +655,23 @@ pub fn dot_unstuff(data: &[u8]) -> Plan {
 }
 
 pub(crate) fn whole<const STUFF: bool>(data: &[u8], kernel: Kernel) -> Plan {
-    let mut plan = Plan { end: data.len(), ..Plan::default() };
+    let mut plan = Plan {
+        end: data.len(),
+        ..Plan::default()
+    };
     let carry = Carry { cr: 0, start: 1 };
-    let mut pass = Encoding::<STUFF> { newline: Newline::Accept, carry, plan: &mut plan, fault: None };
+    let mut pass = Encoding::<STUFF> {
+        newline: Newline::Accept,
+        carry,
+        plan: &mut plan,
+        fault: None,
+    };
     visit(kernel, data, &mut pass);
-    plan.full = if STUFF { data.len() + plan.edits.len() } else { data.len() - plan.edits.len() };
+    plan.full = if STUFF {
+        data.len() + plan.edits.len()
+    } else {
+        data.len() - plan.edits.len()
+    };
     plan.len = plan.full;
     plan
 }

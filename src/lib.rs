@@ -2,8 +2,13 @@
 #![warn(missing_docs)]
 
 pub mod address;
+mod chunk;
 pub mod command;
+pub mod data;
 pub mod fault;
+pub mod framer;
 pub mod limits;
+mod line;
 pub mod params;
 mod path;
+pub mod scan;

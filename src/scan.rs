@@ -174,7 +174,13 @@ impl Classify for Portable {
     #[inline(always)]
     unsafe fn masks(block: &[u8; BLOCK]) -> Masks {
         const EACH: u64 = 0x0101_0101_0101_0101;
-        let mut masks = Masks { cr: 0, lf: 0, dot: 0, nul: 0, high: 0 };
+        let mut masks = Masks {
+            cr: 0,
+            lf: 0,
+            dot: 0,
+            nul: 0,
+            high: 0,
+        };
         for (i, octets) in block.as_chunks::<8>().0.iter().enumerate() {
             let word = u64::from_le_bytes(*octets);
             let shift = 8 * i;
@@ -229,7 +235,12 @@ mod x86 {
             // SAFETY: every x86_64 has SSE2. The four loads are unaligned ones and read octets 0..64 of an array of 64.
             unsafe {
                 let at = block.as_ptr().cast::<__m128i>();
-                let v = [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1)), _mm_loadu_si128(at.add(2)), _mm_loadu_si128(at.add(3))];
+                let v = [
+                    _mm_loadu_si128(at),
+                    _mm_loadu_si128(at.add(1)),
+                    _mm_loadu_si128(at.add(2)),
+                    _mm_loadu_si128(at.add(3)),
+                ];
                 macro_rules! gather {
                     ($part:expr) => {{
                         let part = $part;
@@ -275,7 +286,13 @@ mod x86 {
                         join!(_mm256_cmpeq_epi8(a, wanted), _mm256_cmpeq_epi8(b, wanted))
                     }};
                 }
-                Masks { cr: equal!(b'\r'), lf: equal!(b'\n'), dot: equal!(b'.'), nul: equal!(0), high: join!(a, b) }
+                Masks {
+                    cr: equal!(b'\r'),
+                    lf: equal!(b'\n'),
+                    dot: equal!(b'.'),
+                    nul: equal!(0),
+                    high: join!(a, b),
+                }
             }
         }
     }
@@ -321,7 +338,12 @@ mod arm {
             // SAFETY: the caller vouches for NEON. The loads read octets 0..64 of an array of 64, and 16 of WEIGHTS.
             unsafe {
                 let at = block.as_ptr();
-                let v = [vld1q_u8(at), vld1q_u8(at.add(16)), vld1q_u8(at.add(32)), vld1q_u8(at.add(48))];
+                let v = [
+                    vld1q_u8(at),
+                    vld1q_u8(at.add(16)),
+                    vld1q_u8(at.add(32)),
+                    vld1q_u8(at.add(48)),
+                ];
                 let weights = vld1q_u8(WEIGHTS.as_ptr());
                 macro_rules! gather {
                     ($part:expr) => {{
@@ -370,7 +392,11 @@ impl Carry {
         let crlf = masks.lf & behind_cr;
         // The last valid octet sits in the highest bit of `valid`.
         self.cr = u64::from(masks.cr & !(valid >> 1) != 0);
-        Ends { crlf, bare_cr: behind_cr & !masks.lf, bare_lf: masks.lf & !behind_cr }
+        Ends {
+            crlf,
+            bare_cr: behind_cr & !masks.lf,
+            bare_lf: masks.lf & !behind_cr,
+        }
     }
 
     /// Octets that are first on a line, where a line ends at the octets in `ends`; `self.start` moves on.
@@ -394,7 +420,10 @@ pub(crate) fn find_line_octet(data: &[u8]) -> usize {
             // SAFETY: every x86_64 has SSE2; the unaligned load reads the 16 octets of an array of 16.
             let found = unsafe {
                 let v = _mm_loadu_si128(block.as_ptr().cast());
-                let lines = _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8(b'\r' as i8)), _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\n' as i8)));
+                let lines = _mm_or_si128(
+                    _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\r' as i8)),
+                    _mm_cmpeq_epi8(v, _mm_set1_epi8(b'\n' as i8)),
+                );
                 _mm_movemask_epi8(_mm_or_si128(lines, _mm_cmpeq_epi8(v, _mm_setzero_si128())))
             };
             if found != 0 {
@@ -407,12 +436,104 @@ pub(crate) fn find_line_octet(data: &[u8]) -> usize {
     for block in data.as_chunks::<8>().0 {
         const EACH: u64 = 0x0101_0101_0101_0101;
         let word = u64::from_le_bytes(*block);
-        let found = zero_octets(word ^ (EACH * b'\r' as u64)) | zero_octets(word ^ (EACH * b'\n' as u64)) | zero_octets(word);
+        let found =
+            zero_octets(word ^ (EACH * b'\r' as u64)) | zero_octets(word ^ (EACH * b'\n' as u64)) | zero_octets(word);
         if found != 0 {
             return at + found.trailing_zeros() as usize;
         }
         at += 8;
     }
     let rest = &data[at..];
-    at + rest.iter().position(|octet| matches!(octet, b'\r' | b'\n' | 0)).unwrap_or(rest.len())
+    at + rest
+        .iter()
+        .position(|octet| matches!(octet, b'\r' | b'\n' | 0))
+        .unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The oracle: one octet after the other. Keep it naive.
+    fn naive(block: &[u8; BLOCK]) -> Masks {
+        let mut masks = Masks {
+            cr: 0,
+            lf: 0,
+            dot: 0,
+            nul: 0,
+            high: 0,
+        };
+        for (i, octet) in block.iter().enumerate() {
+            let bit = 1u64 << i;
+            match octet {
+                b'\r' => masks.cr |= bit,
+                b'\n' => masks.lf |= bit,
+                b'.' => masks.dot |= bit,
+                0 => masks.nul |= bit,
+                128..=255 => masks.high |= bit,
+                _ => {}
+            }
+        }
+        masks
+    }
+
+    #[derive(Default)]
+    struct Collected(Vec<(usize, u64, Masks)>);
+
+    impl Visitor for Collected {
+        fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+            self.0.push((base, valid, masks));
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn octets() -> impl Strategy<Value = u8> {
+        prop_oneof![4 => prop::sample::select(&b"\r\n.\0\x80\xff\x01\x0c\x0e\x7f-/"[..]), 1 => any::<u8>()]
+    }
+
+    proptest! {
+        #[test]
+        fn every_kernel_agrees_with_the_naive_oracle(data in prop::collection::vec(octets(), 0..300)) {
+            for kernel in Kernel::available() {
+                let mut seen = Collected::default();
+                visit(kernel, &data, &mut seen);
+                prop_assert_eq!(seen.0.len(), data.len().div_ceil(BLOCK));
+                for (n, (base, valid, masks)) in seen.0.into_iter().enumerate() {
+                    let part = &data[BLOCK * n..data.len().min(BLOCK * (n + 1))];
+                    let mut block = [b' '; BLOCK];
+                    block[..part.len()].copy_from_slice(part);
+                    prop_assert_eq!(base, BLOCK * n);
+                    prop_assert_eq!(valid.count_ones() as usize, part.len());
+                    prop_assert_eq!(masks, naive(&block), "{:?}", kernel);
+                }
+            }
+        }
+
+        #[test]
+        fn line_ends_and_starts_agree_with_the_naive_oracle(data in prop::collection::vec(octets(), 1..200)) {
+            let mut seen = Collected::default();
+            visit(Kernel::best(), &data, &mut seen);
+            let mut carry = Carry { cr: 0, start: 1 };
+            for (base, valid, masks) in seen.0 {
+                let ends = carry.ends(&masks, valid);
+                let starts = carry.starts(ends.crlf, valid);
+                for i in 0..valid.count_ones() as usize {
+                    let at = base + i;
+                    let cr_before = at > 0 && data[at - 1] == b'\r';
+                    let has = |mask: u64| mask >> i & 1 == 1;
+                    prop_assert_eq!(has(ends.crlf), cr_before && data[at] == b'\n');
+                    prop_assert_eq!(has(ends.bare_lf), !cr_before && data[at] == b'\n');
+                    prop_assert_eq!(has(ends.bare_cr), cr_before && data[at] != b'\n');
+                    prop_assert_eq!(has(starts), at == 0 || data[..at].ends_with(b"\r\n"));
+                }
+            }
+        }
+
+        #[test]
+        fn the_first_octet_that_ends_a_line_run_is_found(data in prop::collection::vec(octets(), 0..100)) {
+            let naive = data.iter().position(|o| [b'\r', b'\n', 0].contains(o)).unwrap_or(data.len());
+            prop_assert_eq!(find_line_octet(&data), naive);
+        }
+    }
 }
