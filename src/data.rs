@@ -2,8 +2,8 @@
 //!
 //! Promises: only CRLF.CRLF ends a body (RFC 5321 §4.1.1.4, §4.5.2; SECURITY R1), wherever the input is cut into pieces;
 //! unchanged runs are copied in one piece; no line is ever buffered, so a line of any length costs no memory
-//! (SECURITY R8); nothing is held back but a dot that is first on a line, with the CR behind it, and, in an encoder that
-//! rejects, a CR at the end of a piece.
+//! (SECURITY R8); nothing is held back but a dot that is first on a line, with the CR behind it, and, where bare CRs
+//! are mended or refused on the way, a CR at the end of a piece.
 //!
 //! Refuses: to take anything else for a line end (RFC 5321 §2.3.8). What a bare CR or LF means is the caller's policy,
 //! `Newline`, and it never moves the end of the body.
@@ -162,7 +162,7 @@ impl WriteCopy for [MaybeUninit<u8>] {
 enum Standing {
     /// Inside a line.
     Inside,
-    /// Inside a line, and the last octet was a CR.
+    /// Inside a line, and the last octet was a CR, which normalising holds back.
     Cr,
     /// At the start of a line.
     Start,
@@ -320,6 +320,9 @@ impl DataDecoder {
     }
 
     fn pass<const DOTS: bool, const NORMALISE: bool>(&mut self, data: &[u8], plan: &mut Plan) -> Progress {
+        if NORMALISE && self.standing == Standing::Cr {
+            plan.prefix_cr = true;
+        }
         let mut pass = Decoding::<DOTS, NORMALISE> {
             data,
             carry: Carry {
@@ -352,7 +355,7 @@ impl DataDecoder {
             Some((at, Standing::End)) => (at, at + 3, Standing::End),
             Some((at, standing)) => (at, data.len(), standing),
             None if carry.start == 1 => (data.len(), data.len(), Standing::Start),
-            None if carry.cr == 1 => (data.len(), data.len(), Standing::Cr),
+            None if carry.cr == 1 => (data.len() - usize::from(NORMALISE), data.len(), Standing::Cr),
             None => (data.len(), data.len(), Standing::Inside),
         };
         let size = (end as i64 + moved) as u64;
@@ -362,7 +365,7 @@ impl DataDecoder {
             .full
             .min(usize::try_from(self.limit.saturating_sub(self.facts.size)).unwrap_or(usize::MAX));
         self.standing = standing;
-        self.line = (end as i64 - line) as u64;
+        self.line = (if stop.is_some() { end } else { data.len() } as i64 - line) as u64;
         self.facts = Facts {
             size,
             eight_bit: self.facts.eight_bit | (seen.high != 0),
@@ -541,7 +544,6 @@ impl DataEncoder {
             ..Plan::default()
         };
         plan.edits.clear();
-        let rejects = self.newline == Newline::Reject;
         let mut pass = Encoding::<true> {
             newline: self.newline,
             carry: self.carry,
@@ -558,7 +560,7 @@ impl DataEncoder {
         if data.is_empty() {
             return Ok(());
         }
-        plan.prefix_cr = std::mem::replace(&mut self.held_cr, rejects && self.carry.cr == 1);
+        plan.prefix_cr = std::mem::replace(&mut self.held_cr, self.carry.cr == 1);
         plan.end = data.len() - usize::from(self.held_cr);
         plan.full = usize::from(plan.prefix_cr) + plan.end + plan.edits.len();
         plan.len = plan.full;
@@ -570,7 +572,7 @@ impl DataEncoder {
     /// # Errors
     /// With `Newline::Reject`: `bare-cr` if the body ends in CR.
     pub fn finish(&mut self) -> Result<&'static [u8], Fault> {
-        if self.held_cr {
+        if self.held_cr && self.newline == Newline::Reject {
             return Err(Fault {
                 id: FaultId::BareCr,
                 offset: self.taken - 1,
@@ -578,7 +580,6 @@ impl DataEncoder {
         }
         let wire: &[u8] = match self.carry {
             Carry { start: 1, .. } => b".\r\n",
-            Carry { cr: 1, .. } => b"\n.\r\n",
             _ => b"\r\n.\r\n",
         };
         *self = Self::with_kernel(self.newline, self.kernel);
