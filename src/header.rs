@@ -1,0 +1,133 @@
+//! The header section of a message: where its fields lie.
+//!
+//! Promises: one pass; fields are offsets into the octets, nothing is copied; reads no more than its limits allow.
+//!
+//! Refuses, by ending the section with a fault: a line that is neither field nor continuation, a section or a count of
+//! fields above the limit. Only CRLF ends a line; a bare CR or LF is content.
+//!
+//! Tolerates white space between a field's name and its colon (obs-optional, RFC 5322 §4.5), as a verifier must.
+//!
+//! Standards: RFC 5322 §2.2 (fields), §2.2.3 (folding), §3.6.8 (ftext).
+
+use std::borrow::Cow;
+
+use memchr::memchr;
+
+use crate::address::{FTEXT, is};
+use crate::fault::{Fault, FaultId};
+use crate::limits::Limits;
+
+/// Where one header field lies in the octets that were scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderField<'a> {
+    /// As it stands.
+    pub name: &'a str,
+    /// Where the field starts.
+    pub start: usize,
+    /// The first octet behind the colon.
+    pub value: usize,
+    /// Behind the field's last CRLF.
+    pub end: usize,
+}
+
+/// A scanned header section.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct HeaderSection<'a> {
+    /// The fields in their order.
+    pub fields: Vec<HeaderField<'a>>,
+    /// Behind the last field, where the empty line, or else the body, starts.
+    pub end: usize,
+    /// How many of the fields are named Received (RFC 5321 §6.3 counts them against loops).
+    pub received: usize,
+    /// What ended the section early.
+    pub fault: Option<Fault>,
+}
+
+/// Finds the fields of the header section at the start of a message.
+#[must_use]
+pub fn scan_header<'a>(data: &'a [u8], limits: &Limits) -> HeaderSection<'a> {
+    let mut section = HeaderSection::default();
+    let mut at = 0;
+    while at < data.len() && !data[at..].starts_with(b"\r\n") {
+        match field(data, at, limits.header_octets) {
+            Ok(_) if section.fields.len() >= limits.header_fields => {
+                section.fault = Some(FaultId::HeaderTooManyFields.at(at));
+                break;
+            }
+            Ok(field) => {
+                section.received += usize::from(field.name.eq_ignore_ascii_case("Received"));
+                at = field.end;
+                section.fields.push(field);
+            }
+            Err(fault) => {
+                section.fault = Some(fault);
+                break;
+            }
+        }
+    }
+    section.end = at;
+    section
+}
+
+/// The field at `start`, with its continuation lines.
+#[inline]
+fn field(data: &[u8], start: usize, limit: usize) -> Result<HeaderField<'_>, Fault> {
+    let mut behind = start;
+    while data.get(behind).is_some_and(|&octet| is(octet, FTEXT)) {
+        behind += 1;
+    }
+    let mut colon = behind;
+    while matches!(data.get(colon), Some(b' ' | b'\t')) {
+        colon += 1;
+    }
+    if behind == start || data.get(colon) != Some(&b':') {
+        return Err(FaultId::HeaderFieldMalformed.at(start));
+    }
+    let name = std::str::from_utf8(&data[start..behind]).unwrap_or_default();
+    let mut end = line_end(data, colon + 1);
+    while end <= limit && matches!(data.get(end), Some(b' ' | b'\t')) {
+        end = line_end(data, end);
+    }
+    if end > limit {
+        return Err(FaultId::HeaderTooLarge.at(limit));
+    }
+    Ok(HeaderField {
+        name,
+        start,
+        value: colon + 1,
+        end,
+    })
+}
+
+/// Behind the next CRLF, or the end of the data.
+#[inline]
+fn line_end(data: &[u8], start: usize) -> usize {
+    let mut at = start;
+    while let Some(found) = memchr(b'\n', &data[at..]) {
+        at += found + 1;
+        if at - start >= 2 && data[at - 2] == b'\r' {
+            return at;
+        }
+    }
+    data.len()
+}
+
+/// A field's value on one line: every CRLF before a space or tab is dropped (RFC 5322 §2.2.3).
+#[must_use]
+pub fn unfold(value: &[u8]) -> Cow<'_, [u8]> {
+    let mut unfolded = Vec::new();
+    let mut kept = 0;
+    let mut at = 0;
+    while let Some(found) = memchr(b'\r', &value[at..]) {
+        at += found + 1;
+        if value.get(at) == Some(&b'\n') && matches!(value.get(at + 1), Some(b' ' | b'\t')) {
+            unfolded.extend_from_slice(&value[kept..at - 1]);
+            kept = at + 1;
+        }
+    }
+    if kept == 0 {
+        return Cow::Borrowed(value);
+    }
+    unfolded.extend_from_slice(&value[kept..]);
+    Cow::Owned(unfolded)
+}
