@@ -65,6 +65,7 @@ BAD_PARAMETER: Final = reply(501, "5.4", "Parameter value not allowed")
 SENDER_NEEDS_SMTPUTF8: Final = reply(550, "6.7", "Non-ASCII address without SMTPUTF8")
 RECIPIENT_NEEDS_SMTPUTF8: Final = reply(553, "6.7", "Non-ASCII address without SMTPUTF8")
 NOT_ACCEPTED_HERE: Final = reply(550, "1.1", "No such recipient here")
+NOT_TAKEN: Final = reply(554, "3.2", "This server takes no messages")
 RELAY_DENIED: Final = reply(550, "7.1", "Relaying denied")
 TOO_MANY_RECIPIENTS: Final = reply(452, "5.3", "Too many recipients")
 
