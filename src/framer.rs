@@ -21,6 +21,7 @@ use crate::line::{Found, LineReader};
 
 /// How the next octet is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mode {
     /// Command lines; BDAT's octets are counted without leaving this mode.
     Command,
