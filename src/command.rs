@@ -52,6 +52,19 @@ macro_rules! verbs {
                 }
             }
 
+            /// Where the verb stands in [`Verb::KNOWN`].
+            #[must_use]
+            pub fn position(&self) -> Option<usize> {
+                #[allow(clippy::upper_case_acronyms)]
+                enum Position {
+                    $($name,)*
+                }
+                match self {
+                    $(Self::$name => Some(Position::$name as usize),)*
+                    Self::Other(_) | Self::Missing => None,
+                }
+            }
+
             #[inline]
             #[allow(non_upper_case_globals)]
             fn new(word: &'a str) -> Self {

@@ -13,6 +13,8 @@ pub mod limits;
 mod line;
 pub mod params;
 mod path;
+#[cfg(feature = "python")]
+mod py;
 pub mod reply;
 pub mod scan;
 pub mod xtext;

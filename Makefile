@@ -1,0 +1,69 @@
+# make run    build into .venv and start the server          make test   build and run every test and quality gate
+# make build  build into .venv                               make bench  the benchmarks, Rust and Python
+# make fmt    format everything                              make lint   the quality gates without the tests
+# make wheel  the wheel that a release ships, into dist/     make clean  remove what was built; mail and queue stay
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUST   := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
+INPUTS := $(RUST) pyproject.toml
+# Workers of pytest; the machine's cores unless said otherwise.
+JOBS   ?= auto
+
+.PHONY: run build test bench fmt lint docs-check wheel clean
+.DEFAULT_GOAL := build
+
+# Pip's build isolation brings maturin; the install is editable, so that Python changes need no second build.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "ironpost needs Python 3.11 or later; say make PYTHON=python3.11")'
+	@command -v cargo >/dev/null || { echo "ironpost needs Rust: no cargo in PATH" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/built-mta: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mta]'
+	@touch $@
+
+$(VENV)/built-test: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mta,test]'
+	@touch $(VENV)/built-mta $@
+
+build: $(VENV)/built-mta
+
+run: $(VENV)/built-mta
+	@exec $(BIN)/ironpost serve
+
+lint: $(VENV)/built-test
+	cargo fmt --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	cargo clippy --quiet --all-targets --features python -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# The wire tests run both implementations side by side by themselves. The conversation is run a second time over the
+# pure twin. The whole suite comes last, so that its summary is the last line.
+test: lint
+	cargo test --quiet
+	IRONPOST_WIRE=pure $(BIN)/python -m pytest -q -n $(JOBS) tests/protocol tests/server tests/client
+	IRONPOST_WIRE=native IRONPOST_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+bench: $(VENV)/built-test
+	cargo bench
+	$(BIN)/python -m pytest benches -p no:xdist --benchmark-only --benchmark-group-by=group --benchmark-columns=min,median,ops
+
+fmt: $(VENV)/built-test
+	cargo fmt
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs-check: $(VENV)/built-test
+	$(BIN)/python -m pytest -q tests/architecture
+
+wheel: $(VENV)/built-test
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find python tests benches -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python -name '*.so' -delete

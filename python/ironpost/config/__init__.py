@@ -1,0 +1,22 @@
+"""The configuration: one TOML file, read once into frozen typed values.
+
+Promises: what loads is valid in itself; an unknown key, a missing unit or a value out of range is an error that says
+where (file, line, key path) and what to do; the same configuration has the same hash; nothing can be said in two ways.
+Refuses: unknown keys, numbers without units, relative cleverness (no includes, no expansion, no environment).
+"""
+
+from ironpost.config.load import DEFAULT_FILE, ConfigError, Problem, default, load, parse
+from ironpost.config.schema import Configuration, Queue, Route, Smtp
+
+__all__ = [
+    "DEFAULT_FILE",
+    "ConfigError",
+    "Configuration",
+    "Problem",
+    "Queue",
+    "Route",
+    "Smtp",
+    "default",
+    "load",
+    "parse",
+]

@@ -1,0 +1,1 @@
+"""Lookups: implementations of the resolver port. `dns` asks name servers, `static` answers from a table."""

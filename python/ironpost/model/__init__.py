@@ -1,0 +1,24 @@
+"""The nouns of mail: frozen, typed values that cannot hold what the wire could not carry, and the ports to the world.
+
+Promises: an `Address`, a `Reply` or an `Envelope` that exists is valid; none can hold CR, LF or NUL (SECURITY R17, R20).
+Refuses: construction from anything else, with `ValueError` and the place.
+"""
+
+from ironpost.model.address import NULL, Address
+from ironpost.model.body import Body, Pieces
+from ironpost.model.envelope import Envelope, Origin, Recipient
+from ironpost.model.outcome import Disposition, Outcome
+from ironpost.model.reply import Reply
+
+__all__ = [
+    "NULL",
+    "Address",
+    "Body",
+    "Disposition",
+    "Envelope",
+    "Origin",
+    "Outcome",
+    "Pieces",
+    "Recipient",
+    "Reply",
+]

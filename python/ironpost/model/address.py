@@ -1,0 +1,76 @@
+"""Addresses as envelopes carry them.
+
+Promises: an `Address` is a Mailbox of RFC 5321 §4.1.2, `<postmaster>` (RFC 5321 §4.5.1), or the null reverse-path; its
+text form can be written into a command as it is.
+Refuses: anything else, with `wire.WireFault` (a ValueError that says where).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ironpost import wire
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """One mailbox. Equality is that of RFC 5321 §2.4: the local part exactly, the domain without regard to case."""
+
+    local_part: str
+    domain: str = field(compare=False)
+    key: str = field(init=False, repr=False)
+    """The domain in lower case: what comparisons, routes and queues go by."""
+
+    def __post_init__(self) -> None:
+        if self.domain:
+            wire.parse_mailbox(wire.format_mailbox(wire.Mailbox(self.local_part, self.domain)))
+        elif self.local_part and self.local_part.lower() != "postmaster":
+            raise wire.WireFault("at-missing", len(self.local_part.encode()))
+        object.__setattr__(self, "key", self.domain.lower())
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The address in `text` (no display name, no angle brackets); the empty string is the null reverse-path.
+
+        Raises:
+            wire.WireFault: if `text` is no Mailbox.
+        """
+        if not text:
+            return cls.of(wire.Mailbox("", ""))
+        if text.lower() == "postmaster":
+            return cls.of(wire.Mailbox(text, ""))
+        return cls.of(wire.parse_mailbox(text))
+
+    @classmethod
+    def of(cls, mailbox: wire.Mailbox) -> Self:
+        """The address of a mailbox that the wire parser returned; not checked a second time."""
+        self = object.__new__(cls)
+        put = object.__setattr__
+        put(self, "local_part", mailbox.local_part)
+        put(self, "domain", mailbox.domain)
+        put(self, "key", mailbox.domain.lower())
+        return self
+
+    @property
+    def is_null(self) -> bool:
+        """The null reverse-path `<>` (RFC 5321 §4.5.5)."""
+        return not self.local_part and not self.domain
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """It holds non-ASCII characters, so it travels only under SMTPUTF8 (RFC 6531 §3.3)."""
+        return not (self.local_part.isascii() and self.domain.isascii())
+
+    def __str__(self) -> str:
+        """Without angle brackets; the local part quoted where it must be."""
+        if not self.domain:
+            return self.local_part
+        return wire.format_mailbox(wire.Mailbox(self.local_part, self.domain))
+
+
+NULL = Address("", "")
+"""The null reverse-path."""

@@ -1,0 +1,55 @@
+"""Message content as a port: something of known size that can be read in pieces more than once.
+
+Promises: content is the octets between 354 and the true end, un-stuffed, line ends as they came; a piece is never
+larger than a window, so that size costs no memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+
+PIECE: int = 256 * 1024
+"""Octets in the largest piece."""
+
+Pieces: TypeAlias = "AsyncIterator[bytes]"
+
+
+class Body(Protocol):
+    """Content at rest."""
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+        ...
+
+    def pieces(self) -> Pieces:
+        """The content from its start, in pieces of at most `PIECE` octets. Each call starts anew."""
+        ...
+
+    async def head(self, limit: int) -> bytes:
+        """Its first octets, at most `limit`: enough to read the header section."""
+        ...
+
+
+class Spool(Protocol):
+    """Content on its way in. Exactly one of commit (by the store it came from) and `discard` ends it."""
+
+    @property
+    def size(self) -> int:
+        """Octets written so far."""
+        ...
+
+    def write(self, piece: bytes) -> Awaitable[None] | None:
+        """Appends. A returned awaitable asks the writer to wait for it before the next piece (back-pressure).
+
+        Raises:
+            OSError: the storage refuses (full, gone): the transaction gets 452, the server lives.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Forgets everything written. Harmless if called twice or after a commit."""
+        ...

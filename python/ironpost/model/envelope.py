@@ -1,0 +1,58 @@
+"""The envelope: who sent a message, to whom, and how it came (RFC 5321 §2.3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ironpost.model.address import Address
+
+_NONE: Mapping[str, str | None] = MappingProxyType({})
+
+
+def _none() -> Mapping[str, str | None]:
+    """The one empty mapping; a factory because Python 3.11 takes a mapping proxy for a mutable default."""
+    return _NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One forward-path with the parameters of its RCPT."""
+
+    address: Address
+    parameters: Mapping[str, str | None] = field(default_factory=_none)
+    """ESMTP parameters of RCPT, keyword in upper case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message came from: what Received says (RFC 5321 §4.4)."""
+
+    ip: str = ""
+    """The client's address, empty for a message made here."""
+    helo: str = ""
+    """What the client called itself."""
+    protocol: str = "ESMTP"
+    """The `with` keyword (RFC 5321 §4.4, RFC 6531 §4.3, RFC 3848)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One transaction that was accepted, or is to be."""
+
+    reverse_path: Address
+    recipients: tuple[Recipient, ...]
+    parameters: Mapping[str, str | None] = field(default_factory=_none)
+    """ESMTP parameters of MAIL, keyword in upper case (BODY, SMTPUTF8, ...)."""
+    origin: Origin = field(default=Origin())
+
+    @property
+    def smtputf8(self) -> bool:
+        """MAIL carried SMTPUTF8 (RFC 6531 §3.4)."""
+        return "SMTPUTF8" in self.parameters
+
+    @property
+    def body_type(self) -> str:
+        """`7BIT`, `8BITMIME` (RFC 6152 §2) or `BINARYMIME` (RFC 3030 §3), upper case; `7BIT` if MAIL said nothing."""
+        return (self.parameters.get("BODY") or "7BIT").upper()

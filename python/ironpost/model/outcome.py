@@ -1,0 +1,39 @@
+"""What became of one recipient in one attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from ironpost.model.reply import Reply
+
+
+class Disposition(Enum):
+    """The three ways an attempt can end."""
+
+    DELIVERED = "delivered"
+    """Somebody else is responsible now."""
+    DEFERRED = "deferred"
+    """Worth another attempt."""
+    FAILED = "failed"
+    """It will never work: report to the sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The decision and its reason."""
+
+    disposition: Disposition
+    reply: Reply
+    """The remote's reply, or the one that describes our own reason."""
+    remote: str = ""
+    """Who said so: `mx.example [192.0.2.1]`, empty if nobody was asked."""
+    asked: bool = False
+    """A remote was asked: only then does the retry counter rise (FEATURES, Queue)."""
+
+    @classmethod
+    def of(cls, reply: Reply, remote: str = "", *, asked: bool = True) -> Outcome:
+        """Maps a reply's first digit (RFC 5321 §4.2.1): 2yz delivered, 4yz deferred, 5yz failed."""
+        if reply.positive:
+            return cls(Disposition.DELIVERED, reply, remote, asked)
+        return cls(Disposition.DEFERRED if reply.transient else Disposition.FAILED, reply, remote, asked)

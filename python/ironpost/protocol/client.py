@@ -1,0 +1,490 @@
+"""The client session: RFC 5321's conversation seen from the side that sends, without I/O.
+
+Promises: one `Outcome` for every recipient of every transaction that was begun, however the conversation ends; replies
+are matched to commands by counting (RFC 2920 §3.1); what a step's reply means is one table, and a reply that the table
+does not mention ends the session. After a time-out, a fault or a reply to nothing the session is closed for good
+(SECURITY R19). Content leaves with CRLF line ends and stuffed dots, or counted, whatever its octets were (R3, R4).
+Refuses: to send a line that holds CR or LF (R17), to begin out of turn (RuntimeError), and content that the peer did
+not say it can take.
+
+How to drive it: write what `output()` returns, feed `receive`, and look at `state`:
+
+    READY     `begin` a transaction, or `quit`
+    CONTENT   `content` with each piece, then `end_content`; pause when the peer does not read
+    CLOSED    close the connection; `reason` says why
+    others    wait for octets, no longer than `timeout` seconds, else `expire`
+
+Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.2, §4.3.2, §4.5.3.2; RFC 2920 (pipelining); RFC 3030 (BDAT).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from ironpost import wire
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.protocol import client_transaction as reasons
+from ironpost.protocol import replies
+from ironpost.protocol.client_transaction import Step, Transaction
+from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ironpost.protocol.extensions import Extension
+
+__all__ = ["TIMEOUTS", "ClientSession", "State", "Step", "Transaction"]
+
+TIMEOUTS: Final[dict[Step, float]] = {
+    Step.GREETING: 300.0,  # RFC 5321 §4.5.3.2.1
+    Step.EHLO: 300.0,  # not named by the RFC: as MAIL
+    Step.HELO: 300.0,
+    Step.MAIL: 300.0,  # RFC 5321 §4.5.3.2.2
+    Step.RCPT: 300.0,  # RFC 5321 §4.5.3.2.3
+    Step.DATA: 120.0,  # RFC 5321 §4.5.3.2.4
+    Step.CONTENT: 180.0,  # RFC 5321 §4.5.3.2.5: until the peer has taken the octets written last
+    Step.END: 600.0,  # RFC 5321 §4.5.3.2.6
+    Step.BDAT: 600.0,  # its reply is the one that END waits for
+    Step.RSET: 300.0,
+    Step.QUIT: 5.0,  # nothing is at stake any more (RFC 5321 §4.1.1.10 has no limit)
+}
+"""Seconds that each wait may last."""
+
+CHUNK_LIMIT: Final = 64 * 1024
+"""Octets of content up to which BDAT is used: it goes out behind the envelope in the same write, unasked for, which is
+worth a round trip for small content and a waste for large."""
+
+
+class State(Enum):
+    """Where the session stands."""
+
+    OPENING = "opening"
+    """Greeting and EHLO."""
+    READY = "ready"
+    ENVELOPE = "envelope"
+    CONTENT = "content"
+    FINAL = "final"
+    """The end of the content was sent; its reply decides."""
+    QUITTING = "quitting"
+    CLOSED = "closed"
+
+
+class ClientSession:
+    """One connection's worth of conversation."""
+
+    # fmt: off
+    __slots__ = ("_awaited", "_bdat", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out", "_reader", "_unsent",
+                 "accepted", "domain", "greeting", "local_hostname", "offered", "reason", "remote", "replies", "state",
+                 "transaction", "transactions")
+    # fmt: on
+
+    def __init__(
+        self,
+        local_hostname: str,
+        remote: str = "",
+        *,
+        chunking: bool = True,
+        extensions: Sequence[Extension] = EXTENSIONS,
+    ) -> None:
+        """Waits for the greeting.
+
+        Args:
+            local_hostname: our domain or address literal, for EHLO (RFC 5321 §4.1.1.1).
+            remote: how outcomes call the peer: `mx.example [192.0.2.1]`.
+            chunking: use BDAT where it saves a round trip.
+            extensions: what decides the parameters of MAIL.
+
+        Raises:
+            wire.WireFault: `local_hostname` is neither a domain nor an address literal (SECURITY R17).
+        """
+        wire.parse_command(b"EHLO " + local_hostname.encode())
+        self.local_hostname = local_hostname
+        self.remote = remote
+        self.state = State.OPENING
+        self.greeting: Reply | None = None
+        self.domain = ""
+        """What the peer calls itself."""
+        self.offered: Mapping[str, str] = {}
+        """Extensions of the EHLO reply: keyword in upper case to its parameters; empty after HELO."""
+        self.reason: Reply | None = None
+        """Why the session closed before `quit`, or why it never became ready."""
+        self.transaction: Transaction | None = None
+        """The last one begun."""
+        self.transactions = 0
+        """How many were begun."""
+        self.replies = 0
+        """Replies read since the last `begin`."""
+        self.accepted = 0
+        """Recipients of this transaction that the peer accepted."""
+        self._reader = wire.ReplyReader()
+        self._out: list[bytes] = []
+        self._awaited: deque[tuple[Step, int]] = deque([(Step.GREETING, 0)])
+        self._unsent: deque[tuple[Step, int, bytes]] = deque()
+        self._encoder: wire.DataEncoder | None = None
+        self._bdat = chunking
+        self._extensions = extensions
+        self._dirty = False
+        self._only_ascii = False
+
+    # -- what the outer ring calls ------------------------------------------------------------------------------------
+
+    def output(self) -> bytes:
+        """Everything to write now; empty if there is nothing."""
+        out = self._out
+        if not out:
+            return b""
+        octets = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return octets
+
+    @property
+    def step(self) -> Step | None:
+        """What the session waits for; None when it waits for its caller."""
+        if self.state is State.CONTENT:
+            return Step.CONTENT
+        return self._awaited[0][0] if self._awaited else None
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that the present wait may last (RFC 5321 §4.5.3.2); None when nothing is awaited."""
+        step = self.step
+        return None if step is None else TIMEOUTS[step]
+
+    def receive(self, data: bytes) -> None:
+        """Octets from the peer, in pieces of any size."""
+        if self.state is State.CLOSED:
+            return
+        owed = len(self._awaited)
+        for event in self._reader.feed(data):
+            if isinstance(event, wire.Fault):
+                self._break(reasons.faulty(self.step or Step.GREETING, wire.FAULTS[event.id]))
+                return
+            if owed:
+                owed -= 1
+                self._reply(event)
+            else:
+                # It came with, or before, the reply that made us send what it seems to answer (SECURITY R19).
+                self._uninvited(Reply.of(event))
+            if self.state is State.CLOSED:
+                return
+        if not owed and self._awaited and self._reader.buffered:
+            self._break(reasons.faulty(self._awaited[0][0], "the reply began before the command was sent"))
+
+    def eof(self) -> None:
+        """The peer closed, or the connection failed."""
+        if self.state is State.CLOSED:
+            return
+        step = self.step
+        if self.state is State.QUITTING or step is None:
+            self._close(None)
+        else:
+            self._break(reasons.lost(step))
+
+    def expire(self) -> None:
+        """The present wait has lasted too long. The connection must not be used again (SECURITY R19)."""
+        if self.state is not State.CLOSED:
+            self._break(reasons.expired(self.step or Step.CONTENT))
+
+    def abort(self, reason: Reply) -> None:
+        """The caller cannot go on (its content cannot be read): what is open is settled by `reason`."""
+        if self.state is not State.CLOSED:
+            self._break(reason)
+
+    def begin(self, transaction: Transaction) -> None:
+        """Starts a transaction. It may be settled at once, when the peer lacks what the message needs.
+
+        Raises:
+            RuntimeError: the session is not READY.
+        """
+        if self.state is not State.READY:
+            raise RuntimeError(f"a transaction can begin when the session is ready, not {self.state.value}")
+        self.transaction = transaction
+        self.transactions += 1
+        self.replies = self.accepted = 0
+        parameters = self._parameters(transaction)
+        if parameters is None:
+            return
+        queue = self._unsent
+        if self._dirty:
+            queue.append((Step.RSET, 0, b"RSET\r\n"))
+        queue.append((Step.MAIL, 0, _line(f"MAIL FROM:<{transaction.envelope.reverse_path}>{parameters}")))
+        for number, recipient in enumerate(transaction.recipients):
+            queue.append((Step.RCPT, number, _line(f"RCPT TO:<{recipient.address}>")))
+        chunk = self._chunk(transaction)
+        queue.append((Step.DATA, 0, b"DATA\r\n") if chunk is None else (Step.BDAT, 0, chunk))
+        self._dirty = True
+        self.state = State.ENVELOPE
+        self._send()
+
+    def content(self, piece: bytes) -> None:
+        """The next piece of content, of any size; line ends that are not CRLF are made so.
+
+        Raises:
+            RuntimeError: the session is not in CONTENT.
+        """
+        if self._encoder is None or self.state is not State.CONTENT:
+            raise RuntimeError(f"content is not wanted when the session is {self.state.value}")
+        if self._only_ascii and not piece.isascii():
+            # RFC 6152 §3: nothing has been ended yet, so nothing is delivered when the connection closes here.
+            self._break(replies.PEER_LACKS_8BIT)
+            return
+        octets = self._encoder.feed(piece)
+        if octets:
+            self._out.append(octets)
+
+    def end_content(self) -> None:
+        """The content is complete: sends the terminator and waits for the reply that decides.
+
+        Raises:
+            RuntimeError: the session is not in CONTENT.
+        """
+        if self._encoder is None or self.state is not State.CONTENT:
+            raise RuntimeError(f"content is not wanted when the session is {self.state.value}")
+        self._out.append(self._encoder.finish())
+        self._encoder = None
+        self._awaited.append((Step.END, 0))
+        self.state = State.FINAL
+
+    def quit(self) -> None:
+        """Says QUIT when the session is ready; otherwise closes without a word (RFC 5321 §4.1.1.10)."""
+        if self.state is State.READY:
+            self._out.append(b"QUIT\r\n")
+            self._awaited.append((Step.QUIT, 0))
+            self.state = State.QUITTING
+        elif self.state not in (State.CLOSED, State.QUITTING):
+            self._break(reasons.lost(self.step or Step.CONTENT))
+
+    # -- the table ----------------------------------------------------------------------------------------------------
+
+    def _reply(self, reply: wire.Reply) -> None:
+        self.replies += 1
+        step, number = self._awaited[0]
+        if reply.code == 421 and step is not Step.QUIT:
+            # RFC 5321 §3.8: may answer any command; the peer closes.
+            self._give_up(step, Reply.of(reply))
+            return
+        action = _TABLE.get((step, reply.code // 100))
+        if action is None:
+            self._break(reasons.unexpected(step, Reply.of(reply)))
+            return
+        self._awaited.popleft()
+        action(self, reply, step, number)
+        if self._unsent and not self._awaited:
+            self._send()
+
+    def _greeted(self, reply: wire.Reply, _step: Step, _number: int) -> None:
+        self.greeting = Reply.of(reply)
+        self._say(Step.EHLO)
+
+    def _offers(self, reply: wire.Reply, _step: Step, _number: int) -> None:
+        try:
+            self.domain, self.offered = wire.parse_ehlo(reply)
+        except wire.WireFault:  # 2yz, but not 250: nothing is offered
+            self.offered = {}
+        self.state = State.READY
+
+    def _hello(self, reply: wire.Reply, _step: Step, _number: int) -> None:
+        first = Reply.of(reply).text[0] if reply.lines else ""
+        self.domain = first.partition(" ")[0]
+        self.state = State.READY
+
+    def _fall_back(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
+        self._say(Step.HELO)  # RFC 5321 §3.2: a server that does not know EHLO
+
+    def _turned_away(self, reply: wire.Reply, step: Step, _number: int) -> None:
+        self._give_up(step, Reply.of(reply))
+        self._out.append(b"QUIT\r\n")  # RFC 5321 §4.1.1.10; nobody waits for the answer
+
+    def _sender_fine(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
+        """MAIL was accepted, or RSET: nothing is decided yet."""
+
+    def _sender_refused(self, reply: wire.Reply, step: Step, _number: int) -> None:
+        self._dirty = False
+        self._refuse_rest(Reply.of(reply), step)
+
+    def _recipient_fine(self, _reply: wire.Reply, _step: Step, number: int) -> None:
+        transaction = self._current()
+        if transaction.outcomes[number] is None:
+            self.accepted += 1
+
+    def _recipient_refused(self, reply: wire.Reply, step: Step, number: int) -> None:
+        transaction = self._current()
+        refusal = Reply.of(reply)
+        outcome = Outcome.of(refusal, self.remote)
+        if reply.code == 552 and self.accepted and reply.enhanced in (None, "5.5.3"):
+            # RFC 5321 §4.5.3.1.10: an old way to say too many recipients, which is a transient failure.
+            outcome = Outcome(Disposition.DEFERRED, refusal, self.remote, asked=True)
+        if transaction.outcomes[number] is None:
+            transaction.settle(number, outcome)
+            transaction.failed_at = step
+        if transaction.done and not self._awaited:
+            self._rest()
+
+    def _go_ahead(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
+        transaction = self._current()
+        if not self.accepted:
+            # RFC 2920 §3.1: DATA was accepted although nobody is to get it: an empty message ends it.
+            self._out.append(b".\r\n")
+            self._awaited.append((Step.END, 0))
+            self.state = State.FINAL
+            return
+        self._encoder = wire.DataEncoder()
+        self.state = State.CONTENT
+        if transaction.content is not None:
+            self.content(transaction.content)
+            if self.state is State.CONTENT:
+                self.end_content()
+
+    def _content_refused(self, reply: wire.Reply, step: Step, _number: int) -> None:
+        self._refuse_rest(Reply.of(reply), step)
+
+    def _taken(self, reply: wire.Reply, _step: Step, _number: int) -> None:
+        self._dirty = False
+        transaction = self._current()
+        if transaction.open:
+            transaction.settle_rest(Outcome(Disposition.DELIVERED, Reply.of(reply), self.remote, asked=True))
+        self._rest()
+
+    def _not_taken(self, reply: wire.Reply, step: Step, _number: int) -> None:
+        # RFC 5321 §4.1.1.4: the reply to the end of the content clears the peer's buffers. A refused BDAT may not.
+        self._dirty = step is Step.BDAT
+        self._refuse_rest(Reply.of(reply), step)
+
+    def _bye(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
+        self._close(None)
+
+    # -- steps that the table's actions share -------------------------------------------------------------------------
+
+    def _parameters(self, transaction: Transaction) -> str | None:
+        """What MAIL carries; None if the transaction was settled because the peer lacks something."""
+        eight_bit = transaction.eight_bit
+        # Content that is only known as a stream is declared as 8-bit where that is allowed, else watched as it passes.
+        self._only_ascii = eight_bit is None and "8BITMIME" not in self.offered
+        message = Outgoing(
+            transaction.envelope,
+            transaction.size,
+            not self._only_ascii if eight_bit is None else eight_bit,
+            transaction.needs_smtputf8,
+        )
+        added = outgoing(message, self.offered, self._extensions)
+        if isinstance(added, Reply):
+            transaction.failed_at = Step.MAIL
+            transaction.settle_rest(Outcome.of(added, self.remote))
+            return None
+        return "".join(f" {key}" if value is None else f" {key}={value}" for key, value in added.items())
+
+    def _chunk(self, transaction: Transaction) -> bytes | None:
+        """The whole content as one last chunk (RFC 3030 §2), None where DATA is better or all there is."""
+        content = transaction.content
+        if content is None or not self._bdat or len(content) > CHUNK_LIMIT or "CHUNKING" not in self.offered:
+            return None
+        # SECURITY R4: counted content gets the line ends that DATA would have given it: encoded, then un-stuffed.
+        encoder = wire.DataEncoder()
+        normalised = wire.dot_unstuff(encoder.feed(content) + encoder.finish()[: -len(b".\r\n")])
+        return b"BDAT %d LAST\r\n%b" % (len(normalised), normalised)
+
+    def _current(self) -> Transaction:
+        assert self.transaction is not None, "a reply of the envelope comes only inside a transaction"
+        return self.transaction
+
+    def _say(self, step: Step) -> None:
+        self._out.append(_line(f"{step.value} {self.local_hostname}"))
+        self._awaited.append((step, 0))
+
+    def _send(self) -> None:
+        """Everything that may go out together: all of it under PIPELINING, else one command (RFC 2920 §3.1)."""
+        queue = self._unsent
+        if "PIPELINING" in self.offered:
+            for step, number, octets in queue:
+                self._out.append(octets)
+                self._awaited.append((step, number))
+            queue.clear()
+        elif queue:
+            step, number, octets = queue.popleft()
+            self._out.append(octets)
+            self._awaited.append((step, number))
+
+    def _refuse_rest(self, reply: Reply, step: Step) -> None:
+        transaction = self._current()
+        if transaction.open:
+            transaction.failed_at = step
+            transaction.settle_rest(Outcome.of(reply, self.remote))
+        self.accepted = 0
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nothing more to say in this transaction: ready, once every reply that is owed has come."""
+        self._unsent.clear()
+        if not self._awaited:
+            self.state = State.READY
+
+    def _uninvited(self, reply: Reply) -> None:
+        if reply.code == 421 or (self.state is State.CONTENT and not reply.positive):
+            # The peer closes, or refuses content before its end: the only way out of DATA is to close.
+            self._give_up(self.step or Step.CONTENT, reply)
+        else:
+            self._break(reasons.unsolicited(reply))
+
+    def _give_up(self, step: Step, reply: Reply) -> None:
+        """The peer ends the session: its reply is the outcome of everything open."""
+        transaction = self.transaction
+        if transaction is not None and transaction.open:
+            transaction.failed_at = step
+            transaction.settle_rest(Outcome.of(reply, self.remote))
+        self._close(reply)
+
+    def _break(self, reason: Reply) -> None:
+        """Out of step, too late, or gone."""
+        self._give_up(self.step or Step.CONTENT, reason)
+
+    def _close(self, reason: Reply | None) -> None:
+        self.state = State.CLOSED
+        self.reason = reason
+        self._awaited.clear()
+        self._unsent.clear()
+        self._out.clear()
+        self._encoder = None
+
+
+def _line(text: str) -> bytes:
+    """A command line. The types of the model hold no CR or LF; this is the last gate (SECURITY R17)."""
+    octets = text.encode()
+    if b"\r" in octets or b"\n" in octets or b"\0" in octets:
+        raise ValueError(f"a command line cannot hold CR, LF or NUL: {text!r}")
+    return octets + b"\r\n"
+
+
+_TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, int], None]]] = {
+    # The step whose reply came, and the reply's first digit (RFC 5321 §4.2.1, §4.3.2). Absent: unexpected, the session
+    # ends. 421 is not looked up here: it ends the session at every step (RFC 5321 §3.8).
+    (Step.GREETING, 2): ClientSession._greeted,
+    (Step.GREETING, 4): ClientSession._turned_away,
+    (Step.GREETING, 5): ClientSession._turned_away,  # RFC 5321 §3.1: 554; RFC 7504 §3: 521
+    (Step.EHLO, 2): ClientSession._offers,
+    (Step.EHLO, 4): ClientSession._turned_away,
+    (Step.EHLO, 5): ClientSession._fall_back,
+    (Step.HELO, 2): ClientSession._hello,
+    (Step.HELO, 4): ClientSession._turned_away,
+    (Step.HELO, 5): ClientSession._turned_away,
+    (Step.RSET, 2): ClientSession._sender_fine,
+    (Step.MAIL, 2): ClientSession._sender_fine,
+    (Step.MAIL, 4): ClientSession._sender_refused,
+    (Step.MAIL, 5): ClientSession._sender_refused,
+    (Step.RCPT, 2): ClientSession._recipient_fine,
+    (Step.RCPT, 4): ClientSession._recipient_refused,
+    (Step.RCPT, 5): ClientSession._recipient_refused,
+    (Step.DATA, 3): ClientSession._go_ahead,
+    (Step.DATA, 4): ClientSession._content_refused,
+    (Step.DATA, 5): ClientSession._content_refused,
+    (Step.END, 2): ClientSession._taken,
+    (Step.END, 4): ClientSession._not_taken,
+    (Step.END, 5): ClientSession._not_taken,
+    (Step.BDAT, 2): ClientSession._taken,
+    (Step.BDAT, 4): ClientSession._not_taken,
+    (Step.BDAT, 5): ClientSession._not_taken,
+    (Step.QUIT, 2): ClientSession._bye,
+    (Step.QUIT, 4): ClientSession._bye,
+    (Step.QUIT, 5): ClientSession._bye,
+}

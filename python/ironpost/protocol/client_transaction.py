@@ -1,0 +1,135 @@
+"""One outgoing transaction: what is to be sent, and what became of each recipient.
+
+Promises: `outcomes` has one place for each recipient, in order; when `done` is true every place is filled. A fate once
+settled is never changed.
+Refuses: a transaction without recipients, with ValueError.
+Standards: RFC 5321 §3.3, §4.2.1.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ironpost.model import Outcome, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ironpost.model import Envelope, Recipient
+
+
+class Step(Enum):
+    """What a client sends and the reply it then waits for. The value is how a reason calls it."""
+
+    GREETING = "the greeting"
+    EHLO = "EHLO"
+    HELO = "HELO"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    CONTENT = "the content"
+    END = "the end of the content"
+    BDAT = "BDAT"
+    RSET = "RSET"
+    QUIT = "QUIT"
+
+    __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python call
+
+
+class Transaction:
+    """The envelope and the facts about the content that extensions decide by."""
+
+    __slots__ = ("_eight_bit", "content", "envelope", "failed_at", "open", "outcomes", "recipients", "size")
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        recipients: Sequence[Recipient] | None = None,
+        *,
+        size: int | None = None,
+        content: bytes | None = None,
+    ) -> None:
+        """Describes what to send.
+
+        Args:
+            envelope: reverse-path and parameters, as the message was accepted.
+            recipients: whom to send to in this transaction, at least one; all of the envelope's if None.
+            size: octets of content, None if unknown.
+            content: the whole content when it is small enough to be held; None when it is streamed.
+        """
+        self.envelope = envelope
+        self.recipients = envelope.recipients if recipients is None else recipients
+        if not self.recipients:
+            raise ValueError("a transaction needs at least one recipient")
+        self.content = content
+        self.size = len(content) if content is not None else size
+        self.outcomes: list[Outcome | None] = [None] * len(self.recipients)
+        self.open = len(self.recipients)
+        """How many recipients have no outcome yet."""
+        self.failed_at: Step | None = None
+        """The step at which the last refusal came, None if there was none."""
+        self._eight_bit: bool | None = None
+
+    @property
+    def done(self) -> bool:
+        """Every recipient has its outcome."""
+        return not self.open
+
+    @property
+    def eight_bit(self) -> bool | None:
+        """The content holds octets above 127; None if only the stream can tell."""
+        if self._eight_bit is None and self.content is not None:
+            self._eight_bit = not self.content.isascii()
+        return self._eight_bit
+
+    @property
+    def needs_smtputf8(self) -> bool:
+        """It travels only under SMTPUTF8 (RFC 6531 §3.3, §3.4): for an address, or for what its header may hold."""
+        if self.envelope.reverse_path.needs_smtputf8 or any(r.address.needs_smtputf8 for r in self.recipients):
+            return True
+        return self.envelope.smtputf8 and self.eight_bit is not False
+
+    def settle(self, number: int, outcome: Outcome) -> None:
+        """The outcome of one recipient, unless it has one."""
+        if self.outcomes[number] is None:
+            self.outcomes[number] = outcome
+            self.open -= 1
+
+    def settle_rest(self, outcome: Outcome) -> None:
+        """The same outcome for every recipient that has none."""
+        self.outcomes = [outcome if known is None else known for known in self.outcomes]
+        self.open = 0
+
+
+# What the log and a report read when the reason is ours and not a reply of the peer. Detail codes of RFC 3463 §3.
+
+
+def lost(step: Step) -> Reply:
+    """The connection ended early."""
+    if step in (Step.END, Step.BDAT):
+        # RFC 1047: the peer may have taken the message; to send it again is the lesser harm.
+        return Reply(
+            451, "4.4.2", ("Connection lost after the end of the message, before its reply: it may arrive twice",)
+        )
+    return Reply(451, "4.4.2", (f"Connection lost at {step.value}",))
+
+
+def expired(step: Step) -> Reply:
+    """A limit of RFC 5321 §4.5.3.2 passed."""
+    return Reply(451, "4.4.2", (f"Time-out at {step.value}",))
+
+
+def faulty(step: Step, sentence: str) -> Reply:
+    """The peer's octets are no reply (SECURITY R18, R19)."""
+    return Reply(451, "4.5.0", (f"Protocol error at {step.value}: {sentence}",))
+
+
+def unexpected(step: Step, reply: Reply) -> Reply:
+    """A reply whose first digit means nothing at this step."""
+    return Reply(451, "4.5.0", (f"Unexpected reply at {step.value}: {reply}",))
+
+
+def unsolicited(reply: Reply) -> Reply:
+    """A reply to nothing that was asked: client and server are out of step (SECURITY R19)."""
+    return Reply(451, "4.5.0", (f"A reply came to nothing that was asked: {reply}",))

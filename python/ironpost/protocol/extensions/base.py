@@ -1,0 +1,69 @@
+"""What one SMTP service extension is (RFC 5321 §2.2), for both sides of the conversation.
+
+An extension is one file in this folder and one line in the registry (`extensions/__init__.py`). It says what the EHLO
+reply shows, which parameters and verbs it owns and how they are judged, how much longer it makes command lines, and
+what our client does with it. Everything has a default, so a file holds what its RFC adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+if TYPE_CHECKING:
+    from ironpost.protocol.server import ServerSession
+
+    from ironpost.model import Envelope, Reply
+    from ironpost.protocol.settings import Settings
+    from ironpost.wire.interface import Command
+
+Check: TypeAlias = "Callable[[ServerSession, str | None], Reply | None]"
+"""Judges one parameter's value (None for a parameter without one): None accepts, a Reply refuses the command."""
+Handling: TypeAlias = "Callable[[ServerSession, Command], None]"
+"""Handles one command: replies through the session, or asks the handler (`ServerSession.ask`)."""
+Parameters: TypeAlias = Mapping[str, str | None]
+"""ESMTP parameters, keyword in upper case, None for one without `=`."""
+
+_NONE: Mapping[str, str | None] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What our client is about to send: all that an extension needs to know of it."""
+
+    envelope: Envelope
+    size: int | None
+    """Octets of content as they will be counted by RFC 1870 §3, None if unknown."""
+    eight_bit: bool
+    """The content holds octets above 127, or may hold them."""
+    smtputf8: bool
+    """The envelope or the header section needs RFC 6531."""
+
+
+class Extension:
+    """One extension; stateless, so one instance serves every session."""
+
+    keyword: ClassVar[str]
+    """The EHLO keyword."""
+    extra_octets: ClassVar[Mapping[str, int]] = {}
+    """Octets that the extension adds to the command line, by verb (RFC 5321 §4.5.3.1.4)."""
+    mail_parameters: ClassVar[Mapping[str, Check]] = {}
+    """Parameters of MAIL that the extension owns, each with its check."""
+    rcpt_parameters: ClassVar[Mapping[str, Check]] = {}
+    """Parameters of RCPT that the extension owns, each with its check."""
+    verbs: ClassVar[Mapping[str, Handling]] = {}
+    """Verbs that it brings; each is called in every state but before the greeting, and judges the order itself."""
+
+    def advertise(self, settings: Settings) -> str | None:  # noqa: ARG002 - for those that need it
+        """The line in the EHLO reply, None if the extension cannot be honoured now."""
+        return self.keyword
+
+    def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:  # noqa: ARG002
+        """What our client adds to MAIL, or the reply that says why this next hop cannot take the message.
+
+        `offered` is the peer's EHLO list (keyword in upper case to its parameters), empty after HELO. Called whether the
+        peer offers the extension or not: a message that cannot do without it is refused here, before MAIL.
+        """
+        return _NONE

@@ -1,0 +1,29 @@
+"""CHUNKING: content in counted chunks by BDAT instead of DATA (RFC 3030 §2).
+
+Promises: the octets of every BDAT whose size could be read are consumed exactly, accepted or not, and answered once,
+behind them (SECURITY R4, R5). A BDAT whose size cannot be read ends the connection: nobody knows where its octets end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ironpost.protocol import replies
+from ironpost.protocol.extensions.base import Extension
+
+if TYPE_CHECKING:
+    from ironpost.protocol.server import ServerSession
+
+    from ironpost.wire.interface import Command
+
+
+def _bdat(session: ServerSession, command: Command) -> None:
+    if command.fault is not None:
+        session.refuse(replies.FAULT_REPLIES[command.fault.id])
+        return session.close()
+    return session.chunk()
+
+
+class Chunking(Extension):
+    keyword = "CHUNKING"
+    verbs: ClassVar = {"BDAT": _bdat}

@@ -1,0 +1,68 @@
+"""The handler port: the questions a server session asks, and what counts as an answer.
+
+Promises: the session asks in the order of the transaction, one question at a time; it asks nothing whose answer cannot
+matter (an unparsable command, a MAIL inside a transaction). An answer may be given at once, or be an awaitable; only
+an awaitable costs a turn of the event loop. A hook that raises is answered 451 4.3.0 and the session goes on (SECURITY R26).
+
+    None                 the usual positive reply
+    Reply                that reply; 4yz and 5yz refuse
+    an awaitable of those   the session waits, and reads nothing meanwhile
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ironpost.model import Address, Reply
+from ironpost.model.body import Spool
+from ironpost.wire import BodyEnd
+
+if TYPE_CHECKING:
+    from ironpost.protocol.server import ServerSession
+
+Answer: TypeAlias = "Reply | None | Awaitable[Reply | None]"
+ContentAnswer: TypeAlias = "Spool | Reply | Awaitable[Spool | Reply]"
+
+
+class Handler(Protocol):
+    """One per server; the session that asks is the first argument of every hook.
+
+    `session.peer`, `session.helo`, `session.transaction` (reverse_path, recipients, parameters) say what is known.
+    """
+
+    def connect(self, session: ServerSession) -> Answer:
+        """A client connected. A refusal is the greeting (554 or 421), and the connection closes (RFC 5321 §3.1)."""
+        ...
+
+    def hello(self, session: ServerSession, verb: str, domain: str) -> Answer:
+        """EHLO or HELO with what the client calls itself. None: the usual reply with the extensions."""
+        ...
+
+    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+        """MAIL. The extensions have checked the parameters they own."""
+        ...
+
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+        """RCPT. Never an open relay: a handler that cannot say why it accepts a recipient refuses it."""
+        ...
+
+    def content(self, session: ServerSession) -> ContentAnswer:
+        """DATA, or the first BDAT: where the content goes. A Reply refuses instead of 354."""
+        ...
+
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+        """The true end was reached and nothing is wrong with the content's form.
+
+        A positive answer takes the responsibility (RFC 5321 §4.2.5): give it only when the message is durable. The handler
+        owns `content` from here: it commits or discards it.
+        """
+        ...
+
+    def verify(self, session: ServerSession, argument: str) -> Answer:
+        """VRFY. None: 252 2.1.5 (RFC 5321 §3.5.3)."""
+        ...
+
+    def disconnect(self, session: ServerSession) -> None:
+        """The connection is gone, however it ended. Content that was not handed over has been discarded."""
+        ...

@@ -1,0 +1,106 @@
+"""The catalogue: every reply our server sends on its own behalf, named, in one place.
+
+Promises: logic names a reply and never spells one; each is rendered once, at import. The class digit of an enhanced
+status code is computed from the reply code, so the two cannot disagree (RFC 2034 §4); subject and detail are data.
+Refuses: nothing here echoes what a client sent.
+
+Standards: RFC 5321 §4.2.2 and §4.3.2 (codes), RFC 2034 §4 (no enhanced code in the greeting, in replies to EHLO and
+HELO, and with 354), RFC 3463 §3 (subjects and details).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ironpost.model.reply import Reply
+from ironpost.wire.interface import FAULTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def reply(code: int, detail: str | None, *text: str) -> Reply:
+    """A reply whose enhanced code is the class of `code` and `detail` (`subject.detail`); none if detail is None."""
+    return Reply(code, None if detail is None else f"{code // 100}.{detail}", text)
+
+
+# Positive
+SENDER_OK: Final = reply(250, "1.0", "Sender OK")
+RECIPIENT_OK: Final = reply(250, "1.5", "Recipient OK")
+START_CONTENT: Final = reply(354, None, "End data with <CR><LF>.<CR><LF>")
+CHUNK_OK: Final = reply(250, "0.0", "Chunk OK")
+ACCEPTED: Final = reply(250, "0.0", "Message accepted")
+RESET: Final = reply(250, "0.0", "Reset")
+NOTHING_DONE: Final = reply(250, "0.0", "OK")
+CANNOT_VERIFY: Final = reply(252, "1.5", "Cannot verify, send mail and see")
+GOODBYE: Final = reply(221, "0.0", "Goodbye")
+
+# Closing (421 may answer any command: RFC 5321 §3.8, §4.2.3)
+TIMED_OUT: Final = reply(421, "4.2", "Nothing came in time, closing")
+SHUTTING_DOWN: Final = reply(421, "3.2", "Server is shutting down, closing")
+TOO_MANY_ERRORS: Final = reply(421, "7.0", "Too many errors, closing")
+TOO_MANY_COMMANDS: Final = reply(421, "7.0", "Too many commands, closing")
+TOO_MANY_CONNECTIONS: Final = reply(421, "3.2", "Too many connections, try again later")
+INTERNAL: Final = reply(421, "3.0", "Internal error, closing")
+EARLY_TALKER: Final = reply(554, "5.1", "You spoke before the greeting, closing")
+
+# Sequence and syntax
+BAD_SEQUENCE: Final = reply(503, "5.1", "Bad sequence of commands")
+HELLO_FIRST: Final = reply(503, "5.1", "Send EHLO or HELO first")
+NESTED_MAIL: Final = reply(503, "5.1", "A transaction is open, send RSET first")
+MAIL_FIRST: Final = reply(503, "5.1", "Send MAIL first")
+RECIPIENT_FIRST: Final = reply(503, "5.1", "No valid recipients")
+NO_RECIPIENTS: Final = reply(554, "5.1", "No valid recipients")
+UNKNOWN_VERB: Final = reply(500, "5.2", "Command not recognized")
+NOT_IMPLEMENTED: Final = reply(502, "5.1", "Command not implemented")
+UNKNOWN_PARAMETER: Final = reply(555, "5.4", "Parameter not recognized")
+BAD_PARAMETER: Final = reply(501, "5.4", "Parameter value not allowed")
+
+# Addresses
+SENDER_NEEDS_SMTPUTF8: Final = reply(550, "6.7", "Non-ASCII address without SMTPUTF8")
+RECIPIENT_NEEDS_SMTPUTF8: Final = reply(553, "6.7", "Non-ASCII address without SMTPUTF8")
+NOT_ACCEPTED_HERE: Final = reply(550, "1.1", "No such recipient here")
+TOO_MANY_RECIPIENTS: Final = reply(452, "5.3", "Too many recipients")
+
+# Content
+TOO_LARGE: Final = reply(552, "3.4", "Message is larger than the limit")
+BARE_NEWLINE: Final = reply(550, "6.0", "Bare CR or LF in content, lines end with CRLF")
+NUL_OCTET: Final = reply(550, "6.0", "NUL octet in content")
+LINE_TOO_LONG: Final = reply(550, "6.0", "Line in content is longer than the limit")
+NO_ROOM: Final = reply(452, "3.1", "Insufficient system storage")
+
+# Our own faults
+HOOK_FAILED: Final = reply(451, "3.0", "Local error in processing")
+
+# What our client says for a next hop that lacks what a message needs
+PEER_TOO_SMALL: Final = reply(552, "3.4", "Message is larger than the next hop's limit")
+PEER_LACKS_8BIT: Final = reply(554, "6.3", "Next hop does not take 8-bit content")
+PEER_LACKS_BINARY: Final = reply(554, "6.3", "Next hop does not take binary content")
+PEER_LACKS_SMTPUTF8: Final = reply(550, "6.7", "Next hop does not take non-ASCII addresses or header")
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Faults of the wire: the one mapping
+
+_LINE: Final = frozenset({"line-too-long", "bare-cr", "bare-lf", "nul", "verb-malformed"})
+_SYNTAX: Final = "argument-", "parameter-", "chunk-"
+"""Families that are about the argument as such. Whatever else can be wrong in MAIL or RCPT is about the address."""
+
+
+def _fault_replies(address_detail: str) -> Mapping[str, Reply]:
+    table = {}
+    for fault, sentence in FAULTS.items():
+        if fault in _LINE:
+            table[fault] = reply(500, "5.2", sentence)
+        elif fault.startswith(_SYNTAX):
+            table[fault] = reply(501, "5.4", sentence)
+        else:
+            table[fault] = reply(501, address_detail, sentence)
+    return table
+
+
+SENDER_FAULTS: Final = _fault_replies("1.7")
+"""Fault id to reply in MAIL: bad sender's mailbox address syntax (RFC 3463 §3.2)."""
+RECIPIENT_FAULTS: Final = _fault_replies("1.3")
+"""Fault id to reply in RCPT: bad destination mailbox address syntax (RFC 3463 §3.2)."""
+FAULT_REPLIES: Final = _fault_replies("5.4")
+"""Fault id to reply everywhere else."""

@@ -1,0 +1,145 @@
+"""The store port: where accepted mail lives until somebody else is responsible for it.
+
+Promises, which every backend keeps and the contract suite checks: what `commit` and `record` acknowledge survives a
+crash at any later moment; nothing else is promised. Reads see what was acknowledged. One living owner at a time works
+on a message: `claim` hands each due recipient to one caller until it is recorded or its lease ends.
+
+Errors: `StoreFull` when the disk is, `OSError` for other storage faults. Nothing is half done after an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from ironpost.model import Body, Envelope, Outcome, Recipient
+from ironpost.model.body import Spool
+
+
+class StoreFull(OSError):
+    """No room: 452 4.3.1 to the client; the server lives."""
+
+
+class State(Enum):
+    """What the queue knows of one recipient."""
+
+    QUEUED = "queued"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    """A bounce was queued with the same commit, or none is due (null reverse-path)."""
+    DROPPED = "dropped"
+    """Removed by an operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRecipient:
+    """One recipient's row."""
+
+    number: int
+    """Position in the envelope, from 0."""
+    recipient: Recipient
+    state: State = State.QUEUED
+    attempts: int = 0
+    """How often a remote was asked."""
+    due: float = 0.0
+    """Seconds since 1970: when the next attempt may be made."""
+    last: str = ""
+    """The last reply, for people."""
+    remote: str = ""
+    """Who gave it."""
+    changed: float = 0.0
+    """Seconds since 1970: when this row last changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """A message with the recipients that a call concerns."""
+
+    id: str
+    """Letters and digits, unique for ever."""
+    envelope: Envelope
+    """All recipients, as accepted."""
+    accepted: float
+    """Seconds since 1970."""
+    body: Body
+    recipients: tuple[QueuedRecipient, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to commit: id and time are the caller's, so that Received can name them."""
+
+    id: str
+    envelope: Envelope
+    accepted: float
+    prefix: bytes
+    """Trace fields that stand before the content (RFC 5321 §4.4); part of the stored body."""
+    content: Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an attempt, or an operator, changes about one recipient."""
+
+    message: str
+    number: int
+    state: State
+    attempts: int
+    due: float
+    outcome: Outcome | None = None
+
+
+class Store(Protocol):
+    """One screen, every method with its meaning."""
+
+    def spool(self, size_hint: int | None = None) -> Spool:
+        """A place for content on its way in. `size_hint` is MAIL's SIZE in octets (RFC 1870 §6).
+
+        Raises:
+            StoreFull: at once, when the hint is known not to fit.
+        """
+        ...
+
+    def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
+        """Makes the message durable with all its recipients due now. 250 may be said when the awaitable returns.
+
+        The message's recipients come back claimed by this process: hand them to the scheduler without reading again.
+        """
+        ...
+
+    def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
+        """Makes the results of attempts durable and releases the claims; commits reports (bounces) with them, atomically.
+
+        A message whose recipients are all final is removed with its body; its history stays in the events.
+        """
+        ...
+
+    async def claim(self, now: float, limit: int) -> list[QueuedMessage]:
+        """At most `limit` messages that have recipients due at `now` and not claimed, with those recipients."""
+        ...
+
+    async def next_due(self) -> float | None:
+        """When the earliest unclaimed recipient is due; None if there is none."""
+        ...
+
+    async def list(self, limit: int = 1000) -> list[QueuedMessage]:
+        """Messages in the queue, oldest first, with all their recipients, claimed or not."""
+        ...
+
+    async def get(self, message: str) -> QueuedMessage | None:
+        """One message with all its recipients."""
+        ...
+
+    async def retry(self, messages: Sequence[str] | None, now: float) -> int:
+        """Makes queued recipients due now (all messages if None); how many recipients that concerned."""
+        ...
+
+    async def drop(self, messages: Sequence[str], now: float) -> int:
+        """Removes messages without a report; how many messages that were."""
+        ...
+
+    async def close(self) -> None:
+        """Finishes what is being committed, then lets go of everything."""
+        ...

@@ -1,0 +1,119 @@
+"""The life of a server process: start in order, reload on request, stop without losing anything.
+
+Promises: parts start in the order given and stop in the reverse order, each to its end; a part that cannot start stops
+those before it and its error comes out. SIGTERM and SIGINT stop, a second one does not shorten it; SIGHUP reloads. A
+reload that fails changes nothing and is logged with its reason.
+Refuses: to outlive a part: one that ends by itself with an error stops the rest, and the error comes out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+log = logging.getLogger("ironpost.supervisor")
+
+
+class Part(Protocol):
+    """Something that runs between `start` and `stop`."""
+
+    async def start(self) -> object:
+        """Returns when it is ready."""
+        ...
+
+    async def stop(self) -> object:
+        """Returns when it has ended cleanly."""
+        ...
+
+
+class Loop:
+    """A part that is one coroutine: it runs from `start` on, until `ask` makes it return."""
+
+    def __init__(
+        self, name: str, run: Callable[[], Coroutine[Any, Any, None]], ask: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`run` is the coroutine's function; `ask` makes it end and returns when it may be awaited."""
+        self._name = name
+        self._run = run
+        self._ask = ask
+        self.task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Lets it run."""
+        self.task = asyncio.create_task(self._run(), name=self._name)
+
+    async def stop(self) -> None:
+        """Asks it to end and waits; an error it ended with is `Supervisor.run`'s to raise."""
+        await self._ask()
+        if self.task is not None:
+            await asyncio.wait([self.task])
+
+
+class Supervisor:
+    """Runs parts until told to stop."""
+
+    def __init__(self, parts: Sequence[Part], reload: Callable[[], Awaitable[str]]) -> None:
+        """`parts`: inner ones first. `reload` re-reads the configuration: returns a sentence or raises."""
+        self._parts = parts
+        self._reload = reload
+        self._stop = asyncio.Event()
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Asks `run` to return."""
+        self._stop.set()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Starts everything, calls `ready`, waits for a signal or `stop`, stops everything.
+
+        Raises:
+            BaseException: what a part raised while it started or ran.
+        """
+        loop = asyncio.get_running_loop()
+        started: list[Part] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        try:
+            for part in self._parts:
+                await part.start()
+                started.append(part)
+            ready()
+            await self._until_stopped()
+        finally:
+            for part in reversed(started):
+                try:
+                    await part.stop()
+                except Exception:
+                    log.exception("a part did not stop cleanly")
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    async def _until_stopped(self) -> None:
+        loops = [part.task for part in self._parts if isinstance(part, Loop) and part.task is not None]
+        asked = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait([asked, *loops], return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        for task in done:
+            if task is not asked and (error := task.exception()) is not None:
+                raise error
+
+    def _signalled(self, number: signal.Signals) -> None:
+        log.info("stopping", extra={"signal": number.name})
+        self._stop.set()
+
+    def _hangup(self) -> None:
+        task = asyncio.ensure_future(self._reload_and_log())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_and_log(self) -> None:
+        try:
+            log.info(await self._reload())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old configuration stays and the log says why
+            log.error("reload failed, the old configuration stays: %s", error)

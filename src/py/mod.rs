@@ -1,0 +1,41 @@
+//! The Python extension module `ironpost.wire._native`: the only folder that names pyo3.
+//!
+//! Promises: the functions and classes of `_native.pyi`, the same as `ironpost.wire.pure`; values are the named tuples
+//! of `ironpost.wire.interface`; the module supports free-threaded Python.
+//!
+//! Refuses: misuse, with TypeError, ValueError or RuntimeError. What a peer sends raises `WireFault` from the `parse_*`
+//! functions and nothing from the incremental classes.
+
+// SECURITY R21: unsafe is allowed by name, each block with its proof.
+#![allow(unsafe_code)]
+
+mod grammar;
+mod reply;
+mod values;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::fault::FaultId;
+
+/// The native implementation of `ironpost.wire`.
+#[pymodule(gil_used = false)]
+#[pyo3(name = "_native")]
+fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    values::prepare(module.py())?;
+    module.add("IMPLEMENTATION", "native")?;
+    module.add_function(wrap_pyfunction!(faults, module)?)?;
+    grammar::register(module)?;
+    reply::register(module)?;
+    Ok(())
+}
+
+/// The catalogue of `src/fault.rs`, for the test that compares it with `interface.FAULTS`.
+#[pyfunction]
+fn faults(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let catalogue = PyDict::new(py);
+    for fault in FaultId::ALL {
+        catalogue.set_item(fault.id(), fault.sentence())?;
+    }
+    Ok(catalogue)
+}

@@ -1,0 +1,62 @@
+"""Every `RFC nnnn §x` that the code cites exists in that RFC."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ROOT.parent / "shared" / "rfc"
+CITED = re.compile(r"RFC (\d{3,5}),? (?:§|section )(\d+(?:\.\d+)*)")
+
+
+def citations() -> dict[tuple[str, str], str]:
+    found: dict[tuple[str, str], str] = {}
+    for folder, suffixes in (
+        ("python", {".py", ".pyi"}),
+        ("src", {".rs"}),
+        ("tests", {".py", ".toml", ".rs"}),
+        ("docs", {".md"}),
+    ):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in suffixes and "architecture" not in path.parts:
+                for number, line in enumerate(path.read_text().splitlines(), 1):
+                    for rfc, section in CITED.findall(line):
+                        found.setdefault((rfc, section), f"{path.relative_to(ROOT)}:{number}")
+    return found
+
+
+@functools.cache
+def sections(rfc: str) -> frozenset[str]:
+    """The section numbers that stand at the start of a line of the RFC."""
+    path = TEXTS / f"rfc{rfc}.txt"
+    if not path.is_file():
+        return frozenset()
+    return frozenset(
+        match[1].rstrip(".")
+        for match in re.finditer(r"^ {0,6}(\d+(?:\.\d+)*\.?)(?:\s|$)", path.read_text(errors="replace"), re.M)
+    )
+
+
+def test_the_code_cites_rfcs() -> None:
+    assert len(citations()) > 10
+
+
+@pytest.mark.skipif(not TEXTS.is_dir(), reason="the RFC texts do not stand beside this clone")
+def test_every_cited_section_exists() -> None:
+    missing = [
+        f"{where}: RFC {rfc} §{section}"
+        for (rfc, section), where in citations().items()
+        if (TEXTS / f"rfc{rfc}.txt").is_file() and section not in sections(rfc)
+    ]
+    assert missing == []
+
+
+@pytest.mark.skipif(not TEXTS.is_dir(), reason="the RFC texts do not stand beside this clone")
+def test_every_cited_rfc_is_at_hand() -> None:
+    # Published after the folder was filled: named by number only.
+    not_there = {rfc for rfc, _ in citations() if not (TEXTS / f"rfc{rfc}.txt").is_file()}
+    assert not_there <= {"9989", "9990", "9991", "5280"}
