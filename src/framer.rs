@@ -218,6 +218,8 @@ impl ServerFramer {
             at += match self.mode {
                 Mode::Command if self.chunk.is_some() => self.run_chunk(rest, events),
                 Mode::Command => self.run_command(rest, events),
+                // What is left of a wrong line is no body.
+                Mode::Data if self.lines.dropping() => self.lines.drop_line(rest),
                 Mode::Data => self.run_data(rest, events),
                 Mode::Line => self.run_line(rest, events),
                 Mode::Closed => rest.len(),

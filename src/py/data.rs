@@ -42,8 +42,15 @@ pub(super) fn newline(name: &Bound<'_, PyAny>, accept: bool) -> PyResult<Newline
         Some("normalise") => Ok(Newline::Normalise),
         Some("accept") if accept => Ok(Newline::Accept),
         _ => {
-            let known = if accept { "'reject', 'normalise' or 'accept'" } else { "'normalise' or 'reject'" };
-            Err(PyValueError::new_err(format!("newline must be {known}, not {}", name.repr()?)))
+            let known = if accept {
+                "'reject', 'normalise' or 'accept'"
+            } else {
+                "'normalise' or 'reject'"
+            };
+            Err(PyValueError::new_err(format!(
+                "newline must be {known}, not {}",
+                name.repr()?
+            )))
         }
     }
 }
@@ -109,7 +116,9 @@ struct DataEncoder {
 impl DataEncoder {
     fn require_open(&self) -> PyResult<()> {
         if self.ended {
-            return Err(PyValueError::new_err("the body has ended; a DataEncoder writes one body"));
+            return Err(PyValueError::new_err(
+                "the body has ended; a DataEncoder writes one body",
+            ));
         }
         Ok(())
     }
@@ -121,7 +130,10 @@ impl DataEncoder {
     #[pyo3(signature = (newline = None), text_signature = "(newline='normalise')")]
     fn new(newline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let newline = newline.map_or(Ok(Newline::Normalise), |name| self::newline(name, false))?;
-        Ok(Self { encoder: data::DataEncoder::new(newline), ended: false })
+        Ok(Self {
+            encoder: data::DataEncoder::new(newline),
+            ended: false,
+        })
     }
 
     /// The next octets for the wire.
@@ -158,11 +170,7 @@ struct DataDecoder(data::DataDecoder);
 impl DataDecoder {
     #[new]
     #[pyo3(signature = (limits = None, newline = None), text_signature = "(limits=None, newline='reject')")]
-    fn new(
-        py: Python<'_>,
-        limits: Option<&Bound<'_, PyAny>>,
-        newline: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, limits: Option<&Bound<'_, PyAny>>, newline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let Limits { content, .. } = types(py)?.limits(limits)?;
         let newline = newline.map_or(Ok(Newline::Reject), |name| self::newline(name, true))?;
         Ok(Self(data::DataDecoder::new(newline, content)))
@@ -172,7 +180,9 @@ impl DataDecoder {
     fn feed<'py>(&mut self, data: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, usize, bool)> {
         let py = data.py();
         if self.0.finished() {
-            return Err(PyValueError::new_err("the end of DATA was reached; a DataDecoder reads one body"));
+            return Err(PyValueError::new_err(
+                "the end of DATA was reached; a DataDecoder reads one body",
+            ));
         }
         let data = Octets::new(data)?;
         let octets = data.as_slice();

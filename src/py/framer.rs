@@ -38,7 +38,13 @@ struct Collector<'a, 'py> {
 
 impl<'a, 'py> Collector<'a, 'py> {
     fn new(py: Python<'py>, input: Option<&'a Bound<'py, PyBytes>>) -> PyResult<Self> {
-        Ok(Self { py, types: types(py)?, input, events: PyList::empty(py), failed: None })
+        Ok(Self {
+            py,
+            types: types(py)?,
+            input,
+            events: PyList::empty(py),
+            failed: None,
+        })
     }
 
     fn add(&mut self, event: PyResult<Bound<'py, PyAny>>) {
@@ -107,11 +113,7 @@ struct ServerFramer(framer::ServerFramer);
 impl ServerFramer {
     #[new]
     #[pyo3(signature = (limits = None, newline = None), text_signature = "(limits=None, newline='reject')")]
-    fn new(
-        py: Python<'_>,
-        limits: Option<&Bound<'_, PyAny>>,
-        newline: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, limits: Option<&Bound<'_, PyAny>>, newline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let newline = newline.map_or(Ok(Newline::Reject), |name| self::newline(name, true))?;
         Ok(Self(framer::ServerFramer::new(types(py)?.limits(limits)?, newline)))
     }
@@ -125,9 +127,13 @@ impl ServerFramer {
     }
 
     /// Goes on in `mode`: the events of what was buffered behind the hold.
-    fn resume<'py>(&mut self, py: Python<'py>, mode: usize) -> PyResult<Bound<'py, PyList>> {
-        let Some(mode) = MODES.get(mode) else {
-            return Err(PyValueError::new_err(format!("mode must be one of MODE_COMMAND, MODE_DATA, MODE_LINE and MODE_CLOSED, not {mode}")));
+    fn resume<'py>(&mut self, mode: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let py = mode.py();
+        let Some(mode) = mode.extract().ok().and_then(|number: usize| MODES.get(number)) else {
+            return Err(PyValueError::new_err(format!(
+                "{} is no mode of ServerFramer",
+                mode.repr()?
+            )));
         };
         let mut collector = Collector::new(py, None)?;
         self.0.resume(*mode, &mut collector).map_err(raise)?;
