@@ -48,11 +48,11 @@ impl LineReader {
         let mut from = 0;
         if self.dropping {
             from = self.drop_line(data);
-            if self.dropping {
-                return (from, Found::Nothing);
-            }
         }
         let fresh = &data[from..];
+        if fresh.is_empty() {
+            return (from, Found::Nothing);
+        }
         if self.gathered.is_empty() {
             // The common case: the line lies whole in this piece.
             let window = &fresh[..fresh.len().min(limit)];
