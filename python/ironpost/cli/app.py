@@ -30,7 +30,7 @@ File = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on standard output.")]
 
 
-class Stop(Exception):  # noqa: N818 - it ends the program, whatever the reason
+class Stop(Exception):
     """Ends the program with a sentence on standard error and an exit code."""
 
     def __init__(self, code: int, sentence: str) -> None:
@@ -48,7 +48,7 @@ def run() -> int:
         return stop.code
     except BrokenPipeError:
         # The reader of a pipe has seen enough. Python would complain once more when it flushes at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return exits.OK
     except SystemExit as end:
         if end.code == 2:

@@ -155,6 +155,11 @@ class ClientSession:
         return octets
 
     @property
+    def closed(self) -> bool:
+        """Nothing more can be said; `reason` says why, if there is a reason."""
+        return self.state is State.CLOSED
+
+    @property
     def step(self) -> Step | None:
         """What the session waits for; None when it waits for its caller."""
         if self.state is State.CONTENT:
@@ -182,7 +187,7 @@ class ClientSession:
             else:
                 # It came with, or before, the reply that made us send what it seems to answer (SECURITY R19).
                 self._uninvited(Reply.of(event))
-            if self.state is State.CLOSED:
+            if self.closed:
                 return
         if not owed and self._awaited and self._reader.buffered:
             self._break(
@@ -212,9 +217,16 @@ class ClientSession:
     def begin(self, transaction: Transaction) -> None:
         """Starts a transaction. It may be settled at once, when the peer lacks what the message needs.
 
+        On a session that has closed meanwhile the transaction is settled as deferred.
+
         Raises:
-            RuntimeError: the session is not READY.
+            RuntimeError: the session is neither READY nor CLOSED.
         """
+        if self.closed:
+            self.replies = 0
+            self.transaction = transaction
+            self._give_up(Step.MAIL, self.reason or reasons.lost(Step.MAIL), self.ending or Ending.LOST)
+            return
         if self.state is not State.READY:
             raise RuntimeError(f"a transaction can begin when the session is ready, not {self.state.value}")
         self.transaction = transaction

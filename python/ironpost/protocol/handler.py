@@ -2,7 +2,8 @@
 
 Promises: the session asks in the order of the transaction, one question at a time; it asks nothing whose answer cannot
 matter (an unparsable command, a MAIL inside a transaction). An answer may be given at once, or be an awaitable; only
-an awaitable costs a turn of the event loop. A hook that raises is answered 451 4.3.0 and the session goes on (SECURITY R26).
+an awaitable costs a turn of the event loop. A hook that raises is answered 451 4.3.0 and the session goes on
+(SECURITY R26).
 
     None                 the usual positive reply
     Reply                that reply; 4yz and 5yz refuse
@@ -11,17 +12,17 @@ an awaitable costs a turn of the event loop. A hook that raises is answered 451 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from ironpost.model import Address, Reply
-from ironpost.model.body import Spool
-from ironpost.wire import BodyEnd
-
 if TYPE_CHECKING:
-    from ironpost.protocol.server import ServerSession
+    from collections.abc import Awaitable, Mapping
 
-Answer: TypeAlias = "Reply | None | Awaitable[Reply | None]"
+    from ironpost.model import Address, Reply
+    from ironpost.model.body import Spool
+    from ironpost.protocol.server import ServerSession
+    from ironpost.wire import BodyEnd
+
+Answer: TypeAlias = "Reply | Awaitable[Reply | None] | None"
 ContentAnswer: TypeAlias = "Spool | Reply | Awaitable[Spool | Reply]"
 
 
@@ -54,8 +55,8 @@ class Handler(Protocol):
     def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
         """The true end was reached and nothing is wrong with the content's form.
 
-        A positive answer takes the responsibility (RFC 5321 §4.2.5): give it only when the message is durable. The handler
-        owns `content` from here: it commits or discards it.
+        A positive answer takes the responsibility (RFC 5321 §4.2.5): give it only when the message is durable. The
+        handler owns `content` from here: it commits or discards it.
         """
         ...
 

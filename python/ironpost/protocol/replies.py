@@ -24,6 +24,11 @@ def reply(code: int, detail: str | None, *text: str) -> Reply:
     return Reply(code, None if detail is None else f"{code // 100}.{detail}", text)
 
 
+def queued(identifier: str) -> Reply:
+    """250: the message is durable under that identifier, which is ours and of letters and digits."""
+    return reply(250, "0.0", f"Queued as {identifier}")
+
+
 # Positive
 SENDER_OK: Final = reply(250, "1.0", "Sender OK")
 RECIPIENT_OK: Final = reply(250, "1.5", "Recipient OK")
@@ -60,6 +65,8 @@ BAD_PARAMETER: Final = reply(501, "5.4", "Parameter value not allowed")
 SENDER_NEEDS_SMTPUTF8: Final = reply(550, "6.7", "Non-ASCII address without SMTPUTF8")
 RECIPIENT_NEEDS_SMTPUTF8: Final = reply(553, "6.7", "Non-ASCII address without SMTPUTF8")
 NOT_ACCEPTED_HERE: Final = reply(550, "1.1", "No such recipient here")
+NOT_TAKEN: Final = reply(554, "3.2", "This server takes no messages")
+RELAY_DENIED: Final = reply(550, "7.1", "Relaying denied")
 TOO_MANY_RECIPIENTS: Final = reply(452, "5.3", "Too many recipients")
 
 # Content
@@ -67,6 +74,7 @@ TOO_LARGE: Final = reply(552, "3.4", "Message is larger than the limit")
 BARE_NEWLINE: Final = reply(550, "6.0", "Bare CR or LF in content, lines end with CRLF")
 NUL_OCTET: Final = reply(550, "6.0", "NUL octet in content")
 LINE_TOO_LONG: Final = reply(550, "6.0", "Line in content is longer than the limit")
+LOOP_DETECTED: Final = reply(554, "4.6", "Too many hops, the message goes in circles")
 NO_ROOM: Final = reply(452, "3.1", "Insufficient system storage")
 
 # Our own faults

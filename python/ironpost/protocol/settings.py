@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
+from ironpost.protocol.commands import Dialogue
 from ironpost.protocol.extensions import EXTENSIONS
 from ironpost.protocol.replies import reply
 from ironpost.wire.interface import Limits, NewlinePolicy
@@ -17,7 +18,7 @@ from ironpost.wire.interface import Limits, NewlinePolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.protocol.extensions.base import Check, Extension, Handling
+    from ironpost.protocol.extensions.base import Check, Extension
 
 COMMAND_LINE: Final = 512
 """Octets of a command line with its CRLF, before extensions add to it (RFC 5321 §4.5.3.1.4)."""
@@ -101,6 +102,6 @@ class Settings:
         return {key: check for extension in self.extensions for key, check in extension.rcpt_parameters.items()}
 
     @cached_property
-    def verbs(self) -> Mapping[str, Handling]:
-        """The verbs that the extensions bring."""
-        return {verb: handling for extension in self.extensions for verb, handling in extension.verbs.items()}
+    def dialogue(self) -> Dialogue:
+        """The table of commands with the verbs that the extensions bring."""
+        return Dialogue({verb: handling for e in self.extensions for verb, handling in e.verbs.items()})

@@ -231,13 +231,12 @@ class Inbound:
         except BaseException:
             content.discard()
             raise
-        finally:
-            visit.facts.head = b""
         return await answer if isinstance(answer, asyncio.Future) else answer
 
     def _commit(
         self, session: ServerSession, visit: _Visit, content: _Content, decision: Decision
     ) -> asyncio.Future[Reply | None] | Reply:
+        visit.facts.head = b""  # sessions that idle between messages keep nothing
         refusal = self._reply(Stage.CONTENT, visit, decision)
         if refusal is not None:
             content.discard()

@@ -13,9 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
-    from ironpost.protocol.server import ServerSession
-
     from ironpost.model import Envelope, Reply
+    from ironpost.protocol.server import ServerSession
     from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
 
@@ -63,7 +62,7 @@ class Extension:
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:  # noqa: ARG002
         """What our client adds to MAIL, or the reply that says why this next hop cannot take the message.
 
-        `offered` is the peer's EHLO list (keyword in upper case to its parameters), empty after HELO. Called whether the
-        peer offers the extension or not: a message that cannot do without it is refused here, before MAIL.
+        `offered` is the peer's EHLO list (keyword in upper case to its parameters), empty after HELO. Called whether
+        the peer offers the extension or not: a message that cannot do without it is refused here, before MAIL.
         """
         return _NONE

@@ -13,7 +13,6 @@ from ironpost.protocol.extensions.base import Extension
 
 if TYPE_CHECKING:
     from ironpost.protocol.server import ServerSession
-
     from ironpost.wire.interface import Command
 
 

@@ -10,9 +10,8 @@ from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.protocol.server import ServerSession
-
     from ironpost.model import Reply
+    from ironpost.protocol.server import ServerSession
 
 
 def _body(session: ServerSession, value: str | None) -> Reply | None:  # noqa: ARG001 - a Check
@@ -23,7 +22,7 @@ def _body(session: ServerSession, value: str | None) -> Reply | None:  # noqa: A
 
 class EightBitMime(Extension):
     keyword = "8BITMIME"
-    extra_octets: ClassVar = {"MAIL": 17}  # RFC 6152 §2 (8)
+    extra_octets: ClassVar = {"MAIL": len(" BODY=8BITMIME")}
     mail_parameters: ClassVar = {"BODY": _body}
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:

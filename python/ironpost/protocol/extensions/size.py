@@ -10,9 +10,8 @@ from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.protocol.server import ServerSession
-
     from ironpost.model import Reply
+    from ironpost.protocol.server import ServerSession
     from ironpost.protocol.settings import Settings
 
 _DIGITS = 20

@@ -13,9 +13,8 @@ from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.protocol.server import ServerSession
-
     from ironpost.model import Reply
+    from ironpost.protocol.server import ServerSession
 
 
 def _flag(session: ServerSession, value: str | None) -> Reply | None:  # noqa: ARG001 - a Check

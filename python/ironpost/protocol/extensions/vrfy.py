@@ -8,9 +8,8 @@ from ironpost.protocol import replies
 from ironpost.protocol.extensions.base import Extension
 
 if TYPE_CHECKING:
-    from ironpost.protocol.server import ServerSession
-
     from ironpost.model import Reply
+    from ironpost.protocol.server import ServerSession
     from ironpost.wire.interface import Command
 
 _SMTPUTF8 = " SMTPUTF8"

@@ -158,6 +158,7 @@ class ServerFramer:
         self._mode = mode
         if mode == MODE_DATA:
             self._data = DataDecoder(self._limits, self._newline)
+            self._chunks.reset()
         events: list[ServerEvent] = []
         while self._behind and not self._held:
             # In windows: a peer that pipelines thousands of DATA must not make each hold copy everything behind it.

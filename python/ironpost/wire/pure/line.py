@@ -80,7 +80,8 @@ class LineReader:
         """Skip to behind the CRLF that ends a faulty line."""
         if at == len(data):
             return at
-        end = at - 1 if self._after_cr and data[at] == LF else data.find(CRLF, at)
-        self._dropping = end < 0
+        end = data.find(CRLF, at)
+        behind = at + 1 if self._after_cr and data[at] == LF else end + 2 if end >= 0 else 0
+        self._dropping = behind == 0
         self._after_cr = self._dropping and data.endswith(b"\r")
-        return len(data) if self._dropping else end + 2
+        return len(data) if self._dropping else behind

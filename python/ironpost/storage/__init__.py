@@ -1,0 +1,1 @@
+"""Where mail rests: implementations of the store port (`queue.store`). `sqlite` is durable, `memory` is not."""

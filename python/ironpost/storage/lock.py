@@ -1,0 +1,57 @@
+"""The lock on a data directory: one server at a time.
+
+Promises: while a `DirectoryLock` is held, no other one on the same directory can be; the kernel lets go of it when the
+process ends, however it ends. The lock file stays behind and means nothing by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+LOCK = "lock"
+"""The file below the data directory; it holds the owner's process id for people."""
+
+
+class DirectoryInUse(OSError):
+    """Another process works in this data directory. The sentence names it."""
+
+
+class DirectoryLock:
+    """flock(2) on `<data>/lock`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Takes the lock, creating the directory (0700) if need be.
+
+        Raises:
+            DirectoryInUse: another process holds it.
+            OSError: the directory cannot be created or written.
+        """
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = Path(directory, LOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            who = f"process {owner}" if owner.isdigit() else "another process"
+            raise DirectoryInUse(
+                errno.EWOULDBLOCK,
+                f"The data directory is in use by {who}: stop it, or give this one a directory of its own",
+                str(directory),
+            ) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Lets go. Harmless if called twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,197 @@
+"""The database of the SQLite store: its schema, its migrations, its settings and its connections.
+
+Promises: `connect` yields a database of exactly `VERSION` or raises; an older one is migrated forward inside one
+transaction; files are created 0600 (SECURITY R47). Everything an operator may ask in SQL is a view (docs/storage.md);
+the tables below the views may change with any version.
+Refuses: a database that a newer ironpost wrote, and an SQLite library older than `OLDEST_SQLITE`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DATABASE = "queue.sqlite3"
+"""The file below the data directory."""
+
+OLDEST_SQLITE = (3, 33, 0)
+"""UPDATE FROM."""
+
+WAL_PAGES = 16_000
+"""Pages of 4096 octets in the log at which a commit copies it into the database itself. The sync process does so long
+before (`sqlite_sync`); this is the bound should it ever fall behind."""
+
+WAL_OCTETS = WAL_PAGES * 4096
+"""What the log file is cut back to after it grew beyond (a long reader holds the log)."""
+
+CACHE_OCTETS = 16 * 1024 * 1024
+"""Page cache of the writing connection."""
+
+BUSY_SECONDS = 0.25
+"""How long a statement of the server waits for another program that holds the database: it waits on the event loop."""
+
+READ_BUSY_SECONDS = 5.0
+"""The same for a program that only reads."""
+
+# Times are whole microseconds since 1970. State: 0 queued, 1 delivered, 2 failed, 3 dropped.
+_FIRST = """
+CREATE TABLE message (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    accepted INTEGER NOT NULL,
+    reverse_path TEXT NOT NULL,
+    parameters TEXT,
+    origin TEXT,
+    size INTEGER NOT NULL,
+    file TEXT,
+    body BLOB NOT NULL
+);
+CREATE TABLE recipient (
+    message INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    parameters TEXT,
+    state INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    due INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    last TEXT NOT NULL,
+    remote TEXT NOT NULL,
+    PRIMARY KEY (message, number)
+) WITHOUT ROWID;
+CREATE INDEX recipient_due ON recipient (due) WHERE state = 0;
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    number INTEGER,
+    address TEXT,
+    attempts INTEGER,
+    reply TEXT,
+    remote TEXT
+);
+CREATE VIEW queue AS
+    SELECT m.id AS message, m.reverse_path AS reverse_path, r.number AS number, r.address AS recipient,
+           CASE r.state WHEN 0 THEN 'queued' WHEN 1 THEN 'delivered' WHEN 2 THEN 'failed' ELSE 'dropped' END AS state,
+           r.attempts AS attempts, m.accepted / 1e6 AS accepted, r.due / 1e6 AS due, r.changed / 1e6 AS changed,
+           m.size AS size, r.last AS last, r.remote AS remote
+    FROM message AS m JOIN recipient AS r ON r.message = m.seq;
+CREATE VIEW attempts AS
+    SELECT seq, at / 1e6 AS at, message, number, address AS recipient, kind AS outcome, attempts, reply, remote
+    FROM event WHERE kind IN ('delivered', 'deferred', 'failed');
+CREATE VIEW events AS
+    SELECT seq, at / 1e6 AS at, kind, message, number, address, attempts, reply, remote FROM event;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""Entry n takes a database from version n to n + 1. Entries are never changed once released, only added."""
+
+VERSION = len(MIGRATIONS)
+"""The schema that this program reads and writes (PRAGMA user_version)."""
+
+
+class SchemaError(RuntimeError):
+    """The database cannot be used by this program. The sentence says why and what to do."""
+
+
+def connect(directory: Path) -> sqlite3.Connection:
+    """The writing connection, in WAL mode, schema brought up to `VERSION`.
+
+    COMMIT does not sync the log (PRAGMA synchronous=NORMAL: consistent after a crash, yet not durable): the caller
+    syncs it before it acknowledges anything, which is what FULL would do, at a moment and in a process of our choice.
+
+    Raises:
+        SchemaError: a newer ironpost wrote the database, or the SQLite library is too old.
+        OSError: the file cannot be created.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise SchemaError(f"SQLite {sqlite3.sqlite_version} is too old; ironpost needs {oldest} or later.")
+    path = directory / DATABASE
+    with contextlib.suppress(FileExistsError):  # an existing file is not opened: closing it would drop SQLite's locks
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        _refuse_newer(connection, path)
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "checkpoint_fullfsync=1",  # macOS: fsync alone does not reach the disk
+            f"wal_autocheckpoint={WAL_PAGES}",
+            f"journal_size_limit={WAL_OCTETS}",
+            f"cache_size=-{CACHE_OCTETS // 1024}",
+            "temp_store=MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        _migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_readonly(directory: Path) -> sqlite3.Connection:
+    """A connection that can only read, beside a running server or without one.
+
+    Raises:
+        FileNotFoundError: there is no queue in this directory.
+        SchemaError: another version of ironpost wrote it.
+    """
+    path = directory / DATABASE
+    if not path.exists():
+        raise FileNotFoundError(f"There is no queue in {directory}: {DATABASE} does not exist.")
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=READ_BUSY_SECONDS, isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        _refuse_newer(connection, path)
+        found = _version(connection)
+        if found < VERSION:
+            raise SchemaError(f"{path} has schema {found}, this program reads {VERSION}: start the server once.")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
+    found = _version(connection)
+    if found > VERSION:
+        raise SchemaError(
+            f"{path} has schema {found}, this program knows up to {VERSION}: a newer ironpost wrote it. Start that one."
+        )
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    for version in range(_version(connection), VERSION):
+        # executescript would commit first, so the statements run one by one inside a transaction of their own.
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _statements(MIGRATIONS[version]):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={version + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _statements(script: str) -> list[str]:
+    found, rest = [], ""
+    for piece in script.split(";"):
+        rest += piece + ";"
+        if sqlite3.complete_statement(rest):
+            found.append(rest)
+            rest = ""
+    return [statement for statement in found if statement.strip(" \n;")]
