@@ -36,6 +36,11 @@ pub(crate) struct LineReader {
 }
 
 impl LineReader {
+    /// Inside the rest of a wrong line.
+    pub(crate) fn dropping(&self) -> bool {
+        self.dropping
+    }
+
     /// Read on to the end of a line, to a fault, or to the end of `data`. Gives the octets consumed and what was found.
     /// `limit` counts octets with CRLF.
     #[inline]
@@ -43,11 +48,11 @@ impl LineReader {
         let mut from = 0;
         if self.dropping {
             from = self.drop_line(data);
-            if self.dropping {
-                return (from, Found::Nothing);
-            }
         }
         let fresh = &data[from..];
+        if fresh.is_empty() {
+            return (from, Found::Nothing);
+        }
         if self.gathered.is_empty() {
             // The common case: the line lies whole in this piece.
             let window = &fresh[..fresh.len().min(limit)];
@@ -106,7 +111,7 @@ impl LineReader {
     }
 
     /// Drop up to and with the next CRLF. Gives the octets consumed.
-    fn drop_line(&mut self, data: &[u8]) -> usize {
+    pub(crate) fn drop_line(&mut self, data: &[u8]) -> usize {
         let mut at = 0;
         while at < data.len() {
             if self.cr && data[at] == b'\n' {
