@@ -21,6 +21,7 @@ use crate::line::{Found, LineReader};
 
 /// How the next octet is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Mode {
     /// Command lines; BDAT's octets are counted without leaving this mode.
     Command,
@@ -217,6 +218,8 @@ impl ServerFramer {
             at += match self.mode {
                 Mode::Command if self.chunk.is_some() => self.run_chunk(rest, events),
                 Mode::Command => self.run_command(rest, events),
+                // What is left of a wrong line is no body.
+                Mode::Data if self.lines.dropping() => self.lines.drop_line(rest),
                 Mode::Data => self.run_data(rest, events),
                 Mode::Line => self.run_line(rest, events),
                 Mode::Closed => rest.len(),

@@ -36,6 +36,11 @@ pub(crate) struct LineReader {
 }
 
 impl LineReader {
+    /// Inside the rest of a wrong line.
+    pub(crate) fn dropping(&self) -> bool {
+        self.dropping
+    }
+
     /// Read on to the end of a line, to a fault, or to the end of `data`. Gives the octets consumed and what was found.
     /// `limit` counts octets with CRLF.
     #[inline]
@@ -106,7 +111,7 @@ impl LineReader {
     }
 
     /// Drop up to and with the next CRLF. Gives the octets consumed.
-    fn drop_line(&mut self, data: &[u8]) -> usize {
+    pub(crate) fn drop_line(&mut self, data: &[u8]) -> usize {
         let mut at = 0;
         while at < data.len() {
             if self.cr && data[at] == b'\n' {

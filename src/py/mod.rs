@@ -9,6 +9,8 @@
 // SECURITY R21: unsafe is allowed by name, each block with its proof.
 #![allow(unsafe_code)]
 
+mod data;
+mod framer;
 mod grammar;
 mod reply;
 mod values;
@@ -27,6 +29,8 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(faults, module)?)?;
     grammar::register(module)?;
     reply::register(module)?;
+    data::register(module)?;
+    framer::register(module)?;
     Ok(())
 }
 

@@ -129,6 +129,7 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
             "10.0.0.1/8 has host bits set",
         ),
         ("[smtp]\nmax_recipients = 99", "c.toml:2: smtp.max_recipients: input should be greater than or equal to 100"),
+        ("[smtp]\nlisten = []", "c.toml:2: smtp.listen: the list is empty; at least one entry is needed"),
         ("smtp = 3", "c.toml:1: smtp: this is a table: write its keys under [smtp]"),
         ("[smtp\n", "c.toml: this is no TOML: "),
     ],

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from ironpost.config.quantities import Endpoint, duration, endpoint, size
 from ironpost.model import Address
@@ -55,6 +55,12 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(f'a network is an address with a prefix length, like "192.0.2.0/24": {fault}') from None
 
 
+def _some(values: tuple[object, ...]) -> tuple[object, ...]:
+    if not values:
+        raise ValueError("the list is empty; at least one entry is needed")
+    return values
+
+
 Duration = Annotated[float, BeforeValidator(duration)]
 Size = Annotated[int, BeforeValidator(size)]
 Domain = Annotated[str, BeforeValidator(_domain)]
@@ -73,7 +79,7 @@ class Section(BaseModel):
 class Smtp(Section):
     """`[smtp]`: how mail comes in."""
 
-    listen: tuple[Listen, ...] = Field(default=(Endpoint("127.0.0.1", 2525),), min_length=1)
+    listen: Annotated[tuple[Listen, ...], AfterValidator(_some)] = (Endpoint("127.0.0.1", 2525),)
     """Where to listen. Port 0 takes a free one. Fixed while the server runs."""
     trusted: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
     """Networks whose clients may send to any domain. All others reach the local domains only."""
@@ -112,9 +118,9 @@ class Queue(Section):
 class Route(Section):
     """`[[route]]`: the next hop for some domains. The first that matches decides; without one, DNS does."""
 
-    domains: Annotated[tuple[Pattern, ...], Field(min_length=1)]
+    domains: Annotated[tuple[Pattern, ...], AfterValidator(_some)]
     """`mail.example` itself, `*.mail.example` for all below it, `*` for every domain."""
-    smart_host: Annotated[tuple[Hop, ...], Field(min_length=1)]
+    smart_host: Annotated[tuple[Hop, ...], AfterValidator(_some)]
     """Next hops in order of preference."""
 
 

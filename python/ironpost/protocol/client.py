@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ironpost.protocol.extensions import Extension
 
-__all__ = ["TIMEOUTS", "ClientSession", "State", "Step", "Transaction"]
+__all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction"]
 
 TIMEOUTS: Final[dict[Step, float]] = {
     Step.GREETING: 300.0,  # RFC 5321 §4.5.3.2.1
@@ -71,13 +71,26 @@ class State(Enum):
     CLOSED = "closed"
 
 
+class Ending(Enum):
+    """Why a session closed before `quit`."""
+
+    REFUSED = "refused"
+    """The peer said so in a reply."""
+    LOST = "lost"
+    EXPIRED = "expired"
+    FAULT = "fault"
+    """The peer's octets, or its replies' order, were wrong."""
+    ABORTED = "aborted"
+    """Our side could not go on."""
+
+
 class ClientSession:
     """One connection's worth of conversation."""
 
     # fmt: off
     __slots__ = ("_awaited", "_bdat", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out", "_reader", "_unsent",
-                 "accepted", "domain", "greeting", "local_hostname", "offered", "reason", "remote", "replies", "state",
-                 "transaction", "transactions")
+                 "accepted", "domain", "ending", "greeting", "local_hostname", "offered", "reason", "remote", "replies",
+                 "state", "transaction", "transactions")
     # fmt: on
 
     def __init__(
@@ -110,6 +123,8 @@ class ClientSession:
         """Extensions of the EHLO reply: keyword in upper case to its parameters; empty after HELO."""
         self.reason: Reply | None = None
         """Why the session closed before `quit`, or why it never became ready."""
+        self.ending: Ending | None = None
+        """Whose doing that was; None while open and after `quit`."""
         self.transaction: Transaction | None = None
         """The last one begun."""
         self.transactions = 0
@@ -159,7 +174,7 @@ class ClientSession:
         owed = len(self._awaited)
         for event in self._reader.feed(data):
             if isinstance(event, wire.Fault):
-                self._break(reasons.faulty(self.step or Step.GREETING, wire.FAULTS[event.id]))
+                self._break(reasons.faulty(self.step or Step.GREETING, wire.FAULTS[event.id]), Ending.FAULT)
                 return
             if owed:
                 owed -= 1
@@ -170,7 +185,9 @@ class ClientSession:
             if self.state is State.CLOSED:
                 return
         if not owed and self._awaited and self._reader.buffered:
-            self._break(reasons.faulty(self._awaited[0][0], "the reply began before the command was sent"))
+            self._break(
+                reasons.faulty(self._awaited[0][0], "the reply began before the command was sent"), Ending.FAULT
+            )
 
     def eof(self) -> None:
         """The peer closed, or the connection failed."""
@@ -178,19 +195,19 @@ class ClientSession:
             return
         step = self.step
         if self.state is State.QUITTING or step is None:
-            self._close(None)
+            self._close()
         else:
-            self._break(reasons.lost(step))
+            self._break(reasons.lost(step), Ending.LOST)
 
     def expire(self) -> None:
         """The present wait has lasted too long. The connection must not be used again (SECURITY R19)."""
         if self.state is not State.CLOSED:
-            self._break(reasons.expired(self.step or Step.CONTENT))
+            self._break(reasons.expired(self.step or Step.CONTENT), Ending.EXPIRED)
 
     def abort(self, reason: Reply) -> None:
         """The caller cannot go on (its content cannot be read): what is open is settled by `reason`."""
         if self.state is not State.CLOSED:
-            self._break(reason)
+            self._break(reason, Ending.ABORTED)
 
     def begin(self, transaction: Transaction) -> None:
         """Starts a transaction. It may be settled at once, when the peer lacks what the message needs.
@@ -228,7 +245,8 @@ class ClientSession:
             raise RuntimeError(f"content is not wanted when the session is {self.state.value}")
         if self._only_ascii and not piece.isascii():
             # RFC 6152 §3: nothing has been ended yet, so nothing is delivered when the connection closes here.
-            self._break(replies.PEER_LACKS_8BIT)
+            self._current().unsupported = True
+            self._break(replies.PEER_LACKS_8BIT, Ending.ABORTED)
             return
         octets = self._encoder.feed(piece)
         if octets:
@@ -254,7 +272,7 @@ class ClientSession:
             self._awaited.append((Step.QUIT, 0))
             self.state = State.QUITTING
         elif self.state not in (State.CLOSED, State.QUITTING):
-            self._break(reasons.lost(self.step or Step.CONTENT))
+            self._break(reasons.lost(self.step or Step.CONTENT), Ending.ABORTED)
 
     # -- the table ----------------------------------------------------------------------------------------------------
 
@@ -267,7 +285,7 @@ class ClientSession:
             return
         action = _TABLE.get((step, reply.code // 100))
         if action is None:
-            self._break(reasons.unexpected(step, Reply.of(reply)))
+            self._break(reasons.unexpected(step, Reply.of(reply)), Ending.FAULT)
             return
         self._awaited.popleft()
         action(self, reply, step, number)
@@ -353,7 +371,7 @@ class ClientSession:
         self._refuse_rest(Reply.of(reply), step)
 
     def _bye(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
-        self._close(None)
+        self._close()
 
     # -- steps that the table's actions share -------------------------------------------------------------------------
 
@@ -371,6 +389,7 @@ class ClientSession:
         added = outgoing(message, self.offered, self._extensions)
         if isinstance(added, Reply):
             transaction.failed_at = Step.MAIL
+            transaction.unsupported = True
             transaction.settle_rest(Outcome.of(added, self.remote))
             return None
         return "".join(f" {key}" if value is None else f" {key}={value}" for key, value in added.items())
@@ -425,23 +444,23 @@ class ClientSession:
             # The peer closes, or refuses content before its end: the only way out of DATA is to close.
             self._give_up(self.step or Step.CONTENT, reply)
         else:
-            self._break(reasons.unsolicited(reply))
+            self._break(reasons.unsolicited(reply), Ending.FAULT)
 
-    def _give_up(self, step: Step, reply: Reply) -> None:
-        """The peer ends the session: its reply is the outcome of everything open."""
+    def _give_up(self, step: Step, reply: Reply, ending: Ending = Ending.REFUSED) -> None:
+        """The session ends, and `reply` is the outcome of everything open."""
         transaction = self.transaction
         if transaction is not None and transaction.open:
             transaction.failed_at = step
             transaction.settle_rest(Outcome.of(reply, self.remote))
-        self._close(reply)
+        self.reason, self.ending = reply, ending
+        self._close()
 
-    def _break(self, reason: Reply) -> None:
+    def _break(self, reason: Reply, ending: Ending) -> None:
         """Out of step, too late, or gone."""
-        self._give_up(self.step or Step.CONTENT, reason)
+        self._give_up(self.step or Step.CONTENT, reason, ending)
 
-    def _close(self, reason: Reply | None) -> None:
+    def _close(self) -> None:
         self.state = State.CLOSED
-        self.reason = reason
         self._awaited.clear()
         self._unsent.clear()
         self._out.clear()

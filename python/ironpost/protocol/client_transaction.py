@@ -40,7 +40,17 @@ class Step(Enum):
 class Transaction:
     """The envelope and the facts about the content that extensions decide by."""
 
-    __slots__ = ("_eight_bit", "content", "envelope", "failed_at", "open", "outcomes", "recipients", "size")
+    __slots__ = (
+        "_eight_bit",
+        "content",
+        "envelope",
+        "failed_at",
+        "open",
+        "outcomes",
+        "recipients",
+        "size",
+        "unsupported",
+    )
 
     def __init__(
         self,
@@ -69,6 +79,8 @@ class Transaction:
         """How many recipients have no outcome yet."""
         self.failed_at: Step | None = None
         """The step at which the last refusal came, None if there was none."""
+        self.unsupported = False
+        """The refusal is ours: the peer does not offer what the message needs."""
         self._eight_bit: bool | None = None
 
     @property

@@ -1,0 +1,31 @@
+"""The command line: `ironpost`.
+
+Promises: without the MTA's dependencies it says how to install them; errors that a person can mend are one line on
+standard error and a documented exit code, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from ironpost.cli import exits
+
+NEEDED = ("typer", "rich", "pydantic", "dns")
+"""What the `mta` extra brings."""
+
+
+def main() -> None:
+    """The console script. Ends the process with one of `exits`."""
+    if sys.argv[1:] == ["--version"]:
+        from ironpost import wire
+
+        print(f"ironpost {version('ironpost')} ({wire.IMPLEMENTATION} wire, Python {sys.version.split()[0]})")
+        sys.exit(exits.OK)
+    if any(find_spec(name) is None for name in NEEDED):
+        sys.stderr.write("ironpost: the mail transfer agent is not installed; run: pip install 'ironpost[mta]'\n")
+        sys.exit(exits.UNAVAILABLE)
+    from ironpost.cli.app import run
+
+    sys.exit(run())

@@ -1,0 +1,5 @@
+"""`python -m ironpost.cli` is `ironpost`."""
+
+from ironpost.cli import main
+
+main()

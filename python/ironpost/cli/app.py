@@ -1,0 +1,144 @@
+"""The commands and their options. What a command does stands in a module of its own, imported when it is run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ironpost.cli import exits
+
+app = typer.Typer(
+    name="ironpost",
+    help="A mail transfer agent.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+queue = typer.Typer(help="The mail that waits.", no_args_is_help=True)
+app.add_typer(queue, name="queue")
+
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "-c", "--config", metavar="FILE", help="Configuration; ironpost.toml if it exists, else the built-in default."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on standard output.")]
+
+
+class Stop(Exception):  # noqa: N818 - it ends the program, whatever the reason
+    """Ends the program with a sentence on standard error and an exit code."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def run() -> int:
+    """Runs the command line of this process; returns the exit code."""
+    try:
+        app()
+    except Stop as stop:
+        for line in str(stop).splitlines():
+            sys.stderr.write(f"ironpost: {line}\n")
+        return stop.code
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough. Python would complain once more when it flushes at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return exits.OK
+    except SystemExit as end:
+        if end.code == 2:
+            return exits.USAGE
+        return end.code if isinstance(end.code, int) else exits.OK
+    return exits.OK
+
+
+@app.command()
+def serve(config: File = None) -> None:
+    """Run the server until SIGTERM; SIGHUP re-reads the configuration."""
+    from ironpost.cli import serve as command
+
+    command.serve(config)
+
+
+@app.command()
+def send(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The message, header first; - reads standard input.")],
+    to: Annotated[list[str], typer.Option("--to", metavar="ADDRESS", help="A recipient; may be given more than once.")],
+    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Where reports go; empty for nowhere.")] = "",
+    host: Annotated[str, typer.Option(help="The server.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Its port.", min=1, max=65535)] = 2525,
+) -> None:
+    """Hand a message to a server."""
+    from ironpost.cli import send as command
+
+    command.send(file, to, sender, host, port)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Configuration; as for serve if left out.")
+    ] = None,
+) -> None:
+    """Check a configuration without starting anything."""
+    from ironpost.cli import settings as command
+
+    command.check(file)
+
+
+@app.command()
+def reload(config: File = None) -> None:
+    """Have the running server re-read its configuration."""
+    from ironpost.cli import settings as command
+
+    command.reload(config)
+
+
+@queue.command("list")
+def queue_list(config: File = None, json: Json = False, limit: Annotated[int, typer.Option(min=1)] = 1000) -> None:
+    """Show the messages in the queue, oldest first."""
+    from ironpost.cli import queue as command
+
+    command.show_all(config, as_json=json, limit=limit)
+
+
+@queue.command("show")
+def queue_show(
+    id: Annotated[str, typer.Argument(metavar="ID")],  # noqa: A002 - the command line's word
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show one message with all its recipients and what was last said about them."""
+    from ironpost.cli import queue as command
+
+    command.show(config, id, as_json=json)
+
+
+@queue.command("retry")
+def queue_retry(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Every message.")] = False,  # noqa: A002 - the command line's word
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Try messages again now."""
+    from ironpost.cli import queue as command
+
+    command.retry(config, ids or [], everything=all, as_json=json)
+
+
+@queue.command("drop")
+def queue_drop(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Remove messages; nobody gets a report."""
+    from ironpost.cli import queue as command
+
+    command.drop(config, ids, as_json=json)

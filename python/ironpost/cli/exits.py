@@ -1,0 +1,26 @@
+"""Exit codes, after sysexits.h. docs/operations.md explains each; a test compares the two."""
+
+from __future__ import annotations
+
+from typing import Final
+
+OK: Final = 0
+"""Done."""
+USAGE: Final = 64
+"""The command line is wrong."""
+REFUSED: Final = 65
+"""The message was refused for good."""
+NO_INPUT: Final = 66
+"""A file or a queue id that was named does not exist."""
+UNAVAILABLE: Final = 69
+"""Nothing answers: no server at that address or on that data directory, or the MTA parts are not installed."""
+SOFTWARE: Final = 70
+"""A fault in ironpost; the traceback says where."""
+CANNOT_CREATE: Final = 73
+"""The data directory cannot be written."""
+TEMPORARY: Final = 75
+"""Try again later: a port or the data directory is in use, or the peer deferred the message."""
+NO_PERMISSION: Final = 77
+"""The system forbids it, a port below 1024 for instance."""
+CONFIGURATION: Final = 78
+"""The configuration is wrong."""

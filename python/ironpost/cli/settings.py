@@ -1,0 +1,71 @@
+"""`check`, `reload`, and what every command needs: the configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ironpost.cli import exits
+from ironpost.cli.app import Stop
+from ironpost.config import DEFAULT_FILE, ConfigError, Configuration, default, load
+from ironpost.service.control import ControlError, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def source(named: Path | None) -> Path | None:
+    """The configuration file that is meant: the one named, else `ironpost.toml` if there is one, else none."""
+    if named is None and DEFAULT_FILE.exists():
+        return DEFAULT_FILE
+    return named
+
+
+def configuration(named: Path | None) -> Configuration:
+    """The configuration that is meant.
+
+    Raises:
+        Stop: it cannot be used.
+    """
+    file = source(named)
+    try:
+        return default() if file is None else load(file)
+    except ConfigError as error:
+        raise Stop(exits.CONFIGURATION, str(error)) from None
+
+
+def command(found: Configuration, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Asks the server that runs on this configuration's data directory.
+
+    Raises:
+        Stop: none runs, it may not be asked, or it refuses.
+    """
+    try:
+        return ask(found.control, request)
+    except ControlError as error:
+        raise Stop(exits.CONFIGURATION if request["do"] == "reload" else exits.NO_INPUT, str(error)) from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise Stop(
+            exits.UNAVAILABLE,
+            f"no server runs on the data directory {found.data} (start it with: ironpost serve)",
+        ) from None
+    except PermissionError:
+        raise Stop(exits.NO_PERMISSION, f"{found.control}: only the user who runs the server may command it") from None
+    except TimeoutError:
+        raise Stop(exits.TEMPORARY, f"{found.control}: the server does not answer") from None
+    except OSError as error:
+        raise Stop(exits.UNAVAILABLE, f"{found.control}: {error}") from None
+
+
+def check(named: Path | None) -> None:
+    """Reads a configuration and says what it found."""
+    found = configuration(named)
+    file = source(named)
+    typer.echo(f"{file or 'built-in default'}: good (configuration {found.hash})")
+
+
+def reload(named: Path | None) -> None:
+    """Has the running server re-read its configuration; prints what it says."""
+    typer.echo(command(configuration(named), {"do": "reload"})["said"])

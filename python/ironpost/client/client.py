@@ -1,0 +1,255 @@
+"""`Client`: sends mail over one connection, from asyncio programs.
+
+Promises: `send` returns what became of each recipient when at least one was accepted, and raises a typed error when
+none was; a message is sent once for each call. Line ends of the content become CRLF, dots are stuffed.
+Refuses: addresses that RFC 5321 §4.1.2 does not allow (`wire.WireFault`, before anything is sent), use of a connection
+after an error on it. Neither TLS nor AUTH is spoken.
+Standards: RFC 5321 §3.3, §4.1.1.1 (what we call ourselves).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from ironpost import wire
+from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
+from ironpost.client.errors import (
+    ClientError,
+    ConnectFailed,
+    ConnectionLost,
+    ContentRefused,
+    PeerFault,
+    RecipientsRefused,
+    SenderRefused,
+    ServiceRefused,
+    TimedOut,
+    Unsupported,
+)
+from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.model.body import PIECE
+from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from ironpost.model import Body, Pieces
+
+    Content: TypeAlias = "bytes | bytearray | memoryview | Body | AsyncIterator[bytes]"
+
+HELD: Final = 64 * 1024
+"""Octets up to which content is sent from memory in one piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """What became of a message of which somebody took a copy."""
+
+    reply: Reply
+    """The reply to the end of the content."""
+    accepted: tuple[Address, ...]
+    refused: Mapping[Address, Reply]
+    """Recipients that were refused, each with its reply."""
+
+
+class Client:
+    """`async with Client(host, port) as client: await client.send(...)`. Concurrent sends take turns."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int = 25,
+        *,
+        local_hostname: str | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        timeouts: Mapping[Step, float] = TIMEOUTS,
+    ) -> None:
+        """Describes the server; nothing is opened yet.
+
+        Args:
+            host: name or IP address.
+            port: TCP port.
+            local_hostname: what we say in EHLO; this host's full name if None, or its address literal if it has none.
+            connect_timeout: seconds to wait for TCP.
+            timeouts: seconds by step (RFC 5321 §4.5.3.2).
+
+        Raises:
+            wire.WireFault: `local_hostname` is neither a domain nor an address literal.
+        """
+        if local_hostname is not None:
+            wire.parse_command(b"EHLO " + local_hostname.encode())
+        self.host = host
+        self.port = port
+        self._local_hostname = local_hostname
+        self._connect_timeout = connect_timeout
+        self._timeouts = timeouts
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connects, reads the greeting, says EHLO.
+
+        Raises:
+            ConnectFailed: nobody answers there.
+            ServiceRefused: the greeting, EHLO or HELO was refused.
+            TimedOut, ConnectionLost, PeerFault: see there.
+            RuntimeError: already connected.
+        """
+        if self._connection is not None:
+            raise RuntimeError("this client is connected already")
+        remote = f"{self.host}:{self.port}"
+        local = self._local_hostname or await _own_name()
+        try:
+            connection = await connect(
+                self.host, self.port, local,
+                remote=remote, timeouts=self._timeouts, connect_timeout=self._connect_timeout,
+            )  # fmt: skip
+        except TimeoutError as error:
+            reply = Reply(451, "4.4.1", (f"No answer within {self._connect_timeout:g} seconds",))
+            raise ConnectFailed(reply, remote) from error
+        except OSError as error:
+            raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_words(error)}",)), remote) from error
+        if not connection.ready:
+            raise _ended(connection, Step.GREETING)
+        self._connection = connection
+
+    async def close(self) -> None:
+        """QUIT, and closes. Harmless when closed."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.quit()
+
+    @property
+    def extensions(self) -> Mapping[str, str]:
+        """What the server offers: keyword in upper case to its parameters; empty when not connected."""
+        return self._connection.session.offered if self._connection is not None else {}
+
+    async def send(
+        self,
+        reverse_path: str | Address,
+        recipients: str | Address | Iterable[str | Address],
+        content: Content,
+        *,
+        smtputf8: bool = False,
+    ) -> SendResult:
+        """Sends one message.
+
+        Args:
+            reverse_path: the sender; the empty string is the null reverse-path.
+            recipients: one, or several.
+            content: header and body. An async iterator may yield pieces of any size.
+            smtputf8: the header section needs RFC 6531 (non-ASCII addresses in the envelope are seen without it).
+
+        Raises:
+            wire.WireFault: an address is malformed; nothing was sent.
+            Unsupported: the server does not offer what the message needs; nothing was sent.
+            SenderRefused, RecipientsRefused, ContentRefused, ServiceRefused: the server refused.
+            TimedOut, ConnectionLost, PeerFault: the connection is of no use any more.
+            RuntimeError: not connected.
+        """
+        sender = _address(reverse_path)
+        if isinstance(recipients, str | Address):
+            recipients = (recipients,)
+        to = tuple(Recipient(_address(recipient)) for recipient in recipients)
+        parameters: Mapping[str, str | None] = {"SMTPUTF8": None} if smtputf8 else {}
+        envelope = Envelope(sender, to, parameters)
+        if isinstance(content, bytearray | memoryview):
+            content = bytes(content)
+        if isinstance(content, bytes):
+            size: int | None = len(content)
+            held = content if len(content) <= HELD else None
+            pieces: Pieces | None = None if held is not None else _slices(content)
+        else:
+            held = None
+            size = getattr(content, "size", None)
+            pieces = content.pieces() if hasattr(content, "pieces") else content
+        transaction = Transaction(envelope, size=size, content=held)
+        async with self._lock:
+            connection = self._connection
+            if connection is None:
+                raise RuntimeError("this client is not connected: use `async with`, or `connect`")
+            if not connection.ready:
+                raise _ended(connection, Step.MAIL)
+            await connection.transact(transaction, pieces)
+        return _result(connection, transaction)
+
+
+def _address(value: str | Address) -> Address:
+    return value if isinstance(value, Address) else Address.parse(value)
+
+
+async def _slices(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
+
+
+async def _own_name() -> str | None:
+    """This host's full name, None if it has none that EHLO can carry."""
+    name = socket.gethostname()
+    if "." not in name:
+        name = await asyncio.get_running_loop().run_in_executor(None, socket.getfqdn)
+    if "." not in name or name.startswith("localhost."):
+        return None
+    try:
+        wire.parse_command(b"EHLO " + name.encode())
+    except wire.WireFault:
+        return None
+    return name
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).replace("\r", " ").replace("\n", " ")
+
+
+def _ended(connection: Connection, step: Step) -> ClientError:
+    """The error for a session that closed."""
+    session = connection.session
+    reply = session.reason or Reply(451, "4.4.2", ("The server has closed the connection",))
+    if session.ending is Ending.REFUSED:
+        return ServiceRefused(reply, connection.remote, step)
+    if session.ending is Ending.EXPIRED:
+        return TimedOut(reply, connection.remote)
+    if session.ending is Ending.FAULT:
+        return PeerFault(reply, connection.remote)
+    return ConnectionLost(reply, connection.remote)
+
+
+def _result(connection: Connection, transaction: Transaction) -> SendResult:
+    accepted: list[Address] = []
+    refused: dict[Address, Reply] = {}
+    final: Outcome | None = None
+    for recipient, outcome in zip(transaction.recipients, transaction.outcomes, strict=True):
+        assert outcome is not None, "transact settles every recipient"
+        if outcome.disposition is Disposition.DELIVERED:
+            accepted.append(recipient.address)
+            final = outcome
+        else:
+            refused[recipient.address] = outcome.reply
+    if final is not None:
+        return SendResult(final.reply, tuple(accepted), refused)
+    last = transaction.outcomes[-1]
+    assert last is not None, "transact settles every recipient"
+    step = transaction.failed_at or Step.MAIL
+    if transaction.unsupported:
+        raise Unsupported(last.reply, connection.remote, step)
+    session = connection.session
+    if last.reply is session.reason and not (step is Step.CONTENT and session.ending is Ending.REFUSED):
+        raise _ended(connection, step)
+    if step is Step.MAIL:
+        raise SenderRefused(last.reply, connection.remote, step)
+    if step is Step.RCPT:
+        raise RecipientsRefused(last.reply, connection.remote, step, refused)
+    raise ContentRefused(last.reply, connection.remote, step)

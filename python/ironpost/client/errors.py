@@ -1,0 +1,82 @@
+"""What can go wrong when a program sends mail, typed by whose doing it is and where it happened.
+
+Promises: every error carries a `Reply`: the peer's, or one that says our own reason with an enhanced status code; so
+`error.reply.transient` always tells whether another attempt makes sense (RFC 5321 §4.2.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ironpost.model import Address, Reply
+    from ironpost.protocol.client import Step
+
+
+class ClientError(Exception):
+    """Nothing was accepted."""
+
+    def __init__(self, reply: Reply, remote: str) -> None:
+        super().__init__(reply, remote)
+        self.reply = reply
+        """The peer's reply, or our own reason."""
+        self.remote = remote
+        """Whom we spoke to."""
+
+    def __str__(self) -> str:
+        return f"{self.remote}: {self.reply}"
+
+
+class ConnectFailed(ClientError, ConnectionError):
+    """No connection could be had."""
+
+
+class ConnectionLost(ClientError, ConnectionError):
+    """The connection ended early. If the content had been sent to its end, the message may have been accepted."""
+
+
+class TimedOut(ClientError, TimeoutError):
+    """A limit of RFC 5321 §4.5.3.2 passed."""
+
+
+class PeerFault(ClientError):
+    """What came is no SMTP, or out of step; the connection cannot be used any more."""
+
+
+class Refused(ClientError):
+    """The peer refused, in a reply."""
+
+    def __init__(self, reply: Reply, remote: str, step: Step) -> None:
+        super().__init__(reply, remote)
+        self.step = step
+        """What was refused."""
+
+    def __str__(self) -> str:
+        return f"{self.remote} refused at {self.step.value}: {self.reply}"
+
+
+class ServiceRefused(Refused):
+    """The greeting, EHLO or HELO was refused, or 421 ended the session."""
+
+
+class SenderRefused(Refused):
+    """MAIL was refused."""
+
+
+class RecipientsRefused(Refused):
+    """Every recipient was refused; `reply` is the last one's."""
+
+    def __init__(self, reply: Reply, remote: str, step: Step, refused: Mapping[Address, Reply]) -> None:
+        super().__init__(reply, remote, step)
+        self.refused = refused
+        """Each recipient's reply."""
+
+
+class ContentRefused(Refused):
+    """DATA, BDAT or the content was refused."""
+
+
+class Unsupported(Refused):
+    """The peer does not offer what the message needs (its size, SMTPUTF8, 8BITMIME); nothing was sent."""

@@ -1,0 +1,105 @@
+"""The Received field (RFC 5321 §4.4, RFC 6531 §3.7.3): from whom, by whom, how, which, for whom, when.
+
+Promises: the field follows Time-stamp-line of RFC 5321 §4.4; nothing that a client says can end it, open or close a
+comment in it, or add a clause to it (SECURITY R43, R48). A name that is no Domain stands in a comment, escaped.
+Refuses: a `by` name that is no domain or address literal, with HeaderError.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+from ironpost.message import header
+from ironpost.message.dates import date_time
+
+if TYPE_CHECKING:
+    from ironpost.model import Address, Origin
+
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")  # RFC 5321 §4.1.2 Domain
+_U_LABEL: Final = r"[^\W_](?:[\w-]*[^\W_])?"
+_U_DOMAIN: Final = re.compile(rf"{_U_LABEL}(?:\.{_U_LABEL})*")  # RFC 6531 §3.3 sub-domain =/ U-label
+_LITERAL: Final = re.compile(r"\[[!-Z^-~]+\]")  # RFC 5321 §4.1.3, dcontent
+_ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]+")
+
+
+def keyword(*, extended: bool, utf8: bool = False, tls: bool = False, authenticated: bool = False) -> str:
+    """The protocol of the `with` clause: RFC 3848 for ESMTP and its kin, RFC 6531 §4.3 when SMTPUTF8 was used."""
+    if not extended:
+        return "SMTP"
+    return ("UTF8SMTP" if utf8 else "ESMTP") + ("S" if tls else "") + ("A" if authenticated else "")
+
+
+def received(
+    origin: Origin,
+    *,
+    by: str,
+    id: str,  # noqa: A002 - the clause's name
+    now: float,
+    recipient: Address | None = None,
+    utf8: bool = False,
+) -> bytes:
+    """The Received field for one message, with its last CRLF.
+
+    Args:
+        origin: who sent it; an `ip` that is no IP address is left out.
+        by: our own name, a domain or an address literal.
+        id: the queue id.
+        now: seconds since 1970-01-01 UTC.
+        recipient: the forward-path, given only when there is one (RFC 5321 §7.2: several would tell each of the
+            others); left out if it is not ASCII and `utf8` is false.
+        utf8: MAIL carried SMTPUTF8, so U-labels and UTF-8 addresses may stand here (RFC 6531 §3.7.3).
+
+    Raises:
+        HeaderError: `by` or `id` cannot stand in the field.
+    """
+    tokens = [*_from(origin.ip, origin.helo, utf8), "by", checked_name(by), "with", origin.protocol]
+    if _ATOM.fullmatch(origin.protocol) is None:
+        raise header.HeaderError(f"{origin.protocol!r} is no protocol keyword")
+    if _ATOM.fullmatch(id) is None:
+        raise header.HeaderError(f"{id!r} is no message identifier")
+    tokens += ("id", id)
+    if recipient is not None and (utf8 or not recipient.needs_smtputf8):
+        tokens += ("for", header.path(recipient))
+    tokens[-1] += ";"
+    tokens.append(date_time(now))
+    return header.field("Received", tokens, utf8=utf8)
+
+
+@lru_cache(maxsize=64)
+def checked_name(name: str) -> str:
+    """`name` itself if it is a domain or an address literal in ASCII.
+
+    Raises:
+        HeaderError: it is neither.
+    """
+    if _DOMAIN.fullmatch(name) is None and _LITERAL.fullmatch(name) is None:
+        raise header.HeaderError(f"{name!r} is neither a domain nor an address literal")
+    return name
+
+
+def literal(ip: str) -> str | None:
+    """The address literal of an IP address (RFC 5321 §4.1.3); None if `ip` is none. A zone is dropped."""
+    try:
+        address = ip_address(ip.partition("%")[0])
+    except ValueError:
+        return None
+    return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
+
+
+@lru_cache(maxsize=1024)  # a client sends many messages
+def _from(ip: str, helo: str, utf8: bool) -> tuple[str, ...]:
+    """The from clause: what the client called itself, and in parentheses what the connection says."""
+    address = literal(ip)
+    seen = () if address is None else (f"({address})",)
+    name = _U_DOMAIN if utf8 else _DOMAIN
+    if name.fullmatch(helo) is not None or _LITERAL.fullmatch(helo) is not None:
+        return ("from", helo, *seen)
+    if address is None:
+        return () if not helo else ("from", "unknown", header.comment(f"helo={helo}"))
+    if not helo:
+        return ("from", address, *seen)
+    return ("from", address, *seen, header.comment(f"helo={helo}"))

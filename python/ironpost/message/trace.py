@@ -1,0 +1,63 @@
+"""Trace at the two ends of a message's way: loops refused on the way in, Return-Path written at final delivery.
+
+Promises: a delivered message starts with exactly one Return-Path, which names the envelope's reverse-path, and any
+other in the header section is gone (RFC 5321 §4.4); everything else passes octet for octet. Memory is bounded by the
+limit of the header section.
+Standards: RFC 5321 §4.4 (Return-Path), §6.3 (loop detection).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ironpost import wire
+from ironpost.message import header
+
+if TYPE_CHECKING:
+    from ironpost.model import Address
+
+MAX_RECEIVED: Final = 100
+"""A message that already carries as many Received fields goes in circles (RFC 5321 §6.3: at least 100)."""
+
+_EMPTY_LINE: Final = b"\r\n\r\n"
+
+
+def return_path(reverse_path: Address) -> bytes:
+    """The Return-Path field with its CRLF (RFC 5321 §4.4); UTF-8 where the address is (RFC 6531 §3.7.3)."""
+    return header.field("Return-Path", (header.path(reverse_path),), utf8=True)
+
+
+def is_loop(head: bytes, limit: int = MAX_RECEIVED) -> bool:
+    """Whether the header section that `head` starts with holds `limit` or more Received fields (RFC 5321 §6.3)."""
+    # Scanning builds a value for each field; counting the word costs far less and never counts too few.
+    return head.lower().count(b"received") >= limit and wire.scan_header(head).received >= limit
+
+
+class FinalContent:
+    """Rewrites content for final delivery, piece by piece: the new Return-Path first, old ones removed."""
+
+    __slots__ = ("_head", "_path")
+
+    def __init__(self, reverse_path: Address) -> None:
+        self._path = return_path(reverse_path)
+        self._head: bytearray | None = bytearray()
+        """What came of the header section so far; None once it was passed on."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What can be written now; empty while the header section is incomplete."""
+        head = self._head
+        if head is None:
+            return piece
+        start = max(0, len(head) - 3)
+        head += piece
+        complete = head.startswith(b"\r\n") or head.find(_EMPTY_LINE, start) >= 0
+        if not complete and len(head) < wire.DEFAULT_LIMITS.header_octets:
+            return b""
+        return self.finish()
+
+    def finish(self) -> bytes:
+        """What is left at the end of the content."""
+        head, self._head = self._head, None
+        if head is None:
+            return b""
+        return self._path + header.Header(bytes(head)).without("Return-Path")

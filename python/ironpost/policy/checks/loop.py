@@ -1,0 +1,32 @@
+"""Loop detection: a message with a hundred Received fields goes in circles (RFC 5321 §6.3, SECURITY R48)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ironpost.message.trace import MAX_RECEIVED, is_loop
+from ironpost.policy.verdict import NEUTRAL, Finding, Stage, Verdict
+from ironpost.protocol import replies
+
+if TYPE_CHECKING:
+    from ironpost.policy.settings import Settings
+    from ironpost.policy.verdict import Facts
+
+_LOOP: Final = Verdict.refuse(replies.LOOP_DETECTED)
+_NOTHING: Final = Finding(NEUTRAL)
+
+
+class Loop:
+    """Asked when the whole content is there."""
+
+    name: Final = "loop"
+    stage: Final = Stage.CONTENT
+
+    def __init__(self, settings: Settings) -> None:
+        del settings  # the threshold is the RFC's, not the operator's
+
+    def judge(self, facts: Facts) -> Finding:
+        """Refuses a loop; says nothing else."""
+        if is_loop(facts.head):
+            return Finding(_LOOP, f"{MAX_RECEIVED} or more Received fields")
+        return _NOTHING

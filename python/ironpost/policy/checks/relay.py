@@ -1,0 +1,49 @@
+"""Relay control: a recipient is ours, or the client is trusted, or the answer is no.
+
+Promises: exactly three ways to yes: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox, a trusted client. A local part
+is compared and never interpreted: `user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local
+mailboxes with odd names, and no way through us (RFC 2505 §2.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ironpost.policy.verdict import ACCEPT, Finding, Stage, Verdict
+from ironpost.protocol import replies
+
+if TYPE_CHECKING:
+    from ironpost.policy.settings import Settings
+    from ironpost.policy.verdict import Facts
+
+_REFUSED: Final = Verdict.refuse(replies.RELAY_DENIED)
+_UNKNOWN: Final = Verdict.refuse(replies.NOT_ACCEPTED_HERE)
+
+
+class Relay:
+    """Asked for each RCPT."""
+
+    name: Final = "relay"
+    stage: Final = Stage.RECIPIENT
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def judge(self, facts: Facts) -> Finding:
+        """Accepts or refuses; never neutral."""
+        settings = self._settings
+        address = facts.forward_path
+        if address is None:
+            return Finding(_REFUSED, "no recipient")
+        if not address.domain:
+            return Finding(ACCEPT, "postmaster is always accepted")
+        if address.key in settings.local_domains:
+            known = settings.local_recipients
+            if known is None:
+                return Finding(ACCEPT, f"{address.key} is local")
+            if address.local_part.lower() == "postmaster" or f"{address.local_part.lower()}@{address.key}" in known:
+                return Finding(ACCEPT, f"{address} is a local mailbox")
+            return Finding(_UNKNOWN, f"{address.key} is local, and {address} is not listed")
+        if settings.trusts(facts.ip):
+            return Finding(ACCEPT, f"{facts.ip} is in a trusted network")
+        return Finding(_REFUSED, f"{address.key} is not local, and {facts.ip or 'the client'} is not trusted")

@@ -1,0 +1,241 @@
+"""Mailboxes, domains and address literals.
+
+Promises: each octet is judged once, from left to right, and the leftmost wrong one is reported.
+
+Refuses: comments, white space, display names, a dot at the end of a domain, untagged IPv6 literals, octets that are
+not UTF-8.
+
+Standards: RFC 5321 §4.1.2 and §4.1.3, amended by RFC 6531 §3.3; §4.5.3.1.2 (domain length); RFC 1035 §2.3.4 (label
+length); RFC 4291 §2.2 (IPv6 addresses).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from ironpost.wire.interface import Mailbox, WireFault
+from ironpost.wire.pure.octets import DOT, Octets, as_octets
+
+DOMAIN_OCTETS: Final = 255
+LABEL_OCTETS: Final = 63
+
+NON_ASCII: Final = frozenset(range(128, 256))
+ALPHANUMERIC: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+ATEXT: Final = ALPHANUMERIC | frozenset(b"!#$%&'*+-/=?^_`{|}~") | NON_ASCII
+QTEXT: Final = frozenset(range(32, 127)) - frozenset(b'"\\') | NON_ASCII
+LABEL: Final = ALPHANUMERIC | frozenset(b"-") | NON_ASCII
+
+AT: Final = ord("@")
+QUOTE: Final = ord('"')
+BACKSLASH: Final = ord("\\")
+HYPHEN: Final = ord("-")
+UNDERSCORE: Final = ord("_")
+
+SNUM: Final = rb"(?:0{0,2}[0-9]|0?[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
+IPV4_LITERAL: Final = re.compile(SNUM + rb"(?:\." + SNUM + rb"){3}")
+IPV6_LITERAL: Final = re.compile(rb"IPv6:([0-9A-Fa-f:.]*)", re.IGNORECASE)
+GENERAL_LITERAL: Final = re.compile(rb"(?!IPv6:)[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+", re.IGNORECASE)
+
+
+class Text:
+    """Octets that should be UTF-8, and where they stop being so."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+        self.valid = len(octets)
+        try:
+            octets.decode()
+        except UnicodeDecodeError as error:
+            self.valid = error.start
+
+    def get(self, offset: int) -> int | None:
+        """The octet at `offset`, None behind the end."""
+        return self.octets[offset] if offset < len(self.octets) else None
+
+    def fault(self, name: str, offset: int) -> WireFault:
+        """A fault at `offset`, or `utf8-malformed` if octets that are not UTF-8 stand left of it."""
+        return WireFault("utf8-malformed", self.valid) if self.valid < offset else WireFault(name, offset)
+
+    def slice(self, start: int, end: int) -> str:
+        """The text between two offsets.
+
+        Raises:
+            WireFault: `utf8-malformed`.
+        """
+        if self.valid < end:
+            raise WireFault("utf8-malformed", self.valid)
+        return self.octets[start:end].decode()
+
+
+def read_local_part(text: Text, start: int) -> tuple[str, int]:
+    """The local part at `start` (possibly empty) and the offset behind it (Local-part, RFC 5321 §4.1.2).
+
+    Raises:
+        WireFault: `local-part-malformed`, `quoted-string-malformed`, `quoted-string-unclosed`, `utf8-malformed`.
+    """
+    if text.get(start) == QUOTE:
+        return _read_quoted_string(text, start)
+    at = atom = start
+    while (octet := text.get(at)) is not None:
+        if octet == DOT:
+            if at == atom:
+                raise text.fault("local-part-malformed", at)
+            atom = at + 1
+        elif octet not in ATEXT:
+            break
+        at += 1
+    if at == atom and at > start:
+        raise text.fault("local-part-malformed", at - 1)  # the dot at the end
+    return text.slice(start, at), at
+
+
+def _read_quoted_string(text: Text, start: int) -> tuple[str, int]:
+    value = bytearray()
+    at = start + 1
+    while (octet := text.get(at)) != QUOTE:
+        if octet == BACKSLASH:
+            at += 1
+            octet = text.get(at)
+            if octet is not None and not 32 <= octet <= 126:
+                raise text.fault("quoted-string-malformed", at)
+        elif octet is not None and octet not in QTEXT:
+            raise text.fault("quoted-string-malformed", at)
+        if octet is None:
+            raise text.fault("quoted-string-unclosed", at)
+        value.append(octet)
+        at += 1
+    text.slice(start, at)
+    return value.decode(), at + 1
+
+
+def read_domain(text: Text, start: int, *, underscore: bool = False) -> int:
+    """The offset behind the Domain at `start`, which may be empty (RFC 5321 §4.1.2; U-labels RFC 6531 §3.3).
+
+    Args:
+        text: what is read.
+        start: the domain's first octet.
+        underscore: an underscore counts as a letter.
+
+    Raises:
+        WireFault: `domain-malformed`, `label-too-long`, `domain-too-long`, `utf8-malformed`.
+    """
+    at = label = start
+    while (octet := text.get(at)) is not None:
+        if octet == DOT:
+            if at == label:
+                raise text.fault("domain-malformed", at)
+            if text.get(at - 1) == HYPHEN:
+                raise text.fault("domain-malformed", at - 1)
+            label = at + 1
+        elif octet in LABEL or (underscore and octet == UNDERSCORE):
+            if octet == HYPHEN and at == label:
+                raise text.fault("domain-malformed", at)
+            if at - label >= LABEL_OCTETS:
+                raise text.fault("label-too-long", at)
+        else:
+            break
+        if at - start >= DOMAIN_OCTETS:
+            raise text.fault("domain-too-long", at)
+        at += 1
+    if at > start and text.get(at - 1) in (HYPHEN, DOT):
+        raise text.fault("domain-malformed", at - 1)
+    text.slice(start, at)
+    return at
+
+
+def _read_literal(text: Text, start: int, end: int | None) -> int:
+    """The offset behind the address literal at `start`; the octet `end` closes what holds it (RFC 5321 §4.1.3)."""
+    at = start
+    while (octet := text.get(at)) != ord("]"):
+        if octet is None or octet == end:
+            raise WireFault("literal-unclosed", at)
+        at += 1
+    if at - start >= DOMAIN_OCTETS or not _is_literal(text.octets[start + 1 : at]):
+        raise WireFault("literal-malformed", start)
+    return at + 1
+
+
+def _is_literal(content: bytes) -> bool:
+    if found := IPV6_LITERAL.fullmatch(content):
+        try:
+            ipaddress.IPv6Address(found[1].decode())
+        except ValueError:
+            return False
+        return True
+    return bool(IPV4_LITERAL.fullmatch(content) or GENERAL_LITERAL.fullmatch(content))
+
+
+def read_host(text: Text, start: int, end: int | None, *, underscore: bool = False) -> int:
+    """The offset behind the Domain or address literal at `start`; the octet `end` (None: nothing) must follow it.
+
+    Raises:
+        WireFault: `domain-empty`, `literal-unclosed`, `literal-malformed` and what `read_domain` raises.
+    """
+    if text.get(start) == ord("["):
+        behind = _read_literal(text, start, end)
+    else:
+        behind = read_domain(text, start, underscore=underscore)
+    if text.get(behind) != end:
+        raise WireFault("domain-malformed", behind)
+    if behind == start:
+        raise WireFault("domain-empty", start)
+    return behind
+
+
+def read_mailbox(text: Text, start: int, end: int | None) -> tuple[Mailbox, int]:
+    """The Mailbox at `start` and the offset behind it; the octet `end` (None: nothing) must follow it.
+
+    Raises:
+        WireFault: what is wrong with it.
+    """
+    local_part, at = read_local_part(text, start)
+    octet = text.get(at)
+    if octet != AT and octet != end:
+        raise WireFault("local-part-malformed", at)
+    if at == start:
+        raise WireFault("local-part-empty", at)
+    if octet == end:
+        raise WireFault("at-missing", at)
+    behind = read_host(text, at + 1, end)
+    return Mailbox(local_part, text.slice(at + 1, behind)), behind
+
+
+def parse_mailbox(text: str | Octets) -> Mailbox:
+    """The whole of `text` as a Mailbox, without brackets and display name (RFC 5321 §4.1.2).
+
+    Raises:
+        WireFault: what is wrong, with the offset in the octets of its UTF-8 form.
+    """
+    octets = text.encode() if isinstance(text, str) else as_octets(text)
+    return read_mailbox(Text(octets), 0, None)[0]
+
+
+def format_mailbox(mailbox: Mailbox) -> str:
+    """The mailbox as a path holds it, quoted only where it must be (RFC 5321 §4.1.2); the null path is the empty text.
+
+    Raises:
+        WireFault: if the grammar cannot write it; the offset is that in the local part or in the domain.
+    """
+    if mailbox == ("", ""):
+        return ""
+    local_part = _format_local_part(mailbox.local_part)
+    if not mailbox.domain and local_part.lower() == "postmaster":
+        return local_part
+    read_host(Text(mailbox.domain.encode()), 0, None)
+    return f"{local_part}@{mailbox.domain}"
+
+
+def _format_local_part(local_part: str) -> str:
+    octets = local_part.encode()
+    if local_part and octets[0] != QUOTE:
+        try:
+            if read_local_part(Text(octets), 0)[1] == len(octets):
+                return local_part
+        except WireFault:
+            pass
+    for at, octet in enumerate(octets):
+        if octet not in QTEXT and octet not in (QUOTE, BACKSLASH):
+            raise WireFault("quoted-string-malformed", at)
+    return '"' + local_part.replace("\\", "\\\\").replace('"', '\\"') + '"'

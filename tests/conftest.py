@@ -1,0 +1,135 @@
+"""Fixtures for tests that run the real program: `ironpost serve` in a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SECONDS = 60.0
+"""How long anything here may take before the test fails; on an idle machine it takes well under one."""
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = (sys.executable, "-m", "ironpost.cli")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, with the package where the tests found it."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "python"), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **more}
+
+
+class Running:
+    """One `ironpost serve`, its configuration and its folder."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        """Writes the configuration; `start` starts. `text` is TOML that stands behind `data` and `[smtp]`."""
+        self.folder = folder
+        self.data = folder / "data"
+        self.file = folder / "ironpost.toml"
+        self.port = 0
+        self.said: list[str] = []
+        self.configure(text)
+        self.process: subprocess.Popen[str] | None = None
+
+    def configure(self, text: str) -> None:
+        """Writes the configuration anew."""
+        listen = '[smtp]\nlisten = ["127.0.0.1:0"]\n'
+        self.file.write_text(f'data = "{self.data}"\nhostname = "mx.example"\n{listen}{text}')
+
+    def start(self) -> Running:
+        """Starts it and waits until it says that it listens."""
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*PROGRAM, "serve", "-c", str(self.file)],
+                cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        self.said.clear()
+        guard = threading.Timer(SECONDS, self.process.kill)
+        guard.start()
+        while not (self.said and self.said[-1].startswith("stop with")):
+            line = self.process.stdout.readline()
+            assert line, f"the server did not start: {self.log()}"
+            self.said.append(line.rstrip())
+        guard.cancel()
+        match = re.search(r"listening on 127\.0\.0\.1:(\d+)", "\n".join(self.said))
+        assert match is not None, self.said
+        self.port = int(match[1])
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signals it and waits; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(SECONDS)
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+    def log(self) -> str:
+        """What it wrote to standard error."""
+        return (self.folder / "log").read_text()
+
+    def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Another command of the same program on the same configuration."""
+        return subprocess.run(
+            [*PROGRAM, *arguments], cwd=self.folder, env=environment(), input=stdin, capture_output=True,
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+
+    def json(self, *arguments: str) -> Any:
+        """What a command with `--json` prints."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+    def mail(self) -> list[bytes]:
+        """The messages in its Maildir."""
+        return [path.read_bytes() for path in sorted((self.data / "mail" / "new").glob("*"))]
+
+    def wait_for_mail(self, count: int = 1) -> list[bytes]:
+        """The messages, once there are `count`."""
+        wait_until(lambda: len(self.mail()) >= count, lambda: f"{len(self.mail())} of {count} messages: {self.log()}")
+        return self.mail()
+
+
+def wait_until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    """Returns as soon as `condition` holds; fails with `otherwise` after `SECONDS`. For what other processes do."""
+    end = time.monotonic() + SECONDS
+    pause = select.poll()
+    while not condition():
+        assert time.monotonic() < end, otherwise()
+        pause.poll(10)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[str], Running]]:
+    """Starts servers; each is killed at the end if it still runs."""
+    started: list[Running] = []
+
+    def start(text: str = "") -> Running:
+        folder = tmp_path / f"server{len(started)}"
+        folder.mkdir()
+        started.append(Running(folder, text))
+        return started[-1].start()
+
+    yield start
+    for running in started:
+        if running.process is not None and running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+        if running.process is not None and running.process.stdout is not None:
+            running.process.stdout.close()

@@ -1,0 +1,126 @@
+"""Programs that this project did not write, for the interop tests and the load scripts: found in PATH, or unpacked from
+Debian's packages into a private prefix. Nothing is installed, configured or started by this.
+
+    python tests/interop/peers.py        fetches everything and prints where each program is
+
+The prefix is `.peers` in the clone, or what IRONPOST_PEERS names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX = Path(os.environ.get("IRONPOST_PEERS") or Path(__file__).resolve().parents[2] / ".peers").absolute()
+
+
+class Program(NamedTuple):
+    """Where a program comes from."""
+
+    path: str
+    """Below the prefix, once unpacked."""
+    packages: tuple[str, ...]
+    """Debian packages: its own, and libraries that a small installation lacks."""
+
+
+PROGRAMS: dict[str, Program] = {
+    "smtp-sink": Program("usr/sbin/smtp-sink", ("postfix", "libicu72")),
+    "smtp-source": Program("usr/sbin/smtp-source", ("postfix", "libicu72")),
+    "postfix": Program("usr/sbin/postfix", ("postfix", "libicu72")),
+    "swaks": Program("usr/bin/swaks", ("swaks",)),
+    "msmtp": Program("usr/bin/msmtp", ("msmtp", "libgsasl18", "libgssglue1", "libntlm0", "libsecret-1-0", "libidn12")),
+    "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
+}
+
+
+class AbsentError(Exception):
+    """A program is neither installed nor to be had; the text says why."""
+
+
+def find(name: str) -> str:
+    """The path of a program, fetched if need be.
+
+    Raises:
+        AbsentError: it cannot be had here.
+    """
+    if found := shutil.which(name):
+        return found
+    program = PROGRAMS[name]
+    path = PREFIX / "root" / program.path
+    if not path.exists():
+        with _alone():
+            if not path.exists():
+                _fetch(name, program)
+    return str(path)
+
+
+def environment() -> dict[str, str]:
+    """What unpacked programs need around them: their libraries, and Postfix a configuration folder."""
+    root = PREFIX / "root"
+    folders = [root / "usr" / "lib" / "postfix", *sorted((root / "usr" / "lib").glob("*-linux-gnu"))]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": ":".join(map(str, folders)),
+        "MAIL_CONFIG": str(_postfix_configuration()),
+    }
+
+
+def _postfix_configuration() -> Path:
+    """smtp-sink and smtp-source read a main.cf, if only for its defaults."""
+    folder = PREFIX / "conf"
+    if not (folder / "main.cf").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f"main.cf.{os.getpid()}"
+        fresh.write_text("compatibility_level = 3.6\nmyhostname = peer.example\ninet_protocols = ipv4\n")
+        fresh.replace(folder / "main.cf")
+    return folder
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One process at a time: pytest's workers start together."""
+    PREFIX.mkdir(parents=True, exist_ok=True)
+    with (PREFIX / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch(name: str, program: Program) -> None:
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise AbsentError(f"{name} is not installed, and this is no Debian system to fetch it from")
+    folder = PREFIX / "packages"
+    folder.mkdir(exist_ok=True)
+    for package in program.packages:
+        if not any(folder.glob(f"{package}_*.deb")):
+            done = subprocess.run(
+                ["apt-get", "-q", "download", package], cwd=folder, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise AbsentError(f"{name}: package {package} cannot be fetched: {done.stderr.strip()}")
+        for found in folder.glob(f"{package}_*.deb"):
+            subprocess.run(["dpkg-deb", "-x", found, PREFIX / "root"], check=True, capture_output=True)
+
+
+def main() -> int:
+    """Fetches everything; 1 if something is missing."""
+    missing = 0
+    for name in PROGRAMS:
+        try:
+            print(f"{name:12} {find(name)}")
+        except AbsentError as reason:
+            print(f"{name:12} {reason}", file=sys.stderr)
+            missing = 1
+    return missing
+
+
+if __name__ == "__main__":
+    sys.exit(main())
