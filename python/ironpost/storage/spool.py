@@ -1,8 +1,8 @@
 """Content on its way into a store, and bodies at rest: in memory while small, in a file beside the database beyond.
 
 Promises: content up to `SMALL_BODY` never touches a file; of larger content at most `COALESCE` octets are held in
-memory and at most twice `SYNC_EVERY` lie unsynced in the page cache, whatever the size: `write` then returns an awaitable that ends
-when the disk has caught up. Body files are 0600 in directories of 0700 (SECURITY R47), named by chance, never by
+memory and at most twice `SYNC_EVERY` lie unsynced in the page cache, whatever the size: `write` then returns an
+awaitable that ends when the disk has caught up. Body files are 0600 in directories of 0700 (SECURITY R47), named by chance, never by
 anything a peer said (R42).
 Refuses: writing after an error, with the same error; `StoreFull` is the one for a full disk.
 """

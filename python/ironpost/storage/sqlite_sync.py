@@ -57,16 +57,16 @@ class Syncer:
         self._start()
 
     def _start(self) -> None:
-        import subprocess
+        import subprocess  # here, because the process itself has no use for it
 
         self._log, log = socket.socketpair()
         self._work, work = socket.socketpair()
         with log, work:
+            descriptors = log.fileno(), work.fileno()
             self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-                [sys.executable, "-I", "-S", __file__, str(self._directory), self._database]
-                + [str(log.fileno()), str(work.fileno())],
+                [sys.executable, "-I", "-S", __file__, *map(str, (self._directory, self._database, *descriptors))],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(log.fileno(), work.fileno()),
+                pass_fds=descriptors,
             )
         self._log.setblocking(False)
         self._work.setblocking(False)
@@ -254,6 +254,7 @@ def _serve_log(path: str, channel: socket.socket) -> None:
         try:
             if descriptor < 0:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                _sync_directory(os.path.dirname(path))  # noqa: PTH120 - the log may be new: its name, too, must last
             _durable(descriptor)
         except OSError as error:
             code = min(error.errno or errno.EIO, 255)
@@ -290,11 +291,15 @@ def _sync_file(directory: str, name: str) -> None:
         os.close(descriptor)
     while len(path) > len(directory):
         path = os.path.dirname(path)  # noqa: PTH120
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_directory(path)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _main(directory: str, database: str, log: int, work: int) -> None:
