@@ -120,7 +120,7 @@ class Reader:
         found = self.messages(rows.fetchall())
         return found[0] if found else None
 
-    def due(self, now: int | None, claimed: Callable[[int, int], bool], limit: int) -> tuple[list[int], int | None]:
+    def due(self, now: int | None, claimed: Callable[[int, int], bool], limit: int) -> tuple[Sequence[int], int | None]:
         """Messages (their `seq`) with unclaimed recipients due at `now` (microseconds; None: ever), earliest first.
 
         With them comes the due time of the first such recipient.
