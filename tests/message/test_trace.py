@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost import wire
@@ -44,6 +44,7 @@ def test_r48_received_fields_are_counted_in_the_header_section_alone() -> None:
         assert hops(content) == 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([HOP, b"A: 1\r\n", b"\r\n", b"Received:", b"\r", b"\n", b"x"])),
     st.lists(st.integers(0, 150)),
@@ -70,6 +71,7 @@ def test_every_other_return_path_in_the_header_section_goes() -> None:
     assert final(content) == LINE + b"A: 1\r\nB: 2\r\n\r\nbody\r\n"
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([b"A: 1\r\n", b"Return-Path: <x@y.example>\r\n", b"\r\n", b"text\r\n", b"\r", b"\n", b"."])
