@@ -239,6 +239,16 @@ def test_a_large_body_is_streamed() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(("last", "declared"), [(b"ascii\r\n", ""), ("é\r\n".encode(), " BODY=8BITMIME")])
+def test_a_large_body_is_declared_truly(last: bytes, declared: str) -> None:  # RFC 6152 §3
+    async def main() -> None:
+        async with peer() as here, delivery(here.port) as made:
+            await deliver(made, message("x@a.example", body=b"0123456789\r\n" * 10_000 + last))
+        assert here.commands[1] == f"MAIL FROM:<s@us.example>{declared}"
+
+    run(main)
+
+
 def test_a_connection_is_used_again_and_closed_with_quit() -> None:
     async def main() -> None:
         async with peer() as here:

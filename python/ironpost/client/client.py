@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from ironpost import wire
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
@@ -33,16 +34,24 @@ from ironpost.model.body import PIECE
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
-    from ironpost.model import Body, Pieces
+    from ironpost.model import Pieces
 
-    Content: TypeAlias = "bytes | bytearray | memoryview | Body | AsyncIterator[bytes]"
+    Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
 
 HELD: Final = 64 * 1024
 """Octets up to which content is sent from memory in one piece."""
+
+
+class Source(Protocol):
+    """Content that is read once, in pieces; a `model.Body` is one. Its `size` (octets) is declared, if it has one."""
+
+    def pieces(self) -> Pieces:
+        """The content from its start, in pieces of any size."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +177,17 @@ class Client:
         envelope = Envelope(sender, to, parameters)
         if isinstance(content, bytearray | memoryview):
             content = bytes(content)
+        eight_bit: bool | None = None
         if isinstance(content, bytes):
+            eight_bit = not content.isascii()
             size: int | None = len(content)
             held = content if len(content) <= HELD else None
             pieces: Pieces | None = None if held is not None else _slices(content)
         else:
             held = None
             size = getattr(content, "size", None)
-            pieces = content.pieces() if hasattr(content, "pieces") else content
-        transaction = Transaction(envelope, size=size, content=held)
+            pieces = content if isinstance(content, AsyncIterator) else content.pieces()
+        transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
         async with self._lock:
             connection = self._connection
             if connection is None:
