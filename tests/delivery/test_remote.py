@@ -327,6 +327,12 @@ def test_a_smart_host_that_has_no_address_now_defers() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("name", ["us.example\r\nMAIL FROM:<>", "two words", ""])
+def test_r17_a_local_hostname_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ValueError):
+        RemoteDelivery(StaticResolver(), Straight(), local_hostname=name)
+
+
 def test_a_local_route_has_no_remote_agent() -> None:
     async def main() -> None:
         async with delivery() as made:

@@ -31,7 +31,7 @@ from ironpost.client.errors import (
 )
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.body import PIECE
-from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction
+from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -90,7 +90,7 @@ class Client:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.
         """
         if local_hostname is not None:
-            wire.parse_command(b"EHLO " + local_hostname.encode())
+            check_hostname(local_hostname)
         self.host = host
         self.port = port
         self._local_hostname = local_hostname
@@ -136,9 +136,13 @@ class Client:
         self._connection = connection
 
     async def close(self) -> None:
-        """QUIT, and closes. Harmless when closed."""
+        """QUIT, and closes; a send that runs ends in `ConnectionLost`. Harmless when closed."""
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        if self._lock.locked():
+            connection.abort()
+        async with self._lock:
             await connection.quit()
 
     @property
@@ -215,7 +219,7 @@ async def _own_name() -> str | None:
     if "." not in name or name.startswith("localhost."):
         return None
     try:
-        wire.parse_command(b"EHLO " + name.encode())
+        check_hostname(name)
     except wire.WireFault:
         return None
     return name

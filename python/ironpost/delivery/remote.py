@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction
+from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
 from ironpost.routing.route import SMTP_PORT, Kind, Route
 
 if TYPE_CHECKING:
@@ -106,7 +106,10 @@ class RemoteDelivery:
 
         Raises:
             ValueError: `own_networks` holds what is neither address nor network.
+            wire.WireFault: `local_hostname` is neither a domain nor an address literal.
         """
+        if local_hostname is not None:
+            check_hostname(local_hostname)
         names = frozenset(name.lower() for name in own_names)
         self._own = OwnSystem(names) if own_networks is None else OwnSystem(names, networks(own_networks))
         self._resolver = resolver

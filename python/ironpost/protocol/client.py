@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ironpost.protocol.extensions import Extension
 
-__all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction"]
+__all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction", "check_hostname"]
 
 TIMEOUTS: Final[dict[Step, float]] = {
     Step.GREETING: 300.0,  # RFC 5321 §4.5.3.2.1
@@ -112,7 +112,7 @@ class ClientSession:
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal (SECURITY R17).
         """
-        wire.parse_command(b"EHLO " + local_hostname.encode())
+        check_hostname(local_hostname)
         self.local_hostname = local_hostname
         self.remote = remote
         self.state = State.OPENING
@@ -477,6 +477,15 @@ class ClientSession:
         self._unsent.clear()
         self._out.clear()
         self._encoder = None
+
+
+def check_hostname(name: str) -> None:
+    """Refuses what EHLO cannot carry (RFC 5321 §4.1.1.1).
+
+    Raises:
+        wire.WireFault: `name` is neither a domain nor an address literal.
+    """
+    wire.parse_command(b"EHLO " + name.encode())
 
 
 def _line(text: str) -> bytes:
