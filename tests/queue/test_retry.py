@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from ironpost.model import Disposition, Outcome, Reply
@@ -38,7 +40,7 @@ def schedule(law: RetryLaw, place: float) -> list[float]:
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_the_default_law_is_that_of_rfc_5321_section_4_5_4_1(place):
     ages = schedule(RetryLaw(), place)
-    waits = [after - before for before, after in zip(ages, ages[1:], strict=False)]
+    waits = [after - before for before, after in pairwise(ages)]
     # "the give-up time generally needs to be at least 4-5 days"
     assert ages[-1] == 5 * DAY
     # "the retry interval SHOULD be at least 30 minutes", once the first hour's quicker tries are over

@@ -12,6 +12,7 @@ import pytest
 
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.queue.retry import DAY, HOUR
+from ironpost.queue.scheduler import LOOK_AGAIN
 from ironpost.queue.store import NewMessage, State
 from ironpost.routing.route import Kind, Route, Routes, Rule
 from ironpost.service import queue_runner
@@ -127,7 +128,7 @@ class World:
         return await self.store.commit(NewMessage(identifier, envelope, self.clock.time, b"", spool))
 
     async def settle(self) -> None:
-        for _ in range(50):
+        for _ in range(30):
             await asyncio.sleep(0)
 
     async def run(self, seconds: float) -> None:
@@ -274,7 +275,7 @@ def test_attempts_are_counted_only_when_a_remote_was_asked():
     async def act(world):
         await world.put("m1")
         counts = []
-        for _ in range(4):
+        for _ in range(30):
             await world.settle()
             ((recipient,),) = [m.recipients for m in await world.store.list()]
             counts.append(recipient.attempts)
@@ -361,7 +362,8 @@ def test_no_more_than_the_limit_are_attempted_at_a_time_and_none_is_forgotten(mo
         assert world.remote.running == 3
         assert world.runner.active == 8  # the others went back to the store
         gate.set()
-        await world.run(120)
+        for _ in range(10):
+            await world.settle()
         assert sorted(name for _, name, *_ in world.remote.calls) == sorted(f"m{n}" for n in range(40))
         assert world.remote.most == 3
         assert await world.store.list() == []
@@ -443,6 +445,20 @@ def test_a_retry_from_outside_is_seen_at_once():
         assert await world.store.list() == []
 
     scenario({"remote": lambda message, recipient: next(answers)}, act)
+
+
+def test_an_idle_runner_sleeps():
+    async def act(world):
+        await world.put("m1")
+        await world.settle()
+        slept = world.clock.count
+        await world.settle()
+        await world.settle()
+        assert world.clock.count == slept
+        await world.run(HOUR)
+        assert world.clock.count <= slept + HOUR / LOOK_AGAIN + 1
+
+    scenario({}, act)
 
 
 def test_routes_can_be_replaced_while_the_runner_runs():
