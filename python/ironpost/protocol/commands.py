@@ -189,7 +189,7 @@ def quit_(session: ServerSession, command: Command) -> None:
     if command.fault is not None:
         return session.refuse_fault(command, replies.FAULT_REPLIES)
     session.write(_GOODBYE)
-    session.quit = True
+    session.heard_out = True
     return session.close()
 
 
