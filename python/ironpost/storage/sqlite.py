@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 RESERVE = 64 * 1024 * 1024
 """Octets of the disk that new mail never takes: what is in the queue needs room to be recorded and to leave, and the
 database's log lives there."""
+LOG_ROOM = 32 * 1024 * 1024
+"""Octets of the reserve that the log and its copying may need at once."""
 LOOK_SECONDS = 1.0
 """How often the free space is looked at; between two looks, what is taken is counted."""
 ROW_OCTETS = 8192
@@ -133,9 +135,9 @@ class SqliteStore:
         if clock >= self._next_look or self._free - octets < self._reserve:
             space = os.statvfs(self._directory)
             # The log's file stays when its content has been copied: it lies in the reserve, and must not count against
-            # new mail for ever. At most half: what is not copied yet needs as much again in the database.
+            # new mail for ever. Not all of it: what is not copied yet needs as much again in the database.
             log = self._directory / f"{DATABASE}-wal"
-            taken = min(log.stat().st_size, self._reserve // 2) if log.exists() else 0
+            taken = min(log.stat().st_size, max(0, self._reserve - LOG_ROOM)) if log.exists() else 0
             self._free = space.f_bavail * space.f_frsize + taken
             self._next_look = clock + LOOK_SECONDS
         if self._free - octets >= self._reserve:

@@ -25,7 +25,7 @@ OLDEST_SQLITE = (3, 33, 0)
 PAGE = 4096
 """Octets in a page of the database."""
 
-WAL_PAGES = 16_000
+WAL_PAGES = 8_000
 """Pages in the log at which a commit copies it into the database itself. The sync process does so long
 before (`sqlite_sync`); this is the bound should it ever fall behind."""
 

@@ -120,7 +120,7 @@ class Syncer:
         return self._job(b"F", name)
 
     def checkpoint(self) -> asyncio.Future[None]:
-        """The log is copied into the database as far as no reader is in the way.
+        """What the log holds as of the call is copied into the database, as far as no reader is in the way.
 
         Raises (from the future):
             OSError: it cannot be.
