@@ -95,7 +95,7 @@ class Supervisor:
                 raise error
 
     def _signalled(self, number: signal.Signals) -> None:
-        log.info("stopping", extra={"signal": number.name})
+        log.info("stopping on %s", number.name)
         self._stop.set()
 
     def _hangup(self) -> None:
