@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 
 use crate::fault::{Fault, FaultId};
-use crate::scan::{Carry, Ends, Kernel, Masks, Visitor, visit};
+use crate::scan::{BLOCK, Carry, Ends, Kernel, Masks, Visitor, visit};
 
 /// What a bare CR or a bare LF means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -323,31 +323,35 @@ impl DataDecoder {
         if NORMALISE && self.standing == Standing::Cr {
             plan.prefix_cr = true;
         }
-        let pass = Decoding::<DOTS, NORMALISE> {
-            data,
+        let lines = Lines {
+            line: -(self.line as i64),
+            longest: self.facts.longest_line as i64,
+            // Position + moved = octets of content before that position.
+            moved: self.facts.size as i64 + i64::from(plan.prefix_cr),
+            header: self.facts.header_size,
+        };
+        let state = Gathered {
             carry: Carry {
                 cr: u64::from(self.standing == Standing::Cr),
                 start: u64::from(self.standing == Standing::Start),
             },
-            lines: Lines {
-                line: -(self.line as i64),
-                longest: self.facts.longest_line as i64,
-                // Position + moved = octets of content before that position.
-                moved: self.facts.size as i64 + i64::from(plan.prefix_cr),
-                header: self.facts.header_size,
-            },
+            lines,
+            slow: lines.slow(),
             seen: Seen::default(),
+        };
+        let mut pass = Decoding::<DOTS, NORMALISE> {
+            data,
+            state,
             plan,
             stop: None,
         };
+        visit(self.kernel, data, &mut pass);
         let Decoding {
-            carry,
-            lines,
-            seen,
+            state: Gathered { carry, lines, seen, .. },
             plan,
             stop,
             ..
-        } = visit(self.kernel, data, pass);
+        } = pass;
 
         let (end, consumed, standing) = match stop {
             Some((at, Standing::End)) => (at, at + 3, Standing::End),
@@ -380,7 +384,7 @@ impl DataDecoder {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     high: u64,
     nul: u64,
@@ -409,6 +413,25 @@ struct Lines {
 }
 
 impl Lines {
+    /// Not 0 while lines cannot be skimmed: the empty line is still to be found, or a line that lies inside one block may
+    /// be the longest.
+    fn slow(&self) -> u64 {
+        u64::from(self.header.is_none() || self.longest < BLOCK as i64)
+    }
+
+    /// Take a block's line ends together. A line that begins and ends in it is no longer than the longest so far, so
+    /// only the first end counts.
+    #[inline(always)]
+    fn skim(&mut self, base: usize, valid: u64, crlf: u64) {
+        // Without an end: the line is at least as long as what it has here, but for a CR in the last place.
+        let octets = 64 - valid.leading_zeros();
+        let first = i64::from(crlf.trailing_zeros().min(octets));
+        self.longest = self.longest.max(base as i64 + first - 1 - self.line);
+        if crlf != 0 {
+            self.line = base as i64 + 64 - i64::from(crlf.leading_zeros());
+        }
+    }
+
     #[inline(always)]
     fn end(&mut self, end: i64, next: i64) {
         if end == self.line && self.header.is_none() {
@@ -422,43 +445,56 @@ impl Lines {
 /// Where the content stops before the piece does, and why.
 type Stop = Option<(usize, Standing)>;
 
-/// One pass of a decoder over one piece.
-struct Decoding<'a, const DOTS: bool, const NORMALISE: bool> {
-    data: &'a [u8],
+/// What a pass gathers.
+#[derive(Clone, Copy)]
+struct Gathered {
     carry: Carry,
     lines: Lines,
     seen: Seen,
+    /// Not 0 while each line must be looked at: see `Lines::slow`.
+    slow: u64,
+}
+
+/// One pass of a decoder over one piece.
+struct Decoding<'a, const DOTS: bool, const NORMALISE: bool> {
+    data: &'a [u8],
+    state: Gathered,
     plan: &'a mut Plan,
     stop: Stop,
 }
 
 impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NORMALISE> {
+    type State = Gathered;
+
+    fn state(&self) -> Gathered {
+        self.state
+    }
+
+    fn set_state(&mut self, state: Gathered) {
+        self.state = state;
+    }
+
     #[inline(always)]
-    fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
-        let ends = self.carry.ends(&masks, valid);
-        let starts = self.carry.starts(ends.crlf, valid);
+    fn block(&mut self, state: &mut Gathered, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+        let ends = state.carry.ends(&masks, valid);
+        let starts = state.carry.starts(ends.crlf, valid);
         let dots = if DOTS { masks.dot & starts } else { 0 };
-        let changes = if NORMALISE {
-            dots | ends.bare_cr | ends.bare_lf
-        } else {
-            dots
-        };
-        // A line that begins and ends in this block is shorter than the longest so far, so only the first end counts.
-        if changes == 0 && self.lines.longest >= 64 && self.lines.header.is_some() {
-            self.seen.add(&masks, &ends, u64::MAX);
-            // Without an end: the line is at least as long as what it has here, but for a CR in the last place.
-            let octets = 64 - valid.leading_zeros();
-            let first = i64::from(ends.crlf.trailing_zeros().min(octets));
-            self.lines.longest = self.lines.longest.max(base as i64 + first - 1 - self.lines.line);
-            if ends.crlf != 0 {
-                self.lines.line = base as i64 + 64 - i64::from(ends.crlf.leading_zeros());
-            }
+        let bare = ends.bare_cr | ends.bare_lf;
+        // Most blocks have nothing but line ends. One test says so.
+        if dots | bare | masks.nul | masks.high | state.slow == 0 {
+            state.lines.skim(base, valid, ends.crlf);
             return ControlFlow::Continue(());
         }
-        let (lines, keep, stop) = step_by_step::<NORMALISE>(self.lines, self.data, base, ends, dots, self.plan);
-        self.lines = lines;
+        if dots | state.slow == 0 && !(NORMALISE && bare != 0) {
+            state.seen.add(&masks, &ends, u64::MAX);
+            state.lines.skim(base, valid, ends.crlf);
+            return ControlFlow::Continue(());
+        }
+        let (lines, keep, stop) = step_by_step::<NORMALISE>(state.lines, self.data, base, ends, dots, self.plan);
+        state.lines = lines;
+        state.slow = lines.slow();
+        state.seen.add(&masks, &ends, keep);
         self.stop = stop;
-        self.seen.add(&masks, &ends, keep);
         if stop.is_some() {
             ControlFlow::Break(())
         } else {
@@ -561,13 +597,13 @@ impl DataEncoder {
             ..Plan::default()
         };
         plan.edits.clear();
-        let pass = Encoding::<true> {
+        let mut pass = Encoding::<true> {
             newline: self.newline,
             carry: self.carry,
             plan,
             fault: None,
         };
-        let pass = visit(self.kernel, data, pass);
+        visit(self.kernel, data, &mut pass);
         if let Some((id, at)) = pass.fault {
             let offset = self.taken + at - usize::from(id == FaultId::BareCr);
             return Err(Fault { id, offset });
@@ -614,18 +650,24 @@ struct Encoding<'a, const STUFF: bool> {
 }
 
 impl<const STUFF: bool> Visitor for Encoding<'_, STUFF> {
+    type State = Carry;
+
+    fn state(&self) -> Carry {
+        self.carry
+    }
+
+    fn set_state(&mut self, carry: Carry) {
+        self.carry = carry;
+    }
+
     #[inline(always)]
-    fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
-        let ends = self.carry.ends(&masks, valid);
+    fn block(&mut self, carry: &mut Carry, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+        let ends = carry.ends(&masks, valid);
         // What was mended to CRLF ends a line too, and the octet behind it is the first of the next one.
         let (starts, bare_cr, bare_lf) = match self.newline {
-            Newline::Normalise => (
-                self.carry.starts(masks.lf, valid) | ends.bare_cr,
-                ends.bare_cr,
-                ends.bare_lf,
-            ),
-            Newline::Reject => (self.carry.starts(ends.crlf, valid), ends.bare_cr, ends.bare_lf),
-            Newline::Accept => (self.carry.starts(ends.crlf, valid), 0, 0),
+            Newline::Normalise => (carry.starts(masks.lf, valid) | ends.bare_cr, ends.bare_cr, ends.bare_lf),
+            Newline::Reject => (carry.starts(ends.crlf, valid), ends.bare_cr, ends.bare_lf),
+            Newline::Accept => (carry.starts(ends.crlf, valid), 0, 0),
         };
         let dots = masks.dot & starts;
         if dots | bare_cr | bare_lf == 0 {
@@ -678,13 +720,13 @@ pub(crate) fn whole<const STUFF: bool>(data: &[u8], kernel: Kernel) -> Plan {
         ..Plan::default()
     };
     let carry = Carry { cr: 0, start: 1 };
-    let pass = Encoding::<STUFF> {
+    let mut pass = Encoding::<STUFF> {
         newline: Newline::Accept,
         carry,
         plan: &mut plan,
         fault: None,
     };
-    visit(kernel, data, pass);
+    visit(kernel, data, &mut pass);
     plan.full = if STUFF {
         data.len() + plan.edits.len()
     } else {

@@ -103,13 +103,16 @@ impl Kernel {
 /// Takes the masks of one block after the other. `base` is the offset of the block's first octet; `valid` has a bit
 /// for each octet that the block has (all but in the last block). No mask has a bit outside `valid`.
 pub(crate) trait Visitor {
-    fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()>;
+    /// What changes with every block. It travels by value, so that it lives in registers during a pass.
+    type State: Copy;
+    fn state(&self) -> Self::State;
+    fn set_state(&mut self, state: Self::State);
+    fn block(&mut self, state: &mut Self::State, base: usize, valid: u64, masks: Masks) -> ControlFlow<()>;
 }
 
-/// Show `data` to `visitor`, block by block, until the end or until it breaks off. The visitor goes in and out by value,
-/// so that its state lives in registers meanwhile.
+/// Show `data` to `visitor`, block by block, until the end or until it breaks off.
 #[inline]
-pub(crate) fn visit<V: Visitor>(kernel: Kernel, data: &[u8], visitor: V) -> V {
+pub(crate) fn visit<V: Visitor>(kernel: Kernel, data: &[u8], visitor: &mut V) {
     match kernel.0 {
         Isa::Portable => run::<Portable, V>(data, visitor),
         #[cfg(target_arch = "x86_64")]
@@ -135,14 +138,15 @@ trait Classify {
 
 /// The loop that every kernel shares; it is inlined into a function that has the instruction set switched on.
 #[inline(always)]
-fn run<C: Classify, V: Visitor>(data: &[u8], mut visitor: V) -> V {
+fn run<C: Classify, V: Visitor>(data: &[u8], visitor: &mut V) {
+    let mut state = visitor.state();
     let (blocks, rest) = data.as_chunks::<BLOCK>();
     let mut base = 0;
     for block in blocks {
         // SAFETY: `visit` calls this function, directly or through `run_*`, only with the instruction set at hand.
         let masks = unsafe { C::masks(block) };
-        if visitor.block(base, u64::MAX, masks).is_break() {
-            return visitor;
+        if visitor.block(&mut state, base, u64::MAX, masks).is_break() {
+            return visitor.set_state(state);
         }
         base += BLOCK;
     }
@@ -151,9 +155,9 @@ fn run<C: Classify, V: Visitor>(data: &[u8], mut visitor: V) -> V {
         last[..rest.len()].copy_from_slice(rest);
         // SAFETY: as above.
         let masks = unsafe { C::masks(&last) };
-        let _ = visitor.block(base, (1 << rest.len()) - 1, masks);
+        let _ = visitor.block(&mut state, base, (1 << rest.len()) - 1, masks);
     }
-    visitor
+    visitor.set_state(state);
 }
 
 /// Eight octets at a time in a machine word: for processors without a kernel of their own, and as a second opinion.
@@ -220,15 +224,15 @@ mod x86 {
     /// # Safety
     /// The processor must have what `has_avx2` asks for.
     #[target_feature(enable = "avx2,bmi1,lzcnt")]
-    pub(super) unsafe fn run_avx2<V: Visitor>(data: &[u8], visitor: V) -> V {
-        run::<Avx2, V>(data, visitor)
+    pub(super) unsafe fn run_avx2<V: Visitor>(data: &[u8], visitor: &mut V) {
+        run::<Avx2, V>(data, visitor);
     }
 
     /// # Safety
     /// The processor must have what `has_avx512` asks for.
     #[target_feature(enable = "avx512f,avx512bw,bmi1,lzcnt")]
-    pub(super) unsafe fn run_avx512<V: Visitor>(data: &[u8], visitor: V) -> V {
-        run::<Avx512, V>(data, visitor)
+    pub(super) unsafe fn run_avx512<V: Visitor>(data: &[u8], visitor: &mut V) {
+        run::<Avx512, V>(data, visitor);
     }
 
     impl Classify for Sse2 {
@@ -328,8 +332,8 @@ mod arm {
     /// # Safety
     /// The processor must have NEON.
     #[target_feature(enable = "neon")]
-    pub(super) unsafe fn run_neon<V: Visitor>(data: &[u8], visitor: V) -> V {
-        run::<Neon, V>(data, visitor)
+    pub(super) unsafe fn run_neon<V: Visitor>(data: &[u8], visitor: &mut V) {
+        run::<Neon, V>(data, visitor);
     }
 
     const WEIGHTS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
@@ -484,7 +488,10 @@ mod tests {
     struct Collected(Vec<(usize, u64, Masks)>);
 
     impl Visitor for Collected {
-        fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+        type State = ();
+        fn state(&self) {}
+        fn set_state(&mut self, (): ()) {}
+        fn block(&mut self, (): &mut (), base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
             self.0.push((base, valid, masks));
             ControlFlow::Continue(())
         }
@@ -498,7 +505,8 @@ mod tests {
         #[test]
         fn every_kernel_agrees_with_the_naive_oracle(data in prop::collection::vec(octets(), 0..300)) {
             for kernel in Kernel::available() {
-                let seen = visit(kernel, &data, Collected::default());
+                let mut seen = Collected::default();
+            visit(kernel, &data, &mut seen);
                 prop_assert_eq!(seen.0.len(), data.len().div_ceil(BLOCK));
                 for (n, (base, valid, masks)) in seen.0.into_iter().enumerate() {
                     let part = &data[BLOCK * n..data.len().min(BLOCK * (n + 1))];
@@ -513,7 +521,8 @@ mod tests {
 
         #[test]
         fn line_ends_and_starts_agree_with_the_naive_oracle(data in prop::collection::vec(octets(), 1..200)) {
-            let seen = visit(Kernel::best(), &data, Collected::default());
+            let mut seen = Collected::default();
+            visit(Kernel::best(), &data, &mut seen);
             let mut carry = Carry { cr: 0, start: 1 };
             for (base, valid, masks) in seen.0 {
                 let ends = carry.ends(&masks, valid);
