@@ -32,11 +32,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ironpost.storage import sqlite_schema as schema
 from ironpost.storage.sqlite_sync import Syncer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Row = tuple[tuple, tuple, tuple]
 BODY = b"From: a@example.org\r\nTo: b@example.net\r\nSubject: x\r\n\r\n" + (b"0123456789" * 7 + b"\r\n") * 13
@@ -153,9 +156,7 @@ def cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def run(
-    directory: Path, way: str, producers: int, seconds: float, work: float, busy: bool
-) -> dict[str, float]:
+async def run(directory: Path, way: str, producers: int, seconds: float, work: float, busy: bool) -> dict[str, float]:
     group = Group(directory, way)
     latencies: list[float] = []
     late: list[float] = []

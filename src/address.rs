@@ -156,7 +156,7 @@ impl<'a> Text<'a> {
 
 /// A mailbox that starts at `start`: the value and the offset behind it. What may follow is the caller's matter, but an
 /// octet that `ends` does not name is judged as part of the mailbox.
-#[inline]
+#[inline(always)]
 pub(crate) fn mailbox<'a>(text: &Text<'a>, start: usize, end: Option<u8>) -> Result<(Mailbox<'a>, usize), Fault> {
     let (local_part, at) = local_part(text, start)?;
     match text.get(at) {
@@ -183,7 +183,7 @@ pub(crate) fn mailbox<'a>(text: &Text<'a>, start: usize, end: Option<u8>) -> Res
 }
 
 /// A local part (RFC 5321 §4.1.2), possibly empty, and the offset of the octet that ended it.
-#[inline]
+#[inline(always)]
 pub(crate) fn local_part<'a>(text: &Text<'a>, start: usize) -> Result<(Cow<'a, str>, usize), Fault> {
     if text.get(start) == Some(b'"') {
         return quoted_string(text, start);
@@ -252,7 +252,7 @@ fn unescape(content: &str) -> String {
 
 /// A Domain or address literal at `start`; the offset behind it. `end` is the octet that may follow (`None`: the end of
 /// the text). `underscore` lets an underscore count as a letter.
-#[inline]
+#[inline(always)]
 pub(crate) fn host(text: &Text<'_>, start: usize, underscore: bool, end: Option<u8>) -> Result<usize, Fault> {
     let behind = if text.get(start) == Some(b'[') {
         literal(text, start, end)?
@@ -267,7 +267,7 @@ pub(crate) fn host(text: &Text<'_>, start: usize, underscore: bool, end: Option<
 }
 
 /// A Domain (RFC 5321 §4.1.2, with the U-labels of RFC 6531 §3.3), possibly empty; the offset of the octet that ended it.
-#[inline]
+#[inline(always)]
 pub(crate) fn domain(text: &Text<'_>, start: usize, underscore: bool) -> Result<usize, Fault> {
     let mut at = start;
     let mut label = start;

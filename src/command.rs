@@ -151,37 +151,31 @@ pub struct Command<'a> {
 #[must_use]
 pub fn parse_command(line: &[u8]) -> Command<'_> {
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
-    let (verb, start) = match split_verb(line) {
-        Ok(split) => split,
-        Err(fault) => {
-            let mut command = empty(Verb::Missing, line.get(line.len()..).unwrap_or_default());
-            command.fault = Some(impurity(line).unwrap_or(fault));
-            return command;
-        }
+    let (verb, start, verb_fault) = match split_verb(line) {
+        Ok((verb, start)) => (verb, start, None),
+        Err(fault) => (Verb::Missing, line.len(), Some(fault)),
     };
     let line = if is_structured(verb) {
         trim_end(line, start)
     } else {
         line
     };
-    let mut command = empty(verb, &line[start.min(line.len())..]);
-    if let Err(fault) = interpret(line, start, &mut command) {
-        command = empty(verb, command.argument);
-        command.fault = Some(fault);
-    }
-    command
-}
-
-fn empty<'a>(verb: Verb<'a>, argument: &'a [u8]) -> Command<'a> {
-    Command {
+    let mut command = Command {
         verb,
-        argument,
+        argument: line.get(start..).unwrap_or_default(),
         path: None,
         parameters: Parameters::default(),
         domain: None,
         chunk: None,
-        fault: None,
+        fault: impurity(line).or(verb_fault),
+    };
+    // Every field is set last, when nothing can be wrong any more.
+    if command.fault.is_none()
+        && let Err(fault) = interpret(line, start, &mut command)
+    {
+        command.fault = Some(fault);
     }
+    command
 }
 
 /// The first CR, LF or NUL in the line.
@@ -237,9 +231,6 @@ fn trim_end(line: &[u8], start: usize) -> &[u8] {
 
 #[inline]
 fn interpret<'a>(line: &'a [u8], start: usize, command: &mut Command<'a>) -> Result<(), Fault> {
-    if let Some(fault) = impurity(line) {
-        return Err(fault);
-    }
     let missing = line.len() <= start;
     match command.verb {
         Verb::Mail | Verb::Rcpt | Verb::Helo | Verb::Ehlo | Verb::Lhlo | Verb::Bdat if missing => {

@@ -66,48 +66,47 @@ impl<'a> Parameters<'a> {
 const FEW: usize = 16;
 
 /// Finds a keyword that comes twice.
-struct Seen<'a> {
-    few: [&'a [u8]; FEW],
+#[derive(Default)]
+struct Seen {
+    /// A fingerprint of each of the first keywords: equal keywords have equal ones.
+    few: [u64; FEW],
     count: usize,
-    many: HashSet<Vec<u8>>,
+    many: Option<HashSet<Vec<u8>>>,
 }
 
-impl<'a> Seen<'a> {
-    /// Remembers a keyword; false if it is known already, in any case.
+impl Seen {
+    /// Remembers a keyword; false if it stands in `before`, all that was read left of it, in any case.
     #[inline]
-    fn insert(&mut self, keyword: &'a [u8]) -> bool {
+    fn insert(&mut self, keyword: &[u8], fingerprint: u64, before: &str) -> bool {
         if self.count >= FEW {
-            return self.insert_many(keyword);
+            return self.insert_many(keyword, before);
         }
-        if self.few[..self.count]
-            .iter()
-            .any(|other| other.eq_ignore_ascii_case(keyword))
+        if self.few[..self.count].contains(&fingerprint)
+            && known(before).any(|other| other.eq_ignore_ascii_case(keyword))
         {
             return false;
         }
-        self.few[self.count] = keyword;
+        self.few[self.count] = fingerprint;
         self.count += 1;
         true
     }
 
     #[cold]
-    fn insert_many(&mut self, keyword: &[u8]) -> bool {
-        if self.many.is_empty() {
-            self.many
-                .extend(self.few.iter().map(|keyword| keyword.to_ascii_uppercase()));
-        }
-        self.many.insert(keyword.to_ascii_uppercase())
+    fn insert_many(&mut self, keyword: &[u8], before: &str) -> bool {
+        let all = || known(before).map(<[u8]>::to_ascii_uppercase).collect();
+        self.many.get_or_insert_with(all).insert(keyword.to_ascii_uppercase())
     }
+}
+
+/// The keywords of parameters that were checked.
+fn known(text: &str) -> impl Iterator<Item = &[u8]> {
+    Parameters { text }.iter().map(|(keyword, _)| keyword.as_bytes())
 }
 
 /// The parameters from `start`, behind the path, to the end of the text.
 #[inline]
 pub(crate) fn parameters<'a>(text: &Text<'a>, start: usize) -> Result<Parameters<'a>, Fault> {
-    let mut seen = Seen {
-        few: [b""; FEW],
-        count: 0,
-        many: HashSet::new(),
-    };
+    let mut seen = Seen::default();
     let mut at = start;
     match text.get(at) {
         None => return Ok(Parameters::default()),
@@ -119,21 +118,24 @@ pub(crate) fn parameters<'a>(text: &Text<'a>, start: usize) -> Result<Parameters
             at += 1;
         }
         let keyword = at;
-        match text.get(at) {
-            None => break,
-            Some(octet) if is(octet, ALNUM) => at += 1,
-            Some(_) => return Err(FaultId::ParameterMalformed.at(at)),
-        }
-        while text.get(at).is_some_and(|octet| is(octet, ALNUM) || octet == b'-') {
+        let mut fingerprint = 0;
+        while let Some(octet) = text.get(at) {
+            if !is(octet, ALNUM) && (octet != b'-' || at == keyword) {
+                break;
+            }
+            fingerprint = u64::rotate_left(fingerprint, 7) ^ u64::from(octet & 0xDF); // the same in either case
             at += 1;
         }
         let end = at;
         let has_value = match text.get(at) {
-            None | Some(b' ') => false,
+            None if at == keyword => break,
+            None => false,
+            Some(b' ' | b'=') if at == keyword => return Err(FaultId::ParameterMalformed.at(at)),
+            Some(b' ') => false,
             Some(b'=') => true,
             Some(_) => return Err(FaultId::ParameterMalformed.at(at)),
         };
-        if !seen.insert(&text.octets[keyword..end]) {
+        if !seen.insert(&text.octets[keyword..end], fingerprint, text.slice(start, keyword)?) {
             return Err(FaultId::ParameterDuplicate.at(keyword));
         }
         if has_value {

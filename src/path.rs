@@ -34,7 +34,7 @@ pub(crate) fn path<'a>(text: &Text<'a>, open: usize, direction: Direction) -> Re
 }
 
 /// The octets between the brackets, and the offset of the `>`.
-#[inline]
+#[inline(always)]
 fn content<'a>(text: &Text<'a>, open: usize, direction: Direction) -> Result<(Mailbox<'a>, usize), Fault> {
     let start = match text.get(open + 1) {
         Some(b'@') => route(text, open + 1)?,

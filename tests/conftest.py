@@ -105,6 +105,10 @@ class Running:
         wait_until(lambda: len(self.mail()) >= count, lambda: f"{len(self.mail())} of {count} messages: {self.log()}")
         return self.mail()
 
+    def wait_until_empty(self) -> None:
+        """Returns when nothing waits in the queue."""
+        wait_until(lambda: self.json("queue", "list") == [], lambda: f"still waiting: {self.json('queue', 'list')}")
+
 
 def wait_until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
     """Returns as soon as `condition` holds; fails with `otherwise` after `SECONDS`. For what other processes do."""

@@ -56,9 +56,8 @@ class Connection(asyncio.Protocol):
 
     # -- asyncio calls these ------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.BaseProtocol`."""
-        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         local = self._local_hostname or address_literal(transport.get_extra_info("sockname")[0])
         self.session = ClientSession(local, self.remote, chunking=self._chunking)

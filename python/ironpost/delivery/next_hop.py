@@ -32,7 +32,7 @@ LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 """What leads back to this system everywhere."""
 
 NULL_MX: Final = Reply(556, "5.1.10", ("The recipient's domain takes no mail (null MX)",))
-"""RFC 7505 §5 names the code; RFC 7504 §3 the reply."""
+"""RFC 7505 §4.1, RFC 7504 §4."""
 NO_DOMAIN: Final = Reply(550, "5.1.2", ("The recipient's domain does not exist",))
 NO_HOST: Final = Reply(550, "5.4.4", ("The recipient's domain has no mail exchanger with an address",))
 BAD_LITERAL: Final = Reply(550, "5.1.2", ("The recipient's address literal is no IP address",))

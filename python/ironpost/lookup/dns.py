@@ -4,7 +4,8 @@ Promises: data, NODATA and NXDOMAIN are answers, everything else (SERVFAIL, time
 `ResolverError` (SECURITY R27); the cache is bounded; equal questions that run at the same time are asked once.
 dnspython is imported when the first `DnsResolver` is made, not before.
 Refuses: search lists: every name is taken as it stands (RFC 5321 §5.1).
-Standards: RFC 1034 §3.6.2 (CNAME), RFC 2308 §5 (negative answers), RFC 5321 §5.1, RFC 6761 §6.3 (localhost).
+Standards: RFC 5321 §5.1 (CNAME, names as they stand), RFC 7505 §3; RFC 2308 (negative answers), RFC 6761
+(localhost).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CACHE_SIZE: Final = 10_000
 TTL_MAX: Final = 86_400.0
 """Seconds that an answer is kept at most."""
 NEGATIVE_TTL_MAX: Final = 300.0
-"""Seconds that NODATA and NXDOMAIN are kept at most; RFC 2308 §5 allows hours, but mail waits for a repaired zone."""
+"""Seconds that NODATA and NXDOMAIN are kept at most; RFC 2308 allows hours, but mail waits for a repaired zone."""
 
 _LOCALHOST: Final = Answer(True, addresses=("::1", "127.0.0.1"))
 
@@ -83,7 +84,7 @@ class DnsResolver:
         return await self._cached(domain, "MX")
 
     async def addresses(self, host: str) -> Answer:
-        """See `ironpost.model.ports.Resolver.addresses`. IPv6 and IPv4 take turns, IPv6 first (RFC 8305 §4)."""
+        """See `ironpost.model.ports.Resolver.addresses`. IPv6 and IPv4 take turns, IPv6 first (as RFC 8305 wants)."""
         if _is_localhost(host):
             return _LOCALHOST
         six, four = await asyncio.gather(self._cached(host, "AAAA"), self._cached(host, "A"), return_exceptions=True)

@@ -32,7 +32,7 @@ def date_time(now: float, offset_minutes: int = 0) -> str:
 def _of_second(second: int, offset_minutes: int) -> str:
     try:
         when = datetime.fromtimestamp(second, timezone(timedelta(minutes=offset_minutes)))
-    except (OverflowError, OSError) as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise ValueError(f"{second} seconds since 1970 is no date that a header field can hold") from error
     if when.year < 1900:
         raise ValueError(f"the year {when.year} is before 1900 (RFC 5322 §3.3)")

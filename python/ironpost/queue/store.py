@@ -9,13 +9,15 @@ Errors: `StoreFull` when the disk is, `OSError` for other storage faults. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from ironpost.model import Body, Envelope, Outcome, Recipient
-from ironpost.model.body import Spool
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from ironpost.model import Body, Envelope, Outcome, Recipient
+    from ironpost.model.body import Spool
 
 
 class StoreFull(OSError):
@@ -91,6 +93,10 @@ class Update:
     outcome: Outcome | None = None
 
 
+Messages: TypeAlias = list[QueuedMessage]
+"""A name of its own, because the port has a method `list`."""
+
+
 class Store(Protocol):
     """One screen, every method with its meaning."""
 
@@ -110,21 +116,27 @@ class Store(Protocol):
         ...
 
     def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
-        """Makes the results of attempts durable and releases the claims; commits reports (bounces) with them, atomically.
+        """Makes the results of attempts durable and releases the claims; commits reports (bounces) with them.
+
+        All of it or nothing.
 
         A message whose recipients are all final is removed with its body; its history stays in the events.
         """
         ...
 
-    async def claim(self, now: float, limit: int) -> list[QueuedMessage]:
+    async def claim(self, now: float, limit: int) -> Messages:
         """At most `limit` messages that have recipients due at `now` and not claimed, with those recipients."""
+        ...
+
+    async def release(self, messages: Sequence[str]) -> None:
+        """Gives back claims without a result: the recipients are as they were, and due as they were."""
         ...
 
     async def next_due(self) -> float | None:
         """When the earliest unclaimed recipient is due; None if there is none."""
         ...
 
-    async def list(self, limit: int = 1000) -> list[QueuedMessage]:
+    async def list(self, limit: int = 1000) -> Messages:
         """Messages in the queue, oldest first, with all their recipients, claimed or not."""
         ...
 

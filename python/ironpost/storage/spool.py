@@ -1,9 +1,9 @@
 """Content on its way into a store, and bodies at rest: in memory while small, in a file beside the database beyond.
 
-Promises: content up to `SMALL_BODY` never touches a file; of larger content at most `COALESCE` octets are held in
-memory and at most twice `SYNC_EVERY` lie unsynced in the page cache, whatever the size: `write` then returns an awaitable that ends
-when the disk has caught up. Body files are 0600 in directories of 0700 (SECURITY R47), named by chance, never by
-anything a peer said (R42).
+Promises: content up to `SMALL_BODY` never touches a file; of larger content at most `COALESCE` octets and a piece are
+held in memory and at most twice `SYNC_EVERY` lie unsynced in the page cache, whatever the size: `write` then returns
+an awaitable that ends when the disk has caught up. Body files are 0600 in directories of 0700 (SECURITY R47), named by
+chance, never by anything a peer said (R42).
 Refuses: writing after an error, with the same error; `StoreFull` is the one for a full disk.
 """
 
@@ -45,7 +45,7 @@ def storage_error(error: OSError) -> OSError:
 class FileSpool:
     """Implements `model.body.Spool`; the store takes what was written with `take`."""
 
-    def __init__(self, directory: Path, sync: Callable[[str], asyncio.Future[tuple[int, ...]]]) -> None:
+    def __init__(self, directory: Path, sync: Callable[[str], asyncio.Future[None]]) -> None:
         """Nothing is created before the content outgrows `SMALL_BODY`.
 
         Args:
@@ -59,7 +59,7 @@ class FileSpool:
         self._size = 0
         self._descriptor = -1
         self._unsynced = 0
-        self._syncing: asyncio.Future[tuple[int, ...]] | None = None
+        self._syncing: asyncio.Future[None] | None = None
         self._error: OSError | None = None
         self._done = False
         self.name: str | None = None
@@ -70,7 +70,7 @@ class FileSpool:
         """Octets written so far."""
         return self._size
 
-    def write(self, piece: bytes) -> asyncio.Future[tuple[int, ...]] | None:
+    def write(self, piece: bytes) -> asyncio.Future[None] | None:
         """Appends; a returned future is back-pressure (`Spool.write`).
 
         Raises:
@@ -91,7 +91,7 @@ class FileSpool:
             return None
         return self._flush()
 
-    def _flush(self) -> asyncio.Future[tuple[int, ...]] | None:
+    def _flush(self) -> asyncio.Future[None] | None:
         try:
             if self.name is None:
                 self._create()
@@ -175,7 +175,7 @@ class FileSpool:
         self._close()
 
 
-def _looked_at(future: asyncio.Future[tuple[int, ...]]) -> None:
+def _looked_at(future: asyncio.Future[None]) -> None:
     """An error is raised by the next write; asyncio need not complain that nobody looked."""
     if not future.cancelled():
         future.exception()

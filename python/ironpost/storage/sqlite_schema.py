@@ -147,7 +147,10 @@ def connect_readonly(directory: Path) -> sqlite3.Connection:
     if not path.exists():
         raise FileNotFoundError(f"There is no queue in {directory}: {DATABASE} does not exist.")
     connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=READ_BUSY_SECONDS, isolation_level=None,
+        f"{path.resolve().as_uri()}?mode=ro",
+        uri=True,
+        timeout=READ_BUSY_SECONDS,
+        isolation_level=None,
         check_same_thread=False,
     )
     try:

@@ -49,7 +49,7 @@ class Syncer:
         self._database = database
         self._loop: asyncio.AbstractEventLoop | None = None
         self._log_waiter: asyncio.Future[None] | None = None
-        self._jobs: dict[int, tuple[bytes, asyncio.Future[tuple[int, ...]]]] = {}
+        self._jobs: dict[int, tuple[bytes, asyncio.Future[None]]] = {}
         self._serial = 0
         self._answers = b""
         self._failures = 0
@@ -57,16 +57,16 @@ class Syncer:
         self._start()
 
     def _start(self) -> None:
-        import subprocess
+        import subprocess  # here, because the process itself has no use for it
 
         self._log, log = socket.socketpair()
         self._work, work = socket.socketpair()
         with log, work:
+            descriptors = log.fileno(), work.fileno()
             self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-                [sys.executable, "-I", "-S", __file__, str(self._directory), self._database]
-                + [str(log.fileno()), str(work.fileno())],
+                [sys.executable, "-I", "-S", __file__, *map(str, (self._directory, self._database, *descriptors))],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(log.fileno(), work.fileno()),
+                pass_fds=descriptors,
             )
         self._log.setblocking(False)
         self._work.setblocking(False)
@@ -107,7 +107,7 @@ class Syncer:
         self._send_log()
         return waiter
 
-    def file(self, name: str) -> asyncio.Future[tuple[int, ...]]:
+    def file(self, name: str) -> asyncio.Future[None]:
         """A body file, and the directories above it, reach the disk.
 
         Raises (from the future):
@@ -115,15 +115,19 @@ class Syncer:
         """
         return self._job(b"F", name)
 
-    def checkpoint(self) -> asyncio.Future[tuple[int, ...]]:
-        """The log is copied into the database as far as no reader is in the way: (pages in the log, pages copied)."""
+    def checkpoint(self) -> asyncio.Future[None]:
+        """The log is copied into the database as far as no reader is in the way.
+
+        Raises (from the future):
+            OSError: it cannot be.
+        """
         return self._job(b"C", "")
 
-    def _job(self, kind: bytes, name: str) -> asyncio.Future[tuple[int, ...]]:
+    def _job(self, kind: bytes, name: str) -> asyncio.Future[None]:
         assert self._loop is not None
         self._serial += 1
         line = b"%d %s %s\n" % (self._serial, kind, os.fsencode(name))
-        future: asyncio.Future[tuple[int, ...]] = self._loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._jobs[self._serial] = line, future
         self._send_work(line)
         return future
@@ -174,7 +178,7 @@ class Syncer:
             return
         *lines, self._answers = (self._answers + answer).split(b"\n")
         for line in lines:
-            serial, code, *rest = map(int, line.split())
+            serial, code = map(int, line.split())
             request, future = self._jobs.pop(serial)
             if future.done():
                 continue
@@ -182,7 +186,7 @@ class Syncer:
                 name = os.fsdecode(request.split(b" ", 2)[2].strip()) or self._database
                 future.set_exception(OSError(code, os.strerror(code), name))
             else:
-                future.set_result(tuple(rest))
+                future.set_result(None)
 
     def _lost(self) -> None:
         """The process died: another one, and everything unanswered asked again."""
@@ -200,7 +204,7 @@ class Syncer:
                 raise OSError(errno.EIO, "the sync process does not stay alive", str(self._directory))
             self._start()
         except OSError as error:
-            waiters: list[asyncio.Future[tuple[int, ...]]] = [future for _, future in self._jobs.values()]
+            waiters: list[asyncio.Future[None]] = [future for _, future in self._jobs.values()]
             self._jobs.clear()
             waiter, self._log_waiter = self._log_waiter, None
             for future in (waiter, *waiters):
@@ -254,6 +258,7 @@ def _serve_log(path: str, channel: socket.socket) -> None:
         try:
             if descriptor < 0:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                _sync_directory(os.path.dirname(path))  # noqa: PTH120 - the log may be new: its name, too, must last
             _durable(descriptor)
         except OSError as error:
             code = min(error.errno or errno.EIO, 255)
@@ -264,7 +269,7 @@ def _serve_work(directory: str, database: str, channel: socket.socket) -> None:
     connection: sqlite3.Connection | None = None
     for line in channel.makefile("rb"):
         serial, kind, name = line.rstrip(b"\n").split(b" ", 2)
-        result = b"0"
+        code = 0
         try:
             if kind == b"F":
                 _sync_file(directory, os.fsdecode(name))
@@ -272,13 +277,12 @@ def _serve_work(directory: str, database: str, channel: socket.socket) -> None:
                 if connection is None:
                     connection = sqlite3.connect(os.path.join(directory, database), isolation_level=None)  # noqa: PTH118
                     connection.execute("PRAGMA checkpoint_fullfsync=1")
-                _, log, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                result = b"0 %d %d" % (log, copied)
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except OSError as error:
-            result = b"%d" % (error.errno or errno.EIO)
+            code = error.errno or errno.EIO
         except sqlite3.Error:
-            result = b"%d" % errno.EIO
-        channel.sendall(serial + b" " + result + b"\n")
+            code = errno.EIO
+        channel.sendall(b"%s %d\n" % (serial, code))
 
 
 def _sync_file(directory: str, name: str) -> None:
@@ -290,11 +294,15 @@ def _sync_file(directory: str, name: str) -> None:
         os.close(descriptor)
     while len(path) > len(directory):
         path = os.path.dirname(path)  # noqa: PTH120
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_directory(path)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _main(directory: str, database: str, log: int, work: int) -> None:

@@ -1,0 +1,189 @@
+"""`queue`: reads the queue beside a running server, or without one; changes go through the running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ironpost.cli import exits
+from ironpost.cli.app import Stop
+from ironpost.cli.settings import command, configuration
+from ironpost.queue.store import QueuedMessage, QueuedRecipient, State
+from ironpost.storage.sqlite import open_readonly
+from ironpost.storage.sqlite_schema import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from ironpost.storage.sqlite_rows import Reader
+
+
+def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
+    """Lists the queue."""
+    found: list[QueuedMessage] = _read(named, lambda reader: reader.list(limit))
+    if as_json:
+        _dump([_summary(message) for message in found])
+        return
+    if not found:
+        typer.echo("The queue is empty.")
+        return
+    table = Table(box=None, header_style="", pad_edge=False)
+    for title in ("ID", "AGE", "SIZE", "FROM", "TO", "NEXT TRY", "LAST REPLY"):
+        table.add_column(title, no_wrap=title in {"ID", "AGE", "SIZE"}, overflow="fold")
+    now = time.time()
+    for message in found:
+        waiting = [recipient for recipient in message.recipients if recipient.state is State.QUEUED]
+        first = waiting[0] if waiting else message.recipients[0]
+        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+        row = (
+            message.id, _span(now - message.accepted), _octets(message.body.size), f"<{message.envelope.reverse_path}>",
+            f"{first.recipient.address}{more}", _next(first, now), first.last,
+        )  # fmt: skip
+        table.add_row(*map(Text, row))
+    _console().print(table)
+
+
+def show(named: Path | None, identifier: str, *, as_json: bool) -> None:
+    """Shows one message.
+
+    Raises:
+        Stop: it is not in the queue.
+    """
+    message: QueuedMessage | None = _read(named, lambda reader: reader.get(identifier))
+    if message is None:
+        raise Stop(exits.NO_INPUT, f"no message {identifier} in the queue; `ironpost queue list` shows what is there")
+    if as_json:
+        _dump(_whole(message))
+        return
+    now = time.time()
+    origin = message.envelope.origin
+    console = _console()
+    lines = {
+        "id": message.id,
+        "accepted": f"{_moment(message.accepted)} ({_span(now - message.accepted)} ago)",
+        "size": _octets(message.body.size),
+        "from": f"<{message.envelope.reverse_path}>",
+        "client": f"{origin.helo} [{origin.ip}] with {origin.protocol}" if origin.ip else "made here",
+    }
+    for name, value in lines.items():
+        console.print(Text(f"{name:9} {value}"))
+    for recipient in message.recipients:
+        console.print(Text(f"\nto        {recipient.recipient.address}"))
+        console.print(Text(f"  state     {recipient.state.value}, {recipient.attempts} attempts"))
+        console.print(Text(f"  next try  {_next(recipient, now)}"))
+        if recipient.last:
+            console.print(Text(f"  last      {recipient.last} {f'({recipient.remote})' if recipient.remote else ''}"))
+
+
+def retry(named: Path | None, ids: list[str], *, everything: bool, as_json: bool) -> None:
+    """Makes messages due now.
+
+    Raises:
+        Stop: neither ids nor `--all`, or both; an id is unknown; no server runs.
+    """
+    if everything == bool(ids):
+        raise Stop(exits.USAGE, "name messages, or say --all")
+    answer = command(configuration(named), {"do": "retry", "ids": None if everything else ids})
+    _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are due now")
+
+
+def drop(named: Path | None, ids: list[str], *, as_json: bool) -> None:
+    """Removes messages without a report.
+
+    Raises:
+        Stop: an id is unknown; no server runs.
+    """
+    answer = command(configuration(named), {"do": "drop", "ids": ids})
+    _dump(answer) if as_json else typer.echo(f"{answer['messages']} messages dropped")
+
+
+def _read(named: Path | None, question: Callable[[Reader], Awaitable[Any]]) -> Any:
+    data = configuration(named).data
+    try:
+        reader = open_readonly(data)
+    except FileNotFoundError:
+        raise Stop(exits.UNAVAILABLE, f"there is no queue in {data}; has a server run on it?") from None
+    except SchemaError as error:
+        raise Stop(exits.UNAVAILABLE, str(error)) from None
+    except PermissionError:
+        raise Stop(exits.NO_PERMISSION, f"{data}: only the user who runs the server may read its queue") from None
+    try:
+        return asyncio.run(_awaited(question(reader)))
+    finally:
+        reader.close()
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _console() -> Console:
+    # Into a pipe nothing is cut to a width that nobody has.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def _dump(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=None if not sys.stdout.isatty() else 2))
+
+
+def _summary(message: QueuedMessage) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "accepted": _moment(message.accepted),
+        "size": message.body.size,
+        "from": str(message.envelope.reverse_path),
+        "recipients": [_recipient(recipient) for recipient in message.recipients],
+    }
+
+
+def _whole(message: QueuedMessage) -> dict[str, Any]:
+    origin = message.envelope.origin
+    return _summary(message) | {
+        "parameters": dict(message.envelope.parameters),
+        "client": {"ip": origin.ip, "helo": origin.helo, "protocol": origin.protocol},
+    }
+
+
+def _recipient(recipient: QueuedRecipient) -> dict[str, Any]:
+    return {
+        "to": str(recipient.recipient.address),
+        "state": recipient.state.value,
+        "attempts": recipient.attempts,
+        "next": _moment(recipient.due) if recipient.state is State.QUEUED else None,
+        "last": recipient.last,
+        "remote": recipient.remote,
+    }
+
+
+def _next(recipient: QueuedRecipient, now: float) -> str:
+    if recipient.state is not State.QUEUED:
+        return "-"
+    return "now" if recipient.due <= now else f"in {_span(recipient.due - now)}"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def _octets(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,46 @@
+"""Real time and real chance behind `model.ports`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+
+
+class SystemClock:
+    """Implements `model.ports.Clock`."""
+
+    def now(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Returns after that long."""
+        await asyncio.sleep(seconds)
+
+
+class SystemRandom:
+    """Implements `model.ports.Random`."""
+
+    def __init__(self) -> None:
+        self._random = random.Random()  # noqa: S311 - for shuffles and jitter; tokens come from `secrets`
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number from low to high."""
+        return self._random.uniform(low, high)
+
+    def shuffle(self, items: list[str]) -> None:
+        """Reorders in place."""
+        self._random.shuffle(items)
+
+    def token(self) -> str:
+        """The time in milliseconds (12 hexadecimal digits), then 64 random bits (16 digits).
+
+        Tokens made later sort later, so a store's index of them grows at its end; the random part is not to be guessed.
+        """
+        return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"

@@ -1,0 +1,376 @@
+"""The queue runner: takes what is due out of the store, has it delivered, and records what became of it.
+
+Promises: at most `concurrency` messages are attempted at a time. A freshly committed message is attempted from memory,
+without reading it back; when too many wait, they are given back to the store. An outcome is recorded before anything
+else is done about it, and again and again if the store fails. A recipient that failed, or expired (`queue.retry`), is
+reported to the sender in the same commit; never to a null reverse-path (RFC 5321 §4.5.5, §6.1). An agent that raises
+costs its message a deferral, counted; after `POISON_CRASHES` the message is set aside for `POISON_WAIT` at a time, with
+an error in the journal, and everything else goes on (SECURITY R25).
+Refuses: to conclude from an attempt that was cut off: its claim is given back, and mail is doubled at worst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from ironpost.model import Disposition, Outcome
+from ironpost.protocol import replies
+from ironpost.queue.retry import DAY, HOUR, RetryLaw, expired
+from ironpost.queue.scheduler import Scheduler
+from ironpost.queue.store import NewMessage, QueuedRecipient, State, Update
+from ironpost.reports.dsn import RETURNED_OCTETS, failure_report, report_envelope
+from ironpost.service.journal import record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ironpost.delivery import Agents
+    from ironpost.model import Envelope
+    from ironpost.model.ports import Clock, Random
+    from ironpost.queue.store import QueuedMessage, Store
+    from ironpost.routing.route import Route, Routes
+
+CONCURRENCY: Final = 200
+"""Messages attempted at a time."""
+WAITING_MESSAGES: Final = 1000
+"""Fresh messages that wait in memory for their first attempt; more go back to the store."""
+WAITING_OCTETS: Final = 16 * 1024 * 1024
+"""Octets of their bodies, for the same end."""
+POISON_CRASHES: Final = 5
+"""Crashes of agents over one message after which it is set aside."""
+POISON_WAIT: Final = DAY
+"""Seconds for which it is."""
+UNREPORTED_WAIT: Final = HOUR
+"""Seconds until the next attempt when a report could not be written."""
+STORE_WAIT: Final = 5.0
+"""Seconds after which a store that failed is asked again."""
+STOP_SECONDS: Final = 10.0
+"""How long `stop` lets running attempts finish."""
+
+_log: Final = logging.getLogger("ironpost.queue")
+
+Result = tuple[QueuedRecipient, Outcome]
+
+
+class QueueRunner:
+    """One per store."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        routes: Routes,
+        agents: Agents,
+        clock: Clock,
+        random: Random,
+        reporting_mta: str,
+        law: RetryLaw | None = None,
+        concurrency: int = CONCURRENCY,
+    ) -> None:
+        """Nothing runs before `start`.
+
+        Args:
+            store: the queue.
+            routes: which way out a recipient takes; the attribute may be replaced while the runner runs.
+            agents: which agent serves a route; likewise.
+            clock: time.
+            random: jitter, and the ids of reports.
+            reporting_mta: our own name in reports, a domain or an address literal.
+            law: when to try again; the default table if None.
+            concurrency: messages attempted at a time, at least 1.
+        """
+        self.routes = routes
+        self.agents = agents
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._reporting_mta = reporting_mta
+        self._law = law or RetryLaw()
+        self._concurrency = concurrency
+        self._scheduler = Scheduler()
+        self._active: dict[asyncio.Task[None], QueuedMessage] = {}
+        self._waiting: deque[QueuedMessage] = deque()
+        self._waiting_octets = 0
+        self._given_back: list[str] = []
+        self._crashes: dict[str, int] = {}
+        self._feeder: asyncio.Task[None] | None = None
+        self._bell: asyncio.Future[None] | None = None
+        self._sleeps_until = 0.0
+        self._stopping = False
+
+    @property
+    def active(self) -> int:
+        """Messages that are being attempted, or wait in memory for their first attempt."""
+        return len(self._active) + len(self._waiting)
+
+    # -- from outside
+
+    def start(self) -> None:
+        """Begins to work, on the running event loop."""
+        self._stopping = False
+        self._feeder = asyncio.get_running_loop().create_task(self._feed())
+
+    def accept(self, message: QueuedMessage) -> None:
+        """Takes a message that `Store.commit` returned, claimed."""
+        if self._stopping or (
+            len(self._active) >= self._concurrency
+            and (len(self._waiting) >= WAITING_MESSAGES or self._waiting_octets >= WAITING_OCTETS)
+        ):
+            self._give_back(message.id)
+        elif len(self._active) < self._concurrency:
+            self._begin(message)
+        else:
+            self._waiting.append(message)
+            self._waiting_octets += message.body.size
+
+    def wake(self) -> None:
+        """Something was made due from outside (`Store.retry`)."""
+        self._note(self._clock.now())
+
+    async def stop(self, deadline: float = STOP_SECONDS) -> None:
+        """Takes nothing new, lets running attempts finish, cuts off the rest, gives back every claim.
+
+        Args:
+            deadline: seconds that running attempts have.
+        """
+        self._stopping = True
+        if self._feeder is not None:
+            self._feeder.cancel()
+            await asyncio.wait([self._feeder])
+            self._feeder = None
+        self._given_back += [message.id for message in self._waiting]
+        self._waiting.clear()
+        self._waiting_octets = 0
+        if self._active:
+            patience = asyncio.ensure_future(self._clock.sleep(deadline))
+            while self._active and not patience.done():
+                await asyncio.wait([patience, *self._active], return_when=asyncio.FIRST_COMPLETED)
+            patience.cancel()
+            for task in self._active:
+                task.cancel()
+            while self._active:
+                await asyncio.wait(self._active)
+                await asyncio.sleep(0)  # their callbacks
+        await self._store.release(self._given_back)
+        self._given_back.clear()
+
+    # -- feeding
+
+    async def _feed(self) -> None:
+        while True:
+            now = self._clock.now()
+            try:
+                if self._given_back:
+                    back, self._given_back = self._given_back, []
+                    await self._store.release(back)
+                    self._scheduler.note(now)
+                room = self._concurrency - self.active
+                if room <= 0:
+                    await self._pause(None)
+                elif (wait := self._scheduler.wait(now)) > 0:
+                    await self._pause(wait)
+                else:
+                    await self._claim(now, room)
+            except OSError as error:
+                record(_log, "store-fault", logging.ERROR, detail=str(error))
+                await self._clock.sleep(STORE_WAIT)
+                self._scheduler.note(now)
+
+    async def _claim(self, now: float, room: int) -> None:
+        self._scheduler.asking(now)
+        messages = await self._store.claim(now, room)
+        for message in messages:
+            self._begin(message)
+        earliest = now if len(messages) == room else await self._store.next_due()
+        if earliest is not None:
+            self._scheduler.note(earliest)
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Until the bell rings, or that long."""
+        self._bell = asyncio.get_running_loop().create_future()
+        if seconds is None:
+            self._sleeps_until = -1.0
+            await self._bell
+            return
+        self._sleeps_until = self._clock.now() + seconds
+        sleeper = asyncio.ensure_future(self._clock.sleep(seconds))
+        sleeper.add_done_callback(lambda _: self._ring())
+        try:
+            await self._bell
+        finally:
+            sleeper.cancel()
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    def _note(self, due: float) -> None:
+        self._scheduler.note(due)
+        if due < self._sleeps_until:
+            self._ring()
+
+    def _give_back(self, identifier: str) -> None:
+        self._given_back.append(identifier)
+        self._ring()
+
+    def _begin(self, message: QueuedMessage) -> None:
+        task = asyncio.get_running_loop().create_task(self._attempt(message))
+        self._active[task] = message
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        message = self._active.pop(task)
+        if task.cancelled():
+            self._given_back.append(message.id)
+        elif (error := task.exception()) is not None:
+            # Not an agent's fault: those are caught. The claim stays out until a restart rather than spin.
+            _log.error("the queue runner failed over message %s", message.id, exc_info=error)
+        if self._stopping:
+            return
+        if self._waiting and len(self._active) < self._concurrency:
+            following = self._waiting.popleft()
+            self._waiting_octets -= following.body.size
+            self._begin(following)
+        elif self._sleeps_until < 0:
+            self._ring()
+
+    # -- one message
+
+    async def _attempt(self, message: QueuedMessage) -> None:
+        groups: dict[Route, list[QueuedRecipient]] = {}
+        try:
+            for recipient in message.recipients:
+                groups.setdefault(self.routes.decide(recipient.recipient.address).route, []).append(recipient)
+        except Exception as error:  # noqa: BLE001 - one bad message never stops the runner
+            await self._settle(message, self._crashed(message, message.recipients, error), crashed=True)
+            return
+        if len(groups) == 1:
+            for route, recipients in groups.items():
+                await self._deliver(message, route, recipients)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for route, recipients in groups.items():
+                tasks.create_task(self._deliver(message, route, recipients))
+
+    async def _deliver(self, message: QueuedMessage, route: Route, recipients: Sequence[QueuedRecipient]) -> None:
+        try:
+            outcomes = dict(await self.agents(route).deliver(message, recipients))
+        except Exception as error:  # noqa: BLE001 - one bad message never stops the runner
+            await self._settle(message, self._crashed(message, recipients, error), crashed=True)
+            return
+        silent = Outcome(Disposition.DEFERRED, replies.HOOK_FAILED.because("the agent said nothing about it"))
+        await self._settle(message, [(to, outcomes.get(to.number, silent)) for to in recipients])
+
+    def _crashed(self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], error: Exception) -> list[Result]:
+        count = self._crashes[message.id] = self._crashes.get(message.id, 0) + 1
+        _log.error("an attempt at message %s crashed (%d)", message.id, count, exc_info=error)
+        if count >= POISON_CRASHES:
+            record(_log, "poison", logging.ERROR, id=message.id, crashes=count, wait=POISON_WAIT)
+        reason = replies.HOOK_FAILED.because(f"{type(error).__name__}: {error}".encode("unicode_escape").decode())
+        return [(recipient, Outcome(Disposition.DEFERRED, reason)) for recipient in recipients]
+
+    async def _settle(self, message: QueuedMessage, results: Sequence[Result], *, crashed: bool = False) -> None:
+        """Turns outcomes into rows, and failures into a report."""
+        now = self._clock.now()
+        if self._law.expired(message.accepted, now):
+            results = [
+                (to, expired(outcome) if outcome.disposition is Disposition.DEFERRED else outcome)
+                for to, outcome in results
+            ]
+        failures = [result for result in results if result[1].disposition is Disposition.FAILED]
+        report: tuple[Envelope, bytes] | None = None
+        unreported = False
+        if failures:
+            try:
+                report = await self._report(message, failures, now)
+            except Exception:  # noqa: BLE001 - one bad message never stops the runner
+                _log.exception("the report about message %s cannot be written", message.id)
+                unreported = True
+        updates = [self._update(message, to, outcome, now, unreported, crashed) for to, outcome in results]
+        await self._record(updates, report, now)
+        if not crashed:
+            self._crashes.pop(message.id, None)
+        for update in updates:
+            if update.state is State.QUEUED:
+                self._note(update.due)
+        if report is not None:
+            self._note(now)
+        if _log.isEnabledFor(logging.INFO):
+            for (to, outcome), update in zip(results, updates, strict=True):
+                _tell(message, to, outcome, update)
+
+    def _update(
+        self, message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, now: float, unreported: bool, crashed: bool
+    ) -> Update:
+        attempts = to.attempts + outcome.asked
+        if outcome.disposition is Disposition.DELIVERED:
+            return Update(message.id, to.number, State.DELIVERED, attempts, now, outcome)
+        if outcome.disposition is Disposition.FAILED:
+            if not unreported:
+                return Update(message.id, to.number, State.FAILED, attempts, now, outcome)
+            due = now + UNREPORTED_WAIT
+        elif crashed and self._crashes.get(message.id, 0) >= POISON_CRASHES:
+            due = now + POISON_WAIT
+        else:
+            due = self._law.next_attempt(message.accepted, now, self._random)
+        return Update(message.id, to.number, State.QUEUED, attempts, due, outcome)
+
+    async def _report(
+        self, message: QueuedMessage, failures: Sequence[Result], now: float
+    ) -> tuple[Envelope, bytes] | None:
+        envelope = report_envelope(message)
+        if envelope is None:
+            record(
+                _log,
+                "unreportable",
+                logging.WARNING,
+                id=message.id,
+                recipients=[str(to.recipient.address) for to, _ in failures],
+            )
+            return None
+        try:
+            head = await message.body.head(RETURNED_OCTETS)
+        except OSError as error:
+            record(_log, "body-fault", logging.ERROR, id=message.id, detail=str(error))
+            head = b""
+        token = self._random.token()
+        content = failure_report(
+            message, failures, reporting_mta=self._reporting_mta, now=now, message_id=token, head=head
+        )
+        return envelope, content
+
+    async def _record(self, updates: Sequence[Update], report: tuple[Envelope, bytes] | None, now: float) -> None:
+        """Until the store takes it: an outcome that is forgotten is a message sent twice."""
+        while True:
+            try:
+                reports = []
+                if report is not None:
+                    envelope, content = report
+                    spool = self._store.spool()
+                    reports.append(NewMessage(self._random.token(), envelope, now, b"", spool))
+                    if (behind := spool.write(content)) is not None:
+                        await behind
+                # Shielded: what is on its way to the disk is not called back by `stop`.
+                await asyncio.shield(asyncio.ensure_future(self._store.record(updates, reports)))
+            except OSError as error:
+                record(_log, "store-fault", logging.ERROR, detail=str(error))
+                await self._clock.sleep(STORE_WAIT)
+            else:
+                return
+
+
+def _tell(message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, update: Update) -> None:
+    record(
+        _log,
+        outcome.disposition.value,
+        id=message.id,
+        recipient=str(to.recipient.address),
+        reply=str(outcome.reply),
+        detail=outcome.reply.detail,
+        remote=outcome.remote,
+        attempts=update.attempts,
+        due=update.due if update.state is State.QUEUED else None,
+    )

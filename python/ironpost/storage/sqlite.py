@@ -1,0 +1,385 @@
+"""The embedded store: SQLite with group commit. Implements `queue.store.Store`.
+
+Promises: what `commit` and `record` acknowledged is on the disk. Everything that arrives while a sync runs shares the
+next one. The event loop is never stopped by a sync (`sqlite_sync`). One server at a time per directory (`lock`).
+Files are 0600, directories 0700 (SECURITY R47). All SQL is parametrised (R41).
+Refuses: `StoreFull` when the disk is full or has less than the reserve left. After any error nothing is half done,
+and the store goes on: one bad message does not take its batch with it.
+
+docs/storage.md has the layout, the views for operators and the measurement behind the way of the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedRecipient, State, StoreFull, Update
+from ironpost.storage.lock import DirectoryLock
+from ironpost.storage.spool import BODIES, SMALL_BODY, FileBody, FileSpool, MemoryBody
+from ironpost.storage.sqlite_commit import GroupCommit, Job, fail
+from ironpost.storage.sqlite_rows import Reader, micros, origin_text, parameters_text
+from ironpost.storage.sqlite_schema import DATABASE, connect
+from ironpost.storage.sqlite_sync import Syncer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    from ironpost.model.body import Body, Spool
+
+RESERVE = 64 * 1024 * 1024
+"""Octets of the disk that new mail never takes: what is in the queue needs room to be recorded and to leave."""
+LOOK_SECONDS = 1.0
+"""How often the free space is looked at."""
+
+
+class _Live:
+    """A message of which this process has claimed recipients."""
+
+    __slots__ = ("claimed", "has_file", "id", "seq")
+
+    def __init__(self, seq: int, identifier: str, *, has_file: bool) -> None:
+        self.seq = seq
+        self.id = identifier
+        self.has_file = has_file
+        self.claimed: set[int] = set()
+
+
+class SqliteStore:
+    """The store in one data directory. Make it with `SqliteStore.at`."""
+
+    def __init__(self, directory: Path, now: Callable[[], float], reserve: int, lock: DirectoryLock) -> None:
+        """For `at`, which holds the lock."""
+        self._lock = lock
+        self._writer = connect(directory)
+        try:
+            self._reader = Reader(self._writer, directory)
+            syncer = Syncer(directory, DATABASE)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._directory = directory
+        self._now = now
+        self._syncer = syncer
+        self._reserve = reserve
+        self._next_look = 0.0
+        self._free = 0
+        self._seq = int(self._writer.execute("SELECT coalesce(max(seq), 0) FROM message").fetchall()[0][0])
+        self._by_id: dict[str, _Live] = {}
+        self._by_seq: dict[int, _Live] = {}
+        self._commits = GroupCommit(self._writer, syncer, directory, now, self._find)
+        self._closing = False
+        self._large: set[asyncio.Task[Any]] = set()
+
+    @classmethod
+    def at(cls, directory: Path, *, now: Callable[[], float] = time.time, reserve: int = RESERVE) -> Self:
+        """Opens, and creates, the store in a data directory; removes body files that no message owns.
+
+        Args:
+            directory: created with 0700 if it does not exist.
+            now: seconds since 1970.
+            reserve: octets of the disk that new mail never takes.
+
+        Raises:
+            DirectoryInUse: another process works there.
+            SchemaError: a newer ironpost wrote it.
+            OSError: it cannot be created or written.
+        """
+        lock = DirectoryLock(directory)
+        try:
+            store = cls(directory, now, reserve, lock)
+        except sqlite3.Error as error:
+            lock.release()
+            raise OSError(errno.EIO, f"the queue's database cannot be opened: {error}", str(directory)) from error
+        except BaseException:
+            lock.release()
+            raise
+        store._remove_orphans()
+        return store
+
+    # -- content on its way in
+
+    def spool(self, size_hint: int | None = None) -> FileSpool:
+        """As `Store.spool`."""
+        self._refuse_full(size_hint or 0)
+        return FileSpool(self._directory, self._sync_file)
+
+    def _sync_file(self, name: str) -> asyncio.Future[None]:
+        self._syncer.attach(asyncio.get_running_loop())
+        return self._syncer.file(name)
+
+    def _refuse_full(self, octets: int) -> None:
+        clock = time.monotonic()
+        if clock >= self._next_look or self._free < self._reserve + octets:
+            space = os.statvfs(self._directory)
+            self._free = space.f_bavail * space.f_frsize
+            self._next_look = clock + LOOK_SECONDS
+        if self._free - octets < self._reserve:
+            raise StoreFull(
+                errno.ENOSPC, f"{self._free} octets are free, {self._reserve} are kept in reserve", str(self._directory)
+            )
+
+    # -- what the port promises
+
+    def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
+        """As `Store.commit`; the awaitable is a future."""
+        spool = _own(message.content)
+        if spool.name is not None:
+            return self._keep(self._commit_large(message, spool))
+        job = self._commits.job()
+        try:
+            self._refuse_full(0)
+            self._add_message(job, message, spool, claim=True)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
+            fail(job.future, error)
+            return job.future
+        return self._commits.submit(job)
+
+    async def _commit_large(self, message: NewMessage, spool: FileSpool) -> QueuedMessage:
+        try:
+            self._refuse_full(0)
+            await spool.durable()
+        except BaseException:
+            spool.discard()
+            raise
+        job = self._commits.job()
+        self._add_message(job, message, spool, claim=True)
+        result: QueuedMessage = await self._commits.submit(job)
+        return result
+
+    def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
+        """As `Store.record`; the awaitable is a future."""
+        if any(_own(report.content).name is not None for report in reports):
+            return self._keep(self._record_large(updates, reports))
+        return self._record(updates, reports)
+
+    def _record(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> asyncio.Future[None]:
+        job = self._commits.job()
+        job.updates = updates
+        job.on_durable = partial(self._unclaim, updates)
+        try:
+            for report in reports:
+                self._add_message(job, report, _own(report.content), claim=False)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
+            fail(job.future, error)
+            return job.future
+        return self._commits.submit(job)
+
+    async def _record_large(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
+        for report in reports:
+            await _own(report.content).durable()
+        await self._record(updates, reports)
+
+    async def claim(self, now: float, limit: int) -> Messages:
+        """As `Store.claim`."""
+        due_by = micros(now)
+        seqs, _ = self._reader.due(due_by, self._is_claimed, limit)
+        result = []
+        for seq, message in zip(seqs, self._reader.by_seq(seqs), strict=True):
+            live = self._by_seq.get(seq)
+            if live is None:
+                has_file = isinstance(message.body, FileBody)
+                self._by_seq[seq] = self._by_id[message.id] = live = _Live(seq, message.id, has_file=has_file)
+            chosen = tuple(
+                queued
+                for queued in message.recipients
+                if queued.state is State.QUEUED and micros(queued.due) <= due_by and queued.number not in live.claimed
+            )
+            live.claimed.update(queued.number for queued in chosen)
+            result.append(replace(message, recipients=chosen))
+        return result
+
+    async def release(self, messages: Sequence[str]) -> None:
+        """As `Store.release`."""
+        for identifier in messages:
+            live = self._by_id.pop(identifier, None)
+            if live is not None:
+                del self._by_seq[live.seq]
+
+    async def next_due(self) -> float | None:
+        """As `Store.next_due`."""
+        _, first = self._reader.due(None, self._is_claimed, 1)
+        return None if first is None else first / 1e6
+
+    async def retry(self, messages: Sequence[str] | None, now: float) -> int:
+        """As `Store.retry`."""
+
+        def action() -> int:
+            values = (micros(now), micros(self._now()))
+            change = "UPDATE recipient SET due=?, changed=? WHERE state=0"
+            if messages is None:
+                return self._writer.execute(change, values).rowcount
+            return sum(
+                self._writer.execute(f"{change} AND message=?", (*values, found[0])).rowcount
+                for identifier in dict.fromkeys(messages)
+                if (found := self._find(identifier)) is not None
+            )
+
+        return await self._act(action)
+
+    async def drop(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.drop`."""
+        job = self._commits.job()
+
+        def action() -> int:
+            count = 0
+            for identifier in messages:
+                found = self._find(identifier)
+                if found is None:
+                    continue
+                seq = found[0]
+                file = self._writer.execute("SELECT file FROM message WHERE seq=?", (seq,)).fetchall()[0][0]
+                self._writer.execute(
+                    """INSERT INTO event (at, kind, message, number, address, attempts)
+                       SELECT ?, 'dropped', ?, number, address, attempts FROM recipient WHERE message=? AND state=0""",
+                    (micros(now), identifier, seq),
+                )
+                self._writer.execute("DELETE FROM recipient WHERE message=?", (seq,))
+                self._writer.execute("DELETE FROM message WHERE seq=?", (seq,))
+                if file is not None:
+                    job.files.append(file)
+                count += 1
+            return count
+
+        job.action = action
+        result: int = await self._commits.submit(job)
+        return result
+
+    async def _act(self, action: Callable[[], int]) -> int:
+        job = self._commits.job()
+        job.action = action
+        result: int = await self._commits.submit(job)
+        return result
+
+    async def list(self, limit: int = 1000) -> Messages:
+        """As `Store.list`."""
+        return await self._reader.list(limit)
+
+    async def get(self, message: str) -> QueuedMessage | None:
+        """As `Store.get`."""
+        return await self._reader.get(message)
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        if self._closing:
+            return
+        self._closing = True
+        while self._large:
+            await asyncio.wait(self._large)
+        await self._commits.close()
+        self._lock.release()
+
+    # -- claims
+
+    def _is_claimed(self, seq: int, number: int) -> bool:
+        if seq in self._commits.unsynced:
+            return True
+        live = self._by_seq.get(seq)
+        return live is not None and number in live.claimed
+
+    def _find(self, identifier: str) -> tuple[int, bool] | None:
+        live = self._by_id.get(identifier)
+        if live is not None:
+            return live.seq, live.has_file
+        rows = self._writer.execute("SELECT seq, file IS NOT NULL FROM message WHERE id=?", (identifier,)).fetchall()
+        return (rows[0][0], bool(rows[0][1])) if rows else None
+
+    def _take(self, job: Job, live: _Live) -> None:
+        # A caller that was cancelled knows of nothing: its message is there to be claimed.
+        if not job.future.cancelled():
+            self._by_id[live.id] = self._by_seq[live.seq] = live
+
+    def _unclaim(self, updates: Sequence[Update]) -> None:
+        for update in updates:
+            live = self._by_id.get(update.message)
+            if live is not None:
+                live.claimed.discard(update.number)
+                if not live.claimed:
+                    del self._by_id[live.id], self._by_seq[live.seq]
+
+    # -- gathering
+
+    def _keep(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._large.add(task)
+        task.add_done_callback(self._large.discard)
+        return task
+
+    def _add_message(self, job: Job, message: NewMessage, spool: FileSpool, *, claim: bool) -> None:
+        size = len(message.prefix) + spool.size
+        content = message.prefix if spool.name is not None else message.prefix + spool.take()
+        if spool.name is not None:
+            spool.take()
+        self._seq += 1
+        seq, envelope, accepted = self._seq, message.envelope, micros(message.accepted)
+        sender = str(envelope.reverse_path)
+        recipients = [
+            (seq, number, str(to.address), parameters_text(to.parameters), 0, 0, accepted, accepted, "", "")
+            for number, to in enumerate(envelope.recipients)
+        ]
+        job.messages.append(
+            (
+                (
+                    seq,
+                    message.id,
+                    accepted,
+                    sender,
+                    parameters_text(envelope.parameters),
+                    origin_text(envelope.origin),
+                    size,
+                    spool.name,
+                    content,
+                ),
+                recipients,
+                (accepted, "accepted", message.id, None, sender, None, None, envelope.origin.ip),
+            )
+        )
+        if claim:
+            live = _Live(seq, message.id, has_file=spool.name is not None)
+            live.claimed.update(range(len(recipients)))
+            job.on_durable = partial(self._take, job, live)
+            due = accepted / 1e6
+            body: Body = MemoryBody(content)
+            if spool.name is not None:
+                body = FileBody(content, self._directory / spool.name, size)
+            job.result = QueuedMessage(
+                message.id,
+                envelope,
+                due,
+                body,
+                tuple(
+                    QueuedRecipient(number, to, State.QUEUED, 0, due, "", "", due)
+                    for number, to in enumerate(envelope.recipients)
+                ),
+            )
+
+    # -- housekeeping
+
+    def _remove_orphans(self) -> None:
+        """Files of contents whose commit never came (a crash), or whose removal did not."""
+        owned = {name for (name,) in self._writer.execute("SELECT file FROM message WHERE file IS NOT NULL").fetchall()}
+        for path in (self._directory / BODIES).glob("*/*"):
+            if path.relative_to(self._directory).as_posix() not in owned:
+                self._commits.unlink(path.relative_to(self._directory).as_posix())
+
+
+def _own(content: Spool) -> FileSpool:
+    if not isinstance(content, FileSpool):
+        raise TypeError("the content must come from this store's spool()")
+    return content
+
+
+def open_readonly(directory: Path) -> Reader:
+    """List and get without the lock, beside a running server or without one (`Reader.open_readonly`)."""
+    return Reader.open_readonly(directory)
+
+
+__all__ = ["RESERVE", "SMALL_BODY", "SqliteStore", "open_readonly"]

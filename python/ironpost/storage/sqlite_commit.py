@@ -1,0 +1,325 @@
+"""Group commit: what callers want written, gathered into transactions, each made durable before anyone is told.
+
+Promises: everything that is submitted while a sync runs shares the next transaction, up to `MAX_BATCH` and
+`MAX_BATCH_OCTETS`, in the order in which it was submitted. A job that cannot be written fails alone. A transaction
+whose sync failed is undone as far as it concerns new messages.
+Refuses: nothing by itself; an error of the database becomes `StoreFull`, `OSError` or `ValueError` for its caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import sqlite3
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ironpost.queue.store import State, StoreFull, Update
+from ironpost.storage.spool import storage_error
+from ironpost.storage.sqlite_rows import CODES, micros
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ironpost.storage.sqlite_sync import Syncer
+
+logger = logging.getLogger("ironpost.storage")
+
+HISTORY_SECONDS = 7 * 24 * 3600.0
+"""How long attempts and events are kept."""
+MAX_BATCH = 128
+"""Commits and records in one transaction: about 4 ms of the event loop."""
+MAX_BATCH_OCTETS = 1024 * 1024
+"""Octets of bodies after which a transaction is full, for the same reason."""
+CHECKPOINT_OCTETS = 4 * 1024 * 1024
+"""Octets written, about, after which the log is copied into the database."""
+PRUNE_ROWS = 100
+"""Expired events that go with a transaction, beyond twice those it adds."""
+
+_INSERT_MESSAGE = "INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?)"
+_INSERT_RECIPIENT = "INSERT INTO recipient VALUES (?,?,?,?,?,?,?,?,?,?)"
+_INSERT_EVENT = (
+    "INSERT INTO event (at, kind, message, number, address, attempts, reply, remote) VALUES (?,?,?,?,?,?,?,?)"
+)
+_UPDATE = """UPDATE recipient SET state=?, attempts=?, due=?, changed=?, last=coalesce(?, last),
+    remote=coalesce(?, remote) WHERE message=? AND number=?"""
+_FINISH = (
+    "DELETE FROM message WHERE seq=?1 AND NOT EXISTS (SELECT 1 FROM recipient WHERE message=?1 AND state=0)",
+    "DELETE FROM recipient WHERE message=?1 AND NOT EXISTS (SELECT 1 FROM message WHERE seq=?1)",
+)
+_UPDATE_EVENT = """INSERT INTO event (at, kind, message, number, address, attempts, reply, remote)
+    SELECT ?, ?, ?, number, address, attempts, ?, ? FROM recipient WHERE message=? AND number=?"""
+_PRUNE = "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?) AND at < ?"
+
+
+class Job:
+    """One caller's part of a transaction."""
+
+    __slots__ = ("action", "files", "future", "messages", "on_durable", "result", "updates")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+        self.result: Any = None
+        self.messages: list[tuple[Any, ...]] = []
+        """Rows of message, recipient and event for each new message, as a triple."""
+        self.updates: Sequence[Update] = ()
+        self.action: Callable[[], Any] | None = None
+        self.on_durable: Callable[[], None] | None = None
+        """Called when this is durable, before the caller hears of it."""
+        self.files: list[str] = []
+        """Body files that nobody needs once this is durable."""
+
+
+class GroupCommit:
+    """Owns everything that is written."""
+
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        syncer: Syncer,
+        directory: Path,
+        now: Callable[[], float],
+        find: Callable[[str], tuple[int, bool] | None],
+    ) -> None:
+        """Takes over `db` and `syncer`, and closes them.
+
+        Args:
+            db: the writing connection.
+            syncer: of the same database.
+            directory: the data directory.
+            now: seconds since 1970.
+            find: a message's `seq`, and whether it has a body file, by its id; None if it is not in the queue.
+        """
+        self._db = db
+        self._syncer = syncer
+        self._directory = directory
+        self._now = now
+        self._find = find
+        self._next_prune = self._oldest_event()
+        self._waiting: list[Job] = []
+        self._flying: list[Job] = []
+        self._busy = False
+        self._closing = False
+        self._written = 0
+        self._checkpointing = False
+        self._idle: asyncio.Future[None] | None = None
+        self.unsynced: set[int] = set()
+        """New messages (`seq`) of the transaction that is being synced: nobody may claim them yet."""
+
+    def job(self) -> Job:
+        """An empty one, for this event loop.
+
+        Raises:
+            OSError: the store is closed.
+        """
+        if self._closing:
+            raise OSError(errno.ESHUTDOWN, "the store is closed", str(self._directory))
+        loop = asyncio.get_running_loop()
+        self._syncer.attach(loop)
+        return Job(loop.create_future())
+
+    def submit(self, job: Job) -> asyncio.Future[Any]:
+        """The job's future: done when it is durable, or cannot be."""
+        self._waiting.append(job)
+        if not self._busy:
+            self._busy = True
+            # Not at once: what else this turn of the loop brings goes with it.
+            asyncio.get_running_loop().call_soon(self._start)
+        return job.future
+
+    async def close(self) -> None:
+        """Finishes what was submitted, then closes the database."""
+        self._closing = True
+        if self._busy or self._checkpointing:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+        self._syncer.close()
+        self._db.close()
+
+    # -- the transaction
+
+    def _start(self) -> None:
+        count = octets = 0
+        for job in self._waiting[:MAX_BATCH]:
+            count += 1
+            octets += sum(len(message[8]) for message, _, _ in job.messages)
+            if octets >= MAX_BATCH_OCTETS:
+                break
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._flying = self._written_jobs(batch)
+        if not self._flying:
+            self._next()
+            return
+        self.unsynced = {message[0] for job in self._flying for message, _, _ in job.messages}
+        self._syncer.sync().add_done_callback(self._synced)
+
+    def _written_jobs(self, batch: list[Job]) -> list[Job]:
+        try:
+            self._transact(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is handed to whom it concerns
+            if len(batch) == 1:
+                self._refuse(batch[0], error)
+                return []
+            # One of them is the cause: each gets a transaction of its own, so that only that one fails.
+            return [job for single in batch for job in self._written_jobs([single])]
+        return batch
+
+    def _transact(self, jobs: list[Job]) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            new = [message for job in jobs for message in job.messages]
+            if new:
+                db.executemany(_INSERT_MESSAGE, [message for message, _, _ in new])
+                db.executemany(_INSERT_RECIPIENT, chain.from_iterable(recipients for _, recipients, _ in new))
+                db.executemany(_INSERT_EVENT, [event for _, _, event in new])
+                self._written += sum(len(message[8]) + 1024 for message, _, _ in new)
+            self._apply(jobs)
+            for job in jobs:
+                if job.action is not None:
+                    job.files.clear()
+                    job.result = job.action()
+            self._prune(2 * len(new))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+            raise
+
+    def _apply(self, jobs: list[Job]) -> None:
+        at = micros(self._now())
+        rows: list[tuple[Any, ...]] = []
+        events: list[tuple[Any, ...]] = []
+        final: dict[int, Job | None] = {}
+        for job in jobs:
+            for update in job.updates:
+                found = self._find(update.message)
+                if found is None:
+                    continue  # dropped by an operator while the attempt ran
+                seq, has_file = found
+                reply = remote = None
+                kind = update.state.value if update.state is not State.QUEUED else "deferred"
+                if update.outcome is not None:
+                    reply, remote = str(update.outcome.reply), update.outcome.remote
+                rows.append(
+                    (CODES[update.state], update.attempts, micros(update.due), at, reply, remote, seq, update.number)
+                )
+                events.append((at, kind, update.message, reply, remote, seq, update.number))
+                if update.state is not State.QUEUED:
+                    final[seq] = job if has_file else None
+        if not rows:
+            return
+        db = self._db
+        db.executemany(_UPDATE, rows)
+        db.executemany(_UPDATE_EVENT, events)
+        self._written += 1024 * len(rows)
+        for seq, owner in final.items():
+            if owner is not None:
+                owner.files += [name for (name,) in db.execute("SELECT file FROM message WHERE seq=?", (seq,)) if name]
+        for statement in _FINISH:
+            db.executemany(statement, [(seq,) for seq in final])
+
+    def _refuse(self, job: Job, error: BaseException) -> None:
+        for message, _, _ in job.messages:
+            if message[7] is not None:
+                self.unlink(message[7])
+        if isinstance(error, sqlite3.IntegrityError):
+            error = ValueError(f"the message cannot be stored: {error}")
+        elif isinstance(error, sqlite3.Error):
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_FULL:
+                error = StoreFull(errno.ENOSPC, "the disk is full", str(self._directory))
+            else:
+                error = OSError(errno.EIO, f"the queue's database: {error}", str(self._directory))
+        elif isinstance(error, OSError):
+            error = storage_error(error)
+        fail(job.future, error)
+
+    def _synced(self, done: asyncio.Future[None]) -> None:
+        batch, self._flying = self._flying, []
+        self.unsynced.clear()
+        error = done.exception()
+        if error is not None:
+            self._undo(batch, error)
+        else:
+            for job in batch:
+                self._acknowledge(job)
+        self._next()
+
+    def _acknowledge(self, job: Job) -> None:
+        for name in job.files:
+            if not self._db.execute("SELECT 1 FROM message WHERE file=?", (name,)).fetchall():
+                self.unlink(name)
+        if job.on_durable is not None:
+            job.on_durable()
+        if not job.future.done():
+            job.future.set_result(job.result)
+
+    def _undo(self, batch: list[Job], error: BaseException) -> None:
+        """The log did not reach the disk: messages that were not acknowledged are taken out again.
+
+        Updates stay: their callers hear of the error, and record them again.
+        """
+        logger.error("the queue's log was not synced: %s", error)
+        new = [message for job in batch for message, _, _ in job.messages]
+        seqs = [(message[0],) for message in new]
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("DELETE FROM recipient WHERE message=?", seqs)
+            self._db.executemany("DELETE FROM message WHERE seq=?", seqs)
+            self._db.executemany("DELETE FROM event WHERE message=?", [(message[1],) for message in new])
+            self._db.execute("COMMIT")
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        for job in batch:
+            self._refuse(job, error)
+
+    def _next(self) -> None:
+        if self._written >= CHECKPOINT_OCTETS and not self._checkpointing:
+            self._written = 0
+            self._checkpointing = True
+            self._syncer.checkpoint().add_done_callback(self._checkpointed)
+        self._busy = bool(self._waiting)
+        if self._busy:
+            asyncio.get_running_loop().call_soon(self._start)
+        else:
+            self._wake_closer()
+
+    def _checkpointed(self, done: asyncio.Future[None]) -> None:
+        self._checkpointing = False
+        if (error := done.exception()) is not None:
+            logger.warning("the queue's log was not copied into the database: %s", error)
+        self._wake_closer()
+
+    def _wake_closer(self) -> None:
+        if self._idle is not None and not self._idle.done() and not (self._busy or self._checkpointing):
+            self._idle.set_result(None)
+
+    # -- housekeeping
+
+    def _oldest_event(self) -> float:
+        rows = self._db.execute("SELECT at FROM event ORDER BY seq LIMIT 1").fetchall()
+        return (rows[0][0] / 1e6 if rows else self._now()) + HISTORY_SECONDS
+
+    def _prune(self, added: int) -> None:
+        now = self._now()
+        if now >= self._next_prune:
+            self._db.execute(_PRUNE, (added + PRUNE_ROWS, micros(now - HISTORY_SECONDS)))
+            self._next_prune = self._oldest_event()
+
+    def unlink(self, name: str) -> None:
+        """Removes a body file that no message owns."""
+        try:
+            (self._directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("a body file was not removed: %s", error)
+
+
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Hands an error to a caller who may have gone."""
+    if not future.done():
+        future.set_exception(error)

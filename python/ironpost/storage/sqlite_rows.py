@@ -1,0 +1,189 @@
+"""Rows to values and back, and everything that only reads the SQLite store.
+
+Promises: what `sqlite` wrote comes back equal (times to the microsecond); `Reader` never writes and needs no lock, so
+the command line reads beside a running server.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ironpost.model import Address, Envelope, Origin, Recipient
+from ironpost.model.body import PIECE
+from ironpost.queue.store import Messages, QueuedMessage, QueuedRecipient, State
+from ironpost.storage.spool import FileBody
+from ironpost.storage.sqlite_schema import connect_readonly
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    from ironpost.model import Body
+
+STATES = (State.QUEUED, State.DELIVERED, State.FAILED, State.DROPPED)
+"""A row's state is the position in this tuple."""
+CODES = {state: code for code, state in enumerate(STATES)}
+
+MESSAGE_COLUMNS = "seq, id, accepted, reverse_path, parameters, origin, size, file"
+RECIPIENT_COLUMNS = "number, address, parameters, state, attempts, due, changed, last, remote"
+
+_VARIABLES = 500
+"""Values in one statement's list."""
+
+
+def micros(seconds: float) -> int:
+    """Seconds as whole microseconds."""
+    return round(seconds * 1e6)
+
+
+def parameters_text(parameters: Mapping[str, str | None]) -> str | None:
+    """A column's value; NULL for none."""
+    return json.dumps(dict(parameters)) if parameters else None
+
+
+def origin_text(origin: Origin) -> str | None:
+    """A column's value; NULL for a message made here."""
+    return json.dumps([origin.ip, origin.helo, origin.protocol]) if origin != _HERE else None
+
+
+_HERE = Origin()
+
+
+class RowBody:
+    """A small body that stays in the database until somebody reads it."""
+
+    __slots__ = ("_connection", "_seq", "_size")
+
+    def __init__(self, connection: sqlite3.Connection, seq: int, size: int) -> None:
+        self._connection = connection
+        self._seq = seq
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+        return self._size
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The content in pieces of at most `PIECE` octets.
+
+        Raises:
+            FileNotFoundError: the message was removed meanwhile.
+        """
+        content = self._read("SELECT body FROM message WHERE seq = ?", (self._seq,))
+        for start in range(0, len(content), PIECE):
+            yield content[start : start + PIECE]
+
+    async def head(self, limit: int) -> bytes:
+        """At most `limit` octets from the start."""
+        return self._read("SELECT substr(body, 1, ?) FROM message WHERE seq = ?", (limit, self._seq))
+
+    def _read(self, query: str, values: tuple[int, ...]) -> bytes:
+        rows: list[tuple[bytes]] = self._connection.execute(query, values).fetchall()
+        if not rows:
+            raise FileNotFoundError("the message was removed from the queue")
+        return rows[0][0]
+
+
+class Reader:
+    """Questions to the queue. `open_readonly` makes one for another process than the server."""
+
+    def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
+        self._connection = connection
+        self._directory = directory
+
+    @classmethod
+    def open_readonly(cls, directory: Path) -> Self:
+        """Beside a running server, or without one.
+
+        Raises:
+            FileNotFoundError: there is no queue in this directory.
+            SchemaError: another version of ironpost wrote it.
+        """
+        return cls(connect_readonly(directory), directory)
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self._connection.close()
+
+    async def list(self, limit: int = 1000) -> Messages:
+        """As `Store.list`."""
+        rows = self._connection.execute(f"SELECT {MESSAGE_COLUMNS} FROM message ORDER BY seq LIMIT ?", (limit,))  # noqa: S608 - columns are constants
+        return self.messages(rows.fetchall())
+
+    async def get(self, message: str) -> QueuedMessage | None:
+        """As `Store.get`."""
+        rows = self._connection.execute(f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id = ?", (message,))  # noqa: S608 - columns are constants
+        found = self.messages(rows.fetchall())
+        return found[0] if found else None
+
+    def due(self, now: int | None, claimed: Callable[[int, int], bool], limit: int) -> tuple[Sequence[int], int | None]:
+        """Messages (their `seq`) with unclaimed recipients due at `now` (microseconds; None: ever), earliest first.
+
+        With them comes the due time of the first such recipient.
+        """
+        found: dict[int, None] = {}
+        first: int | None = None
+        cursor = self._connection.cursor()
+        cursor.arraysize = 100
+        cursor.execute(
+            "SELECT message, number, due FROM recipient WHERE state = 0 AND due <= ? ORDER BY due",
+            (now if now is not None else 1 << 62,),
+        )
+        while len(found) < limit and (rows := cursor.fetchmany()):
+            for seq, number, due in rows:
+                if claimed(seq, number):
+                    continue
+                if first is None:
+                    first = due
+                found[seq] = None
+                if len(found) == limit:
+                    break
+        cursor.close()  # an open cursor would hold the log
+        return list(found), first
+
+    def by_seq(self, seqs: Sequence[int]) -> Messages:
+        """Messages in the order of `seqs`; those that are gone are left out."""
+        rows: dict[int, tuple[Any, ...]] = {}
+        for part in _parts(seqs):
+            marks = ",".join("?" * len(part))
+            query = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE seq IN ({marks})"  # noqa: S608 - constants and marks
+            rows.update((row[0], row) for row in self._connection.execute(query, part).fetchall())
+        return self.messages([rows[seq] for seq in seqs if seq in rows])
+
+    def messages(self, rows: Sequence[tuple[Any, ...]]) -> Messages:
+        """Values of message rows (`MESSAGE_COLUMNS`), each with all its recipients."""
+        recipients: dict[int, list[QueuedRecipient]] = {}
+        for part in _parts([row[0] for row in rows]):
+            marks = ",".join("?" * len(part))
+            query = f"SELECT message, {RECIPIENT_COLUMNS} FROM recipient WHERE message IN ({marks}) ORDER BY 1, 2"  # noqa: S608 - constants and marks
+            for row in self._connection.execute(query, part).fetchall():
+                recipients.setdefault(row[0], []).append(_recipient(row[1:]))
+        return [self._message(row, tuple(recipients.get(row[0], ()))) for row in rows]
+
+    def _message(self, row: tuple[Any, ...], recipients: tuple[QueuedRecipient, ...]) -> QueuedMessage:
+        seq, identifier, accepted, reverse_path, parameters, origin, size, file = row
+        envelope = Envelope(
+            Address.parse(reverse_path),
+            tuple(queued.recipient for queued in recipients),
+            json.loads(parameters) if parameters else {},
+            Origin(*json.loads(origin)) if origin else _HERE,
+        )
+        body: Body = RowBody(self._connection, seq, size)
+        if file is not None:
+            prefix = self._connection.execute("SELECT body FROM message WHERE seq = ?", (seq,)).fetchall()
+            body = FileBody(prefix[0][0] if prefix else b"", self._directory / file, size)
+        return QueuedMessage(identifier, envelope, accepted / 1e6, body, recipients)
+
+
+def _recipient(row: tuple[Any, ...]) -> QueuedRecipient:
+    number, address, parameters, state, attempts, due, changed, last, remote = row
+    recipient = Recipient(Address.parse(address), json.loads(parameters) if parameters else {})
+    return QueuedRecipient(number, recipient, STATES[state], attempts, due / 1e6, last, remote, changed / 1e6)
+
+
+def _parts(seqs: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (seqs[start : start + _VARIABLES] for start in range(0, len(seqs), _VARIABLES))

@@ -1,0 +1,467 @@
+"""The asyncio client on real sockets: against aiosmtpd, and against peers that a script drives."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiosmtpd.smtp import SMTP
+
+from ironpost import wire
+from ironpost.client import (
+    Client,
+    ConnectFailed,
+    ConnectionLost,
+    ContentRefused,
+    PeerFault,
+    RecipientsRefused,
+    SenderRefused,
+    ServiceRefused,
+    TimedOut,
+    Unsupported,
+)
+from ironpost.client.connection import address_literal
+from ironpost.model import Address
+from ironpost.protocol.client import TIMEOUTS, Step
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+LONG = 30.0
+"""A bound that is reached only when something hangs."""
+
+
+class Mailbox:
+    """An aiosmtpd handler that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    async def handle_RCPT(self, server, session, envelope, address, options) -> str:  # noqa: N802 - aiosmtpd's name
+        if address.startswith("bad"):
+            return "550 5.1.1 No such recipient"
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802 - aiosmtpd's name
+        self.messages.append(envelope)
+        return "250 2.0.0 Taken"
+
+
+@asynccontextmanager
+async def aiosmtpd(**options: Any) -> AsyncIterator[tuple[int, Mailbox]]:
+    mailbox = Mailbox()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: SMTP(mailbox, loop=loop, hostname="peer.example", **options), "127.0.0.1", 0
+    )
+    async with server:
+        yield server.sockets[0].getsockname()[1], mailbox
+
+
+@asynccontextmanager
+async def peer(script: Script) -> AsyncIterator[int]:
+    """A server whose every connection runs `script`; what the script raises fails the test."""
+    failures: list[BaseException] = []
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.add(task)
+        try:
+            await script(reader, writer)
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+        finally:
+            running.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await server.wait_closed()
+    assert not failures, failures
+
+
+def lines(*steps: bytes, close: bool = True) -> Script:
+    """Says each step as an answer to one line; the first is the greeting. None of it looks at what the line was."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number, step in enumerate(steps):
+            if number:
+                await reader.readline()
+            writer.write(step)
+        if not close:
+            await reader.read()
+
+    return script
+
+
+HELLO = (b"220 hi\r\n", b"250 hi\r\n")
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(LONG):
+            await main()
+
+    asyncio.run(bounded())
+
+
+# -- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_sends_and_says_who_was_accepted_and_who_refused() -> None:
+    async def main() -> None:
+        async with aiosmtpd() as (port, mailbox), Client("127.0.0.1", port, local_hostname="client.example") as client:
+            result = await client.send(
+                "a@a.example", ["b@b.example", "bad@b.example", "C@c.example"], b"Subject: x\n\n.dot\nno end"
+            )
+            assert result.accepted == (Address.parse("b@b.example"), Address.parse("C@c.example"))
+            assert result.refused[Address.parse("bad@b.example")].code == 550
+            assert result.reply.code == 250
+            await client.send("", "b@b.example", b"")
+        first, second = mailbox.messages
+        assert first.rcpt_tos == ["b@b.example", "C@c.example"]
+        assert first.content == b"Subject: x\r\n\r\n.dot\r\nno end\r\n"
+        assert second.mail_from == "<>"  # how aiosmtpd calls the null reverse-path
+        assert second.content == b""
+
+    run(main)
+
+
+def test_content_in_every_form() -> None:
+    text = b"Subject: x\r\n\r\n" + b"0123456789\r\n" * 100_000
+
+    class AtRest:
+        size = len(text)
+
+        async def pieces(self):
+            yield text[:7]
+            yield text[7:]
+
+        async def head(self, limit: int) -> bytes:
+            return text[:limit]
+
+    async def stream():
+        for start in range(0, len(text), 99_991):
+            yield text[start : start + 99_991]
+
+    async def main() -> None:
+        async with aiosmtpd() as (port, mailbox), Client("127.0.0.1", port) as client:
+            for content in (text, bytearray(text), memoryview(text), AtRest(), stream()):
+                await client.send("a@a.example", "b@b.example", content)
+        assert [message.content for message in mailbox.messages] == [text] * 5
+
+    run(main)
+
+
+def test_addresses_beyond_ascii() -> None:
+    async def main() -> None:
+        async with aiosmtpd(enable_SMTPUTF8=True) as (port, mailbox), Client("127.0.0.1", port) as client:
+            await client.send("é@a.example", "ü@b.example", "Subject: é\r\n\r\n".encode())
+        assert mailbox.messages[0].mail_from == "é@a.example"
+        assert mailbox.messages[0].smtp_utf8
+
+        async with aiosmtpd() as (port, mailbox), Client("127.0.0.1", port) as client:
+            with pytest.raises(Unsupported) as caught:
+                await client.send("é@a.example", "b@b.example", b"x")
+            assert caught.value.reply.enhanced == "5.6.7"
+            await client.send("a@a.example", "b@b.example", b"x")  # the connection is as good as before
+        assert len(mailbox.messages) == 1
+
+    run(main)
+
+
+def test_concurrent_sends_take_turns_on_one_connection() -> None:
+    async def main() -> None:
+        async with aiosmtpd() as (port, mailbox), Client("127.0.0.1", port) as client:
+            await asyncio.gather(*(client.send("a@a.example", f"u{n}@b.example", b"x") for n in range(10)))
+        assert len(mailbox.messages) == 10
+
+    run(main)
+
+
+def test_ehlo_says_a_full_name_or_an_address_literal() -> None:
+    said: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        said.append(await reader.readline())
+        writer.write(b"250 hi\r\n")
+        await reader.readline()
+        writer.write(b"221 bye\r\n")
+
+    async def main() -> None:
+        async with peer(script) as port, Client("127.0.0.1", port):
+            pass
+
+    run(main)
+    domain = wire.parse_command(said[0]).domain
+    assert domain is not None
+    assert "." in domain
+    assert address_literal("192.0.2.1") == "[192.0.2.1]"
+    assert address_literal("fe80::1%eth0") == "[IPv6:fe80::1]"
+
+
+# -- what goes wrong, by type -----------------------------------------------------------------------------------------
+
+
+def test_nobody_there() -> None:
+    async def main() -> None:
+        async with peer(lines()) as port:
+            pass
+        with pytest.raises(ConnectFailed) as caught:
+            await Client("127.0.0.1", port).connect()
+        assert caught.value.reply.transient
+        assert isinstance(caught.value, ConnectionError)
+
+    run(main)
+
+
+@pytest.mark.parametrize("greeting", [b"554 no\r\n", b"421 busy\r\n"])
+def test_service_refused(greeting: bytes) -> None:
+    async def main() -> None:
+        async with peer(lines(greeting, close=False)) as port:
+            with pytest.raises(ServiceRefused) as caught:
+                await Client("127.0.0.1", port).connect()
+            assert caught.value.reply.code == int(greeting[:3])
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [
+        ((b"550 5.7.1 no\r\n",), SenderRefused),
+        ((b"250 ok\r\n", b"550 5.1.1 no\r\n"), RecipientsRefused),
+        ((b"250 ok\r\n", b"250 ok\r\n", b"451 later\r\n"), ContentRefused),
+        ((b"250 ok\r\n", b"250 ok\r\n", b"250 what\r\n"), PeerFault),
+        ((b"250 ok\r\n", b"421 bye\r\n"), ServiceRefused),
+        ((b"250 ok\r\n",), ConnectionLost),
+        ((b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"), ConnectionLost),
+        ((b"250 ok\r\n250 injected\r\n",), PeerFault),
+        ((b"250-ok\r\n550 mixed\r\n",), PeerFault),
+        ((b"garbage\r\n",), PeerFault),
+    ],
+)
+def test_refusals_and_faults_are_told_apart(steps: tuple[bytes, ...], error: type[Exception]) -> None:
+    close = error is ConnectionLost
+
+    async def main() -> None:
+        async with peer(lines(*HELLO, *steps, close=close)) as port:
+            client = Client("127.0.0.1", port, timeouts={**TIMEOUTS, Step.QUIT: 0.05})
+            await client.connect()
+            with pytest.raises(error):
+                await client.send("a@a.example", "b@b.example", b"x")
+            if error in (PeerFault, ConnectionLost):
+                with pytest.raises(error):  # R19: never used again
+                    await client.send("a@a.example", "b@b.example", b"x")
+            await client.close()
+
+    run(main)
+
+
+def test_r18_an_endless_reply_is_cut_off() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        await reader.readline()
+        while not writer.is_closing():
+            writer.write(b"250-endless\r\n" * 100)
+            await writer.drain()
+
+    async def main() -> None:
+        async with peer(script) as port:
+            with pytest.raises(PeerFault, match="more lines"):
+                await Client("127.0.0.1", port).connect()
+
+    run(main)
+
+
+def test_r19_a_reply_that_trickles_in_does_not_hold_the_time_out_off() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        await reader.readline()
+        writer.write(b"250-")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with peer(script) as port:
+            with pytest.raises(TimedOut):
+                await Client("127.0.0.1", port, timeouts={**TIMEOUTS, Step.EHLO: 0.05}).connect()
+
+    run(main)
+
+
+@pytest.mark.parametrize("step", [Step.GREETING, Step.EHLO, Step.MAIL, Step.DATA, Step.END])
+def test_r19_silence_is_a_time_out_at_every_step(step: Step) -> None:
+    answers = [b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"]
+    said = answers[: [Step.GREETING, Step.EHLO, Step.MAIL, Step.RCPT, Step.DATA, Step.END].index(step)]
+
+    async def main() -> None:
+        script = lines(*said, close=False) if said else lines(b"", close=False)
+        async with peer(script) as port:
+            client = Client("127.0.0.1", port, timeouts={**TIMEOUTS, step: 0.03})
+
+            async def connect_and_send() -> None:
+                await client.connect()
+                await client.send("a@a.example", "b@b.example", b"x")
+
+            with pytest.raises(TimedOut) as caught:
+                await connect_and_send()
+            assert caught.value.reply.enhanced == "4.4.2"
+            await client.close()
+
+    run(main)
+
+
+def test_a_peer_that_does_not_read_is_a_time_out_and_holds_no_memory() -> None:
+    read = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await lines(*HELLO, b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n")(reader, writer)
+        await asyncio.Event().wait()
+
+    async def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield b"x" * 65_534 + b"\r\n"
+
+    async def main() -> None:
+        async with peer(script) as port:
+            client = Client("127.0.0.1", port, timeouts={**TIMEOUTS, Step.CONTENT: 0.1})
+            await client.connect()
+            with pytest.raises(TimedOut):
+                await client.send("a@a.example", "b@b.example", endless())
+            await client.close()
+
+    run(main)
+    assert read < 500  # what fits into the sockets' buffers, and no more
+
+
+def test_an_early_refusal_stops_the_content() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await lines(*HELLO, b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n")(reader, writer)
+        await reader.read(1000)
+        writer.write(b"552 5.3.4 too much\r\n")
+        while await reader.read(65536):
+            pass
+
+    async def endless():
+        while True:
+            yield b"x" * 65_534 + b"\r\n"
+
+    async def main() -> None:
+        async with peer(script) as port:
+            client = Client("127.0.0.1", port)
+            await client.connect()
+            with pytest.raises(ContentRefused) as caught:
+                await client.send("a@a.example", "b@b.example", endless())
+            assert caught.value.reply.code == 552
+            await client.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_content_that_fails_or_a_cancelled_send_never_ends_the_message(cancel: bool) -> None:
+    got = b""
+    started = asyncio.Event()
+    over = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal got
+        await lines(*HELLO, b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n")(reader, writer)
+        with suppress(ConnectionError):
+            got = await reader.read()
+        over.set()
+
+    async def broken():
+        yield b"half of it\r\n"
+        started.set()
+        if cancel:
+            await asyncio.Event().wait()
+        raise ValueError("my own bug")
+
+    async def main() -> None:
+        async with peer(script) as port:
+            client = Client("127.0.0.1", port)
+            await client.connect()
+            sending = asyncio.create_task(client.send("a@a.example", "b@b.example", broken()))
+            await started.wait()
+            if cancel:
+                sending.cancel()
+            with pytest.raises(asyncio.CancelledError if cancel else ValueError):
+                await sending
+            await over.wait()
+            with pytest.raises(ConnectionLost):
+                await client.send("a@a.example", "b@b.example", b"x")
+            await client.close()
+
+    run(main)
+    assert b"\r\n.\r\n" not in got
+
+
+def test_r17_nothing_with_a_newline_can_be_sent() -> None:
+    with pytest.raises(wire.WireFault):
+        Client("127.0.0.1", 1, local_hostname="a.example\r\nMAIL FROM:<>")
+
+    async def main() -> None:
+        async with aiosmtpd() as (port, mailbox), Client("127.0.0.1", port) as client:
+            for bad in (
+                "b@b.example>\r\nRCPT TO:<c@c.example",
+                "b\r\n@b.example",
+                "b@b.example\n",
+                "a b@c.example",
+                "b",
+            ):
+                with pytest.raises(wire.WireFault):
+                    await client.send("a@a.example", bad, b"x")
+                with pytest.raises(wire.WireFault):
+                    await client.send(bad, "a@a.example", b"x")
+        assert mailbox.messages == []
+
+    run(main)
+
+
+def test_misuse_says_what_to_do() -> None:
+    async def main() -> None:
+        client = Client("127.0.0.1", 1)
+        with pytest.raises(RuntimeError, match="not connected"):
+            await client.send("a@a.example", "b@b.example", b"x")
+        await client.close()
+        async with aiosmtpd() as (port, _), Client("127.0.0.1", port) as client:
+            with pytest.raises(ValueError, match="recipient"):
+                await client.send("a@a.example", [], b"x")
+            with pytest.raises(RuntimeError, match="connected already"):
+                await client.connect()
+
+    run(main)
+
+
+def test_under_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with aiosmtpd() as (port, mailbox), Client("127.0.0.1", port) as client:
+            await client.send("a@a.example", "b@b.example", b"y\r\n" * 500_000)
+        assert len(mailbox.messages[0].content) == 1_500_000
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,0 +1,291 @@
+"""Delivery into a Maildir, read back by the standard library's `mailbox.Maildir`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import mailbox
+import os
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ironpost.delivery import maildir as module
+from ironpost.delivery.maildir import AT_ONCE, Maildir
+from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
+from ironpost.model.body import PIECE
+from ironpost.queue.store import QueuedMessage, QueuedRecipient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+CONTENT = b"Received: by mx.example\r\nReturn-Path: <old@example.org>\r\nSubject: x\r\n\r\n.dot\r\nbare \r cr\r\n"
+STORED = b"Return-Path: <sender@example.org>\nReceived: by mx.example\nSubject: x\n\n.dot\nbare \r cr\n"
+
+
+@dataclass
+class Content:
+    octets: bytes
+    times: int = 1
+    fails: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.octets) * self.times
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        for _ in range(self.times):
+            for at in range(0, len(self.octets), PIECE):
+                yield self.octets[at : at + PIECE]
+        if self.fails:
+            raise OSError(errno.EIO, "the disk is broken")
+
+    async def head(self, limit: int) -> bytes:
+        return self.octets[:limit]
+
+
+class Clock:
+    def now(self) -> float:
+        return 1234567890.25
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+
+class Tokens:
+    """Chance that counts."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def token(self) -> str:
+        self.given += 1
+        return f"T{self.given}"
+
+    def uniform(self, low: float, high: float) -> float:
+        return low
+
+    def shuffle(self, items: list[str]) -> None:
+        del items
+
+
+def queued(*recipients: str, content: Content | None = None, sender: str = "sender@example.org") -> QueuedMessage:
+    rows = tuple(Recipient(Address.parse(recipient)) for recipient in recipients)
+    return QueuedMessage(
+        "Q1", Envelope(Address.parse(sender), rows), 0.0, content or Content(CONTENT),
+        tuple(QueuedRecipient(number, row) for number, row in enumerate(rows)),
+    )  # fmt: skip
+
+
+def deliver(path: Path, message: QueuedMessage) -> list[Outcome]:
+    agent = Maildir(path, clock=Clock(), random=Tokens(), host="mx.example")
+    try:
+        results = asyncio.run(agent.deliver(message, message.recipients))
+    finally:
+        agent.close()
+    assert [number for number, _ in results] == list(range(len(message.recipients)))
+    return [outcome for _, outcome in results]
+
+
+def files(path: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted((path / "new").iterdir())]
+
+
+def test_a_message_is_found_octet_for_octet_under_its_return_path(tmp_path: Path) -> None:
+    path = tmp_path / "mail"
+    (outcome,) = deliver(path, queued("jo@localhost"))
+    assert outcome.disposition is Disposition.DELIVERED
+    assert files(path) == [STORED]
+    box = mailbox.Maildir(path, create=False)
+    ((key, read),) = box.items()
+    assert read["Return-Path"] == "<sender@example.org>"
+    assert read.get_payload().startswith(".dot\n")
+    with box.get_file(key) as file:
+        assert file.read() == STORED
+    assert sorted(entry.name for entry in path.iterdir()) == ["cur", "new", "tmp"]
+    assert list((path / "tmp").iterdir()) == []
+
+
+def test_r47_files_are_0600_and_directories_0700(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "mail"
+    old = os.umask(0)
+    try:
+        deliver(path, queued("jo@localhost"))
+    finally:
+        os.umask(old)
+    for folder in (path.parent, path, path / "cur", path / "new", path / "tmp"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (file,) = (path / "new").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_r42_names_hold_nothing_of_an_address(tmp_path: Path) -> None:
+    deliver(tmp_path, queued('"../../evil"@localhost', "jo@localhost", sender='"/etc/x"@example.org'))
+    names = sorted(file.name for file in (tmp_path / "new").iterdir())
+    assert names == [f"1234567890.M250000P{os.getpid()}RT{n}.mx.example" for n in (1, 2)]
+
+
+def test_each_recipient_gets_a_file_and_equal_addresses_share_one(tmp_path: Path) -> None:
+    outcomes = deliver(tmp_path, queued("jo@localhost", "flo@localhost", "jo@LOCALHOST"))
+    assert [outcome.disposition for outcome in outcomes] == [Disposition.DELIVERED] * 3
+    assert files(tmp_path) == [STORED] * 2
+
+
+def test_where_there_are_no_links_each_recipient_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "no links here", str(target))
+
+    monkeypatch.setattr(os, "link", no_links)
+    deliver(tmp_path, queued("jo@localhost", "flo@localhost"))
+    assert files(tmp_path) == [STORED] * 2
+    assert all(file.stat().st_nlink == 1 for file in (tmp_path / "new").iterdir())
+
+
+def test_large_content_passes_in_pieces(tmp_path: Path) -> None:
+    body = b"0123456789abcde\r\n" * (PIECE // 17)
+    content = Content(b"Subject: large\r\n\r\n" + body, times=60)
+    message = queued("jo@localhost", content=content)
+    (outcome,) = deliver(tmp_path, message)
+    assert outcome.disposition is Disposition.DELIVERED
+    assert content.size > 10 * AT_ONCE
+    assert files(tmp_path) == [b"Return-Path: <sender@example.org>\n" + (content.octets * 60).replace(b"\r\n", b"\n")]
+
+
+def test_no_disk_is_touched_on_the_loops_thread_and_all_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str, bool]] = []
+
+    def spy(name: str) -> Callable[..., object]:
+        real = getattr(os, name)
+
+        def called(*args: object, **keywords: object) -> object:
+            where = str(Path(f"/proc/self/fd/{args[0]}").readlink()) if isinstance(args[0], int) else str(args[0])
+            calls.append((name, where, threading.current_thread() is threading.main_thread()))
+            return real(*args, **keywords)
+
+        return called
+
+    (tmp_path / "new").mkdir()
+    (tmp_path / "tmp").mkdir()
+    for name in ("open", "write", "fsync", "link", "unlink"):
+        monkeypatch.setattr(os, name, spy(name))
+    deliver(tmp_path, queued("jo@localhost"))
+    assert not any(on_loop for _, _, on_loop in calls)
+    steps = [(name, "new" if where.endswith("/new") else "file") for name, where, _ in calls]
+    assert [step for step in steps if step[0] in {"write", "fsync", "link"}] == [
+        ("write", "file"),
+        ("fsync", "file"),
+        ("link", "file"),
+        ("fsync", "new"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "enhanced", "says"),
+    [
+        (errno.ENOSPC, 452, "4.3.1", "free space"),
+        (errno.EDQUOT, 452, "4.3.1", "free space"),
+        (errno.EACCES, 451, "4.3.0", f"user id {os.geteuid()} needs the right"),
+        (errno.EROFS, 451, "4.3.0", "needs the right"),
+        (errno.EIO, 451, "4.3.0", os.strerror(errno.EIO)),
+    ],
+)
+@pytest.mark.parametrize("call", ["write", "fsync", "link", "open"])
+def test_a_fault_of_the_disk_defers_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, code: int, enhanced: str, says: str
+) -> None:
+    real = getattr(os, call)
+    failed = False
+
+    def broken(*args: object, **keywords: object) -> object:
+        nonlocal failed
+        if failed:  # once: cleaning up may work
+            return real(*args, **keywords)
+        failed = True
+        raise OSError(number, os.strerror(number))
+
+    for folder in ("new", "tmp"):
+        (tmp_path / folder).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, call, broken)
+        outcomes = deliver(tmp_path, queued("jo@localhost", "jo@LOCALHOST"))
+    assert {outcome.disposition for outcome in outcomes} == {Disposition.DEFERRED}
+    reply = outcomes[0].reply
+    assert (reply.code, reply.enhanced) == (code, enhanced)
+    assert says in reply.detail
+    assert str(tmp_path) not in str(reply)
+    assert not outcomes[0].asked
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
+    (again,) = deliver(tmp_path, queued("jo@localhost"))
+    assert again.disposition is Disposition.DELIVERED
+
+
+def test_a_directory_that_cannot_be_synced_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def broken(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, "no")
+        real(fd)
+
+    for folder in ("new", "tmp"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(os, "fsync", broken)
+    (outcome,) = deliver(tmp_path, queued("jo@localhost"))
+    assert outcome.disposition is Disposition.DEFERRED
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_maildir_that_is_a_file_defers(tmp_path: Path) -> None:
+    (tmp_path / "mail").write_text("in the way")
+    (outcome,) = deliver(tmp_path / "mail", queued("jo@localhost"))
+    assert outcome.disposition is Disposition.DEFERRED
+    assert "mail" in outcome.reply.detail
+
+
+def test_a_body_that_cannot_be_read_defers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    content = Content(b"Subject: x\r\n\r\n" + b"a" * AT_ONCE, times=3, fails=True)
+    (outcome,) = deliver(tmp_path, queued("jo@localhost", content=content))
+    assert outcome.disposition is Disposition.DEFERRED
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_cancelled_delivery_leaves_nothing_behind(tmp_path: Path) -> None:
+    class Endless(Content):
+        async def pieces(self) -> AsyncIterator[bytes]:
+            yield b"Subject: x\r\n\r\n" + b"a" * (2 * AT_ONCE)
+            reached.set()
+            await asyncio.Event().wait()
+
+    reached = asyncio.Event()
+    agent = Maildir(tmp_path, clock=Clock(), random=Tokens())
+
+    async def run() -> None:
+        message = queued("jo@localhost", content=Endless(b""))
+        task = asyncio.create_task(agent.deliver(message, message.recipients))
+        await reached.wait()
+        assert len(list((tmp_path / "tmp").iterdir())) == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    agent.close()
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_name_that_is_taken_is_never_written_over(tmp_path: Path) -> None:
+    deliver(tmp_path, queued("jo@localhost"))
+    (first,) = (tmp_path / "new").iterdir()
+    first.write_bytes(b"mine")
+    (outcome,) = deliver(tmp_path, queued("jo@localhost"))  # the same clock, the same chance
+    assert outcome.disposition is Disposition.DEFERRED
+    assert files(tmp_path) == [b"mine"]

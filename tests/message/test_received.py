@@ -1,0 +1,148 @@
+"""The Received field (RFC 5321 §4.4, RFC 6531 §3.7.3): what it says, and that no client can make it say more."""
+
+from __future__ import annotations
+
+import re
+from email import message_from_bytes, policy
+from email.utils import parsedate_to_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ironpost.message.header import HeaderError
+from ironpost.message.received import keyword, literal, received
+from ironpost.model import Address, Origin
+
+NOW = 880127706.25
+DATE = "Fri, 21 Nov 1997 15:55:06 +0000"
+
+
+def field(
+    ip: str = "192.0.2.1", helo: str = "client.example", recipient: str | None = None, *, utf8: bool = False
+) -> str:
+    address = None if recipient is None else Address.parse(recipient)
+    octets = received(
+        Origin(ip, helo, "UTF8SMTP" if utf8 else "ESMTP"),
+        by="mx.example",
+        id="Q1",
+        now=NOW,
+        recipient=address,
+        utf8=utf8,
+    )
+    assert octets.endswith(b"\r\n")
+    assert all(len(line) <= 78 for line in octets.split(b"\r\n"))
+    return octets.decode().replace("\r\n ", " ").removesuffix("\r\n")
+
+
+def test_it_names_the_client_us_the_protocol_and_the_time() -> None:
+    assert field() == f"Received: from client.example ([192.0.2.1]) by mx.example with ESMTP id Q1; {DATE}"
+
+
+def test_it_names_the_recipient_when_it_is_told_one() -> None:
+    assert field(recipient="jo@example.org").endswith(f" id Q1 for <jo@example.org>; {DATE}")
+
+
+@pytest.mark.parametrize(
+    ("ip", "expected"),
+    [
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("2001:db8::1", "[IPv6:2001:db8::1]"),
+        ("fe80::1%eth0", "[IPv6:fe80::1]"),
+        ("", None),
+        ("[192.0.2.1]) by evil (", None),
+    ],
+)
+def test_the_connections_address_is_a_literal(ip: str, expected: str | None) -> None:
+    assert literal(ip) == expected
+
+
+def test_the_clients_name_may_be_a_literal() -> None:
+    assert " from [IPv6:2001:db8::2] ([192.0.2.1]) by " in field(helo="[IPv6:2001:db8::2]")
+
+
+def test_a_client_without_an_address_is_named_alone() -> None:
+    assert field(ip="").startswith("Received: from client.example by mx.example ")
+
+
+def test_a_message_made_here_has_no_from_clause() -> None:
+    assert field(ip="", helo="").startswith("Received: by mx.example with ")
+
+
+def test_r43_a_name_that_is_no_domain_stands_in_a_comment() -> None:
+    text = field(helo="x) by bad.example (y")
+    assert text.startswith(r"Received: from [192.0.2.1] ([192.0.2.1]) (helo=x\) by bad.example \(y) by mx.example with")
+
+
+def test_r48_a_forged_clause_or_field_cannot_be_said() -> None:
+    for helo in ("a;b", "a\r\nReceived: by x", "a by b with c", "a_b", "a..b", "-a", "[1.2.3.4] (x)", "(", "\\", "é"):
+        text = field(helo=helo)
+        assert text.startswith("Received: from [192.0.2.1] ([192.0.2.1]) (helo="), helo
+        assert len(message_from_bytes(text.encode() + b"\r\n\r\n", policy=policy.compat32).keys()) == 1
+        assert _without_comments(text) == f"Received: from [192.0.2.1]   by mx.example with ESMTP id Q1; {DATE}"
+
+
+@given(st.text(max_size=120), st.booleans())
+def test_r43_whatever_the_client_calls_itself_the_clauses_are_ours(helo: str, utf8: bool) -> None:
+    octets = received(Origin("192.0.2.1", helo, "ESMTP"), by="mx.example", id="Q1", now=NOW, utf8=utf8)
+    assert octets.count(b"\n") == octets.count(b"\r\n") == 1 + octets.count(b"\r\n ")
+    text = _without_comments(octets.decode().replace("\r\n ", " "))
+    match = re.fullmatch(r"Received: from (\S+) +by mx\.example with ESMTP id Q1; (.*)\r\n", text)
+    assert match is not None
+    assert parsedate_to_datetime(match[2]).timestamp() == NOW // 1
+    assert match[1] in {helo, "[192.0.2.1]"}
+
+
+def _without_comments(text: str) -> str:
+    """A reader of RFC 5322 §3.2.2 comments, written for this test alone."""
+    out, depth, at = "", 0, 0
+    while at < len(text):
+        c = text[at]
+        if depth and c == "\\":
+            at += 2
+            continue
+        if c == "(":
+            depth += 1
+        elif c == ")" and depth:
+            depth -= 1
+        elif not depth:
+            out += c
+        at += 1
+    assert depth == 0
+    return out
+
+
+def test_utf8_stands_only_under_smtputf8() -> None:
+    text = field(helo="münchen.example", recipient="jö@münchen.example", utf8=True)
+    assert text.startswith("Received: from münchen.example ([192.0.2.1]) by mx.example with UTF8SMTP id Q1 for ")
+    assert " for <jö@münchen.example>; " in text
+    plain = field(helo="münchen.example", recipient="jö@münchen.example")
+    assert plain.isascii()
+    assert " for " not in plain
+
+
+def test_a_quoted_recipient_is_one_token() -> None:
+    assert ' for <"a b; c"@example.org>; ' in field(recipient='"a b; c"@example.org')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    # RFC 3848 and RFC 6531 §4.3 register these.
+    [
+        ({"extended": False}, "SMTP"),
+        ({"extended": True}, "ESMTP"),
+        ({"extended": True, "tls": True}, "ESMTPS"),
+        ({"extended": True, "authenticated": True}, "ESMTPA"),
+        ({"extended": True, "tls": True, "authenticated": True}, "ESMTPSA"),
+        ({"extended": True, "utf8": True}, "UTF8SMTP"),
+        ({"extended": True, "utf8": True, "tls": True, "authenticated": True}, "UTF8SMTPSA"),
+    ],
+)
+def test_the_protocol_keyword(arguments: dict[str, bool], expected: str) -> None:
+    assert keyword(**arguments) == expected
+
+
+@pytest.mark.parametrize(("by", "id"), [("mx example", "Q"), ("", "Q"), ("mx.example", "Q 1"), ("mx.example", "Q;")])
+def test_our_own_names_are_checked_too(by: str, id: str) -> None:  # noqa: A002
+    with pytest.raises(HeaderError):
+        received(Origin("192.0.2.1", "a"), by=by, id=id, now=NOW)

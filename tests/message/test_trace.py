@@ -1,0 +1,76 @@
+"""Loops are seen, and final delivery leaves exactly one Return-Path (RFC 5321 §4.4, §6.3)."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ironpost import wire
+from ironpost.message.trace import MAX_RECEIVED, FinalContent, is_loop, return_path
+from ironpost.model import NULL, Address
+
+SENDER = Address.parse("sender@example.org")
+LINE = b"Return-Path: <sender@example.org>\r\n"
+
+
+def final(content: bytes, *cuts: int) -> bytes:
+    rewriter = FinalContent(SENDER)
+    out, at = b"", 0
+    for cut in sorted(cuts):
+        out += rewriter.feed(content[at:cut])
+        at = max(at, cut)
+    return out + rewriter.feed(content[at:]) + rewriter.finish()
+
+
+def test_r48_a_hundred_received_fields_are_a_loop() -> None:
+    hop = b"Received: by a.example; x\r\n"
+    rest = b"Subject: received received\r\n\r\n" + hop * 200
+    assert MAX_RECEIVED == 100
+    assert not is_loop(hop * 99 + rest)
+    assert is_loop(hop * 100 + rest)
+    assert is_loop(hop.replace(b"Received:", b"RECEIVED :") * 100 + rest)
+
+
+def test_the_null_path_and_utf8_paths_are_written() -> None:
+    assert return_path(NULL) == b"Return-Path: <>\r\n"
+    assert return_path(Address("jö", "example.org")) == "Return-Path: <jö@example.org>\r\n".encode()
+
+
+def test_a_return_path_comes_first_and_the_rest_is_untouched() -> None:
+    content = b"Received: a\r\nSubject: x\r\n\r\nbody\r\n\r\n.\r\nReturn-Path: <body@example.org>\r\n"
+    assert final(content) == LINE + content
+
+
+def test_every_other_return_path_in_the_header_section_goes() -> None:
+    content = b"return-path: <a@example.org>\r\nA: 1\r\nReturn-Path:\r\n <b@example.org>\r\nB: 2\r\n\r\nbody\r\n"
+    assert final(content) == LINE + b"A: 1\r\nB: 2\r\n\r\nbody\r\n"
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"A: 1\r\n", b"Return-Path: <x@y.example>\r\n", b"\r\n", b"text\r\n", b"\r", b"\n", b"."])
+    ),
+    st.lists(st.integers(0, 120)),
+)
+def test_where_the_pieces_are_cut_does_not_matter(lines: list[bytes], cuts: list[int]) -> None:
+    content = b"".join(lines)
+    assert final(content, *cuts) == final(content)
+
+
+def test_content_without_a_header_section_is_kept() -> None:
+    for content in (b"", b"\r\n", b"\r\nReturn-Path: <a@example.org>\r\n", b"no header\r\n", b"A: 1"):
+        assert final(content) == LINE + content
+
+
+def test_r8_a_header_section_without_end_is_passed_on_at_the_limit() -> None:
+    rewriter = FinalContent(SENDER)
+    piece = b"X: " + b"a" * 65000 + b"\r\n"
+    limit = wire.DEFAULT_LIMITS.header_octets
+    fed = given_back = 0
+    held = 0
+    for _ in range(40):
+        fed += len(piece)
+        given_back += len(rewriter.feed(piece))
+        held = max(held, fed - given_back)
+    assert held < limit + len(piece)
+    assert given_back + len(rewriter.finish()) == fed + len(LINE)

@@ -1,0 +1,218 @@
+"""A whole mail system in one process: real sockets on loopback, a memory store, a scripted resolver, virtual time.
+
+Virtual time stands still until a scenario calls `Clock.pass_time`; the sockets and the Maildir are real. The client is
+the standard library's smtplib and the next hop is aiosmtpd: programs that this project did not write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import smtplib
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.remote import RemoteDelivery
+from ironpost.lookup.static import StaticResolver
+from ironpost.policy import Policy
+from ironpost.policy.checks import configured
+from ironpost.policy.settings import Settings
+from ironpost.protocol.settings import Settings as SessionSettings
+from ironpost.routing.route import Kind, Route, Routes, Rule
+from ironpost.server import Server
+from ironpost.service.clock import SystemRandom
+from ironpost.service.inbound import Inbound
+from ironpost.service.queue_runner import QueueRunner
+from ironpost.storage.memory import MemoryStore
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from aiosmtpd.smtp import SMTP
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from pathlib import Path
+
+    from ironpost.delivery import Agent
+
+START = 1_700_000_000.0
+PATIENCE = 30.0
+"""Real seconds after which a scenario fails instead of hanging."""
+OUR_DOMAIN = "here.example"
+
+
+class Clock:
+    """`model.ports.Clock` whose time passes only when the scenario says so."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    def now(self) -> float:
+        return START + self.passed
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._sleepers, (self.passed + seconds, self._count, future))
+        await future
+
+    def pass_time(self, seconds: float) -> None:
+        """Wakes everybody whose sleep ends within that time."""
+        self.passed += seconds
+        while self._sleepers and self._sleepers[0][0] <= self.passed:
+            _, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                future.set_result(None)
+
+
+class NextHop:
+    """An aiosmtpd server that refuses recipients as the scenario says, and keeps what it takes."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+        """Replies to RCPT, the first one first; when none is left recipients are accepted."""
+        self.asked = 0
+        self.taken: list[tuple[str, list[str], bytes]] = []
+        self.port = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: SMTP(self, hostname="next.example", enable_SMTPUTF8=True, loop=loop), "127.0.0.1", 0
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:  # noqa: N802
+        self.asked += 1
+        if self.refusals:
+            return self.refusals.pop(0)
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 fine"
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        self.taken.append((envelope.mail_from, envelope.rcpt_tos, envelope.content))
+        return "250 2.0.0 taken"
+
+
+class System:
+    """The mail system of `here.example`; use it as an asynchronous context manager."""
+
+    def __init__(self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24) -> None:
+        self.mail = folder / "mail"
+        self.clock = Clock()
+        self.next_hop = NextHop()
+        self.settings = Settings.of(local_domains=[OUR_DOMAIN], trusted_networks=trusted)
+        self.store = MemoryStore(now=self.clock.now, capacity=capacity)
+        self._random = SystemRandom()
+
+    async def __aenter__(self) -> System:
+        await self.next_hop.start()
+        rules = [Rule(("next.example",), Route.smart([f"127.0.0.1:{self.next_hop.port}"]))]
+        self.resolver = StaticResolver(
+            mx={
+                "by-mx.example": [(10, "mx.by-mx.example")],
+                "null.example": [(0, "")],
+                "circle.example": [(10, f"mx.{OUR_DOMAIN}")],
+            },
+            addresses={"mx.by-mx.example": ["127.0.0.1"], f"mx.{OUR_DOMAIN}": ["192.0.2.1"]},
+        )
+        self._maildir = Maildir(self.mail, clock=self.clock, random=self._random, host=f"mx.{OUR_DOMAIN}")
+        self._remote = RemoteDelivery(
+            self.resolver, self._random, local_hostname=f"mx.{OUR_DOMAIN}", own_names=[f"mx.{OUR_DOMAIN}"],
+            own_networks=[], port=self.next_hop.port,
+        )  # fmt: skip
+        self.runner = QueueRunner(
+            store=self.store, routes=Routes([OUR_DOMAIN], rules), agents=self._agent, clock=self.clock,
+            random=self._random, reporting_mta=f"mx.{OUR_DOMAIN}",
+        )  # fmt: skip
+        inbound = Inbound(
+            store=self.store, policy=Policy(configured(self.settings)), clock=self.clock, random=self._random,
+            hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
+        )  # fmt: skip
+        self.server = Server(inbound, "127.0.0.1", 0, settings=SessionSettings(f"mx.{OUR_DOMAIN}"))
+        self.runner.start()
+        await self.server.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.server.stop(1.0)
+        await self.runner.stop()
+        await self._remote.close()
+        self._maildir.close()
+        await self.store.close()
+        await self.next_hop.stop()
+
+    def _agent(self, route: Route) -> Agent:
+        return self._maildir if route.kind is Kind.LOCAL else self._remote.agent(route)
+
+    async def submit(
+        self, sender: str, recipients: list[str] | str, content: bytes, *, source: str = "127.0.0.1",
+        options: tuple[str, ...] = (),
+    ) -> dict[str, tuple[int, bytes]]:  # fmt: skip
+        """Sends with smtplib from the address `source`; what it returns or raises."""
+
+        def send() -> dict[str, tuple[int, bytes]]:
+            with smtplib.SMTP("127.0.0.1", self.server.port, "client.example", PATIENCE, (source, 0)) as client:
+                return client.sendmail(sender, recipients, content, options)
+
+        return await asyncio.to_thread(send)
+
+    def delivered(self) -> list[bytes]:
+        """The files in the Maildir's `new`, in the order of delivery."""
+        folder = self.mail / "new"
+        return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
+
+    async def queue_empty(self) -> None:
+        """Waits until nothing is in the queue."""
+
+        async def empty() -> bool:
+            return not await self.store.list()
+
+        await until(empty)
+
+    async def deferred_or_empty(self) -> None:
+        """Waits until nothing in the queue is due now."""
+
+        async def waits() -> bool:
+            return all(row.due > self.clock.now() for m in await self.store.list() for row in m.recipients)
+
+        await until(waits)
+
+    async def deferred(self) -> None:
+        """Waits until everything in the queue waits for its time."""
+
+        async def waits() -> bool:
+            messages = await self.store.list()
+            return bool(messages) and all(
+                row.due > self.clock.now() for message in messages for row in message.recipients
+            )
+
+        await until(waits)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Returns as soon as `condition` holds; the real work of sockets and threads goes on meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Callable[..., System]:
+    """Makes systems whose Maildir is in the test's folder."""
+    return lambda **options: System(tmp_path, **options)
