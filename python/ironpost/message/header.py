@@ -61,32 +61,24 @@ def field(name: str, tokens: Iterable[str], *, utf8: bool = False) -> bytes:
     octets = text.encode("utf-8")
     if len(octets) <= FOLD_AT:
         return octets + b"\r\n"
-    return _folded(name, listed)
+    return _folded(name, listed, ascii_only=len(octets) == len(text))
 
 
-def _folded(name: str, tokens: tuple[str, ...]) -> bytes:
+def _folded(name: str, tokens: tuple[str, ...], *, ascii_only: bool) -> bytes:
     """The field over several lines. The first token stays beside the name, so that no line is of white space alone."""
-    lines: list[str] = []
-    line = f"{name}: {tokens[0]}"
-    used = len(name) + 2 + _octets(name, tokens[0])
-    for token in tokens[1:]:
-        length = 1 + _octets(name, token)
-        if used + length > FOLD_AT:
-            lines.append(line)
-            line = f" {token}"
-            used = length
-        else:
-            line = f"{line} {token}"
-            used += length
-    lines.append(line)
-    return ("\r\n".join(lines) + "\r\n").encode("utf-8")
-
-
-def _octets(name: str, token: str) -> int:
-    length = len(token) if token.isascii() else len(token.encode("utf-8"))
-    if length > LINE_LIMIT - len(name) - 2:
-        raise HeaderError(f"a token of {length} octets does not fit into a line of {name}")
-    return length
+    octets = [len(token) if ascii_only else len(token.encode("utf-8")) for token in tokens]
+    if max(octets) > LINE_LIMIT - len(name) - 2:
+        raise HeaderError(f"a token of {max(octets)} octets does not fit into a line of {name}")
+    text = [f"{name}: {tokens[0]}"]
+    used = len(name) + 2 + octets[0]
+    for token, length in zip(tokens[1:], octets[1:], strict=True):
+        used += 1 + length
+        if used > FOLD_AT:
+            text.append("\r\n")
+            used = 1 + length
+        text += (" ", token)
+    text.append("\r\n")
+    return "".join(text).encode("utf-8")
 
 
 def shown(text: str, *, utf8: bool = False) -> str:

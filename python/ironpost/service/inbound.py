@@ -289,18 +289,8 @@ class Inbound:
             visit.octets += size
             reply = replies.queued(message.id)
             self._hand_over(message)
-            envelope = message.envelope
-            record(
-                _log,
-                "accepted",
-                id=message.id,
-                ip=envelope.origin.ip,
-                helo=envelope.origin.helo,
-                protocol=envelope.origin.protocol,
-                sender=str(envelope.reverse_path),
-                recipients=[str(recipient.address) for recipient in envelope.recipients],
-                size=size,
-            )
+            if _log.isEnabledFor(logging.INFO):
+                _journal(message, size)
         if not answer.done():  # the session may have ended meanwhile
             answer.set_result(reply)
 
@@ -310,6 +300,21 @@ class Inbound:
         except Exception:  # noqa: BLE001 - the runner's fault is not the client's
             # The message is durable, so the client is told 250 all the same; the runner finds it in the store.
             _log.exception("the queue runner did not take message %s", message.id)
+
+
+def _journal(message: QueuedMessage, size: int) -> None:
+    envelope = message.envelope
+    record(
+        _log,
+        "accepted",
+        id=message.id,
+        ip=envelope.origin.ip,
+        helo=envelope.origin.helo,
+        protocol=envelope.origin.protocol,
+        sender=str(envelope.reverse_path),
+        recipients=[str(recipient.address) for recipient in envelope.recipients],
+        size=size,
+    )
 
 
 def _storage_fault(error: BaseException) -> Reply:

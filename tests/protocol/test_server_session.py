@@ -1,0 +1,624 @@
+"""The server session's limits, its content rules, its hooks, and what an embedder can change. No I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from typing import ClassVar
+
+import pytest
+
+from ironpost.model import Reply
+from ironpost.protocol import replies
+from ironpost.protocol.extensions import EXTENSIONS, Extension
+from ironpost.protocol.server import DEFAULT, ServerSession
+from ironpost.protocol.settings import Settings
+from ironpost.server import BaseHandler, MemorySpool
+from ironpost.wire import FAULTS
+
+
+class Open(BaseHandler):
+    """Takes everything and keeps it."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.gone = 0
+
+    def recipient(self, session, forward_path, parameters):
+        return None
+
+    def message(self, session, content, facts):
+        self.messages.append(content.content)
+
+    def disconnect(self, session):
+        self.gone += 1
+
+
+def settle(session, pending):
+    """What the outer ring does with a question."""
+
+    async def ask():
+        nonlocal pending
+        while pending is not None:
+            try:
+                value = await pending
+            except Exception as exc:  # noqa: BLE001
+                pending = session.fail(exc)
+            else:
+                pending = session.answer(value)
+
+    if pending is not None:
+        asyncio.run(ask())
+
+
+def say(session, *pieces: bytes) -> bytes:
+    """Feeds the pieces one by one; everything that the session writes."""
+    written = b""
+    for piece in pieces:
+        settle(session, session.receive(piece))
+        written += session.output()
+    return written
+
+
+def greeted(handler, settings=DEFAULT, hello=b"EHLO client.example\r\n", overrides=None):
+    session = ServerSession(handler, settings, overrides=overrides)
+    settle(session, session.start())
+    session.output()
+    say(session, hello)
+    return session
+
+
+ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
+
+
+def in_data(handler, settings=DEFAULT):
+    session = greeted(handler, settings)
+    assert say(session, ENVELOPE + b"DATA\r\n").endswith(b"354 End data with <CR><LF>.<CR><LF>\r\n")
+    return session
+
+
+def codes(written: bytes) -> list[bytes]:
+    return [line[:3] for line in written.splitlines()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The end of data
+
+LOOKALIKES = [
+    b"\n.\n",
+    b"\n.\r\n",
+    b"\r\n.\n",
+    b"\r.\r",
+    b"\r.\r\n",
+    b"\r\n.\r",
+    b"\r\n.\r\r\n",
+    b"\r\n. \r\n",
+    b"\r\n.\0\r\n",
+    b"\r\n\0.\r\n",
+    b"\r\n.\r\0\n",
+    b"\n\n.\n\n",
+]
+HIDDEN = b"MAIL FROM:<evil@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\ntwo"
+
+
+@pytest.mark.parametrize("newlines", ["reject", "normalise", "accept"])
+@pytest.mark.parametrize("lookalike", LOOKALIKES)
+def test_r1_only_crlf_dot_crlf_ends_data(lookalike: bytes, newlines: str) -> None:
+    content = b"one" + lookalike + HIDDEN
+    octets = content + b"\r\n.\r\n"
+    bare = lookalike.replace(b"\r\n", b"").strip(b". \0") != b""
+    refused = b"\0" in lookalike or (bare and newlines == "reject")
+    for at in range(len(octets)):
+        handler = Open()
+        session = in_data(handler, Settings(newlines=newlines))
+        assert say(session, octets[:at]) == b"", "nothing is answered before the true end"
+        assert codes(say(session, octets[at:])) == [b"550" if refused else b"250"]
+        assert len(handler.messages) == (0 if refused else 1)
+        assert say(session, b"NOOP\r\n") == b"250 2.0.0 OK\r\n", "and the session is in step"
+
+
+@pytest.mark.parametrize(
+    ("newlines", "stored"),
+    [
+        ("reject", None),
+        ("normalise", b"a\r\nb\r\n\r\nc\r\n"),
+        ("accept", b"a\nb\r\r\nc\r\n"),
+    ],
+)
+def test_r2_bare_cr_and_lf_in_data_by_policy(newlines: str, stored: bytes | None) -> None:
+    octets = b"a\nb\r\r\nc\r\n.\r\n"
+    for at in range(len(octets)):
+        handler = Open()
+        session = in_data(handler, Settings(newlines=newlines))
+        written = say(session, octets[:at], octets[at:])
+        assert handler.messages == ([] if stored is None else [stored])
+        assert written == (replies.BARE_NEWLINE if stored is None else replies.ACCEPTED).octets
+
+
+@pytest.mark.parametrize(("newlines", "taken"), [("reject", False), ("normalise", False), ("accept", True)])
+def test_r4_bare_lf_in_a_chunk_is_refused_unless_accepted(newlines: str, taken: bool) -> None:
+    handler = Open()
+    session = greeted(handler, Settings(newlines=newlines))
+    written = say(session, ENVELOPE + b"BDAT 4 LAST\r\na\nb\n")
+    assert codes(written)[-1] == (b"250" if taken else b"550")
+    assert handler.messages == ([b"a\nb\n"] if taken else [])
+
+
+def test_r4_chunks_are_counted_and_never_searched_for_dots() -> None:
+    handler = Open()
+    session = greeted(handler)
+    content = b"a\r\n.\r\nQUIT\r\n"
+    say(session, ENVELOPE, b"BDAT 1\r\na", b"BDAT 0\r\n", b"BDAT %d LAST\r\n" % (len(content) - 1) + content[1:])
+    assert handler.messages == [content]
+
+
+@pytest.mark.parametrize(
+    ("line", "closes"),
+    [
+        (b"BDAT 9223372036854775808", True),
+        (b"BDAT -1", True),
+        (b"BDAT", True),
+        (b"BDAT 1 LAST LAST", True),
+        (b"BDAT 2147483648", False),
+    ],
+)
+def test_r5_a_chunk_size_that_cannot_be_read_ends_the_connection(line: bytes, closes: bool) -> None:
+    session = greeted(Open())
+    written = say(session, ENVELOPE + line + b"\r\nNOOP\r\n")
+    assert session.closing == closes
+    assert codes(written) == [b"250", b"250"] + [b"501"] * closes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Content that is refused behind its end
+
+
+def test_content_over_the_limit_is_read_to_its_end_and_not_kept() -> None:
+    class Watching(Open):
+        largest = 0
+
+        def content(self, session):
+            outer = self
+
+            class Spool(MemorySpool):
+                def write(self, piece):
+                    super().write(piece)
+                    outer.largest = max(outer.largest, self.size)
+
+            return Spool()
+
+    handler = Watching()
+    session = in_data(handler, Settings(max_size=65536))
+    line = b"x" * 62 + b"\r\n"
+    assert say(session, *[line * 16] * 100) == b""
+    assert say(session, b".\r\nNOOP\r\n") == replies.TOO_LARGE.octets + replies.NOTHING_DONE.octets
+    assert handler.messages == []
+    assert handler.largest <= 65536
+
+
+def test_chunks_over_the_limit_are_refused_at_the_chunk_that_breaks_it() -> None:
+    handler = Open()
+    session = greeted(handler, Settings(max_size=65536))
+    chunk = b"BDAT 40000\r\n" + b"x" * 40000
+    assert codes(say(session, ENVELOPE, chunk, chunk, chunk)) == [b"250", b"250", b"250", b"552", b"503"]
+    assert handler.messages == []
+
+
+@pytest.mark.parametrize(("long_lines", "code"), [("reject", b"550"), ("accept", b"250")])
+def test_r8_a_long_body_line_is_refused_behind_the_end_or_taken(long_lines: str, code: bytes) -> None:
+    handler = Open()
+    session = in_data(handler, Settings(max_body_line=998, long_lines=long_lines))
+    assert codes(say(session, b"x" * 500, b"x" * 499, b"\r\n.\r\n")) == [code]
+
+
+def test_r8_an_endless_command_line_is_dropped_to_its_end() -> None:
+    session = greeted(Open())
+    piece = b"x" * 4096
+    assert say(session, *[piece] * 50) == b"500 5.5.2 The line is longer than the limit.\r\n"
+    assert say(session, b"\r\nNOOP\r\n") == b"250 2.0.0 OK\r\n"
+
+
+def test_a_command_line_may_have_what_the_extensions_add() -> None:
+    # RFC 5321 §4.5.3.1.4: 512, RFC 1870 §3: 26, RFC 6531 §3.1: 10, and " BODY=8BITMIME".
+    limit = 512 + 26 + 10 + 14
+    assert Settings().limits.command_line == limit
+    line = b"NOOP " + b"x" * (limit - 7) + b"\r\n"
+    session = greeted(Open())
+    assert codes(say(session, line)) == [b"250"]
+    assert codes(say(session, b"x" + line)) == [b"500"]
+
+
+class Failing(Open):
+    """Storage that refuses at one of its three moments."""
+
+    def __init__(self, at: str, exc: Exception) -> None:
+        super().__init__()
+        self.at, self.exc, self.discarded = at, exc, 0
+
+    def content(self, session):
+        if self.at == "open":
+            raise self.exc
+        outer = self
+
+        class Spool(MemorySpool):
+            def write(self, piece):
+                if outer.at == "write":
+                    raise outer.exc
+                super().write(piece)
+
+            def discard(self):
+                outer.discarded += 1
+                super().discard()
+
+        return Spool()
+
+    def message(self, session, content, facts):
+        raise self.exc
+
+
+FULL = OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize(
+    ("exc", "reply"),
+    [(FULL, replies.NO_ROOM), (ConnectionResetError(), replies.HOOK_FAILED), (KeyError(1), replies.HOOK_FAILED)],
+)
+@pytest.mark.parametrize("at", ["open", "write", "commit"])
+def test_storage_that_fails_is_a_transient_reply_and_the_session_lives(at: str, exc: Exception, reply: Reply) -> None:
+    handler = Failing(at, exc)
+    session = greeted(handler)
+    written = say(session, ENVELOPE + b"DATA\r\n")
+    if at != "open":
+        assert say(session, b"a\r\n", b"b\r\n") == b""
+        written = say(session, b".\r\n")
+    assert written.endswith(reply.octets)
+    assert handler.discarded == (1 if at == "write" else 0)
+    assert session.failures == 1
+    assert codes(say(session, b"RSET\r\n" + ENVELOPE)) == [b"250"] * 3
+
+
+def test_storage_that_fails_in_a_chunk_is_told_behind_it() -> None:
+    session = greeted(Failing("open", FULL))
+    written = say(session, ENVELOPE, b"BDAT 6\r\nQUIT\r\n", b"BDAT 6 LAST\r\nQUIT\r\n", b"NOOP\r\n")
+    assert codes(written) == [b"250", b"250", b"452", b"503", b"250"]
+
+
+def test_a_spool_that_asks_to_wait_holds_the_next_piece_back() -> None:
+    order: list[str] = []
+
+    class Slow(Open):
+        def content(self, session):
+            class Spool(MemorySpool):
+                def write(self, piece):
+                    order.append("write")
+                    super().write(piece)
+                    return waited()
+
+            return Spool()
+
+        def message(self, session, content, facts):
+            order.append("message")
+            super().message(session, content, facts)
+
+    async def waited():
+        await asyncio.sleep(0)
+        order.append("waited")
+
+    handler = Slow()
+    session = in_data(handler)
+    pending = session.receive(b"one\r\n")
+    assert pending is not None
+    assert session.receive(b"two\r\n.\r\nNOOP\r\n") is None
+    settle(session, pending)
+    assert session.output() == replies.ACCEPTED.octets + replies.NOTHING_DONE.octets
+    assert handler.messages == [b"one\r\ntwo\r\n"]
+    assert order[:2] == ["write", "waited"]
+    assert order[-1] == "message"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits of a session
+
+
+def test_r23_recipients_beyond_the_limit_are_452_and_the_rest_are_kept() -> None:
+    handler = Open()
+    session = greeted(handler, Settings(max_recipients=100))
+    written = say(session, b"MAIL FROM:<>\r\n" + b"RCPT TO:<c@d.example>\r\n" * 102)
+    assert codes(written) == [b"250"] * 101 + [b"452"] * 2
+    assert codes(say(session, b"DATA\r\n.\r\n")) == [b"354", b"250"]
+
+
+def test_r23_too_many_errors_close_with_421() -> None:
+    session = greeted(Open(), Settings(max_errors=3))
+    written = say(session, b"X\r\nX\r\nX\r\nNOOP\r\n")
+    assert codes(written) == [b"500", b"500", b"421"]
+    assert session.closing
+
+
+def test_an_accepted_message_forgives_errors() -> None:
+    session = greeted(Open(), Settings(max_errors=3))
+    written = say(session, (b"X\r\nX\r\n" + ENVELOPE + b"DATA\r\n.\r\n") * 3)
+    assert b"421" not in codes(written)
+
+
+def test_r23_too_many_commands_close_with_421() -> None:
+    session = greeted(Open(), Settings(max_commands=5))
+    assert codes(say(session, b"NOOP\r\n" * 9)) == [b"250"] * 4 + [b"421"]
+    assert session.closing
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_recipients": 99}, {"max_size": 65535}, {"max_body_line": 997}, {"max_errors": 0}]
+)
+def test_limits_below_the_standard_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Settings(**bad)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Beginnings and ends
+
+
+@pytest.mark.parametrize("async_", [False, True])
+def test_a_refused_connection_reads_the_refusal_as_greeting(async_: bool) -> None:
+    class Refusing(Open):
+        def connect(self, session):
+            return later(replies.TOO_MANY_CONNECTIONS) if async_ else replies.TOO_MANY_CONNECTIONS
+
+    async def later(value):
+        return value
+
+    session = ServerSession(Refusing())
+    settle(session, session.start())
+    assert session.output() == replies.TOO_MANY_CONNECTIONS.octets
+    assert session.closing
+
+
+def test_r7_octets_before_the_greeting_are_not_executed() -> None:
+    async def slow():
+        return None
+
+    class Slow(Open):
+        def connect(self, session):
+            return slow()
+
+    session = ServerSession(Slow())
+    pending = session.start()
+    assert session.receive(b"EHLO early.example\r\nMAIL FROM:<>\r\n") is None
+    assert session.output() == b"554 5.5.1 You spoke before the greeting, closing\r\n"
+    assert session.closing
+    settle(session, pending)
+    assert session.output() == b""
+    assert session.helo == ""
+
+
+def test_r7_octets_behind_quit_are_dropped() -> None:
+    handler = Open()
+    session = greeted(handler)
+    assert say(session, b"QUIT\r\n" + ENVELOPE + b"DATA\r\nx\r\n.\r\n", b"NOOP\r\n") == replies.GOODBYE.octets
+    assert handler.messages == []
+
+
+def test_time_out_and_shutdown_say_421_and_close() -> None:
+    for end, reply in ((ServerSession.expire, replies.TIMED_OUT), (ServerSession.shutdown, replies.SHUTTING_DOWN)):
+        session = greeted(Open())
+        end(session)
+        assert session.output() == reply.octets
+        assert session.closing
+
+
+def test_shutdown_lets_a_message_end_first() -> None:
+    handler = Open()
+    session = in_data(handler)
+    session.shutdown()
+    assert session.output() == b""
+    assert say(session, b"x\r\n.\r\nNOOP\r\n") == replies.ACCEPTED.octets + replies.NOTHING_DONE.octets + (
+        replies.SHUTTING_DOWN.octets
+    )
+    assert handler.messages == [b"x\r\n"]
+
+
+def test_r6_a_connection_that_ends_in_content_hands_nothing_over_and_discards() -> None:
+    handler = Failing("never", FULL)
+    session = in_data(handler)
+    say(session, b"half a mess")
+    session.eof()
+    session.lost()
+    session.lost()
+    assert handler.discarded == 1
+    assert handler.gone == 1
+
+
+def test_the_end_of_the_stream_behind_a_batch_still_answers_the_batch() -> None:
+    async def later():
+        return None
+
+    class Slow(Open):
+        def mail(self, session, reverse_path, parameters):
+            return later()
+
+    session = greeted(Slow())
+    pending = session.receive(ENVELOPE + b"NOOP\r\n")
+    session.eof()
+    assert not session.closing
+    settle(session, pending)
+    assert codes(session.output()) == [b"250"] * 3
+    assert session.closing
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hooks
+
+
+def test_r26_an_awaited_hook_that_raises_is_451() -> None:
+    async def broken():
+        raise ZeroDivisionError
+
+    class Broken(Open):
+        def recipient(self, session, forward_path, parameters):
+            return broken()
+
+    session = greeted(Broken())
+    assert codes(say(session, ENVELOPE + b"NOOP\r\n")) == [b"250", b"451", b"250"]
+    assert session.failures == 1
+
+
+@pytest.mark.parametrize("hook", ["mail", "recipient", "message", "verify"])
+def test_r26_an_answer_of_the_wrong_type_is_451(hook: str) -> None:
+    async def wrong():
+        return "250 OK"
+
+    for value in ("250 OK", wrong()):
+        handler = Open()
+        setattr(handler, hook, lambda *args, value=value: value)
+        session = greeted(handler)
+        written = say(session, b"VRFY x\r\n" + ENVELOPE + b"DATA\r\n", b"NOOP\r\n.\r\n")
+        assert b"451 4.3.0 Local error in processing\r\n" in written
+        settle(session, session.receive(b"RSET\r\n"))
+        assert not session.closing
+
+
+def test_a_reply_of_421_from_a_hook_closes() -> None:
+    class Tired(Open):
+        def mail(self, session, reverse_path, parameters):
+            return replies.reply(421, "3.2", "Enough")
+
+    session = greeted(Tired())
+    assert say(session, ENVELOPE) == b"421 4.3.2 Enough\r\n"
+    assert session.closing
+
+
+def test_questions_see_what_is_known() -> None:
+    seen = []
+
+    class Curious(Open):
+        def message(self, session, content, facts):
+            transaction = session.transaction
+            seen.append((session.helo, session.esmtp, str(transaction.reverse_path), transaction.parameters))
+            seen.append([str(recipient.address) for recipient in transaction.recipients])
+
+    session = greeted(Curious())
+    say(
+        session,
+        b"MAIL FROM:<a@b.example> SIZE=3\r\nRCPT TO:<c@D.example>\r\nRCPT TO:<e@f.example>\r\nDATA\r\nx\r\n.\r\n",
+    )
+    assert seen == [("client.example", True, "a@b.example", {"SIZE": "3"}), ["c@D.example", "e@f.example"]]
+    assert session.transaction is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What an embedder can change
+
+
+def test_an_override_replaces_one_command_and_may_call_the_standard_one() -> None:
+    raw = []
+
+    def mail(session, command):
+        raw.append((command.verb, command.argument, command.fault.id if command.fault else None))
+        if b"blocked" in command.argument:
+            return Reply(550, "5.7.1", ("Blocked",))
+        return session.standard(command)
+
+    handler = Open()
+    session = greeted(handler, overrides={"MAIL": mail})
+    assert say(session, b"MAIL FROM:<blocked@b.example>\r\n") == b"550 5.7.1 Blocked\r\n"
+    assert codes(say(session, b"MAIL FROM: <a@b.example>\r\n")) == [b"501"]
+    assert say(session, ENVELOPE + b"DATA\r\nx\r\n.\r\n").endswith(replies.ACCEPTED.octets)
+    assert handler.messages == [b"x\r\n"]
+    assert raw == [
+        ("MAIL", b"FROM:<blocked@b.example>", None),
+        ("MAIL", b"FROM: <a@b.example>", "path-space"),
+        ("MAIL", b"FROM:<a@b.example>", None),
+    ]
+
+
+def test_an_override_may_be_a_coroutine_around_a_hook_that_is_one() -> None:
+    order = []
+
+    class Slow(Open):
+        async def mail(self, session, reverse_path, parameters):
+            await asyncio.sleep(0)
+            order.append("hook")
+
+    async def mail(session, command):
+        await asyncio.sleep(0)
+        order.append("before")
+        done = session.standard(command)
+        if done is not None:
+            await done
+        order.append("after")
+
+    session = greeted(Slow(), overrides={"MAIL": mail})
+    assert codes(say(session, ENVELOPE + b"NOOP\r\n")) == [b"250"] * 3
+    assert order == ["before", "hook", "after"]
+
+
+@pytest.mark.parametrize("async_", [False, True])
+def test_an_override_adds_a_verb(async_: bool) -> None:
+    def ping(session, command):
+        return Reply(250, "2.0.0", (f"Pong {command.argument.decode()}",))
+
+    async def ping_later(session, command):
+        await asyncio.sleep(0)
+        return ping(session, command)
+
+    session = greeted(Open(), overrides={"XPING": ping_later if async_ else ping})
+    assert say(session, b"xping 1\r\nNOOP\r\n") == b"250 2.0.0 Pong 1\r\n250 2.0.0 OK\r\n"
+
+
+def test_r26_an_override_that_raises_is_451() -> None:
+    def broken(session, command):
+        raise ZeroDivisionError
+
+    session = greeted(Open(), overrides={"DATA": broken})
+    assert codes(say(session, ENVELOPE + b"DATA\r\nNOOP\r\n")) == [b"250", b"250", b"451", b"250"]
+
+
+def test_an_extension_is_one_class_and_one_entry() -> None:
+    def colour(session, value):
+        return None if value == "BLUE" else replies.BAD_PARAMETER
+
+    def paint(session, command):
+        session.write(b"250 2.0.0 Painted\r\n")
+
+    class Colour(Extension):
+        keyword = "XCOLOUR"
+        extra_octets: ClassVar = {"RCPT": 500}
+        mail_parameters: ClassVar = {"XCOLOUR": colour}
+        rcpt_parameters: ClassVar = {"XCOLOUR": colour}
+        verbs: ClassVar = {"XPAINT": paint}
+
+        def advertise(self, settings):
+            return f"XCOLOUR {settings.hostname}"
+
+    settings = Settings(extensions=(*EXTENSIONS, Colour()))
+    session = ServerSession(Open(), settings)
+    session.start()
+    assert b"250 XCOLOUR localhost\r\n" in say(session, b"EHLO client.example\r\n")
+    assert say(session, b"HELP\r\nXPAINT\r\n").endswith(b"XPAINT\r\n250 2.0.0 Painted\r\n")
+    assert codes(say(session, b"MAIL FROM:<> XCOLOUR=RED\r\n")) == [b"501"]
+    assert codes(say(session, b"MAIL FROM:<> XCOLOUR=BLUE\r\nRCPT TO:<c@d.example> XCOLOUR=BLUE\r\n")) == [b"250"] * 2
+    assert settings.limits.command_line == 512 + 500
+    assert codes(say(greeted(Open()), b"XPAINT\r\nMAIL FROM:<> XCOLOUR=BLUE\r\n")) == [b"500", b"555"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The catalogue
+
+
+def test_every_fault_of_the_wire_has_its_reply() -> None:
+    for table in (replies.SENDER_FAULTS, replies.RECIPIENT_FAULTS, replies.FAULT_REPLIES):
+        assert set(table) == set(FAULTS)
+    assert replies.SENDER_FAULTS["domain-empty"].enhanced == "5.1.7"  # RFC 3463 §3.2: bad sender's mailbox syntax
+    assert replies.RECIPIENT_FAULTS["domain-empty"].enhanced == "5.1.3"  # bad destination mailbox syntax
+    assert replies.FAULT_REPLIES["argument-missing"].code == 501
+    assert replies.FAULT_REPLIES["line-too-long"].code == 500
+
+
+def test_the_class_of_an_enhanced_code_is_that_of_the_reply() -> None:
+    catalogue = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
+    assert len(catalogue) > 30
+    for name, reply in catalogue.items():
+        if reply.enhanced is not None:
+            assert reply.enhanced[0] == str(reply.code)[0], name
+    assert replies.START_CONTENT.enhanced is None  # RFC 2034 §4
