@@ -106,9 +106,10 @@ pub(crate) trait Visitor {
     fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()>;
 }
 
-/// Show `data` to `visitor`, block by block, until the end or until it breaks off.
+/// Show `data` to `visitor`, block by block, until the end or until it breaks off. The visitor goes in and out by value,
+/// so that its state lives in registers meanwhile.
 #[inline]
-pub(crate) fn visit<V: Visitor>(kernel: Kernel, data: &[u8], visitor: &mut V) {
+pub(crate) fn visit<V: Visitor>(kernel: Kernel, data: &[u8], visitor: V) -> V {
     match kernel.0 {
         Isa::Portable => run::<Portable, V>(data, visitor),
         #[cfg(target_arch = "x86_64")]
@@ -134,14 +135,14 @@ trait Classify {
 
 /// The loop that every kernel shares; it is inlined into a function that has the instruction set switched on.
 #[inline(always)]
-fn run<C: Classify, V: Visitor>(data: &[u8], visitor: &mut V) {
+fn run<C: Classify, V: Visitor>(data: &[u8], mut visitor: V) -> V {
     let (blocks, rest) = data.as_chunks::<BLOCK>();
     let mut base = 0;
     for block in blocks {
         // SAFETY: `visit` calls this function, directly or through `run_*`, only with the instruction set at hand.
         let masks = unsafe { C::masks(block) };
         if visitor.block(base, u64::MAX, masks).is_break() {
-            return;
+            return visitor;
         }
         base += BLOCK;
     }
@@ -152,6 +153,7 @@ fn run<C: Classify, V: Visitor>(data: &[u8], visitor: &mut V) {
         let masks = unsafe { C::masks(&last) };
         let _ = visitor.block(base, (1 << rest.len()) - 1, masks);
     }
+    visitor
 }
 
 /// Eight octets at a time in a machine word: for processors without a kernel of their own, and as a second opinion.
@@ -218,15 +220,15 @@ mod x86 {
     /// # Safety
     /// The processor must have what `has_avx2` asks for.
     #[target_feature(enable = "avx2,bmi1,lzcnt")]
-    pub(super) unsafe fn run_avx2<V: Visitor>(data: &[u8], visitor: &mut V) {
-        run::<Avx2, V>(data, visitor);
+    pub(super) unsafe fn run_avx2<V: Visitor>(data: &[u8], visitor: V) -> V {
+        run::<Avx2, V>(data, visitor)
     }
 
     /// # Safety
     /// The processor must have what `has_avx512` asks for.
     #[target_feature(enable = "avx512f,avx512bw,bmi1,lzcnt")]
-    pub(super) unsafe fn run_avx512<V: Visitor>(data: &[u8], visitor: &mut V) {
-        run::<Avx512, V>(data, visitor);
+    pub(super) unsafe fn run_avx512<V: Visitor>(data: &[u8], visitor: V) -> V {
+        run::<Avx512, V>(data, visitor)
     }
 
     impl Classify for Sse2 {
@@ -326,8 +328,8 @@ mod arm {
     /// # Safety
     /// The processor must have NEON.
     #[target_feature(enable = "neon")]
-    pub(super) unsafe fn run_neon<V: Visitor>(data: &[u8], visitor: &mut V) {
-        run::<Neon, V>(data, visitor);
+    pub(super) unsafe fn run_neon<V: Visitor>(data: &[u8], visitor: V) -> V {
+        run::<Neon, V>(data, visitor)
     }
 
     const WEIGHTS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
@@ -496,8 +498,7 @@ mod tests {
         #[test]
         fn every_kernel_agrees_with_the_naive_oracle(data in prop::collection::vec(octets(), 0..300)) {
             for kernel in Kernel::available() {
-                let mut seen = Collected::default();
-                visit(kernel, &data, &mut seen);
+                let seen = visit(kernel, &data, Collected::default());
                 prop_assert_eq!(seen.0.len(), data.len().div_ceil(BLOCK));
                 for (n, (base, valid, masks)) in seen.0.into_iter().enumerate() {
                     let part = &data[BLOCK * n..data.len().min(BLOCK * (n + 1))];
@@ -512,8 +513,7 @@ mod tests {
 
         #[test]
         fn line_ends_and_starts_agree_with_the_naive_oracle(data in prop::collection::vec(octets(), 1..200)) {
-            let mut seen = Collected::default();
-            visit(Kernel::best(), &data, &mut seen);
+            let seen = visit(Kernel::best(), &data, Collected::default());
             let mut carry = Carry { cr: 0, start: 1 };
             for (base, valid, masks) in seen.0 {
                 let ends = carry.ends(&masks, valid);
