@@ -1,6 +1,6 @@
 """The native implementation of `ironpost.wire`, and, name for name, of `ironpost.wire.pure`.
 
-stubtest checks the module against this stub as it is, and the pure twin against a copy in which `__new__` (which is what
+stubtest checks the module against this stub as it is, and the pure twin against a copy in which `__new__` (what
 a class written in Rust has) reads `__init__`.
 """
 
