@@ -4,6 +4,8 @@
 //!
 //! Run: `cargo bench --bench data`.
 
+#![allow(missing_docs)] // criterion_group! makes a public function
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -3,6 +3,8 @@
 //!
 //! Run: `cargo bench --bench framer`.
 
+#![allow(missing_docs)] // criterion_group! makes a public function
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
