@@ -12,7 +12,10 @@ fuzz_target!(|data: &[u8]| {
     assert!(command.argument.len() <= data.len());
     match command.fault {
         Some(fault) => {
-            assert!(fault.offset <= data.len(), "a fault lies inside the line, or at its end");
+            assert!(
+                fault.offset <= data.len(),
+                "a fault lies inside the line, or at its end"
+            );
             assert!(command.path.is_none() && command.chunk.is_none() && command.domain.is_none());
         }
         None => {
@@ -27,7 +30,9 @@ fuzz_target!(|data: &[u8]| {
         let again = parse_mailbox(written.as_bytes()).expect("what was written can be read");
         assert_eq!((again.local_part, again.domain), (mailbox.local_part, mailbox.domain));
     }
-    let decoded = xtext_decode(&xtext_encode(data).into_owned().into_bytes()).expect("xtext reads what it writes").into_owned();
+    let decoded = xtext_decode(&xtext_encode(data).into_owned().into_bytes())
+        .expect("xtext reads what it writes")
+        .into_owned();
     assert_eq!(decoded, data);
     let _ = xtext_decode(data);
     if let Ok(text) = std::str::from_utf8(data) {

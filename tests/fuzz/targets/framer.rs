@@ -9,7 +9,13 @@ use ironpost::framer::{Body, BodyEnd, Events, Mode, ServerFramer};
 use ironpost::limits::Limits;
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits = Limits { command_line: 80, auth_line: 40, held: usize::MAX, content: 200, ..Limits::DEFAULT };
+const LIMITS: Limits = Limits {
+    command_line: 80,
+    auth_line: 40,
+    held: usize::MAX,
+    content: 200,
+    ..Limits::DEFAULT
+};
 const MODES: [Mode; 4] = [Mode::Command, Mode::Data, Mode::Line, Mode::Closed];
 
 #[derive(Default, PartialEq, Debug)]
@@ -20,16 +26,25 @@ struct Seen {
 
 impl Events for Seen {
     fn command(&mut self, command: &Command<'_>) {
-        assert!(command.argument.len() < LIMITS.command_line, "a command is within its limit");
+        assert!(
+            command.argument.len() < LIMITS.command_line,
+            "a command is within its limit"
+        );
         self.events.push(format!("{command:?}"));
     }
     fn body(&mut self, body: Body<'_>) {
         let octets = body.to_vec();
-        assert!(!octets.is_empty() && octets.len() == body.plan().len(), "a piece of body has its announced length");
+        assert!(
+            !octets.is_empty() && octets.len() == body.plan().len(),
+            "a piece of body has its announced length"
+        );
         self.body.extend_from_slice(&octets);
     }
     fn body_end(&mut self, end: BodyEnd) {
-        assert!(self.body.len() as u64 <= end.facts.size, "no more is returned than was counted");
+        assert!(
+            self.body.len() as u64 <= end.facts.size,
+            "no more is returned than was counted"
+        );
         let body = std::mem::take(&mut self.body);
         self.events.push(format!("{end:?} {body:?}"));
     }
@@ -47,7 +62,9 @@ fn run(pieces: &[&[u8]], newline: Newline, mut modes: u32) -> (Seen, usize, bool
     let mut framer = ServerFramer::new(LIMITS, newline);
     let mut seen = Seen::default();
     for piece in pieces {
-        framer.feed(piece, &mut seen).expect("the limit of stored octets is out of reach");
+        framer
+            .feed(piece, &mut seen)
+            .expect("the limit of stored octets is out of reach");
         while framer.held() && modes > 1 {
             let before = framer.buffered();
             framer.resume(MODES[(modes & 3) as usize], &mut seen).expect("held");
@@ -72,5 +89,9 @@ fuzz_target!(|input: (u8, u32, Vec<u8>, &[u8])| {
     pieces.push(rest);
     let whole = run(&[data], newline, modes);
     assert_eq!(whole, run(&pieces, newline, modes), "cut in pieces");
-    assert_eq!(whole, run(&data.chunks(1).collect::<Vec<_>>(), newline, modes), "octet by octet");
+    assert_eq!(
+        whole,
+        run(&data.chunks(1).collect::<Vec<_>>(), newline, modes),
+        "octet by octet"
+    );
 });

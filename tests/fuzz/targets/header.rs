@@ -5,7 +5,11 @@ use ironpost::header::{scan_header, unfold};
 use ironpost::limits::Limits;
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits = Limits { header_octets: 300, header_fields: 7, ..Limits::DEFAULT };
+const LIMITS: Limits = Limits {
+    header_octets: 300,
+    header_fields: 7,
+    ..Limits::DEFAULT
+};
 
 fuzz_target!(|data: &[u8]| {
     let section = scan_header(data, &LIMITS);
