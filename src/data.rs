@@ -428,13 +428,20 @@ impl Lines {
     /// only the first end counts.
     #[inline(always)]
     fn skim(&mut self, base: usize, valid: u64, crlf: u64) {
-        // Without an end: the line is at least as long as what it has here, but for a CR in the last place.
+        // Without an end this is `unfinished`, in one way, without a branch that cannot be foretold.
         let octets = 64 - valid.leading_zeros();
-        let first = i64::from(crlf.trailing_zeros().min(octets));
-        self.longest = self.longest.max(base as i64 + first - 1 - self.line);
+        let end = base as i64 + i64::from(crlf.trailing_zeros().min(octets)) - 1;
+        self.longest = self.longest.max(end - self.line);
         if crlf != 0 {
             self.line = base as i64 + 64 - i64::from(crlf.leading_zeros());
         }
+    }
+
+    /// The line that goes on behind a block is at least as long as what it has so far, but for a CR in the last place.
+    #[inline(always)]
+    fn unfinished(&mut self, base: usize, valid: u64) {
+        let octets = 64 - i64::from(valid.leading_zeros());
+        self.longest = self.longest.max(base as i64 + octets - 1 - self.line);
     }
 
     #[inline(always)]
@@ -498,7 +505,7 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
             state.lines.skim(base, valid, ends.crlf);
             return ControlFlow::Continue(());
         }
-        let (lines, keep, stop) = step_by_step::<NORMALISE>(state.lines, self.data, base, ends, dots, self.plan);
+        let (lines, keep, stop) = step_by_step::<NORMALISE>(state.lines, self.data, base, valid, ends, dots, self.plan);
         state.lines = lines;
         state.short = lines.short();
         state.awaiting = lines.awaiting();
@@ -519,6 +526,7 @@ fn step_by_step<const NORMALISE: bool>(
     mut lines: Lines,
     data: &[u8],
     base: usize,
+    valid: u64,
     ends: Ends,
     dots: u64,
     plan: &mut Plan,
@@ -553,6 +561,7 @@ fn step_by_step<const NORMALISE: bool>(
             lines.moved += 1;
         }
     }
+    lines.unfinished(base, valid);
     (lines, u64::MAX, None)
 }
 
