@@ -3,6 +3,24 @@
 //! that its answer is right before it is timed.
 //!
 //! Run: `cargo bench --bench data`.
+//!
+//! Figures, best of 60 runs of the same loops outside criterion (AMD EPYC with AVX-512, 2 cores shared with other work,
+//! rustc 1.95, 23 November 2026), 10 MB, output into one reused `Vec`:
+//!
+//! | | ms | GB/s |
+//! |---|---|---|
+//! | copy, nothing else | 0.34 | 29 |
+//! | smtp-proto 0.2.5, memmem for LF and dot, no checks | 0.51 | 19.6 |
+//! | ironpost AVX-512: all checks (the scan alone: 0.67) | 1.14 | 8.7 |
+//! | ironpost AVX2 (0.94) | 1.43 | 7.0 |
+//! | ironpost SSE2 (1.59) | 2.12 | 4.7 |
+//! | ironpost portable (5.37) | 6.27 | 1.6 |
+//! | smtp-proto 0.2.0, octet by octet, no checks (a separate program, right behind it) | 10.96 | 0.9 |
+//!
+//! So ours is 9.6 times as fast as smtp-proto 0.2.0, and takes 2.2 times as long as 0.2.5, the version that "0.2" means
+//! now. Eight times 0.2.5 would be five times the rate of copying. The version on the memchr crate with the same checks
+//! takes twice to three times as long as AVX-512 and AVX2 (criterion, same run, least disturbed: 3.97 ms against 1.65
+//! and 1.58); own kernels were kept for that.
 
 #![allow(missing_docs)] // criterion_group! makes a public function
 
