@@ -11,12 +11,14 @@ starts again. Everything that arrived while the last commit ran shares the next.
     split          executemany on the loop, COMMIT alone in a thread
     split-multi    as split, with statements of many rows
     thread-multi   everything in a thread, with statements of many rows: a handful of steps a batch
-    process        statements and COMMIT on the loop, and the log's fsync in a process of its own (what the store does)
+    process        statements and COMMIT on the loop, and the log's fsync in a process of its own
+    store          the same in the product: `SqliteStore.spool`, `write` and `commit`
+    store-record   and `record` as delivered behind each commit: the message's whole way through the store
 
-For all but the last, COMMIT syncs the log itself (PRAGMA synchronous=FULL) and copies it now and then.
+For the first five, COMMIT syncs the log itself (PRAGMA synchronous=FULL) and copies it now and then.
 
-`stall` is the longest time a timer on the loop was late (99th percentile). CPU is that of the process (user + system)
-less the burnt work. The result is checked: as many rows as acknowledgements.
+`stall` is the time by which a timer on the loop was late (99th percentile). CPU is that of the process and its sync
+process (user + system) less the burnt work. The result is checked: as many rows as acknowledgements.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ironpost.queue.store import NewMessage, State, Update
 from ironpost.storage import sqlite_schema as schema
+from ironpost.storage.sqlite import SqliteStore
 from ironpost.storage.sqlite_sync import Syncer
 
 if TYPE_CHECKING:
@@ -137,7 +141,7 @@ class Group:
         if self.busy:
             self.loop.call_soon(self.start)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.jobs.put(None)
         self.thread.join()
         if self.syncer:
@@ -152,12 +156,42 @@ def burn(seconds: float) -> None:
 
 
 def cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    """Of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+class Product:
+    """The store as it is used."""
+
+    def __init__(self, directory: Path, way: str) -> None:
+        from ironpost.model import Address, Envelope, Outcome, Recipient, Reply
+
+        self.store = SqliteStore.at(directory)
+        self.db = self.store._writer
+        self.record = way == "store-record"
+        self.batches = 0
+        self.envelope = Envelope(Address.parse("a@example.org"), (Recipient(Address.parse("b@example.net")),))
+        self.outcome = Outcome.of(Reply(250, "2.0.0", ("Taken",)), "mx.example")
+
+    async def put(self, row: Row) -> None:
+        token, now = row[0][1], time.time()
+        spool = self.store.spool()
+        spool.write(BODY)
+        message = await self.store.commit(NewMessage(token, self.envelope, now, b"", spool))
+        assert message.body.size == len(BODY)
+        if self.record:
+            await self.store.record([Update(token, 0, State.DELIVERED, 1, now, self.outcome)])
+
+    async def close(self) -> None:
+        self.batches = self.store._commits._transactions
+        await self.store.close()
 
 
 async def run(directory: Path, way: str, producers: int, seconds: float, work: float, busy: bool) -> dict[str, float]:
-    group = Group(directory, way)
+    before = cpu()
+    group = Product(directory, way) if way.startswith("store") else Group(directory, way)
+    startup = cpu() - before
     latencies: list[float] = []
     late: list[float] = []
     serial = iter(range(1, 1 << 60))
@@ -191,12 +225,18 @@ async def run(directory: Path, way: str, producers: int, seconds: float, work: f
             await asyncio.sleep(0)
 
     burnt: list[float] = []
-    before, began = cpu(), time.perf_counter()
+    began = time.perf_counter()
     await asyncio.gather(watch(), others(), *(produce() for _ in range(producers)))
-    elapsed, spent = time.perf_counter() - began, cpu() - before
-    kept = group.db.execute("SELECT count(*) FROM message").fetchone()[0]
+    elapsed = time.perf_counter() - began
+    counted = (
+        "SELECT count(*) FROM event WHERE kind = 'delivered'"
+        if way == "store-record"
+        else "SELECT count(*) FROM message"
+    )
+    kept = group.db.execute(counted).fetchone()[0]
     assert kept == len(latencies), (kept, len(latencies))
-    group.close()
+    await group.close()
+    spent = cpu() - before - startup
     latencies.sort()
     late.sort()
     n = len(latencies)
@@ -217,7 +257,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=None, help="where the database goes (a real disk)")
     parser.add_argument("--switch", type=float, default=None, help="the interpreter's switch interval, milliseconds")
     parser.add_argument("--busy", action="store_true", help="other sessions keep the loop busy without a pause")
-    parser.add_argument("--ways", default="loop,thread,split,split-multi,thread-multi,process")
+    parser.add_argument("--ways", default="loop,thread,split,split-multi,thread-multi,process,store,store-record")
     options = parser.parse_args()
     if options.switch:
         sys.setswitchinterval(options.switch / 1e3)

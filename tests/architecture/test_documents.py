@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,20 @@ def test_make_says_what_it_offers() -> None:
     assert {"run", "build", "test", "bench", "clean", "fmt", "lint", "docs-check"} <= targets
     promised = set(re.findall(r"`make ([a-z-]+)`", " ".join(path.read_text() for path in DOCUMENTS)))
     assert promised <= targets
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_readme_run(number: int) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(examples) == 2
+    done = subprocess.run(
+        [sys.executable, "-c", examples[number]], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        done.stdout
+        == [
+            "The domain is empty. (octet 13, domain-empty)\n",
+            "ada@mail.example Subject: hello\n\nworld\n\n",
+        ][number]
+    )

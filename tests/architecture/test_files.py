@@ -72,6 +72,18 @@ def test_r21_unsafe_only_in_the_kernels_and_the_bindings() -> None:
     assert wrong == []
 
 
+def test_r40_nothing_starts_a_shell() -> None:
+    wrong = []
+    for path in tracked("python/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                shell = any(word.arg == "shell" for word in node.keywords)
+                if shell or name in {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
+    assert wrong == []
+
+
 def _code(path: Path) -> list[str]:
     """The lines of a Rust file without its line comments."""
     return [line.split("//", 1)[0] for line in path.read_text().splitlines()]

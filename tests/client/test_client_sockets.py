@@ -355,6 +355,39 @@ def test_a_peer_that_does_not_read_is_a_time_out_and_holds_no_memory() -> None:
     assert read < 500  # what fits into the sockets' buffers, and no more
 
 
+def test_content_that_is_slow_to_come_is_not_the_peers_time_out() -> None:
+    async def main() -> None:
+        async with aiosmtpd() as (port, mailbox):
+            timeouts = {**TIMEOUTS, Step.CONTENT: 0.0}
+            due = asyncio.Event()
+
+            async def slow():
+                yield b"one\r\n"
+                asyncio.get_running_loop().call_later(0.02, due.set)
+                await due.wait()
+                yield b"two\r\n"
+
+            async with Client("127.0.0.1", port, timeouts=timeouts) as client:
+                await client.send("a@a.example", "b@b.example", slow())
+            assert mailbox.messages[0].content == b"one\r\ntwo\r\n"
+
+    run(main)
+
+
+def test_closing_ends_a_send_that_runs() -> None:
+    async def main() -> None:
+        async with peer(lines(*HELLO, b"", close=False)) as port:
+            client = Client("127.0.0.1", port)
+            await client.connect()
+            sending = asyncio.create_task(client.send("a@a.example", "b@b.example", b"x"))
+            await asyncio.sleep(0)  # it runs up to its first wait
+            await client.close()
+            with pytest.raises(ConnectionLost):
+                await sending
+
+    run(main)
+
+
 def test_an_early_refusal_stops_the_content() -> None:
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await lines(*HELLO, b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n")(reader, writer)

@@ -62,8 +62,8 @@ class Clock:
 class Tokens:
     """Chance that counts."""
 
-    def __init__(self) -> None:
-        self.given = 0
+    def __init__(self, given: int = 0) -> None:
+        self.given = given
 
     def token(self) -> str:
         self.given += 1
@@ -289,3 +289,102 @@ def test_a_name_that_is_taken_is_never_written_over(tmp_path: Path) -> None:
     (outcome,) = deliver(tmp_path, queued("jo@localhost"))  # the same clock, the same chance
     assert outcome.disposition is Disposition.DEFERRED
     assert files(tmp_path) == [b"mine"]
+
+
+def together(path: Path, count: int) -> list[Outcome]:
+    """Delivers `count` messages at the same time; the sender tells them apart."""
+    agent = Maildir(path, clock=Clock(), random=Tokens(1000 * count))
+
+    async def run() -> list[Outcome]:
+        messages = [queued("jo@localhost", sender=f"sender{n}@example.org") for n in range(count)]
+        results = await asyncio.gather(*(agent.deliver(message, message.recipients) for message in messages))
+        return [outcome for ((_, outcome),) in results]
+
+    try:
+        return asyncio.run(run())
+    finally:
+        agent.close()
+
+
+def test_messages_that_come_together_share_syncs_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+    synced: list[bool] = []
+
+    def fsync(fd: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(fd).st_mode))
+        real(fd)
+
+    together(tmp_path, 1)  # makes the folders
+    monkeypatch.setattr(os, "fsync", fsync)
+    outcomes = together(tmp_path, 100)
+    assert {outcome.disposition for outcome in outcomes} == {Disposition.DELIVERED}
+    assert synced.count(False) == 100
+    assert synced.count(True) <= 10
+    assert len(files(tmp_path)) == 1 + 100
+    senders = {content.split(b"\n", 1)[0] for content in files(tmp_path)}
+    assert senders == {b"Return-Path: <sender%d@example.org>" % n for n in range(100)}
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "link"])
+def test_a_fault_of_one_file_is_not_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    real = getattr(os, call)
+    lock = threading.Lock()
+    calls = 0
+
+    def broken(*args: object, **keywords: object) -> object:
+        nonlocal calls
+        with lock:
+            directory = call == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)  # type: ignore[arg-type]
+            directory = directory or (call == "open" and bool(args[1] & os.O_DIRECTORY))  # type: ignore[operator]
+            calls += not directory
+            fails = not directory and calls == 20
+        if fails:
+            raise OSError(errno.ENOSPC, "no room")
+        return real(*args, **keywords)
+
+    together(tmp_path, 1)
+    monkeypatch.setattr(os, call, broken)
+    outcomes = together(tmp_path, 50)
+    assert [outcome.disposition for outcome in outcomes].count(Disposition.DEFERRED) == 1
+    assert len(files(tmp_path)) == 50
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_delivery_that_is_cancelled_before_its_turn_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every thread of the agent is held at its first sync, so that the rest wait."""
+    together(tmp_path, 1)
+    before = len(files(tmp_path))
+    go = threading.Event()
+    held = threading.Semaphore(0)
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        held.release()
+        go.wait(30)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    agent = Maildir(tmp_path, clock=Clock(), random=Tokens())
+
+    async def run() -> None:
+        message = queued("jo@localhost")
+        first = [asyncio.create_task(agent.deliver(message, message.recipients)) for _ in range(module.BATCHES)]
+        for _ in first:
+            await asyncio.to_thread(held.acquire)
+        late = asyncio.create_task(agent.deliver(message, message.recipients))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        go.set()
+        await asyncio.gather(*first)
+
+    asyncio.run(run())
+    agent.close()
+    assert len(files(tmp_path)) == before + module.BATCHES
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -311,11 +311,11 @@ def test_r3_no_content_ends_data_early_nor_carries_a_bare_newline(ending: bytes,
     content = b"Subject: x\r\n\r\nhi" + ending + b"MAIL FROM:<evil@evil.example>\r\n"
     session, sent = opened(EVERYTHING, chunking=chunking), transaction(content=content)
     session.begin(sent)
-    said = session.output()
+    session.output()
     session.receive(b"250 ok\r\n250 ok\r\n" + (b"" if chunking else b"354 go\r\n"))
     normal = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
     if chunking:
-        command, _, got = said.partition(b"BDAT ")[2].partition(b"\r\n")
+        command, _, got = session.output().partition(b"BDAT ")[2].partition(b"\r\n")
         assert command == b"%d LAST" % len(got)
     else:
         decoder = wire.DataDecoder(newline="reject")
@@ -332,23 +332,36 @@ def test_r3_no_content_ends_data_early_nor_carries_a_bare_newline(ending: bytes,
     assert got == normal
 
 
-def test_one_round_trip_by_bdat() -> None:  # RFC 3030 §2, §4.2
+def test_bdat_carries_small_content() -> None:  # RFC 3030 §2
     session, sent = opened(EVERYTHING), transaction(content=b"Subject: x\n\n.dot\n")
     session.begin(sent)
-    assert session.output() == (
-        b"MAIL FROM:<a@a.example> SIZE=17\r\nRCPT TO:<b@b.example>\r\nBDAT 20 LAST\r\nSubject: x\r\n\r\n.dot\r\n"
-    )
+    assert session.output() == b"MAIL FROM:<a@a.example> SIZE=17\r\nRCPT TO:<b@b.example>\r\n"
     assert session.timeout == TIMEOUTS[Step.MAIL]
-    session.receive(b"250 ok\r\n250 ok\r\n250 taken\r\n")
+    session.receive(b"250 ok\r\n250 ok\r\n")
+    assert session.output() == b"BDAT 20 LAST\r\nSubject: x\r\n\r\n.dot\r\n"
+    session.receive(b"250 taken\r\n")
     assert fates(sent) == [D]
+    assert session.state is State.READY
+
+
+@pytest.mark.parametrize("envelope", [b"250 ok\r\n550 no\r\n", b"550 no\r\n503 no\r\n", b"550 no\r\n250 ok\r\n"])
+def test_r5_no_chunk_follows_an_envelope_that_was_refused(envelope: bytes) -> None:
+    """A peer that does not consume a refused chunk would execute its octets as commands."""
+    session, sent = opened(EVERYTHING), transaction(content=b"RSET\r\nMAIL FROM:<evil@evil.example>\r\n")
+    session.begin(sent)
+    session.output()
+    session.receive(envelope)
+    assert session.output() == b""
+    assert fates(sent) == [F]
     assert session.state is State.READY
 
 
 def test_bdat_refused_resets_before_the_next() -> None:
     session, sent = opened(EVERYTHING), transaction()
     session.begin(sent)
+    session.receive(b"250 ok\r\n250 ok\r\n")
     session.output()
-    session.receive(b"250 ok\r\n550 no\r\n503 no recipients\r\n")
+    session.receive(b"554 no\r\n")
     assert fates(sent) == [F]
     session.begin(transaction())
     assert session.output().startswith(b"RSET\r\nMAIL")

@@ -63,7 +63,7 @@ def send(name: str, to: list[str], sender: str, host: str, port: int) -> None:
 
 async def _send(host: str, port: int, sender: Address, recipients: list[Address], source: _Source) -> SendResult:
     async with Client(host, port) as client:
-        return await client.send(sender, recipients, source)  # type: ignore[arg-type]
+        return await client.send(sender, recipients, source)
 
 
 def _address(text: str) -> Address:

@@ -1,4 +1,4 @@
-"""The asyncio client: `Client` for programs that send, `Connection` for those that manage their own connections."""
+"""The asyncio client: `Client`, what it returns, and its errors. `connection` holds the protocol beneath it."""
 
 from ironpost.client.client import Client, SendResult
 from ironpost.client.errors import (

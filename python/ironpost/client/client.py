@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from ironpost import wire
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
@@ -30,19 +31,27 @@ from ironpost.client.errors import (
 )
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.body import PIECE
-from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction
+from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
-    from ironpost.model import Body, Pieces
+    from ironpost.model import Pieces
 
-    Content: TypeAlias = "bytes | bytearray | memoryview | Body | AsyncIterator[bytes]"
+    Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
 
 HELD: Final = 64 * 1024
 """Octets up to which content is sent from memory in one piece."""
+
+
+class Source(Protocol):
+    """Content that is read once, in pieces; a `model.Body` is one. Its `size` (octets) is declared, if it has one."""
+
+    def pieces(self) -> Pieces:
+        """The content from its start, in pieces of any size."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Client:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.
         """
         if local_hostname is not None:
-            wire.parse_command(b"EHLO " + local_hostname.encode())
+            check_hostname(local_hostname)
         self.host = host
         self.port = port
         self._local_hostname = local_hostname
@@ -127,9 +136,13 @@ class Client:
         self._connection = connection
 
     async def close(self) -> None:
-        """QUIT, and closes. Harmless when closed."""
+        """QUIT, and closes; a send that runs ends in `ConnectionLost`. Harmless when closed."""
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        if self._lock.locked():
+            connection.abort()
+        async with self._lock:
             await connection.quit()
 
     @property
@@ -168,15 +181,17 @@ class Client:
         envelope = Envelope(sender, to, parameters)
         if isinstance(content, bytearray | memoryview):
             content = bytes(content)
+        eight_bit: bool | None = None
         if isinstance(content, bytes):
+            eight_bit = not content.isascii()
             size: int | None = len(content)
             held = content if len(content) <= HELD else None
             pieces: Pieces | None = None if held is not None else _slices(content)
         else:
             held = None
             size = getattr(content, "size", None)
-            pieces = content.pieces() if hasattr(content, "pieces") else content
-        transaction = Transaction(envelope, size=size, content=held)
+            pieces = content if isinstance(content, AsyncIterator) else content.pieces()
+        transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
         async with self._lock:
             connection = self._connection
             if connection is None:
@@ -204,7 +219,7 @@ async def _own_name() -> str | None:
     if "." not in name or name.startswith("localhost."):
         return None
     try:
-        wire.parse_command(b"EHLO " + name.encode())
+        check_hostname(name)
     except wire.WireFault:
         return None
     return name

@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Reply
-from ironpost.protocol.client import TIMEOUTS, ClientSession, State, Step
+from ironpost.protocol.client import TIMEOUTS, ClientSession, State, Step, check_hostname
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
         self._paused = False
+        self._arm()
         self._wake()
 
     # -- callers use these --------------------------------------------------------------------------------------------
@@ -216,6 +217,8 @@ class Connection(asyncio.Protocol):
         """Sets the deadline of the present wait. One timer serves the connection; it looks when it fires."""
         session = self.session
         step = Step.QUIT if session.state is State.CLOSED else session.step
+        if step is Step.CONTENT and not self._paused:
+            step = None  # the peer has taken everything: the wait is for our own content
         if step is None or self.gone:
             self._deadline = 0.0
             return
@@ -270,6 +273,8 @@ async def connect(
         OSError: no connection (TimeoutError is one).
         wire.WireFault: `local_hostname` is neither a domain nor an address literal.
     """
+    if local_hostname is not None:
+        check_hostname(local_hostname)
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(connect_timeout):
         _, connection = await loop.create_connection(

@@ -7,7 +7,8 @@ Return-Path on top (RFC 5321 §4.4). Large content passes in pieces, and no disk
 Refuses nothing: a full disk or a missing right is DEFERRED with a detail that says what to do.
 
 Several recipients of one message get a file each, which share the disk's blocks (hard links) where the file system has
-them; equal addresses share one file.
+them; equal addresses share one file. Messages that come while others are made durable share the next sync of the
+directory, and one hop between threads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import asyncio
 import errno
 import os
 import shutil
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -26,7 +31,7 @@ from ironpost.message.trace import FinalContent
 from ironpost.model import Disposition, Outcome, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ironpost.model import Address
     from ironpost.model.ports import Clock, Random
@@ -35,7 +40,11 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 1 << 20
 """Octets of content that are gathered and written in one call to a thread; more is written in pieces of this size."""
 THREADS: Final = 4
-"""Deliveries that can wait for the disk at the same time."""
+"""Threads that wait for the disk."""
+BATCHES: Final = 2
+"""Batches of messages that are made durable at the same time; the other threads are for large content."""
+BATCH: Final = 32
+"""Messages in a batch."""
 _FOLDERS: Final = ("cur", "new", "tmp")
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
@@ -57,6 +66,8 @@ class Maildir:
         self._random = random
         self._host = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in host) or "localhost"
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maildir")
+        self._waiting: deque[_Job] = deque()
+        self._batches = 0
 
     def close(self) -> None:
         """Lets running writes finish and ends the threads. Deliveries after this are a misuse: RuntimeError."""
@@ -93,11 +104,41 @@ class Maildir:
                     await loop.run_in_executor(threads, file.write, held)
                     held, size = [], 0
             held += (lines.feed(final.finish()), lines.finish())
-            return await loop.run_in_executor(threads, file.publish, held, names)
+            job = _Job(file, held, names, loop.create_future())
+            self._waiting.append(job)
+            if self._batches < BATCHES:
+                self._next_batch(loop)
+            return await job.done
         except BaseException:
             # Cancelled, or the body cannot be read. A thread may still be writing, so that the clean-up waits its turn.
             threads.submit(file.abandon)
             raise
+
+    def _next_batch(self, loop: asyncio.AbstractEventLoop) -> None:
+        jobs: list[_Job] = []
+        while self._waiting and len(jobs) < BATCH:
+            job = self._waiting.popleft()
+            if not job.done.done():  # else the delivery was cancelled
+                jobs.append(job)
+        if jobs:
+            self._batches += 1
+            batch = loop.run_in_executor(self._threads, _publish, self.path, jobs)
+            batch.add_done_callback(partial(self._batch_done, loop, jobs))
+
+    def _batch_done(
+        self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], batch: asyncio.Future[list[list[Outcome]]]
+    ) -> None:
+        self._batches -= 1
+        error = asyncio.CancelledError() if batch.cancelled() else batch.exception()
+        for number, job in enumerate(jobs):
+            if job.done.done():
+                continue
+            if error is not None:
+                job.done.set_exception(error)
+            else:
+                job.done.set_result(batch.result()[number])
+        if self._waiting:
+            self._next_batch(loop)
 
     def _name(self) -> str:
         now = self._clock.now()
@@ -106,37 +147,72 @@ class Maildir:
 
 
 class _File:
-    """One file on its way from `tmp` to `new`. Every method blocks: they run in threads, one at a time."""
+    """One file on its way from `tmp` to `new`. Every method blocks: they run in threads.
+
+    Either `abandon` has it, or a batch, which calls `complete`, `sync`, `show` and `remove`.
+    """
 
     def __init__(self, maildir: Path, name: str) -> None:
         self._maildir = maildir
         self._path = maildir / "tmp" / name
         self._fd: int | None = None
-        self._abandoned = False
         self._lock = Lock()
+        self._abandoned = False
+        self._publishing = False
+        self._shown: list[Path] = []
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Appends, creating the file and if need be the Maildir."""
         with self._lock:
             self._append(pieces)
 
-    def publish(self, pieces: Sequence[bytes], names: Sequence[str]) -> list[Outcome]:
-        """Writes the last pieces, makes the file durable and shows it in `new` under each of `names`."""
-        with self._lock:
-            try:
-                fd = self._append(pieces)
-                os.fsync(fd)
-                return self._show(names)
-            finally:
-                self._remove()
-
     def abandon(self) -> None:
-        """Forgets the file; nothing is written afterwards. Harmless after `publish`."""
+        """Forgets the file, unless it is being published: then it is delivered, and may be once more."""
         with self._lock:
             self._abandoned = True
-            self._remove()
+            if not self._publishing:
+                self.remove()
 
-    def _append(self, pieces: Sequence[bytes]) -> int:
+    def complete(self, pieces: Sequence[bytes]) -> None:
+        """Appends the last pieces."""
+        with self._lock:
+            self._publishing = not self._abandoned
+            self._append(pieces)
+
+    def sync(self) -> None:
+        """Makes the content durable."""
+        assert self._fd is not None
+        os.fsync(self._fd)
+
+    def show(self, names: Sequence[str]) -> list[Outcome]:
+        """Lets the file appear in `new` under each of `names`."""
+        outcomes: list[Outcome] = []
+        for name in names:
+            target = self._maildir / "new" / name
+            try:
+                _link(self._path, target)
+            except OSError as error:
+                outcomes.append(_deferred(error, self._maildir))
+            else:
+                self._shown.append(target)
+                outcomes.append(_DELIVERED)
+        return outcomes
+
+    def hide(self) -> None:
+        """Takes back `show`."""
+        for path in self._shown:
+            with suppress(OSError):
+                path.unlink()
+
+    def remove(self) -> None:
+        """Closes the file and removes it from `tmp`. Harmless if called twice."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+            with suppress(OSError):  # a reader of the Maildir may clean up, too
+                self._path.unlink()
+
+    def _append(self, pieces: Sequence[bytes]) -> None:
         if self._abandoned:
             raise InterruptedError(errno.EINTR, "the delivery was abandoned", str(self._path))
         fd = self._fd
@@ -151,35 +227,52 @@ class _File:
             rest = memoryview(piece)
             while rest:
                 rest = rest[os.write(fd, rest) :]
-        return fd
 
-    def _remove(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            os.close(fd)
-            self._path.unlink(missing_ok=True)
 
-    def _show(self, names: Sequence[str]) -> list[Outcome]:
-        new = self._maildir / "new"
-        outcomes: list[Outcome] = []
-        shown: list[Path] = []
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One message whose content is known to its end."""
+
+    file: _File
+    pieces: list[bytes]
+    names: list[str]
+    done: asyncio.Future[list[Outcome]]
+
+
+def _publish(maildir: Path, jobs: Sequence[_Job]) -> list[list[Outcome]]:
+    """Writes, syncs and shows several messages; the outcome of each name of each job. Runs in a thread."""
+    outcomes: list[list[Outcome]] = [[] for _ in jobs]
+    good: list[int] = []
+
+    def attempt(step: Callable[[_Job], object], numbers: Sequence[int]) -> list[int]:
+        """Those for which the step worked; a fault of one message's file is that message's alone."""
+        worked = []
+        for number in numbers:
+            try:
+                step(jobs[number])
+            except OSError as error:
+                outcomes[number] = [_deferred(error, maildir)] * len(jobs[number].names)
+            else:
+                worked.append(number)
+        return worked
+
+    try:
+        good = attempt(lambda job: job.file.complete(job.pieces), range(len(jobs)))
+        good = attempt(lambda job: job.file.sync(), good)
+        for number in good:
+            outcomes[number] = jobs[number].file.show(jobs[number].names)
         try:
-            for name in names:
-                target = new / name
-                try:
-                    _link(self._path, target)
-                except OSError as error:
-                    outcomes.append(_deferred(error, self._maildir))
-                else:
-                    shown.append(target)
-                    outcomes.append(_DELIVERED)
-            _sync_folder(new)
-        except BaseException:
-            # Not known to be durable: the message stays in the queue, so what was shown goes.
-            for path in shown:
-                path.unlink(missing_ok=True)
-            raise
-        return outcomes
+            if good:
+                _sync_folder(maildir / "new")
+        except OSError as error:
+            # Not known to be durable: the messages stay in the queue, so what was shown goes.
+            for number in good:
+                jobs[number].file.hide()
+                outcomes[number] = [_deferred(error, maildir)] * len(jobs[number].names)
+    finally:
+        for job in jobs:
+            job.file.remove()
+    return outcomes
 
 
 def _create(path: Path) -> int:

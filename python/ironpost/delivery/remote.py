@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction
+from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
 from ironpost.routing.route import SMTP_PORT, Kind, Route
 
 if TYPE_CHECKING:
@@ -106,7 +106,10 @@ class RemoteDelivery:
 
         Raises:
             ValueError: `own_networks` holds what is neither address nor network.
+            wire.WireFault: `local_hostname` is neither a domain nor an address literal.
         """
+        if local_hostname is not None:
+            check_hostname(local_hostname)
         names = frozenset(name.lower() for name in own_names)
         self._own = OwnSystem(names) if own_networks is None else OwnSystem(names, networks(own_networks))
         self._resolver = resolver
@@ -176,6 +179,7 @@ class RemoteDelivery:
         try:
             body = message.body
             content = await body.head(body.size) if body.size <= HELD else None
+            eight_bit = await _eight_bit(message) if content is None else None
         except OSError as error:
             return _same(recipients, Outcome(Disposition.DEFERRED, _UNREADABLE.because(_words(error))))
         while True:
@@ -189,7 +193,11 @@ class RemoteDelivery:
                 except _ServiceError as refused:
                     return _same(recipients, refused.outcome)
             transaction = Transaction(
-                message.envelope, [each.recipient for each in recipients], size=body.size, content=content
+                message.envelope,
+                [each.recipient for each in recipients],
+                size=body.size,
+                content=content,
+                eight_bit=eight_bit,
             )
             try:
                 await connection.transact(transaction, None if content is not None else body.pieces())
@@ -321,6 +329,25 @@ class RemoteAgent:
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(send(self._route, domain, message, each)) for domain, each in groups.items()]
         return [result for task in running for result in task.result()]
+
+
+async def _eight_bit(message: QueuedMessage) -> bool | None:
+    """Whether a large body, not declared 8BITMIME, is: it is read once more, so as to be declared truly (RFC 6152 §3).
+
+    A declared one is taken at its word where the peer takes 8 bits, and watched as it passes where not: None.
+    """
+    if message.envelope.body_type != "7BIT":
+        return None
+    pieces = message.body.pieces()
+    try:
+        async for piece in pieces:
+            if not piece.isascii():
+                return True
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()
+    return False
 
 
 def _same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:

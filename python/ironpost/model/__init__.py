@@ -1,6 +1,7 @@
 """The nouns of mail: frozen, typed values that cannot hold what the wire could not carry, and the ports to the world.
 
-Promises: an `Address`, a `Reply` or an `Envelope` that exists is valid; none can hold CR, LF or NUL (SECURITY R17, R20).
+Promises: an `Address`, a `Reply` or an `Envelope` that exists is valid; none can hold CR, LF or NUL (SECURITY R17,
+R20).
 Refuses: construction from anything else, with `ValueError` and the place.
 """
 

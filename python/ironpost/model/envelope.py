@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from ironpost.model.address import Address
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ironpost.model.address import Address
 
 _NONE: Mapping[str, str | None] = MappingProxyType({})
 

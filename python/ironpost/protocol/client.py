@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ironpost.protocol.extensions import Extension
 
-__all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction"]
+__all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction", "check_hostname"]
 
 TIMEOUTS: Final[dict[Step, float]] = {
     Step.GREETING: 300.0,  # RFC 5321 §4.5.3.2.1
@@ -53,8 +53,10 @@ TIMEOUTS: Final[dict[Step, float]] = {
 """Seconds that each wait may last."""
 
 CHUNK_LIMIT: Final = 64 * 1024
-"""Octets of content up to which BDAT is used: it goes out behind the envelope in the same write, unasked for, which is
-worth a round trip for small content and a waste for large."""
+"""Octets of content up to which BDAT is used; larger content is streamed by DATA.
+
+BDAT waits for the envelope's replies, although RFC 3030 §4.2 lets it go out with the envelope: a peer that refuses the
+envelope and then does not consume the chunk's octets (the fault of SECURITY R5) would execute them as commands."""
 
 
 class State(Enum):
@@ -112,7 +114,7 @@ class ClientSession:
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal (SECURITY R17).
         """
-        wire.parse_command(b"EHLO " + local_hostname.encode())
+        check_hostname(local_hostname)
         self.local_hostname = local_hostname
         self.remote = remote
         self.state = State.OPENING
@@ -301,8 +303,11 @@ class ClientSession:
             return
         self._awaited.popleft()
         action(self, reply, step, number)
-        if self._unsent and not self._awaited:
-            self._send()
+        if not self._awaited and self.state is State.ENVELOPE:
+            if self._current().done:
+                self._rest()
+            else:
+                self._send()
 
     def _greeted(self, reply: wire.Reply, _step: Step, _number: int) -> None:
         self.greeting = Reply.of(reply)
@@ -349,8 +354,6 @@ class ClientSession:
         if transaction.outcomes[number] is None:
             transaction.settle(number, outcome)
             transaction.failed_at = step
-        if transaction.done and not self._awaited:
-            self._rest()
 
     def _go_ahead(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
         transaction = self._current()
@@ -425,14 +428,9 @@ class ClientSession:
         self._awaited.append((step, 0))
 
     def _send(self) -> None:
-        """Everything that may go out together: all of it under PIPELINING, else one command (RFC 2920 §3.1)."""
+        """Everything that may go out together: one command, under PIPELINING all but the chunk (RFC 2920 §3.1)."""
         queue = self._unsent
-        if "PIPELINING" in self.offered:
-            for step, number, octets in queue:
-                self._out.append(octets)
-                self._awaited.append((step, number))
-            queue.clear()
-        elif queue:
+        while queue and (not self._awaited or ("PIPELINING" in self.offered and queue[0][0] is not Step.BDAT)):
             step, number, octets = queue.popleft()
             self._out.append(octets)
             self._awaited.append((step, number))
@@ -477,6 +475,15 @@ class ClientSession:
         self._unsent.clear()
         self._out.clear()
         self._encoder = None
+
+
+def check_hostname(name: str) -> None:
+    """Refuses what EHLO cannot carry (RFC 5321 §4.1.1.1).
+
+    Raises:
+        wire.WireFault: `name` is neither a domain nor an address literal.
+    """
+    wire.parse_command(b"EHLO " + name.encode())
 
 
 def _line(text: str) -> bytes:

@@ -59,6 +59,7 @@ class Transaction:
         *,
         size: int | None = None,
         content: bytes | None = None,
+        eight_bit: bool | None = None,
     ) -> None:
         """Describes what to send.
 
@@ -67,6 +68,7 @@ class Transaction:
             recipients: whom to send to in this transaction, at least one; all of the envelope's if None.
             size: octets of content, None if unknown.
             content: the whole content when it is small enough to be held; None when it is streamed.
+            eight_bit: whether the content holds octets above 127, if the caller knows; seen from `content` otherwise.
         """
         self.envelope = envelope
         self.recipients = envelope.recipients if recipients is None else recipients
@@ -81,7 +83,7 @@ class Transaction:
         """The step at which the last refusal came, None if there was none."""
         self.unsupported = False
         """The refusal is ours: the peer does not offer what the message needs."""
-        self._eight_bit: bool | None = None
+        self._eight_bit = eight_bit
 
     @property
     def done(self) -> bool:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class State(Enum):
     """Where a session is. Members are compared by identity."""
 
+    __hash__ = object.__hash__  # by identity too; Enum's own is a Python function, called at every change of state
+
     GREETING = auto()
     """Connected; the greeting is not written yet. Nothing may come from the client (RFC 5321 §3.1)."""
     READY = auto()
@@ -189,7 +191,7 @@ def quit_(session: ServerSession, command: Command) -> None:
     if command.fault is not None:
         return session.refuse_fault(command, replies.FAULT_REPLIES)
     session.write(_GOODBYE)
-    session.quit = True
+    session.heard_out = True
     return session.close()
 
 

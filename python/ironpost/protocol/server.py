@@ -79,11 +79,11 @@ class ServerSession:
         "extra",
         "failures",
         "handler",
+        "heard_out",
         "helo",
         "messages",
         "octets",
         "peer",
-        "quit",
         "settings",
         "state",
         "transaction",
@@ -107,8 +107,8 @@ class ServerSession:
         self.state = State.GREETING
         self.closing = False
         """Write what `output` holds, then close the connection. Nothing that comes is interpreted."""
-        self.quit = False
-        """It closes because the client said QUIT."""
+        self.heard_out = False
+        """It closes with nothing of the client's unread that we know of: after QUIT, in silence, or in a pause."""
         self.commands = 0
         self.errors = 0
         """Negative replies (5yz) since the last accepted message."""
@@ -203,6 +203,7 @@ class ServerSession:
 
     def expire(self) -> None:
         """Nothing came in time (RFC 5321 §4.5.3.2): 421 4.4.2."""
+        self.heard_out = not self.closing
         self._end_with(replies.TIMED_OUT)
 
     def shutdown(self) -> None:
@@ -551,6 +552,7 @@ class ServerSession:
         if self._eof:
             self.close()
         elif self.state is not State.CONTENT:
+            self.heard_out = True
             self._end_with(replies.SHUTTING_DOWN)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-LOOK_AGAIN: Final = 60.0
+LOOK_AGAIN: Final = 300.0
 """Seconds after which the store is asked though nothing is known to be due."""
 
 

@@ -1,10 +1,10 @@
 """One connection: moves octets between an asyncio transport and a `ServerSession`, and awaits what hooks return.
 
 Promises: what one read holds is answered with one write. No task is made unless a hook returned a coroutine that must
-be awaited, and then one for everything that suspends in that batch; a Future costs a callback. Nothing is read while
-a question is out or while the client does not read our replies. An exception in our own code closes this connection
-with 421 and no other (SECURITY R22, R24). A hook that was asked to take a message is never cancelled because the
-client went away: what it commits, it commits whole.
+be awaited, and then one for everything that suspends in that batch; a Future costs a callback. While a question is out,
+or the client does not read our replies, at most one more read is taken in. An exception in our own code closes this
+connection with 421 and no other (SECURITY R22, R24). A hook that was asked to take a message is never cancelled because
+the client went away: what it commits, it commits whole.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ class Connection(asyncio.Protocol):
                 if session.closing:
                     self._finish()
             else:
+                if self._question is not None and not session.closing:
+                    self._pause()  # only now: while nothing comes, reading tells us that the client went away
                 self._go_on(pending)
         except BaseException as exc:  # noqa: BLE001 - a Rust panic is a BaseException
             self._broken(exc)
@@ -187,8 +189,6 @@ class Connection(asyncio.Protocol):
                 return
         if session.closing:
             self._finish()
-        elif self._question is not None:
-            self._pause()
         elif self._paused:
             self._resume()
 
@@ -213,7 +213,6 @@ class Connection(asyncio.Protocol):
         """One task for this question and those that follow it in the batch."""
         loop = self.server.loop
         driver = self._drive(pending)
-        self._pause()
         if _EAGER:
             task = asyncio.Task(driver, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
             if not task.done():
@@ -270,20 +269,24 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and not self._unwritten and self._question is None and not self.transport.is_closing():
+        wanted = self._question is None or self.session.closing
+        if self._paused and wanted and not self._unwritten and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
 
     def _finish(self) -> None:
         """Everything is said. Closing with unread octets in the socket would make the kernel throw our reply away."""
         transport = self.transport
-        if self.session.quit or not transport.can_write_eof():
+        if self.session.heard_out or not transport.can_write_eof():
             transport.close()
         elif not self._lingering and not transport.is_closing():
             self._lingering = True
             self._mark = -1
-            self._resume()
-            transport.write_eof()
+            try:
+                transport.write_eof()
+                self._resume()
+            except OSError:  # the client was faster
+                transport.abort()
 
     def _broken(self, exc: BaseException) -> None:
         if isinstance(exc, KeyboardInterrupt | SystemExit):

@@ -50,6 +50,9 @@ STORE_WAIT: Final = 5.0
 STOP_SECONDS: Final = 10.0
 """How long `stop` lets running attempts finish."""
 
+_UNTIL_ROOM: Final = -1.0
+"""The feeder waits for an attempt to end, not for a time."""
+
 _log: Final = logging.getLogger("ironpost.queue")
 
 Result = tuple[QueuedRecipient, Outcome]
@@ -108,10 +111,11 @@ class QueueRunner:
 
     # -- from outside
 
-    def start(self) -> None:
-        """Begins to work, on the running event loop."""
+    def start(self) -> asyncio.Task[None]:
+        """Begins to work, on the running event loop. The task ends by `stop`, or by a fault that somebody must see."""
         self._stopping = False
         self._feeder = asyncio.get_running_loop().create_task(self._feed())
+        return self._feeder
 
     def accept(self, message: QueuedMessage) -> None:
         """Takes a message that `Store.commit` returned, claimed."""
@@ -190,31 +194,28 @@ class QueueRunner:
 
     async def _pause(self, seconds: float | None) -> None:
         """Until the bell rings, or that long."""
-        self._bell = asyncio.get_running_loop().create_future()
+        bell = self._bell = asyncio.get_running_loop().create_future()
         if seconds is None:
-            self._sleeps_until = -1.0
-            await self._bell
+            self._sleeps_until = _UNTIL_ROOM
+            await bell
             return
         self._sleeps_until = self._clock.now() + seconds
         sleeper = asyncio.ensure_future(self._clock.sleep(seconds))
-        sleeper.add_done_callback(lambda _: self._ring())
+        # It rings its own bell: cancelled below, it must not ring the next one.
+        sleeper.add_done_callback(lambda _: _ring(bell))
         try:
-            await self._bell
+            await bell
         finally:
             sleeper.cancel()
-
-    def _ring(self) -> None:
-        if self._bell is not None and not self._bell.done():
-            self._bell.set_result(None)
 
     def _note(self, due: float) -> None:
         self._scheduler.note(due)
         if due < self._sleeps_until:
-            self._ring()
+            _ring(self._bell)
 
     def _give_back(self, identifier: str) -> None:
         self._given_back.append(identifier)
-        self._ring()
+        _ring(self._bell)
 
     def _begin(self, message: QueuedMessage) -> None:
         task = asyncio.get_running_loop().create_task(self._attempt(message))
@@ -234,8 +235,8 @@ class QueueRunner:
             following = self._waiting.popleft()
             self._waiting_octets -= following.body.size
             self._begin(following)
-        elif self._sleeps_until < 0:
-            self._ring()
+        elif self._sleeps_until == _UNTIL_ROOM:
+            _ring(self._bell)
 
     # -- one message
 
@@ -360,6 +361,11 @@ class QueueRunner:
                 await self._clock.sleep(STORE_WAIT)
             else:
                 return
+
+
+def _ring(bell: asyncio.Future[None] | None) -> None:
+    if bell is not None and not bell.done():
+        bell.set_result(None)
 
 
 def _tell(message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, update: Update) -> None:

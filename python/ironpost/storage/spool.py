@@ -45,15 +45,19 @@ def storage_error(error: OSError) -> OSError:
 class FileSpool:
     """Implements `model.body.Spool`; the store takes what was written with `take`."""
 
-    def __init__(self, directory: Path, sync: Callable[[str], asyncio.Future[None]]) -> None:
+    def __init__(
+        self, directory: Path, sync: Callable[[str], asyncio.Future[None]], room: Callable[[int], None]
+    ) -> None:
         """Nothing is created before the content outgrows `SMALL_BODY`.
 
         Args:
             directory: the data directory.
             sync: makes a file, named relative to it, durable together with its directory.
+            room: asked before octets are written to a file; raises StoreFull if they may not be.
         """
         self._directory = directory
         self._sync = sync
+        self._room = room
         self._parts: list[bytes] = []
         self._held = 0
         self._size = 0
@@ -93,6 +97,7 @@ class FileSpool:
 
     def _flush(self) -> asyncio.Future[None] | None:
         try:
+            self._room(self._held)
             if self.name is None:
                 self._create()
             data = memoryview(b"".join(self._parts))
@@ -122,7 +127,8 @@ class FileSpool:
         token = secrets.token_hex(16)
         name = f"{BODIES}/{token[:2]}/{token[2:]}"
         path = self._directory / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in (path.parent.parent, path.parent):  # `parents=True` would give the first a wider mode
+            directory.mkdir(mode=0o700, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.name = name
 

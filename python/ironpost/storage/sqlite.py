@@ -25,7 +25,7 @@ from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.spool import BODIES, SMALL_BODY, FileBody, FileSpool, MemoryBody
 from ironpost.storage.sqlite_commit import GroupCommit, Job, fail
 from ironpost.storage.sqlite_rows import Reader, micros, origin_text, parameters_text
-from ironpost.storage.sqlite_schema import DATABASE, connect
+from ironpost.storage.sqlite_schema import DATABASE, PAGE, connect
 from ironpost.storage.sqlite_sync import Syncer
 
 if TYPE_CHECKING:
@@ -36,9 +36,14 @@ if TYPE_CHECKING:
     from ironpost.model.body import Body, Spool
 
 RESERVE = 64 * 1024 * 1024
-"""Octets of the disk that new mail never takes: what is in the queue needs room to be recorded and to leave."""
+"""Octets of the disk that new mail never takes: what is in the queue needs room to be recorded and to leave, and the
+database's log lives there."""
+LOG_ROOM = 32 * 1024 * 1024
+"""Octets of the reserve that the log and its copying may need at once."""
 LOOK_SECONDS = 1.0
-"""How often the free space is looked at."""
+"""How often the free space is looked at; between two looks, what is taken is counted."""
+ROW_OCTETS = 8192
+"""What a message takes beside its body, about."""
 
 
 class _Live:
@@ -109,23 +114,46 @@ class SqliteStore:
 
     def spool(self, size_hint: int | None = None) -> FileSpool:
         """As `Store.spool`."""
-        self._refuse_full(size_hint or 0)
-        return FileSpool(self._directory, self._sync_file)
+        self._refuse_full(size_hint or 0, inside=(size_hint or 0) <= SMALL_BODY)
+        return FileSpool(self._directory, self._sync_file, self._take_room)
 
     def _sync_file(self, name: str) -> asyncio.Future[None]:
         self._syncer.attach(asyncio.get_running_loop())
         return self._syncer.file(name)
 
-    def _refuse_full(self, octets: int) -> None:
+    def _refuse_full(self, octets: int, *, inside: bool) -> None:
+        """The disk has room for so much new mail, and the reserve.
+
+        Args:
+            octets: of new mail.
+            inside: they go into the database, so that its free pages (it never shrinks) are room, too.
+
+        Raises:
+            StoreFull: it has not.
+        """
         clock = time.monotonic()
-        if clock >= self._next_look or self._free < self._reserve + octets:
+        if clock >= self._next_look or self._free - octets < self._reserve:
             space = os.statvfs(self._directory)
-            self._free = space.f_bavail * space.f_frsize
+            # The log's file stays when its content has been copied: it lies in the reserve, and must not count against
+            # new mail for ever. Not all of it: what is not copied yet needs as much again in the database.
+            log = self._directory / f"{DATABASE}-wal"
+            taken = min(log.stat().st_size, max(0, self._reserve - LOG_ROOM)) if log.exists() else 0
+            self._free = space.f_bavail * space.f_frsize + taken
             self._next_look = clock + LOOK_SECONDS
-        if self._free - octets < self._reserve:
+        if self._free - octets >= self._reserve:
+            return
+        free = self._free
+        if inside:
+            free += PAGE * self._writer.execute("PRAGMA freelist_count").fetchall()[0][0]
+        if free - octets < self._reserve:
             raise StoreFull(
-                errno.ENOSPC, f"{self._free} octets are free, {self._reserve} are kept in reserve", str(self._directory)
+                errno.ENOSPC, f"{free} octets are free, {self._reserve} are kept in reserve", str(self._directory)
             )
+
+    def _take_room(self, octets: int, *, inside: bool = False) -> None:
+        """As `_refuse_full`, and the room counts as taken until the next look."""
+        self._refuse_full(octets, inside=inside)
+        self._free -= octets
 
     # -- what the port promises
 
@@ -136,7 +164,7 @@ class SqliteStore:
             return self._keep(self._commit_large(message, spool))
         job = self._commits.job()
         try:
-            self._refuse_full(0)
+            self._take_room(ROW_OCTETS + 2 * spool.size, inside=True)  # in the log, then in the database
             self._add_message(job, message, spool, claim=True)
         except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
             fail(job.future, error)
@@ -145,7 +173,7 @@ class SqliteStore:
 
     async def _commit_large(self, message: NewMessage, spool: FileSpool) -> QueuedMessage:
         try:
-            self._refuse_full(0)
+            self._take_room(ROW_OCTETS, inside=True)
             await spool.durable()
         except BaseException:
             spool.discard()

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import sqlite3
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ MAX_BATCH = 128
 """Commits and records in one transaction: about 4 ms of the event loop."""
 MAX_BATCH_OCTETS = 1024 * 1024
 """Octets of bodies after which a transaction is full, for the same reason."""
-CHECKPOINT_OCTETS = 4 * 1024 * 1024
+CHECKPOINT_OCTETS = 8 * 1024 * 1024
 """Octets written, about, after which the log is copied into the database."""
 PRUNE_ROWS = 100
 """Expired events that go with a transaction, beyond twice those it adds."""
@@ -105,6 +106,8 @@ class GroupCommit:
         self._closing = False
         self._written = 0
         self._checkpointing = False
+        self._tail = False
+        self._transactions = 0
         self._idle: asyncio.Future[None] | None = None
         self.unsynced: set[int] = set()
         """New messages (`seq`) of the transaction that is being synced: nobody may claim them yet."""
@@ -184,6 +187,7 @@ class GroupCommit:
                     job.result = job.action()
             self._prune(2 * len(new))
             db.execute("COMMIT")
+            self._transactions += 1
         except BaseException:
             if db.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
@@ -279,21 +283,39 @@ class GroupCommit:
             self._refuse(job, error)
 
     def _next(self) -> None:
+        if self._tail:
+            # What was written while the log was copied. Nothing is written meanwhile, so that the next transaction
+            # finds an empty log and starts it over: else it would grow for as long as there is no pause.
+            self._tail = False
+            self._checkpointing = True
+            self._syncer.checkpoint().add_done_callback(self._tail_copied)
+            return
         if self._written >= CHECKPOINT_OCTETS and not self._checkpointing:
             self._written = 0
             self._checkpointing = True
-            self._syncer.checkpoint().add_done_callback(self._checkpointed)
+            self._syncer.checkpoint().add_done_callback(partial(self._copied, self._transactions))
         self._busy = bool(self._waiting)
         if self._busy:
             asyncio.get_running_loop().call_soon(self._start)
         else:
             self._wake_closer()
 
-    def _checkpointed(self, done: asyncio.Future[None]) -> None:
+    def _copied(self, before: int, done: asyncio.Future[None]) -> None:
         self._checkpointing = False
         if (error := done.exception()) is not None:
             logger.warning("the queue's log was not copied into the database: %s", error)
+        # A checkpoint does not see what is written while it runs.
+        self._tail = error is None and self._transactions != before
+        if self._tail and not self._busy:
+            self._busy = True
+            self._next()
         self._wake_closer()
+
+    def _tail_copied(self, done: asyncio.Future[None]) -> None:
+        self._checkpointing = False
+        if (error := done.exception()) is not None:
+            logger.warning("the queue's log was not copied into the database: %s", error)
+        self._next()
 
     def _wake_closer(self) -> None:
         if self._idle is not None and not self._idle.done() and not (self._busy or self._checkpointing):

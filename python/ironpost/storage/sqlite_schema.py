@@ -22,12 +22,15 @@ DATABASE = "queue.sqlite3"
 OLDEST_SQLITE = (3, 33, 0)
 """UPDATE FROM."""
 
-WAL_PAGES = 16_000
-"""Pages of 4096 octets in the log at which a commit copies it into the database itself. The sync process does so long
+PAGE = 4096
+"""Octets in a page of the database."""
+
+WAL_PAGES = 8_000
+"""Pages in the log at which a commit copies it into the database itself. The sync process does so long
 before (`sqlite_sync`); this is the bound should it ever fall behind."""
 
-WAL_OCTETS = WAL_PAGES * 4096
-"""What the log file is cut back to after it grew beyond (a long reader holds the log)."""
+WAL_OCTETS = 16 * 1024 * 1024
+"""What the log file is cut back to after it grew beyond (under load, or because a reader held it)."""
 
 CACHE_OCTETS = 16 * 1024 * 1024
 """Page cache of the writing connection."""
@@ -120,6 +123,7 @@ def connect(directory: Path) -> sqlite3.Connection:
     try:
         _refuse_newer(connection, path)
         for pragma in (
+            f"page_size={PAGE}",  # for a new database
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "checkpoint_fullfsync=1",  # macOS: fsync alone does not reach the disk

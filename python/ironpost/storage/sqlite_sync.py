@@ -7,7 +7,7 @@ second channel it syncs body files and copies the log into the database (checkpo
 
 Promises: a future that ends without an error means that the file's octets as of the call are durable. The process ends
 when its channels close, however the server ended, and ignores the signals meant for the server. If it dies it is
-started again and asked again; if that does not help, the futures fail.
+started again and asked again; if that does not help, the futures fail, and the next use starts it anew.
 Refuses: to run a second `sync` beside an unfinished one.
 
 Run as a program (`python -I -S sqlite_sync.py DIRECTORY DATABASE FD FD`) this file is that process; it imports nothing
@@ -54,6 +54,7 @@ class Syncer:
         self._answers = b""
         self._failures = 0
         self._outbox = b""
+        self._dead = False
         self._start()
 
     def _start(self) -> None:
@@ -70,6 +71,7 @@ class Syncer:
             )
         self._log.setblocking(False)
         self._work.setblocking(False)
+        self._dead = False
 
     @property
     def pid(self) -> int:
@@ -80,6 +82,8 @@ class Syncer:
         """Answers come through this loop from now on."""
         if loop is self._loop:
             return
+        if self._dead:
+            self._start()
         if self._log_waiter or self._jobs:
             raise RuntimeError("the store is in use by another event loop")
         self._detach()
@@ -116,7 +120,7 @@ class Syncer:
         return self._job(b"F", name)
 
     def checkpoint(self) -> asyncio.Future[None]:
-        """The log is copied into the database as far as no reader is in the way.
+        """What the log holds as of the call is copied into the database, as far as no reader is in the way.
 
         Raises (from the future):
             OSError: it cannot be.
@@ -204,6 +208,8 @@ class Syncer:
                 raise OSError(errno.EIO, "the sync process does not stay alive", str(self._directory))
             self._start()
         except OSError as error:
+            self._dead = True
+            self._failures = 0
             waiters: list[asyncio.Future[None]] = [future for _, future in self._jobs.values()]
             self._jobs.clear()
             waiter, self._log_waiter = self._log_waiter, None

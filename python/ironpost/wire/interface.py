@@ -28,7 +28,7 @@ class Limits(NamedTuple):
     auth_line: int = 12288
     """A line in LINE mode with its CRLF (RFC 4954 §4)."""
     held: int = 1 << 20
-    """Octets a held `ServerFramer` stores; feeding more is misuse (the caller must stop reading) and raises BufferError."""
+    """Octets a held `ServerFramer` stores; feeding more is misuse (the caller must stop reading): BufferError."""
     content: int = (1 << 63) - 1
     """Body octets that a decoder returns for one message; the rest is counted and checked but not returned."""
     reply_lines: int = 100
@@ -172,7 +172,7 @@ ClientEvent: TypeAlias = Reply | Fault
 MODE_COMMAND: Final = 0
 """Command lines. BDAT's octets are counted without leaving this mode."""
 MODE_DATA: Final = 1
-"""Body with transparency, until CRLF.CRLF; then MODE_COMMAND by itself. At its start the input is at the start of a line."""
+"""Body with transparency, until CRLF.CRLF; then MODE_COMMAND by itself. Its first octet starts a line."""
 MODE_LINE: Final = 2
 """One `Line`, then held again."""
 MODE_CLOSED: Final = 3

@@ -1,0 +1,52 @@
+"""The client side of each extension: what is added to MAIL, and what refuses a next hop."""
+
+from __future__ import annotations
+
+import pytest
+
+from ironpost.model import NULL, Address, Envelope, Recipient
+from ironpost.protocol import replies
+from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing
+
+ALL = {"SIZE": "1000", "8BITMIME": "", "SMTPUTF8": "", "PIPELINING": "", "CHUNKING": ""}
+
+
+def message(
+    size: int | None = 10, eight_bit: bool = False, smtputf8: bool = False, body: str | None = None
+) -> Outgoing:
+    parameters = {} if body is None else {"BODY": body}
+    envelope = Envelope(NULL, (Recipient(Address.parse("c@d.example")),), parameters)
+    return Outgoing(envelope, size, eight_bit, smtputf8)
+
+
+@pytest.mark.parametrize(
+    ("what", "offered", "answer"),
+    [
+        (message(), {}, {}),
+        (message(), ALL, {"SIZE": "10"}),
+        (message(size=None), ALL, {}),
+        # RFC 1870 §4: zero, or no number, is no limit.
+        (message(size=1001), ALL, replies.PEER_TOO_SMALL),
+        (message(size=1001), {"SIZE": "0"}, {"SIZE": "1001"}),
+        (message(size=1001), {"SIZE": ""}, {"SIZE": "1001"}),
+        # RFC 6152 §3
+        (message(eight_bit=True), ALL, {"SIZE": "10", "BODY": "8BITMIME"}),
+        (message(body="8BITMIME"), ALL, {"SIZE": "10", "BODY": "8BITMIME"}),
+        (message(body="8bitmime"), {}, {}),
+        (message(eight_bit=True), {}, replies.PEER_LACKS_8BIT),
+        (message(body="BINARYMIME"), ALL, replies.PEER_LACKS_BINARY),
+        # RFC 6531 §3.5
+        (message(smtputf8=True), ALL, {"SIZE": "10", "SMTPUTF8": None}),
+        (message(smtputf8=True), {"8BITMIME": ""}, replies.PEER_LACKS_SMTPUTF8),
+    ],
+)
+def test_what_our_client_adds_or_refuses(what: Outgoing, offered: dict[str, str], answer: object) -> None:
+    assert outgoing(what, offered) == answer
+
+
+def test_keywords_are_unique_and_every_parameter_has_one_owner() -> None:
+    keywords = [extension.keyword for extension in EXTENSIONS]
+    assert len(set(keywords)) == len(keywords)
+    for attribute in ("mail_parameters", "rcpt_parameters", "verbs"):
+        names = [name for extension in EXTENSIONS for name in getattr(extension, attribute)]
+        assert len(set(names)) == len(names)
