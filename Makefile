@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-RUST   := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
+RUST   := $(shell find src -name '*.rs') Cargo.toml $(wildcard Cargo.lock)
 INPUTS := $(RUST) pyproject.toml
 # Workers of pytest; the machine's cores unless said otherwise.
 JOBS   ?= auto

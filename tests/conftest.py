@@ -102,21 +102,27 @@ class Running:
 
     def wait_for_mail(self, count: int = 1) -> list[bytes]:
         """The messages, once there are `count`."""
-        wait_until(lambda: len(self.mail()) >= count, lambda: f"{len(self.mail())} of {count} messages: {self.log()}")
+        until(lambda: len(self.mail()) >= count, lambda: f"{len(self.mail())} of {count} messages: {self.log()}")
         return self.mail()
 
     def wait_until_empty(self) -> None:
         """Returns when nothing waits in the queue."""
-        wait_until(lambda: self.json("queue", "list") == [], lambda: f"still waiting: {self.json('queue', 'list')}")
+        until(lambda: self.json("queue", "list") == [], lambda: f"still waiting: {self.json('queue', 'list')}")
 
 
-def wait_until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
     """Returns as soon as `condition` holds; fails with `otherwise` after `SECONDS`. For what other processes do."""
     end = time.monotonic() + SECONDS
     pause = select.poll()
     while not condition():
         assert time.monotonic() < end, otherwise()
         pause.poll(10)
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool], Callable[[], str]], None]:
+    """Waits for what another process does."""
+    return until
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def message() -> EmailMessage:
     made["Message-ID"] = "<one@client.example>"
     made.set_content("first\n.a line that begins with a dot\n..two\n.\nlast\n", cte="7bit")
     made.add_attachment(ATTACHED, maintype="application", subtype="octet-stream", filename="all.bin")
+    made.set_boundary("frontier")
     return made
 
 

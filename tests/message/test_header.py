@@ -5,7 +5,7 @@ from __future__ import annotations
 from email import message_from_bytes, policy
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.message import header
@@ -22,6 +22,7 @@ def test_a_short_field_is_one_line() -> None:
     assert header.field("Subject", ("one", "two")) == b"Subject: one two\r\n"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=90), min_size=1))
 def test_lines_are_folded_between_tokens_and_unfold_to_the_same_text(tokens: list[str]) -> None:
     octets = header.field("X-Test", tokens)
@@ -33,6 +34,7 @@ def test_lines_are_folded_between_tokens_and_unfold_to_the_same_text(tokens: lis
     assert read(octets) == [("X-Test", " ".join(tokens))]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.booleans())
 def test_r43_no_text_becomes_a_second_field(text: str, utf8: bool) -> None:
     try:
@@ -68,6 +70,7 @@ def test_non_ascii_text_needs_permission() -> None:
     assert header.field("To", ("<jö@example.org>",), utf8=True) == "To: <jö@example.org>\r\n".encode()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_whatever_text_can_be_shown_as_words(text: str) -> None:
     for utf8 in (False, True):
@@ -76,6 +79,7 @@ def test_whatever_text_can_be_shown_as_words(text: str) -> None:
         assert max(map(len, octets.split(b"\r\n"))) <= 998
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_comment_and_a_quoted_string_close_where_they_end(text: str) -> None:
     for token, opening, closing in ((header.comment(text), "(", ")"), (header.quoted(text), '"', '"')):

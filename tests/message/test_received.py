@@ -7,7 +7,7 @@ from email import message_from_bytes, policy
 from email.utils import parsedate_to_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.message.header import HeaderError
@@ -82,6 +82,7 @@ def test_r48_a_forged_clause_or_field_cannot_be_said() -> None:
         assert _without_comments(text) == f"Received: from [192.0.2.1]   by mx.example with ESMTP id Q1; {DATE}"
 
 
+@settings(deadline=None)
 @given(st.text(max_size=120), st.booleans())
 def test_r43_whatever_the_client_calls_itself_the_clauses_are_ours(helo: str, utf8: bool) -> None:
     octets = received(Origin("192.0.2.1", helo, "ESMTP"), by="mx.example", id="Q1", now=NOW, utf8=utf8)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost import wire
-from ironpost.message.trace import MAX_RECEIVED, FinalContent, is_loop, return_path
+from ironpost.message.trace import MAX_RECEIVED, FinalContent, Hops, return_path
 from ironpost.model import NULL, Address
 
 SENDER = Address.parse("sender@example.org")
@@ -22,13 +22,38 @@ def final(content: bytes, *cuts: int) -> bytes:
     return out + rewriter.feed(content[at:]) + rewriter.finish()
 
 
-def test_r48_a_hundred_received_fields_are_a_loop() -> None:
-    hop = b"Received: by a.example; x\r\n"
-    rest = b"Subject: received received\r\n\r\n" + hop * 200
+def hops(content: bytes, *cuts: int) -> int:
+    counter = Hops()
+    at = 0
+    for cut in sorted(cuts):
+        counter.feed(content[at:cut])
+        at = max(at, cut)
+    counter.feed(content[at:])
+    return counter.count
+
+
+HOP = b"Received: by a.example; x\r\n"
+
+
+def test_r48_received_fields_are_counted_in_the_header_section_alone() -> None:
+    rest = b"Subject: received: received:\r\nX-Received: x\r\n\r\n" + HOP * 200
     assert MAX_RECEIVED == 100
-    assert not is_loop(hop * 99 + rest)
-    assert is_loop(hop * 100 + rest)
-    assert is_loop(hop.replace(b"Received:", b"RECEIVED :") * 100 + rest)
+    assert hops(HOP * 99 + rest) == 99
+    assert hops(HOP.swapcase() * 100 + rest) == 100
+    for content in (b"", b"\r\n" + HOP, b"\r\n\r\n" + HOP, b"x\r\n\r\n" + HOP):
+        assert hops(content) == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([HOP, b"A: 1\r\n", b"\r\n", b"Received:", b"\r", b"\n", b"x"])),
+    st.lists(st.integers(0, 150)),
+)
+def test_r48_where_the_pieces_are_cut_does_not_change_the_count(lines: list[bytes], cuts: list[int]) -> None:
+    content = b"".join(lines)
+    assert hops(content, *cuts) == hops(content)
+    section = (b"\r\n" + content).split(b"\r\n\r\n", 1)[0]
+    assert hops(content) == sum(line.startswith(b"Received:") for line in section.split(b"\n"))
 
 
 def test_the_null_path_and_utf8_paths_are_written() -> None:
@@ -46,6 +71,7 @@ def test_every_other_return_path_in_the_header_section_goes() -> None:
     assert final(content) == LINE + b"A: 1\r\nB: 2\r\n\r\nbody\r\n"
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([b"A: 1\r\n", b"Return-Path: <x@y.example>\r\n", b"\r\n", b"text\r\n", b"\r", b"\n", b"."])

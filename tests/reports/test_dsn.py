@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.model import NULL, Address, Disposition, Envelope, Outcome, Recipient, Reply
@@ -250,6 +250,7 @@ def test_a_boundary_in_the_content_does_not_split_the_report() -> None:
     assert hostile in content
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0")), min_size=1), st.text())
 def test_r20_whatever_a_peer_says_adds_no_field_and_no_part(lines: list[str], remote: str) -> None:
     content = octets(queued("jo@example.net"), outcome(Reply(550, "5.1.1", tuple(lines)), remote))
@@ -263,6 +264,7 @@ def test_r20_whatever_a_peer_says_adds_no_field_and_no_part(lines: list[str], re
     assert jo["Action"] == "failed"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_r43_whatever_the_message_was_the_report_keeps_its_form(original: bytes) -> None:
     content = octets(queued("jo@example.net", content=original))

@@ -10,7 +10,6 @@ import asyncio
 import heapq
 import smtplib
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +33,7 @@ with warnings.catch_warnings():
     from aiosmtpd.smtp import SMTP
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from ironpost.delivery import Agent

@@ -348,6 +348,24 @@ def test_a_store_that_closes_answers_451() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("other", [b"X: " + b"x" * 900 + b"\r\n", b""])
+@pytest.mark.parametrize(("count", "code"), [(99, "250"), (100, "554")])
+def test_r48_hops_are_counted_beyond_the_head_that_policy_sees(other: bytes, count: int, code: str) -> None:
+    async def run() -> None:
+        talk = Talk()
+        talk.start()
+        content = (b"Received: by a.example; x\r\n" + other) * count + b"\r\n" + b"Received: x\r\n" * 200
+        said = ""
+        for at in range(0, len(content), 7001):
+            said += talk.say(content[at : at + 7001])
+        said += talk.say(b".\r\n")
+        if talk.store.asked:
+            talk.store.finish()
+        assert (said + await talk.settle()).startswith(code)
+
+    asyncio.run(run())
+
+
 class Looks:
     """A check that answers later, and remembers what it saw."""
 

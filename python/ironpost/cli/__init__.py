@@ -7,7 +7,7 @@ standard error and a documented exit code, never a traceback.
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from ironpost.cli import exits
@@ -16,12 +16,20 @@ NEEDED = ("typer", "rich", "pydantic", "dns")
 """What the `mta` extra brings."""
 
 
+def release() -> str:
+    """The version that is installed, or that this is a tree which nobody installed."""
+    try:
+        return version("ironpost")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def main() -> None:
     """The console script. Ends the process with one of `exits`."""
     if sys.argv[1:] == ["--version"]:
         from ironpost import wire
 
-        print(f"ironpost {version('ironpost')} ({wire.IMPLEMENTATION} wire, Python {sys.version.split()[0]})")
+        print(f"ironpost {release()} ({wire.IMPLEMENTATION} wire, Python {sys.version.split()[0]})")
         sys.exit(exits.OK)
     if any(find_spec(name) is None for name in NEEDED):
         sys.stderr.write("ironpost: the mail transfer agent is not installed; run: pip install 'ironpost[mta]'\n")

@@ -80,7 +80,7 @@ class Smtp(Section):
     """`[smtp]`: how mail comes in."""
 
     listen: Annotated[tuple[Listen, ...], AfterValidator(_some)] = (Endpoint("127.0.0.1", 2525),)
-    """Where to listen. Port 0 takes a free one. Fixed while the server runs."""
+    """Where to listen. Port 0 takes a free one."""
     trusted: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
     """Networks whose clients may send to any domain. All others reach the local domains only."""
     max_message: Annotated[Size, Field(ge=1 << 16)] = 1 << 30
@@ -88,7 +88,7 @@ class Smtp(Section):
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
     """Recipients in one transaction, never below 100 (RFC 5321 §4.5.3.1.8)."""
     max_connections: Annotated[int, Field(strict=True, ge=1)] = 10000
-    """Connections at one time."""
+    """Connections at one time, on each address."""
     command_timeout: Annotated[Duration, Field(ge=1)] = 300.0
     """How long to wait for a command (RFC 5321 §4.5.3.2.7)."""
     data_timeout: Annotated[Duration, Field(ge=1)] = 180.0
@@ -135,7 +135,7 @@ class Configuration(Section):
     """A whole configuration."""
 
     data: Path = Path("ironpost-data")
-    """The data directory: queue, control socket, Maildir. Fixed while the server runs."""
+    """The data directory: queue, control socket, Maildir."""
     hostname: Domain | None = None
     """What this server calls itself; the machine's full name unless said otherwise."""
     smtp: Smtp = Smtp()
@@ -161,5 +161,5 @@ class Configuration(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-FIXED: tuple[tuple[str, ...], ...] = (("data",), ("smtp", "listen"))
+FIXED: tuple[tuple[str, ...], ...] = (("data",), ("hostname",), ("smtp", "listen"), ("queue",))
 """Key paths that a reload cannot change."""

@@ -20,6 +20,7 @@ MAX_RECEIVED: Final = 100
 """A message that already carries as many Received fields goes in circles (RFC 5321 §6.3: at least 100)."""
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
+_RECEIVED: Final = b"\nreceived:"
 
 
 def return_path(reverse_path: Address) -> bytes:
@@ -27,10 +28,30 @@ def return_path(reverse_path: Address) -> bytes:
     return header.field("Return-Path", (header.path(reverse_path),), utf8=True)
 
 
-def is_loop(head: bytes, limit: int = MAX_RECEIVED) -> bool:
-    """Whether the header section that `head` starts with holds `limit` or more Received fields (RFC 5321 §6.3)."""
-    # Scanning builds a value for each field; counting the word costs far less and never counts too few.
-    return head.lower().count(b"received") >= limit and wire.scan_header(head).received >= limit
+class Hops:
+    """Counts the Received fields of a header section that is fed in pieces; keeps nothing but the count."""
+
+    __slots__ = ("_tail", "count", "ended")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ended = False
+        """The empty line was seen: there is no more to count."""
+        self._tail = b"\r\n"  # the start of the content is the start of a line
+
+    def feed(self, piece: bytes) -> None:
+        """Counts in the next octets of the content; free once `ended`."""
+        if self.ended:
+            return
+        across = (self._tail[-3:] + piece[:3]).find(_EMPTY_LINE)
+        if across >= 0:
+            self.ended = True
+            return
+        end = piece.find(_EMPTY_LINE)
+        self.ended = end >= 0
+        text = (self._tail + (piece[:end] if end >= 0 else piece)).lower()
+        self.count += text.count(_RECEIVED)
+        self._tail = text[1 - len(_RECEIVED) :]
 
 
 class FinalContent:

@@ -95,7 +95,9 @@ class Facts:
     """RECIPIENT: the one that is asked about."""
     rcpt_parameters: Mapping[str, str | None] = field(default_factory=dict)
     head: bytes = b""
-    """CONTENT: the first octets of the content, at least the header section or 64 KiB of it."""
+    """CONTENT: the first octets of the content, 64 KiB at most."""
+    hops: int = 0
+    """CONTENT: Received fields in the whole header section."""
     size: int = 0
     """CONTENT: octets."""
 

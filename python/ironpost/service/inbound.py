@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ironpost.message import received
+from ironpost.message.trace import Hops
 from ironpost.model import Origin
 from ironpost.policy import Decision, Facts, Stage
 from ironpost.protocol import replies
@@ -41,14 +42,16 @@ _log: Final = logging.getLogger("ironpost.inbound")
 
 
 class _Content:
-    """The store's spool, and what went by first: policy reads the header section without asking the store."""
+    """The store's spool, and what policy wants to know of what went by, without asking the store."""
 
-    __slots__ = ("_head", "_room", "spool")
+    __slots__ = ("_head", "_hops", "_room", "spool")
 
     def __init__(self, spool: Spool) -> None:
         self.spool = spool
         self._head: list[bytes] = []
         self._room = HEAD
+        self._hops: Hops | None = None
+        """Only for content that is longer than the head."""
 
     @property
     def size(self) -> int:
@@ -58,17 +61,33 @@ class _Content:
     def head(self) -> bytes:
         return self._head[0] if len(self._head) == 1 else b"".join(self._head)
 
+    @property
+    def hops(self) -> int:
+        return (self._hops or _counted(self.head)).count
+
     def write(self, piece: bytes) -> Awaitable[None] | None:
         room = self._room
-        if room:
-            kept = piece if len(piece) <= room else piece[:room]
-            self._head.append(kept)
-            self._room = room - len(kept)
+        if len(piece) <= room:
+            self._head.append(piece)
+            self._room = room - len(piece)
+        else:
+            if self._hops is None:
+                self._hops = _counted(self.head)
+            self._hops.feed(piece)
+            if room:
+                self._head.append(piece[:room])
+                self._room = 0
         return self.spool.write(piece)
 
     def discard(self) -> None:
         self._head.clear()
         self.spool.discard()
+
+
+def _counted(head: bytes) -> Hops:
+    hops = Hops()
+    hops.feed(head)
+    return hops
 
 
 @dataclass(slots=True)
@@ -161,6 +180,7 @@ class Inbound:
         assert isinstance(content, _Content)
         visit: _Visit = session.extra
         visit.facts.head = content.head
+        visit.facts.hops = content.hops
         visit.facts.size = facts.size
         try:
             decision = self._policy.decide(Stage.CONTENT, visit.facts)

@@ -108,10 +108,11 @@ class QueueRunner:
 
     # -- from outside
 
-    def start(self) -> None:
-        """Begins to work, on the running event loop."""
+    def start(self) -> asyncio.Task[None]:
+        """Begins to work, on the running event loop. The task ends by `stop`, or by a fault that somebody must see."""
         self._stopping = False
         self._feeder = asyncio.get_running_loop().create_task(self._feed())
+        return self._feeder
 
     def accept(self, message: QueuedMessage) -> None:
         """Takes a message that `Store.commit` returned, claimed."""

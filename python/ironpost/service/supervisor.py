@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 log = logging.getLogger("ironpost.supervisor")
 
@@ -22,36 +22,27 @@ log = logging.getLogger("ironpost.supervisor")
 class Part(Protocol):
     """Something that runs between `start` and `stop`."""
 
-    async def start(self) -> object:
-        """Returns when it is ready."""
+    def start(self) -> Awaitable[object]:
+        """Done when it is ready."""
         ...
 
-    async def stop(self) -> object:
-        """Returns when it has ended cleanly."""
+    def stop(self) -> Awaitable[object]:
+        """Done when it has ended cleanly."""
         ...
 
 
 class Loop:
-    """A part that is one coroutine: it runs from `start` on, until `ask` makes it return."""
+    """A part that is one task, which ends by its own stop, or by a fault."""
 
-    def __init__(
-        self, name: str, run: Callable[[], Coroutine[Any, Any, None]], ask: Callable[[], Awaitable[None]]
-    ) -> None:
-        """`run` is the coroutine's function; `ask` makes it end and returns when it may be awaited."""
-        self._name = name
-        self._run = run
-        self._ask = ask
+    def __init__(self, start: Callable[[], asyncio.Task[None]], stop: Callable[[], Awaitable[None]]) -> None:
+        """`start` makes the task, `stop` returns when it has ended."""
+        self._start = start
+        self.stop = stop
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Lets it run."""
-        self.task = asyncio.create_task(self._run(), name=self._name)
-
-    async def stop(self) -> None:
-        """Asks it to end and waits; an error it ended with is `Supervisor.run`'s to raise."""
-        await self._ask()
-        if self.task is not None:
-            await asyncio.wait([self.task])
+        self.task = self._start()
 
 
 class Supervisor:
@@ -100,7 +91,7 @@ class Supervisor:
         done, _ = await asyncio.wait([asked, *loops], return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         for task in done:
-            if task is not asked and (error := task.exception()) is not None:
+            if task is not asked and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
     def _signalled(self, number: signal.Signals) -> None:

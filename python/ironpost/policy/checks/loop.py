@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost.message.trace import MAX_RECEIVED, is_loop
+from ironpost.message.trace import MAX_RECEIVED
 from ironpost.policy.verdict import NEUTRAL, Finding, Stage, Verdict
 from ironpost.protocol import replies
 
@@ -27,6 +27,6 @@ class Loop:
 
     def judge(self, facts: Facts) -> Finding:
         """Refuses a loop; says nothing else."""
-        if is_loop(facts.head):
-            return Finding(_LOOP, f"{MAX_RECEIVED} or more Received fields")
+        if facts.hops >= MAX_RECEIVED:
+            return Finding(_LOOP, f"{facts.hops} Received fields")
         return _NOTHING

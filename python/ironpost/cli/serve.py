@@ -1,0 +1,117 @@
+"""`serve`: the server in this process, and the sentences for what keeps it from starting."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from ironpost import wire
+from ironpost.cli import exits, release
+from ironpost.cli.app import Stop
+from ironpost.cli.settings import configuration, source
+from ironpost.compose import DataError, ListenError, System
+from ironpost.config import Configuration, default, load
+from ironpost.service import records
+from ironpost.storage.lock import DirectoryInUse
+from ironpost.storage.sqlite_schema import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def serve(named: Path | None) -> None:
+    """Runs until SIGTERM or SIGINT.
+
+    Raises:
+        Stop: it cannot start; the sentence says why and what to do.
+    """
+    found = configuration(named)
+    records.write_to(sys.stderr, found.log.level)
+    file = source(named)
+    system = System(found, lambda: configuration_again(named))
+
+    def ready() -> None:
+        typer.echo("\n".join(_banner(system, file)))
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(system.run(ready))
+    except ListenError as error:
+        raise _cannot_listen(error) from None
+    except DataError as error:
+        raise _cannot_use(error) from None
+    except SchemaError as error:
+        raise Stop(exits.CONFIGURATION, f"{found.data}: {error}") from None
+
+
+def _cannot_listen(error: ListenError) -> Stop:
+    cause = error.__cause__
+    assert isinstance(cause, OSError)
+    if cause.errno == errno.EADDRINUSE:
+        sentence = f"{error}: another program listens there\n" + (
+            f"find it with: ss -ltnp 'sport = :{error.endpoint.port}', or choose another address with smtp.listen"
+        )
+        return Stop(exits.TEMPORARY, sentence)
+    if cause.errno in {errno.EACCES, errno.EPERM}:
+        sentence = f"{error}: this user may not\n" + (
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another port with smtp.listen"
+        )
+        return Stop(exits.NO_PERMISSION, sentence)
+    return Stop(exits.UNAVAILABLE, f"{error}: {_reason(cause)}")
+
+
+def _cannot_use(error: DataError) -> Stop:
+    cause = error.__cause__
+    assert isinstance(cause, OSError)
+    if isinstance(cause, DirectoryInUse):
+        return Stop(exits.TEMPORARY, f"{error.path}: {cause.strerror}")
+    if isinstance(cause, FileExistsError | NotADirectoryError):
+        return Stop(exits.CANNOT_CREATE, f"{error}: it is no directory")
+    if isinstance(cause, PermissionError):
+        return Stop(exits.CANNOT_CREATE, f"{error}: this user may not write there")
+    return Stop(exits.CANNOT_CREATE, f"{error}: {_reason(cause)}")
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
+def configuration_again(named: Path | None) -> Configuration:
+    """The configuration as it stands now; for a reload, which wants an exception and no exit.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    file = source(named)
+    return default() if file is None else load(file)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _banner(system: System, file: Path | None) -> list[str]:
+    found = system.configuration
+    where = [f"{f'[{host}]' if ':' in host else host}:{port}" for host, port in system.addresses]
+    host, port = system.addresses[0]
+    domain = found.local.domains[0] if found.local.domains else "localhost"
+    origin = file or "built-in default"
+    lines = [f"ironpost {release()}, {wire.IMPLEMENTATION} wire, configuration {found.hash} ({origin})"]
+    lines += [f"listening on {each}" for each in where]
+    lines += [
+        f"try:  swaks --server {host} --port {port} --to you@{domain}",
+        f"or:   printf 'Subject: hello\\r\\n\\r\\nworld\\r\\n' | curl -T - --mail-rcpt you@{domain} smtp://{where[0]}",
+        f"mail for {', '.join(f'*@{name}' for name in found.local.domains)} goes to the Maildir {found.maildir}",
+        "stop with Ctrl-C",
+    ]
+    return lines

@@ -1,0 +1,279 @@
+"""The real program in a process of its own: what it says and how it exits, when something is wrong and when not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import smtplib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ironpost(folder: Path, *arguments: str, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[str]:
+    """Runs the program in `folder`; a traceback is never what a person should see."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ironpost.cli", *arguments], cwd=folder, input=stdin.decode(), capture_output=True,
+        text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python"), "NO_COLOR": "1", "COLUMNS": "200", **more},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr + done.stdout
+    return done
+
+
+def configured(folder: Path, text: str = "", port: int = 0) -> Path:
+    file = folder / "ironpost.toml"
+    file.write_text(f'data = "data"\n[smtp]\nlisten = ["127.0.0.1:{port}"]\n{text}')
+    return file
+
+
+# -- errors
+
+
+def test_a_port_in_use_is_named_with_who_to_ask(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        configured(tmp_path, port=port)
+        done = ironpost(tmp_path, "serve")
+    assert done.returncode == 75
+    assert done.stderr.splitlines() == [
+        f"ironpost: cannot listen on 127.0.0.1:{port}: another program listens there",
+        f"ironpost: find it with: ss -ltnp 'sport = :{port}', or choose another address with smtp.listen",
+    ]
+
+
+def test_an_address_that_is_not_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ironpost.toml").write_text('data = "data"\n[smtp]\nlisten = ["192.0.2.1:2525"]\n')
+    done = ironpost(tmp_path, "serve")
+    assert done.returncode == 69
+    assert done.stderr.startswith("ironpost: cannot listen on 192.0.2.1:2525: ")
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    configured(tmp_path)
+    (tmp_path / "data").write_text("a file, no directory")
+    done = ironpost(tmp_path, "serve")
+    assert done.returncode == 73
+    assert done.stderr == "ironpost: cannot use the data directory data: it is no directory\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_directory_that_is_read_only_is_named(tmp_path: Path) -> None:
+    configured(tmp_path)
+    (tmp_path / "data").mkdir(mode=0o500)
+    done = ironpost(tmp_path, "serve")
+    assert done.returncode == 73
+    assert done.stderr.startswith("ironpost: cannot use the data directory data: ")
+
+
+def test_a_data_directory_of_another_server_is_named_with_the_process(serve: Callable[[str], Any]) -> None:
+    server = serve("")
+    done = server.run("serve", "-c", str(server.file))
+    assert done.returncode == 75
+    assert f"is in use by process {server.process.pid}" in done.stderr.decode()
+
+
+def test_a_wrong_key_is_named_with_the_nearest_its_path_and_line(tmp_path: Path) -> None:
+    file = configured(tmp_path, 'max_mesage = "1MiB"\n')
+    for command in (["check"], ["check", str(file)], ["serve", "-c", str(file)], ["queue", "list"]):
+        done = ironpost(tmp_path, *command)
+        assert done.returncode == 78
+        assert 'ironpost.toml:4: smtp.max_mesage: unknown key; did you mean "max_message"?' in done.stderr
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = ironpost(tmp_path, "check", "absent.toml")
+    assert (done.returncode, done.stderr) == (
+        78, "ironpost: absent.toml: cannot read it: No such file or directory\n",
+    )  # fmt: skip
+
+
+def test_nobody_to_send_to(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "m").write_text("Subject: x\n\ny\n")
+    done = ironpost(tmp_path, "send", "--to", "a@b.example", "--port", str(port), "m")
+    assert done.returncode == 69
+    assert f"127.0.0.1:{port}: 451 4.4.1 Cannot connect: " in done.stderr
+
+
+def test_what_cannot_be_sent(tmp_path: Path) -> None:
+    absent = ironpost(tmp_path, "send", "--to", "a@b.example", "absent")
+    assert (absent.returncode, absent.stderr) == (66, "ironpost: absent: No such file or directory\n")
+    nobody = ironpost(tmp_path, "send", "--to", "not an address", "-")
+    assert (nobody.returncode, nobody.stderr[:46]) == (64, "ironpost: not an address: this is no address: ")
+
+
+def test_usage_is_64(tmp_path: Path) -> None:
+    for arguments in (["fly"], ["send", "m"], ["queue", "retry"], ["queue", "retry", "--all", "X"]):
+        assert ironpost(tmp_path, *arguments).returncode == 64
+
+
+def test_no_server_to_ask(tmp_path: Path) -> None:
+    configured(tmp_path)
+    for arguments in (["reload"], ["queue", "retry", "X"], ["queue", "drop", "X"]):
+        done = ironpost(tmp_path, *arguments)
+        assert (done.returncode, done.stderr) == (
+            69, "ironpost: no server runs on the data directory data (start it with: ironpost serve)\n",
+        )  # fmt: skip
+    done = ironpost(tmp_path, "queue", "list")
+    assert (done.returncode, done.stderr) == (69, "ironpost: there is no queue in data; has a server run on it?\n")
+
+
+def test_without_the_mta_it_says_how_to_install_it(tmp_path: Path) -> None:
+    # A path finder that does not see what the extra brings, as in a base install.
+    (tmp_path / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "hidden, real = {'typer', 'rich', 'pydantic', 'dns', 'uvloop'}, PathFinder.find_spec\n"
+        "def find_spec(name, path=None, target=None):\n"
+        "    return None if name.partition('.')[0] in hidden else real(name, path, target)\n"
+        "PathFinder.find_spec = find_spec\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "python")])
+    for arguments in ([], ["serve"], ["--help"]):
+        done = ironpost(tmp_path, *arguments, PYTHONPATH=path)
+        assert done.returncode == 69
+        assert done.stderr == ("ironpost: the mail transfer agent is not installed; run: pip install 'ironpost[mta]'\n")
+    assert ironpost(tmp_path, "--version", PYTHONPATH=path).returncode == 0
+
+
+# -- what works
+
+
+def test_version_names_the_wire(tmp_path: Path) -> None:
+    done = ironpost(tmp_path, "--version", IRONPOST_WIRE="pure")
+    assert done.returncode == 0
+    assert done.stdout.startswith("ironpost ")
+    assert "pure wire" in done.stdout
+
+
+def test_check_says_what_was_read(tmp_path: Path) -> None:
+    assert ironpost(tmp_path, "check").stdout.startswith("built-in default: good (configuration ")
+    configured(tmp_path)
+    assert ironpost(tmp_path, "check").stdout.startswith("ironpost.toml: good (configuration ")
+
+
+def test_heavy_imports_stay_out_of_light_commands(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['ironpost', 'check']\n"
+        "from ironpost.cli.app import run\n"
+        "run()\n"
+        "print(*sorted(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
+    )  # fmt: skip
+    loaded = set(done.stderr.split())
+    assert {"ironpost.compose", "ironpost.storage.sqlite", "ironpost.client", "dns", "sqlite3", "uvloop"}.isdisjoint(
+        loaded
+    )
+
+
+def test_the_queue_from_the_command_line(serve: Callable[[str], Any]) -> None:
+    # The next hop does not answer, so mail waits.
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        server = serve(f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{nobody.getsockname()[1]}"]\n')
+        assert server.json("queue", "list") == []
+        with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+            for name in ("one", "two"):
+                client.sendmail("ada@client.example", [f"{name}@elsewhere.example"], b"Subject: x\r\n\r\ny\r\n")
+        first, second = server.json("queue", "list")
+        assert [first["recipients"][0]["to"], second["recipients"][0]["to"]] == [
+            "one@elsewhere.example",
+            "two@elsewhere.example",
+        ]
+        shown = server.json("queue", "show", first["id"])
+        assert (shown["from"], shown["client"]["helo"]) == ("ada@client.example", "client.example")
+        assert first["id"] in server.run("queue", "list").stdout.decode()
+        assert "one@elsewhere.example" in server.run("queue", "show", first["id"]).stdout.decode()
+        assert server.json("queue", "retry", first["id"]) == {"recipients": 1}
+        assert server.json("queue", "retry", "--all") == {"recipients": 2}
+        unknown = server.run("queue", "drop", first["id"], "nosuch")
+        assert (unknown.returncode, unknown.stderr) == (
+            66, b"ironpost: no message nosuch in the queue; nothing was changed\n",
+        )  # fmt: skip
+        assert server.json("queue", "drop", first["id"]) == {"messages": 1}
+        assert [message["id"] for message in server.json("queue", "list")] == [second["id"]]
+        gone = server.run("queue", "show", first["id"])
+        assert gone.returncode == 66
+        assert gone.stderr.startswith(f"ironpost: no message {first['id']} in the queue".encode())
+        assert server.stop() == 0
+        # What waits is still there, and can be read without a server.
+        assert [message["id"] for message in server.json("queue", "list")] == [second["id"]]
+
+
+def test_reload_takes_over_what_is_good_and_keeps_the_old_where_it_is_not(serve: Callable[[str], Any]) -> None:
+    server = serve("")
+    reload = ("reload", "-c", str(server.file))
+
+    def accepted(address: str) -> int:
+        with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+            client.ehlo()
+            client.mail("")
+            return client.rcpt(address)[0]
+
+    assert server.run(*reload).stdout.startswith(b"nothing has changed")
+    server.configure('trusted = []\n[local]\ndomains = ["new.example"]\n')
+    assert b" replaces " in server.run(*reload).stdout
+    assert (accepted("a@new.example"), accepted("a@localhost")) == (250, 550)
+
+    server.configure("trustd = []\n")
+    wrong = server.run(*reload)
+    assert wrong.returncode == 78
+    assert b'smtp.trustd: unknown key; did you mean "trusted"?' in wrong.stderr
+    assert accepted("a@new.example") == 250
+
+    server.file.write_text(server.file.read_text().replace("trustd = []", "").replace('"127.0.0.1:0"', '"127.0.0.1:1"'))
+    fixed = server.run(*reload)
+    assert fixed.returncode == 78
+    assert b"a reload cannot change smtp.listen: restart the server for that" in fixed.stderr
+    assert accepted("a@new.example") == 250
+
+
+def test_sighup_reloads(serve: Callable[[str], Any], wait_until: Callable[..., None]) -> None:
+    server = serve("")
+    server.configure('[local]\ndomains = ["new.example"]\n')
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: " replaces " in server.log(), server.log)
+    server.configure("broken")
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "the old configuration stays" in server.log(), server.log)
+    assert server.stop(signal.SIGINT) == 0
+
+
+def test_the_log_is_one_json_object_a_line(serve: Callable[[str], Any]) -> None:
+    server = serve("")
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+        client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
+    server.wait_for_mail()
+    assert server.stop() == 0
+    records = [json.loads(line) for line in server.log().splitlines()]
+    assert {"time", "level", "logger"} <= set(records[0])
+    (accepted,) = [record for record in records if record.get("event") == "accepted"]
+    assert accepted["recipients"] == ["a@localhost"]
+
+
+def test_a_full_disk_is_452_and_the_server_lives(serve: Callable[[str], Any]) -> None:
+    server = serve('[queue]\nreserve = "1000000GiB"\n')
+    for _ in range(2):
+        with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+            with pytest.raises(smtplib.SMTPResponseException) as refused:
+                client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
+            assert (refused.value.smtp_code, refused.value.smtp_error[:5]) == (452, b"4.3.1")
+    assert server.stop() == 0

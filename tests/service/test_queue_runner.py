@@ -1,0 +1,468 @@
+"""The queue runner over the store in memory, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import email.policy
+import heapq
+import logging
+
+import pytest
+
+from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.queue.retry import DAY, HOUR
+from ironpost.queue.store import NewMessage, State
+from ironpost.routing.route import Kind, Route, Routes, Rule
+from ironpost.service import queue_runner
+from ironpost.service.queue_runner import QueueRunner
+from ironpost.storage.memory import MemoryStore
+
+NOW = 1_700_000_000.0
+OK = Outcome.of(Reply(250, "2.0.0", ("Taken",)), "mx.example [192.0.2.1]")
+LATER = Outcome.of(Reply(451, "4.7.1", ("Come back",)), "mx.example [192.0.2.1]")
+NEVER = Outcome.of(Reply(550, "5.1.1", ("Nobody",)), "mx.example [192.0.2.1]")
+UNASKED = Outcome(Disposition.DEFERRED, Reply(451, "4.4.3", ("No answer from DNS",)))
+
+
+class VirtualClock:
+    """Time that moves only when `World.run` says so."""
+
+    def __init__(self) -> None:
+        self.time = NOW
+        self.sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self.count = 0
+
+    def now(self) -> float:
+        return self.time
+
+    monotonic = now
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self.count += 1
+        heapq.heappush(self.sleepers, (self.time + seconds, self.count, future))
+        await future
+
+    def leap(self) -> None:
+        """To the next sleeper."""
+        while self.sleepers:
+            time, _, future = heapq.heappop(self.sleepers)
+            if not future.done():
+                self.time = max(self.time, time)
+                future.set_result(None)
+                return
+        raise AssertionError("nobody sleeps: nothing would ever happen")
+
+
+class Chance:
+    """No jitter, no chance, and tokens in order."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low + high) / 2
+
+    def shuffle(self, items: list[str]) -> None: ...
+
+    def token(self) -> str:
+        self.count += 1
+        return f"token{self.count}"
+
+
+class Script:
+    """An agent that answers from a function, and keeps what it was asked."""
+
+    def __init__(self, answer) -> None:
+        self.answer = answer
+        self.calls: list[tuple[float, str, list[str], bytes]] = []
+        self.running = self.most = 0
+        self.world: World | None = None
+
+    async def deliver(self, message, recipients):
+        body = b"".join([piece async for piece in message.body.pieces()])
+        self.calls.append((self.world.clock.time, message.id, [str(r.recipient.address) for r in recipients], body))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            answers = []
+            for recipient in recipients:
+                outcome = self.answer(message, recipient)
+                if asyncio.iscoroutine(outcome) or isinstance(outcome, asyncio.Future):
+                    outcome = await outcome
+                if outcome is not None:
+                    answers.append((recipient.number, outcome))
+            return answers
+        finally:
+            self.running -= 1
+
+
+class World:
+    """A runner with everything around it."""
+
+    def __init__(self, remote, local=None, *, store=None, **options) -> None:
+        self.clock = VirtualClock()
+        self.store = store or MemoryStore(now=self.clock.now)
+        self.remote = Script(remote)
+        self.local = Script(local or (lambda message, recipient: OK))
+        self.other = Script(remote)
+        for script in (self.remote, self.local, self.other):
+            script.world = self
+        routes = Routes(["local.example"], [Rule(("other.example",), Route.smart(["hub.example"]))])
+        agents = {Kind.LOCAL: self.local, Kind.MX: self.remote, Kind.SMART_HOST: self.other}
+        self.runner = QueueRunner(
+            store=self.store, routes=routes, agents=lambda route: agents[route.kind], clock=self.clock,
+            random=Chance(), reporting_mta="mx.local.example", **options,
+        )  # fmt: skip
+
+    async def put(self, identifier, *recipients, **options):
+        self.runner.accept(await self.commit(identifier, *recipients, **options))
+
+    async def commit(self, identifier, *recipients, sender="from@local.example", content=b"Subject: s\r\n\r\nx\r\n"):
+        spool = self.store.spool()
+        spool.write(content)
+        to = tuple(Recipient(Address.parse(name)) for name in recipients or ("to@remote.example",))
+        envelope = Envelope(Address.parse(sender), to)
+        return await self.store.commit(NewMessage(identifier, envelope, self.clock.time, b"", spool))
+
+    async def settle(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async def run(self, seconds: float) -> None:
+        """Lets that much time pass."""
+        end = self.clock.time + seconds
+        await self.settle()
+        while min((time for time, _, future in self.clock.sleepers if not future.done()), default=end + 1) <= end:
+            self.clock.leap()
+            await self.settle()
+        self.clock.time = end
+
+    def times(self) -> list[float]:
+        return [time - NOW for time, *_ in self.remote.calls]
+
+
+def scenario(world_options, act):
+    """Runs `act(world)` with a started runner, and stops it."""
+
+    async def main():
+        remote = world_options.pop("remote", lambda message, recipient: OK)
+        world = World(remote, **world_options)
+        world.runner.start()
+        try:
+            return await asyncio.wait_for(act(world), 30)
+        finally:
+            stopping = asyncio.ensure_future(world.runner.stop())
+            await world.settle()
+            while not stopping.done():
+                world.clock.leap()
+                await world.settle()
+            await stopping
+
+    return asyncio.run(main())
+
+
+def test_a_fresh_message_is_delivered_at_once_and_leaves_the_queue():
+    async def act(world):
+        await world.put("m1")
+        await world.settle()
+        assert world.remote.calls == [(NOW, "m1", ["to@remote.example"], b"Subject: s\r\n\r\nx\r\n")]
+        assert await world.store.list() == []
+
+    scenario({}, act)
+
+
+def test_recipients_are_grouped_by_route():
+    async def act(world):
+        await world.put("m1", "a@remote.example", "b@local.example", "c@far.example", "d@other.example")
+        await world.settle()
+        assert [call[2] for call in world.remote.calls] == [["a@remote.example", "c@far.example"]]
+        assert [call[2] for call in world.local.calls] == [["b@local.example"]]
+        assert [call[2] for call in world.other.calls] == [["d@other.example"]]
+        assert await world.store.list() == []
+
+    scenario({}, act)
+
+
+def test_what_an_earlier_run_left_is_found_at_start():
+    async def main():
+        world = World(lambda message, recipient: OK)
+        await world.commit("m1")
+        await world.store.release(["m1"])
+        world.runner.start()
+        await world.settle()
+        assert [call[1] for call in world.remote.calls] == ["m1"]
+        await world.runner.stop()
+
+    asyncio.run(main())
+
+
+def test_a_deferred_recipient_is_retried_by_the_law_until_it_is_delivered():
+    answers = iter([LATER, LATER, LATER, OK])
+
+    async def act(world):
+        await world.put("m1")
+        await world.run(HOUR)
+        assert world.times() == [0, 240, 480, 720]
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: next(answers)}, act)
+
+
+def test_five_days_of_deferrals_end_in_a_bounce_to_the_sender():
+    async def act(world):
+        await world.put("m1", content=b"Subject: hello\r\nMessage-ID: <1@local.example>\r\n\r\nbody\r\n")
+        await world.run(5 * DAY + HOUR)
+        assert world.times()[-1] == 5 * DAY
+        assert all(after - before <= 3 * HOUR for before, after in zip(world.times(), world.times()[1:], strict=False))
+        ((time, _, recipients, octets),) = world.local.calls
+        assert time - NOW == 5 * DAY
+        assert recipients == ["from@local.example"]
+        report = email.message_from_bytes(octets, policy=email.policy.default)
+        assert report.get_content_type() == "multipart/report"
+        groups = list(report.iter_parts())[1].get_payload()
+        assert groups[1]["Status"] == "4.4.7"  # RFC 3463 §3.5: delivery time expired
+        assert groups[1]["Action"] == "failed"
+        assert groups[1]["Final-Recipient"] == "rfc822; to@remote.example"
+        assert "Come back" in octets.decode()
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+
+
+def test_a_failed_recipient_is_reported_and_the_others_are_not():
+    async def act(world):
+        await world.put("m1", "good@remote.example", "bad@remote.example")
+        await world.settle()
+        ((_, _, recipients, octets),) = world.local.calls
+        assert recipients == ["from@local.example"]
+        assert b"bad@remote.example" in octets
+        assert b"good@remote.example" not in octets
+        assert await world.store.list() == []
+
+    def remote(message, recipient):
+        return NEVER if recipient.recipient.address.local_part == "bad" else OK
+
+    scenario({"remote": remote}, act)
+
+
+def test_a_failure_of_a_message_with_a_null_reverse_path_is_never_reported():
+    async def act(world):
+        await world.put("m1", sender="")
+        await world.run(DAY)
+        assert len(world.remote.calls) == 1
+        assert world.local.calls == []
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: NEVER}, act)
+
+
+def test_a_report_that_fails_ends_there():
+    async def act(world):
+        await world.put("m1")
+        await world.run(DAY)
+        assert len(world.local.calls) == 1
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda m, r: NEVER, "local": lambda m, r: NEVER}, act)
+
+
+def test_attempts_are_counted_only_when_a_remote_was_asked():
+    answers = iter([UNASKED, LATER, UNASKED, LATER])
+
+    async def act(world):
+        await world.put("m1")
+        counts = []
+        for _ in range(4):
+            await world.settle()
+            ((recipient,),) = [m.recipients for m in await world.store.list()]
+            counts.append(recipient.attempts)
+            await world.run(240)
+        assert counts[:4] == [0, 1, 1, 2]
+
+    scenario({"remote": lambda message, recipient: next(answers, LATER)}, act)
+
+
+def test_an_agent_that_says_nothing_about_a_recipient_defers_it():
+    async def act(world):
+        await world.put("m1")
+        await world.settle()
+        ((recipient,),) = [m.recipients for m in await world.store.list()]
+        assert (recipient.state, recipient.attempts, recipient.due) == (State.QUEUED, 0, NOW + 240)
+
+    scenario({"remote": lambda message, recipient: None}, act)
+
+
+def test_r25_a_message_that_crashes_its_agent_is_set_aside_and_the_queue_goes_on(caplog):
+    def remote(message, recipient):
+        if message.id == "poison":
+            raise RuntimeError("boom")
+        return OK
+
+    async def act(world):
+        await world.put("poison")
+        await world.put("m1")
+        await world.run(DAY)
+        crashes = [time - NOW for time, name, *_ in world.remote.calls if name == "poison"]
+        assert crashes[:5] == [0, 240, 480, 720, 720 + 15 * 60]
+        assert len(crashes) == queue_runner.POISON_CRASHES
+        await world.put("m2")
+        await world.settle()
+        assert [name for _, name, *_ in world.remote.calls if name != "poison"] == ["m1", "m2"]
+        (left,) = await world.store.list()
+        assert left.id == "poison"
+        assert left.recipients[0].due == NOW + crashes[-1] + queue_runner.POISON_WAIT
+        assert left.recipients[0].attempts == 0
+
+    with caplog.at_level(logging.ERROR, "ironpost.queue"):
+        scenario({"remote": remote}, act)
+    assert [record.fields["id"] for record in caplog.records if getattr(record, "event", "") == "poison"] == ["poison"]
+
+
+def test_r25_a_report_that_cannot_be_written_does_not_lose_the_failure(monkeypatch):
+    broken = True
+    real = queue_runner.failure_report
+
+    def report(*values, **options):
+        if broken:
+            raise RuntimeError("boom")
+        return real(*values, **options)
+
+    monkeypatch.setattr(queue_runner, "failure_report", report)
+
+    async def act(world):
+        nonlocal broken
+        await world.put("m1")
+        await world.settle()
+        assert [m.id for m in await world.store.list()] == ["m1"]
+        broken = False
+        await world.run(2 * HOUR)
+        assert len(world.local.calls) == 1
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: NEVER}, act)
+
+
+def test_no_more_than_the_limit_are_attempted_at_a_time_and_none_is_forgotten(monkeypatch):
+    monkeypatch.setattr(queue_runner, "WAITING_MESSAGES", 5)
+    gate = None
+
+    async def slow():
+        await gate.wait()
+        return OK
+
+    async def act(world):
+        nonlocal gate
+        gate = asyncio.Event()
+        for number in range(40):
+            await world.put(f"m{number}")
+        await world.settle()
+        assert world.remote.running == 3
+        assert world.runner.active == 8  # the others went back to the store
+        gate.set()
+        await world.run(120)
+        assert sorted(name for _, name, *_ in world.remote.calls) == sorted(f"m{n}" for n in range(40))
+        assert world.remote.most == 3
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: slow(), "concurrency": 3}, act)
+
+
+class Faulty(MemoryStore):
+    """Refuses some records."""
+
+    faults = 0
+
+    def record(self, updates, reports=()):
+        if self.faults:
+            self.faults -= 1
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(OSError(5, "the disk is away"))
+            return future
+        return super().record(updates, reports)
+
+
+def test_an_outcome_is_recorded_again_until_the_store_takes_it():
+    async def act(world):
+        world.store.faults = 3
+        await world.put("m1")
+        await world.run(60)
+        assert len(world.remote.calls) == 1
+        assert await world.store.list() == []
+        assert len(world.local.calls) == 1
+
+    scenario({"remote": lambda message, recipient: NEVER, "store": Faulty(now=lambda: NOW)}, act)
+
+
+def test_stop_lets_attempts_finish_and_cuts_off_what_takes_too_long():
+    async def main():
+        gate = asyncio.Event()
+
+        async def answer(name):
+            if name == "quick":
+                await gate.wait()
+            else:
+                await asyncio.get_running_loop().create_future()
+            return OK
+
+        world = World(lambda message, recipient: answer(message.id))
+        world.runner.start()
+        await world.put("quick")
+        await world.put("stuck")
+        await world.settle()
+        stopping = asyncio.ensure_future(world.runner.stop(10))
+        await world.settle()
+        gate.set()
+        await world.put("late")
+        await world.settle()
+        assert not stopping.done()
+        assert [m.id for m in await world.store.list()] == ["stuck", "late"]
+        while not stopping.done():
+            world.clock.leap()
+            await world.settle()
+        await stopping
+        assert world.clock.time == NOW + 10
+        # Their claims were given back: the next run finds them as they were.
+        again = await world.store.claim(world.clock.time, 10)
+        assert [(m.id, m.recipients[0].attempts) for m in again] == [("stuck", 0), ("late", 0)]
+
+    asyncio.run(main())
+
+
+def test_a_retry_from_outside_is_seen_at_once():
+    answers = iter([LATER, OK])
+
+    async def act(world):
+        await world.put("m1")
+        await world.run(10)
+        await world.store.retry(None, world.clock.time)
+        world.runner.wake()
+        await world.settle()
+        assert world.times() == [0, 10]
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: next(answers)}, act)
+
+
+def test_routes_can_be_replaced_while_the_runner_runs():
+    async def act(world):
+        world.runner.routes = Routes(["remote.example"])
+        await world.put("m1")
+        await world.settle()
+        assert world.remote.calls == []
+        assert len(world.local.calls) == 1
+
+    scenario({}, act)
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_large_message_comes_back_in_a_report_by_its_head(size):
+    async def act(world):
+        await world.put("m1", content=b"Subject: s\r\n\r\n" + b"x" * 70 + b"\r\n" * (size // 2))
+        await world.settle()
+        ((_, _, _, octets),) = world.local.calls
+        assert b"Subject: s" in octets
+        assert len(octets) < 140_000
+
+    scenario({"remote": lambda message, recipient: NEVER}, act)
