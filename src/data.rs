@@ -336,7 +336,8 @@ impl DataDecoder {
                 start: u64::from(self.standing == Standing::Start),
             },
             lines,
-            slow: lines.slow(),
+            short: lines.short(),
+            awaiting: lines.awaiting(),
             seen: Seen::default(),
         };
         let mut pass = Decoding::<DOTS, NORMALISE> {
@@ -413,10 +414,14 @@ struct Lines {
 }
 
 impl Lines {
-    /// Not 0 while lines cannot be skimmed: the empty line is still to be found, or a line that lies inside one block may
-    /// be the longest.
-    fn slow(&self) -> u64 {
-        u64::from(self.header.is_none() || self.longest < BLOCK as i64)
+    /// Not 0 while a line that lies inside one block may be the longest.
+    fn short(&self) -> u64 {
+        u64::from(self.longest < BLOCK as i64)
+    }
+
+    /// All ones while the empty line behind the header section is still to come.
+    fn awaiting(&self) -> u64 {
+        if self.header.is_none() { u64::MAX } else { 0 }
     }
 
     /// Take a block's line ends together. A line that begins and ends in it is no longer than the longest so far, so
@@ -451,8 +456,8 @@ struct Gathered {
     carry: Carry,
     lines: Lines,
     seen: Seen,
-    /// Not 0 while each line must be looked at: see `Lines::slow`.
-    slow: u64,
+    short: u64,
+    awaiting: u64,
 }
 
 /// One pass of a decoder over one piece.
@@ -480,19 +485,23 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
         let starts = state.carry.starts(ends.crlf, valid);
         let dots = if DOTS { masks.dot & starts } else { 0 };
         let bare = ends.bare_cr | ends.bare_lf;
+        // An empty line may end here: behind a line end in this block, or at its very start.
+        let blank = ends.crlf & (ends.crlf << 2 | 3) & state.awaiting;
+        let steps = dots | blank | state.short;
         // Most blocks have nothing but line ends. One test says so.
-        if dots | bare | masks.nul | masks.high | state.slow == 0 {
+        if steps | bare | masks.nul | masks.high == 0 {
             state.lines.skim(base, valid, ends.crlf);
             return ControlFlow::Continue(());
         }
-        if dots | state.slow == 0 && !(NORMALISE && bare != 0) {
+        if steps == 0 && !(NORMALISE && bare != 0) {
             state.seen.add(&masks, &ends, u64::MAX);
             state.lines.skim(base, valid, ends.crlf);
             return ControlFlow::Continue(());
         }
         let (lines, keep, stop) = step_by_step::<NORMALISE>(state.lines, self.data, base, ends, dots, self.plan);
         state.lines = lines;
-        state.slow = lines.slow();
+        state.short = lines.short();
+        state.awaiting = lines.awaiting();
         state.seen.add(&masks, &ends, keep);
         self.stop = stop;
         if stop.is_some() {
