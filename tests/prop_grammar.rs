@@ -12,6 +12,9 @@ use ironpost::xtext::{utf8_addr_xtext_decode, utf8_addr_xtext_encode, xtext_deco
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+/// A reply as its code and lines, or the fault that ended the reading.
+type Event = Result<(u16, Vec<Vec<u8>>), Fault>;
+
 /// Octets from the alphabet of the grammar, so that inputs come near to it.
 fn near() -> impl Strategy<Value = Vec<u8>> {
     let octet = prop_oneof![
@@ -39,7 +42,7 @@ fn command_line() -> impl Strategy<Value = Vec<u8>> {
     (start, near(), end).prop_map(|(start, middle, end)| [start.as_bytes(), &middle, end.as_bytes()].concat())
 }
 
-fn feed(reader: &mut ReplyReader, piece: &[u8], events: &mut Vec<Result<(u16, Vec<Vec<u8>>), Fault>>) {
+fn feed(reader: &mut ReplyReader, piece: &[u8], events: &mut Vec<Event>) {
     reader.feed(piece, &mut |event| {
         events.push(event.map(|reply| (reply.code, reply.lines.iter().map(|line| line.to_vec()).collect())));
     });

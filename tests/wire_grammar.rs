@@ -12,6 +12,9 @@ use ironpost::reply::{ReplyReader, parse_reply};
 use ironpost::xtext::{utf8_addr_xtext_decode, utf8_addr_xtext_encode, xtext_decode, xtext_encode};
 use toml::{Table, Value};
 
+/// A reply as its code and lines, or the fault that ended the reading.
+type Event = Result<(u16, Vec<Vec<u8>>), Fault>;
+
 /// The vectors of a file; at least as many as there were when this was written.
 fn vectors(file: &str, at_least: usize) -> Vec<Table> {
     let path = format!("{}/tests/vectors/{file}.toml", env!("CARGO_MANIFEST_DIR"));
@@ -167,7 +170,7 @@ fn replies_whole() {
 }
 
 /// What a reader makes of pieces: each reply as its parts, and the fault that ended it.
-fn read(reader: &mut ReplyReader, pieces: &[&[u8]]) -> Vec<Result<(u16, Vec<Vec<u8>>), Fault>> {
+fn read(reader: &mut ReplyReader, pieces: &[&[u8]]) -> Vec<Event> {
     let mut events = Vec::new();
     for piece in pieces {
         reader.feed(piece, &mut |event| {
