@@ -2,6 +2,8 @@
 //!
 //! Run: `cargo bench --bench command`.
 
+#![allow(missing_docs)] // of what the macros of criterion write
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 
 use crate::fault::{Fault, FaultId};
-use crate::scan::{Carry, Kernel, Masks, Visitor, visit};
+use crate::scan::{BLOCK, Carry, Ends, Kernel, Masks, Visitor, visit};
 
 /// What a bare CR or a bare LF means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -323,29 +323,32 @@ impl DataDecoder {
         if NORMALISE && self.standing == Standing::Cr {
             plan.prefix_cr = true;
         }
-        let mut pass = Decoding::<DOTS, NORMALISE> {
-            data,
+        let lines = Lines {
+            line: -(self.line as i64),
+            longest: self.facts.longest_line as i64,
+            // Position + moved = octets of content before that position.
+            moved: self.facts.size as i64 + i64::from(plan.prefix_cr),
+            header: self.facts.header_size,
+        };
+        let state = Gathered {
             carry: Carry {
                 cr: u64::from(self.standing == Standing::Cr),
                 start: u64::from(self.standing == Standing::Start),
             },
-            line: -(self.line as i64),
-            longest: self.facts.longest_line as i64,
+            lines,
+            short: lines.short(),
+            awaiting: lines.awaiting(),
             seen: Seen::default(),
-            // Position + moved = octets of content before that position.
-            moved: self.facts.size as i64 + i64::from(plan.prefix_cr),
-            header: self.facts.header_size,
+        };
+        let mut pass = Decoding::<DOTS, NORMALISE> {
+            data,
+            state,
             plan,
             stop: None,
         };
         visit(self.kernel, data, &mut pass);
         let Decoding {
-            carry,
-            line,
-            longest,
-            seen,
-            moved,
-            header,
+            state: Gathered { carry, lines, seen, .. },
             plan,
             stop,
             ..
@@ -358,22 +361,22 @@ impl DataDecoder {
             None if carry.cr == 1 => (data.len() - usize::from(NORMALISE), data.len(), Standing::Cr),
             None => (data.len(), data.len(), Standing::Inside),
         };
-        let size = (end as i64 + moved) as u64;
+        let size = (end as i64 + lines.moved) as u64;
         plan.end = end;
         plan.full = (size - self.facts.size) as usize;
         plan.len = plan
             .full
             .min(usize::try_from(self.limit.saturating_sub(self.facts.size)).unwrap_or(usize::MAX));
         self.standing = standing;
-        self.line = (if stop.is_some() { end } else { data.len() } as i64 - line) as u64;
+        self.line = (if stop.is_some() { end } else { data.len() } as i64 - lines.line) as u64;
         self.facts = Facts {
             size,
             eight_bit: self.facts.eight_bit | (seen.high != 0),
             nul: self.facts.nul | (seen.nul != 0),
             bare_cr: self.facts.bare_cr | (seen.bare_cr != 0),
             bare_lf: self.facts.bare_lf | (seen.bare_lf != 0),
-            longest_line: longest as u64,
-            header_size: header,
+            longest_line: lines.longest as u64,
+            header_size: lines.header,
         };
         Progress {
             consumed,
@@ -382,7 +385,7 @@ impl DataDecoder {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     high: u64,
     nul: u64,
@@ -392,55 +395,123 @@ struct Seen {
 
 impl Seen {
     #[inline(always)]
-    fn add(&mut self, masks: &Masks, bare_cr: u64, bare_lf: u64, keep: u64) {
+    fn add(&mut self, masks: &Masks, ends: &Ends, keep: u64) {
         self.high |= masks.high & keep;
         self.nul |= masks.nul & keep;
-        self.bare_cr |= bare_cr & keep;
-        self.bare_lf |= bare_lf & keep;
+        self.bare_cr |= ends.bare_cr & keep;
+        self.bare_lf |= ends.bare_lf & keep;
     }
 }
 
-/// One pass of a decoder over one piece. Positions are octets from the piece's start, and may lie before it.
-struct Decoding<'a, const DOTS: bool, const NORMALISE: bool> {
-    data: &'a [u8],
-    carry: Carry,
+/// Where the lines are. Positions are octets from the piece's start, and may lie before it.
+#[derive(Clone, Copy)]
+struct Lines {
     /// Where the current line begins, behind a dropped dot.
     line: i64,
     longest: i64,
-    seen: Seen,
     moved: i64,
     header: Option<u64>,
+}
+
+impl Lines {
+    /// Not 0 while a line that lies inside one block may be the longest.
+    fn short(&self) -> u64 {
+        u64::from(self.longest < BLOCK as i64)
+    }
+
+    /// All ones while the empty line behind the header section is still to come.
+    fn awaiting(&self) -> u64 {
+        if self.header.is_none() { u64::MAX } else { 0 }
+    }
+
+    /// Take a block's line ends together. A line that begins and ends in it is no longer than the longest so far, so
+    /// only the first end counts.
+    #[inline(always)]
+    fn skim(&mut self, base: usize, valid: u64, crlf: u64) {
+        // Without an end this is `unfinished`, in one way, without a branch that cannot be foretold.
+        let octets = 64 - valid.leading_zeros();
+        let end = base as i64 + i64::from(crlf.trailing_zeros().min(octets)) - 1;
+        self.longest = self.longest.max(end - self.line);
+        if crlf != 0 {
+            self.line = base as i64 + 64 - i64::from(crlf.leading_zeros());
+        }
+    }
+
+    /// The line that goes on behind a block is at least as long as what it has so far, but for a CR in the last place.
+    #[inline(always)]
+    fn unfinished(&mut self, base: usize, valid: u64) {
+        let octets = 64 - i64::from(valid.leading_zeros());
+        self.longest = self.longest.max(base as i64 + octets - 1 - self.line);
+    }
+
+    #[inline(always)]
+    fn end(&mut self, end: i64, next: i64) {
+        if end == self.line && self.header.is_none() {
+            self.header = Some((self.line + self.moved) as u64);
+        }
+        self.longest = self.longest.max(end - self.line);
+        self.line = next;
+    }
+}
+
+/// Where the content stops before the piece does, and why.
+type Stop = Option<(usize, Standing)>;
+
+/// What a pass gathers.
+#[derive(Clone, Copy)]
+struct Gathered {
+    carry: Carry,
+    lines: Lines,
+    seen: Seen,
+    short: u64,
+    awaiting: u64,
+}
+
+/// One pass of a decoder over one piece.
+struct Decoding<'a, const DOTS: bool, const NORMALISE: bool> {
+    data: &'a [u8],
+    state: Gathered,
     plan: &'a mut Plan,
-    /// Where the content stops before the piece does, and why.
-    stop: Option<(usize, Standing)>,
+    stop: Stop,
 }
 
 impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NORMALISE> {
+    type State = Gathered;
+
+    fn state(&self) -> Gathered {
+        self.state
+    }
+
+    fn set_state(&mut self, state: Gathered) {
+        self.state = state;
+    }
+
     #[inline(always)]
-    fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
-        let ends = self.carry.ends(&masks, valid);
-        let starts = self.carry.starts(ends.crlf, valid);
+    fn block(&mut self, state: &mut Gathered, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+        let ends = state.carry.ends(&masks, valid);
+        let starts = state.carry.starts(ends.crlf, valid);
         let dots = if DOTS { masks.dot & starts } else { 0 };
-        let changes = if NORMALISE {
-            dots | ends.bare_cr | ends.bare_lf
-        } else {
-            dots
-        };
-        // A line that begins and ends in this block is shorter than the longest so far, so only the first end counts.
-        if changes == 0 && self.longest >= 64 && self.header.is_some() {
-            self.seen.add(&masks, ends.bare_cr, ends.bare_lf, u64::MAX);
-            // Without an end: the line is at least as long as what it has here, but for a CR in the last place.
-            let octets = 64 - valid.leading_zeros();
-            let first = i64::from(ends.crlf.trailing_zeros().min(octets));
-            self.longest = self.longest.max(base as i64 + first - 1 - self.line);
-            if ends.crlf != 0 {
-                self.line = base as i64 + 64 - i64::from(ends.crlf.leading_zeros());
-            }
+        let bare = ends.bare_cr | ends.bare_lf;
+        // An empty line may end here: behind a line end in this block, or at its very start.
+        let blank = ends.crlf & (ends.crlf << 2 | 3) & state.awaiting;
+        let steps = dots | blank | state.short;
+        // Most blocks have nothing but line ends. One test says so.
+        if steps | bare | masks.nul | masks.high == 0 {
+            state.lines.skim(base, valid, ends.crlf);
             return ControlFlow::Continue(());
         }
-        let keep = self.step_by_step(base, ends.crlf, ends.bare_cr, ends.bare_lf, dots);
-        self.seen.add(&masks, ends.bare_cr, ends.bare_lf, keep);
-        if self.stop.is_some() {
+        if steps == 0 && !(NORMALISE && bare != 0) {
+            state.seen.add(&masks, &ends, u64::MAX);
+            state.lines.skim(base, valid, ends.crlf);
+            return ControlFlow::Continue(());
+        }
+        let (lines, keep, stop) = step_by_step::<NORMALISE>(state.lines, self.data, base, valid, ends, dots, self.plan);
+        state.lines = lines;
+        state.short = lines.short();
+        state.awaiting = lines.awaiting();
+        state.seen.add(&masks, &ends, keep);
+        self.stop = stop;
+        if stop.is_some() {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
@@ -448,50 +519,50 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
     }
 }
 
-impl<const DOTS: bool, const NORMALISE: bool> Decoding<'_, DOTS, NORMALISE> {
-    /// Take the block's line ends and leading dots one by one. Gives the mask of the octets that are content.
-    fn step_by_step(&mut self, base: usize, crlf: u64, bare_cr: u64, bare_lf: u64, dots: u64) -> u64 {
-        let mut events = crlf | dots | if NORMALISE { bare_cr | bare_lf } else { 0 };
-        while events != 0 {
-            let bit = events & events.wrapping_neg();
-            let at = base + events.trailing_zeros() as usize;
-            events ^= bit;
-            if crlf & bit != 0 {
-                self.end_line(at as i64 - 1, at as i64 + 1);
-            } else if dots & bit != 0 {
-                let stop = match self.data[at + 1..] {
-                    [] => Standing::Dot,
-                    [b'\r'] => Standing::DotCr,
-                    [b'\r', b'\n', ..] => Standing::End,
-                    _ => {
-                        self.plan.edit(at, DROP);
-                        self.moved -= 1;
-                        self.line = at as i64 + 1;
-                        continue;
-                    }
-                };
-                self.stop = Some((at, stop));
-                return bit - 1;
-            } else if bare_lf & bit != 0 {
-                self.end_line(at as i64, at as i64 + 1);
-                self.plan.edit(at, INSERT_CR);
-                self.moved += 1;
-            } else {
-                self.end_line(at as i64 - 1, at as i64);
-                self.plan.edit(at, INSERT_LF);
-                self.moved += 1;
-            }
+/// Take the block's line ends and leading dots one by one. Gives the mask of the octets that are content. The state goes
+/// in and out by value, which leaves it in registers on the way that needs no steps.
+#[inline(never)]
+fn step_by_step<const NORMALISE: bool>(
+    mut lines: Lines,
+    data: &[u8],
+    base: usize,
+    valid: u64,
+    ends: Ends,
+    dots: u64,
+    plan: &mut Plan,
+) -> (Lines, u64, Stop) {
+    let mut events = ends.crlf | dots | if NORMALISE { ends.bare_cr | ends.bare_lf } else { 0 };
+    while events != 0 {
+        let bit = events & events.wrapping_neg();
+        let at = base + events.trailing_zeros() as usize;
+        events ^= bit;
+        if ends.crlf & bit != 0 {
+            lines.end(at as i64 - 1, at as i64 + 1);
+        } else if dots & bit != 0 {
+            let stop = match data[at + 1..] {
+                [] => Standing::Dot,
+                [b'\r'] => Standing::DotCr,
+                [b'\r', b'\n', ..] => Standing::End,
+                _ => {
+                    plan.edit(at, DROP);
+                    lines.moved -= 1;
+                    lines.line = at as i64 + 1;
+                    continue;
+                }
+            };
+            return (lines, bit - 1, Some((at, stop)));
+        } else if ends.bare_lf & bit != 0 {
+            lines.end(at as i64, at as i64 + 1);
+            plan.edit(at, INSERT_CR);
+            lines.moved += 1;
+        } else {
+            lines.end(at as i64 - 1, at as i64);
+            plan.edit(at, INSERT_LF);
+            lines.moved += 1;
         }
-        u64::MAX
     }
-
-    fn end_line(&mut self, end: i64, next: i64) {
-        if end == self.line && self.header.is_none() {
-            self.header = Some((self.line + self.moved) as u64);
-        }
-        self.longest = self.longest.max(end - self.line);
-        self.line = next;
-    }
+    lines.unfinished(base, valid);
+    (lines, u64::MAX, None)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -597,18 +668,24 @@ struct Encoding<'a, const STUFF: bool> {
 }
 
 impl<const STUFF: bool> Visitor for Encoding<'_, STUFF> {
+    type State = Carry;
+
+    fn state(&self) -> Carry {
+        self.carry
+    }
+
+    fn set_state(&mut self, carry: Carry) {
+        self.carry = carry;
+    }
+
     #[inline(always)]
-    fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
-        let ends = self.carry.ends(&masks, valid);
+    fn block(&mut self, carry: &mut Carry, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+        let ends = carry.ends(&masks, valid);
         // What was mended to CRLF ends a line too, and the octet behind it is the first of the next one.
         let (starts, bare_cr, bare_lf) = match self.newline {
-            Newline::Normalise => (
-                self.carry.starts(masks.lf, valid) | ends.bare_cr,
-                ends.bare_cr,
-                ends.bare_lf,
-            ),
-            Newline::Reject => (self.carry.starts(ends.crlf, valid), ends.bare_cr, ends.bare_lf),
-            Newline::Accept => (self.carry.starts(ends.crlf, valid), 0, 0),
+            Newline::Normalise => (carry.starts(masks.lf, valid) | ends.bare_cr, ends.bare_cr, ends.bare_lf),
+            Newline::Reject => (carry.starts(ends.crlf, valid), ends.bare_cr, ends.bare_lf),
+            Newline::Accept => (carry.starts(ends.crlf, valid), 0, 0),
         };
         let dots = masks.dot & starts;
         if dots | bare_cr | bare_lf == 0 {

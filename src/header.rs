@@ -1,6 +1,6 @@
 //! The header section of a message: where its fields lie.
 //!
-//! Promises: one pass; fields are offsets into the octets, nothing is copied; reads no more than its limits allow.
+//! Promises: one pass; fields are offsets into the octets, nothing is copied; what comes out is bounded by the limits.
 //!
 //! Refuses, by ending the section with a fault: a line that is neither field nor continuation, a section or a count of
 //! fields above the limit. Only CRLF ends a line; a bare CR or LF is content.

@@ -103,7 +103,11 @@ impl Kernel {
 /// Takes the masks of one block after the other. `base` is the offset of the block's first octet; `valid` has a bit
 /// for each octet that the block has (all but in the last block). No mask has a bit outside `valid`.
 pub(crate) trait Visitor {
-    fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()>;
+    /// What changes with every block. It travels by value, so that it lives in registers during a pass.
+    type State: Copy;
+    fn state(&self) -> Self::State;
+    fn set_state(&mut self, state: Self::State);
+    fn block(&mut self, state: &mut Self::State, base: usize, valid: u64, masks: Masks) -> ControlFlow<()>;
 }
 
 /// Show `data` to `visitor`, block by block, until the end or until it breaks off.
@@ -135,13 +139,14 @@ trait Classify {
 /// The loop that every kernel shares; it is inlined into a function that has the instruction set switched on.
 #[inline(always)]
 fn run<C: Classify, V: Visitor>(data: &[u8], visitor: &mut V) {
+    let mut state = visitor.state();
     let (blocks, rest) = data.as_chunks::<BLOCK>();
     let mut base = 0;
     for block in blocks {
         // SAFETY: `visit` calls this function, directly or through `run_*`, only with the instruction set at hand.
         let masks = unsafe { C::masks(block) };
-        if visitor.block(base, u64::MAX, masks).is_break() {
-            return;
+        if visitor.block(&mut state, base, u64::MAX, masks).is_break() {
+            return visitor.set_state(state);
         }
         base += BLOCK;
     }
@@ -150,8 +155,9 @@ fn run<C: Classify, V: Visitor>(data: &[u8], visitor: &mut V) {
         last[..rest.len()].copy_from_slice(rest);
         // SAFETY: as above.
         let masks = unsafe { C::masks(&last) };
-        let _ = visitor.block(base, (1 << rest.len()) - 1, masks);
+        let _ = visitor.block(&mut state, base, (1 << rest.len()) - 1, masks);
     }
+    visitor.set_state(state);
 }
 
 /// Eight octets at a time in a machine word: for processors without a kernel of their own, and as a second opinion.
@@ -482,7 +488,10 @@ mod tests {
     struct Collected(Vec<(usize, u64, Masks)>);
 
     impl Visitor for Collected {
-        fn block(&mut self, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
+        type State = ();
+        fn state(&self) {}
+        fn set_state(&mut self, (): ()) {}
+        fn block(&mut self, (): &mut (), base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
             self.0.push((base, valid, masks));
             ControlFlow::Continue(())
         }
@@ -497,7 +506,7 @@ mod tests {
         fn every_kernel_agrees_with_the_naive_oracle(data in prop::collection::vec(octets(), 0..300)) {
             for kernel in Kernel::available() {
                 let mut seen = Collected::default();
-                visit(kernel, &data, &mut seen);
+            visit(kernel, &data, &mut seen);
                 prop_assert_eq!(seen.0.len(), data.len().div_ceil(BLOCK));
                 for (n, (base, valid, masks)) in seen.0.into_iter().enumerate() {
                     let part = &data[BLOCK * n..data.len().min(BLOCK * (n + 1))];

@@ -26,6 +26,9 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
+/// One command line, `bytes` with or without its CRLF, as a `Command` (RFC 5321 section 4.1.1).
+///
+/// Raises WireFault: what is wrong with the line, at the octet where it is wrong.
 #[pyfunction]
 fn parse_command<'py>(line: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = line.py();
@@ -38,6 +41,9 @@ fn parse_command<'py>(line: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
+/// The whole of a text, `str` or octets, as a `Mailbox` without brackets and display name (RFC 5321 section 4.1.2).
+///
+/// Raises WireFault: what is wrong, at an offset in the octets of the UTF-8 form.
 #[pyfunction]
 fn parse_mailbox(text: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     let py = text.py();
@@ -49,6 +55,9 @@ fn parse_mailbox(text: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     }
 }
 
+/// A `Mailbox` as a path holds it, quoted only where it must be (RFC 5321 section 4.1.2); the null path is empty.
+///
+/// Raises WireFault: if the grammar cannot write it; the offset is that in the local part or in the domain.
 #[pyfunction]
 fn format_mailbox(mailbox: &Bound<'_, PyAny>) -> PyResult<String> {
     let py = mailbox.py();
@@ -70,12 +79,16 @@ fn format_mailbox(mailbox: &Bound<'_, PyAny>) -> PyResult<String> {
     address::format_mailbox(&mailbox).map_err(|fault| types.wire_fault(py, fault))
 }
 
+/// Octets, or the UTF-8 form of a text, as xtext (RFC 3461 section 4).
 #[pyfunction]
 fn xtext_encode(data: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     let octets = Octets::or_text(data)?;
     Ok(string(data.py(), &xtext::xtext_encode(octets.as_slice())))
 }
 
+/// The octets that an xtext stands for (RFC 3461 section 4).
+///
+/// Raises WireFault: `xtext-malformed`.
 #[pyfunction]
 fn xtext_decode<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = text.py();
@@ -86,6 +99,9 @@ fn xtext_decode<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> 
     }
 }
 
+/// An address in its 7-bit form (RFC 6533 section 3).
+///
+/// Raises WireFault: `xtext-malformed` at a control character that the form cannot hold.
 #[pyfunction]
 fn utf8_addr_xtext_encode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     let py = text.py();
@@ -95,6 +111,9 @@ fn utf8_addr_xtext_encode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     }
 }
 
+/// The address that a utf-8-addr-xtext or utf-8-addr-unitext stands for (RFC 6533 section 3).
+///
+/// Raises WireFault: `xtext-malformed`.
 #[pyfunction]
 fn utf8_addr_xtext_decode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     let py = text.py();
@@ -104,6 +123,7 @@ fn utf8_addr_xtext_decode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     }
 }
 
+/// The header section at the start of a message as a `HeaderSection` (RFC 5322 section 2.2); never raises on content.
 #[pyfunction]
 #[pyo3(signature = (data, limits = None))]
 fn scan_header<'py>(data: &Bound<'py, PyAny>, limits: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
@@ -131,6 +151,7 @@ fn scan_header<'py>(data: &Bound<'py, PyAny>, limits: Option<&Bound<'py, PyAny>>
         .build(py, [fields.into_any().unbind(), end, received, fault])
 }
 
+/// The value without each CRLF that white space follows (RFC 5322 section 2.2.3).
 #[pyfunction]
 fn unfold<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let octets = Octets::new(value)?;

@@ -27,6 +27,9 @@ fn build<'py>(types: &Types, py: Python<'py>, reply: &Reply<'_>) -> PyResult<Bou
     )
 }
 
+/// One complete reply, with or without its last CRLF, as a `Reply` (RFC 5321 section 4.2). The default limits hold.
+///
+/// Raises WireFault: the offset is that in the faulty line; for reply-incomplete and reply-trailing that in the whole.
 #[pyfunction]
 fn parse_reply<'py>(octets: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = octets.py();
@@ -38,6 +41,9 @@ fn parse_reply<'py>(octets: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
+/// What a `Reply` to EHLO says, as an `Ehlo` (RFC 5321 section 4.1.1.1).
+///
+/// Raises WireFault: `ehlo-refused`.
 #[pyfunction]
 fn parse_ehlo<'py>(reply: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = reply.py();
@@ -69,6 +75,9 @@ fn parse_ehlo<'py>(reply: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         .build(py, [string(py, &parsed.domain), extensions.into_any().unbind()])
 }
 
+/// A reply as it goes over the wire, the enhanced code on every line (RFC 5321 section 4.2, RFC 2034 section 4).
+///
+/// Raises ValueError: for a code or an enhanced code that is none, and for CR, LF or NUL in a line.
 #[pyfunction]
 fn format_reply<'py>(
     py: Python<'py>,
@@ -118,6 +127,7 @@ impl ReplyReader {
         Ok(Self(reply::ReplyReader::new(types(py)?.limits(limits)?)))
     }
 
+    /// The replies that are complete by now; a Fault is the last event there will ever be.
     fn feed<'py>(&mut self, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = data.py();
         let octets = Octets::new(data)?;
@@ -136,6 +146,7 @@ impl ReplyReader {
         outcome.map(|()| events)
     }
 
+    /// Octets of an unfinished reply.
     #[getter]
     fn buffered(&self) -> usize {
         self.0.buffered()

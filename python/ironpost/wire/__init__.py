@@ -44,15 +44,17 @@ _WANTED = os.environ.get("IRONPOST_WIRE")
 if _WANTED not in (None, "native", "pure"):
     raise ImportError(f"IRONPOST_WIRE must be 'native', 'pure' or unset, not {_WANTED!r}")
 
-if TYPE_CHECKING or _WANTED == "native":
-    from ironpost.wire import _native as _backend
+if TYPE_CHECKING:
+    import ironpost.wire._native as _backend
 elif _WANTED == "pure":
-    from ironpost.wire import pure as _backend
+    import ironpost.wire.pure as _backend
 else:
     try:
-        from ironpost.wire import _native as _backend
-    except ImportError:
-        from ironpost.wire import pure as _backend
+        import ironpost.wire._native as _backend
+    except ImportError as error:
+        if _WANTED == "native":
+            raise ImportError(f"IRONPOST_WIRE is 'native', but the native wire cannot be loaded: {error}") from error
+        import ironpost.wire.pure as _backend
 
 IMPLEMENTATION = _backend.IMPLEMENTATION
 DataDecoder = _backend.DataDecoder

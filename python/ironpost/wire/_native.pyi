@@ -1,7 +1,11 @@
-"""The native implementation of `ironpost.wire`, and, name for name, of `ironpost.wire.pure`: stubtest checks both."""
+"""The native implementation of `ironpost.wire`, and, name for name, of `ironpost.wire.pure`.
+
+stubtest checks the module against this stub as it is, and the pure twin against a copy in which `__new__` (what
+a class written in Rust has) reads `__init__`.
+"""
 
 from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, Self, TypeAlias, final
 
 from ironpost.wire.interface import (
     ClientEvent,
@@ -14,6 +18,29 @@ from ironpost.wire.interface import (
     Reply,
     ServerEvent,
 )
+
+__all__ = [
+    "IMPLEMENTATION",
+    "DataDecoder",
+    "DataEncoder",
+    "ReplyReader",
+    "ServerFramer",
+    "dot_stuff",
+    "dot_unstuff",
+    "faults",
+    "format_mailbox",
+    "format_reply",
+    "parse_command",
+    "parse_ehlo",
+    "parse_mailbox",
+    "parse_reply",
+    "scan_header",
+    "unfold",
+    "utf8_addr_xtext_decode",
+    "utf8_addr_xtext_encode",
+    "xtext_decode",
+    "xtext_encode",
+]
 
 _Octets: TypeAlias = bytes | bytearray | memoryview
 
@@ -34,11 +61,12 @@ def utf8_addr_xtext_decode(text: str) -> str: ...
 def utf8_addr_xtext_encode(text: str) -> str: ...
 def xtext_decode(text: str | _Octets) -> bytes: ...
 def xtext_encode(data: _Octets | str) -> str: ...
+
 @final
 class DataDecoder:
     """Transparency off (RFC 5321 §4.5.2), and what was seen of the message so far."""
 
-    def __init__(self, limits: Limits | None = None, newline: NewlinePolicy = "reject") -> None: ...
+    def __new__(cls, limits: Limits | None = None, newline: NewlinePolicy = "reject") -> Self: ...
     def feed(self, data: _Octets) -> tuple[bytes, int, bool]:
         """Body octets, octets of `data` consumed, whether the true end was reached. ValueError behind that end."""
     @property
@@ -60,7 +88,7 @@ class DataDecoder:
 class DataEncoder:
     """Transparency on (RFC 5321 §4.5.2)."""
 
-    def __init__(self, newline: Literal["normalise", "reject"] = "normalise") -> None: ...
+    def __new__(cls, newline: Literal["normalise", "reject"] = "normalise") -> Self: ...
     def feed(self, chunk: _Octets) -> bytes: ...
     def finish(self) -> bytes:
         """The terminator, after a CRLF where the body lacks one."""
@@ -69,7 +97,7 @@ class DataEncoder:
 class ReplyReader:
     """Replies out of a stream of octets (RFC 5321 §4.2)."""
 
-    def __init__(self, limits: Limits | None = None) -> None: ...
+    def __new__(cls, limits: Limits | None = None) -> Self: ...
     def feed(self, data: _Octets) -> list[ClientEvent]:
         """The replies that are complete by now; a Fault is the last event there will ever be."""
     @property
@@ -80,7 +108,7 @@ class ReplyReader:
 class ServerFramer:
     """Commands, bodies and lines out of a stream of octets."""
 
-    def __init__(self, limits: Limits | None = None, newline: NewlinePolicy = "reject") -> None: ...
+    def __new__(cls, limits: Limits | None = None, newline: NewlinePolicy = "reject") -> Self: ...
     def feed(self, data: _Octets) -> list[ServerEvent]: ...
     def resume(self, mode: int) -> list[ServerEvent]:
         """Goes on in a mode after a hold. RuntimeError if not held."""
