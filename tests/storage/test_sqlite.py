@@ -137,12 +137,14 @@ def test_nothing_is_acknowledged_or_claimed_before_the_sync_has_answered(tmp_pat
         gate = asyncio.get_running_loop().create_future()
         monkeypatch.setattr(sqlite_sync.Syncer, "sync", held)
         commit = store.commit(await new(store, "m1"))
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert not commit.done()
-        assert await store.claim(NOW, 10) == []
-        assert await store.next_due() is None
-        gate.set_result(None)
+        try:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not commit.done()
+            assert await store.claim(NOW, 10) == []
+            assert await store.next_due() is None
+        finally:
+            gate.set_result(None)
         await commit
         assert await store.claim(NOW, 10) == []  # it is the committer's
 
@@ -356,6 +358,24 @@ def test_the_log_is_copied_into_the_database_outside_the_loop(tmp_path, monkeypa
         assert (tmp_path / DATABASE).stat().st_size > size + 2_000_000
 
     run(tmp_path, grown)
+
+
+def test_the_log_starts_over_though_there_is_never_a_pause(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_OCTETS", 200_000)
+    largest = 0
+
+    async def scenario(store):
+        async def produce(name):
+            nonlocal largest
+            for number in range(100):
+                await put(store, f"{name}x{number}", content=b"x" * 30_000)
+                largest = max(largest, (tmp_path / f"{DATABASE}-wal").stat().st_size)
+
+        await asyncio.gather(*(produce(f"p{n}") for n in range(8)))
+
+    run(tmp_path, scenario)
+    # 24 MB were written. A log that is never copied in whole grows to `WAL_PAGES`, 32 MB, before it starts over.
+    assert largest < 3_000_000
 
 
 # -- one owner, many readers
