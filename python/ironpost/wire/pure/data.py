@@ -21,7 +21,6 @@ from ironpost.wire.pure.octets import CR, CRLF, DOT, LF, Octets, as_limits, as_o
 if TYPE_CHECKING:
     from typing import Literal
 
-LEADING_DOT: Final = re.compile(rb"(?:\A|(?<=\r\n))\.")
 BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 # Where the decoder stands. A line starts at the start of DATA and behind each CRLF.
@@ -37,12 +36,13 @@ INSIDE_CR: Final = 4
 
 def dot_stuff(data: Octets) -> bytes:
     """A body with each leading dot doubled; no terminator is added (RFC 5321 §4.5.2)."""
-    return LEADING_DOT.sub(b"..", as_octets(data))
+    octets = as_octets(data)
+    return b"." * octets.startswith(b".") + octets.replace(b"\r\n.", b"\r\n..")
 
 
 def dot_unstuff(data: Octets) -> bytes:
     """A body, without terminator, with each leading dot removed (RFC 5321 §4.5.2)."""
-    return LEADING_DOT.sub(b"", as_octets(data))
+    return as_octets(data).removeprefix(b".").replace(b"\r\n.", b"\r\n")
 
 
 def as_newline_policy(newline: str) -> NewlinePolicy:
@@ -70,7 +70,13 @@ class Newlines:
         self.held = b"\r" if octets.endswith(b"\r") else b""
         if self.held:
             octets = octets[:-1]
-        return BARE.sub(self._replace, octets)
+        pairs = octets.count(CRLF)
+        bare_cr, bare_lf = octets.count(b"\r") > pairs, octets.count(b"\n") > pairs
+        self.bare_cr = self.bare_cr or bare_cr
+        self.bare_lf = self.bare_lf or bare_lf
+        if bare_cr or bare_lf:
+            octets = octets.replace(CRLF, b"\n").replace(b"\r", b"\n").replace(b"\n", CRLF)
+        return octets
 
     def finish(self) -> bytes:
         """What was held back, now known to be bare."""
@@ -78,13 +84,6 @@ class Newlines:
             return b""
         self.held = b""
         self.bare_cr = True
-        return CRLF
-
-    def _replace(self, found: re.Match[bytes]) -> bytes:
-        if found[0] == b"\r":
-            self.bare_cr = True
-        else:
-            self.bare_lf = True
         return CRLF
 
 
@@ -325,6 +324,6 @@ class DataEncoder:
         # Octets come out of Newlines, so no piece starts with the LF of a CRLF that the last piece began.
         if not octets:
             return b""
-        stuffed = dot_stuff(octets) if self._tail == CRLF else LEADING_DOT.sub(b"..", b" " + octets)[1:]
+        stuffed = dot_stuff(octets) if self._tail == CRLF else dot_stuff(b" " + octets)[1:]
         self._tail = octets[-2:]
         return stuffed
