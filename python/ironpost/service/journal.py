@@ -32,4 +32,7 @@ class _Line:
 def record(logger: logging.Logger, event: str, level: int = logging.INFO, **fields: Value) -> None:
     """Writes one record of an event with its values."""
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", _Line(event, fields), extra={"event": event, "fields": fields})
+        # Not logger.log: it walks the stack for a line number that nobody prints.
+        line = (_Line(event, fields),)
+        extra = {"event": event, "fields": fields}
+        logger.handle(logger.makeRecord(logger.name, level, __file__, 0, "%s", line, None, extra=extra))

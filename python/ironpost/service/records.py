@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
+
+_DUMP: Final = json.JSONEncoder(ensure_ascii=True, default=str).encode
 
 
 class JsonLines(logging.Formatter):
@@ -30,7 +32,7 @@ class JsonLines(logging.Formatter):
             line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True, default=str)
+        return _DUMP(line)
 
 
 def write_to(stream: TextIO, level: str) -> None:

@@ -7,6 +7,7 @@ the command line reads beside a running server.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ironpost.model import Address, Envelope, Origin, Recipient
@@ -44,6 +45,7 @@ def parameters_text(parameters: Mapping[str, str | None]) -> str | None:
     return json.dumps(dict(parameters)) if parameters else None
 
 
+@lru_cache(maxsize=1024)  # a client sends many messages
 def origin_text(origin: Origin) -> str | None:
     """A column's value; NULL for a message made here."""
     return json.dumps([origin.ip, origin.helo, origin.protocol]) if origin != _HERE else None
