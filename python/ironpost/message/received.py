@@ -56,17 +56,22 @@ def received(
     Raises:
         HeaderError: `by` or `id` cannot stand in the field.
     """
-    tokens = [*_from(origin.ip, origin.helo, utf8), "by", checked_name(by), "with", origin.protocol]
-    if _ATOM.fullmatch(origin.protocol) is None:
-        raise header.HeaderError(f"{origin.protocol!r} is no protocol keyword")
     if _ATOM.fullmatch(id) is None:
         raise header.HeaderError(f"{id!r} is no message identifier")
-    tokens += ("id", id)
-    if recipient is not None and (utf8 or not recipient.needs_smtputf8):
-        tokens += ("for", header.path(recipient))
-    tokens[-1] += ";"
-    tokens.append(date_time(now))
-    return header.field("Received", tokens, utf8=utf8)
+    start = _start(origin, by, utf8)
+    date = date_time(now)
+    if recipient is None or not (utf8 or not recipient.needs_smtputf8):
+        return b"%b\r\n id %b;\r\n %b\r\n" % (start, id.encode(), date.encode())
+    return b"%b\r\n id %b for %b;\r\n %b\r\n" % (start, id.encode(), header.path(recipient).encode(), date.encode())
+
+
+@lru_cache(maxsize=1024)  # a client sends many messages
+def _start(origin: Origin, by: str, utf8: bool) -> bytes:
+    """The field up to its `with` clause, without CRLF."""
+    if _ATOM.fullmatch(origin.protocol) is None:
+        raise header.HeaderError(f"{origin.protocol!r} is no protocol keyword")
+    tokens = [*_from(origin.ip, origin.helo, utf8), "by", checked_name(by), "with", origin.protocol]
+    return header.field("Received", tokens, utf8=utf8).removesuffix(b"\r\n")
 
 
 @lru_cache(maxsize=64)
@@ -90,7 +95,6 @@ def literal(ip: str) -> str | None:
     return f"[{address}]" if address.version == 4 else f"[IPv6:{address}]"
 
 
-@lru_cache(maxsize=1024)  # a client sends many messages
 def _from(ip: str, helo: str, utf8: bool) -> tuple[str, ...]:
     """The from clause: what the client called itself, and in parentheses what the connection says."""
     address = literal(ip)

@@ -24,6 +24,8 @@ class Address:
     domain: str = field(compare=False)
     key: str = field(init=False, repr=False)
     """The domain in lower case: what comparisons, routes and queues go by."""
+    _text: str | None = field(init=False, repr=False, compare=False, default=None)
+    """What `str` gave, once it was asked."""
 
     def __post_init__(self) -> None:
         if self.domain:
@@ -53,6 +55,7 @@ class Address:
         put(self, "local_part", mailbox.local_part)
         put(self, "domain", mailbox.domain)
         put(self, "key", mailbox.domain.lower())
+        put(self, "_text", None)
         return self
 
     @property
@@ -67,9 +70,13 @@ class Address:
 
     def __str__(self) -> str:
         """Without angle brackets; the local part quoted where it must be."""
-        if not self.domain:
-            return self.local_part
-        return wire.format_mailbox(wire.Mailbox(self.local_part, self.domain))
+        text = self._text
+        if text is None:
+            text = self.local_part
+            if self.domain:
+                text = wire.format_mailbox(wire.Mailbox(self.local_part, self.domain))
+            object.__setattr__(self, "_text", text)
+        return text
 
 
 NULL = Address("", "")

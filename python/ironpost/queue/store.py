@@ -9,9 +9,8 @@ Errors: `StoreFull` when the disk is, `OSError` for other storage faults. Nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -35,8 +34,7 @@ class State(Enum):
     """Removed by an operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedRecipient:
+class QueuedRecipient(NamedTuple):
     """One recipient's row."""
 
     number: int
@@ -55,8 +53,7 @@ class QueuedRecipient:
     """Seconds since 1970: when this row last changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
+class QueuedMessage(NamedTuple):
     """A message with the recipients that a call concerns."""
 
     id: str
@@ -66,11 +63,10 @@ class QueuedMessage:
     accepted: float
     """Seconds since 1970."""
     body: Body
-    recipients: tuple[QueuedRecipient, ...] = field(default=())
+    recipients: tuple[QueuedRecipient, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(NamedTuple):
     """A message to commit: id and time are the caller's, so that Received can name them."""
 
     id: str
@@ -81,8 +77,7 @@ class NewMessage:
     content: Spool
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """What an attempt, or an operator, changes about one recipient."""
 
     message: str

@@ -6,6 +6,13 @@ import asyncio
 import random
 import secrets
 import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TOKENS: Final = 64
+"""Tokens whose random part is asked for at once."""
 
 
 class SystemClock:
@@ -29,6 +36,7 @@ class SystemRandom:
 
     def __init__(self) -> None:
         self._random = random.Random()  # noqa: S311 - for shuffles and jitter; tokens come from `secrets`
+        self._secret: Iterator[str] = iter(())
 
     def uniform(self, low: float, high: float) -> float:
         """A number from low to high."""
@@ -43,4 +51,10 @@ class SystemRandom:
 
         Tokens made later sort later, so a store's index of them grows at its end; the random part is not to be guessed.
         """
-        return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+        secret = next(self._secret, None)
+        if secret is None:
+            # One question to the system for many tokens.
+            digits = secrets.token_hex(8 * _TOKENS)
+            self._secret = (digits[at : at + 16] for at in range(0, len(digits), 16))
+            secret = next(self._secret)
+        return f"{time.time_ns() // 1_000_000:012x}{secret}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedRecipient, State, StoreFull, Update
@@ -65,7 +65,7 @@ class _Entry:
     claimed: set[int] = field(default_factory=set)
 
     def seen(self) -> QueuedMessage:
-        return replace(self.message, recipients=tuple(self.recipients))
+        return self.message._replace(recipients=tuple(self.recipients))
 
     def due(self, now: float) -> list[QueuedRecipient]:
         return [
@@ -122,9 +122,9 @@ class MemoryStore:
             if entry is None:
                 continue  # dropped by an operator while the attempt ran
             old = entry.recipients[update.number]
-            new = replace(old, state=update.state, attempts=update.attempts, due=update.due, changed=self._now())
+            new = old._replace(state=update.state, attempts=update.attempts, due=update.due, changed=self._now())
             if update.outcome is not None:
-                new = replace(new, last=str(update.outcome.reply), remote=update.outcome.remote)
+                new = new._replace(last=str(update.outcome.reply), remote=update.outcome.remote)
             entry.recipients[update.number] = new
             entry.claimed.discard(update.number)
             if all(queued.state is not State.QUEUED for queued in entry.recipients):
@@ -142,7 +142,7 @@ class MemoryStore:
         ready.sort(key=lambda item: item[0])
         for _, entry, due in ready[:limit]:
             entry.claimed.update(queued.number for queued in due)
-        return [replace(entry.message, recipients=tuple(due)) for _, entry, due in ready[:limit]]
+        return [entry.message._replace(recipients=tuple(due)) for _, entry, due in ready[:limit]]
 
     async def release(self, messages: Sequence[str]) -> None:
         """As `Store.release`."""
@@ -170,7 +170,7 @@ class MemoryStore:
             entry = self._entries.get(identifier)
             for queued in entry.recipients if entry is not None else ():
                 if entry is not None and queued.state is State.QUEUED:
-                    entry.recipients[queued.number] = replace(queued, due=now, changed=self._now())
+                    entry.recipients[queued.number] = queued._replace(due=now, changed=self._now())
                     count += 1
         return count
 

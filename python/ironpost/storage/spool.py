@@ -45,6 +45,11 @@ def storage_error(error: OSError) -> OSError:
 class FileSpool:
     """Implements `model.body.Spool`; the store takes what was written with `take`."""
 
+    # fmt: off
+    __slots__ = ("_descriptor", "_directory", "_done", "_error", "_held", "_parts", "_room", "_size", "_sync",
+                 "_syncing", "_unsynced", "name")
+    # fmt: on
+
     def __init__(
         self, directory: Path, sync: Callable[[str], asyncio.Future[None]], room: Callable[[int], None]
     ) -> None:

@@ -16,7 +16,6 @@ import errno
 import os
 import sqlite3
 import time
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -222,7 +221,7 @@ class SqliteStore:
                 if queued.state is State.QUEUED and micros(queued.due) <= due_by and queued.number not in live.claimed
             )
             live.claimed.update(queued.number for queued in chosen)
-            result.append(replace(message, recipients=chosen))
+            result.append(message._replace(recipients=chosen))
         return result
 
     async def release(self, messages: Sequence[str]) -> None:
@@ -363,11 +362,11 @@ class SqliteStore:
                     parameters_text(envelope.parameters),
                     origin_text(envelope.origin),
                     size,
-                    spool.name,
+                    spool.name or "",
                     content,
                 ),
                 recipients,
-                (accepted, "accepted", message.id, None, sender, None, None, envelope.origin.ip),
+                (accepted, message.id, sender, envelope.origin.ip),
             )
         )
         if claim:

@@ -15,6 +15,7 @@ import logging
 import sqlite3
 from functools import partial
 from itertools import chain
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ironpost.queue.store import State, StoreFull, Update
@@ -35,16 +36,19 @@ MAX_BATCH = 128
 """Commits and records in one transaction: about 4 ms of the event loop."""
 MAX_BATCH_OCTETS = 1024 * 1024
 """Octets of bodies after which a transaction is full, for the same reason."""
+GATHER_SECONDS = 0.002
+"""How long a transaction waits at most for company, on a loop that is busy: what it costs to begin and to sync one is
+shared by all that it carries."""
+QUIET_SECONDS = 30e-6
+"""A turn of the loop shorter than this found nothing to do: nobody is on the way, so waiting is in vain."""
 CHECKPOINT_OCTETS = 8 * 1024 * 1024
 """Octets written, about, after which the log is copied into the database."""
 PRUNE_ROWS = 100
 """Expired events that go with a transaction, beyond twice those it adds."""
 
-_INSERT_MESSAGE = "INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?)"
-_INSERT_RECIPIENT = "INSERT INTO recipient VALUES (?,?,?,?,?,?,?,?,?,?)"
-_INSERT_EVENT = (
-    "INSERT INTO event (at, kind, message, number, address, attempts, reply, remote) VALUES (?,?,?,?,?,?,?,?)"
-)
+_INSERT_MESSAGE = "INSERT INTO message VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?)"
+_INSERT_RECIPIENT = "INSERT INTO recipient VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?)"
+_INSERT_ACCEPTED = "INSERT INTO event (at, kind, message, address, remote) VALUES (?,'accepted',?,?,?)"
 _UPDATE = """UPDATE recipient SET state=?, attempts=?, due=?, changed=?, last=coalesce(?, last),
     remote=coalesce(?, remote) WHERE message=? AND number=?"""
 _FINISH = (
@@ -109,6 +113,8 @@ class GroupCommit:
         self._tail = False
         self._transactions = 0
         self._idle: asyncio.Future[None] | None = None
+        self._gathering = self._turn = 0.0
+        """When the transaction to come began to gather, and when the loop last came by."""
         self.unsynced: set[int] = set()
         """New messages (`seq`) of the transaction that is being synced: nobody may claim them yet."""
 
@@ -129,8 +135,7 @@ class GroupCommit:
         self._waiting.append(job)
         if not self._busy:
             self._busy = True
-            # Not at once: what else this turn of the loop brings goes with it.
-            asyncio.get_running_loop().call_soon(self._start)
+            self._gather_from_now()
         return job.future
 
     async def close(self) -> None:
@@ -143,6 +148,21 @@ class GroupCommit:
         self._db.close()
 
     # -- the transaction
+
+    def _gather_from_now(self) -> None:
+        # Not at once: what else this turn of the loop brings goes with it.
+        self._gathering = self._turn = monotonic()
+        asyncio.get_running_loop().call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Begins the transaction, unless the loop is busy and more may come."""
+        now = monotonic()
+        quiet = now - self._turn < QUIET_SECONDS
+        self._turn = now
+        if quiet or now - self._gathering >= GATHER_SECONDS or len(self._waiting) >= MAX_BATCH:
+            self._start()
+        else:
+            asyncio.get_running_loop().call_soon(self._gather)
 
     def _start(self) -> None:
         count = octets = 0
@@ -178,7 +198,7 @@ class GroupCommit:
             if new:
                 db.executemany(_INSERT_MESSAGE, [message for message, _, _ in new])
                 db.executemany(_INSERT_RECIPIENT, chain.from_iterable(recipients for _, recipients, _ in new))
-                db.executemany(_INSERT_EVENT, [event for _, _, event in new])
+                db.executemany(_INSERT_ACCEPTED, [event for _, _, event in new])
                 self._written += sum(len(message[8]) + 1024 for message, _, _ in new)
             self._apply(jobs)
             for job in jobs:
@@ -229,7 +249,7 @@ class GroupCommit:
 
     def _refuse(self, job: Job, error: BaseException) -> None:
         for message, _, _ in job.messages:
-            if message[7] is not None:
+            if message[7]:
                 self.unlink(message[7])
         if isinstance(error, sqlite3.IntegrityError):
             error = ValueError(f"the message cannot be stored: {error}")
@@ -296,7 +316,7 @@ class GroupCommit:
             self._syncer.checkpoint().add_done_callback(partial(self._copied, self._transactions))
         self._busy = bool(self._waiting)
         if self._busy:
-            asyncio.get_running_loop().call_soon(self._start)
+            self._gather_from_now()
         else:
             self._wake_closer()
 
