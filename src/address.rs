@@ -326,6 +326,10 @@ fn is_literal_content(content: &[u8]) -> bool {
     if tag.eq_ignore_ascii_case(b"IPv6") {
         return std::str::from_utf8(rest).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
+    // An IPv6 address that lacks its tag is no General-address-literal: "2001" is no registered tag (RFC 5321 §4.1.3).
+    if std::str::from_utf8(content).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok()) {
+        return false;
+    }
     // General-address-literal = Standardized-tag ":" 1*dcontent; Standardized-tag = Ldh-str
     tag.last().is_some_and(u8::is_ascii_alphanumeric)
         && tag.iter().all(|&octet| octet.is_ascii_alphanumeric() || octet == b'-')

@@ -35,8 +35,9 @@ UNDERSCORE: Final = ord("_")
 
 SNUM: Final = rb"(?:0{0,2}[0-9]|0?[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
 IPV4_LITERAL: Final = re.compile(SNUM + rb"(?:\." + SNUM + rb"){3}")
-IPV6_LITERAL: Final = re.compile(rb"IPv6:([0-9A-Fa-f:.]*)", re.IGNORECASE)
-GENERAL_LITERAL: Final = re.compile(rb"(?!IPv6:)[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+", re.IGNORECASE)
+IPV6_LITERAL: Final = re.compile(rb"IPv6:(.*)", re.IGNORECASE | re.DOTALL)
+IPV6_OCTETS: Final = re.compile(rb"[0-9A-Fa-f:.]*")
+GENERAL_LITERAL: Final = re.compile(rb"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 
 
 class Text:
@@ -159,12 +160,19 @@ def _read_literal(text: Text, start: int, end: int | None) -> int:
 
 def _is_literal(content: bytes) -> bool:
     if found := IPV6_LITERAL.fullmatch(content):
-        try:
-            ipaddress.IPv6Address(found[1].decode())
-        except ValueError:
-            return False
-        return True
-    return bool(IPV4_LITERAL.fullmatch(content) or GENERAL_LITERAL.fullmatch(content))
+        return _is_ipv6(found[1])
+    # An IPv6 address that lacks its tag is no General-address-literal: "2001" is no registered tag (RFC 5321 §4.1.3).
+    return bool(IPV4_LITERAL.fullmatch(content) or (GENERAL_LITERAL.fullmatch(content) and not _is_ipv6(content)))
+
+
+def _is_ipv6(octets: bytes) -> bool:
+    if not IPV6_OCTETS.fullmatch(octets):
+        return False
+    try:
+        ipaddress.IPv6Address(octets.decode())
+    except ValueError:
+        return False
+    return True
 
 
 def read_host(text: Text, start: int, end: int | None, *, underscore: bool = False) -> int:
