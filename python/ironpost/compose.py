@@ -12,12 +12,14 @@ import logging
 import resource
 import socket
 from functools import partial
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from ironpost import wire
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED
 from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.next_hop import LOOPBACK
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.lookup.dns import DnsResolver
 from ironpost.model.ports import Answer, ResolverError
@@ -26,7 +28,7 @@ from ironpost.policy import settings as policy_settings
 from ironpost.policy.checks import configured
 from ironpost.protocol.settings import Settings
 from ironpost.queue.retry import RetryLaw
-from ironpost.routing.route import Host, Kind, Route, Routes, Rule
+from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
 from ironpost.server import Server, Timeouts
 from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
@@ -228,7 +230,11 @@ class _Ways:
         self._maildir = self._make(configuration.maildir)
         self._former: list[Maildir] = []
         self._remote = RemoteDelivery(
-            _resolver(), random, local_hostname=name if "." in name else None, own_names=(name,)
+            _resolver(),
+            random,
+            local_hostname=name if "." in name else None,
+            own_names=(name,),
+            own_networks=(*LOOPBACK, *_own_addresses(configuration)),
         )
 
     def agent(self, route: Route) -> Agent:
@@ -314,6 +320,17 @@ def _resolver() -> Resolver:
     except ResolverError as error:
         log.warning("mail that needs DNS will wait: %s", error)
         return _NoResolver(str(error))
+
+
+def _own_addresses(configuration: Configuration) -> list[str]:
+    """Where other systems' mail reaches this one: an MX that leads there is a loop."""
+    found = []
+    for endpoint in configuration.smtp.listen:
+        with contextlib.suppress(ValueError):  # a name
+            address = ip_address(endpoint.host)
+            if endpoint.port == SMTP_PORT and not address.is_unspecified:
+                found.append(str(address))
+    return found
 
 
 def _own_name(configuration: Configuration) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ def serve(named: Path | None) -> None:
     system = System(found, lambda: configuration_again(named))
 
     def ready() -> None:
+        # What was loaded stays to the end: the garbage collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         typer.echo("\n".join(_banner(system, file)))
 
     try:
