@@ -4,8 +4,8 @@ Promises: one `Outcome` for every recipient of every transaction that was begun,
 are matched to commands by counting (RFC 2920 §3.1); what a step's reply means is one table, and a reply that the table
 does not mention ends the session. After a time-out, a fault or a reply to nothing the session is closed for good
 (SECURITY R19). Content leaves with CRLF line ends and stuffed dots, or counted, whatever its octets were (R3, R4).
-Refuses: to send a line that holds CR or LF (R17), to begin out of turn (RuntimeError), and content that the peer did
-not say it can take.
+Refuses: to send a line that holds CR or LF (R17), to begin out of turn (RuntimeError), content that the peer did not
+say it can take, and content that holds NUL.
 
 How to drive it: write what `output()` returns, feed `receive`, and look at `state`:
 
@@ -262,6 +262,10 @@ class ClientSession:
             self._current().unsupported = True
             self._break(replies.PEER_LACKS_8BIT, Ending.ABORTED)
             return
+        if b"\0" in piece:
+            self._current().unsupported = True
+            self._break(replies.PEER_LACKS_BINARY, Ending.ABORTED)
+            return
         octets = self._encoder.feed(piece)
         if octets:
             self._out.append(octets)
@@ -402,6 +406,9 @@ class ClientSession:
             transaction.needs_smtputf8,
         )
         added = outgoing(message, self.offered, self._extensions)
+        if transaction.content is not None and b"\0" in transaction.content:
+            # RFC 2045 §2.8: neither 7-bit nor 8-bit text. A peer that drops NUL sees other line starts than we do (R3).
+            added = replies.PEER_LACKS_BINARY
         if isinstance(added, Reply):
             transaction.failed_at = Step.MAIL
             transaction.unsupported = True
@@ -478,11 +485,13 @@ class ClientSession:
 
 
 def check_hostname(name: str) -> None:
-    """Refuses what EHLO cannot carry (RFC 5321 §4.1.1.1).
+    """Refuses what EHLO cannot carry (RFC 5321 §4.1.1.1; RFC 6531 §3.7.1: a client says A-labels, never U-labels).
 
     Raises:
-        wire.WireFault: `name` is neither a domain nor an address literal.
+        wire.WireFault: `name` is neither a domain nor an address literal, or not ASCII.
     """
+    if not name.isascii():
+        raise wire.WireFault("domain-malformed", next(at for at, octet in enumerate(name.encode()) if octet > 127))
     wire.parse_command(b"EHLO " + name.encode())
 
 
