@@ -111,15 +111,17 @@ STREAM = st.lists(
 
 @given(data=STREAM, points=POINTS)
 def test_behind_a_hold_every_octet_is_kept(wire: ModuleType, data: bytes, points: list[int]) -> None:
+    """What was fed behind a hold is read as if it had been fed when the hold was over."""
     _, framer = run(wire, data, points)
     if not framer.held:
         assert framer.buffered == 0
         return
     kept = data[len(data) - framer.buffered :]
-    before, again = run(wire, data[: len(data) - framer.buffered], [])
+    _, again = run(wire, data[: len(data) - framer.buffered], [])
     assert again.held
     assert again.buffered == 0
-    assert framer.resume(0) == wire.ServerFramer().feed(kept) or before[-1].__class__.__name__ == "Fault"
+    assert again.resume(0) == []
+    assert framer.resume(0) == again.feed(kept)
 
 
 @given(data=STREAM, points=POINTS)
