@@ -86,6 +86,10 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
     [
         ('[smtp]\nlisen = ["x:1"]', 'c.toml:2: smtp.lisen: unknown key; did you mean "listen"?'),
         ("dta = 1", 'c.toml:1: dta: unknown key; did you mean "data"?'),
+        (
+            'hostname = "é.example"',
+            'c.toml:1: hostname: "é.example" is not ASCII: write its A-label, which starts with xn--',
+        ),
         ("\n[log]\nzzz = 1", "c.toml:3: log.zzz: unknown key; the keys here are level"),
         (
             '[[route]]\ndomains = ["*"]\nsmart_host = ["a.example:25"]\nsmarthost = 1',

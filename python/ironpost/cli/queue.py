@@ -49,7 +49,7 @@ def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
             message.id, _span(now - message.accepted), _octets(message.body.size), f"<{message.envelope.reverse_path}>",
             f"{first.recipient.address}{more}", _next(first, now), first.last,
         )  # fmt: skip
-        table.add_row(*map(Text, row))
+        table.add_row(*map(_text, row))
     _console().print(table)
 
 
@@ -76,13 +76,13 @@ def show(named: Path | None, identifier: str, *, as_json: bool) -> None:
         "client": f"{origin.helo} [{origin.ip}] with {origin.protocol}" if origin.ip else "made here",
     }
     for name, value in lines.items():
-        console.print(Text(f"{name:9} {value}"))
+        console.print(_text(f"{name:9} {value}"))
     for recipient in message.recipients:
-        console.print(Text(f"\nto        {recipient.recipient.address}"))
-        console.print(Text(f"  state     {recipient.state.value}, {recipient.attempts} attempts"))
-        console.print(Text(f"  next try  {_next(recipient, now)}"))
+        console.print(_text(f"\nto        {recipient.recipient.address}"))
+        console.print(_text(f"  state     {recipient.state.value}, {recipient.attempts} attempts"))
+        console.print(_text(f"  next try  {_next(recipient, now)}"))
         if recipient.last:
-            console.print(Text(f"  last      {recipient.last} {f'({recipient.remote})' if recipient.remote else ''}"))
+            console.print(_text(f"  last      {recipient.last} {f'({recipient.remote})' if recipient.remote else ''}"))
 
 
 def retry(named: Path | None, ids: list[str], *, everything: bool, as_json: bool) -> None:
@@ -125,6 +125,11 @@ def _read(named: Path | None, question: Callable[[Reader], Awaitable[Any]]) -> A
 
 async def _awaited(answer: Awaitable[Any]) -> Any:
     return await answer
+
+
+def _text(text: str) -> Text:
+    """As a terminal may show it: what a stranger's address or reply could say to the terminal is escaped (R20)."""
+    return Text("".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text))
 
 
 def _console() -> Console:

@@ -29,6 +29,14 @@ def _domain(value: object) -> str:
         raise ValueError(f'"{value}" is no domain: {fault}') from None
 
 
+def _hostname(value: object) -> str:
+    """A domain that a greeting may hold."""
+    name = _domain(value)
+    if not name.isascii():  # RFC 6531 §3.7.1
+        raise ValueError(f'"{value}" is not ASCII: write its A-label, which starts with xn--')
+    return name
+
+
 def _pattern(value: object) -> str:
     """A domain, `*.domain` for the names below it, or `*` for all."""
     if value == "*":
@@ -64,6 +72,7 @@ def _some(values: tuple[object, ...]) -> tuple[object, ...]:
 Duration = Annotated[float, BeforeValidator(duration)]
 Size = Annotated[int, BeforeValidator(size)]
 Domain = Annotated[str, BeforeValidator(_domain)]
+Hostname = Annotated[str, BeforeValidator(_hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Listen = Annotated[Endpoint, BeforeValidator(endpoint), PlainSerializer(str)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
@@ -136,7 +145,7 @@ class Configuration(Section):
 
     data: Path = Path("ironpost-data")
     """The data directory: queue, control socket, Maildir."""
-    hostname: Domain | None = None
+    hostname: Hostname | None = None
     """What this server calls itself; the machine's full name unless said otherwise."""
     smtp: Smtp = Smtp()
     local: Local = Local()

@@ -8,12 +8,15 @@ Refuses: anything else, with `wire.WireFault` (a ValueError that says where).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
 
 if TYPE_CHECKING:
     from typing import Self
+
+MAILBOX_OCTETS: Final = 254
+"""Octets of a mailbox: a path has 256 with its brackets (RFC 5321 §4.5.3.1.3)."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,7 +32,9 @@ class Address:
 
     def __post_init__(self) -> None:
         if self.domain:
-            wire.parse_mailbox(wire.format_mailbox(wire.Mailbox(self.local_part, self.domain)))
+            text = wire.format_mailbox(wire.Mailbox(self.local_part, self.domain))
+            wire.parse_mailbox(text)
+            _measure(text)
         elif self.local_part and self.local_part.lower() != "postmaster":
             raise wire.WireFault("at-missing", len(self.local_part.encode()))
         object.__setattr__(self, "key", self.domain.lower())
@@ -45,7 +50,9 @@ class Address:
             return cls.of(wire.Mailbox("", ""))
         if text.lower() == "postmaster":
             return cls.of(wire.Mailbox(text, ""))
-        return cls.of(wire.parse_mailbox(text))
+        mailbox = wire.parse_mailbox(text)
+        _measure(text)
+        return cls.of(mailbox)
 
     @classmethod
     def of(cls, mailbox: wire.Mailbox) -> Self:
@@ -77,6 +84,11 @@ class Address:
                 text = wire.format_mailbox(wire.Mailbox(self.local_part, self.domain))
             object.__setattr__(self, "_text", text)
         return text
+
+
+def _measure(text: str) -> None:
+    if len(text.encode()) > MAILBOX_OCTETS:
+        raise wire.WireFault("path-too-long", MAILBOX_OCTETS)
 
 
 NULL = Address("", "")

@@ -1,0 +1,51 @@
+"""What a stranger put into the queue is shown, and says nothing to the terminal (SECURITY R20)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from ironpost.model import Address, Disposition, Envelope, Origin, Outcome, Recipient, Reply
+from ironpost.queue.store import NewMessage, State, Update
+from ironpost.storage.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = "a\u009b2J\u202eb"
+"""CSI as one character, which clears screens, and an override of the writing direction."""
+
+
+async def fill(data: Path) -> None:
+    store = SqliteStore.at(data, reserve=0)
+    spool = store.spool()
+    spool.write(b"Subject: x\r\n")
+    to = Address(HOSTILE, "b.example")
+    envelope = Envelope(to, (Recipient(to),), {"SMTPUTF8": None}, Origin("192.0.2.1", f"{HOSTILE}.example"))
+    await store.commit(NewMessage("q1", envelope, 1_700_000_000.0, b"", spool))
+    reply = Reply(450, "4.2.0", (f"[bold]{HOSTILE}[/bold] \\x1b[31m",))
+    outcome = Outcome(Disposition.DEFERRED, reply, f"{HOSTILE} [192.0.2.2]")
+    await store.record([Update("q1", 0, State.QUEUED, 1, 4_000_000_000.0, outcome)])
+    await store.close()
+
+
+def test_r20_the_queue_is_shown_without_control_characters(tmp_path: Path) -> None:
+    asyncio.run(fill(tmp_path / "data"))
+    (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
+    for arguments in (["list"], ["show", "q1"], ["list", "--json"], ["show", "q1", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ironpost.cli", "queue", *arguments, "-c", str(tmp_path / "c.toml")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert all(c.isprintable() or c == "\n" for c in done.stdout), arguments
+        if "--json" in arguments:
+            json.loads(done.stdout)
+        else:
+            assert "a\\x9b2J\\u202eb@b.example" in done.stdout.replace("\n", "")
+            assert "[bold]" in done.stdout
