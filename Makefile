@@ -44,7 +44,7 @@ lint: $(VENV)/built-test
 # pure twin. The whole suite comes last, so that its summary is the last line.
 test: lint
 	cargo test --quiet
-	IRONPOST_WIRE=pure $(BIN)/python -m pytest -q -n $(JOBS) tests/protocol tests/server tests/client
+	IRONPOST_WIRE=pure $(BIN)/python -m pytest -q -n $(JOBS) tests/protocol tests/server tests/client tests/security tests/scenarios
 	IRONPOST_WIRE=native IRONPOST_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: $(VENV)/built-test
