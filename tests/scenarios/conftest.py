@@ -58,11 +58,12 @@ class Clock:
     def monotonic(self) -> float:
         return self.passed
 
-    async def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> asyncio.Future[None]:
+        # Counted from the call: time may pass before a task that awaits it has its first turn.
         future = asyncio.get_running_loop().create_future()
         self._count += 1
         heapq.heappush(self._sleepers, (self.passed + seconds, self._count, future))
-        await future
+        return future
 
     def pass_time(self, seconds: float) -> None:
         """Wakes everybody whose sleep ends within that time."""
