@@ -219,11 +219,31 @@ def test_a_domain_in_unicode_is_asked_about_in_its_a_label() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", ["a..example", "x" * 64 + ".example", ("a" * 50 + ".") * 6 + "example"])
-def test_a_name_that_dns_cannot_carry_is_an_error_of_the_resolver(name: str) -> None:
+@pytest.mark.parametrize(
+    ("domain", "asked"),
+    [
+        ("straße.example", "xn--strae-oqa.example"),  # RFC 5891; IDNA2003 would ask about strasse.example
+        ("faß.bücher.example", "xn--fa-hia.xn--bcher-kva.example"),
+        ("under_score.a--b.example", "under_score.a--b.example"),
+    ],
+)
+def test_u_labels_are_those_of_idna2008_and_ascii_labels_go_as_they_are(domain: str, asked: str) -> None:
     async def main() -> None:
-        async with name_server() as (resolver, _, _):
-            with pytest.raises(ResolverError):
-                await resolver.mx(name)
+        async with name_server() as (resolver, server, _):
+            assert await resolver.mx(domain) == Answer(False)
+            assert server.asked == [f"{asked}. MX"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a..example", "x" * 64 + ".example", ("a" * 50 + ".") * 6 + "example", "a\u200db.example", "\u2177.example"],
+)
+def test_a_name_that_dns_cannot_carry_does_not_exist(name: str) -> None:
+    async def main() -> None:
+        async with name_server() as (resolver, server, _):
+            assert await resolver.mx(name) == Answer(False)
+            assert server.asked == []
 
     asyncio.run(main())

@@ -41,6 +41,8 @@ def test_it_names_the_client_us_the_protocol_and_the_time() -> None:
 
 def test_it_names_the_recipient_when_it_is_told_one() -> None:
     assert field(recipient="jo@example.org").endswith(f" id Q1 for <jo@example.org>; {DATE}")
+    # RFC 5321 §4.4: For = Path / Mailbox, and <postmaster> is neither.
+    assert field(recipient="postmaster").endswith(f" id Q1; {DATE}")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ Promises: data, NODATA and NXDOMAIN are answers, everything else (SERVFAIL, time
 `ResolverError` (SECURITY R27); the cache is bounded; equal questions that run at the same time are asked once.
 dnspython is imported when the first `DnsResolver` is made, not before.
 Refuses: search lists: every name is taken as it stands (RFC 5321 §5.1).
-Standards: RFC 5321 §5.1 (CNAME, names as they stand), RFC 7505 §3; RFC 2308 (negative answers), RFC 6761
-(localhost).
+Standards: RFC 5321 §5.1 (CNAME, names as they stand), RFC 6531 §3.2 (U-labels), RFC 7505 §3; RFC 2308 (negative
+answers), RFC 6761 (localhost).
 """
 
 from __future__ import annotations
@@ -121,13 +121,22 @@ class DnsResolver:
         import dns.resolver
 
         name, kind = key
+        # RFC 6531 §3.2: U-labels as IDNA2008 has them. IDNA2003, which dnspython takes by itself, makes "ss" of the
+        # German sharp s, and so another domain. ASCII labels go as they are.
+        codec = dns.name.IDNA2008Codec(uts_46=False, transitional=False, allow_pure_ascii=True)
         try:
-            found = await self._resolver.resolve(dns.name.from_text(name), kind, raise_on_no_answer=False, search=False)
+            question = dns.name.from_text(name, idna_codec=codec)
+        except dns.name.NoIDNA2008 as error:
+            raise ResolverError(f"{name} {kind}: the package idna is not installed") from error
+        except (dns.exception.DNSException, UnicodeError):
+            return Answer(False)  # no name that DNS can hold
+        try:
+            found = await self._resolver.resolve(question, kind, raise_on_no_answer=False, search=False)
         except dns.resolver.NXDOMAIN as error:
             responses = error.responses().values()  # type: ignore[no-untyped-call]
             seconds = min((each.resolve_chaining().minimum_ttl for each in responses), default=0)
             return self._keep(key, Answer(False), min(seconds, NEGATIVE_TTL_MAX))
-        except (dns.exception.DNSException, OSError, UnicodeError) as error:
+        except (dns.exception.DNSException, OSError) as error:
             raise ResolverError(f"{name} {kind}: {type(error).__name__}: {error}") from error
         seconds = found.chaining_result.minimum_ttl
         if found.rrset is None:

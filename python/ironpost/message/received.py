@@ -50,7 +50,7 @@ def received(
         id: the queue id.
         now: seconds since 1970-01-01 UTC.
         recipient: the forward-path, given only when there is one (RFC 5321 §7.2: several would tell each of the
-            others); left out if it is not ASCII and `utf8` is false.
+            others); left out if it is not ASCII and `utf8` is false, and if it is `<postmaster>`, which is no Path.
         utf8: MAIL carried SMTPUTF8, so U-labels and UTF-8 addresses may stand here (RFC 6531 §3.7.3).
 
     Raises:
@@ -60,7 +60,7 @@ def received(
         raise header.HeaderError(f"{id!r} is no message identifier")
     start = _start(origin, by, utf8)
     date = date_time(now)
-    if recipient is None or not (utf8 or not recipient.needs_smtputf8):
+    if recipient is None or not recipient.domain or (recipient.needs_smtputf8 and not utf8):
         return b"%b\r\n id %b;\r\n %b\r\n" % (start, id.encode(), date.encode())
     return b"%b\r\n id %b for %b;\r\n %b\r\n" % (start, id.encode(), header.path(recipient).encode(), date.encode())
 
