@@ -13,6 +13,7 @@ from ironpost.policy import Policy
 from ironpost.policy.checks import configured
 from ironpost.policy.settings import Settings
 from ironpost.server import Server
+from ironpost.service import collector
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.inbound import Inbound
 from ironpost.storage.sqlite import SqliteStore
@@ -30,6 +31,7 @@ async def main(port: int, directory: Path) -> None:
     )
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    collector.settle()
     async with Server(inbound, "127.0.0.1", port):
         await stopped.wait()
     await store.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration, source
 from ironpost.compose import DataError, ListenError, System
 from ironpost.config import Configuration, default, load
-from ironpost.service import records
+from ironpost.service import collector, records
 from ironpost.storage.lock import DirectoryInUse
 from ironpost.storage.sqlite_schema import SchemaError
 
@@ -38,9 +37,7 @@ def serve(named: Path | None) -> None:
     system = System(found, lambda: configuration_again(named))
 
     def ready() -> None:
-        # What was loaded stays to the end: the garbage collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
+        collector.settle()
         typer.echo("\n".join(_banner(system, file)))
 
     try:
