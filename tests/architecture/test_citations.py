@@ -41,6 +41,14 @@ def sections(rfc: str) -> frozenset[str]:
     )
 
 
+def standards() -> list[tuple[str, str]]:
+    """Every RFC and section of the tables in docs/standards.md."""
+    smtp, others = (ROOT / "docs" / "standards.md").read_text().split("## Others")
+    rows = [("5321", row) for row in re.findall(r"^\| (\d[\d., to]*) \|", smtp, re.M)]
+    rows += re.findall(r"^\| (\d+) \| ([^|]+) \|", others, re.M)
+    return [(rfc, section) for rfc, row in rows for section in re.findall(r"\d+(?:\.\d+)*", row)]
+
+
 def test_the_code_cites_rfcs() -> None:
     assert len(citations()) > 10
 
@@ -60,3 +68,10 @@ def test_every_cited_rfc_is_at_hand_but_those_named_here() -> None:
     # DNS and IPv6: cited for one fact each.
     elsewhere = {"1034", "1035", "2308", "4291", "6761"}
     assert {rfc for rfc, _ in citations() if not (TEXTS / f"rfc{rfc}.txt").is_file()} <= elsewhere
+
+
+@pytest.mark.skipif(not TEXTS.is_dir(), reason="the RFC texts do not stand beside this clone")
+def test_every_section_of_the_support_table_exists() -> None:
+    listed = standards()
+    assert len(listed) > 60
+    assert [(rfc, section) for rfc, section in listed if section not in sections(rfc)] == []
