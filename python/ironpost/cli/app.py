@@ -121,7 +121,7 @@ def queue_show(
 
 @queue.command("retry")
 def queue_retry(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID")] = None,
     all: Annotated[bool, typer.Option("--all", help="Every message.")] = False,  # noqa: A002 - the command line's word
     config: File = None,
     json: Json = False,
@@ -134,7 +134,7 @@ def queue_retry(
 
 @queue.command("drop")
 def queue_drop(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID")],
     config: File = None,
     json: Json = False,
 ) -> None:

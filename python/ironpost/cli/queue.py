@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
     """Lists the queue."""
-    found: list[QueuedMessage] = _read(named, lambda reader: reader.list(limit))
+    found: list[QueuedMessage] = _read(named, lambda reader: reader.list(limit + 1))
+    if len(found) > limit:
+        found.pop()
+        typer.echo(f"ironpost: these are the oldest {limit}, there are more: see --limit", err=True)
     if as_json:
         _dump([_summary(message) for message in found])
         return

@@ -21,6 +21,7 @@ from ironpost.model.body import PIECE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+START = "one starts here with: ironpost serve; --host and --port name another"
 SHOWN = 1 << 20
 """Octets from which a terminal gets a progress bar."""
 
@@ -53,8 +54,12 @@ def send(name: str, to: list[str], sender: str, host: str, port: int) -> None:
         advance = _bar(size, stack)
         try:
             result = asyncio.run(_send(host, port, reverse_path, recipients, _Source(file, size, advance)))
+        except ConnectFailed as error:
+            words = " ".join(error.reply.text)
+            raise Stop(exits.UNAVAILABLE, f"{error.remote}: {words}\nis a server running there? {START}") from None
         except ClientError as error:
-            raise Stop(_code(error), str(error)) from None
+            code = exits.TEMPORARY if error.reply.transient else exits.REFUSED
+            raise Stop(code, str(error)) from None
     typer.echo(str(result.reply))
     if result.refused:
         worst = exits.REFUSED if any(reply.permanent for reply in result.refused.values()) else exits.TEMPORARY
@@ -98,9 +103,3 @@ def _bar(size: int | None, stack: ExitStack) -> Callable[[int], object]:
     progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
     task = progress.add_task("send", total=size)
     return lambda octets: progress.advance(task, octets)
-
-
-def _code(error: ClientError) -> int:
-    if isinstance(error, ConnectFailed):
-        return exits.UNAVAILABLE
-    return exits.TEMPORARY if error.reply.transient else exits.REFUSED

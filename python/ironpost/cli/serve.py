@@ -80,7 +80,11 @@ def _cannot_use(error: DataError) -> Stop:
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    """The system's words; those of the resolver, which is the cause, have negative numbers."""
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    return cause.strerror or str(cause)
 
 
 def configuration_again(named: Path | None) -> Configuration:

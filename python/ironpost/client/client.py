@@ -10,6 +10,8 @@ Standards: RFC 5321 §3.3, §4.1.1.1 (what we call ourselves).
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -226,7 +228,11 @@ async def _own_name() -> str | None:
 
 
 def _words(error: OSError) -> str:
-    return (error.strerror or str(error) or type(error).__name__).replace("\r", " ").replace("\n", " ")
+    """What the system says. asyncio's own text names its calls, and repeats them for each address of a host."""
+    numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno ([0-9]+)\]", str(error)))
+    said = dict.fromkeys(os.strerror(number) for number in numbers if number > 0)
+    text = " or ".join(said) or error.strerror or str(error) or type(error).__name__
+    return text.replace("\r", " ").replace("\n", " ")
 
 
 def _ended(connection: Connection, step: Step) -> ClientError:

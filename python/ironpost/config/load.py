@@ -20,6 +20,14 @@ DEFAULT_FILE = Path("ironpost.toml")
 
 Key = tuple[int | str, ...]
 
+SENTENCES = {
+    "missing": "this key is needed",
+    "tuple_type": 'this is a list: write it in brackets, like ["..."]',
+    "path_type": "this is a path: write it in quotes",
+    "int_type": "this is a whole number, without quotes and without a unit",
+}
+"""What is said for a kind of error whose own message speaks of Python."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -90,9 +98,7 @@ def _problem(text: str, kind: str, place: Key, message: str) -> Problem:
         return Problem(_unknown(place), key, line)
     if kind == "model_type":
         return Problem(f"this is a table: write its keys under [{key}]", key, line)
-    if kind == "missing":
-        return Problem("this key is needed", key, line)
-    sentence = message.removeprefix("Value error, ")
+    sentence = SENTENCES.get(kind, message.removeprefix("Value error, "))
     return Problem(sentence[:1].lower() + sentence[1:], key, line)
 
 

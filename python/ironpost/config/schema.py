@@ -11,12 +11,15 @@ import hashlib
 import json
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from ironpost.config.quantities import Endpoint, duration, endpoint, size
 from ironpost.model import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _domain(value: object) -> str:
@@ -63,6 +66,17 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(f'a network is an address with a prefix length, like "192.0.2.0/24": {fault}') from None
 
 
+def _least(read: Callable[[object], float], text: str) -> AfterValidator:
+    """Refuses a quantity below the one that `text` means to `read`."""
+
+    def check(value: float) -> float:
+        if value < read(text):
+            raise ValueError(f"the least is {text}")
+        return value
+
+    return AfterValidator(check)
+
+
 def _some(values: tuple[object, ...]) -> tuple[object, ...]:
     if not values:
         raise ValueError("the list is empty; at least one entry is needed")
@@ -92,15 +106,15 @@ class Smtp(Section):
     """Where to listen. Port 0 takes a free one."""
     trusted: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
     """Networks whose clients may send to any domain. All others reach the local domains only."""
-    max_message: Annotated[Size, Field(ge=1 << 16)] = 1 << 30
+    max_message: Annotated[Size, _least(size, "64KiB")] = 1 << 30
     """Octets in the largest message, announced by SIZE (RFC 1870)."""
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
     """Recipients in one transaction, never below 100 (RFC 5321 §4.5.3.1.8)."""
     max_connections: Annotated[int, Field(strict=True, ge=1)] = 10000
     """Connections at one time, on each address."""
-    command_timeout: Annotated[Duration, Field(ge=1)] = 300.0
+    command_timeout: Annotated[Duration, _least(duration, "1s")] = 300.0
     """How long to wait for a command (RFC 5321 §4.5.3.2.7)."""
-    data_timeout: Annotated[Duration, Field(ge=1)] = 180.0
+    data_timeout: Annotated[Duration, _least(duration, "1s")] = 180.0
     """How long to wait for the next piece of content (RFC 5321 §4.5.3.2.5)."""
 
 
@@ -116,7 +130,7 @@ class Local(Section):
 class Queue(Section):
     """`[queue]`: mail that waits."""
 
-    expire: Annotated[Duration, Field(ge=60)] = 5 * 86400.0
+    expire: Annotated[Duration, _least(duration, "60s")] = 5 * 86400.0
     """How long to try before the sender gets a report (RFC 5321 §4.5.4.1)."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=1000)] = 100
     """Deliveries at one time."""
