@@ -227,6 +227,47 @@ def test_one_transaction_for_all_recipients_of_a_domain_and_one_for_each_domain(
     run(main)
 
 
+@pytest.mark.parametrize("reply", [b"452 4.5.3 Too many recipients\r\n", b"552 Too many recipients\r\n"])
+def test_recipients_that_a_host_does_not_take_at_once_follow_in_transactions_of_a_hundred(reply: bytes) -> None:
+    """RFC 5321 §4.5.3.1.8, §4.5.3.1.10: a host takes a hundred at least; 452, or an old 552, is for those beyond."""
+    accepted = 0
+
+    async def main() -> None:
+        async with peer() as here:
+            usual = here.answer
+
+            def limited(writer: asyncio.StreamWriter, key: str, verb: str) -> bool:
+                nonlocal accepted
+                if verb == "MAIL":
+                    accepted = 0
+                elif verb == "RCPT":
+                    accepted += 1
+                    if accepted > 100:
+                        writer.write(reply)
+                        return True
+                return usual(writer, key, verb)
+
+            here.answer = limited  # type: ignore[method-assign]
+            async with delivery(here.port) as made:
+                outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(250))))
+        assert [outcome.disposition for outcome in outcomes] == [D] * 250
+        assert len(here.messages) == 3
+        assert here.connections == 1
+
+    run(main)
+
+
+def test_a_host_that_takes_fewer_than_a_hundred_is_asked_again_later() -> None:
+    async def main() -> None:
+        answers = {"RCPT TO:<y@a.example>": b"452 4.5.3 Too many recipients\r\n"}
+        async with peer(answers) as here, delivery(here.port) as made:
+            outcomes = await deliver(made, message("x@a.example", "y@a.example"))
+        assert [outcome.disposition for outcome in outcomes] == [D, P]
+        assert len(here.messages) == 1
+
+    run(main)
+
+
 def test_a_large_body_is_streamed() -> None:
     text = b"0123456789\r\n" * 100_000
     assert len(text) > HELD

@@ -1,11 +1,11 @@
 """Delivery to other systems over SMTP: next hop, connections that are kept for a while, one transaction a destination.
 
-Promises: one outcome for each recipient; recipients of one destination share a transaction; at most
-`DESTINATION_LIMIT` connections lead to a destination at a time, the rest wait their turn; a host that cannot be
-reached, or refuses service, is followed by the next; a kept connection that turns out dead is replaced once, without
-an outcome. After a time-out or a protocol error a connection is closed, never kept (SECURITY R19).
+Promises: one outcome for each recipient; recipients of one destination share a transaction, as far as the host takes
+them together; at most `DESTINATION_LIMIT` connections lead to a destination at a time, the rest wait their turn; a host
+that cannot be reached, or refuses service, is followed by the next; a kept connection that turns out dead is replaced
+once, without an outcome. After a time-out or a protocol error a connection is closed, never kept (SECURITY R19).
 Refuses: to conclude anything from silence: what nobody answered is deferred.
-Standards: RFC 5321 §5.1 (order of hosts), §4.5.4.1 (sending strategy), §3.6.
+Standards: RFC 5321 §5.1 (order of hosts), §4.5.4.1 (sending strategy), §4.5.3.1.8 (a hundred recipients), §3.6.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
+from ironpost.protocol.settings import RECIPIENTS_MINIMUM
 from ironpost.routing.route import SMTP_PORT, Kind, Route
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class RemoteDelivery:
             eight_bit = await _eight_bit(message) if content is None else None
         except OSError as error:
             return _same(recipients, Outcome(Disposition.DEFERRED, _UNREADABLE.because(_words(error))))
+        settled: Results = []
         while True:
             connection = self._kept(destination)
             reused = connection is not None
@@ -189,9 +191,9 @@ class RemoteDelivery:
                 try:
                     connection = await self._fresh(route, domain)
                 except NowhereError as nowhere:
-                    return _same(recipients, nowhere.outcome)
+                    return settled + _same(recipients, nowhere.outcome)
                 except _ServiceError as refused:
-                    return _same(recipients, refused.outcome)
+                    return settled + _same(recipients, refused.outcome)
             transaction = Transaction(
                 message.envelope,
                 [each.recipient for each in recipients],
@@ -203,15 +205,20 @@ class RemoteDelivery:
                 await connection.transact(transaction, None if content is not None else body.pieces())
             except OSError as error:
                 # The body could not be read to its end: the connection is gone, the recipients are deferred.
-                return _same(recipients, Outcome(Disposition.DEFERRED, _UNREADABLE.because(_words(error))))
+                return settled + _same(recipients, Outcome(Disposition.DEFERRED, _UNREADABLE.because(_words(error))))
             if reused and _was_dead(connection):
                 continue
             self._keep(destination, connection)
-            return [
-                (each.number, outcome)
+            results = [
+                (each, outcome)
                 for each, outcome in zip(recipients, transaction.outcomes, strict=True)
                 if outcome is not None
             ]
+            recipients = _too_many(results)
+            again = {each.number for each in recipients}
+            settled += [(each.number, outcome) for each, outcome in results if each.number not in again]
+            if not recipients:
+                return settled
 
     async def _fresh(self, route: Route, domain: str) -> Connection:
         """A ready connection to the first host that takes us."""
@@ -352,6 +359,22 @@ async def _eight_bit(message: QueuedMessage) -> bool | None:
 
 def _same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
     return [(each.number, outcome) for each in recipients]
+
+
+def _too_many(results: Sequence[tuple[QueuedRecipient, Outcome]]) -> Sequence[QueuedRecipient]:
+    """Those that did not fit beside a hundred others: they go at once, in a transaction of their own.
+
+    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer takes at least a hundred, and says 452 to the rest, or 552 as RFC 821
+    had it. As each transaction disposes of a hundred, there is an end to it.
+    """
+    delivered = sum(outcome.disposition is Disposition.DELIVERED for _, outcome in results)
+    if delivered < RECIPIENTS_MINIMUM:
+        return ()
+    return [
+        each
+        for each, outcome in results
+        if outcome.disposition is Disposition.DEFERRED and outcome.reply.code in {452, 552}
+    ]
 
 
 def _was_dead(connection: Connection) -> bool:
