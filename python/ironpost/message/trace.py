@@ -1,8 +1,8 @@
 """Trace at the two ends of a message's way: loops refused on the way in, Return-Path written at final delivery.
 
 Promises: a delivered message starts with one Return-Path, which names the envelope's reverse-path, and any other among
-the fields that are scanned (the first 1,000, in the first MiB) is gone (RFC 5321 §4.4); everything else passes octet for
-octet. Memory is bounded by the limit of the header section.
+the fields that are scanned (the first 1,000, in the first MiB) is gone (RFC 5321 §4.4); everything else passes octet
+for octet. Memory is bounded by the limit of the header section.
 Standards: RFC 5321 §4.4 (Return-Path), §6.3 (loop detection).
 """
 
