@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -66,7 +67,7 @@ def test_an_address_that_is_not_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "ironpost.toml").write_text('data = "data"\n[smtp]\nlisten = ["192.0.2.1:2525"]\n')
     done = ironpost(tmp_path, "serve")
     assert done.returncode == 69
-    assert done.stderr == "ironpost: cannot listen on 192.0.2.1:2525: Cannot assign requested address\n"
+    assert done.stderr == f"ironpost: cannot listen on 192.0.2.1:2525: {os.strerror(errno.EADDRNOTAVAIL)}\n"
     (tmp_path / "ironpost.toml").write_text('data = "data"\n[smtp]\nlisten = ["nowhere.invalid:2525"]\n')
     done = ironpost(tmp_path, "serve")
     assert done.returncode == 69

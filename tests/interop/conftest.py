@@ -54,26 +54,36 @@ def call(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedPro
     return run
 
 
+def listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether it listens there; False when it has ended instead."""
+    while process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except ConnectionRefusedError:
+            continue
+        return process.poll() is None
+    return False
+
+
 @pytest.fixture
 def sink(program: Callable[[str], str], tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """Postfix's smtp-sink on a free port; the port, and the folder into which it writes each message."""
     folder = tmp_path / "sink"
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     user = ["-u", "root"] if os.geteuid() == 0 else []
-    process = subprocess.Popen(
-        [program("smtp-sink"), *user, "-d", f"{folder}/%M.", f"127.0.0.1:{port}", "64"],
-        env=peers.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    # smtp-sink cannot take any port; the one that was free may be another's by the time it starts.
+    for attempt in range(5):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = subprocess.Popen(
+            [program("smtp-sink"), *user, "-d", f"{folder}/%M.", f"127.0.0.1:{port}", "64"],
+            env=peers.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        if listens(process, port):
+            break
+        assert attempt < 4, "smtp-sink did not start"
     try:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 5).close()
-                break
-            except ConnectionRefusedError:
-                assert process.poll() is None, "smtp-sink did not start"
         yield port, folder
     finally:
         process.send_signal(signal.SIGKILL)

@@ -30,7 +30,6 @@ _NAME: Final = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 §3.6.8 ftext
 _NOT_IN_UTF8_TEXT: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 _NOT_IN_ASCII_TEXT: Final = re.compile(r"[^ -~]")
 _SPECIAL_IN_COMMENT: Final = re.compile(r"([()\\])")
-_SPECIAL_IN_QUOTED: Final = re.compile(r'(["\\])')
 
 
 class HeaderError(ValueError):
@@ -104,11 +103,6 @@ def words(text: str, *, utf8: bool = False) -> list[str]:
 def comment(text: str) -> str:
     """`text` as one comment (RFC 5322 §3.2.2), whatever it holds."""
     return "(" + _SPECIAL_IN_COMMENT.sub(r"\\\1", shown(text)) + ")"
-
-
-def quoted(text: str) -> str:
-    """`text` as one quoted-string (RFC 5322 §3.2.4), whatever it holds."""
-    return '"' + _SPECIAL_IN_QUOTED.sub(r"\\\1", shown(text)) + '"'
 
 
 class Header:

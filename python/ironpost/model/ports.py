@@ -84,11 +84,3 @@ class Resolver(Protocol):
             ResolverError: see `mx`.
         """
         ...
-
-
-class Metrics(Protocol):
-    """Counters."""
-
-    def count(self, name: str, amount: int = 1) -> None:
-        """Adds to a counter."""
-        ...

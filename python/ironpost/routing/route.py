@@ -194,10 +194,6 @@ class Routes:
         self._local_route = local or Route.local()
         self._default = default or Route.mx()
 
-    def is_local(self, domain: str) -> bool:
-        """Mail for `domain` stays here."""
-        return domain.lower() in self._local
-
     def decide(self, address: Address) -> Decision:
         """The route of one recipient and the reasons.
 
