@@ -93,6 +93,21 @@ def test_a_data_directory_that_is_read_only_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_damaged_queue_is_named(tmp_path: Path) -> None:
+    configured(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "queue.sqlite3").write_bytes(b"no database " * 1000)
+    listed = ironpost(tmp_path, "queue", "list")
+    assert (listed.returncode, listed.stderr) == (
+        69, "ironpost: data: the queue's database cannot be read: file is not a database\n",
+    )  # fmt: skip
+    served = ironpost(tmp_path, "serve")
+    assert served.returncode == 73
+    assert served.stderr == (
+        "ironpost: cannot use the data directory data: the queue's database cannot be opened: file is not a database\n"
+    )
+
+
 def test_a_data_directory_of_another_server_is_named_with_the_process(serve: Callable[[str], Any]) -> None:
     server = serve("")
     done = server.run("serve", "-c", str(server.file))

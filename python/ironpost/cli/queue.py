@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
 import time
 from datetime import UTC, datetime
@@ -114,16 +115,18 @@ def _read(named: Path | None, question: Callable[[Reader], Awaitable[Any]]) -> A
     data = configuration(named).data
     try:
         reader = open_readonly(data)
+        try:
+            return asyncio.run(_awaited(question(reader)))
+        finally:
+            reader.close()
     except FileNotFoundError:
         raise Stop(exits.UNAVAILABLE, f"there is no queue in {data}; has a server run on it?") from None
     except SchemaError as error:
         raise Stop(exits.UNAVAILABLE, str(error)) from None
     except PermissionError:
         raise Stop(exits.NO_PERMISSION, f"{data}: only the user who runs the server may read its queue") from None
-    try:
-        return asyncio.run(_awaited(question(reader)))
-    finally:
-        reader.close()
+    except sqlite3.Error as error:
+        raise Stop(exits.UNAVAILABLE, f"{data}: the queue's database cannot be read: {error}") from None
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

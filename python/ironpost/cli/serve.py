@@ -76,7 +76,7 @@ def _cannot_use(error: DataError) -> Stop:
         return Stop(exits.CANNOT_CREATE, f"{error}: it is no directory")
     if isinstance(cause, PermissionError):
         return Stop(exits.CANNOT_CREATE, f"{error}: this user may not write there")
-    return Stop(exits.CANNOT_CREATE, f"{error}: {_reason(cause)}")
+    return Stop(exits.CANNOT_CREATE, f"{error}: {cause.strerror or cause}")
 
 
 def _reason(error: OSError) -> str:
