@@ -15,10 +15,10 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ironpost import wire
-from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
+from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect
 from ironpost.client.errors import (
     ClientError,
     ConnectFailed,
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from ironpost.model import Pieces
 
     Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
-
-HELD: Final = 64 * 1024
-"""Octets up to which content is sent from memory in one piece."""
 
 
 class Source(Protocol):

@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Reply
-from ironpost.protocol.client import TIMEOUTS, ClientSession, State, Step, check_hostname
+from ironpost.protocol.client import CHUNK_LIMIT, TIMEOUTS, ClientSession, State, Step, check_hostname
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds to wait for TCP; the RFC names no limit."""
+HELD: Final = CHUNK_LIMIT
+"""Octets up to which a caller should read content whole and let the transaction hold it: no pieces to wait for."""
 _CALLERS_TURN: Final = frozenset({State.READY, State.CONTENT, State.CLOSED})
 _INTERRUPTED: Final = Reply(451, "4.3.0", ("The transaction was given up on this side",))
 
@@ -267,7 +269,7 @@ async def connect(
         remote: how outcomes call the peer; `host` if empty.
         timeouts: seconds by step.
         connect_timeout: seconds to wait for TCP.
-        chunking: use BDAT where it saves a round trip.
+        chunking: use BDAT for small content where the peer offers it.
 
     Raises:
         OSError: no connection (TimeoutError is one).

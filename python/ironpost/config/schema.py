@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ironpost.config.quantities import Endpoint, duration, endpoint, size
 from ironpost.model import Address
+from ironpost.policy.settings import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +105,7 @@ class Smtp(Section):
 
     listen: Annotated[tuple[Listen, ...], AfterValidator(_some)] = (Endpoint("127.0.0.1", 2525),)
     """Where to listen. Port 0 takes a free one."""
-    trusted: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+    trusted: tuple[Network, ...] = LOOPBACK
     """Networks whose clients may send to any domain. All others reach the local domains only."""
     max_message: Annotated[Size, _least(size, "64KiB")] = 1 << 30
     """Octets in the largest message, announced by SIZE (RFC 1870)."""

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
+from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
@@ -37,8 +37,6 @@ CONNECTION_MESSAGES: Final = 100
 """Messages sent over one connection before it is replaced, so that load spreads over equal hosts."""
 IDLE_SECONDS: Final = 5.0
 """How long a connection is kept without work."""
-HELD: Final = 64 * 1024
-"""Octets up to which a body is read in one piece and sent from memory."""
 
 _UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
 
@@ -103,7 +101,7 @@ class RemoteDelivery:
             connection_messages: messages over one connection.
             timeouts: seconds by step (RFC 5321 §4.5.3.2).
             connect_timeout: seconds to wait for TCP, each address.
-            chunking: use BDAT where it saves a round trip.
+            chunking: use BDAT for small content where the peer offers it.
 
         Raises:
             ValueError: `own_networks` holds what is neither address nor network.

@@ -36,7 +36,7 @@ class Settings:
         *,
         local_domains: Iterable[str] = ("localhost",),
         local_recipients: Iterable[str] | None = None,
-        trusted_networks: Iterable[str] = ("127.0.0.0/8", "::1/128"),
+        trusted_networks: Iterable[str] = tuple(map(str, LOOPBACK)),
     ) -> Settings:
         """From text, as configuration holds it.
 

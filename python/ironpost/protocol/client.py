@@ -108,7 +108,7 @@ class ClientSession:
         Args:
             local_hostname: our domain or address literal, for EHLO (RFC 5321 §4.1.1.1).
             remote: how outcomes call the peer: `mx.example [192.0.2.1]`.
-            chunking: use BDAT where it saves a round trip.
+            chunking: use BDAT for small content where the peer offers it.
             extensions: what decides the parameters of MAIL.
 
         Raises:
