@@ -38,6 +38,13 @@ PROGRAMS: dict[str, Program] = {
     "postfix": Program("usr/sbin/postfix", ("postfix", "libicu72")),
     "swaks": Program("usr/bin/swaks", ("swaks",)),
     "msmtp": Program("usr/bin/msmtp", ("msmtp", "libgsasl18", "libgssglue1", "libntlm0", "libsecret-1-0", "libidn12")),
+    "exim4": Program("usr/sbin/exim4", ("exim4-daemon-light", "exim4-base", "libidn12")),
+    "haproxy": Program(
+        "usr/sbin/haproxy",
+        ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1", "libpcre2-posix3"),
+    ),
+    "nginx": Program("usr/sbin/nginx", ("nginx", "libnginx-mod-mail")),
+    "opensmtpd": Program("usr/sbin/smtpd", ("opensmtpd",)),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
 }
 
