@@ -33,20 +33,31 @@ def environment(**more: str) -> dict[str, str]:
 class Running:
     """One `ironpost serve`, its configuration and its folder."""
 
-    def __init__(self, folder: Path, text: str) -> None:
-        """Writes the configuration; `start` starts. `text` is TOML that stands behind `data` and `[smtp]`."""
+    def __init__(self, folder: Path, text: str, listeners: tuple[str, ...] = ()) -> None:
+        """Writes the configuration; `start` starts.
+
+        `text` is TOML that stands behind `[smtp]`. Each of `listeners` is the TOML of one `[[listener]]`, which gets a
+        free port of 127.0.0.1 if it has no `listen`; without any there is one with the role `mx`.
+        """
         self.folder = folder
         self.data = folder / "data"
         self.file = folder / "ironpost.toml"
         self.port = 0
+        """Of the first listener."""
+        self.ports: dict[str, int] = {}
+        """By role: that of the first listener with it."""
         self.said: list[str] = []
+        self.listeners = listeners or ('role = "mx"',)
         self.configure(text)
         self.process: subprocess.Popen[str] | None = None
 
     def configure(self, text: str) -> None:
         """Writes the configuration anew."""
-        listen = '[smtp]\nlisten = ["127.0.0.1:0"]\n'
-        self.file.write_text(f'data = "{self.data}"\nhostname = "mx.example"\n{listen}{text}')
+        listeners = ""
+        for listener in self.listeners:
+            where = "" if re.search("^listen =", listener, re.M) else 'listen = ["127.0.0.1:0"]\n'
+            listeners += f"[[listener]]\n{where}{listener}\n"
+        self.file.write_text(f'data = "{self.data}"\nhostname = "mx.example"\n{listeners}[smtp]\n{text}')
 
     def start(self) -> Running:
         """Starts it and waits until it says that it listens."""
@@ -64,9 +75,9 @@ class Running:
             assert line, f"the server did not start: {self.log()}"
             self.said.append(line.rstrip())
         guard.cancel()
-        match = re.search(r"listening on 127\.0\.0\.1:(\d+)", "\n".join(self.said))
-        assert match is not None, self.said
-        self.port = int(match[1])
+        found = re.findall(r"^listening on 127\.0\.0\.1:(\d+) for (\w+)", "\n".join(self.said), re.M)
+        self.ports = {role: int(port) for port, role in reversed(found)}
+        self.port = int(found[0][0]) if found else 0
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -126,14 +137,14 @@ def wait_until() -> Callable[[Callable[[], bool], Callable[[], str]], None]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[str], Running]]:
-    """Starts servers; each is killed at the end if it still runs."""
+def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts servers, `serve(text, *listeners)` as `Running` says; each is killed at the end if it still runs."""
     started: list[Running] = []
 
-    def start(text: str = "") -> Running:
+    def start(text: str = "", *listeners: str) -> Running:
         folder = tmp_path / f"server{len(started)}"
         folder.mkdir()
-        started.append(Running(folder, text))
+        started.append(Running(folder, text, listeners))
         return started[-1].start()
 
     yield start

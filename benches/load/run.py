@@ -228,7 +228,7 @@ def contestants(what: str, folder: Path) -> list[Contestant]:
         found.append(Contestant("ironpost", ours("hold_server.py", str(port), str(folder / "data")), port))
     else:
         (folder / "ironpost.toml").write_text(
-            f'data = "{folder / "data"}"\n[smtp]\nlisten = ["127.0.0.1:{port}"]\n'
+            f'data = "{folder / "data"}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
             f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{sink.port}"]\n'
         )
         command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(folder / "ironpost.toml")]

@@ -11,25 +11,17 @@ import contextlib
 import logging
 import resource
 import socket
-from functools import partial
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from ironpost import wire
+from ironpost.compose_delivery import Ways, routes
+from ironpost.compose_listeners import Place, places, session_settings, timeouts_of
 from ironpost.config import ConfigError
-from ironpost.config.schema import FIXED
-from ironpost.delivery.maildir import Maildir
-from ironpost.delivery.next_hop import LOOPBACK
-from ironpost.delivery.remote import RemoteDelivery
-from ironpost.lookup.dns import DnsResolver
-from ironpost.model.ports import Answer, ResolverError
+from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
 from ironpost.policy import settings as policy_settings
 from ironpost.policy.checks import configured
-from ironpost.protocol.settings import Settings
 from ironpost.queue.retry import RetryLaw
-from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
-from ironpost.server import Server, Timeouts
 from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.control import ControlError, ControlServer
@@ -43,22 +35,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.config import Configuration
-    from ironpost.config.quantities import Endpoint
-    from ironpost.delivery import Agent
-    from ironpost.model.ports import Resolver
 
 SPARE_FILES = 512
 """Descriptors beyond those of connections: the store, deliveries, DNS."""
 
 log = logging.getLogger("ironpost.compose")
-
-
-class ListenError(Exception):
-    """An address cannot be listened on; the cause is the OSError."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(f"cannot listen on {endpoint}")
-        self.endpoint = endpoint
 
 
 class DataError(Exception):
@@ -78,16 +59,12 @@ class System:
         self._again = again
         self._clock = SystemClock()
         self._random = SystemRandom()
-        self._servers: list[Server] = []
-        self._ways: _Ways
+        self.places: list[Place] = []
+        """Where it listens."""
+        self._ways: Ways
         self._runner: QueueRunner
         self._store: SqliteStore
         self._supervisor: Supervisor
-
-    @property
-    def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens, once it runs."""
-        return [address for server in self._servers for address in server.addresses]
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Runs until a signal; calls `ready` when it listens.
@@ -97,16 +74,16 @@ class System:
             SchemaError: another version of ironpost wrote the data.
         """
         configuration = self.configuration
-        _raise_file_limit(configuration.smtp.max_connections * len(configuration.smtp.listen) + SPARE_FILES)
+        _raise_file_limit(_connections(configuration) + SPARE_FILES)
         try:
             self._store = SqliteStore.at(configuration.data, now=self._clock.now, reserve=configuration.queue.reserve)
         except OSError as error:
             raise DataError(configuration.data) from error
         name = _own_name(configuration)
-        self._ways = _Ways(configuration, name, self._clock, self._random)
+        self._ways = Ways(configuration, name, self._clock, self._random)
         self._runner = QueueRunner(
             store=self._store,
-            routes=_routes(configuration),
+            routes=routes(configuration),
             agents=self._ways.agent,
             clock=self._clock,
             random=self._random,
@@ -114,25 +91,14 @@ class System:
             law=RetryLaw(expiry=configuration.queue.expire),
             concurrency=configuration.queue.concurrency,
         )
-        handler = self._handler(configuration, name)
-        self._servers = [
-            Server(
-                handler,
-                endpoint.host,
-                endpoint.port,
-                settings=_session_settings(configuration, name),
-                timeouts=_timeouts(configuration),
-                max_connections=configuration.smtp.max_connections,
-            )
-            for endpoint in configuration.smtp.listen
-        ]
+        self.places = places(configuration, name, self._handler(configuration, name))
         commands = {"reload": self._command_reload, "retry": self._retry, "drop": self._drop, "status": self._status}
         parts: list[Part] = [
             _Held(self._store.close),
             _Held(self._ways.close),
             Loop(self._runner.start, self._runner.stop),
             _Control(ControlServer(configuration.control, commands), configuration.data),
-            *map(_Listener, self._servers, configuration.smtp.listen),
+            *self.places,
         ]
         self._supervisor = Supervisor(parts, self.reload)
         await self._supervisor.run(ready)
@@ -149,24 +115,27 @@ class System:
             ConfigError, ControlError: it cannot be used; nothing has changed.
         """
         new, old = self._again(), self.configuration
-        fixed = [".".join(path) for path in FIXED if _value(new, path) != _value(old, path)]
+        fixed = _fixed_differences(old, new)
         if fixed:
             raise ControlError(f"a reload cannot change {' and '.join(fixed)}: restart the server for that")
-        if new == old:
+        if new.hash == old.hash:
             return f"nothing has changed (configuration {old.hash})"
         name = _own_name(new)
-        routes = _routes(new)
-        handler, settings, timeouts = self._handler(new, name), _session_settings(new, name), _timeouts(new)
+        new_routes = routes(new)
+        handler = self._handler(new, name)
+        settings = [session_settings(new, listener, name) for listener in new.listener]
+        timeouts = [timeouts_of(new, listener) for listener in new.listener]
         # From here on nothing can fail.
         self.configuration = new
         records.set_level(new.log.level)
-        self._runner.routes = routes
+        self._runner.routes = new_routes
         self._ways.deliver_to(new.maildir)
-        for server in self._servers:
+        for place in self.places:
+            server = place.server
             server.handler = handler
-            server.settings = settings
-            server.timeouts = timeouts
-            server.max_connections = new.smtp.max_connections
+            server.settings = settings[place.listener]
+            server.timeouts = timeouts[place.listener]
+            server.max_connections = new.limits_of(new.listener[place.listener]).connections
         return f"configuration {new.hash} replaces {old.hash}"
 
     def _handler(self, configuration: Configuration, name: str) -> Inbound:
@@ -208,8 +177,12 @@ class System:
         del request
         return {
             "configuration": self.configuration.hash,
-            "listening": [list(address) for address in self.addresses],
-            "connections": sum(len(server.connections) for server in self._servers),
+            "listening": [
+                {"role": place.role, "tls": place.tls, "at": str(bound)}
+                for place in self.places
+                for bound in place.bound
+            ],
+            "connections": sum(len(place.server.connections) for place in self.places),
         }
 
     async def _known(self, request: Mapping[str, Any]) -> list[str]:
@@ -220,46 +193,6 @@ class System:
         if unknown:
             raise ControlError(f"no message {', '.join(unknown)} in the queue; nothing was changed")
         return ids
-
-
-class _Ways:
-    """The delivery agents."""
-
-    def __init__(self, configuration: Configuration, name: str, clock: SystemClock, random: SystemRandom) -> None:
-        self._make = partial(Maildir, clock=clock, random=random, host=name)
-        self._maildir = self._make(configuration.maildir)
-        self._former: list[Maildir] = []
-        self._remote = RemoteDelivery(
-            _resolver(),
-            random,
-            local_hostname=name if "." in name else None,
-            own_names=(name,),
-            own_networks=(*LOOPBACK, *_own_addresses(configuration)),
-        )
-
-    def agent(self, route: Route) -> Agent:
-        """The agent of a route."""
-        return self._maildir if route.kind is Kind.LOCAL else self._remote.agent(route)
-
-    def deliver_to(self, path: Path) -> None:
-        """Local mail goes there from now on; what is being delivered ends where it began."""
-        if path != self._maildir.path:
-            self._former.append(self._maildir)
-            self._maildir = self._make(path)
-
-    async def close(self) -> None:
-        """Ends connections and threads."""
-        await self._remote.close()
-        for maildir in (*self._former, self._maildir):
-            maildir.close()
-
-
-def _routes(configuration: Configuration) -> Routes:
-    rules = [
-        Rule(rule.domains, Route.smart(Host(hop.host, hop.port) for hop in rule.smart_host))
-        for rule in configuration.route
-    ]
-    return Routes(configuration.local.domains, rules)
 
 
 class _Held:
@@ -287,52 +220,6 @@ class _Control:
             raise DataError(self._data) from error
 
 
-class _Listener:
-    """A server on its address."""
-
-    def __init__(self, server: Server, endpoint: Endpoint) -> None:
-        self._server = server
-        self._endpoint = endpoint
-        self.stop = server.stop
-
-    async def start(self) -> None:
-        try:
-            await self._server.start()
-        except OSError as error:
-            raise ListenError(self._endpoint) from error
-
-
-class _NoResolver:
-    """For a system that names no name server: local mail and smart hosts by address work, the rest waits."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
-
-    async def mx(self, _domain: str, /) -> Answer:
-        raise ResolverError(self._reason)
-
-    addresses = mx
-
-
-def _resolver() -> Resolver:
-    try:
-        return DnsResolver()
-    except ResolverError as error:
-        log.warning("mail that needs DNS will wait: %s", error)
-        return _NoResolver(str(error))
-
-
-def _own_addresses(configuration: Configuration) -> list[str]:
-    """Where other systems' mail reaches this one: an MX that leads there is a loop."""
-    found = []
-    for endpoint in configuration.smtp.listen:
-        with contextlib.suppress(ValueError):  # a name
-            address = ip_address(endpoint.host)
-            if endpoint.port == SMTP_PORT and not address.is_unspecified:
-                found.append(str(address))
-    return found
-
-
 def _own_name(configuration: Configuration) -> str:
     """What the server calls itself: as configured, else the machine's full name, else its short one."""
     if configuration.hostname is not None:
@@ -345,19 +232,27 @@ def _own_name(configuration: Configuration) -> str:
     return "localhost"
 
 
-def _session_settings(configuration: Configuration, name: str) -> Settings:
-    smtp = configuration.smtp
-    return Settings(hostname=name, max_size=smtp.max_message, max_recipients=smtp.max_recipients)
-
-
-def _timeouts(configuration: Configuration) -> Timeouts:
-    return Timeouts(command=configuration.smtp.command_timeout, data=configuration.smtp.data_timeout)
+def _fixed_differences(old: Configuration, new: Configuration) -> list[str]:
+    """The key paths of what differs and cannot change while the server runs."""
+    found = [".".join(path) for path in FIXED if _value(new, path) != _value(old, path)]
+    if len(new.listener) != len(old.listener):
+        return [*found, "the number of listeners"]
+    for number, (before, after) in enumerate(zip(old.listener, new.listener, strict=True), 1):
+        found += [f"listener[{number}].{key}" for key in FIXED_LISTENER if getattr(before, key) != getattr(after, key)]
+    return found
 
 
 def _value(configuration: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         configuration = getattr(configuration, name)
     return configuration
+
+
+def _connections(configuration: Configuration) -> int:
+    """The most connections that clients can have at one time."""
+    return sum(
+        configuration.limits_of(listener).connections * len(listener.listen) for listener in configuration.listener
+    )
 
 
 def _raise_file_limit(wanted: int) -> None:
@@ -370,5 +265,5 @@ def _raise_file_limit(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, target), hard))
     if target < wanted:
         log.warning(
-            "%d open files are allowed, %d may be needed: raise the limit, or lower max_connections", target, wanted
+            "%d open files are allowed, %d may be needed: raise the limit, or lower limits.connections", target, wanted
         )

@@ -23,7 +23,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("protocol", "message", "policy", "queue", "routing", "reports"),
     ("server", "client", "delivery", "storage", "lookup"),
-    ("service", "config", "compose", "cli", "compat", "testing"),
+    ("service", "config", "compose", "compose_listeners", "compose_delivery", "cli", "compat", "testing"),
 )
 """Inner to outer. A module imports from its own tier and inward."""
 

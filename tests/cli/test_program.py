@@ -42,7 +42,7 @@ def ironpost(
 
 def configured(folder: Path, text: str = "", port: int = 0) -> Path:
     file = folder / "ironpost.toml"
-    file.write_text(f'data = "data"\n[smtp]\nlisten = ["127.0.0.1:{port}"]\n{text}')
+    file.write_text(f'data = "data"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n[smtp]\n{text}')
     return file
 
 
@@ -59,16 +59,18 @@ def test_a_port_in_use_is_named_with_who_to_ask(tmp_path: Path) -> None:
     assert done.returncode == 75
     assert done.stderr.splitlines() == [
         f"ironpost: cannot listen on 127.0.0.1:{port}: another program listens there",
-        f"ironpost: find it with: ss -ltnp 'sport = :{port}', or choose another address with smtp.listen",
+        f"ironpost: find it with: ss -ltnp 'sport = :{port}', or choose another address with listener.listen",
     ]
 
 
 def test_an_address_that_is_not_ours_is_named(tmp_path: Path) -> None:
-    (tmp_path / "ironpost.toml").write_text('data = "data"\n[smtp]\nlisten = ["192.0.2.1:2525"]\n')
+    (tmp_path / "ironpost.toml").write_text('data = "data"\n[[listener]]\nrole = "mx"\nlisten = ["192.0.2.1:2525"]\n')
     done = ironpost(tmp_path, "serve")
     assert done.returncode == 69
     assert done.stderr == f"ironpost: cannot listen on 192.0.2.1:2525: {os.strerror(errno.EADDRNOTAVAIL)}\n"
-    (tmp_path / "ironpost.toml").write_text('data = "data"\n[smtp]\nlisten = ["nowhere.invalid:2525"]\n')
+    (tmp_path / "ironpost.toml").write_text(
+        'data = "data"\n[[listener]]\nrole = "mx"\nlisten = ["nowhere.invalid:2525"]\n'
+    )
     done = ironpost(tmp_path, "serve")
     assert done.returncode == 69
     assert done.stderr.startswith("ironpost: cannot listen on nowhere.invalid:2525: ")
@@ -108,7 +110,7 @@ def test_a_damaged_queue_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_data_directory_of_another_server_is_named_with_the_process(serve: Callable[[str], Any]) -> None:
+def test_a_data_directory_of_another_server_is_named_with_the_process(serve: Callable[..., Any]) -> None:
     server = serve("")
     done = server.run("serve", "-c", str(server.file))
     assert done.returncode == 75
@@ -120,7 +122,7 @@ def test_a_wrong_key_is_named_with_the_nearest_its_path_and_line(tmp_path: Path)
     for command in (["check"], ["check", str(file)], ["serve", "-c", str(file)], ["queue", "list"]):
         done = ironpost(tmp_path, *command)
         assert done.returncode == 78
-        assert 'ironpost.toml:4: smtp.max_mesage: unknown key; did you mean "max_message"?' in done.stderr
+        assert 'ironpost.toml:6: smtp.max_mesage: unknown key; did you mean "max_message"?' in done.stderr
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_the_queue_from_the_command_line(serve: Callable[[str], Any]) -> None:
         assert [message["id"] for message in server.json("queue", "list")] == [second["id"]]
 
 
-def test_reload_takes_over_what_is_good_and_keeps_the_old_where_it_is_not(serve: Callable[[str], Any]) -> None:
+def test_reload_takes_over_what_is_good_and_keeps_the_old_where_it_is_not(serve: Callable[..., Any]) -> None:
     server = serve("")
     reload = ("reload", "-c", str(server.file))
 
@@ -279,7 +281,7 @@ def test_reload_takes_over_what_is_good_and_keeps_the_old_where_it_is_not(serve:
     server.file.write_text(server.file.read_text().replace("trustd = []", "").replace('"127.0.0.1:0"', '"127.0.0.1:1"'))
     fixed = server.run(*reload)
     assert fixed.returncode == 78
-    assert b"a reload cannot change smtp.listen: restart the server for that" in fixed.stderr
+    assert b"a reload cannot change listener[1].listen: restart the server for that" in fixed.stderr
     assert accepted("a@new.example") == 250
 
 
@@ -294,7 +296,7 @@ def test_sighup_reloads(serve: Callable[[str], Any], wait_until: Callable[..., N
     assert server.stop(signal.SIGINT) == 0
 
 
-def test_the_log_is_one_json_object_a_line(serve: Callable[[str], Any]) -> None:
+def test_the_log_is_one_json_object_a_line(serve: Callable[..., Any]) -> None:
     server = serve("")
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
@@ -306,7 +308,7 @@ def test_the_log_is_one_json_object_a_line(serve: Callable[[str], Any]) -> None:
     assert accepted["recipients"] == ["a@localhost"]
 
 
-def test_a_full_disk_is_452_and_the_server_lives(serve: Callable[[str], Any]) -> None:
+def test_a_full_disk_is_452_and_the_server_lives(serve: Callable[..., Any]) -> None:
     server = serve('[queue]\nreserve = "1000000GiB"\n')
     for _ in range(2):
         with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:

@@ -7,17 +7,24 @@ from pathlib import Path
 
 from ironpost.cli import exits
 from ironpost.config import Configuration, default, parse
+from ironpost.config.listeners import DEFAULTS, Certificate, Listener
 from ironpost.config.schema import Route
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 
 
+TABLES = {"listener": Listener, "listener.limits": None, "tls.certificates": Certificate, "route": Route}
+"""What a key holds more than one of, or what is documented elsewhere."""
+
+
 def keys() -> set[str]:
     found = set()
     for name in Configuration.model_fields:
-        value = Route if name == "route" else getattr(default(), name)
-        inner = getattr(value if isinstance(value, type) else type(value), "model_fields", None)
-        found |= {name} if inner is None else {f"{name}.{key}" for key in inner}
+        value = TABLES.get(name) or type(getattr(default(), name))
+        for key in getattr(value, "model_fields", {"": None}):
+            path = f"{name}.{key}".rstrip(".")
+            table = TABLES.get(path)
+            found |= {path} if table is None else {f"{path}.{inner}" for inner in table.model_fields}
     return found
 
 
@@ -27,8 +34,18 @@ def test_every_key_is_in_the_table_with_its_default() -> None:
     for key, shown in rows.items():
         if value := re.fullmatch(r"`([^`]+)`", shown.strip()):
             section, _, name = key.rpartition(".")
+            if section == "listener":
+                first = '[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:2525"]'
+                assert parse(f"{first}\n{name} = {value[1]}") == parse(first), key
+                continue
             text = f"[{section}]\n{name} = {value[1]}" if section else f"{name} = {value[1]}"
             assert parse(text) == default(), key
+
+
+def test_the_defaults_by_role_are_in_their_table() -> None:
+    rows = re.findall(r"^\| (mx|submission|lmtp) \| `(\w+)` \| `(\w+)` \| `(\w+)` \| `(\w+)` \|", TEXT, re.M)
+    shown = {role: dict(zip(("tls", "newlines", "eight_bit", "auth"), values, strict=True)) for role, *values in rows}
+    assert shown == DEFAULTS
 
 
 def test_every_exit_code_is_in_the_table() -> None:

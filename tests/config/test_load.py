@@ -8,20 +8,56 @@ from pathlib import Path
 import pytest
 
 from ironpost.config import ConfigError, Configuration, default, load, parse
-from ironpost.config.quantities import Endpoint
+from ironpost.config.listeners import DEFAULTS
+from ironpost.config.quantities import Endpoint, SocketPath
+from ironpost.config.values import Secret, secret
 
 WHOLE = """
 data = "spool"
 hostname = "MX.example"
 
-[smtp]
+[[listener]]
+role = "mx"
 listen = ["127.0.0.1:2525", "[::1]:2525"]
+tls = "none"
+newlines = "accept"
+eight_bit = "accept"
+long_lines = "accept"
+max_line = "2KiB"
+auth = "offered"
+auth_in_clear = true
+proxy = ["192.0.2.0/24"]
+xclient = ["192.0.2.7/32"]
+pause = "3s"
+[listener.limits]
+connections = 50
+
+[[listener]]
+role = "lmtp"
+listen = ["unix:run/lmtp.sock"]
+
+[smtp]
 trusted = ["192.0.2.0/24"]
 max_message = "25MiB"
 max_recipients = 100
-max_connections = 50
+
+[tls]
+certificates = [{ chain = "chain.pem", key = "file:key.pem" }]
+minimum = "1.3"
+client_ca = "clients.pem"
+
+[limits]
+connections = 70
+connections_per_prefix = 7
+connection_rate = "60/m"
+errors = 3
+commands = 1000
+handshake_timeout = "20s"
 command_timeout = "30s"
 data_timeout = "2m"
+data_rate = "1KiB/s"
+write_timeout = "1m"
+session_time = "1h"
 
 [local]
 domains = ["Mail.example"]
@@ -42,12 +78,13 @@ smart_host = ["192.0.2.9:25"]
 
 [log]
 level = "warning"
+format = "text"
 """
 
 
 def test_the_default_is_what_make_run_promises() -> None:
     found = default()
-    assert found.smtp.listen == (Endpoint("127.0.0.1", 2525),)
+    assert [(one.role, one.listen) for one in found.listener] == [("mx", (Endpoint("127.0.0.1", 2525),))]
     assert found.smtp.trusted == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     assert found.local.domains == ("localhost",)
     assert found.maildir == Path("ironpost-data/mail")
@@ -57,9 +94,15 @@ def test_the_default_is_what_make_run_promises() -> None:
 def test_every_key_is_read_with_its_unit() -> None:
     found = parse(WHOLE)
     assert found.hostname == "mx.example"
-    assert found.smtp.listen == (Endpoint("127.0.0.1", 2525), Endpoint("::1", 2525))
+    assert found.listener[0].listen == (Endpoint("127.0.0.1", 2525), Endpoint("::1", 2525))
+    assert found.listener[1].listen == (SocketPath(Path("run/lmtp.sock")),)
+    assert found.listener[0].max_line == 2048
     assert found.smtp.max_message == 25 * 1024 * 1024
-    assert (found.smtp.command_timeout, found.smtp.data_timeout, found.queue.expire) == (30, 120, 259200)
+    limits = found.limits
+    assert (limits.command_timeout, limits.data_timeout, found.queue.expire) == (30, 120, 259200)
+    assert (limits.connection_rate, limits.data_rate, limits.session_time) == (1, 1024, 3600)
+    assert found.tls.certificates[0].key == Secret("file", "key.pem")
+    assert found.tls.certificates[0].chain == Path("chain.pem")
     assert found.local.domains == ("mail.example",)
     assert found.maildir == Path("inbox")
     assert [rule.domains for rule in found.route] == [("partner.example", "*.partner.example"), ("*",)]
@@ -70,8 +113,42 @@ def test_this_file_shows_every_key_there_is() -> None:
     found = parse(WHOLE)
     for name in Configuration.model_fields:
         assert name in found.model_fields_set
-    for section in (found.smtp, found.local, found.queue, found.log, found.route[0]):
+    sections = (
+        found.listener[0], found.smtp, found.tls, found.limits, found.local, found.queue, found.log, found.route[0],
+    )  # fmt: skip
+    for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
+
+
+def test_what_a_key_of_a_listener_is_depends_on_its_role() -> None:
+    text = "".join(f'[[listener]]\nrole = "{role}"\nlisten = ["127.0.0.1:0"]\n' for role in DEFAULTS)
+    mx, submission, lmtp = parse(text).listener
+    assert (mx.tls, mx.newlines, mx.eight_bit, mx.auth) == ("starttls", "reject", "reject", "none")
+    assert (submission.tls, submission.newlines, submission.eight_bit) == ("starttls", "normalise", "accept")
+    assert submission.auth == "required"
+    assert (lmtp.tls, lmtp.newlines, lmtp.eight_bit, lmtp.auth) == ("none", "reject", "accept", "none")
+
+
+def test_a_listener_has_the_common_limits_but_for_its_own() -> None:
+    found = parse(WHOLE)
+    mx, lmtp = map(found.limits_of, found.listener)
+    assert (mx.connections, mx.errors) == (50, 3)
+    assert lmtp == found.limits
+    same = parse(WHOLE.replace("[listener.limits]\nconnections = 50", "[listener.limits]\nconnections = 70"))
+    assert same.hash == parse(WHOLE.replace("[listener.limits]\nconnections = 50\n", "")).hash
+
+
+def test_a_secret_is_read_from_where_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    assert secret(f"file:{tmp_path / 'secret'}").read() == "s3cret"
+    monkeypatch.setenv("IRONPOST_TEST_SECRET", "from the environment")
+    assert secret("env:IRONPOST_TEST_SECRET").read() == "from the environment"
+    monkeypatch.delenv("IRONPOST_TEST_SECRET")
+    with pytest.raises(ValueError, match="the environment variable IRONPOST_TEST_SECRET is not set"):
+        secret("env:IRONPOST_TEST_SECRET").read()
+    for wrong in ("s3cret", "file:", "vault:x", 7):
+        with pytest.raises(ValueError, match="a secret is named by its place"):
+            secret(wrong)
 
 
 def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
@@ -84,26 +161,69 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[smtp]\nlisen = ["x:1"]', 'c.toml:2: smtp.lisen: unknown key; did you mean "listen"?'),
+        ('[smtp]\ntrust = ["x:1"]', 'c.toml:2: smtp.trust: unknown key; did you mean "trusted"?'),
+        (
+            '[[listener]]\nrole = "mx"\nlisten = ["x:1"]\ntsl = "none"',
+            'c.toml:4: listener[1].tsl: unknown key; did you mean "tls"?',
+        ),
+        (
+            '[[listener]]\nrole = "mx"\nlisten = ["x:1"]\n[listener.limits]\nerors = 1',
+            'c.toml:5: listener[1].limits.erors: unknown key; did you mean "errors"?',
+        ),
+        ('[[listener]]\nlisten = ["x:1"]', "c.toml:1: listener[1].role: this key is needed"),
+        (
+            '[[listener]]\nrole = "mta"\nlisten = ["x:1"]',
+            "c.toml:2: listener[1].role: input should be 'mx', 'submission' or 'lmtp'",
+        ),
+        (
+            '[[listener]]\nrole = "lmtp"\nlisten = ["[::]:25"]',
+            "c.toml:1: listener[1]: LMTP is not spoken on port 25 (RFC 2033 §5)",
+        ),
+        (
+            '[[listener]]\nrole = "submission"\nlisten = ["x:587"]\ntls = "none"',
+            'c.toml:1: listener[1]: nobody could log in: with tls = "none" passwords would come in clear; '
+            'set tls = "starttls", or allow it with auth_in_clear = true',
+        ),
+        (
+            '[[listener]]\nrole = "mx"\nlisten = ["unix:"]',
+            'c.toml:3: listener[1].listen[1]: a Unix socket is a path, like "unix:/run/ironpost/lmtp.sock"',
+        ),
+        (
+            '[tls]\ncertificates = [{ chain = "c.pem", key = "k.pem" }]',
+            "c.toml:2: tls.certificates[1].key: a secret is named by its place, like "
+            '"file:secrets/key.pem" or "env:IRONPOST_SECRET"',
+        ),
+        (
+            '[tls]\ncertificates = [{ chain = "c.pem", key = "env:KEY" }]',
+            'c.toml:2: tls.certificates[1].key: this secret is a file of its own, like "file:secrets/key.pem"',
+        ),
+        (
+            "[limits]\nconnection_rate = 60",
+            'c.toml:2: limits.connection_rate: a rate is a whole number, a stroke and a unit (s, m, h, d), like "60/m"',
+        ),
+        (
+            '[limits]\ndata_rate = "100B"',
+            'c.toml:2: limits.data_rate: a data rate is a size for each second, like "100B/s"',
+        ),
         ("dta = 1", 'c.toml:1: dta: unknown key; did you mean "data"?'),
         (
             'hostname = "é.example"',
             'c.toml:1: hostname: "é.example" is not ASCII: write its A-label, which starts with xn--',
         ),
-        ("\n[log]\nzzz = 1", "c.toml:3: log.zzz: unknown key; the keys here are level"),
+        ("\n[log]\nzzz = 1", "c.toml:3: log.zzz: unknown key; the keys here are format, level"),
         (
             '[[route]]\ndomains = ["*"]\nsmart_host = ["a.example:25"]\nsmarthost = 1',
             'c.toml:4: route[1].smarthost: unknown key; did you mean "smart_host"?',
         ),
         ('[[route]]\ndomains = ["*"]', "c.toml:1: route[1].smart_host: this key is needed"),
         (
-            '[smtp]\ncommand_timeout = "30"',
-            "c.toml:2: smtp.command_timeout: no unit: a duration is a whole number with a unit (s, m, h, d), "
+            '[limits]\ncommand_timeout = "30"',
+            "c.toml:2: limits.command_timeout: no unit: a duration is a whole number with a unit (s, m, h, d), "
             'like "30s"',
         ),
         (
-            "[smtp]\ncommand_timeout = 30",
-            "c.toml:2: smtp.command_timeout: no unit: a duration is a whole number with a unit (s, m, h, d), "
+            "[limits]\ncommand_timeout = 30",
+            "c.toml:2: limits.command_timeout: no unit: a duration is a whole number with a unit (s, m, h, d), "
             'like "30s"',
         ),
         (
@@ -116,12 +236,14 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
             'c.toml:2: smtp.max_message: a size is a whole number with a unit (B, KiB, MiB, GiB), like "25MiB"',
         ),
         (
-            '[smtp]\nlisten = [\n  "127.0.0.1:25",\n  "nonsense",\n]',
-            'c.toml:2: smtp.listen[2]: an endpoint is a host, a colon and a port, like "127.0.0.1:25" or "[::1]:25"',
+            '[[listener]]\nrole = "mx"\nlisten = [\n  "127.0.0.1:25",\n  "nonsense",\n]',
+            "c.toml:3: listener[1].listen[2]: an endpoint is a host, a colon and a port, "
+            'like "127.0.0.1:25" or "[::1]:25"',
         ),
         (
-            '[smtp]\nlisten = ["127.0.0.1:70000"]',
-            'c.toml:2: smtp.listen[1]: an endpoint is a host, a colon and a port, like "127.0.0.1:25" or "[::1]:25"',
+            '[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:70000"]',
+            "c.toml:3: listener[1].listen[1]: an endpoint is a host, a colon and a port, "
+            'like "127.0.0.1:25" or "[::1]:25"',
         ),
         (
             '[[route]]\ndomains=["*"]\nsmart_host=["a.example:0"]',
@@ -134,15 +256,18 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         ("[smtp]\nmax_recipients = 99", "c.toml:2: smtp.max_recipients: input should be greater than or equal to 100"),
         ('[smtp]\nmax_message = "1KiB"', "c.toml:2: smtp.max_message: the least is 64KiB"),
-        ('[smtp]\ndata_timeout = "0s"', "c.toml:2: smtp.data_timeout: the least is 1s"),
+        ('[limits]\ndata_timeout = "0s"', "c.toml:2: limits.data_timeout: the least is 1s"),
         ('[queue]\nexpire = "59s"', "c.toml:2: queue.expire: the least is 60s"),
         (
             '[queue]\nconcurrency = "9"',
             "c.toml:2: queue.concurrency: this is a whole number, without quotes and without a unit",
         ),
-        ('[smtp]\nlisten = "x:1"', 'c.toml:2: smtp.listen: this is a list: write it in brackets, like ["..."]'),
+        ('[smtp]\ntrusted = "x:1"', 'c.toml:2: smtp.trusted: this is a list: write it in brackets, like ["..."]'),
         ("data = 7", "c.toml:1: data: this is a path: write it in quotes"),
-        ("[smtp]\nlisten = []", "c.toml:2: smtp.listen: the list is empty; at least one entry is needed"),
+        (
+            "[[listener]]\nrole='mx'\nlisten = []",
+            "c.toml:3: listener[1].listen: the list is empty; at least one entry is needed",
+        ),
         ("smtp = 3", "c.toml:1: smtp: this is a table: write its keys under [smtp]"),
         ("[smtp\n", "c.toml: this is no TOML: "),
     ],

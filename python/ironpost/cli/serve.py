@@ -14,15 +14,19 @@ from ironpost import wire
 from ironpost.cli import exits, release
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration, source
-from ironpost.compose import DataError, ListenError, System
+from ironpost.compose import DataError, System
+from ironpost.compose_listeners import ListenError
 from ironpost.config import Configuration, default, load
+from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.service import collector, records
 from ironpost.storage.lock import DirectoryInUse
 from ironpost.storage.sqlite_schema import SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from ironpost.compose_listeners import Place
 
 
 def serve(named: Path | None) -> None:
@@ -56,15 +60,21 @@ def _cannot_listen(error: ListenError) -> Stop:
     assert isinstance(cause, OSError)
     if cause.errno == errno.EADDRINUSE:
         sentence = f"{error}: another program listens there\n" + (
-            f"find it with: ss -ltnp 'sport = :{error.endpoint.port}', or choose another address with smtp.listen"
+            f"find it with: {_finder(error.place)}, or choose another address with listener.listen"
         )
         return Stop(exits.TEMPORARY, sentence)
     if cause.errno in {errno.EACCES, errno.EPERM}:
         sentence = f"{error}: this user may not\n" + (
-            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another port with smtp.listen"
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another port with listener.listen"
         )
         return Stop(exits.NO_PERMISSION, sentence)
     return Stop(exits.UNAVAILABLE, f"{error}: {_reason(cause)}")
+
+
+def _finder(place: Endpoint | SocketPath) -> str:
+    if isinstance(place, SocketPath):
+        return f"ss -lxp src {place.path}"
+    return f"ss -ltnp 'sport = :{place.port}'"
 
 
 def _cannot_use(error: DataError) -> Stop:
@@ -107,16 +117,24 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def _banner(system: System, file: Path | None) -> list[str]:
     found = system.configuration
-    where = [f"{f'[{host}]' if ':' in host else host}:{port}" for host, port in system.addresses]
-    host, port = system.addresses[0]
     domain = found.local.domains[0] if found.local.domains else "localhost"
     origin = file or "built-in default"
     lines = [f"ironpost {release()}, {wire.IMPLEMENTATION} wire, configuration {found.hash} ({origin})"]
-    lines += [f"listening on {each}" for each in where]
+    lines += [f"listening on {bound} for {place.role}" for place, bound in _bound(system)]
+    _, bound = next(_bound(system))
+    if isinstance(bound, Endpoint):
+        lines += [
+            f"try:  swaks --server {bound.host} --port {bound.port} --to you@{domain}",
+            f"or:   printf 'Subject: hello\\r\\n\\r\\nworld\\r\\n' | curl -T - --mail-rcpt you@{domain} smtp://{bound}",
+        ]
     lines += [
-        f"try:  swaks --server {host} --port {port} --to you@{domain}",
-        f"or:   printf 'Subject: hello\\r\\n\\r\\nworld\\r\\n' | curl -T - --mail-rcpt you@{domain} smtp://{where[0]}",
         f"mail for {', '.join(f'*@{name}' for name in found.local.domains)} goes to the Maildir {found.maildir}",
         "stop with Ctrl-C",
     ]
     return lines
+
+
+def _bound(system: System) -> Iterator[tuple[Place, Endpoint | SocketPath]]:
+    for place in system.places:
+        for bound in place.bound:
+            yield place, bound

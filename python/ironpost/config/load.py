@@ -35,7 +35,7 @@ class Problem:
 
     sentence: str
     key: str = ""
-    """The key path, `smtp.listen`; empty if the file is no TOML at all."""
+    """The key path, `smtp.trusted`; empty if the file is no TOML at all."""
     line: int | None = None
     """From 1."""
 
@@ -99,7 +99,9 @@ def _problem(text: str, kind: str, place: Key, message: str) -> Problem:
     if kind == "model_type":
         return Problem(f"this is a table: write its keys under [{key}]", key, line)
     sentence = SENTENCES.get(kind, message.removeprefix("Value error, "))
-    return Problem(sentence[:1].lower() + sentence[1:], key, line)
+    if not sentence[1:2].isupper():  # pydantic's sentences have a capital, those of ours start with names too
+        sentence = sentence[:1].lower() + sentence[1:]
+    return Problem(sentence, key, line)
 
 
 def _unknown(place: Key) -> str:

@@ -1,4 +1,4 @@
-"""Values with a unit, and addresses of hosts, as people write them in a configuration.
+"""Values with a unit, and addresses to listen on or to connect to, as people write them in a configuration.
 
 Promises: one way to write each; what parses has one meaning.
 Refuses: numbers without a unit, fractions, unknown units, with a ValueError whose sentence shows a right example.
@@ -7,6 +7,7 @@ Refuses: numbers without a unit, fractions, unknown units, with a ValueError who
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 SECONDS: dict[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -43,6 +44,30 @@ def _quantity(value: object, units: dict[str, int], what: str, example: str) -> 
     return int(match[1]) * units[match[2]]
 
 
+def rate(value: object) -> float:
+    """Times a second in `10/s`, `60/m`, `1000/h` or `5000/d`.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    match = re.fullmatch(r"([0-9]+)/([smhd])", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('a rate is a whole number, a stroke and a unit (s, m, h, d), like "60/m"')
+    return int(match[1]) / SECONDS[match[2]]
+
+
+def size_rate(value: object) -> float:
+    """Octets a second in `100B/s` or `1KiB/s`.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    text, stroke, unit = value.rpartition("/") if isinstance(value, str) else ("", "", "")
+    if stroke and unit == "s":
+        return float(size(text))
+    raise ValueError('a data rate is a size for each second, like "100B/s"')
+
+
 class Endpoint(NamedTuple):
     """A host and a port."""
 
@@ -66,3 +91,26 @@ def endpoint(value: object) -> Endpoint:
     if match is None or int(match[3]) > 65535:
         raise ValueError('an endpoint is a host, a colon and a port, like "127.0.0.1:25" or "[::1]:25"')
     return Endpoint(match[1] or match[2], int(match[3]))
+
+
+class SocketPath(NamedTuple):
+    """A Unix socket."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+def listening(value: object) -> Endpoint | SocketPath:
+    """The endpoint in `127.0.0.1:25`, or the socket in `unix:/run/ironpost/lmtp.sock`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(value, str) and value.startswith("unix:"):
+        path = value.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise ValueError('a Unix socket is a path, like "unix:/run/ironpost/lmtp.sock"')
+        return SocketPath(Path(path))
+    return endpoint(value)

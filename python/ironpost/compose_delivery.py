@@ -1,0 +1,104 @@
+"""The part of the composition that sends: routes and delivery agents from a configuration.
+
+Promises: local mail goes to one Maildir, which a reload may change; what is being delivered ends where it began. A
+system without a name server delivers what needs no DNS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from functools import partial
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from ironpost.config.quantities import Endpoint
+from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.next_hop import LOOPBACK
+from ironpost.delivery.remote import RemoteDelivery
+from ironpost.lookup.dns import DnsResolver
+from ironpost.model.ports import Answer, ResolverError
+from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ironpost.config import Configuration
+    from ironpost.delivery import Agent
+    from ironpost.model.ports import Resolver
+    from ironpost.service.clock import SystemClock, SystemRandom
+
+log = logging.getLogger("ironpost.compose")
+
+
+class Ways:
+    """The delivery agents."""
+
+    def __init__(self, configuration: Configuration, name: str, clock: SystemClock, random: SystemRandom) -> None:
+        self._make = partial(Maildir, clock=clock, random=random, host=name)
+        self._maildir = self._make(configuration.maildir)
+        self._former: list[Maildir] = []
+        self._remote = RemoteDelivery(
+            _resolver(),
+            random,
+            local_hostname=name if "." in name else None,
+            own_names=(name,),
+            own_networks=(*LOOPBACK, *_own_addresses(configuration)),
+        )
+
+    def agent(self, route: Route) -> Agent:
+        """The agent of a route."""
+        return self._maildir if route.kind is Kind.LOCAL else self._remote.agent(route)
+
+    def deliver_to(self, path: Path) -> None:
+        """Local mail goes there from now on; what is being delivered ends where it began."""
+        if path != self._maildir.path:
+            self._former.append(self._maildir)
+            self._maildir = self._make(path)
+
+    async def close(self) -> None:
+        """Ends connections and threads."""
+        await self._remote.close()
+        for maildir in (*self._former, self._maildir):
+            maildir.close()
+
+
+def routes(configuration: Configuration) -> Routes:
+    """Where mail goes, by the configuration's rules."""
+    rules = [
+        Rule(rule.domains, Route.smart(Host(hop.host, hop.port) for hop in rule.smart_host))
+        for rule in configuration.route
+    ]
+    return Routes(configuration.local.domains, rules)
+
+
+class _NoResolver:
+    """For a system that names no name server: local mail and smart hosts by address work, the rest waits."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def mx(self, _domain: str, /) -> Answer:
+        raise ResolverError(self._reason)
+
+    addresses = mx
+
+
+def _resolver() -> Resolver:
+    try:
+        return DnsResolver()
+    except ResolverError as error:
+        log.warning("mail that needs DNS will wait: %s", error)
+        return _NoResolver(str(error))
+
+
+def _own_addresses(configuration: Configuration) -> list[str]:
+    """Where other systems' mail reaches this one: an MX that leads there is a loop."""
+    found = []
+    for place in (place for listener in configuration.listener for place in listener.listen):
+        if isinstance(place, Endpoint) and place.port == SMTP_PORT:
+            with contextlib.suppress(ValueError):  # a name
+                address = ip_address(place.host)
+                if not address.is_unspecified:
+                    found.append(str(address))
+    return found

@@ -1,0 +1,106 @@
+"""The part of the composition that receives: a server for each address of each `[[listener]]`, by its role.
+
+Promises: what a listener's keys say is what its server does; a reload gives new sessions the new keys and leaves open
+sessions alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ironpost.config.quantities import Endpoint
+from ironpost.protocol.settings import Settings
+from ironpost.server import Server, Timeouts
+
+if TYPE_CHECKING:
+    from ironpost.config import Configuration, Listener
+    from ironpost.config.quantities import SocketPath
+    from ironpost.protocol.handler import Handler
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the cause is the OSError."""
+
+    def __init__(self, place: Endpoint | SocketPath) -> None:
+        super().__init__(f"cannot listen on {place}")
+        self.place = place
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One address of one listener, and its server: a part of the running system."""
+
+    listener: int
+    """Which `[[listener]]`, from 0."""
+    role: str
+    tls: str
+    where: Endpoint | SocketPath
+    server: Server
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            ListenError: the address cannot be had.
+        """
+        try:
+            await self.server.start()
+        except OSError as error:
+            raise ListenError(self.where) from error
+
+    async def stop(self) -> None:
+        """Ends every session, then returns."""
+        await self.server.stop()
+
+    @property
+    def bound(self) -> list[Endpoint | SocketPath]:
+        """Where it listens, with the ports that were given for port 0."""
+        return [Endpoint(*address) for address in self.server.addresses]
+
+
+def places(configuration: Configuration, name: str, handler: Handler) -> list[Place]:
+    """A server for each address, not started."""
+    found: list[Place] = []
+    for number, listener in enumerate(configuration.listener):
+        settings, timeouts = session_settings(configuration, listener, name), timeouts_of(configuration, listener)
+        limits = configuration.limits_of(listener)
+        for where in listener.listen:
+            assert isinstance(where, Endpoint)
+            server = Server(
+                handler,
+                where.host,
+                where.port,
+                settings=settings,
+                timeouts=timeouts,
+                max_connections=limits.connections,
+            )
+            found.append(Place(number, listener.role, listener.tls, where, server))
+    return found
+
+
+def session_settings(configuration: Configuration, listener: Listener, name: str) -> Settings:
+    """What the sessions of a listener have in common.
+
+    Args:
+        configuration: for what all listeners share.
+        listener: for its own keys.
+        name: what the server calls itself.
+    """
+    smtp, limits = configuration.smtp, configuration.limits_of(listener)
+    return Settings(
+        hostname=name,
+        max_size=smtp.max_message,
+        max_recipients=smtp.max_recipients,
+        max_errors=limits.errors,
+        max_commands=limits.commands,
+        max_body_line=listener.max_line,
+        long_lines=listener.long_lines,
+        newlines=listener.newlines,
+    )
+
+
+def timeouts_of(configuration: Configuration, listener: Listener) -> Timeouts:
+    """How long the sessions of a listener may take for what."""
+    limits = configuration.limits_of(listener)
+    return Timeouts(command=limits.command_timeout, data=limits.data_timeout, write=limits.write_timeout)

@@ -1,0 +1,161 @@
+"""The types of a configuration's values, as pydantic takes them: each reads text that a person wrote.
+
+Promises: a value that is none is refused with a sentence that shows a right one. A secret is never in the
+configuration itself: it names the file or the variable that holds it, so a configuration can be shown and hashed.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
+
+from ironpost.config.quantities import (
+    Endpoint,
+    SocketPath,
+    duration,
+    endpoint,
+    listening,
+    rate,
+    size,
+    size_rate,
+)
+from ironpost.model import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Section(BaseModel):
+    """A table: frozen, and closed to keys that it does not name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Secret(NamedTuple):
+    """Where a secret is kept."""
+
+    kind: Literal["file", "env"]
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+    @property
+    def path(self) -> Path:
+        """The file, of a secret that is in one."""
+        return Path(self.name)
+
+    def read(self) -> str:
+        """The secret, without the line end behind it.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the variable is not set, or the file is not UTF-8; the text says which.
+        """
+        if self.kind == "env":
+            found = os.environ.get(self.name)
+            if found is None:
+                raise ValueError(f"the environment variable {self.name} is not set")
+            return found
+        return self.path.read_text(encoding="utf-8").rstrip("\r\n")
+
+
+def secret(value: object) -> Secret:
+    """The place in `file:PATH` or `env:NAME`.
+
+    Raises:
+        ValueError: if it is anything else, the secret itself for instance.
+    """
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not colon or not name or "\0" in name or kind not in {"file", "env"}:
+        raise ValueError('a secret is named by its place, like "file:secrets/key.pem" or "env:IRONPOST_SECRET"')
+    return Secret("file" if kind == "file" else "env", name)
+
+
+def _secret_file(value: object) -> Secret:
+    found = secret(value)
+    if found.kind != "file":
+        raise ValueError('this secret is a file of its own, like "file:secrets/key.pem"')
+    return found
+
+
+def _domain(value: object) -> str:
+    """A domain in lower case, or `ValueError`."""
+    if not isinstance(value, str) or not value:
+        raise ValueError('a domain is a name like "mail.example"')
+    try:
+        return Address("x", value).key
+    except ValueError as fault:
+        raise ValueError(f'"{value}" is no domain: {fault}') from None
+
+
+def _hostname(value: object) -> str:
+    """A domain that a greeting may hold."""
+    name = _domain(value)
+    if not name.isascii():  # RFC 6531 §3.7.1
+        raise ValueError(f'"{value}" is not ASCII: write its A-label, which starts with xn--')
+    return name
+
+
+def _pattern(value: object) -> str:
+    """A domain, `*.domain` for the names below it, or `*` for all."""
+    if value == "*":
+        return "*"
+    if isinstance(value, str) and value.startswith("*."):
+        return "*." + _domain(value[2:])
+    return _domain(value)
+
+
+def _hop(value: object) -> Endpoint:
+    """A next hop: an endpoint with a real port."""
+    found = endpoint(value)
+    if not found.port:
+        raise ValueError(f'"{value}": port 0 is no port to connect to')
+    return found
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    if not isinstance(value, str):
+        raise ValueError('a network is an address with a prefix length, like "192.0.2.0/24" or "2001:db8::/32"')
+    try:
+        return ip_network(value)
+    except ValueError as fault:
+        raise ValueError(f'a network is an address with a prefix length, like "192.0.2.0/24": {fault}') from None
+
+
+def least(read: Callable[[object], float], text: str) -> AfterValidator:
+    """Refuses a quantity below the one that `text` means to `read`."""
+
+    def check(value: float) -> float:
+        if value < read(text):
+            raise ValueError(f"the least is {text}")
+        return value
+
+    return AfterValidator(check)
+
+
+def some(values: tuple[object, ...]) -> tuple[object, ...]:
+    """Refuses an empty list."""
+    if not values:
+        raise ValueError("the list is empty; at least one entry is needed")
+    return values
+
+
+Duration = Annotated[float, BeforeValidator(duration)]
+Timeout = Annotated[float, BeforeValidator(duration), least(duration, "1s")]
+Size = Annotated[int, BeforeValidator(size)]
+Rate = Annotated[float, BeforeValidator(rate)]
+SizeRate = Annotated[float, BeforeValidator(size_rate)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Domain = Annotated[str, BeforeValidator(_domain)]
+Hostname = Annotated[str, BeforeValidator(_hostname)]
+Pattern = Annotated[str, BeforeValidator(_pattern)]
+Listen = Annotated[Endpoint | SocketPath, PlainValidator(listening), PlainSerializer(str)]
+Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str)]
+SecretPlace = Annotated[Secret, PlainValidator(secret), PlainSerializer(str)]
+SecretFile = Annotated[Secret, PlainValidator(_secret_file), PlainSerializer(str)]
