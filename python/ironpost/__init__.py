@@ -10,17 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ironpost.client import Client as Client
+    from ironpost.model.verdict import Verdict as Verdict
+    from ironpost.model.verdict import accept as accept
+    from ironpost.model.verdict import defer as defer
+    from ironpost.model.verdict import drop as drop
+    from ironpost.model.verdict import quarantine as quarantine
+    from ironpost.model.verdict import reject as reject
+    from ironpost.model.verdict import tarpit as tarpit
     from ironpost.server import BaseHandler as BaseHandler
     from ironpost.server import Server as Server
 
+_VERDICT = "ironpost.model.verdict"
 _LAZY = {
     "BaseHandler": "ironpost.server",
     "Client": "ironpost.client",
     "Server": "ironpost.server",
+    "Verdict": _VERDICT,
+    "accept": _VERDICT,
+    "defer": _VERDICT,
+    "drop": _VERDICT,
+    "quarantine": _VERDICT,
+    "reject": _VERDICT,
+    "tarpit": _VERDICT,
 }
 """Public name to the module that has it."""
 
-__all__ = ["BaseHandler", "Client", "Server"]
+__all__ = ["BaseHandler", "Client", "Server", "Verdict", "accept", "defer", "drop", "quarantine", "reject", "tarpit"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.model import Reply
-from ironpost.policy import ACCEPT, NEUTRAL, Action, Decision, Facts, Finding, Policy, Stage, Verdict
+from ironpost.model.verdict import Action, drop, quarantine, reject, tarpit
+from ironpost.policy import ACCEPT, NEUTRAL, Decision, Facts, Finding, Policy, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-NO = Verdict.refuse(Reply(550, "5.7.1", ("no",)))
+    from ironpost.model.verdict import Verdict
+
+NO = reject("no")
 
 
 @dataclass
@@ -80,10 +82,27 @@ def test_a_recipient_that_nobody_accepts_is_refused(later: bool) -> None:
     assert decide(stage=Stage.RECIPIENT).verdict.refused
 
 
-def test_a_refusal_has_a_reply_that_refuses() -> None:
-    with pytest.raises(ValueError, match="250"):
-        Verdict.refuse(Reply(250, "2.0.0", ("yes",)))
-    with pytest.raises(ValueError, match="needs a reply"):
-        Verdict(Action.REFUSE)
-    with pytest.raises(ValueError, match="nothing else has one"):
-        Verdict(Action.ACCEPT, Reply(550, "5.0.0", ("no",)))
+@pytest.mark.parametrize("later", [(False, False), (True, False), (False, True)])
+def test_a_quarantine_or_a_delay_colours_what_the_others_decide(later: tuple[bool, bool]) -> None:
+    apart = Says("apart", Finding(quarantine("odd"), "looks odd"), later=later[0])
+    slow = Says("slow", Finding(tarpit(5), "slow"), later=later[1])
+    assert decide(apart, slow).verdict == tarpit(5, quarantine("odd"))
+    assert decide(apart, slow, Says("yes", Finding(ACCEPT))).verdict == tarpit(5, quarantine("odd"))
+    refused = decide(apart, slow, Says("no", Finding(NO, "bad")), Says("never", Finding(ACCEPT)))
+    assert refused == (tarpit(5, NO), ("apart: looks odd", "slow: slow", "no: bad"))
+    assert decide(slow, slow, Says("gone", Finding(drop("abuse")))).verdict == tarpit(10, drop("abuse"))
+
+
+@pytest.mark.parametrize("verdict", [quarantine("odd"), tarpit(5), tarpit(5, quarantine("odd"))])
+def test_a_quarantine_or_a_delay_is_never_the_yes_that_a_recipient_needs(verdict: Verdict) -> None:
+    decision = decide(Says("n", Finding(verdict), Stage.RECIPIENT), stage=Stage.RECIPIENT)
+    assert decision.verdict.refused
+    assert decision.verdict.final.reply is not None
+    assert decision.verdict.final.reply.code == 550
+
+
+def test_a_delayed_refusal_decides() -> None:
+    never = Says("never", Finding(ACCEPT))
+    assert decide(Says("slow", Finding(tarpit(5, NO))), never).verdict == tarpit(5, NO)
+    assert never.asked == 0
+    assert decide(*(Says("slow", Finding(tarpit(200))),) * 2).verdict.action is Action.TARPIT

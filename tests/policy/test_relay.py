@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ironpost.model import Address
-from ironpost.policy import Action, Decision, Facts, Policy, Stage
+from ironpost.model.verdict import Action
+from ironpost.policy import Decision, Facts, Policy, Stage
 from ironpost.policy.checks import configured
 from ironpost.policy.settings import Settings
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ironpost.message.header import Header, HeaderError
-from ironpost.policy import NEUTRAL, Finding, Policy, Stage, Verdict
+from ironpost.model.verdict import Verdict
+from ironpost.policy import NEUTRAL, Finding, Policy, Stage
 from ironpost.policy.checks import configured
 from ironpost.policy.settings import Settings
 from ironpost.protocol import replies
@@ -371,7 +372,7 @@ class Looks:
 
     name = "looks"
 
-    def __init__(self, stage: Stage, verdict: Verdict = NEUTRAL, error: Exception | None = None) -> None:
+    def __init__(self, stage: Stage, verdict: Verdict | None = NEUTRAL, error: Exception | None = None) -> None:
         self.stage = stage
         self.verdict = verdict
         self.error = error

@@ -10,9 +10,11 @@ from ironpost.model.body import Body, Pieces
 from ironpost.model.envelope import Envelope, Origin, Recipient
 from ironpost.model.outcome import Disposition, Outcome
 from ironpost.model.reply import Reply
+from ironpost.model.verdict import Action, Verdict
 
 __all__ = [
     "NULL",
+    "Action",
     "Address",
     "Body",
     "Disposition",
@@ -22,4 +24,5 @@ __all__ = [
     "Pieces",
     "Recipient",
     "Reply",
+    "Verdict",
 ]

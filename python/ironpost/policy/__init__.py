@@ -6,6 +6,6 @@ line in `checks/__init__.py`. Pure: checks may await ports.
 """
 
 from ironpost.policy.pipeline import Policy
-from ironpost.policy.verdict import ACCEPT, NEUTRAL, Action, Check, Decision, Facts, Finding, Stage, Verdict
+from ironpost.policy.verdict import ACCEPT, NEUTRAL, Check, Decision, Facts, Finding, Stage
 
-__all__ = ["ACCEPT", "NEUTRAL", "Action", "Check", "Decision", "Facts", "Finding", "Policy", "Stage", "Verdict"]
+__all__ = ["ACCEPT", "NEUTRAL", "Check", "Decision", "Facts", "Finding", "Policy", "Stage"]

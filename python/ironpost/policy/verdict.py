@@ -1,7 +1,6 @@
-"""The vocabulary of policy: stages, facts, verdicts, decisions, and what a check is.
+"""The vocabulary of policy: stages, facts, findings, decisions, and what a check is. Verdicts are `model.verdict`'s.
 
-Promises: values are immutable, and a verdict that refuses carries the reply that says so.
-Refuses: a refusal without a 4yz or 5yz reply, with ValueError.
+Promises: what the pipeline says, and what a check finds, is immutable and carries its reasons.
 """
 
 from __future__ import annotations
@@ -10,10 +9,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
+from ironpost.model.verdict import accept
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
-    from ironpost.model import Address, Reply
+    from ironpost.model import Address
+    from ironpost.model.verdict import Verdict
 
 
 class Stage(Enum):
@@ -27,49 +29,17 @@ class Stage(Enum):
     """The whole content is there."""
 
 
-class Action(Enum):
-    """What a check says."""
-
-    NEUTRAL = "neutral"
-    """Nothing against it, nothing for it: ask the next check."""
-    ACCEPT = "accept"
-    """Accepted; later checks of the stage are not asked."""
-    REFUSE = "refuse"
-    """Refused with the verdict's reply, for now (4yz) or for good (5yz)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """An action, and the reply if it refuses."""
-
-    action: Action
-    reply: Reply | None = None
-
-    def __post_init__(self) -> None:
-        if (self.action is Action.REFUSE) != (self.reply is not None):
-            raise ValueError("a refusal needs a reply, and nothing else has one")
-        if self.reply is not None and self.reply.code < 400:
-            raise ValueError(f"a refusal cannot be answered with {self.reply.code}")
-
-    @classmethod
-    def refuse(cls, reply: Reply) -> Verdict:
-        """A refusal with that reply."""
-        return cls(Action.REFUSE, reply)
-
-    @property
-    def refused(self) -> bool:
-        """Whether the answer is no."""
-        return self.action is Action.REFUSE
-
-
-ACCEPT: Final = Verdict(Action.ACCEPT)
-NEUTRAL: Final = Verdict(Action.NEUTRAL)
+ACCEPT: Final = accept()
+NEUTRAL: Final = None
+"""No verdict: nothing against it, nothing for it, ask the next check."""
 
 
 class Finding(NamedTuple):
     """What one check says, and why."""
 
-    verdict: Verdict
+    verdict: Verdict | None
+    """None (`NEUTRAL`): the next check is asked. A quarantine or a tarpit colours the decision and leaves it to later
+    checks; every other verdict is the decision."""
     reason: str = ""
     """For people and the log; empty if there is nothing to say."""
 

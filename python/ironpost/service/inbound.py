@@ -223,7 +223,7 @@ class Inbound:
         return self._reply(stage, visit, await decision)
 
     def _reply(self, stage: Stage, visit: _Visit, decision: Decision) -> Reply | None:
-        reply = decision.verdict.reply
+        reply = decision.verdict.final.reply
         if reply is None:
             return None
         visit.refused += 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ironpost.message.trace import MAX_RECEIVED
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage, Verdict
+from ironpost.model.verdict import Verdict
+from ironpost.policy.verdict import NEUTRAL, Finding, Stage
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost.policy.verdict import ACCEPT, Finding, Stage, Verdict
+from ironpost.model.verdict import Verdict
+from ironpost.policy.verdict import ACCEPT, Finding, Stage
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
