@@ -55,7 +55,7 @@ def test_content_arrives_as_it_should_whatever_its_line_ends(lines: int) -> None
 
     asyncio.run(main())
     normal = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    assert handler.kept == [("a@a.example", {"SIZE": str(len(text))}, normal)] * 3
+    assert handler.kept == [("a@a.example", {"SIZE": len(text)}, normal)] * 3
 
 
 def test_declarations_and_refusals() -> None:
@@ -82,5 +82,5 @@ def test_declarations_and_refusals() -> None:
             assert len(result.refused) == len(result.accepted) == 1
 
     asyncio.run(main())
-    assert handler.kept[0] == ("é@a.example", {"SIZE": "4", "BODY": "8BITMIME", "SMTPUTF8": None}, "é\r\n".encode())
-    assert handler.kept[-1] == ("", {"SIZE": "6"}, b"last\r\n")
+    assert handler.kept[0] == ("é@a.example", {"SIZE": 4, "BODY": "8BITMIME", "SMTPUTF8": None}, "é\r\n".encode())
+    assert handler.kept[-1] == ("", {"SIZE": 6}, b"last\r\n")

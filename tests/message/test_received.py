@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.message.header import HeaderError
-from ironpost.message.received import keyword, literal, received
+from ironpost.message.received import literal, received
 from ironpost.model import Address, Origin
 
 NOW = 880127706.25
@@ -126,23 +126,6 @@ def test_utf8_stands_only_under_smtputf8() -> None:
 
 def test_a_quoted_recipient_is_one_token() -> None:
     assert ' for <"a b; c"@example.org>; ' in field(recipient='"a b; c"@example.org')
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    # RFC 3848 and RFC 6531 §4.3 register these.
-    [
-        ({"extended": False}, "SMTP"),
-        ({"extended": True}, "ESMTP"),
-        ({"extended": True, "tls": True}, "ESMTPS"),
-        ({"extended": True, "authenticated": True}, "ESMTPA"),
-        ({"extended": True, "tls": True, "authenticated": True}, "ESMTPSA"),
-        ({"extended": True, "utf8": True}, "UTF8SMTP"),
-        ({"extended": True, "utf8": True, "tls": True, "authenticated": True}, "UTF8SMTPSA"),
-    ],
-)
-def test_the_protocol_keyword(arguments: dict[str, bool], expected: str) -> None:
-    assert keyword(**arguments) == expected
 
 
 @pytest.mark.parametrize(("by", "id"), [("mx example", "Q"), ("", "Q"), ("mx.example", "Q 1"), ("mx.example", "Q;")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from ironpost.model import NULL, Address, Envelope, Recipient
+from ironpost.model import NULL, Address, BodyType, Envelope, Recipient
 from ironpost.protocol import replies
-from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing
+from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing, typed_parameters, wire_parameters
 
 ALL = {"SIZE": "1000", "8BITMIME": "", "SMTPUTF8": "", "PIPELINING": "", "CHUNKING": ""}
 
@@ -23,20 +25,20 @@ def message(
     ("what", "offered", "answer"),
     [
         (message(), {}, {}),
-        (message(), ALL, {"SIZE": "10"}),
+        (message(), ALL, {"SIZE": 10}),
         (message(size=None), ALL, {}),
         # RFC 1870 §4: zero, or no number, is no limit.
         (message(size=1001), ALL, replies.PEER_TOO_SMALL),
-        (message(size=1001), {"SIZE": "0"}, {"SIZE": "1001"}),
-        (message(size=1001), {"SIZE": ""}, {"SIZE": "1001"}),
+        (message(size=1001), {"SIZE": "0"}, {"SIZE": 1001}),
+        (message(size=1001), {"SIZE": ""}, {"SIZE": 1001}),
         # RFC 6152 §3
-        (message(eight_bit=True), ALL, {"SIZE": "10", "BODY": "8BITMIME"}),
-        (message(body="8BITMIME"), ALL, {"SIZE": "10", "BODY": "8BITMIME"}),
+        (message(eight_bit=True), ALL, {"SIZE": 10, "BODY": "8BITMIME"}),
+        (message(body="8BITMIME"), ALL, {"SIZE": 10, "BODY": "8BITMIME"}),
         (message(body="8bitmime"), {}, {}),
         (message(eight_bit=True), {}, replies.PEER_LACKS_8BIT),
         (message(body="BINARYMIME"), ALL, replies.PEER_LACKS_BINARY),
         # RFC 6531 §3.5
-        (message(smtputf8=True), ALL, {"SIZE": "10", "SMTPUTF8": None}),
+        (message(smtputf8=True), ALL, {"SIZE": 10, "SMTPUTF8": None}),
         (message(smtputf8=True), {"8BITMIME": ""}, replies.PEER_LACKS_SMTPUTF8),
     ],
 )
@@ -50,3 +52,12 @@ def test_keywords_are_unique_and_every_parameter_has_one_owner() -> None:
     for attribute in ("mail_parameters", "rcpt_parameters", "verbs"):
         names = [name for extension in EXTENSIONS for name in getattr(extension, attribute)]
         assert len(set(names)) == len(names)
+
+
+def test_parameters_come_back_from_a_store_as_they_were() -> None:
+    parameters = {"SIZE": 10, "BODY": BodyType.EIGHT_BIT, "SMTPUTF8": None, "XOTHER": "text"}
+    wire = wire_parameters(parameters)
+    assert wire == {"SIZE": "10", "BODY": "8BITMIME", "SMTPUTF8": None, "XOTHER": "text"}
+    back = typed_parameters(json.loads(json.dumps(wire)))
+    assert back == parameters
+    assert [type(value) for value in back.values()] == [int, BodyType, type(None), str]

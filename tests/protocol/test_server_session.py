@@ -502,7 +502,7 @@ def test_questions_see_what_is_known() -> None:
         session,
         b"MAIL FROM:<a@b.example> SIZE=3\r\nRCPT TO:<c@D.example>\r\nRCPT TO:<e@f.example>\r\nDATA\r\nx\r\n.\r\n",
     )
-    assert seen == [("client.example", True, "a@b.example", {"SIZE": "3"}), ["c@D.example", "e@f.example"]]
+    assert seen == [("client.example", True, "a@b.example", {"SIZE": 3}), ["c@D.example", "e@f.example"]]
     assert session.transaction is None
 
 
@@ -576,7 +576,7 @@ def test_r26_an_override_that_raises_is_451() -> None:
 
 def test_an_extension_is_one_class_and_one_entry() -> None:
     def colour(session, value):
-        return None if value == "BLUE" else replies.BAD_PARAMETER
+        return value if value == "BLUE" else replies.BAD_PARAMETER
 
     def paint(session, command):
         session.write(b"250 2.0.0 Painted\r\n")
@@ -588,8 +588,8 @@ def test_an_extension_is_one_class_and_one_entry() -> None:
         rcpt_parameters: ClassVar = {"XCOLOUR": colour}
         verbs: ClassVar = {"XPAINT": paint}
 
-        def advertise(self, settings):
-            return f"XCOLOUR {settings.hostname}"
+        def advertise(self, offer):
+            return f"XCOLOUR {offer.settings.hostname}"
 
     settings = Settings(extensions=(*EXTENSIONS, Colour()))
     session = ServerSession(Open(), settings)

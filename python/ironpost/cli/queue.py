@@ -18,6 +18,7 @@ from rich.text import Text
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import command, configuration
+from ironpost.protocol.extensions import wire_parameters
 from ironpost.queue.store import QueuedMessage, QueuedRecipient, State
 from ironpost.storage.sqlite import open_readonly
 from ironpost.storage.sqlite_schema import SchemaError
@@ -160,7 +161,7 @@ def _summary(message: QueuedMessage) -> dict[str, Any]:
 def _whole(message: QueuedMessage) -> dict[str, Any]:
     origin = message.envelope.origin
     return _summary(message) | {
-        "parameters": dict(message.envelope.parameters),
+        "parameters": wire_parameters(message.envelope.parameters),
         "client": {"ip": origin.ip, "helo": origin.helo, "protocol": origin.protocol},
     }
 

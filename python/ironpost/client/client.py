@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ironpost.model import Pieces
+    from ironpost.model import Pieces, Value
 
     Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
 
@@ -176,7 +176,7 @@ class Client:
         if isinstance(recipients, str | Address):
             recipients = (recipients,)
         to = tuple(Recipient(_address(recipient)) for recipient in recipients)
-        parameters: Mapping[str, str | None] = {"SMTPUTF8": None} if smtputf8 else {}
+        parameters: Mapping[str, Value] = {"SMTPUTF8": None} if smtputf8 else {}
         envelope = Envelope(sender, to, parameters)
         if isinstance(content, bytearray | memoryview):
             content = bytes(content)

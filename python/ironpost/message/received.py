@@ -26,13 +26,6 @@ _LITERAL: Final = re.compile(r"\[[!-Z^-~]+\]")  # RFC 5321 §4.1.3, dcontent
 _ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]+")
 
 
-def keyword(*, extended: bool, utf8: bool = False, tls: bool = False, authenticated: bool = False) -> str:
-    """The protocol of the `with` clause: RFC 3848 for ESMTP and its kin, RFC 6531 §4.3 when SMTPUTF8 was used."""
-    if not extended:
-        return "SMTP"
-    return ("UTF8SMTP" if utf8 else "ESMTP") + ("S" if tls else "") + ("A" if authenticated else "")
-
-
 def received(
     origin: Origin,
     *,

@@ -7,7 +7,7 @@ Refuses: construction from anything else, with `ValueError` and the place.
 
 from ironpost.model.address import NULL, Address
 from ironpost.model.body import Body, Pieces
-from ironpost.model.envelope import Envelope, Origin, Recipient
+from ironpost.model.envelope import BodyType, Envelope, Origin, Recipient, Value
 from ironpost.model.outcome import Disposition, Outcome
 from ironpost.model.reply import Reply
 from ironpost.model.verdict import Action, Verdict
@@ -17,6 +17,7 @@ __all__ = [
     "Action",
     "Address",
     "Body",
+    "BodyType",
     "Disposition",
     "Envelope",
     "Origin",
@@ -24,5 +25,6 @@ __all__ = [
     "Pieces",
     "Recipient",
     "Reply",
+    "Value",
     "Verdict",
 ]

@@ -5,22 +5,34 @@ Named tuples, as in `queue.store`: several are made for each message, and a froz
 
 from __future__ import annotations
 
+from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ironpost.model.address import Address
 
-_NONE: Mapping[str, str | None] = MappingProxyType({})
+Value: TypeAlias = Any
+"""A parameter's typed value: any frozen value whose `str` is the form on the wire; None for a keyword without `=`."""
+
+_NONE: Mapping[str, Value] = MappingProxyType({})
+
+
+class BodyType(StrEnum):
+    """The value of BODY."""
+
+    SEVEN_BIT = "7BIT"
+    EIGHT_BIT = "8BITMIME"  # RFC 6152 §2
+    BINARY = "BINARYMIME"  # RFC 3030 §3
 
 
 class Recipient(NamedTuple):
     """One forward-path with the parameters of its RCPT."""
 
     address: Address
-    parameters: Mapping[str, str | None] = _NONE
+    parameters: Mapping[str, Value] = _NONE
     """ESMTP parameters of RCPT, keyword in upper case."""
 
 
@@ -40,7 +52,7 @@ class Envelope(NamedTuple):
 
     reverse_path: Address
     recipients: tuple[Recipient, ...]
-    parameters: Mapping[str, str | None] = _NONE
+    parameters: Mapping[str, Value] = _NONE
     """ESMTP parameters of MAIL, keyword in upper case (BODY, SMTPUTF8, ...)."""
     origin: Origin = Origin()
 
@@ -52,4 +64,4 @@ class Envelope(NamedTuple):
     @property
     def body_type(self) -> str:
         """`7BIT`, `8BITMIME` (RFC 6152 §2) or `BINARYMIME` (RFC 3030 §3), upper case; `7BIT` if MAIL said nothing."""
-        return (self.parameters.get("BODY") or "7BIT").upper()
+        return str(self.parameters.get("BODY") or BodyType.SEVEN_BIT).upper()

@@ -14,7 +14,7 @@ from ironpost.model.verdict import accept
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
-    from ironpost.model import Address
+    from ironpost.model import Address, Value
     from ironpost.model.verdict import Verdict
 
 
@@ -60,10 +60,10 @@ class Facts:
     """The client's address; empty if it has none (a local caller)."""
     helo: str = ""
     reverse_path: Address | None = None
-    mail_parameters: Mapping[str, str | None] = field(default_factory=dict)
+    mail_parameters: Mapping[str, Value] = field(default_factory=dict)
     forward_path: Address | None = None
     """RECIPIENT: the one that is asked about."""
-    rcpt_parameters: Mapping[str, str | None] = field(default_factory=dict)
+    rcpt_parameters: Mapping[str, Value] = field(default_factory=dict)
     head: bytes = b""
     """CONTENT: the first octets of the content, 64 KiB at most."""
     hops: int = 0

@@ -19,7 +19,8 @@ from ironpost.protocol.transaction import Transaction
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.protocol.extensions.base import Check, Handling
+    from ironpost.model import Value
+    from ironpost.protocol.extensions.base import Handling, Parse
     from ironpost.protocol.server import ServerSession
     from ironpost.wire.interface import Command
 
@@ -50,7 +51,7 @@ class State(Enum):
 
 
 def hello(session: ServerSession, command: Command) -> None:
-    """EHLO, HELO (RFC 5321 §4.1.1.1). Refused, the session stays in its state (§4.1.4)."""
+    """EHLO, HELO (RFC 5321 §4.1.1.1), LHLO (RFC 2033 §4.1). Refused, the session stays in its state (§4.1.4)."""
     if command.fault is not None or command.domain is None:
         return session.refuse_fault(command, replies.FAULT_REPLIES)
     session.candidate = command
@@ -66,12 +67,17 @@ def _hello_answered(session: ServerSession, answer: Reply | None) -> None:
         return session.reply(answer)
     command = session.candidate
     session.helo = command.domain or ""
-    session.esmtp = command.verb == "EHLO"
+    session.esmtp = command.verb != "HELO"
     session.drop_transaction()  # EHLO resets as RSET does (RFC 5321 §4.1.4)
     if answer is not None:
         return session.reply(answer)
-    settings = session.settings
-    return session.write(settings.ehlo_reply if session.esmtp else settings.helo_reply)
+    if not session.esmtp:
+        return session.write(session.settings.helo_reply)
+    return session.write(
+        session.settings.ehlo_reply(
+            secure=session.secure, authenticated=session.identity is not None, trusted=session.trusted
+        )
+    )
 
 
 def mail(session: ServerSession, command: Command) -> None:
@@ -79,11 +85,12 @@ def mail(session: ServerSession, command: Command) -> None:
     path = command.path
     if command.fault is not None or path is None:
         return session.refuse_fault(command, replies.SENDER_FAULTS)
-    parameters = command.parameters
+    parameters: Mapping[str, Value] = command.parameters
     if parameters:
-        refusal = _judged(session, parameters, session.settings.mail_parameters)
-        if refusal is not None:
-            return session.refuse(refusal)
+        typed = _typed(session, parameters, session.settings.mail_parameters)
+        if isinstance(typed, Reply):
+            return session.refuse(typed)
+        parameters = typed
     address = Address.of(path)
     if "SMTPUTF8" not in parameters and address.needs_smtputf8:  # RFC 6531 §3.5
         return session.refuse(replies.SENDER_NEEDS_SMTPUTF8)
@@ -112,11 +119,12 @@ def rcpt(session: ServerSession, command: Command) -> None:
     if command.fault is not None or path is None:
         return session.refuse_fault(command, replies.RECIPIENT_FAULTS)
     assert transaction is not None
-    parameters = command.parameters
+    parameters: Mapping[str, Value] = command.parameters
     if parameters:
-        refusal = _judged(session, parameters, session.settings.rcpt_parameters)
-        if refusal is not None:
-            return session.refuse(refusal)
+        typed = _typed(session, parameters, session.settings.rcpt_parameters)
+        if isinstance(typed, Reply):
+            return session.refuse(typed)
+        parameters = typed
     if len(transaction.recipients) >= session.settings.max_recipients:  # RFC 5321 §4.5.3.1.10
         return session.reply(replies.TOO_MANY_RECIPIENTS)
     address = Address.of(path)
@@ -142,16 +150,21 @@ def _recipient_answered(session: ServerSession, answer: Reply | None) -> None:
     session.enter(State.RCPT)
 
 
-def _judged(session: ServerSession, parameters: Mapping[str, str | None], owned: Mapping[str, Check]) -> Reply | None:
-    """The first reply that refuses a parameter. After HELO there are no extensions, hence no parameters."""
+def _typed(
+    session: ServerSession, parameters: Mapping[str, str | None], owned: Mapping[str, Parse]
+) -> Mapping[str, Value] | Reply:
+    """The typed values, or the first refusal. After HELO there are no extensions, hence no parameters."""
+    typed: dict[str, Value] = {}
+    session.candidate = typed  # for those that cannot stand beside another
     for keyword, value in parameters.items():
-        check = owned.get(keyword) if session.esmtp else None
-        if check is None:
+        parse = owned.get(keyword) if session.esmtp else None
+        if parse is None:
             return replies.UNKNOWN_PARAMETER  # RFC 5321 §4.1.1.11
-        refusal = check(session, value)
-        if refusal is not None:
-            return refusal
-    return None
+        answer = parse(session, value)
+        if type(answer) is Reply:
+            return answer
+        typed[keyword] = answer
+    return typed
 
 
 def data(session: ServerSession, command: Command) -> None:
@@ -162,10 +175,10 @@ def data(session: ServerSession, command: Command) -> None:
 
 
 def data_without_recipients(session: ServerSession, command: Command) -> None:
-    """DATA, but every RCPT was refused or none came: 554 (RFC 5321 §3.3, RFC 2920 §3.2)."""
+    """DATA, but every RCPT was refused or none came: 554 (RFC 5321 §3.3, RFC 2920 §3.2), 503 (RFC 2033 §4.2)."""
     if command.fault is not None:
         return session.refuse_fault(command, replies.FAULT_REPLIES)
-    return session.refuse(replies.NO_RECIPIENTS)
+    return session.refuse(replies.RECIPIENT_FIRST if session.settings.dialect.per_recipient else replies.NO_RECIPIENTS)
 
 
 def rset(session: ServerSession, command: Command) -> None:
@@ -224,15 +237,17 @@ ANYWHERE: Final[Mapping[str, Handling]] = {
     # RFC 5321 §4.1.4: at any time, also before EHLO. VRFY and HELP come with their extensions.
     "EHLO": hello,
     "HELO": hello,
+    "LHLO": hello,
     "RSET": rset,
     "NOOP": noop,
     "QUIT": quit_,
 }
+"""Of the greeting verbs, a server has those of its dialect."""
 
 TABLE: Final[Mapping[State, Mapping[str, Handling]]] = {
     # Nothing may come before the greeting: the session answers 554 and closes without looking (SECURITY R7).
     State.GREETING: {},
-    # A transaction needs EHLO or HELO first.
+    # A transaction needs EHLO, HELO or LHLO first.
     State.READY: {**ANYWHERE},
     # A transaction may begin.
     State.IDLE: {**ANYWHERE, "MAIL": mail},
@@ -245,6 +260,7 @@ TABLE: Final[Mapping[State, Mapping[str, Handling]]] = {
         **ANYWHERE,
         "EHLO": hello_between_chunks,
         "HELO": hello_between_chunks,
+        "LHLO": hello_between_chunks,
         "MAIL": interrupted,
         "RCPT": interrupted,
         "DATA": interrupted,
@@ -263,24 +279,53 @@ SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = {
 }
 """What a pair that is absent from the table is told, where more than "bad sequence" can be said. All are 503."""
 
-KNOWN: Final = frozenset(
-    {"LHLO", "EXPN", "TURN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH", "ETRN", "ATRN", "BURL", "XCLIENT", "XFORWARD"}
-    | {"VRFY", "HELP", "BDAT"}
-)
-"""Verbs that exist, but not here unless an extension brings them: 502 (RFC 5321 §4.2.4). The rest is unknown: 500."""
+HELLO_VERBS: Final = frozenset({"EHLO", "HELO", "LHLO"})
 
-RESTARTING: Final = frozenset({"MAIL", "RSET", "EHLO", "HELO", "LHLO", "STARTTLS", "DATA"})
+KNOWN: Final = frozenset(
+    {"EXPN", "TURN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH", "ETRN", "ATRN", "BURL", "XCLIENT", "XFORWARD"}
+    | {"LHLO", "VRFY", "HELP", "BDAT"}
+)
+"""Verbs that exist, but not here unless an extension or the dialect brings them: 502 (RFC 5321 §4.2.4). The rest is
+unknown: 500, as EHLO and HELO are to LMTP (RFC 2033 §4.1)."""
+
+RESTARTING: Final = frozenset({"MAIL", "RSET", "STARTTLS", "DATA"} | HELLO_VERBS)
 """Verbs at which the framer's facts about content start anew."""
+
+BEFORE_TLS: Final = frozenset({"EHLO", "LHLO", "NOOP", "STARTTLS", "QUIT"})
+"""All that a dialect which demands TLS takes in clear (RFC 3207 §4)."""
+
+BEFORE_AUTHENTICATION: Final = frozenset(
+    {"AUTH", "NOOP", "RSET", "QUIT", "STARTTLS", "XCLIENT", "XFORWARD"} | HELLO_VERBS
+)
+"""All that a dialect which demands authentication takes before (RFC 4954 §6); what TLS and our own front ends need is
+not for the client to authenticate first."""
 
 
 class Dialogue:
-    """The table with the verbs of one server's extensions."""
+    """The table with the verbs of one server's dialect and extensions."""
 
     __slots__ = ("help_reply", "known", "verbs")
 
-    def __init__(self, extra: Mapping[str, Handling]) -> None:
+    def __init__(self, hello_verbs: frozenset[str], extra: Mapping[str, Handling]) -> None:
+        others = HELLO_VERBS - hello_verbs
         self.verbs: dict[State, dict[str, Handling]] = {
-            state: {**verbs, **extra} if verbs else {} for state, verbs in TABLE.items()
+            state: {verb: verbs[verb] for verb in verbs if verb not in others} | (dict(extra) if verbs else {})
+            for state, verbs in TABLE.items()
         }
         self.known = frozenset(verb for verbs in self.verbs.values() for verb in verbs)
         self.help_reply = replies.reply(214, "0.0", "Commands: " + " ".join(sorted(self.known))).octets
+
+    def only(self, verbs: frozenset[str], refusal: Reply) -> Dialogue:
+        """The same table where every other verb that is known meets a refusal."""
+
+        def refused(session: ServerSession, command: Command) -> None:
+            if command.verb == "BDAT" and command.fault is None:
+                return session.refuse_chunk(refusal)  # its octets come all the same (SECURITY R5)
+            session.refuse(refusal)
+            return session.close() if command.verb == "BDAT" else None
+
+        dialogue = Dialogue(frozenset(), {})
+        dialogue.known, dialogue.help_reply = self.known, self.help_reply
+        shut = dict.fromkeys(self.known - verbs, refused)
+        dialogue.verbs = {state: known | shut if known else {} for state, known in self.verbs.items()}
+        return dialogue

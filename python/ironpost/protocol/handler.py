@@ -8,6 +8,8 @@ an awaitable costs a turn of the event loop. A hook that raises is answered 451 
     None                 the usual positive reply
     Reply                that reply; 4yz and 5yz refuse
     an awaitable of those   the session waits, and reads nothing meanwhile
+
+Under LMTP `message` may answer with one of the first two for each recipient (`MessageAnswer`).
 """
 
 from __future__ import annotations
@@ -15,22 +17,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Awaitable, Mapping, Sequence
 
-    from ironpost.model import Address, Reply
+    from ironpost.model import Address, Reply, Value
     from ironpost.model.body import Spool
     from ironpost.protocol.server import ServerSession
     from ironpost.wire import BodyEnd
 
 Answer: TypeAlias = "Reply | Awaitable[Reply | None] | None"
 ContentAnswer: TypeAlias = "Spool | Reply | Awaitable[Spool | Reply]"
+MessageAnswer: TypeAlias = "Answer | Sequence[Reply | None] | Awaitable[Reply | Sequence[Reply | None] | None]"
+"""A sequence is allowed only where the dialect replies for each recipient: one answer each, in their order."""
 
 
 class Handler(Protocol):
     """One per server; the session that asks is the first argument of every hook.
 
-    `session.peer`, `session.helo`, `session.transaction` (reverse_path, recipients, parameters) say what is known.
+    `session.peer`, `session.helo`, `session.tls`, `session.identity`, `session.transaction` (reverse_path, recipients,
+    parameters) say what is known.
     """
+
+    claims: frozenset[str]
+    """Keywords of the extensions that whoever takes the messages will honour; see `Extension.claimed`."""
 
     def connect(self, session: ServerSession) -> Answer:
         """A client connected. A refusal is the greeting (554 or 421), and the connection closes (RFC 5321 §3.1)."""
@@ -40,11 +48,11 @@ class Handler(Protocol):
         """EHLO or HELO with what the client calls itself. None: the usual reply with the extensions."""
         ...
 
-    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, str | None]) -> Answer:
-        """MAIL. The extensions have checked the parameters they own."""
+    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, Value]) -> Answer:
+        """MAIL. The extensions have checked the parameters they own, and made typed values of them."""
         ...
 
-    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """RCPT. Never an open relay: a handler that cannot say why it accepts a recipient refuses it."""
         ...
 
@@ -52,16 +60,31 @@ class Handler(Protocol):
         """DATA, or the first BDAT: where the content goes. A Reply refuses instead of 354."""
         ...
 
-    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> MessageAnswer:
         """The true end was reached and nothing is wrong with the content's form.
 
         A positive answer takes the responsibility (RFC 5321 §4.2.5): give it only when the message is durable. The
-        handler owns `content` from here: it commits or discards it.
+        handler owns `content` from here: it commits or discards it. Under LMTP a single answer holds for every
+        recipient.
         """
         ...
 
     def verify(self, session: ServerSession, argument: str) -> Answer:
         """VRFY. None: 252 2.1.5 (RFC 5321 §3.5.3)."""
+        ...
+
+    def expand(self, session: ServerSession, argument: str) -> Answer:
+        """EXPN of a mailing list, for a handler that claims EXPN. None: 252 2.1.5 (RFC 5321 §3.5.3)."""
+        ...
+
+    def etrn(self, session: ServerSession, argument: str) -> Answer:
+        """ETRN with its option character, for a handler that claims ETRN: whether the client may start this queue is
+        the handler's to say. None: 250, the queue was started (RFC 1985 §5)."""
+        ...
+
+    def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
+        """ATRN of an authenticated client, for a handler that claims ATRN; no domains: all that the client may have.
+        None: 250, and the connection changes its direction (RFC 2645 §5.2)."""
         ...
 
     def disconnect(self, session: ServerSession) -> None:

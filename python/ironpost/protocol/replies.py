@@ -52,6 +52,9 @@ EARLY_TALKER: Final = reply(554, "5.1", "You spoke before the greeting, closing"
 # Sequence and syntax
 BAD_SEQUENCE: Final = reply(503, "5.1", "Bad sequence of commands")
 HELLO_FIRST: Final = reply(503, "5.1", "Send EHLO or HELO first")
+TLS_FIRST: Final = reply(530, "7.0", "Must issue a STARTTLS command first")
+AUTHENTICATION_FIRST: Final = reply(530, "7.0", "Authentication required")
+NOT_ALLOWED: Final = reply(550, "7.1", "Not allowed to this client")
 NESTED_MAIL: Final = reply(503, "5.1", "A transaction is open, send RSET first")
 MAIL_FIRST: Final = reply(503, "5.1", "Send MAIL first")
 RECIPIENT_FIRST: Final = reply(503, "5.1", "No valid recipients")
@@ -72,6 +75,7 @@ TOO_MANY_RECIPIENTS: Final = reply(452, "5.3", "Too many recipients")
 # Content
 TOO_LARGE: Final = reply(552, "3.4", "Message is larger than the limit")
 BARE_NEWLINE: Final = reply(550, "6.0", "Bare CR or LF in content, lines end with CRLF")
+EIGHT_BIT_UNDECLARED: Final = reply(550, "6.0", "8-bit content without BODY=8BITMIME")
 NUL_OCTET: Final = reply(550, "6.0", "NUL octet in content")
 LINE_TOO_LONG: Final = reply(550, "6.0", "Line in content is longer than the limit")
 LOOP_DETECTED: Final = reply(554, "4.6", "Too many hops, the message goes in circles")

@@ -11,9 +11,12 @@ answered in it; `output` returns everything that is to be written, so that a bat
 §3.2). Content is read to its true end even when it will be refused, and handed over only there. However the
 conversation ends, content that was not handed over is discarded.
 
+When `want` is set, the outer ring does what it says once `output` is written, and gives nothing to `receive` meanwhile.
+
 Refuses: what `commands.TABLE` does not hold (503), and whatever breaks a limit of `Settings`. No peer's error raises.
 
-An embedder may replace the handling of a command or add a verb: see `Override` and `ServerSession.standard`.
+An extension may ask for the next line as it is (`read_line`). An embedder may replace the handling of a command or add
+a verb: see `Override` and `ServerSession.standard`.
 
 Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.1 to §4.3, §4.5.3; RFC 2920 §3.2; RFC 3030 §2.
 """
@@ -21,21 +24,21 @@ Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.1 to §4.3, §4.5.3; RFC 2920 §3
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ironpost import wire
 from ironpost.model import Reply
-from ironpost.protocol import replies
+from ironpost.protocol import content, replies
 from ironpost.protocol.commands import KNOWN, RESTARTING, SEQUENCE, State
 from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Peer, Transaction
-from ironpost.wire import MODE_COMMAND, MODE_DATA, BodyEnd, Command, Fault
+from ironpost.protocol.transaction import Identity, Peer, Tls, Transaction, Want
+from ironpost.wire import MODE_COMMAND, MODE_DATA, MODE_LINE, BodyEnd, Command, Fault, Line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
     from ironpost.model.body import Spool
-    from ironpost.protocol.handler import Answer, ContentAnswer, Handler
+    from ironpost.protocol.handler import Answer, Handler
 
 Override: TypeAlias = "Callable[[ServerSession, Command], Answer]"
 """Handles one command instead of the table, in any state after the greeting. It sees the raw verb, argument and fault.
@@ -46,37 +49,43 @@ awaitable of one of these, during which the session waits.
 Pending: TypeAlias = "Awaitable[Any] | None"
 Then: TypeAlias = "Callable[[ServerSession, Any], None]"
 """What happens with an answer."""
+LineThen: TypeAlias = "Callable[[ServerSession, bytes | None], None]"
+"""What happens with a line that is no command, without its CRLF; None if it was malformed or too long."""
 
 LOG = logging.getLogger("ironpost.protocol")
 DEFAULT = Settings()
 
 
 class ServerSession:
-    """One conversation. Attributes that a handler may read: `peer`, `helo`, `esmtp`, `transaction`, `settings`."""
+    """One conversation.
+
+    Attributes that a handler may read: `peer`, `tls`, `secure`, `helo`, `esmtp`, `identity`, `transaction`, `settings`.
+    """
 
     __slots__ = (
-        "_by_data",
-        "_chunk_refusal",
         "_eof",
         "_events",
         "_framer",
         "_gone",
+        "_identity",
+        "_line_then",
         "_out",
         "_overrides",
         "_pending",
-        "_refusal",
-        "_spool",
         "_stopping",
         "_then",
         "_unread",
         "_verbs",
+        "by_data",
         "candidate",
+        "chunk_refusal",
         "closing",
         "commands",
         "dialogue",
         "errors",
         "esmtp",
         "extra",
+        "failed_logins",
         "failures",
         "handler",
         "heard_out",
@@ -84,9 +93,14 @@ class ServerSession:
         "messages",
         "octets",
         "peer",
+        "refusal",
         "settings",
+        "spool",
         "state",
+        "tls",
         "transaction",
+        "trusted",
+        "want",
     )
 
     def __init__(
@@ -95,10 +109,27 @@ class ServerSession:
         settings: Settings = DEFAULT,
         peer: Peer = Peer(),  # noqa: B008 - immutable
         overrides: Mapping[str, Override] | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        """A session that has not started.
+
+        Args:
+            handler: who is asked.
+            settings: the server's.
+            peer: the client's address.
+            overrides: verbs whose handling is replaced or added.
+            tls: what protects the connection already (implicit TLS, RFC 8314 §3, or a trusted proxy's statement).
+        """
         self.handler = handler
         self.settings = settings
         self.peer = peer
+        self.trusted = settings.trusts(peer.ip)
+        """The client is a front end of our own (`Settings.xclient`), whomever it speaks for."""
+        self.tls = tls
+        """What protects the connection; None in clear."""
+        self._identity: Identity | None = None
+        self.want: Want | None = None
+        """What the outer ring must do once `output` is written. While it is set nothing is interpreted."""
         self.helo = ""
         """What the client called itself; empty before EHLO or HELO."""
         self.esmtp = False
@@ -118,11 +149,13 @@ class ServerSession:
         """Messages accepted."""
         self.octets = 0
         """Octets of content received."""
+        self.failed_logins = 0
+        """AUTH commands that ended without an identity, but for those that the client gave up."""
         self.extra: Any = None
         """For the handler: whatever it wants to remember about this session."""
         self.candidate: Any = None
         """What the question that is out is about; becomes part of the session if the answer is positive."""
-        self.dialogue = settings.dialogue
+        self.dialogue = settings.dialogue(secure=tls is not None, authenticated=False)
         self._verbs = self.dialogue.verbs[State.GREETING]
         self._overrides = overrides
         self._framer = wire.ServerFramer(settings.limits, settings.newlines)
@@ -131,12 +164,14 @@ class ServerSession:
         self._out: list[bytes] = []
         self._pending: Pending = None
         self._then: Then | None = None
-        self._by_data = False
+        self._line_then: LineThen | None = None
+        self.by_data = False
         """Content comes by DATA, not by BDAT."""
-        self._spool: Spool | None = None
-        self._refusal: Reply | None = None
+        self.spool: Spool | None = None
+        """Where the content goes that is coming."""
+        self.refusal: Reply | None = None
         """What the content that is coming will be told at its end, whatever it is."""
-        self._chunk_refusal: Reply | None = None
+        self.chunk_refusal: Reply | None = None
         """What the chunk that is coming will be told at its end; the transaction, if any, is not concerned."""
         self._stopping = False
         self._eof = False
@@ -158,6 +193,9 @@ class ServerSession:
         """Octets that were read. While a question is out they are kept."""
         if self.closing:
             return None
+        if self.want is not None:
+            self.close()  # they came in clear where TLS, or nothing at all, was due (SECURITY R9)
+            return None
         if self._pending is not None:
             if self.state is State.GREETING:
                 self._early()
@@ -175,12 +213,12 @@ class ServerSession:
         then = self._then
         self._then = self._pending = None
         if self.closing or then is None:
-            if then is ServerSession._content_answered and not isinstance(value, Reply):
-                self._spool = value  # that nobody waits for any more
-                self._discard()
+            if then is content.content_answered and not isinstance(value, Reply):
+                self.spool = value  # that nobody waits for any more
+                content.discard(self)
             return None
-        if not (value is None or isinstance(value, Reply) or then is ServerSession._content_answered):
-            value = self.raised(TypeError(f"a hook answered {type(value).__name__}, not Reply or None"))
+        if then is not content.content_answered and then is not content.message_answered:
+            value = self.checked(value)
         then(self, value)
         return self._run()
 
@@ -215,6 +253,21 @@ class ServerSession:
         """Something in our own code raised: 421 4.3.0 (SECURITY R22)."""
         self._end_with(replies.INTERNAL)
 
+    def tls_started(self, tls: Tls) -> None:
+        """The handshake that was wanted is done. Nothing that was said in clear counts any more (SECURITY R11)."""
+        self.want = None
+        if self.closing:
+            return
+        self.tls = tls
+        self.restart()
+        self._settle()
+
+    def tls_failed(self) -> None:
+        """The handshake failed: there is no connection on which anything could be said."""
+        self.want = None
+        self.heard_out = True
+        self.close()
+
     def lost(self) -> None:
         """The connection is gone. Tells the handler, once."""
         self.close()
@@ -245,7 +298,45 @@ class ServerSession:
     @property
     def committing(self) -> bool:
         """The handler was asked to take responsibility for a message, and has not answered."""
-        return self._then is ServerSession._message_answered
+        return self._then is content.message_answered
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What is known of the client
+
+    @property
+    def secure(self) -> bool:
+        """TLS protects the connection."""
+        return self.tls is not None
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who the client is, once it has authenticated."""
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Identity | None) -> None:
+        self._identity = identity
+        self._choose_dialogue()
+
+    @property
+    def protocol(self) -> str:
+        """The `with` keyword of Received for the open transaction."""
+        transaction = self.transaction
+        return self.settings.dialect.with_keyword(
+            extended=self.esmtp,
+            utf8=transaction is not None and "SMTPUTF8" in transaction.parameters,
+            secure=self.tls is not None,
+            authenticated=self._identity is not None,
+        )
+
+    @property
+    def behind(self) -> bool:
+        """Octets have come behind the command that is being handled; known only where the framer holds."""
+        return bool(self._unread) or self._framer.buffered > 0
+
+    def _choose_dialogue(self) -> None:
+        self.dialogue = self.settings.dialogue(secure=self.secure, authenticated=self._identity is not None)
+        self._verbs = self.dialogue.verbs[self.state]
 
     # -----------------------------------------------------------------------------------------------------------------
     # For handlings and overrides
@@ -276,6 +367,53 @@ class ServerSession:
         fault = command.fault.id if command.fault is not None else "argument-missing"
         self.refuse(table[fault])
 
+    def refuse_chunk(self, reply: Reply) -> None:
+        """Refuses the chunk that is coming, at its end; the transaction, if any, is not concerned."""
+        self.chunk_refusal = reply
+
+    def reply_each(self, answers: Sequence[Reply]) -> None:
+        """Queues the replies to one message, all of them whatever they are; counts it as one message or one error."""
+        self._out.extend(answer.octets for answer in answers)
+        if any(answer.positive for answer in answers):
+            self.errors = 0
+            self.messages += 1
+        elif any(answer.permanent for answer in answers):
+            self.errors += 1
+        if any(answer.code == 421 for answer in answers):
+            self.close()
+        elif self.errors >= self.settings.max_errors:
+            self._end_with(replies.TOO_MANY_ERRORS)
+
+    def read_line(self, then: LineThen) -> None:
+        """Takes the next line as it is and gives it to `then`, which may ask for another (RFC 4954 §4).
+
+        Only in the handling of a verb behind which the framer holds (`wire.HOLD_VERBS`).
+        """
+        self._line_then = then
+
+    def restart(self) -> None:
+        """As after the greeting: forgets EHLO, identity, transaction, and every octet that was not interpreted."""
+        self.drop_transaction()
+        self.helo = ""
+        self.esmtp = False
+        self._identity = None
+        self._line_then = None
+        self._unread.clear()
+        self._events = iter(())
+        self._framer = wire.ServerFramer(self.settings.limits, self.settings.newlines)
+        self.enter(State.READY)
+        self._choose_dialogue()
+
+    def wait(self, pending: Awaitable[Any], then: Then) -> None:
+        """Interprets nothing until the outer ring has the result, then goes on with `then`."""
+        self._then, self._pending = then, pending
+
+    def checked(self, answer: Any) -> Reply | None:
+        """A hook's answer, or the reply that stands for an answer that is none."""
+        if answer is None or isinstance(answer, Reply):
+            return answer
+        return self.raised(TypeError(f"a hook answered {type(answer).__name__}, not Reply or None"))
+
     def ask(self, answer: Answer, then: Callable[[ServerSession, Reply | None], None]) -> None:
         """Goes on with `then` and the handler's answer, now or when it is there."""
         if answer is None or isinstance(answer, Reply):
@@ -283,7 +421,7 @@ class ServerSession:
         elif hasattr(answer, "__await__"):
             self._then, self._pending = then, answer
         else:
-            then(self, self.raised(TypeError(f"a hook answered {type(answer).__name__}, not Reply or None")))
+            then(self, self.checked(answer))
 
     def raised(self, exc: BaseException, *, storage: bool = False) -> Reply:
         """Counts and logs what a hook raised; the reply that stands for it."""
@@ -301,13 +439,13 @@ class ServerSession:
 
     def drop_transaction(self) -> None:
         """Forgets the transaction with its content, as RSET does (RFC 5321 §4.1.1.5)."""
-        self._discard()
+        content.discard(self)
         self.transaction = None
         self.enter(State.IDLE)
 
     def close(self) -> None:
         """Interprets nothing more; the connection closes when the replies are written."""
-        self._discard()
+        content.discard(self)
         self._unread.clear()
         self.closing = True
         self.enter(State.CLOSED)
@@ -340,119 +478,11 @@ class ServerSession:
 
     def begin_data(self) -> None:
         """DATA in its place: asks where the content goes, then 354."""
-        self._by_data = True
-        self._ask_content()
+        content.begin(self)
 
     def chunk(self) -> None:
         """BDAT with a size: the octets follow, whatever we think of it (RFC 3030 §2, SECURITY R5)."""
-        if not self.esmtp or self.state not in {State.RCPT, State.CONTENT}:
-            self._chunk_refusal = replies.RECIPIENT_FIRST if self.state is State.MAIL else replies.BAD_SEQUENCE
-        elif self.state is State.RCPT:
-            self._by_data = False
-            self._ask_content()
-
-    def _ask_content(self) -> None:
-        try:
-            answer: ContentAnswer = self.handler.content(self)
-        except Exception as exc:  # noqa: BLE001 - R26
-            answer = self.raised(exc, storage=True)
-        if isinstance(answer, Reply):
-            self._content_answered(answer)
-        elif hasattr(answer, "__await__"):
-            self._then, self._pending = ServerSession._content_answered, cast("Awaitable[Any]", answer)
-        else:
-            self._content_answered(answer)
-
-    def _content_answered(self, answer: Spool | Reply | None) -> None:
-        if answer is None:
-            answer = self.raised(TypeError("the content hook answered None, not Spool or Reply"))
-        if isinstance(answer, Reply):
-            if self._by_data:  # refused instead of 354: no content comes
-                self.reply(answer)
-            else:  # the octets of the chunk come all the same
-                self._refusal = answer
-                self.enter(State.CONTENT)
-            return
-        self._spool = answer
-        self.enter(State.CONTENT)
-        if self._by_data:
-            self._out.append(_START_CONTENT)
-
-    def _piece(self, piece: bytes) -> None:
-        self.octets += len(piece)
-        spool = self._spool
-        if spool is None or self._chunk_refusal is not None:
-            return
-        try:
-            wait = spool.write(piece)
-        except Exception as exc:  # noqa: BLE001 - R26
-            self._spoil(self.raised(exc, storage=True))
-            return
-        if wait is not None:
-            self._then, self._pending = ServerSession._written, wait
-
-    def _written(self, failure: Reply | None) -> None:
-        if failure is not None:
-            self._spoil(failure)
-
-    def _spoil(self, refusal: Reply) -> None:
-        self._discard()
-        self._refusal = refusal
-
-    def _discard(self) -> None:
-        self._refusal = None
-        spool, self._spool = self._spool, None
-        if spool is not None:
-            try:
-                spool.discard()
-            except Exception as exc:  # noqa: BLE001 - R26
-                self.raised(exc)
-
-    def _content_end(self, facts: BodyEnd) -> None:
-        """The true end of DATA, or the end of a chunk: only here content is judged and answered."""
-        refusal = self._chunk_refusal
-        if refusal is not None:
-            self._chunk_refusal = None
-            self.refuse(refusal)
-            return
-        refusal = self._judge(facts) or self._refusal
-        if refusal is not None:
-            self.drop_transaction()
-            self.reply(refusal)
-            return
-        if not facts.last:
-            self._out.append(_CHUNK_OK)
-            return
-        spool, self._spool = self._spool, None
-        assert spool is not None
-        try:
-            answer = self.handler.message(self, spool, facts)
-        except Exception as exc:  # noqa: BLE001 - R26
-            answer = self.raised(exc, storage=True)
-        self.ask(answer, ServerSession._message_answered)
-
-    def _judge(self, facts: BodyEnd) -> Reply | None:
-        settings = self.settings
-        if facts.size > settings.max_size:
-            return replies.TOO_LARGE
-        # DATA under `normalise` was mended by the framer; chunks are counted octets and cannot be (R2, R4).
-        bare_allowed = settings.newlines == "accept" or (settings.newlines == "normalise" and self._by_data)
-        if (facts.bare_cr or facts.bare_lf) and not bare_allowed:
-            return replies.BARE_NEWLINE
-        if facts.nul:
-            return replies.NUL_OCTET
-        if facts.longest_line > settings.max_body_line and settings.long_lines == "reject":
-            return replies.LINE_TOO_LONG
-        return None
-
-    def _message_answered(self, answer: Reply | None) -> None:
-        self.drop_transaction()
-        if answer is None or answer.positive:
-            self.errors = 0
-            self.messages += 1
-            self._out.append(_ACCEPTED if answer is None else answer.octets)
-        else:
-            self.reply(answer)
+        content.chunk(self)
 
     # -----------------------------------------------------------------------------------------------------------------
     # The dialogue
@@ -480,18 +510,28 @@ class ServerSession:
                 if kind is Command:
                     self._command(event)  # type: ignore[arg-type] # by its type
                 elif kind is bytes:
-                    self._piece(event)  # type: ignore[arg-type]
+                    content.piece(self, event)  # type: ignore[arg-type]
                 elif kind is BodyEnd:
-                    self._content_end(event)  # type: ignore[arg-type]
+                    content.end(self, event)  # type: ignore[arg-type]
+                elif kind is Line:
+                    self._line(event.octets)  # type: ignore[union-attr]
                 elif kind is Fault:
-                    self.refuse(replies.FAULT_REPLIES[event.id])  # type: ignore[union-attr]
+                    if self._line_then is None:
+                        self.refuse(replies.FAULT_REPLIES[event.id])  # type: ignore[union-attr]
+                    else:
+                        self._line(None)
                 if self._pending is not None:
                     return self._pending
                 if self.closing:
                     return None
+            if self.want is not None:
+                return None
             if framer.held:
-                data_now = self._by_data and self.state is State.CONTENT
-                self._events = iter(framer.resume(MODE_DATA if data_now else MODE_COMMAND))
+                if self._line_then is not None:
+                    mode = MODE_LINE
+                else:
+                    mode = MODE_DATA if self.by_data and self.state is State.CONTENT else MODE_COMMAND
+                self._events = iter(framer.resume(mode))
             elif self._unread:
                 data = b"".join(self._unread)
                 self._unread.clear()
@@ -501,6 +541,12 @@ class ServerSession:
                     self._settle()
                 break
         return None
+
+    def _line(self, octets: bytes | None) -> None:
+        self.commands += 1  # so that the session is seen to get on
+        then, self._line_then = self._line_then, None
+        assert then is not None  # LINE mode is entered for somebody
+        then(self, octets)
 
     def _command(self, command: Command) -> None:
         self.commands += 1
@@ -547,7 +593,7 @@ class ServerSession:
 
     def _settle(self) -> None:
         """Ends a session that was asked to end, once nothing is going on in it."""
-        if self.closing or self._pending is not None:
+        if self.closing or self._pending is not None or self.want is not None:
             return
         if self._eof:
             self.close()
@@ -556,7 +602,4 @@ class ServerSession:
             self._end_with(replies.SHUTTING_DOWN)
 
 
-_STORAGE = (ServerSession._content_answered, ServerSession._written, ServerSession._message_answered)
-_START_CONTENT = replies.START_CONTENT.octets
-_CHUNK_OK = replies.CHUNK_OK.octets
-_ACCEPTED = replies.ACCEPTED.octets
+_STORAGE = (content.content_answered, content.written, content.message_answered)

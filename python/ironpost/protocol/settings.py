@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from ironpost.protocol.commands import Dialogue
-from ironpost.protocol.extensions import EXTENSIONS
-from ironpost.protocol.replies import reply
+from ironpost.protocol.commands import BEFORE_AUTHENTICATION, BEFORE_TLS, Dialogue
+from ironpost.protocol.dialect import SMTP, Dialect
+from ironpost.protocol.extensions import EXTENSIONS, Offer
+from ironpost.protocol.replies import AUTHENTICATION_FIRST, TLS_FIRST, reply
 from ironpost.wire.interface import Limits, NewlinePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.protocol.extensions.base import Check, Extension
+    from ironpost.protocol.extensions import Extension, Handling, Parse
 
 COMMAND_LINE: Final = 512
 """Octets of a command line with its CRLF, before extensions add to it (RFC 5321 §4.5.3.1.4)."""
@@ -35,6 +37,8 @@ ERRORS: Final = 20
 """Negative replies (a count) since the last accepted message, before the session is closed with 421."""
 COMMANDS: Final = 100_000
 """Commands (a count) in one session, before it is closed with 421."""
+
+Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,19 @@ class Settings:
     newlines: NewlinePolicy = "reject"
     """What a bare CR or LF in content meets. `normalise` concerns DATA; in BDAT it is refused unless `accept` is set,
     because RFC 3030 §2 makes the client send text with CRLF."""
+    eight_bit: Literal["accept", "reject"] = "accept"
+    """What octets above 127 meet in content that was declared with neither BODY=8BITMIME nor SMTPUTF8 (RFC 6152 §3)."""
+    dialect: Dialect = SMTP
+    starttls: bool = False
+    """The server has a certificate, so STARTTLS is offered on connections in clear."""
+    authenticator: Any = None
+    """Who knows the users (`protocol.sasl.Authenticator`); None: AUTH does not exist."""
+    auth_in_clear: bool = False
+    """Mechanisms that show the password are offered without TLS too (against RFC 4954 §4)."""
+    claims: frozenset[str] = frozenset()
+    """Extensions that the handler, and whoever takes the messages from it, promises to honour (`Extension.claimed`)."""
+    xclient: Networks = ()
+    """Networks of front ends of our own, which may say by XCLIENT and XFORWARD whom they speak for (SECURITY R14)."""
     extensions: tuple[Extension, ...] = EXTENSIONS
 
     def __post_init__(self) -> None:
@@ -69,39 +86,79 @@ class Settings:
     @cached_property
     def greeting(self) -> bytes:
         """The 220 line (RFC 5321 §4.2)."""
-        return reply(220, None, f"{self.hostname} ESMTP ironpost").octets
+        return reply(220, None, f"{self.hostname} {self.dialect.service} ironpost").octets
 
     @cached_property
     def helo_reply(self) -> bytes:
         """The answer to HELO."""
         return reply(250, None, self.hostname).octets
 
+    def ehlo_reply(self, *, secure: bool, authenticated: bool, trusted: bool) -> bytes:
+        """The answer to EHLO or LHLO: one line an extension that can be honoured now (RFC 5321 §4.1.1.1)."""
+        key = secure, authenticated, trusted
+        octets = self._ehlo_replies.get(key)
+        if octets is None:
+            offer = Offer(self, secure, authenticated, trusted)
+            lines = (extension.advertise(offer) for extension in self.available)
+            octets = reply(250, None, self.hostname, *(line for line in lines if line is not None)).octets
+            self._ehlo_replies[key] = octets
+        return octets
+
     @cached_property
-    def ehlo_reply(self) -> bytes:
-        """The answer to EHLO: one line an extension that can be honoured now (RFC 5321 §4.1.1.1)."""
-        lines = (extension.advertise(self) for extension in self.extensions)
-        return reply(250, None, self.hostname, *(line for line in lines if line is not None)).octets
+    def _ehlo_replies(self) -> dict[tuple[bool, bool, bool], bytes]:
+        return {}
+
+    @cached_property
+    def available(self) -> tuple[Extension, ...]:
+        """The extensions that such a server has."""
+        return tuple(extension for extension in self.extensions if extension.available(self))
 
     @cached_property
     def limits(self) -> Limits:
         """The framer's limits: the command line is 512 octets plus the most that extensions add to one verb."""
         extra: dict[str, int] = {}
-        for extension in self.extensions:
+        for extension in self.available:
             for verb, octets in extension.extra_octets.items():
                 extra[verb] = extra.get(verb, 0) + octets
         return Limits(command_line=COMMAND_LINE + max(extra.values(), default=0), content=self.max_size)
 
     @cached_property
-    def mail_parameters(self) -> Mapping[str, Check]:
-        """The parameters of MAIL that the extensions own, each with its check."""
-        return {key: check for extension in self.extensions for key, check in extension.mail_parameters.items()}
+    def mail_parameters(self) -> Mapping[str, Parse]:
+        """The parameters of MAIL that the extensions own."""
+        return {key: parse for extension in self.available for key, parse in extension.mail_parameters.items()}
 
     @cached_property
-    def rcpt_parameters(self) -> Mapping[str, Check]:
-        """The parameters of RCPT that the extensions own, each with its check."""
-        return {key: check for extension in self.extensions for key, check in extension.rcpt_parameters.items()}
+    def rcpt_parameters(self) -> Mapping[str, Parse]:
+        """The parameters of RCPT that the extensions own."""
+        return {key: parse for extension in self.available for key, parse in extension.rcpt_parameters.items()}
+
+    def dialogue(self, *, secure: bool, authenticated: bool) -> Dialogue:
+        """The table of commands for a session that is so far: a dialect that demands TLS or AUTH does little before."""
+        if self.dialect.encrypt and not secure:
+            return self._dialogue_before_tls
+        if self.dialect.authenticate and not authenticated:
+            return self._dialogue_before_authentication
+        return self._dialogue
 
     @cached_property
-    def dialogue(self) -> Dialogue:
-        """The table of commands with the verbs that the extensions bring."""
-        return Dialogue({verb: handling for e in self.extensions for verb, handling in e.verbs.items()})
+    def _dialogue(self) -> Dialogue:
+        return Dialogue(self.dialect.hello, self._verbs)
+
+    @cached_property
+    def _dialogue_before_tls(self) -> Dialogue:
+        return self._dialogue.only(BEFORE_TLS, TLS_FIRST)
+
+    @cached_property
+    def _dialogue_before_authentication(self) -> Dialogue:
+        return self._dialogue.only(BEFORE_AUTHENTICATION, AUTHENTICATION_FIRST)
+
+    @property
+    def _verbs(self) -> Mapping[str, Handling]:
+        return {verb: handling for extension in self.available for verb, handling in extension.verbs.items()}
+
+    def trusts(self, ip: str) -> bool:
+        """Whether the client at this address is a front end of our own (`xclient`)."""
+        if not self.xclient or not ip:
+            return False
+        address = ip_address(ip.partition("%")[0])
+        return any(address in network for network in self.xclient)

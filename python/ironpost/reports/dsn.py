@@ -19,13 +19,13 @@ from ironpost import wire
 from ironpost.message import header
 from ironpost.message.dates import date_time
 from ironpost.message.received import checked_name
-from ironpost.model import NULL, Envelope, Origin, Recipient
+from ironpost.model import NULL, BodyType, Envelope, Origin, Recipient
 from ironpost.reports import mime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ironpost.model import Address, Outcome
+    from ironpost.model import Address, Outcome, Value
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
 
 Failure: TypeAlias = "tuple[QueuedRecipient, Outcome]"
@@ -49,7 +49,7 @@ def report_envelope(message: QueuedMessage) -> Envelope | None:
     sender = message.envelope.reverse_path
     if sender.is_null:
         return None
-    parameters: dict[str, str | None] = {"BODY": "8BITMIME", "SMTPUTF8": None} if sender.needs_smtputf8 else {}
+    parameters: dict[str, Value] = {"BODY": BodyType.EIGHT_BIT, "SMTPUTF8": None} if sender.needs_smtputf8 else {}
     return Envelope(NULL, (Recipient(sender),), parameters, Origin())
 
 

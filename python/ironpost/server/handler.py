@@ -15,17 +15,22 @@ from ironpost.server.spool import MemorySpool
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.model import Address
+    from ironpost.model import Address, Value
     from ironpost.model.body import Spool
-    from ironpost.protocol.handler import Answer, ContentAnswer, Handler
+    from ironpost.protocol.handler import Answer, ContentAnswer, Handler, MessageAnswer
     from ironpost.protocol.server import ServerSession
     from ironpost.wire import BodyEnd
 
-HOOKS = ("connect", "hello", "mail", "recipient", "content", "message", "verify", "disconnect")
+HOOKS = (
+    *("connect", "hello", "mail", "recipient", "content", "message", "disconnect"),
+    *("verify", "expand", "etrn", "turn"),
+)
 
 
 class BaseHandler:
     """Override what you need, as `def` or as `async def`; see `protocol.handler.Handler` for what each hook means."""
+
+    claims: frozenset[str] = frozenset()
 
     def connect(self, session: ServerSession) -> Answer:
         """Greets."""
@@ -35,11 +40,11 @@ class BaseHandler:
         """Accepts any name."""
         return None
 
-    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """Accepts any sender."""
         return None
 
-    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """Refuses every recipient."""
         return replies.NOT_ACCEPTED_HERE
 
@@ -47,7 +52,7 @@ class BaseHandler:
         """Content goes to memory, as much as the server's settings allow."""
         return MemorySpool(session.settings.max_size)
 
-    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> MessageAnswer:
         """Refuses the message."""
         content.discard()
         return replies.NOT_TAKEN
@@ -55,6 +60,18 @@ class BaseHandler:
     def verify(self, session: ServerSession, argument: str) -> Answer:
         """Tells nothing."""
         return None
+
+    def expand(self, session: ServerSession, argument: str) -> Answer:
+        """Tells nothing."""
+        return None
+
+    def etrn(self, session: ServerSession, argument: str) -> Answer:
+        """Allows it to nobody."""
+        return replies.NOT_ALLOWED
+
+    def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
+        """Allows it to nobody."""
+        return replies.NOT_ALLOWED
 
     def disconnect(self, session: ServerSession) -> None:
         """Does nothing."""
@@ -64,6 +81,7 @@ class _Completed(BaseHandler):
     """A handler's hooks where it has them, the base's elsewhere."""
 
     def __init__(self, handler: object) -> None:
+        self.claims = frozenset(getattr(handler, "claims", ()))
         for hook in HOOKS:
             method = getattr(handler, hook, None)
             if method is not None:
@@ -79,4 +97,4 @@ def complete(handler: object) -> Handler:
     found = [hook for hook in HOOKS if callable(getattr(handler, hook, None))]
     if not found:
         raise TypeError(f"{type(handler).__name__} is no handler: it has none of {', '.join(HOOKS)}")
-    return cast("Handler", handler if len(found) == len(HOOKS) else _Completed(handler))
+    return cast("Handler", handler if len(found) == len(HOOKS) and hasattr(handler, "claims") else _Completed(handler))

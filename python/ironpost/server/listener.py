@@ -14,6 +14,7 @@ import asyncio
 import errno
 import logging
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ironpost.protocol.server import DEFAULT
@@ -71,7 +72,7 @@ class Server:
         """
         self.handler = complete(handler)
         self.host = host
-        self.settings = settings
+        self.settings = replace(settings, claims=settings.claims | self.handler.claims)
         self.overrides = overrides
         self.timeouts = timeouts
         self.max_connections = max_connections

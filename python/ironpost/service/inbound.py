@@ -26,7 +26,7 @@ from ironpost.service.journal import record
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ironpost.model import Address, Reply
+    from ironpost.model import Address, Reply, Value
     from ironpost.model.body import Spool
     from ironpost.model.ports import Clock, Random
     from ironpost.policy import Policy
@@ -105,6 +105,8 @@ class _Visit:
 class Inbound:
     """The `protocol.handler.Handler` of the mail transfer agent; one for any number of sessions."""
 
+    claims: frozenset[str] = frozenset()
+
     def __init__(
         self,
         *,
@@ -150,14 +152,14 @@ class Inbound:
         visit.facts.helo = domain
         return self._ask(Stage.HELLO, visit)
 
-    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+    def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """Asks policy about the sender."""
         visit: _Visit = session.extra
         visit.facts.reverse_path = reverse_path
         visit.facts.mail_parameters = parameters
         return self._ask(Stage.MAIL, visit)
 
-    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """Asks policy about one recipient; without a check that accepts it, it is refused."""
         visit: _Visit = session.extra
         visit.facts.forward_path = forward_path
@@ -170,7 +172,7 @@ class Inbound:
         assert transaction is not None  # content follows RCPT
         declared = transaction.parameters.get("SIZE")
         try:
-            spool = self._store.spool(int(declared) if declared else None)
+            spool = self._store.spool(declared or None)
         except OSError as error:
             return _storage_fault(error)
         return _Content(spool)
@@ -195,6 +197,21 @@ class Inbound:
         """The usual 252: what exists here is nobody's business (RFC 5321 §7.3)."""
         del session, argument
         return None
+
+    def expand(self, session: ServerSession, argument: str) -> Answer:
+        """Not claimed."""
+        del session, argument
+        return None
+
+    def etrn(self, session: ServerSession, argument: str) -> Answer:
+        """Not claimed."""
+        del session, argument
+        return replies.NOT_ALLOWED
+
+    def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
+        """Not claimed."""
+        del session, domains
+        return replies.NOT_ALLOWED
 
     def disconnect(self, session: ServerSession) -> None:
         """Writes the session into the journal."""
@@ -263,8 +280,7 @@ class Inbound:
             return refusal
         transaction = session.transaction
         assert transaction is not None  # content follows RCPT
-        with_ = received.keyword(extended=session.esmtp, utf8="SMTPUTF8" in transaction.parameters)
-        envelope = transaction.envelope(Origin(visit.facts.ip, session.helo, with_))
+        envelope = transaction.envelope(Origin(visit.facts.ip, session.helo, session.protocol))
         recipients = envelope.recipients
         identifier = self._random.token()
         now = self._clock.now()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.body import PIECE
+from ironpost.protocol.extensions import typed_parameters, wire_parameters
 from ironpost.queue.store import Messages, QueuedMessage, QueuedRecipient, State
 from ironpost.storage.spool import FileBody
 from ironpost.storage.sqlite_schema import connect_readonly
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from ironpost.model import Body
+    from ironpost.model import Body, Value
 
 STATES = (State.QUEUED, State.DELIVERED, State.FAILED, State.DROPPED)
 """A row's state is the position in this tuple."""
@@ -40,9 +41,9 @@ def micros(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def parameters_text(parameters: Mapping[str, str | None]) -> str:
+def parameters_text(parameters: Mapping[str, Value]) -> str:
     """A column's value; empty for none, which is stored as NULL (binding None costs more than all the rest)."""
-    return json.dumps(dict(parameters)) if parameters else ""
+    return json.dumps(wire_parameters(parameters)) if parameters else ""
 
 
 @lru_cache(maxsize=1024)  # a client sends many messages
@@ -171,7 +172,7 @@ class Reader:
         envelope = Envelope(
             Address.parse(reverse_path),
             tuple(queued.recipient for queued in recipients),
-            json.loads(parameters) if parameters else {},
+            typed_parameters(json.loads(parameters)) if parameters else {},
             Origin(*json.loads(origin)) if origin else _HERE,
         )
         body: Body = RowBody(self._connection, seq, size)
@@ -183,7 +184,7 @@ class Reader:
 
 def _recipient(row: tuple[Any, ...]) -> QueuedRecipient:
     number, address, parameters, state, attempts, due, changed, last, remote = row
-    recipient = Recipient(Address.parse(address), json.loads(parameters) if parameters else {})
+    recipient = Recipient(Address.parse(address), typed_parameters(json.loads(parameters)) if parameters else {})
     return QueuedRecipient(number, recipient, STATES[state], attempts, due / 1e6, last, remote, changed / 1e6)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model.reply import Reply
-from ironpost.protocol.extensions.base import Check, Extension, Handling, Outgoing, Parameters
+from ironpost.protocol.extensions.base import Extension, Handling, Offer, Outgoing, Parameters, Parse
 from ironpost.protocol.extensions.chunking import Chunking
 from ironpost.protocol.extensions.eight_bit_mime import EightBitMime
 from ironpost.protocol.extensions.enhanced_status_codes import EnhancedStatusCodes
@@ -16,7 +16,9 @@ from ironpost.protocol.extensions.smtputf8 import SmtpUtf8
 from ironpost.protocol.extensions.vrfy import Vrfy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ironpost.model import Value
 
 EXTENSIONS: Final[tuple[Extension, ...]] = (
     Pipelining(),
@@ -30,12 +32,16 @@ EXTENSIONS: Final[tuple[Extension, ...]] = (
 )
 """In the order of the EHLO reply."""
 
+_STORED: Final[Mapping[str, Callable[[str], Value]]] = {
+    keyword: typed for extension in EXTENSIONS for keyword, typed in extension.stored.items()
+}
+
 
 def outgoing(
     message: Outgoing, offered: Mapping[str, str], extensions: Iterable[Extension] = EXTENSIONS
 ) -> Parameters | Reply:
     """The parameters that our client puts on MAIL for this message and this peer, or the first refusal."""
-    parameters: dict[str, str | None] = {}
+    parameters: dict[str, Value] = {}
     for extension in extensions:
         answer = extension.outgoing(message, offered)
         if isinstance(answer, Reply):
@@ -44,4 +50,32 @@ def outgoing(
     return parameters
 
 
-__all__ = ["EXTENSIONS", "Check", "Extension", "Handling", "Outgoing", "Parameters", "outgoing"]
+def wire_parameters(parameters: Parameters) -> dict[str, str | None]:
+    """Typed values as they stand on the wire, which is how a store keeps them."""
+    return {keyword: None if value is None else str(value) for keyword, value in parameters.items()}
+
+
+def typed_parameters(wire: Mapping[str, str | None]) -> Parameters:
+    """What `wire_parameters` made, typed again. A keyword that no extension knows keeps its text.
+
+    Raises:
+        ValueError: a value is not what the extension wrote.
+    """
+    return {
+        keyword: value if value is None or keyword not in _STORED else _STORED[keyword](value)
+        for keyword, value in wire.items()
+    }
+
+
+__all__ = [
+    "EXTENSIONS",
+    "Extension",
+    "Handling",
+    "Offer",
+    "Outgoing",
+    "Parameters",
+    "Parse",
+    "outgoing",
+    "typed_parameters",
+    "wire_parameters",
+]

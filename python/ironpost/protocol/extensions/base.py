@@ -10,22 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from ironpost.model import Envelope, Reply
+    from ironpost.model import Envelope, Reply, Value
     from ironpost.protocol.server import ServerSession
     from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
 
-Check: TypeAlias = "Callable[[ServerSession, str | None], Reply | None]"
-"""Judges one parameter's value (None for a parameter without one): None accepts, a Reply refuses the command."""
+Parse: TypeAlias = "Callable[[ServerSession, str | None], Reply | Value]"
+"""Judges one parameter's value as it was sent (None for a keyword without `=`): a Reply refuses the command, anything
+else is the typed value. The values that the same command gave before it stand in `session.candidate`."""
 Handling: TypeAlias = "Callable[[ServerSession, Command], None]"
 """Handles one command: replies through the session, or asks the handler (`ServerSession.ask`)."""
-Parameters: TypeAlias = Mapping[str, str | None]
+Parameters: TypeAlias = Mapping[str, "Value"]
 """ESMTP parameters, keyword in upper case, None for one without `=`."""
 
-_NONE: Mapping[str, str | None] = MappingProxyType({})
+_NONE: Parameters = MappingProxyType({})
+
+
+class Offer(NamedTuple):
+    """What the EHLO reply depends on: it is made once for each combination, not once for each session."""
+
+    settings: Settings
+    secure: bool = False
+    """The connection is protected by TLS."""
+    authenticated: bool = False
+    peer_trusted: bool = False
+    """The client is in `Settings.xclient`: a front end of our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +58,26 @@ class Extension:
 
     keyword: ClassVar[str]
     """The EHLO keyword."""
+    claimed: ClassVar[bool] = False
+    """Queue and delivery must keep what it promises, so it exists only if the keyword is in `Settings.claims`."""
     extra_octets: ClassVar[Mapping[str, int]] = {}
     """Octets that the extension adds to the command line, by verb (RFC 5321 §4.5.3.1.4)."""
-    mail_parameters: ClassVar[Mapping[str, Check]] = {}
-    """Parameters of MAIL that the extension owns, each with its check."""
-    rcpt_parameters: ClassVar[Mapping[str, Check]] = {}
-    """Parameters of RCPT that the extension owns, each with its check."""
+    mail_parameters: ClassVar[Mapping[str, Parse]] = {}
+    """Parameters of MAIL that the extension owns."""
+    rcpt_parameters: ClassVar[Mapping[str, Parse]] = {}
+    """Parameters of RCPT that the extension owns."""
+    stored: ClassVar[Mapping[str, Callable[[str], Value]]] = {}
+    """How the typed value of a parameter is made of its `str` when an envelope is read from a store; the wire form was
+    judged when it came. Needed only where the value is no `str`."""
     verbs: ClassVar[Mapping[str, Handling]] = {}
     """Verbs that it brings; each is called in every state but before the greeting, and judges the order itself."""
 
-    def advertise(self, settings: Settings) -> str | None:  # noqa: ARG002 - for those that need it
-        """The line in the EHLO reply, None if the extension cannot be honoured now."""
+    def available(self, settings: Settings) -> bool:
+        """Whether such a server has the extension at all; if not, its verbs are 502 and its parameters 555."""
+        return not self.claimed or self.keyword in settings.claims
+
+    def advertise(self, offer: Offer) -> str | None:  # noqa: ARG002 - for those that need it
+        """The line in the EHLO reply, None if the extension cannot be honoured now. Asked only if `available`."""
         return self.keyword
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:  # noqa: ARG002

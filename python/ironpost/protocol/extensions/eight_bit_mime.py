@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from ironpost.model import BodyType
 from ironpost.protocol import replies
 from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
 
@@ -13,25 +14,26 @@ if TYPE_CHECKING:
     from ironpost.model import Reply
     from ironpost.protocol.server import ServerSession
 
+_BODIES: Final = {body.value: body for body in (BodyType.SEVEN_BIT, BodyType.EIGHT_BIT)}
 
-def _body(session: ServerSession, value: str | None) -> Reply | None:  # noqa: ARG001 - a Check
-    if value is not None and value.upper() in {"7BIT", "8BITMIME"}:
-        return None
-    return replies.BAD_PARAMETER
+
+def _body(session: ServerSession, value: str | None) -> BodyType | Reply:  # noqa: ARG001 - a Parse
+    return _BODIES.get("" if value is None else value.upper(), replies.BAD_PARAMETER)
 
 
 class EightBitMime(Extension):
     keyword = "8BITMIME"
     extra_octets: ClassVar = {"MAIL": len(" BODY=8BITMIME")}
     mail_parameters: ClassVar = {"BODY": _body}
+    stored: ClassVar = {"BODY": BodyType}
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
         declared = message.envelope.body_type
-        if declared == "BINARYMIME":
+        if declared == BodyType.BINARY:
             return replies.PEER_LACKS_BINARY
-        if not message.eight_bit and declared != "8BITMIME":
+        if not message.eight_bit and declared != BodyType.EIGHT_BIT:
             return {}
         if "8BITMIME" in offered:
-            return {"BODY": "8BITMIME"}
+            return {"BODY": BodyType.EIGHT_BIT}
         # Declared 8-bit but plain ASCII needs no transport for 8 bits (RFC 6152 §3).
         return replies.PEER_LACKS_8BIT if message.eight_bit else {}

@@ -5,34 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.protocol import replies
-from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
+from ironpost.protocol.extensions.base import Extension, Offer, Outgoing, Parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ironpost.model import Reply
     from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
 
 _DIGITS = 20
 """Digits in a size value at most (RFC 1870 §3)."""
 
 
-def _declared(session: ServerSession, value: str | None) -> Reply | None:
+def _declared(session: ServerSession, value: str | None) -> int | Reply:
     if value is None or len(value) > _DIGITS or not (value.isascii() and value.isdigit()):
         return replies.BAD_PARAMETER
-    if int(value) > session.settings.max_size:  # RFC 1870 §6.1
-        return replies.TOO_LARGE
-    return None
+    size = int(value)
+    return replies.TOO_LARGE if size > session.settings.max_size else size  # RFC 1870 §6.1
 
 
 class Size(Extension):
     keyword = "SIZE"
     extra_octets: ClassVar = {"MAIL": 26}  # RFC 1870 §3 (5)
     mail_parameters: ClassVar = {"SIZE": _declared}
+    stored: ClassVar = {"SIZE": int}
 
-    def advertise(self, settings: Settings) -> str:
-        return f"SIZE {settings.max_size}"
+    def advertise(self, offer: Offer) -> str:
+        return f"SIZE {offer.settings.max_size}"
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
         limit = offered.get("SIZE")
@@ -41,4 +40,4 @@ class Size(Extension):
         # RFC 1870 §4: 0, or no number, means that no fixed limit is known.
         if limit.isascii() and limit.isdigit() and 0 < int(limit[:_DIGITS]) < message.size:
             return replies.PEER_TOO_SMALL
-        return {"SIZE": str(message.size)}
+        return {"SIZE": message.size}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ironpost.protocol.server import ServerSession
 
 
-def _flag(session: ServerSession, value: str | None) -> Reply | None:  # noqa: ARG001 - a Check
+def _flag(session: ServerSession, value: str | None) -> Reply | None:  # noqa: ARG001 - a Parse
     return None if value is None else replies.BAD_PARAMETER
 
 
