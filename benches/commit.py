@@ -184,7 +184,7 @@ class Product:
             await self.store.record([Update(token, 0, State.DELIVERED, 1, now, self.outcome)])
 
     async def close(self) -> None:
-        self.batches = self.store._commits._transactions
+        self.batches = self.store._commits.transactions
         await self.store.close()
 
 

@@ -28,7 +28,8 @@ from ironpost.service.control import ControlError, ControlServer
 from ironpost.service.inbound import Inbound
 from ironpost.service.queue_runner import QueueRunner
 from ironpost.service.supervisor import Loop, Part, Supervisor
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.storage.lock import DirectoryLock
+from ironpost.storage.shards import ShardedStore, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,7 +64,7 @@ class System:
         """Where it listens."""
         self._ways: Ways
         self._runner: QueueRunner
-        self._store: SqliteStore
+        self._store: ShardedStore
         self._supervisor: Supervisor
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -75,10 +76,7 @@ class System:
         """
         configuration = self.configuration
         _raise_file_limit(_connections(configuration) + SPARE_FILES)
-        try:
-            self._store = SqliteStore.at(configuration.data, now=self._clock.now, reserve=configuration.queue.reserve)
-        except OSError as error:
-            raise DataError(configuration.data) from error
+        lock, self._store = self._opened(configuration)
         name = _own_name(configuration)
         self._ways = Ways(configuration, name, self._clock, self._random)
         self._runner = QueueRunner(
@@ -94,6 +92,7 @@ class System:
         self.places = places(configuration, name, self._handler(configuration, name))
         commands = {"reload": self._command_reload, "retry": self._retry, "drop": self._drop, "status": self._status}
         parts: list[Part] = [
+            _Lock(lock),
             _Held(self._store.close),
             _Held(self._ways.close),
             Loop(self._runner.start, self._runner.stop),
@@ -102,6 +101,19 @@ class System:
         ]
         self._supervisor = Supervisor(parts, self.reload)
         await self._supervisor.run(ready)
+
+    def _opened(self, configuration: Configuration) -> tuple[DirectoryLock, ShardedStore]:
+        data = configuration.data
+        try:
+            lock = DirectoryLock(data)
+            try:
+                lay_out(data)
+                return lock, ShardedStore.at(data, now=self._clock.now, reserve=configuration.queue.reserve)
+            except BaseException:
+                lock.release()
+                raise
+        except OSError as error:
+            raise DataError(data) from error
 
     # What a reload changes
 
@@ -193,6 +205,19 @@ class System:
         if unknown:
             raise ControlError(f"no message {', '.join(unknown)} in the queue; nothing was changed")
         return ids
+
+
+class _Lock:
+    """The data directory's lock, let go last."""
+
+    def __init__(self, lock: DirectoryLock) -> None:
+        self._lock = lock
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        self._lock.release()
 
 
 class _Held:

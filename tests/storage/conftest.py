@@ -16,7 +16,7 @@ sys.modules[spec.name] = store_kit
 spec.loader.exec_module(store_kit)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "shards"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Every store that there is."""
     return str(request.param)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ironpost.model import Address, Disposition, Envelope, Origin, Outcome, Recipient, Reply
 from ironpost.queue.store import NewMessage, State, Update
 from ironpost.storage.memory import MemoryStore
+from ironpost.storage.shards import ShardedStore, lay_out
 from ironpost.storage.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -35,9 +36,15 @@ class Clock:
 async def opened(kind: str, directory: Path, clock: Clock | None = None, **options: int) -> AsyncIterator[Store]:
     """A store of that kind, closed at the end."""
     now = clock or Clock()
-    store: Store = (
-        SqliteStore.at(directory, now=now, **{"reserve": 0, **options}) if kind == "sqlite" else MemoryStore(now=now)
-    )
+    store: Store
+    if kind == "memory":
+        store = MemoryStore(now=now)
+    elif kind == "sqlite":
+        store = SqliteStore.at(directory, now=now, **{"reserve": 0, **options})
+    else:
+        directory.mkdir(exist_ok=True)
+        lay_out(directory)
+        store = ShardedStore.at(directory, now=now, **{"reserve": 0, **options})
     try:
         yield store
     finally:

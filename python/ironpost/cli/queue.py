@@ -20,14 +20,12 @@ from ironpost.cli.app import Stop
 from ironpost.cli.settings import command, configuration
 from ironpost.protocol.extensions import wire_parameters
 from ironpost.queue.store import QueuedMessage, QueuedRecipient, State
-from ironpost.storage.sqlite import open_readonly
+from ironpost.storage.shards import ShardsReader
 from ironpost.storage.sqlite_schema import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
-
-    from ironpost.storage.sqlite_rows import Reader
 
 
 def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
@@ -112,10 +110,10 @@ def drop(named: Path | None, ids: list[str], *, as_json: bool) -> None:
     _dump(answer) if as_json else typer.echo(f"{answer['messages']} messages dropped")
 
 
-def _read(named: Path | None, question: Callable[[Reader], Awaitable[Any]]) -> Any:
+def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]) -> Any:
     data = configuration(named).data
     try:
-        reader = open_readonly(data)
+        reader = ShardsReader.open_readonly(data)
         try:
             return asyncio.run(_awaited(question(reader)))
         finally:

@@ -113,7 +113,8 @@ class Store(Protocol):
     def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
         """Makes the results of attempts durable and releases the claims; commits reports (bounces) with them.
 
-        All of it or nothing.
+        All of it or nothing. The updates of one call concern one message, unless the caller knows better: a store of
+        several shards records what lies in one.
 
         A message whose recipients are all final is removed with its body; its history stays in the events.
         """

@@ -31,7 +31,7 @@ class DirectoryLock:
         """
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(directory.parent)  # the name of a new directory must outlive a crash, too
+            sync_directory(directory.parent)  # the name of a new directory must outlive a crash, too
         path = Path(directory, LOCK)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -59,7 +59,8 @@ class DirectoryLock:
             self._descriptor = -1
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """The names in it reach the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -56,7 +56,7 @@ class FileSpool:
         """Nothing is created before the content outgrows `SMALL_BODY`.
 
         Args:
-            directory: the data directory.
+            directory: the store's.
             sync: makes a file, named relative to it, durable together with its directory.
             room: asked before octets are written to a file; raises StoreFull if they may not be.
         """
@@ -131,11 +131,23 @@ class FileSpool:
     def _create(self) -> None:
         token = secrets.token_hex(16)
         name = f"{BODIES}/{token[:2]}/{token[2:]}"
-        path = self._directory / name
-        for directory in (path.parent.parent, path.parent):  # `parents=True` would give the first a wider mode
-            directory.mkdir(mode=0o700, exist_ok=True)
+        path = _place(self._directory, name)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.name = name
+
+    async def move(
+        self, directory: Path, sync: Callable[[str], asyncio.Future[None]], room: Callable[[int], None]
+    ) -> None:
+        """Goes on in another directory of the same file system; the arguments are those of a new spool.
+
+        Raises:
+            OSError: it cannot.
+        """
+        if self.name is not None:
+            if self._syncing is not None:
+                await asyncio.wait([self._syncing])  # by its name; `durable` looks at how it ended
+            (self._directory / self.name).rename(_place(directory, self.name))
+        self._directory, self._sync, self._room = directory, sync, room
 
     async def durable(self) -> None:
         """The file, if there is one, is complete and on the disk.
@@ -184,6 +196,14 @@ class FileSpool:
 
     def __del__(self) -> None:
         self._close()
+
+
+def _place(directory: Path, name: str) -> Path:
+    """The path of a body file; the directories above it are there."""
+    path = directory / name
+    for above in (path.parent.parent, path.parent):  # `parents=True` would give the first a wider mode
+        above.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def _looked_at(future: asyncio.Future[None]) -> None:

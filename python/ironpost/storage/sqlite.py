@@ -58,15 +58,25 @@ class _Live:
 
 
 class SqliteStore:
-    """The store in one data directory. Make it with `SqliteStore.at`."""
+    """The store in one directory: one shard of a server's (`shards`). Make it with `SqliteStore.at`."""
 
-    def __init__(self, directory: Path, now: Callable[[], float], reserve: int, lock: DirectoryLock) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        now: Callable[[], float],
+        reserve: int,
+        lock: DirectoryLock,
+        sharers: int,
+        *,
+        resting: bool,
+    ) -> None:
         """For `at`, which holds the lock."""
         self._lock = lock
+        self._sharers = sharers
         self._writer = connect(directory)
         try:
             self._reader = Reader(self._writer, directory)
-            syncer = Syncer(directory, DATABASE)
+            syncer = Syncer(directory, DATABASE, resting=resting)
         except BaseException:
             self._writer.close()
             raise
@@ -84,13 +94,23 @@ class SqliteStore:
         self._large: set[asyncio.Task[Any]] = set()
 
     @classmethod
-    def at(cls, directory: Path, *, now: Callable[[], float] = time.time, reserve: int = RESERVE) -> Self:
-        """Opens, and creates, the store in a data directory; removes body files that no message owns.
+    def at(
+        cls,
+        directory: Path,
+        *,
+        now: Callable[[], float] = time.time,
+        reserve: int = RESERVE,
+        sharers: int = 1,
+        resting: bool = False,
+    ) -> Self:
+        """Opens, and creates, the store in a directory; removes body files that no message owns.
 
         Args:
             directory: created with 0700 if it does not exist.
             now: seconds since 1970.
             reserve: octets of the disk that new mail never takes.
+            sharers: processes that take new mail onto this disk, this one among them.
+            resting: the sync process starts only when something is written.
 
         Raises:
             DirectoryInUse: another process works there.
@@ -99,7 +119,7 @@ class SqliteStore:
         """
         lock = DirectoryLock(directory)
         try:
-            store = cls(directory, now, reserve, lock)
+            store = cls(directory, now, reserve, lock, sharers=sharers, resting=resting)
         except sqlite3.Error as error:
             lock.release()
             raise OSError(errno.EIO, f"the queue's database cannot be opened: {error}", str(directory)) from error
@@ -137,11 +157,14 @@ class SqliteStore:
             # new mail for ever. Not all of it: what is not copied yet needs as much again in the database.
             log = self._directory / f"{DATABASE}-wal"
             taken = min(log.stat().st_size, max(0, self._reserve - LOG_ROOM)) if log.exists() else 0
-            self._free = space.f_bavail * space.f_frsize + taken
+            free = space.f_bavail * space.f_frsize + taken
+            # What the others take until the next look is not seen here: of the room each counts on its part only.
+            self._free = self._reserve + (free - self._reserve) // self._sharers if free > self._reserve else free
             self._next_look = clock + LOOK_SECONDS
-        if self._free - octets >= self._reserve:
+        else:
+            free = self._free
+        if free - octets >= self._reserve:
             return
-        free = self._free
         if inside:
             free += PAGE * self._writer.execute("PRAGMA freelist_count").fetchall()[0][0]
         if free - octets < self._reserve:
@@ -293,6 +316,39 @@ class SqliteStore:
     async def get(self, message: str) -> QueuedMessage | None:
         """As `Store.get`."""
         return await self._reader.get(message)
+
+    def adopt(self, content: Spool) -> Awaitable[None]:
+        """Takes over the spool of another store on the same file system, so that it may be committed here."""
+        return _own(content).move(self._directory, self._sync_file, self._take_room)
+
+    # -- for `shards`, which closes what is drained
+
+    def claims(self, message: str) -> bool:
+        """Whether this process has claimed recipients of that message here."""
+        return message in self._by_id
+
+    @property
+    def transactions(self) -> int:
+        """Written since it was opened."""
+        return self._commits.transactions
+
+    def rest(self) -> bool:
+        """Ends the sync process until it is needed again; False if it is in use."""
+        if self._large or not self._commits.idle:
+            return False
+        self._commits.rest()
+        return True
+
+    def drained(self) -> bool:
+        """No mail is left, and nobody is at work on any."""
+        busy = self._by_id or self._large or not self._commits.idle
+        return not busy and not self._writer.execute("SELECT 1 FROM message LIMIT 1").fetchall()
+
+    def abandon(self) -> None:
+        """Closes a store that nobody has used yet."""
+        self._closing = True
+        self._commits.abandon()
+        self._lock.release()
 
     async def close(self) -> None:
         """As `Store.close`."""

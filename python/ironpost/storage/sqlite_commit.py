@@ -94,7 +94,7 @@ class GroupCommit:
         Args:
             db: the writing connection.
             syncer: of the same database.
-            directory: the data directory.
+            directory: the store's.
             now: seconds since 1970.
             find: a message's `seq`, and whether it has a body file, by its id; None if it is not in the queue.
         """
@@ -111,7 +111,8 @@ class GroupCommit:
         self._written = 0
         self._checkpointing = False
         self._tail = False
-        self._transactions = 0
+        self.transactions = 0
+        """Written so far."""
         self._idle: asyncio.Future[None] | None = None
         self._gathering = self._turn = 0.0
         """When the transaction to come began to gather, and when the loop last came by."""
@@ -138,12 +139,26 @@ class GroupCommit:
             self._gather_from_now()
         return job.future
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is being written, and nothing waits to be."""
+        return not (self._busy or self._checkpointing)
+
+    def rest(self) -> None:
+        """Ends the sync process until the next job. Only while `idle`."""
+        self._syncer.rest()
+
     async def close(self) -> None:
         """Finishes what was submitted, then closes the database."""
         self._closing = True
-        if self._busy or self._checkpointing:
+        if not self.idle:
             self._idle = asyncio.get_running_loop().create_future()
             await self._idle
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Closes the database at once. Only while `idle`."""
+        self._closing = True
         self._syncer.close()
         self._db.close()
 
@@ -207,7 +222,7 @@ class GroupCommit:
                     job.result = job.action()
             self._prune(2 * len(new))
             db.execute("COMMIT")
-            self._transactions += 1
+            self.transactions += 1
         except BaseException:
             if db.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
@@ -313,7 +328,7 @@ class GroupCommit:
         if self._written >= CHECKPOINT_OCTETS and not self._checkpointing:
             self._written = 0
             self._checkpointing = True
-            self._syncer.checkpoint().add_done_callback(partial(self._copied, self._transactions))
+            self._syncer.checkpoint().add_done_callback(partial(self._copied, self.transactions))
         self._busy = bool(self._waiting)
         if self._busy:
             self._gather_from_now()
@@ -325,7 +340,7 @@ class GroupCommit:
         if (error := done.exception()) is not None:
             logger.warning("the queue's log was not copied into the database: %s", error)
         # A checkpoint does not see what is written while it runs.
-        self._tail = error is None and self._transactions != before
+        self._tail = error is None and self.transactions != before
         if self._tail and not self._busy:
             self._busy = True
             self._next()
@@ -338,7 +353,7 @@ class GroupCommit:
         self._next()
 
     def _wake_closer(self) -> None:
-        if self._idle is not None and not self._idle.done() and not (self._busy or self._checkpointing):
+        if self._idle is not None and not self._idle.done() and self.idle:
             self._idle.set_result(None)
 
     # -- housekeeping

@@ -160,6 +160,8 @@ def connect_readonly(directory: Path) -> sqlite3.Connection:
     try:
         _refuse_newer(connection, path)
         found = _version(connection)
+        if not found:
+            raise FileNotFoundError(f"There is no queue in {directory} yet: {DATABASE} is empty.")
         if found < VERSION:
             raise SchemaError(f"{path} has schema {found}, this program reads {VERSION}: start the server once.")
     except BaseException:

@@ -38,12 +38,13 @@ START_LIMIT = 3
 class Syncer:
     """The store's side. One event loop at a time."""
 
-    def __init__(self, directory: Path, database: str) -> None:
+    def __init__(self, directory: Path, database: str, *, resting: bool = False) -> None:
         """Starts the process.
 
         Args:
-            directory: the data directory; body files are named relative to it.
+            directory: the store's directory; body files are named relative to it.
             database: the database file in it; its log (`-wal`) exists already.
+            resting: the process starts only with the first use.
         """
         self._directory = directory
         self._database = database
@@ -54,17 +55,23 @@ class Syncer:
         self._answers = b""
         self._failures = 0
         self._outbox = b""
-        self._dead = False
-        self._start()
+        self._dead = resting
+        self._log: socket.socket
+        self._work: socket.socket
+        self._process: subprocess.Popen[bytes] | None = None
+        if not resting:
+            self._start()
 
     def _start(self) -> None:
         import subprocess  # here, because the process itself has no use for it
 
+        if self._process is not None:
+            self._process.wait()
         self._log, log = socket.socketpair()
         self._work, work = socket.socketpair()
         with log, work:
             descriptors = log.fileno(), work.fileno()
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
                 [sys.executable, "-I", "-S", __file__, *map(str, (self._directory, self._database, *descriptors))],
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
@@ -75,8 +82,8 @@ class Syncer:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
-        return self._process.pid
+        """The process's id; 0 while it rests."""
+        return 0 if self._dead or self._process is None else self._process.pid
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answers come through this loop from now on."""
@@ -200,6 +207,7 @@ class Syncer:
         self._detach()
         self._log.close()
         self._work.close()
+        assert self._process is not None
         self._process.kill()
         self._process.wait()
         self._answers = self._outbox = b""
@@ -225,12 +233,19 @@ class Syncer:
         for line, _ in list(self._jobs.values()):
             self._send_work(line)
 
+    def rest(self) -> None:
+        """Ends the process until the next `attach`. Nothing may be waiting."""
+        if not self._dead:
+            self._detach()
+            self._log.close()
+            self._work.close()
+            self._dead = True
+
     def close(self) -> None:
         """Ends the process. Nothing may be waiting."""
-        self._detach()
-        self._log.close()
-        self._work.close()
-        self._process.wait()
+        self.rest()
+        if self._process is not None:
+            self._process.wait()
 
 
 def _receive(channel: socket.socket, limit: int) -> bytes | None:

@@ -1,0 +1,340 @@
+"""The store on disk: a fixed number of shards, each an SQLite store of its own, of which a process owns several.
+
+Promises: new mail of one process goes into one shard, its own, so that group commit works as over a single database.
+The others that it owns are drained: their mail is delivered, and one that is empty is closed. A shard that was never
+used does not exist; one whose mail waits for a later day costs a connection and no process. Fewer processes than before
+own more shards each, so that no mail is left behind.
+Refuses: more processes than shards; to record in one call what lies in several shards, because no transaction spans
+them; a layout that it does not know.
+
+In the data directory, whose lock is the caller's (`lock.DirectoryLock`): `shards/count`, and `shards/<number>/` with
+what `sqlite` keeps. docs/storage.md has it for operators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import heapq
+import os
+import sqlite3
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ironpost.storage.lock import sync_directory
+from ironpost.storage.spool import BODIES
+from ironpost.storage.sqlite import RESERVE, SqliteStore
+from ironpost.storage.sqlite_rows import Reader
+from ironpost.storage.sqlite_schema import DATABASE, SchemaError, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+    from typing import Self
+
+    from ironpost.model.body import Spool
+    from ironpost.queue.store import Messages, NewMessage, QueuedMessage, Update
+
+SHARDS = 64
+"""How many a new data directory gets: the most processes that can ever work on it. An unused one costs nothing."""
+REST_SECONDS = 10.0
+"""How long a drained shard keeps its sync process after it was last written to."""
+
+_FOLDER = "shards"
+_COUNT = "count"
+
+
+def lay_out(data: Path) -> int:
+    """Brings a data directory to this layout; how many shards it has. Hold its lock.
+
+    What an ironpost before shards left (one database at the top) becomes a shard. A crash at any point of this is made
+    good by the next call.
+
+    Raises:
+        SchemaError: another ironpost's layout, or a program holds the old database open.
+        OSError: it cannot be written, or the old database is damaged.
+    """
+    folder = data / _FOLDER
+    if not folder.exists():
+        folder.mkdir(mode=0o700)
+        sync_directory(data)
+    record = folder / _COUNT
+    if not record.exists():
+        draft = folder / f"{_COUNT}.new"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, b"%d\n" % SHARDS)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        draft.rename(record)
+        sync_directory(folder)
+    found = record.read_text("ascii", "replace").strip()
+    if not found.isdigit() or not 1 <= int(found) <= 100:
+        raise SchemaError(f"{record} says {found!r}, not how many shards there are: another program wrote it.")
+    count = int(found)
+    if (data / DATABASE).exists():
+        _take_over(data, count)
+    return count
+
+
+def _take_over(data: Path, count: int) -> None:
+    """Makes the database at the top a shard. Its bodies go first: what counts is where the database is."""
+    free = (_directory(data, number) for number in range(count))
+    shard = next((directory for directory in free if not (directory / DATABASE).exists()), None)
+    if shard is None:
+        raise SchemaError(f"{data / DATABASE} cannot become a shard: all {count} are in use. Start what wrote it once.")
+    try:
+        connection = connect(data)
+        try:
+            # With its log in it: one file, which one rename moves.
+            connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+        finally:
+            connection.close()
+    except sqlite3.OperationalError as error:
+        raise SchemaError(f"{data / DATABASE} is in use ({error}): end the program that has it open.") from error
+    except sqlite3.Error as error:
+        raise OSError(errno.EIO, f"the queue's database cannot be opened: {error}", str(data)) from error
+    shard.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (data / BODIES).rename(shard / BODIES)
+    sync_directory(shard)
+    sync_directory(shard.parent)
+    (data / DATABASE).rename(shard / DATABASE)
+    sync_directory(shard)
+    sync_directory(data)
+
+
+def _directory(data: Path, number: int) -> Path:
+    return data / _FOLDER / f"{number:02}"
+
+
+def _used(data: Path) -> list[Path]:
+    """The directories that have a database; the top among them if it is of an earlier layout."""
+    found = [path.parent for path in sorted((data / _FOLDER).glob(f"[0-9][0-9]/{DATABASE}"))]
+    return [data, *found] if (data / DATABASE).exists() else found
+
+
+class ShardedStore:
+    """The shards of one process. Implements `queue.store.Store`. Make it with `ShardedStore.at`."""
+
+    def __init__(self, main: SqliteStore, others: Sequence[SqliteStore]) -> None:
+        """For `at`. New mail goes to `main`."""
+        self._main = main
+        self._others = list(others)
+        self._turn = 0
+        self._watched: dict[SqliteStore, tuple[asyncio.TimerHandle, int]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    def at(
+        cls,
+        data: Path,
+        *,
+        worker: int = 0,
+        workers: int = 1,
+        now: Callable[[], float] = time.time,
+        reserve: int = RESERVE,
+    ) -> Self:
+        """Opens the shards of one of several processes in a data directory that `lay_out` has seen.
+
+        Args:
+            data: the data directory.
+            worker: which process this is, from 0. Shard n belongs to worker n modulo `workers`.
+            workers: how many there are, at most as many as shards.
+            now: seconds since 1970.
+            reserve: octets of the disk that new mail never takes.
+
+        Raises:
+            DirectoryInUse: another process owns one of them.
+            SchemaError: a newer ironpost wrote one.
+            OSError: one cannot be created, read or written.
+        """
+        own = _directory(data, worker)
+        opened: list[SqliteStore] = []
+        try:
+            opened.append(SqliteStore.at(own, now=now, reserve=reserve, sharers=workers))
+            for directory in _used(data):
+                if directory != own and int(directory.name) % workers == worker:
+                    store = SqliteStore.at(directory, now=now, reserve=reserve, sharers=workers, resting=True)
+                    if store.drained():
+                        store.abandon()
+                    else:
+                        opened.append(store)
+        except BaseException:
+            for store in opened:
+                store.abandon()
+            raise
+        return cls(opened[0], opened[1:])
+
+    @property
+    def shards(self) -> int:
+        """How many are open."""
+        return 1 + len(self._others)
+
+    # -- what the port promises
+
+    def spool(self, size_hint: int | None = None) -> Spool:
+        """As `Store.spool`."""
+        return self._main.spool(size_hint)
+
+    def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
+        """As `Store.commit`; the awaitable is a future."""
+        return self._main.commit(message)
+
+    def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
+        """As `Store.record`; the awaitable is a future.
+
+        Raises:
+            ValueError: the updates concern messages in several shards.
+        """
+        if not self._others:
+            return self._main.record(updates, reports)
+        found = {self._owner(update.message) for update in updates}
+        if len(found) > 1:
+            raise ValueError("one record concerns messages in several shards")
+        shard = found.pop() if found else self._main
+        if shard is self._main:
+            return shard.record(updates, reports)
+        return asyncio.get_running_loop().create_task(self._record_beside(shard, updates, reports))
+
+    def _owner(self, message: str) -> SqliteStore:
+        return next((shard for shard in self._others if shard.claims(message)), self._main)
+
+    async def _record_beside(
+        self, shard: SqliteStore, updates: Sequence[Update], reports: Sequence[NewMessage]
+    ) -> None:
+        for report in reports:
+            await shard.adopt(report.content)
+        try:
+            await shard.record(updates, reports)
+        finally:
+            self._look_after(shard)
+
+    async def claim(self, now: float, limit: int) -> Messages:
+        """As `Store.claim`, earliest first within each shard; each is the first to be asked in its turn."""
+        found: Messages = []
+        for shard in self._in_turn():
+            if len(found) < limit:
+                found += await shard.claim(now, limit - len(found))
+        return found
+
+    def _in_turn(self) -> list[SqliteStore]:
+        shards = [self._main, *self._others]
+        self._turn = (self._turn + 1) % len(shards)
+        return shards[self._turn :] + shards[: self._turn]
+
+    async def release(self, messages: Sequence[str]) -> None:
+        """As `Store.release`."""
+        for shard in (self._main, *self._others):
+            await shard.release(messages)
+
+    async def next_due(self) -> float | None:
+        """As `Store.next_due`."""
+        found = [await shard.next_due() for shard in (self._main, *self._others)]
+        return min((due for due in found if due is not None), default=None)
+
+    async def retry(self, messages: Sequence[str] | None, now: float) -> int:
+        """As `Store.retry`."""
+        return await self._everywhere(lambda shard: shard.retry(messages, now))
+
+    async def drop(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.drop`."""
+        return await self._everywhere(lambda shard: shard.drop(messages, now))
+
+    async def _everywhere(self, change: Callable[[SqliteStore], Awaitable[int]]) -> int:
+        total = await change(self._main)
+        for shard in list(self._others):
+            total += await change(shard)
+            self._look_after(shard)
+        return total
+
+    async def list(self, limit: int = 1000) -> Messages:
+        """As `Store.list`."""
+        return _oldest([await shard.list(limit) for shard in (self._main, *self._others)], limit)
+
+    async def get(self, message: str) -> QueuedMessage | None:
+        """As `Store.get`."""
+        return await _first((self._main, *self._others), message)
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        for timer, _ in self._watched.values():
+            timer.cancel()
+        self._watched.clear()
+        await asyncio.gather(self._main.close(), *(shard.close() for shard in self._others), *self._closing)
+
+    # -- drained shards
+
+    def _look_after(self, shard: SqliteStore) -> None:
+        """After a change: in a while it is empty, or at least at rest."""
+        if shard not in self._watched and shard in self._others:
+            timer = asyncio.get_running_loop().call_later(REST_SECONDS, self._look, shard)
+            self._watched[shard] = timer, shard.transactions
+
+    def _look(self, shard: SqliteStore) -> None:
+        _, before = self._watched.pop(shard)
+        if shard.drained():
+            self._others.remove(shard)
+            task = asyncio.get_running_loop().create_task(shard.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        elif shard.transactions != before or not shard.rest():
+            self._look_after(shard)
+
+
+class ShardsReader:
+    """Questions to all shards, for another process than the server: `list`, `get`, `close`."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        """For `open_readonly`."""
+        self._readers = readers
+
+    @classmethod
+    def open_readonly(cls, data: Path) -> Self:
+        """Beside a running server, or without one.
+
+        Raises:
+            FileNotFoundError: there is no queue in this directory.
+            SchemaError: another version of ironpost wrote it.
+        """
+        readers = []
+        try:
+            for directory in _used(data):
+                with contextlib.suppress(FileNotFoundError):  # it became a shard just now, or is being made
+                    readers.append(Reader.open_readonly(directory))
+            if not readers:
+                raise FileNotFoundError(f"There is no queue in {data}: it has no shard.")
+        except BaseException:
+            for reader in readers:
+                reader.close()
+            raise
+        return cls(readers)
+
+    def close(self) -> None:
+        """Lets go of the databases."""
+        for reader in self._readers:
+            reader.close()
+
+    async def list(self, limit: int = 1000) -> Messages:
+        """As `Store.list`."""
+        return _oldest([await reader.list(limit) for reader in self._readers], limit)
+
+    async def get(self, message: str) -> QueuedMessage | None:
+        """As `Store.get`."""
+        return await _first(self._readers, message)
+
+
+def _oldest(found: Sequence[Messages], limit: int) -> Messages:
+    if len(found) == 1:
+        return found[0]
+    return list(islice(heapq.merge(*found, key=lambda message: message.accepted), limit))
+
+
+async def _first(places: Sequence[SqliteStore] | Sequence[Reader], message: str) -> QueuedMessage | None:
+    for place in places:
+        if (found := await place.get(message)) is not None:
+            return found
+    return None

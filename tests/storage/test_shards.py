@@ -1,0 +1,348 @@
+"""Several shards in one process: what is drained, what is closed, what is refused, what is taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+
+import pytest
+from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put
+
+from ironpost.storage import shards
+from ironpost.storage.lock import DirectoryInUse
+from ironpost.storage.shards import SHARDS, ShardedStore, ShardsReader, lay_out
+from ironpost.storage.sqlite import SqliteStore
+from ironpost.storage.sqlite_schema import DATABASE, SchemaError
+
+LARGE = b"x" * 200_000
+
+
+def within(scenario):
+    async def main():
+        return await asyncio.wait_for(scenario(), 30)
+
+    return asyncio.run(main())
+
+
+async def filled(data, workers, **messages):
+    """One message per worker, as if each had taken it: `m0` in shard 0, and so on."""
+    lay_out(data)
+    for worker in range(workers):
+        store = ShardedStore.at(data, worker=worker, workers=workers, now=Clock(), reserve=0)
+        await put(store, f"m{worker}", at=NOW + worker, **messages)
+        await store.close()
+
+
+def databases(data):
+    return sorted(path.parent.name for path in data.glob(f"shards/*/{DATABASE}"))
+
+
+def sync_processes(store):
+    return [shard._commits._syncer.pid for shard in (store._main, *store._others) if shard._commits._syncer.pid]
+
+
+def test_fewer_workers_own_and_deliver_everything(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 5)
+        for workers in (2, 1, 3):
+            stores = [
+                ShardedStore.at(tmp_path, worker=worker, workers=workers, now=Clock(), reserve=0)
+                for worker in range(workers)
+            ]
+            found = [message.id for store in stores for message in await store.claim(NOW + 60, 100)]
+            assert sorted(found) == ["m0", "m1", "m2", "m3", "m4"]
+            for store in stores:
+                await store.close()
+
+    within(scenario)
+
+
+def test_one_worker_has_one_shard_and_one_sync_process(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 1)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        assert store.shards == 1
+        assert len(sync_processes(store)) == 1
+        await store.close()
+        assert databases(tmp_path) == ["00"]
+
+    within(scenario)
+
+
+def test_new_mail_goes_into_one_shard_while_others_are_drained(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 4)
+        store = ShardedStore.at(tmp_path, worker=1, workers=2, now=Clock(), reserve=0)
+        for number in range(20):
+            await put(store, f"n{number}")
+        await store.close()
+        reader = ShardsReader.open_readonly(tmp_path)
+        mine = SqliteStore.at(tmp_path / "shards" / "01", now=Clock(), reserve=0)
+        assert len(await mine.list()) == 21
+        assert len(await reader.list()) == 24
+        reader.close()
+        await mine.close()
+
+    within(scenario)
+
+
+def test_a_drained_shard_is_closed_and_one_that_waits_keeps_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "REST_SECONDS", 0.0)
+
+    async def scenario():
+        await filled(tmp_path, 3)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        assert store.shards == 3
+        assert len(sync_processes(store)) == 1, "nothing was written to the others yet"
+        await store.claim(NOW + 60, 10)
+        await store.record([delivered("m1")])
+        await store.record([deferred("m2")])
+        while store.shards > 2 or len(sync_processes(store)) > 1:
+            await asyncio.sleep(0)
+        assert ids(await store.list()) == ["m0", "m2"]
+        (again,) = [message for message in await store.claim(NOW + 6000, 10) if message.id == "m2"]
+        assert again.recipients[0].attempts == 1
+        await store.record([delivered("m2")])
+        while store.shards > 1:
+            await asyncio.sleep(0)
+        await store.close()
+        assert not {"m1", "m2"} & set(ids(await reopened_list(tmp_path)))
+
+    async def reopened_list(data):
+        reader = ShardsReader.open_readonly(data)
+        try:
+            return await reader.list()
+        finally:
+            reader.close()
+
+    within(scenario)
+
+
+@pytest.mark.parametrize("report", [b"Subject: failed\r\n\r\n", LARGE], ids=["small", "large"])
+def test_a_report_goes_where_its_message_is(tmp_path, report):
+    async def scenario():
+        await filled(tmp_path, 2)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        await store.claim(NOW + 60, 10)
+        await store.record([failed("m1")], [await new(store, "report", content=report, sender="")])
+        (message,) = [message for message in await store.claim(NOW + 60, 10) if message.id == "report"]
+        assert (await content(message)).endswith(report)
+        await store.close()
+        other = SqliteStore.at(tmp_path / "shards" / "01", now=Clock(), reserve=0)
+        (message,) = await other.list()
+        assert message.id == "report"
+        assert (await content(message)).endswith(report)
+        await other.close()
+
+    within(scenario)
+
+
+def test_questions_and_changes_concern_every_shard(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 3)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        assert ids(await store.list(2)) == ["m0", "m1"]
+        assert (await store.get("m2")).id == "m2"
+        assert await store.get("m9") is None
+        assert await store.next_due() == NOW
+        assert len(await store.claim(NOW + 60, 2)) == 2
+        await store.release(["m0", "m1", "m2"])
+        assert await store.retry(None, NOW + 500) == 3
+        assert await store.next_due() == NOW + 500
+        assert await store.retry(["m1"], NOW) == 1
+        assert await store.drop(["m0", "m2", "m9"], NOW) == 2
+        assert ids(await store.list()) == ["m1"]
+        await store.close()
+
+    within(scenario)
+
+
+def test_each_shard_is_asked_first_in_its_turn(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 3)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        for number in range(20):
+            await store.release([(await put(store, f"n{number}")).id])
+        found = [ids(await store.claim(NOW + 60, 1)) for _ in range(6)]
+        assert {"m1", "m2"} <= {name for (name,) in found}, "old mail does not wait behind all the new"
+        await store.close()
+
+    within(scenario)
+
+
+def test_a_record_over_several_shards_is_refused(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 2)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        await store.claim(NOW + 60, 10)
+        with pytest.raises(ValueError, match="several shards"):
+            await store.record([delivered("m0"), delivered("m1")])
+        assert len(await store.list()) == 2
+        await store.close()
+
+    within(scenario)
+
+
+def test_a_shard_belongs_to_one_process(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 2)
+        store = ShardedStore.at(tmp_path, worker=1, workers=2, reserve=0)
+        with pytest.raises(DirectoryInUse):
+            ShardedStore.at(tmp_path, reserve=0)
+        await store.close()
+        await ShardedStore.at(tmp_path, reserve=0).close()  # nothing of the failed attempt is left
+
+    within(scenario)
+
+
+def test_r47_directories_and_the_record_are_private(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    within(lambda: filled(data, 2))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in data.rglob("*") if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in data.rglob("*") if path.is_file()} == {0o600}
+
+
+def test_the_number_of_shards_is_fixed_when_the_directory_is_made(tmp_path, monkeypatch):
+    assert lay_out(tmp_path) == SHARDS
+    monkeypatch.setattr(shards, "SHARDS", 8)
+    assert lay_out(tmp_path) == SHARDS
+    (tmp_path / "shards" / "count").write_text("many\n")
+    with pytest.raises(SchemaError, match=r"count says 'many'"):
+        lay_out(tmp_path)
+
+
+def test_readers_pass_over_a_shard_that_is_just_being_made(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 1)
+        made = tmp_path / "shards" / "01"
+        made.mkdir()
+        (made / DATABASE).touch()
+        reader = ShardsReader.open_readonly(tmp_path)
+        assert ids(await reader.list()) == ["m0"]
+        reader.close()
+
+    within(scenario)
+
+
+def test_nothing_to_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no queue"):
+        ShardsReader.open_readonly(tmp_path)
+
+
+# -- the layout before shards
+
+
+async def old_layout(data):
+    async with opened("sqlite", data) as store:
+        await put(store, "old")
+        await put(store, "oldlarge", content=LARGE)
+
+
+async def everything_is_there(data):
+    store = ShardedStore.at(data, now=Clock(), reserve=0)
+    assert ids(await store.list()) == ["old", "oldlarge"]
+    assert (await content(await store.get("oldlarge"))).endswith(LARGE)
+    await store.close()
+
+
+def test_an_older_data_directory_is_readable_and_becomes_a_shard(tmp_path):
+    async def scenario():
+        await old_layout(tmp_path)
+        reader = ShardsReader.open_readonly(tmp_path)
+        assert ids(await reader.list()) == ["old", "oldlarge"]
+        reader.close()
+        lay_out(tmp_path)
+        assert databases(tmp_path) == ["00"]
+        assert not (tmp_path / DATABASE).exists()
+        assert not (tmp_path / "bodies").exists()
+        await everything_is_there(tmp_path)
+
+    within(scenario)
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_taking_over_can_be_interrupted_anywhere(tmp_path, monkeypatch, step):
+    """A crash is an exception at the n-th sync of a directory: before, between and after the renames."""
+
+    class Crash(BaseException):
+        pass
+
+    count = 0
+
+    def crash(_directory):
+        nonlocal count
+        count += 1
+        if count > step:
+            raise Crash
+
+    async def scenario():
+        await old_layout(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "sync_directory", crash)
+            try:
+                lay_out(tmp_path)
+            except Crash:
+                pass
+            else:
+                assert step >= count
+        lay_out(tmp_path)
+        await everything_is_there(tmp_path)
+
+    within(scenario)
+
+
+def test_an_older_database_beside_shards_becomes_one_more(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 1)
+        await old_layout(tmp_path)  # an older program was started once more
+        lay_out(tmp_path)
+        assert databases(tmp_path) == ["00", "01"]
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        assert ids(await store.list()) == ["m0", "old", "oldlarge"]
+        await store.close()
+
+    within(scenario)
+
+
+def test_an_older_database_that_somebody_reads_is_left_alone(tmp_path):
+    async def scenario():
+        await old_layout(tmp_path)
+        reader = ShardsReader.open_readonly(tmp_path)
+        with pytest.raises(SchemaError, match="end the program that has it open"):
+            lay_out(tmp_path)
+        reader.close()
+        lay_out(tmp_path)
+        await everything_is_there(tmp_path)
+
+    within(scenario)
+
+
+def test_a_damaged_older_database_is_named(tmp_path):
+    (tmp_path / DATABASE).write_bytes(b"no database " * 1000)
+    with pytest.raises(OSError, match="file is not a database"):
+        lay_out(tmp_path)
+
+
+def test_a_damaged_shard_is_named_and_lets_go_of_the_others(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 2)
+        path = tmp_path / "shards" / "01" / DATABASE
+        good = path.read_bytes()
+        path.write_bytes(b"no database " * 1000)
+        with pytest.raises(OSError, match="file is not a database"):
+            ShardedStore.at(tmp_path, reserve=0)
+        path.write_bytes(good)
+        await ShardedStore.at(tmp_path, reserve=0).close()
+
+    within(scenario)
+
+
+def test_the_views_are_there_in_every_shard(tmp_path):
+    within(lambda: filled(tmp_path, 2))
+    for name in databases(tmp_path):
+        connection = sqlite3.connect(f"file:{tmp_path}/shards/{name}/{DATABASE}?mode=ro", uri=True)
+        assert connection.execute("SELECT message, state FROM queue").fetchall() == [(f"m{int(name)}", "queued")]
+        assert connection.execute("SELECT kind FROM events").fetchall() == [("accepted",)]
+        connection.close()
