@@ -44,6 +44,21 @@ class Random(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """What is counted, for those who watch."""
+
+    def count(self, name: str, label: str = "", amount: int = 1) -> None:
+        """Adds to a counter of `service.metrics.COUNTERS`; `label` says which kind. Cheap: once a command is fine."""
+        ...
+
+
+class Uncounted:
+    """`Metrics` where nobody watches."""
+
+    def count(self, name: str, label: str = "", amount: int = 1) -> None:
+        """Forgets it."""
+
+
 class ResolverError(Exception):
     """No answer can be had now (SERVFAIL, time-out, bogus): defer, never conclude (SECURITY R27)."""
 
