@@ -11,13 +11,13 @@ the others 421, and closes what is left at its deadline. One timer serves all co
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ironpost.protocol.server import DEFAULT
+from ironpost.server.binding import bind
 from ironpost.server.connection import Connection
 from ironpost.server.handler import complete
 from ironpost.server.timeouts import Timeouts
@@ -111,7 +111,7 @@ class Server:
         if self._stopped is not None:
             raise RuntimeError("a Server is started once; make a new one")
         self.loop = asyncio.get_running_loop()
-        sockets = list(self._given) or await self._bind()
+        sockets = list(self._given) or await bind(self.host, self._port, reuse_port=self._reuse_port)
         try:
             for sock in sockets:
                 sock.setblocking(False)
@@ -131,41 +131,6 @@ class Server:
         names = [sock.getsockname() for sock in sockets]
         self._addresses = tuple((n[0], n[1]) if isinstance(n, tuple) else (str(n), 0) for n in names)
         self._timer = self.loop.call_later(self.timeouts.sweep, self._sweep)
-
-    async def _bind(self) -> list[socket.socket]:
-        try:
-            found = await self.loop.getaddrinfo(self.host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as exc:
-            raise OSError(exc.errno, f"cannot listen on {self.host}: {exc.strerror or exc}") from exc
-        sockets: list[socket.socket] = []
-        failure: OSError | None = None
-        port = self._port
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            try:
-                sock = socket.socket(family, kind, protocol)
-            except OSError as exc:  # a family that this machine does not speak
-                failure = exc
-                continue
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if self._reuse_port:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind((address[0], port, *address[2:]))
-            except OSError as exc:
-                sock.close()
-                failure = OSError(exc.errno, f"cannot listen on {address[0]} port {port}: {exc.strerror}")
-                if exc.errno == errno.EADDRNOTAVAIL:
-                    continue  # localhost has an address that the machine has not
-                for other in sockets:
-                    other.close()
-                raise failure from exc
-            port = sock.getsockname()[1]  # the same for every address
-            sockets.append(sock)
-        if not sockets:
-            raise failure or OSError(f"cannot listen on {self.host}: it has no address")
-        return sockets
 
     async def serve_forever(self) -> None:
         """Returns when `stop` was called and is done."""
