@@ -90,7 +90,14 @@ class System:
             concurrency=configuration.queue.concurrency,
         )
         self.places = places(configuration, name, self._handler(configuration, name))
-        commands = {"reload": self._command_reload, "retry": self._retry, "drop": self._drop, "status": self._status}
+        commands = {
+            "reload": self._command_reload,
+            "status": self._status,
+            "retry": self._retry,
+            "hold": self._hold,
+            "release": self._release,
+            "drop": self._drop,
+        }
         parts: list[Part] = [
             _Lock(lock),
             _Held(self._store.close),
@@ -179,6 +186,14 @@ class System:
     async def _retry(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         ids = None if request.get("ids") is None else await self._known(request)
         recipients = await self._store.retry(ids, self._clock.now())
+        self._runner.wake()
+        return {"recipients": recipients}
+
+    async def _hold(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"recipients": await self._store.hold(await self._known(request), self._clock.now())}
+
+    async def _release(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        recipients = await self._store.resume(await self._known(request), self._clock.now())
         self._runner.wake()
         return {"recipients": recipients}
 

@@ -159,7 +159,7 @@ def test_usage_is_64(tmp_path: Path) -> None:
 
 def test_no_server_to_ask(tmp_path: Path) -> None:
     configured(tmp_path)
-    for arguments in (["reload"], ["queue", "retry", "X"], ["queue", "drop", "X"]):
+    for arguments in (["reload"], *(["queue", verb, "X"] for verb in ("retry", "hold", "release", "drop"))):
         done = ironpost(tmp_path, *arguments)
         assert (done.returncode, done.stderr) == (
             69, "ironpost: no server runs on the data directory data (start it with: ironpost serve)\n",
@@ -247,6 +247,15 @@ def test_the_queue_from_the_command_line(serve: Callable[[str], Any]) -> None:
         assert (unknown.returncode, unknown.stderr) == (
             66, b"ironpost: no message nosuch in the queue; nothing was changed\n",
         )  # fmt: skip
+        assert server.json("queue", "hold", first["id"]) == {"recipients": 1}
+        assert server.json("queue", "retry", "--all") == {"recipients": 1}
+        held = server.json("queue", "show", first["id"])["recipients"][0]
+        assert (held["state"], held["next"]) == ("held", None)
+        assert " held " in server.run("queue", "list").stdout.decode()
+        assert server.run("queue", "release", first["id"]).stdout == b"1 recipients are released\n"
+        assert server.json("queue", "show", first["id"])["recipients"][0]["state"] == "queued"
+        assert server.json("queue", "release", first["id"]) == {"recipients": 0}
+        assert server.run("queue", "hold", first["id"]).stdout == b"1 recipients are held\n"
         assert server.json("queue", "drop", first["id"]) == {"messages": 1}
         assert [message["id"] for message in server.json("queue", "list")] == [second["id"]]
         gone = server.run("queue", "show", first["id"])

@@ -120,12 +120,14 @@ class World:
     async def put(self, identifier, *recipients, **options):
         self.runner.accept(await self.commit(identifier, *recipients, **options))
 
-    async def commit(self, identifier, *recipients, sender="from@local.example", content=b"Subject: s\r\n\r\nx\r\n"):
+    async def commit(
+        self, identifier, *recipients, sender="from@local.example", content=b"Subject: s\r\n\r\nx\r\n", **options
+    ):
         spool = self.store.spool()
         spool.write(content)
         to = tuple(Recipient(Address.parse(name)) for name in recipients or ("to@remote.example",))
         envelope = Envelope(Address.parse(sender), to)
-        return await self.store.commit(NewMessage(identifier, envelope, self.clock.time, b"", spool))
+        return await self.store.commit(NewMessage(identifier, envelope, self.clock.time, b"", spool, **options))
 
     async def settle(self) -> None:
         for _ in range(30):
@@ -209,6 +211,34 @@ def test_a_deferred_recipient_is_retried_by_the_law_until_it_is_delivered():
         assert await world.store.list() == []
 
     scenario({"remote": lambda message, recipient: next(answers)}, act)
+
+
+def test_a_message_that_is_due_later_is_attempted_then_and_not_before():
+    answers = iter([LATER, OK])
+
+    async def act(world):
+        await world.put("m1", due=NOW + 10 * DAY)
+        await world.run(10 * DAY - 1)
+        assert world.times() == []
+        await world.run(DAY)
+        # Its age counts from its release: ten days old, it is tried again as if it were fresh.
+        assert world.times() == [10 * DAY, 10 * DAY + 240]
+        assert await world.store.list() == []
+
+    scenario({"remote": lambda message, recipient: next(answers)}, act)
+
+
+def test_a_held_message_is_attempted_when_somebody_releases_it():
+    async def act(world):
+        await world.put("m1", held=True)
+        await world.run(10 * DAY)
+        assert world.times() == []
+        assert await world.store.resume(["m1"], world.clock.time) == 1
+        world.runner.wake()
+        await world.settle()
+        assert world.times() == [10 * DAY]
+
+    scenario({}, act)
 
 
 def test_five_days_of_deferrals_end_in_a_bounce_to_the_sender():

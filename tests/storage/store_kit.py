@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ironpost.model import Address, Disposition, Envelope, Origin, Outcome, Recipient, Reply
+from ironpost.model import Address, BodyType, Disposition, Envelope, Origin, Outcome, Recipient, Reply
 from ironpost.queue.store import NewMessage, State, Update
 from ironpost.storage.memory import MemoryStore
 from ironpost.storage.shards import ShardedStore, lay_out
@@ -56,9 +56,20 @@ def envelope(*recipients: str, sender: str = "from@sender.example") -> Envelope:
     return Envelope(
         Address.parse(sender),
         tuple(
-            Recipient(Address.parse(to), {"NOTIFY": "NEVER", "X": None}) for to in recipients or ("to@rcpt.example",)
+            Recipient(
+                Address.parse(to),
+                {
+                    "X": None,
+                    "Y": "a=b",
+                },
+            )
+            for to in recipients or ("to@rcpt.example",)
         ),
-        {"BODY": "8BITMIME", "SMTPUTF8": None},
+        {
+            "BODY": BodyType.EIGHT_BIT,
+            "SMTPUTF8": None,
+            "SIZE": 1234,
+        },
         Origin("192.0.2.1", "client.example", "ESMTP"),
     )
 
@@ -71,6 +82,8 @@ async def new(
     at: float = NOW,
     prefix: bytes = b"Received: trace\r\n",
     sender: str = "from@sender.example",
+    due: float | None = None,
+    held: bool = False,
 ) -> NewMessage:
     """A message whose content is spooled."""
     spool = store.spool()
@@ -78,7 +91,7 @@ async def new(
         waiter = spool.write(content[start : start + 50_000])
         if waiter is not None:
             await waiter
-    return NewMessage(identifier, envelope(*recipients, sender=sender), at, prefix, spool)
+    return NewMessage(identifier, envelope(*recipients, sender=sender), at, prefix, spool, due, held)
 
 
 async def put(store: Store, identifier: str, *recipients: str, **options: object) -> QueuedMessage:

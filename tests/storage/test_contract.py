@@ -288,3 +288,122 @@ def test_changes_carry_the_time_of_the_store(kind, tmp_path):
         assert (await store.get("m1")).recipients[0].changed == NOW + 77
 
     run(kind, tmp_path, scenario, clock=clock)
+
+
+# -- parameters
+
+
+def test_parameters_come_back_as_typed_values(kind, tmp_path):
+    async def scenario(store):
+        given = await new(store, "m1")
+        await store.commit(given)
+        read = (await store.get("m1")).envelope
+        for kept, sent in (
+            (read.parameters, given.envelope.parameters),
+            (read.recipients[0].parameters, given.envelope.recipients[0].parameters),
+        ):
+            assert kept == sent
+            assert [type(value) for value in kept.values()] == [type(value) for value in sent.values()]
+
+    run(kind, tmp_path, scenario)
+
+
+# -- due later, and held
+
+
+def test_a_message_that_is_due_later_is_not_claimed_before(kind, tmp_path):
+    async def scenario(store):
+        kept = await put(store, "m1", "a@rcpt.example", "b@rcpt.example", due=NOW + 3600)
+        assert (kept.accepted, kept.released, [r.due for r in kept.recipients]) == (NOW, NOW + 3600, [NOW + 3600] * 2)
+        assert await store.claim(NOW + 3599, 10) == []
+        assert await store.next_due() == NOW + 3600
+        (claimed,) = await store.claim(NOW + 3600, 10)
+        assert [r.number for r in claimed.recipients] == [0, 1]
+        assert (claimed.accepted, claimed.released) == (NOW, NOW + 3600)
+
+    run(kind, tmp_path, scenario)
+
+
+def test_a_time_that_is_over_is_now(kind, tmp_path):
+    async def scenario(store):
+        kept = await put(store, "m1", due=NOW - 5)
+        assert (kept.released, kept.recipients[0].due) == (NOW, NOW)
+        assert await store.claim(NOW, 10) == []  # it came back claimed
+
+    run(kind, tmp_path, scenario)
+
+
+def test_an_operator_may_send_early_what_is_due_later(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", due=NOW + 3600)
+        assert await store.retry(["m1"], NOW + 1) == 1
+        assert ids(await store.claim(NOW + 1, 10)) == ["m1"]
+
+    run(kind, tmp_path, scenario)
+
+
+def test_a_held_message_waits_until_it_is_resumed(kind, tmp_path):
+    async def scenario(store):
+        kept = await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held=True)
+        assert [r.state for r in kept.recipients] == [State.HELD] * 2
+        assert await store.next_due() is None
+        assert await store.claim(NOW + 10**6, 10) == []
+        assert await store.retry(None, NOW + 5) == 0
+        assert [r.state for r in (await store.get("m1")).recipients] == [State.HELD] * 2
+        assert await store.resume(["m1", "m1", "unknown"], NOW + 9) == 2
+        (claimed,) = await store.claim(NOW + 9, 10)
+        assert [(r.state, r.due) for r in claimed.recipients] == [(State.QUEUED, NOW)] * 2
+        assert (claimed.accepted, claimed.released) == (NOW, NOW + 9)
+        assert await store.resume(["m1"], NOW + 10) == 0
+
+    run(kind, tmp_path, scenario)
+
+
+def test_what_is_held_and_due_later_is_due_later_still_when_it_is_resumed(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", held=True, due=NOW + 3600)
+        assert await store.resume(["m1"], NOW + 9) == 1
+        assert await store.claim(NOW + 3599, 10) == []
+        (claimed,) = await store.claim(NOW + 3600, 10)
+        assert claimed.released == NOW + 3600
+
+    run(kind, tmp_path, scenario)
+
+
+def test_hold_sets_aside_what_is_queued_only(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", "a@rcpt.example", "b@rcpt.example")
+        await store.record([delivered("m1", 0), deferred("m1", 1, due=NOW + 600)])
+        assert await store.hold(["m1", "unknown"], NOW + 1) == 1
+        assert await store.hold(["m1"], NOW + 2) == 0
+        assert [r.state for r in (await store.get("m1")).recipients] == [State.DELIVERED, State.HELD]
+        assert await store.claim(NOW + 600, 10) == []
+        assert await store.resume(["m1"], NOW + 3) == 1
+        assert await store.next_due() == NOW + 600
+
+    run(kind, tmp_path, scenario)
+
+
+def test_what_is_held_during_its_attempt_stays_held_unless_the_attempt_was_its_last(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", "a@rcpt.example", "b@rcpt.example", "c@rcpt.example")
+        assert await store.hold(["m1"], NOW + 1) == 3
+        await store.record([deferred("m1", 0), delivered("m1", 1)])
+        message = await store.get("m1")
+        assert [r.state for r in message.recipients] == [State.HELD, State.DELIVERED, State.HELD]
+        assert message.recipients[0].last == "451 4.7.1 Come back"
+        await store.record([delivered("m1", 2)])
+        assert [r.state for r in (await store.get("m1")).recipients] == [State.HELD, State.DELIVERED, State.DELIVERED]
+        assert await store.resume(["m1"], NOW + 2) == 1
+        assert [[r.number for r in m.recipients] for m in await store.claim(NOW + 600, 10)] == [[0]]
+
+    run(kind, tmp_path, scenario)
+
+
+def test_a_held_message_can_be_dropped(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", held=True, content=b"x" * 100_000)
+        assert await store.drop(["m1"], NOW) == 1
+        assert await store.list() == []
+
+    run(kind, tmp_path, scenario)

@@ -15,7 +15,7 @@ import sys
 import pytest
 from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put
 
-from ironpost.queue.store import StoreFull
+from ironpost.queue.store import State, StoreFull
 from ironpost.storage import sqlite_commit, sqlite_schema, sqlite_sync
 from ironpost.storage.lock import DirectoryInUse
 from ironpost.storage.sqlite import SqliteStore, open_readonly
@@ -70,6 +70,64 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path):
 
     run(tmp_path, first)
     run(tmp_path, second)
+
+
+def test_typed_parameters_and_what_is_due_later_or_held_are_the_same_after_a_restart(tmp_path):
+    given = []
+
+    async def first(store):
+        given.append((await put(store, "m1", due=NOW + 3600)).envelope)
+        await put(store, "m2", held=True)
+        await put(store, "m3")
+        await store.hold(["m3"], NOW + 1)
+
+    async def second(store):
+        m1, m2, m3 = await store.list()
+        assert m1.envelope == given[0]
+        types = [type(value) for value in m1.envelope.parameters.values()]
+        assert types == [type(value) for value in given[0].parameters.values()]
+        assert (m1.released, m1.recipients[0].due) == (NOW + 3600, NOW + 3600)
+        assert (m2.recipients[0].state, m3.recipients[0].state) == (State.HELD, State.HELD)
+        assert await store.next_due() == NOW + 3600
+        assert await store.resume(["m2"], NOW + 2) == 1
+        assert ids(await store.claim(NOW + 2, 10)) == ["m2"]
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
+def test_holding_and_releasing_stand_in_the_events_and_in_the_view(tmp_path):
+    async def scenario(store):
+        await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held=True)
+        ask = store._writer.execute
+        assert ask("SELECT state, released FROM queue").fetchall() == [("held", NOW)] * 2
+        await store.record([delivered("m1", 1)])
+        await store.resume(["m1"], NOW + 1)
+        await store.hold(["m1"], NOW + 2)
+        await store.drop(["m1"], NOW + 3)
+        assert ask("SELECT at, kind, number FROM events ORDER BY seq").fetchall() == [
+            (NOW, "accepted", None),
+            (NOW, "held", 0),
+            (NOW, "held", 1),
+            (NOW, "delivered", 1),
+            (NOW + 1, "released", 0),
+            (NOW + 2, "held", 0),
+            (NOW + 3, "dropped", 0),
+        ]
+
+    run(tmp_path, scenario)
+
+
+def test_a_parameter_that_holds_a_space_is_refused_and_nothing_else_is(tmp_path):
+    async def scenario(store):
+        message = await new(store, "m1")
+        bad = message._replace(envelope=message.envelope._replace(parameters={"X": "a b"}))
+        with pytest.raises(ValueError, match="holds a space"):
+            await store.commit(bad)
+        await put(store, "m2")
+        assert ids(await store.list()) == ["m2"]
+
+    run(tmp_path, scenario)
 
 
 def test_large_bodies_are_files_that_go_with_their_message(tmp_path):
@@ -464,6 +522,35 @@ def test_an_older_schema_is_migrated_forward_and_keeps_its_mail(tmp_path, monkey
     async def scenario(store):
         assert ids(await store.list()) == ["one"]
         assert store._writer.execute("SELECT x FROM extra").fetchall() == [("a;b",)]
+
+    run(tmp_path, scenario)
+
+
+def test_a_queue_of_version_1_is_read_with_its_parameters(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_schema, "MIGRATIONS", sqlite_schema.MIGRATIONS[:1])
+        patch.setattr(sqlite_schema, "VERSION", 1)
+        with contextlib.closing(sqlite_schema.connect(tmp_path)) as connection:
+            connection.execute(
+                "INSERT INTO message VALUES (1, 'old', ?, 'a@sender.example', ?, NULL, 1, NULL, x'0A')",
+                (int(NOW * 1e6), '{"SIZE": "12", "BODY": "8BITMIME", "SMTPUTF8": null}'),
+            )
+            connection.execute(
+                "INSERT INTO recipient VALUES (1, 0, 'b@rcpt.example', ?, 0, 0, ?, ?, '', '')",
+                ('{"X": null, "Y": "z"}', int(NOW * 1e6), int(NOW * 1e6)),
+            )
+            connection.execute(
+                "INSERT INTO recipient VALUES (1, 1, 'c@rcpt.example', NULL, 0, 0, ?, ?, '', '')",
+                (int(NOW * 1e6), int(NOW * 1e6)),
+            )
+
+    async def scenario(store):
+        (old,) = await store.claim(NOW, 10)
+        assert old.envelope.parameters == {"SIZE": 12, "BODY": "8BITMIME", "SMTPUTF8": None}
+        assert [to.parameters for to in old.envelope.recipients] == [{"X": None, "Y": "z"}, {}]
+        assert old.released == NOW
+        await put(store, "new")
+        assert ids(await store.list()) == ["old", "new"]
 
     run(tmp_path, scenario)
 

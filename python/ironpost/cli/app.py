@@ -132,6 +132,26 @@ def queue_retry(
     command.retry(config, ids or [], everything=all, as_json=json)
 
 
+@queue.command("hold")
+def queue_hold(
+    ids: Annotated[list[str], typer.Argument(metavar="ID")], config: File = None, json: Json = False
+) -> None:
+    """Set messages aside; they are not tried until they are released."""
+    from ironpost.cli import queue as command
+
+    command.hold(config, ids, as_json=json)
+
+
+@queue.command("release")
+def queue_release(
+    ids: Annotated[list[str], typer.Argument(metavar="ID")], config: File = None, json: Json = False
+) -> None:
+    """Let go of messages that were set aside, by policy or by hold."""
+    from ironpost.cli import queue as command
+
+    command.release(config, ids, as_json=json)
+
+
 @queue.command("drop")
 def queue_drop(
     ids: Annotated[list[str], typer.Argument(metavar="ID")],

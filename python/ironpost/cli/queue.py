@@ -19,13 +19,15 @@ from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import command, configuration
 from ironpost.protocol.extensions import wire_parameters
-from ironpost.queue.store import QueuedMessage, QueuedRecipient, State
+from ironpost.queue.store import UNFINISHED, QueuedMessage, QueuedRecipient, State
 from ironpost.storage.shards import ShardsReader
 from ironpost.storage.sqlite_schema import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from ironpost.protocol.extensions import Parameters
 
 
 def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
@@ -45,7 +47,7 @@ def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
         table.add_column(title, no_wrap=title in {"ID", "AGE", "SIZE"}, overflow="fold")
     now = time.time()
     for message in found:
-        waiting = [recipient for recipient in message.recipients if recipient.state is State.QUEUED]
+        waiting = [recipient for recipient in message.recipients if recipient.state in UNFINISHED]
         first = waiting[0] if waiting else message.recipients[0]
         more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
         row = (
@@ -80,10 +82,14 @@ def show(named: Path | None, identifier: str, *, as_json: bool) -> None:
     }
     for name, value in lines.items():
         console.print(_text(f"{name:9} {value}"))
+    if message.envelope.parameters:
+        console.print(_text(f"asked     {_asked(message.envelope.parameters)}"))
     for recipient in message.recipients:
         console.print(_text(f"\nto        {recipient.recipient.address}"))
         console.print(_text(f"  state     {recipient.state.value}, {recipient.attempts} attempts"))
         console.print(_text(f"  next try  {_next(recipient, now)}"))
+        if recipient.recipient.parameters:
+            console.print(_text(f"  asked     {_asked(recipient.recipient.parameters)}"))
         if recipient.last:
             console.print(_text(f"  last      {recipient.last} {f'({recipient.remote})' if recipient.remote else ''}"))
 
@@ -98,6 +104,26 @@ def retry(named: Path | None, ids: list[str], *, everything: bool, as_json: bool
         raise Stop(exits.USAGE, "name messages, or say --all")
     answer = command(configuration(named), {"do": "retry", "ids": None if everything else ids})
     _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are due now")
+
+
+def hold(named: Path | None, ids: list[str], *, as_json: bool) -> None:
+    """Sets messages aside.
+
+    Raises:
+        Stop: an id is unknown; no server runs.
+    """
+    answer = command(configuration(named), {"do": "hold", "ids": ids})
+    _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are held")
+
+
+def release(named: Path | None, ids: list[str], *, as_json: bool) -> None:
+    """Lets go of messages that are held.
+
+    Raises:
+        Stop: an id is unknown; no server runs.
+    """
+    answer = command(configuration(named), {"do": "release", "ids": ids})
+    _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are released")
 
 
 def drop(named: Path | None, ids: list[str], *, as_json: bool) -> None:
@@ -167,6 +193,7 @@ def _whole(message: QueuedMessage) -> dict[str, Any]:
 def _recipient(recipient: QueuedRecipient) -> dict[str, Any]:
     return {
         "to": str(recipient.recipient.address),
+        "parameters": wire_parameters(recipient.recipient.parameters),
         "state": recipient.state.value,
         "attempts": recipient.attempts,
         "next": _moment(recipient.due) if recipient.state is State.QUEUED else None,
@@ -175,9 +202,13 @@ def _recipient(recipient: QueuedRecipient) -> dict[str, Any]:
     }
 
 
+def _asked(parameters: Parameters) -> str:
+    return " ".join(key if value is None else f"{key}={value}" for key, value in parameters.items())
+
+
 def _next(recipient: QueuedRecipient, now: float) -> str:
     if recipient.state is not State.QUEUED:
-        return "-"
+        return "held" if recipient.state is State.HELD else "-"
     return "now" if recipient.due <= now else f"in {_span(recipient.due - now)}"
 
 

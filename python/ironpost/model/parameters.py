@@ -6,9 +6,8 @@ knows no session, so storage uses it as well. What counts from the moment of arr
 time at once, because a queue must know when, not how long from when.
 Refuses: whatever the grammar of the parameter does not have, with ValueError and a sentence.
 
-Standards: RFC 1870 §3 (SIZE), RFC 2852 §4 (BY), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID), RFC 3865 §2.2 (SOLICIT),
-RFC 4865 §3 (HOLDFOR, HOLDUNTIL), RFC 6152 §2 and RFC 3030 §3 (BODY), RFC 6533 §3 (ORCPT of type utf-8), RFC 6710 §7
-(MT-PRIORITY), RFC 7293 §3.1 (RRVS), RFC 3339 §5.6 (moments).
+Standards: RFC 2852 §4 (BY), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID), RFC 3865 §2.2 (SOLICIT), RFC 4865 §3 (HOLDFOR,
+HOLDUNTIL), RFC 6533 §3 (ORCPT of type utf-8), RFC 6710 §7 (MT-PRIORITY), RFC 7293 §3.1 (RRVS), RFC 3339 §5.6 (moments).
 """
 
 from __future__ import annotations
@@ -18,19 +17,12 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum, Flag
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Self
-
-Value: TypeAlias = object
-"""One parameter's value: frozen, its `str()` the esmtp-value. None for a keyword that stands alone; `str` for what has
-no better type."""
-Parameters: TypeAlias = "Mapping[str, Value]"
-"""Keyword in upper case to value."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Moments
@@ -80,36 +72,6 @@ def moment_text(seconds: float) -> str:
         raise ValueError(f"{seconds} seconds since 1970 are no date with a year of four digits")
     moment = _EPOCH + timedelta(seconds=math.floor(seconds))
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}".zfill(20)  # %Y does not fill up on every system
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The message: SIZE, BODY and flags
-
-_DIGITS: Final = re.compile(r"\d{1,20}", re.ASCII)  # RFC 1870 §3
-_BODIES: Final = frozenset({"7BIT", "8BITMIME", "BINARYMIME"})
-
-
-def parse_size(text: str) -> int:
-    """SIZE: octets (RFC 1870 §3).
-
-    Raises:
-        ValueError: not 1 to 20 digits.
-    """
-    if _DIGITS.fullmatch(text) is None:
-        raise ValueError("SIZE is a number of at most 20 digits")
-    return int(text)
-
-
-def parse_body(text: str) -> str:
-    """BODY: `7BIT`, `8BITMIME` (RFC 6152 §2) or `BINARYMIME` (RFC 3030 §3), in upper case.
-
-    Raises:
-        ValueError: anything else.
-    """
-    body = text.upper()
-    if body not in _BODIES:
-        raise ValueError("BODY is 7BIT, 8BITMIME or BINARYMIME")
-    return body
 
 
 # ---------------------------------------------------------------------------------------------------------------------

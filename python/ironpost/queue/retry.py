@@ -1,8 +1,9 @@
 """The retry law: when a deferred recipient is tried again, and when the queue gives up.
 
-Promises: the wait depends on the age of the message alone, so it survives restarts and needs no counter (the counter
-of attempts rises only when a remote was asked, and is for people). Waits are spread by chance, so that mail which
-failed together does not return together. The last attempt falls on the moment of expiry.
+Promises: the wait depends on the age of the message alone, counted from when it might first be delivered, so it
+survives restarts and needs no counter (the counter of attempts rises only when a remote was asked, and is for people).
+Waits are spread by chance, so that mail which failed together does not return together. The last attempt falls on the
+moment of expiry.
 Standards: RFC 5321 §4.5.4.1: retries at least 30 minutes apart later on, more often at first; giving up after at
 least 4 to 5 days.
 """
@@ -52,16 +53,16 @@ class RetryLaw:
         if any(wait <= 0 for _, wait in self.waits) or self.expiry <= 0 or not 0 <= self.jitter < 1:
             raise ValueError("waits and expiry of the retry law must be above 0, the jitter from 0 to below 1")
 
-    def expired(self, accepted: float, now: float) -> bool:
+    def expired(self, released: float, now: float) -> bool:
         """An attempt that is deferred at `now` was the last. Both times are seconds since 1970."""
-        return now >= accepted + self.expiry
+        return now >= released + self.expiry
 
-    def next_attempt(self, accepted: float, now: float, random: Random) -> float:
+    def next_attempt(self, released: float, now: float, random: Random) -> float:
         """Seconds since 1970: when to try again after an attempt at `now`; never after the expiry."""
-        age = now - accepted
+        age = now - released
         wait = next((wait for limit, wait in self.waits if age < limit), self.waits[-1][1])
         wait *= random.uniform(1 - self.jitter, 1 + self.jitter)
-        return max(min(now + wait, accepted + self.expiry), now)
+        return max(min(now + wait, released + self.expiry), now)
 
 
 def expired(last: Outcome) -> Outcome:

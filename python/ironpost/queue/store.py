@@ -10,7 +10,7 @@ Errors: `StoreFull` when the disk is, `OSError` for other storage faults. Nothin
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -32,6 +32,12 @@ class State(Enum):
     """A bounce was queued with the same commit, or none is due (null reverse-path)."""
     DROPPED = "dropped"
     """Removed by an operator."""
+    HELD = "held"
+    """Set aside by policy or an operator: no attempt is made until it is resumed."""
+
+
+UNFINISHED: Final = (State.QUEUED, State.HELD)
+"""States in which somebody still has to do something."""
 
 
 class QueuedRecipient(NamedTuple):
@@ -64,6 +70,8 @@ class QueuedMessage(NamedTuple):
     """Seconds since 1970."""
     body: Body
     recipients: tuple[QueuedRecipient, ...] = ()
+    released: float = 0.0
+    """Seconds since 1970: from when it may be delivered. Retries and expiry count from here (`queue.retry`)."""
 
 
 class NewMessage(NamedTuple):
@@ -75,6 +83,10 @@ class NewMessage(NamedTuple):
     prefix: bytes
     """Trace fields that stand before the content (RFC 5321 §4.4); part of the stored body."""
     content: Spool
+    due: float | None = None
+    """Seconds since 1970: no attempt is made before (RFC 4865 §4.2). None, or a time before `accepted`: at once."""
+    held: bool = False
+    """Quarantined: its recipients are HELD, until somebody resumes or drops them."""
 
 
 class Update(NamedTuple):
@@ -104,17 +116,19 @@ class Store(Protocol):
         ...
 
     def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
-        """Makes the message durable with all its recipients due now. 250 may be said when the awaitable returns.
+        """Makes the message durable with all its recipients. 250 may be said when the awaitable returns.
 
-        The message's recipients come back claimed by this process: hand them to the scheduler without reading again.
+        Recipients that are due now come back claimed by this process: hand them to the scheduler without reading
+        again. Those of a message that is held, or due later (`released` after `accepted`), are not claimed.
         """
         ...
 
     def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
         """Makes the results of attempts durable and releases the claims; commits reports (bounces) with them.
 
-        All of it or nothing. The updates of one call concern one message, unless the caller knows better: a store of
-        several shards records what lies in one.
+        All of it or nothing. What was held while its attempt ran stays held if it is to be tried again. The updates of
+        one call concern one message, unless the caller knows better: a store of several shards records what lies in
+        one.
 
         A message whose recipients are all final is removed with its body; its history stays in the events.
         """
@@ -142,6 +156,17 @@ class Store(Protocol):
 
     async def retry(self, messages: Sequence[str] | None, now: float) -> int:
         """Makes queued recipients due now (all messages if None); how many recipients that concerned."""
+        ...
+
+    async def hold(self, messages: Sequence[str], now: float) -> int:
+        """Sets queued recipients aside; how many recipients that concerned. Attempts that run go on to their end."""
+        ...
+
+    async def resume(self, messages: Sequence[str], now: float) -> int:
+        """Makes held recipients queued again, due as they were; how many recipients that concerned.
+
+        `released` becomes `now`, if it is not later anyway: a message that was held long is not expired for it.
+        """
         ...
 
     async def drop(self, messages: Sequence[str], now: float) -> int:

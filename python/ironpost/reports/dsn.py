@@ -150,7 +150,7 @@ def _about_message(message: QueuedMessage, reporting_mta: str) -> bytes:
     fields = []
     envelope_id = message.envelope.parameters.get("ENVID")
     if envelope_id:
-        fields += _copied("Original-Envelope-Id", "", envelope_id)  # RFC 3464 §2.2.1
+        fields += _copied("Original-Envelope-Id", "", str(envelope_id))  # RFC 3464 §2.2.1
     fields += [
         header.field("Reporting-MTA", ("dns;", reporting_mta)),  # RFC 3464 §2.2.2
         header.field("Arrival-Date", (date_time(message.accepted),)),  # RFC 3464 §2.2.5
@@ -162,7 +162,7 @@ def _about_recipient(recipient: QueuedRecipient, outcome: Outcome, now: float, *
     fields = []
     original = recipient.recipient.parameters.get("ORCPT")
     if original:
-        kind, _, address = original.partition(";")
+        kind, _, address = str(original).partition(";")
         if _ADDRESS_TYPE.fullmatch(kind):
             fields += _copied("Original-Recipient", kind, address, utf8=utf8)  # RFC 3464 §2.3.1
     fields += [

@@ -118,8 +118,10 @@ class QueueRunner:
         return self._feeder
 
     def accept(self, message: QueuedMessage) -> None:
-        """Takes a message that `Store.commit` returned, claimed."""
-        if self._stopping or (
+        """Takes a message that `Store.commit` returned. One that is due later, or held, waits in the store."""
+        if message.released > message.accepted or message.recipients[0].state is State.HELD:
+            self._note(message.released)
+        elif self._stopping or (
             len(self._active) >= self._concurrency
             and (len(self._waiting) >= WAITING_MESSAGES or self._waiting_octets >= WAITING_OCTETS)
         ):
@@ -276,7 +278,7 @@ class QueueRunner:
     async def _settle(self, message: QueuedMessage, results: Sequence[Result], *, crashed: bool = False) -> None:
         """Turns outcomes into rows, and failures into a report."""
         now = self._clock.now()
-        if self._law.expired(message.accepted, now):
+        if self._law.expired(_since(message), now):
             results = [
                 (to, expired(outcome) if outcome.disposition is Disposition.DEFERRED else outcome)
                 for to, outcome in results
@@ -316,7 +318,7 @@ class QueueRunner:
         elif crashed and self._crashes.get(message.id, 0) >= POISON_CRASHES:
             due = now + POISON_WAIT
         else:
-            due = self._law.next_attempt(message.accepted, now, self._random)
+            due = self._law.next_attempt(_since(message), now, self._random)
         return Update(message.id, to.number, State.QUEUED, attempts, due, outcome)
 
     async def _report(
@@ -361,6 +363,10 @@ class QueueRunner:
                 await self._clock.sleep(STORE_WAIT)
             else:
                 return
+
+
+def _since(message: QueuedMessage) -> float:
+    return max(message.accepted, message.released)
 
 
 def _ring(bell: asyncio.Future[None] | None) -> None:

@@ -12,7 +12,16 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedRecipient, State, StoreFull, Update
+from ironpost.queue.store import (
+    UNFINISHED,
+    Messages,
+    NewMessage,
+    QueuedMessage,
+    QueuedRecipient,
+    State,
+    StoreFull,
+    Update,
+)
 from ironpost.storage.spool import MemoryBody
 
 if TYPE_CHECKING:
@@ -103,7 +112,8 @@ class MemoryStore:
         except Exception as error:  # noqa: BLE001 - the caller gets it from the future
             future.set_exception(error)
         else:
-            entry.claimed.update(range(len(entry.recipients)))
+            if not message.held and entry.message.released == entry.message.accepted:
+                entry.claimed.update(range(len(entry.recipients)))
             future.set_result(entry.seen())
         return future
 
@@ -122,12 +132,14 @@ class MemoryStore:
             if entry is None:
                 continue  # dropped by an operator while the attempt ran
             old = entry.recipients[update.number]
-            new = old._replace(state=update.state, attempts=update.attempts, due=update.due, changed=self._now())
+            held = old.state is State.HELD and update.state is State.QUEUED
+            state = State.HELD if held else update.state
+            new = old._replace(state=state, attempts=update.attempts, due=update.due, changed=self._now())
             if update.outcome is not None:
                 new = new._replace(last=str(update.outcome.reply), remote=update.outcome.remote)
             entry.recipients[update.number] = new
             entry.claimed.discard(update.number)
-            if all(queued.state is not State.QUEUED for queued in entry.recipients):
+            if all(queued.state not in UNFINISHED for queued in entry.recipients):
                 del self._entries[update.message]
         future.set_result(None)
         return future
@@ -174,6 +186,30 @@ class MemoryStore:
                     count += 1
         return count
 
+    async def hold(self, messages: Sequence[str], now: float) -> int:  # noqa: ARG002 - there is no history
+        """As `Store.hold`."""
+        return sum(self._move(identifier, State.QUEUED, State.HELD) for identifier in dict.fromkeys(messages))
+
+    async def resume(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.resume`."""
+        count = 0
+        for identifier in dict.fromkeys(messages):
+            moved = self._move(identifier, State.HELD, State.QUEUED)
+            if moved:
+                entry = self._entries[identifier]
+                entry.message = entry.message._replace(released=max(entry.message.released, now))
+            count += moved
+        return count
+
+    def _move(self, identifier: str, old: State, new: State) -> int:
+        entry = self._entries.get(identifier)
+        count = 0
+        for queued in entry.recipients if entry is not None else ():
+            if entry is not None and queued.state is old:
+                entry.recipients[queued.number] = queued._replace(state=new, changed=self._now())
+                count += 1
+        return count
+
     async def drop(self, messages: Sequence[str], now: float) -> int:  # noqa: ARG002 - there is no history
         """As `Store.drop`."""
         return sum(self._entries.pop(identifier, None) is not None for identifier in messages)
@@ -199,11 +235,13 @@ class MemoryStore:
     def _add(self, message: NewMessage) -> _Entry:
         assert isinstance(message.content, HeldSpool)
         accepted = round(message.accepted * 1e6) / 1e6
+        released = accepted if message.due is None else max(accepted, round(message.due * 1e6) / 1e6)
+        state = State.HELD if message.held else State.QUEUED
         body = MemoryBody(message.prefix + message.content.take())
         recipients = [
-            QueuedRecipient(number, recipient, due=accepted, changed=accepted)
+            QueuedRecipient(number, recipient, state, due=released, changed=accepted)
             for number, recipient in enumerate(message.envelope.recipients)
         ]
-        entry = _Entry(QueuedMessage(message.id, message.envelope, accepted, body), recipients)
+        entry = _Entry(QueuedMessage(message.id, message.envelope, accepted, body, released=released), recipients)
         self._entries[message.id] = entry
         return entry

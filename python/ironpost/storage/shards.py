@@ -240,6 +240,14 @@ class ShardedStore:
         """As `Store.retry`."""
         return await self._everywhere(lambda shard: shard.retry(messages, now))
 
+    async def hold(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.hold`."""
+        return await self._everywhere(lambda shard: shard.hold(messages, now))
+
+    async def resume(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.resume`."""
+        return await self._everywhere(lambda shard: shard.resume(messages, now))
+
     async def drop(self, messages: Sequence[str], now: float) -> int:
         """As `Store.drop`."""
         return await self._everywhere(lambda shard: shard.drop(messages, now))

@@ -23,7 +23,7 @@ from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedReci
 from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.spool import BODIES, SMALL_BODY, FileBody, FileSpool, MemoryBody
 from ironpost.storage.sqlite_commit import GroupCommit, Job, fail
-from ironpost.storage.sqlite_rows import Reader, micros, origin_text, parameters_text
+from ironpost.storage.sqlite_rows import CODES, STATES, Reader, micros, origin_text, parameters_text
 from ironpost.storage.sqlite_schema import DATABASE, PAGE, connect
 from ironpost.storage.sqlite_sync import Syncer
 
@@ -275,6 +275,34 @@ class SqliteStore:
 
         return await self._act(action)
 
+    async def hold(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.hold`."""
+        return await self._act(partial(self._move, messages, now, State.QUEUED, State.HELD, "held"))
+
+    async def resume(self, messages: Sequence[str], now: float) -> int:
+        """As `Store.resume`."""
+        return await self._act(partial(self._move, messages, now, State.HELD, State.QUEUED, "released"))
+
+    def _move(self, messages: Sequence[str], now: float, old: State, new: State, kind: str) -> int:
+        count, at, write = 0, micros(now), self._writer.execute
+        for identifier in dict.fromkeys(messages):
+            found = self._find(identifier)
+            if found is None:
+                continue
+            write(
+                """INSERT INTO event (at, kind, message, number, address, attempts)
+                   SELECT ?, ?, ?, number, address, attempts FROM recipient WHERE message=? AND state=?""",
+                (at, kind, identifier, found[0], CODES[old]),
+            )
+            moved = write(
+                "UPDATE recipient SET state=?, changed=? WHERE message=? AND state=?",
+                (CODES[new], micros(self._now()), found[0], CODES[old]),
+            ).rowcount
+            if moved and new is State.QUEUED:
+                write("UPDATE message SET released=max(released, ?) WHERE seq=?", (at, found[0]))
+            count += moved
+        return count
+
     async def drop(self, messages: Sequence[str], now: float) -> int:
         """As `Store.drop`."""
         job = self._commits.job()
@@ -289,7 +317,8 @@ class SqliteStore:
                 file = self._writer.execute("SELECT file FROM message WHERE seq=?", (seq,)).fetchall()[0][0]
                 self._writer.execute(
                     """INSERT INTO event (at, kind, message, number, address, attempts)
-                       SELECT ?, 'dropped', ?, number, address, attempts FROM recipient WHERE message=? AND state=0""",
+                       SELECT ?, 'dropped', ?, number, address, attempts FROM recipient
+                       WHERE message=? AND state IN (0, 4)""",
                     (micros(now), identifier, seq),
                 )
                 self._writer.execute("DELETE FROM recipient WHERE message=?", (seq,))
@@ -403,9 +432,11 @@ class SqliteStore:
             spool.take()
         self._seq += 1
         seq, envelope, accepted = self._seq, message.envelope, micros(message.accepted)
+        released = accepted if message.due is None else max(accepted, micros(message.due))
+        state = CODES[State.HELD] if message.held else 0
         sender = str(envelope.reverse_path)
         recipients = [
-            (seq, number, str(to.address), parameters_text(to.parameters), 0, 0, accepted, accepted, "", "")
+            (seq, number, str(to.address), parameters_text(to.parameters), state, 0, released, accepted, "", "")
             for number, to in enumerate(envelope.recipients)
         ]
         job.messages.append(
@@ -420,28 +451,33 @@ class SqliteStore:
                     size,
                     spool.name or "",
                     content,
+                    released,
                 ),
                 recipients,
                 (accepted, message.id, sender, envelope.origin.ip),
             )
         )
+        if message.held:
+            job.held.append((accepted, message.id, seq))
         if claim:
-            live = _Live(seq, message.id, has_file=spool.name is not None)
-            live.claimed.update(range(len(recipients)))
-            job.on_durable = partial(self._take, job, live)
-            due = accepted / 1e6
+            if released == accepted and not message.held:
+                live = _Live(seq, message.id, has_file=spool.name is not None)
+                live.claimed.update(range(len(recipients)))
+                job.on_durable = partial(self._take, job, live)
+            at, due = accepted / 1e6, released / 1e6
             body: Body = MemoryBody(content)
             if spool.name is not None:
                 body = FileBody(content, self._directory / spool.name, size)
             job.result = QueuedMessage(
                 message.id,
                 envelope,
-                due,
+                at,
                 body,
                 tuple(
-                    QueuedRecipient(number, to, State.QUEUED, 0, due, "", "", due)
+                    QueuedRecipient(number, to, STATES[state], 0, due, "", "", at)
                     for number, to in enumerate(envelope.recipients)
                 ),
+                due,
             )
 
     # -- housekeeping

@@ -46,13 +46,15 @@ CHECKPOINT_OCTETS = 8 * 1024 * 1024
 PRUNE_ROWS = 100
 """Expired events that go with a transaction, beyond twice those it adds."""
 
-_INSERT_MESSAGE = "INSERT INTO message VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?)"
+_INSERT_MESSAGE = "INSERT INTO message VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?,?)"
 _INSERT_RECIPIENT = "INSERT INTO recipient VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?)"
 _INSERT_ACCEPTED = "INSERT INTO event (at, kind, message, address, remote) VALUES (?,'accepted',?,?,?)"
-_UPDATE = """UPDATE recipient SET state=?, attempts=?, due=?, changed=?, last=coalesce(?, last),
-    remote=coalesce(?, remote) WHERE message=? AND number=?"""
+_INSERT_HELD = """INSERT INTO event (at, kind, message, number, address, attempts)
+    SELECT ?, 'held', ?, number, address, attempts FROM recipient WHERE message=? AND state=4"""
+_UPDATE = """UPDATE recipient SET state=CASE WHEN state=4 AND ?1=0 THEN 4 ELSE ?1 END, attempts=?2, due=?3, changed=?4,
+    last=coalesce(?5, last), remote=coalesce(?6, remote) WHERE message=?7 AND number=?8"""
 _FINISH = (
-    "DELETE FROM message WHERE seq=?1 AND NOT EXISTS (SELECT 1 FROM recipient WHERE message=?1 AND state=0)",
+    "DELETE FROM message WHERE seq=?1 AND NOT EXISTS (SELECT 1 FROM recipient WHERE message=?1 AND state IN (0, 4))",
     "DELETE FROM recipient WHERE message=?1 AND NOT EXISTS (SELECT 1 FROM message WHERE seq=?1)",
 )
 _UPDATE_EVENT = """INSERT INTO event (at, kind, message, number, address, attempts, reply, remote)
@@ -63,13 +65,15 @@ _PRUNE = "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIM
 class Job:
     """One caller's part of a transaction."""
 
-    __slots__ = ("action", "files", "future", "messages", "on_durable", "result", "updates")
+    __slots__ = ("action", "files", "future", "held", "messages", "on_durable", "result", "updates")
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self.future = future
         self.result: Any = None
         self.messages: list[tuple[Any, ...]] = []
         """Rows of message, recipient and event for each new message, as a triple."""
+        self.held: list[tuple[int, str, int]] = []
+        """When, id and `seq` of each new message that is held from the start."""
         self.updates: Sequence[Update] = ()
         self.action: Callable[[], Any] | None = None
         self.on_durable: Callable[[], None] | None = None
@@ -214,6 +218,8 @@ class GroupCommit:
                 db.executemany(_INSERT_MESSAGE, [message for message, _, _ in new])
                 db.executemany(_INSERT_RECIPIENT, chain.from_iterable(recipients for _, recipients, _ in new))
                 db.executemany(_INSERT_ACCEPTED, [event for _, _, event in new])
+                if any(job.held for job in jobs):
+                    db.executemany(_INSERT_HELD, [row for job in jobs for row in job.held])
                 self._written += sum(len(message[8]) + 1024 for message, _, _ in new)
             self._apply(jobs)
             for job in jobs:

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.body import PIECE
-from ironpost.protocol.extensions import typed_parameters, wire_parameters
+from ironpost.protocol.extensions import typed_parameters
 from ironpost.queue.store import Messages, QueuedMessage, QueuedRecipient, State
 from ironpost.storage.spool import FileBody
 from ironpost.storage.sqlite_schema import connect_readonly
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
     from typing import Self
 
-    from ironpost.model import Body, Value
+    from ironpost.model import Body
+    from ironpost.protocol.extensions import Parameters
 
-STATES = (State.QUEUED, State.DELIVERED, State.FAILED, State.DROPPED)
+STATES = (State.QUEUED, State.DELIVERED, State.FAILED, State.DROPPED, State.HELD)
 """A row's state is the position in this tuple."""
 CODES = {state: code for code, state in enumerate(STATES)}
 
-MESSAGE_COLUMNS = "seq, id, accepted, reverse_path, parameters, origin, size, file"
+MESSAGE_COLUMNS = "seq, id, accepted, reverse_path, parameters, origin, size, file, released"
 RECIPIENT_COLUMNS = "number, address, parameters, state, attempts, due, changed, last, remote"
 
 _VARIABLES = 500
@@ -41,9 +43,28 @@ def micros(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def parameters_text(parameters: Mapping[str, Value]) -> str:
-    """A column's value; empty for none, which is stored as NULL (binding None costs more than all the rest)."""
-    return json.dumps(wire_parameters(parameters)) if parameters else ""
+def parameters_text(parameters: Parameters) -> str:
+    """A column's value: as they stand in a command. Empty for none, which is stored as NULL (binding None costs more
+    than all the rest).
+
+    Raises:
+        ValueError: a keyword or a value holds a space.
+    """
+    if not parameters:
+        return ""
+    text = " ".join([key if value is None else f"{key}={value}" for key, value in parameters.items()])
+    if text.count(" ") != len(parameters) - 1:
+        raise ValueError("the message cannot be stored: a parameter holds a space")
+    return text
+
+
+@lru_cache(maxsize=1024)  # as for origins
+def _parameters(text: str) -> Parameters:
+    wire: dict[str, str | None] = {}
+    for item in text.split(" "):
+        keyword, equals, value = item.partition("=")
+        wire[keyword] = value if equals else None
+    return MappingProxyType(typed_parameters(wire))
 
 
 @lru_cache(maxsize=1024)  # a client sends many messages
@@ -53,6 +74,7 @@ def origin_text(origin: Origin) -> str:
 
 
 _HERE = Origin()
+_NONE: Parameters = MappingProxyType({})
 
 
 class RowBody:
@@ -168,23 +190,23 @@ class Reader:
         return [self._message(row, tuple(recipients.get(row[0], ()))) for row in rows]
 
     def _message(self, row: tuple[Any, ...], recipients: tuple[QueuedRecipient, ...]) -> QueuedMessage:
-        seq, identifier, accepted, reverse_path, parameters, origin, size, file = row
+        seq, identifier, accepted, reverse_path, parameters, origin, size, file, released = row
         envelope = Envelope(
             Address.parse(reverse_path),
             tuple(queued.recipient for queued in recipients),
-            typed_parameters(json.loads(parameters)) if parameters else {},
+            _parameters(parameters) if parameters else _NONE,
             Origin(*json.loads(origin)) if origin else _HERE,
         )
         body: Body = RowBody(self._connection, seq, size)
         if file is not None:
             prefix = self._connection.execute("SELECT body FROM message WHERE seq = ?", (seq,)).fetchall()
             body = FileBody(prefix[0][0] if prefix else b"", self._directory / file, size)
-        return QueuedMessage(identifier, envelope, accepted / 1e6, body, recipients)
+        return QueuedMessage(identifier, envelope, accepted / 1e6, body, recipients, released / 1e6)
 
 
 def _recipient(row: tuple[Any, ...]) -> QueuedRecipient:
     number, address, parameters, state, attempts, due, changed, last, remote = row
-    recipient = Recipient(Address.parse(address), typed_parameters(json.loads(parameters)) if parameters else {})
+    recipient = Recipient(Address.parse(address), _parameters(parameters) if parameters else _NONE)
     return QueuedRecipient(number, recipient, STATES[state], attempts, due / 1e6, last, remote, changed / 1e6)
 
 

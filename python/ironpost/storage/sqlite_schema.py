@@ -9,6 +9,7 @@ Refuses: a database that a newer ironpost wrote, and an SQLite library older tha
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from typing import TYPE_CHECKING
@@ -41,7 +42,7 @@ BUSY_SECONDS = 0.25
 READ_BUSY_SECONDS = 5.0
 """The same for a program that only reads."""
 
-# Times are whole microseconds since 1970. State: 0 queued, 1 delivered, 2 failed, 3 dropped.
+# Times are whole microseconds since 1970. State: 0 queued, 1 delivered, 2 failed, 3 dropped; from version 2 on 4 held.
 _FIRST = """
 CREATE TABLE message (
     seq INTEGER PRIMARY KEY,
@@ -92,7 +93,23 @@ CREATE VIEW events AS
     SELECT seq, at / 1e6 AS at, kind, message, number, address, attempts, reply, remote FROM event;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+# Messages that are held, or released later than they were accepted; parameters in their wire form instead of JSON.
+_SECOND = """
+ALTER TABLE message ADD COLUMN released INTEGER NOT NULL DEFAULT 0;
+UPDATE message SET released = accepted, parameters = wire_form(parameters);
+UPDATE recipient SET parameters = wire_form(parameters) WHERE parameters IS NOT NULL;
+DROP VIEW queue;
+CREATE VIEW queue AS
+    SELECT m.id AS message, m.reverse_path AS reverse_path, r.number AS number, r.address AS recipient,
+           CASE r.state WHEN 0 THEN 'queued' WHEN 1 THEN 'delivered' WHEN 2 THEN 'failed' WHEN 4 THEN 'held'
+                        ELSE 'dropped' END AS state,
+           r.attempts AS attempts, m.accepted / 1e6 AS accepted, r.due / 1e6 AS due, r.changed / 1e6 AS changed,
+           m.size AS size, r.last AS last, r.remote AS remote, m.released / 1e6 AS released,
+           m.parameters AS mail_parameters, r.parameters AS parameters
+    FROM message AS m JOIN recipient AS r ON r.message = m.seq;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
 """Entry n takes a database from version n to n + 1. Entries are never changed once released, only added."""
 
 VERSION = len(MIGRATIONS)
@@ -182,7 +199,15 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def _wire_form(parameters: str | None) -> str | None:
+    """What version 1 kept as JSON, as version 2 keeps it."""
+    if not parameters:
+        return None
+    return " ".join(key if value is None else f"{key}={value}" for key, value in json.loads(parameters).items())
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
+    connection.create_function("wire_form", 1, _wire_form, deterministic=True)
     for version in range(_version(connection), VERSION):
         # executescript would commit first, so the statements run one by one inside a transaction of their own.
         connection.execute("BEGIN IMMEDIATE")

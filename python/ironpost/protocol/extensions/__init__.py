@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model.reply import Reply
@@ -51,20 +52,23 @@ def outgoing(
 
 
 def wire_parameters(parameters: Parameters) -> dict[str, str | None]:
-    """Typed values as they stand on the wire, which is how a store keeps them."""
+    """Typed values as they stand on the wire."""
     return {keyword: None if value is None else str(value) for keyword, value in parameters.items()}
 
 
 def typed_parameters(wire: Mapping[str, str | None]) -> Parameters:
-    """What `wire_parameters` made, typed again. A keyword that no extension knows keeps its text.
+    """What stood on the wire, or in a store, typed.
 
-    Raises:
-        ValueError: a value is not what the extension wrote.
+    A keyword that no extension knows keeps its text, and so does a value that its extension cannot read: a queue that
+    another version wrote is still delivered (SECURITY R25).
     """
-    return {
-        keyword: value if value is None or keyword not in _STORED else _STORED[keyword](value)
-        for keyword, value in wire.items()
-    }
+    typed: dict[str, Value] = {}
+    for keyword, value in wire.items():
+        typed[keyword] = value
+        if value is not None and keyword in _STORED:
+            with contextlib.suppress(ValueError):
+                typed[keyword] = _STORED[keyword](value)
+    return typed
 
 
 __all__ = [
