@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ironpost.model.verdict import tarpit as tarpit
     from ironpost.server import BaseHandler as BaseHandler
     from ironpost.server import Server as Server
+    from ironpost.server import blocking as blocking
 
 _VERDICT = "ironpost.model.verdict"
 _LAZY = {
@@ -26,6 +27,7 @@ _LAZY = {
     "Client": "ironpost.client",
     "Server": "ironpost.server",
     "Verdict": _VERDICT,
+    "blocking": "ironpost.server",
     "accept": _VERDICT,
     "defer": _VERDICT,
     "drop": _VERDICT,
@@ -35,7 +37,19 @@ _LAZY = {
 }
 """Public name to the module that has it."""
 
-__all__ = ["BaseHandler", "Client", "Server", "Verdict", "accept", "defer", "drop", "quarantine", "reject", "tarpit"]
+__all__ = [
+    "BaseHandler",
+    "Client",
+    "Server",
+    "Verdict",
+    "accept",
+    "blocking",
+    "defer",
+    "drop",
+    "quarantine",
+    "reject",
+    "tarpit",
+]
 
 
 def __getattr__(name: str) -> Any:

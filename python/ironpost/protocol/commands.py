@@ -59,10 +59,11 @@ def hello(session: ServerSession, command: Command) -> None:
         answer = session.handler.hello(session, command.verb, command.domain)
     except Exception as exc:  # noqa: BLE001 - R26: whatever a hook raises, the session goes on
         answer = session.raised(exc)
-    return session.ask(answer, _hello_answered)
+    return session.ask(answer, hello_answered)
 
 
-def _hello_answered(session: ServerSession, answer: Reply | None) -> None:
+def hello_answered(session: ServerSession, answer: Reply | None) -> None:
+    """What the handler said to EHLO, HELO or LHLO."""
     if answer is not None and not answer.positive:
         return session.reply(answer)
     command = session.candidate
@@ -94,15 +95,21 @@ def mail(session: ServerSession, command: Command) -> None:
     address = Address.of(path)
     if "SMTPUTF8" not in parameters and address.needs_smtputf8:  # RFC 6531 §3.5
         return session.refuse(replies.SENDER_NEEDS_SMTPUTF8)
-    session.candidate = Transaction(address, parameters)
+    transaction = session.candidate = Transaction(address, parameters)
+    if session.quarantine or session.dropping:
+        transaction.quarantine = session.quarantine
+        transaction.dropping = session.dropping
+        if session.dropping:
+            return mail_answered(session, None)
     try:
         answer = session.handler.mail(session, address, parameters)
     except Exception as exc:  # noqa: BLE001 - R26
         answer = session.raised(exc)
-    return session.ask(answer, _mail_answered)
+    return session.ask(answer, mail_answered)
 
 
-def _mail_answered(session: ServerSession, answer: Reply | None) -> None:
+def mail_answered(session: ServerSession, answer: Reply | None) -> None:
+    """What the handler said to MAIL."""
     if answer is None:
         session.write(_SENDER_OK)
     else:
@@ -125,28 +132,38 @@ def rcpt(session: ServerSession, command: Command) -> None:
         if isinstance(typed, Reply):
             return session.refuse(typed)
         parameters = typed
-    if len(transaction.recipients) >= session.settings.max_recipients:  # RFC 5321 §4.5.3.1.10
+    if (
+        len(transaction.recipients) + len(transaction.dropped) >= session.settings.max_recipients
+    ):  # RFC 5321 §4.5.3.1.10
         return session.reply(replies.TOO_MANY_RECIPIENTS)
     address = Address.of(path)
     if address.needs_smtputf8 and "SMTPUTF8" not in transaction.parameters:  # RFC 6531 §3.5
         return session.refuse(replies.RECIPIENT_NEEDS_SMTPUTF8)
+    if transaction.dropping:
+        session.candidate = None
+        return recipient_answered(session, None)
     session.candidate = Recipient(address, parameters) if parameters else Recipient(address)
     try:
         answer = session.handler.recipient(session, address, parameters)
     except Exception as exc:  # noqa: BLE001 - R26
         answer = session.raised(exc)
-    return session.ask(answer, _recipient_answered)
+    return session.ask(answer, recipient_answered)
 
 
-def _recipient_answered(session: ServerSession, answer: Reply | None) -> None:
+def recipient_answered(session: ServerSession, answer: Reply | None) -> None:
+    """What the handler said to RCPT."""
     if answer is None:
         session.write(_RECIPIENT_OK)
     else:
         session.reply(answer)
         if not answer.positive:
             return
-    assert session.transaction is not None
-    session.transaction.recipients.append(session.candidate)
+    transaction = session.transaction
+    assert transaction is not None
+    if session.candidate is not None:
+        transaction.recipients.append(session.candidate)
+    else:
+        transaction.dropped = (*transaction.dropped, len(transaction.recipients) + len(transaction.dropped))
     session.enter(State.RCPT)
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ironpost.model import BodyType, Reply
+from ironpost.model import BodyType, Reply, Verdict
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
+from ironpost.protocol.verdicts import NOWHERE, Stage, of_message, settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ironpost.model.body import Spool
     from ironpost.protocol.handler import ContentAnswer, MessageAnswer
     from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.transaction import Transaction
     from ironpost.wire import BodyEnd
 
 
@@ -42,6 +44,9 @@ def chunk(session: ServerSession) -> None:
 
 
 def _ask_content(session: ServerSession) -> None:
+    if session.transaction is None or not session.transaction.recipients:  # all were dropped
+        content_answered(session, NOWHERE)
+        return
     try:
         answer: ContentAnswer = session.handler.content(session)
     except Exception as exc:  # noqa: BLE001 - R26: whatever a hook raises, the session goes on
@@ -54,8 +59,14 @@ def _ask_content(session: ServerSession) -> None:
         content_answered(session, answer)
 
 
-def content_answered(session: ServerSession, answer: Spool | Reply | None) -> None:
+def content_answered(session: ServerSession, answer: Spool | Reply | Verdict | None) -> None:
     """Where the content goes, or why it must not come."""
+    if isinstance(answer, Verdict):
+        settled = settle(session, answer, Stage.OTHER)
+        if settled is not None and not isinstance(settled, Reply):
+            session.wait(settled, content_answered)
+            return
+        answer = settled
     if answer is None:
         answer = session.raised(TypeError("the content hook answered None, not Spool or Reply"))
     if isinstance(answer, Reply):
@@ -99,13 +110,13 @@ def _spoil(session: ServerSession, refusal: Reply) -> None:
 
 def discard(session: ServerSession) -> None:
     """Forgets content that was not handed over."""
-    session.refusal = None
     spool, session.spool = session.spool, None
     if spool is not None:
         try:
-            spool.discard()
+            spool.discard()  # it may look at the refusal
         except Exception as exc:  # noqa: BLE001 - R26
             session.raised(exc)
+    session.refusal = None
 
 
 def end(session: ServerSession, facts: BodyEnd) -> None:
@@ -117,6 +128,7 @@ def end(session: ServerSession, facts: BodyEnd) -> None:
         return
     refusal = _judge(session, facts) or session.refusal
     if refusal is not None:
+        session.refusal = refusal
         if facts.last:
             message_answered(session, refusal)
         else:
@@ -128,6 +140,9 @@ def end(session: ServerSession, facts: BodyEnd) -> None:
         return
     spool, session.spool = session.spool, None
     assert spool is not None
+    if spool is NOWHERE:
+        message_answered(session, None)
+        return
     try:
         answer: MessageAnswer = session.handler.message(session, spool, facts)
     except Exception as exc:  # noqa: BLE001 - R26
@@ -164,14 +179,17 @@ def _eight_bit_declared(session: ServerSession) -> bool:
 
 def message_answered(session: ServerSession, answer: Any) -> None:
     """What became of a complete message: one reply, or one a recipient (RFC 2033 §4.2)."""
+    if answer is not None and type(answer) is not Reply:
+        answer = of_message(session, answer)
+        if hasattr(answer, "__await__"):
+            session.wait(answer, message_answered)
+            return
     transaction = session.transaction
     session.drop_transaction()
     if session.settings.dialect.per_recipient:
         assert transaction is not None  # content follows RCPT
-        _reply_each(session, len(transaction.recipients), answer)
-        return
-    answer = session.checked(answer)
-    if answer is None or answer.positive:
+        _reply_each(session, transaction, answer)
+    elif answer is None or answer.positive:
         session.errors = 0
         session.messages += 1
         session.write(_ACCEPTED if answer is None else answer.octets)
@@ -179,16 +197,13 @@ def message_answered(session: ServerSession, answer: Any) -> None:
         session.reply(answer)
 
 
-def _reply_each(session: ServerSession, recipients: int, answer: Any) -> None:
-    if answer is None or isinstance(answer, Reply):
-        answers = [answer] * recipients
+def _reply_each(session: ServerSession, transaction: Transaction, answer: Reply | list[Reply | None] | None) -> None:
+    if isinstance(answer, list):
+        answers = answer
+        for place in transaction.dropped:  # in rising order
+            answers.insert(place, None)
     else:
-        answers = list(answer) if isinstance(answer, list | tuple) else [answer]
-        wrong = next((each for each in answers if not (each is None or isinstance(each, Reply))), None)
-        if wrong is not None or len(answers) != recipients:
-            told = f"{len(answers)} answers" if wrong is None else type(wrong).__name__
-            error = TypeError(f"the message hook answered {told}, not one Reply or None for each of {recipients}")
-            answers = [session.raised(error)] * recipients
+        answers = [answer] * (len(transaction.recipients) + len(transaction.dropped))
     session.reply_each([replies.ACCEPTED if each is None else each for each in answers])
 
 

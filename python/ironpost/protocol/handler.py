@@ -7,27 +7,31 @@ an awaitable costs a turn of the event loop. A hook that raises is answered 451 
 
     None                 the usual positive reply
     Reply                that reply; 4yz and 5yz refuse
+    Verdict              what `model.verdict` says of it
     an awaitable of those   the session waits, and reads nothing meanwhile
 
-Under LMTP `message` may answer with one of the first two for each recipient (`MessageAnswer`).
+Under LMTP `message` may answer with one of the first three for each recipient (`MessageAnswer`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
 
-    from ironpost.model import Address, Reply, Value
+    from ironpost.model import Address, Reply, Value, Verdict
     from ironpost.model.body import Spool
     from ironpost.protocol.server import ServerSession
     from ironpost.wire import BodyEnd
 
-Answer: TypeAlias = "Reply | Awaitable[Reply | None] | None"
-ContentAnswer: TypeAlias = "Spool | Reply | Awaitable[Spool | Reply]"
-MessageAnswer: TypeAlias = "Answer | Sequence[Reply | None] | Awaitable[Reply | Sequence[Reply | None] | None]"
-"""A sequence is allowed only where the dialect replies for each recipient: one answer each, in their order."""
+Said: TypeAlias = "Verdict | Reply | None"
+Answer: TypeAlias = "Said | Awaitable[Said]"
+ContentAnswer: TypeAlias = "Spool | Verdict | Reply | Awaitable[Spool | Verdict | Reply]"
+Each: TypeAlias = "Sequence[Said] | Mapping[Address, Said] | Mapping[str, Said]"
+"""One answer for each recipient: in their order, or by address."""
+MessageAnswer: TypeAlias = "Said | Each | Awaitable[Said | Each]"
+"""Answers that differ are for dialects that reply for each recipient; SMTP has one reply, so they must agree there."""
 
 
 class Handler(Protocol):
@@ -85,6 +89,10 @@ class Handler(Protocol):
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
         """ATRN of an authenticated client, for a handler that claims ATRN; no domains: all that the client may have.
         None: 250, and the connection changes its direction (RFC 2645 §5.2)."""
+        ...
+
+    def pause(self, session: ServerSession, seconds: float, then: Any) -> Awaitable[Any]:
+        """Not a question: something to await that gives `then` after so many seconds (`model.verdict.tarpit`)."""
         ...
 
     def disconnect(self, session: ServerSession) -> None:

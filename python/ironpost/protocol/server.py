@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ironpost import wire
 from ironpost.model import Reply
-from ironpost.protocol import content, replies
+from ironpost.protocol import commands, content, replies
 from ironpost.protocol.commands import KNOWN, RESTARTING, SEQUENCE, State
 from ironpost.protocol.settings import Settings
 from ironpost.protocol.transaction import Identity, Peer, Tls, Transaction, Want
+from ironpost.protocol.verdicts import Stage, settle
 from ironpost.wire import MODE_COMMAND, MODE_DATA, MODE_LINE, BodyEnd, Command, Fault, Line
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class ServerSession:
         "closing",
         "commands",
         "dialogue",
+        "dropping",
         "errors",
         "esmtp",
         "extra",
@@ -93,6 +95,7 @@ class ServerSession:
         "messages",
         "octets",
         "peer",
+        "quarantine",
         "refusal",
         "settings",
         "spool",
@@ -153,6 +156,10 @@ class ServerSession:
         """AUTH commands that ended without an identity, but for those that the client gave up."""
         self.extra: Any = None
         """For the handler: whatever it wants to remember about this session."""
+        self.quarantine: tuple[str, ...] = ()
+        """Why every message of this session is to be kept apart; empty if it is not."""
+        self.dropping = False
+        """Every message of this session is taken and thrown away, and nobody is asked."""
         self.candidate: Any = None
         """What the question that is out is about; becomes part of the session if the answer is positive."""
         self.dialogue = settings.dialogue(secure=tls is not None, authenticated=False)
@@ -217,10 +224,8 @@ class ServerSession:
                 self.spool = value  # that nobody waits for any more
                 content.discard(self)
             return None
-        if then is not content.content_answered and then is not content.message_answered:
-            value = self.checked(value)
-        then(self, value)
-        return self._run()
+        self._take(value, then)
+        return self._run() if self._pending is None else self._pending
 
     def fail(self, exc: BaseException) -> Pending:
         """The awaitable of the last question raised: 451 4.3.0, or 452 where storage was full (SECURITY R26)."""
@@ -408,12 +413,6 @@ class ServerSession:
         """Interprets nothing until the outer ring has the result, then goes on with `then`."""
         self._then, self._pending = then, pending
 
-    def checked(self, answer: Any) -> Reply | None:
-        """A hook's answer, or the reply that stands for an answer that is none."""
-        if answer is None or isinstance(answer, Reply):
-            return answer
-        return self.raised(TypeError(f"a hook answered {type(answer).__name__}, not Reply or None"))
-
     def ask(self, answer: Answer, then: Callable[[ServerSession, Reply | None], None]) -> None:
         """Goes on with `then` and the handler's answer, now or when it is there."""
         if answer is None or isinstance(answer, Reply):
@@ -421,7 +420,14 @@ class ServerSession:
         elif hasattr(answer, "__await__"):
             self._then, self._pending = then, answer
         else:
-            then(self, self.checked(answer))
+            self.ask(settle(self, answer, _STAGES.get(then, Stage.OTHER)), then)
+
+    def _take(self, value: Any, then: Then) -> None:
+        """Goes on with what an awaitable gave."""
+        if value is None or isinstance(value, Reply) or then in _JUDGES:
+            then(self, value)
+        else:
+            self.ask(settle(self, value, _STAGES.get(then, Stage.OTHER)), then)
 
     def raised(self, exc: BaseException, *, storage: bool = False) -> Reply:
         """Counts and logs what a hook raised; the reply that stands for it."""
@@ -465,13 +471,19 @@ class ServerSession:
             return None
         return self._finish(pending, then)
 
-    async def _finish(self, pending: Awaitable[Any], then: Then) -> None:
-        try:
-            value = await pending
-        except Exception as exc:  # noqa: BLE001 - R26
-            value = self.raised(exc, storage=then in _STORAGE)
-        if not self.closing:
-            then(self, value)
+    async def _finish(self, pending: Pending, then: Then | None) -> None:
+        while pending is not None and then is not None:
+            try:
+                value = await pending
+            except Exception as exc:  # noqa: BLE001 - R26
+                value = self.raised(exc, storage=then in _STORAGE)
+            if self.closing:
+                return
+            outer = self._pending, self._then
+            self._pending = self._then = None
+            self._take(value, then)
+            pending, then = self._pending, self._then  # a delay, if the answer was a verdict that asks for one
+            self._pending, self._then = outer
 
     # -----------------------------------------------------------------------------------------------------------------
     # Content
@@ -602,4 +614,12 @@ class ServerSession:
             self._end_with(replies.SHUTTING_DOWN)
 
 
+_STAGES: Mapping[Then, Stage] = {
+    ServerSession._connect_answered: Stage.CONNECT,
+    commands.hello_answered: Stage.HELLO,
+    commands.mail_answered: Stage.MAIL,
+    commands.recipient_answered: Stage.RECIPIENT,
+}
+_JUDGES = (content.content_answered, content.message_answered)
+"""These look at what the hook said themselves."""
 _STORAGE = (content.content_answered, content.written, content.message_answered)

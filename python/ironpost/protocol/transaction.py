@@ -74,7 +74,7 @@ class Want(Enum):
 class Transaction:
     """One open mail transaction: what was accepted so far."""
 
-    __slots__ = ("parameters", "recipients", "reverse_path")
+    __slots__ = ("dropped", "dropping", "parameters", "quarantine", "recipients", "reverse_path")
 
     def __init__(self, reverse_path: Address, parameters: Mapping[str, Value]) -> None:
         self.reverse_path = reverse_path
@@ -82,6 +82,12 @@ class Transaction:
         """ESMTP parameters of MAIL, keyword in upper case, each with its typed value."""
         self.recipients: list[Recipient] = []
         """In the order in which they were accepted."""
+        self.dropped: tuple[int, ...] = ()
+        """Where recipients that were dropped stand among all that the client believes to be accepted."""
+        self.dropping = False
+        """Recipients and content are taken and thrown away, and nobody is asked."""
+        self.quarantine: tuple[str, ...] = ()
+        """Why the message is to be kept apart; empty if it is not."""
 
     def envelope(self, origin: Origin) -> Envelope:
         """The frozen envelope of what was accepted."""

@@ -20,6 +20,7 @@ from ironpost.protocol.server import DEFAULT
 from ironpost.server.binding import bind
 from ironpost.server.connection import Connection
 from ironpost.server.handler import complete
+from ironpost.server.hooks import THREADS, Hooks
 from ironpost.server.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Server:
         backlog: int = BACKLOG,
         reuse_port: bool = False,
         sockets: Sequence[socket.socket] = (),
+        threads: int = THREADS,
     ) -> None:
         """
         Args:
@@ -69,8 +71,10 @@ class Server:
             backlog: of each socket.
             reuse_port: several processes may listen on the port (SO_REUSEPORT).
             sockets: bound sockets to listen on instead of host and port; they become the server's.
+            threads: in which hooks marked `@blocking` run.
         """
-        self.handler = complete(handler)
+        self.hooks = Hooks(threads, patience=timeouts.hook)
+        self.handler = complete(handler, self.hooks)
         self.host = host
         self.settings = replace(settings, claims=settings.claims | self.handler.claims)
         self.overrides = overrides
@@ -127,6 +131,7 @@ class Server:
             for sock in sockets:
                 sock.close()
             raise
+        self.hooks.start(self.loop)
         self._stopped = asyncio.Event()
         names = [sock.getsockname() for sock in sockets]
         self._addresses = tuple((n[0], n[1]) if isinstance(n, tuple) else (str(n), 0) for n in names)
@@ -166,6 +171,7 @@ class Server:
                 await self._empty.wait()
         if self._timer is not None:
             self._timer.cancel()
+        await self.hooks.stop(grace)
         self._stopped.set()
 
     async def __aenter__(self) -> Self:
@@ -190,7 +196,9 @@ class Server:
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self.hooks.counts.raised += connection.session.failures
         if self._empty is not None and not self.connections:
             self._empty.set()
 

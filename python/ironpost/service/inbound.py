@@ -13,11 +13,11 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.message import received
 from ironpost.message.trace import Hops
-from ironpost.model import Origin
+from ironpost.model import Action, Origin
 from ironpost.policy import Decision, Facts, Stage
 from ironpost.protocol import replies
 from ironpost.queue.store import NewMessage
@@ -26,7 +26,7 @@ from ironpost.service.journal import record
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ironpost.model import Address, Reply, Value
+    from ironpost.model import Address, Reply, Value, Verdict
     from ironpost.model.body import Spool
     from ironpost.model.ports import Clock, Random
     from ironpost.policy import Policy
@@ -186,7 +186,7 @@ class Inbound:
         visit.facts.size = facts.size
         try:
             decision = self._policy.decide(Stage.CONTENT, visit.facts)
-            if isinstance(decision, Decision):
+            if isinstance(decision, Decision) and not decision.verdict.seconds:
                 return self._commit(session, visit, content, decision)
         except BaseException:
             content.discard()
@@ -213,6 +213,12 @@ class Inbound:
         del session, domains
         return replies.NOT_ALLOWED
 
+    async def pause(self, session: ServerSession, seconds: float, then: Any) -> Any:
+        """Holds an answer back (`model.verdict.tarpit`)."""
+        del session
+        await self._clock.sleep(seconds)
+        return then
+
     def disconnect(self, session: ServerSession) -> None:
         """Writes the session into the journal."""
         visit: _Visit | None = session.extra
@@ -233,38 +239,45 @@ class Inbound:
     def _ask(self, stage: Stage, visit: _Visit) -> Answer:
         decision = self._policy.decide(stage, visit.facts)
         if isinstance(decision, Decision):
-            return self._reply(stage, visit, decision)
-        return self._reply_later(stage, visit, decision)
+            return self._verdict(stage, visit, decision)
+        return self._verdict_later(stage, visit, decision)
 
-    async def _reply_later(self, stage: Stage, visit: _Visit, decision: Awaitable[Decision]) -> Reply | None:
-        return self._reply(stage, visit, await decision)
+    async def _verdict_later(self, stage: Stage, visit: _Visit, decision: Awaitable[Decision]) -> Verdict | None:
+        return self._verdict(stage, visit, await decision)
 
-    def _reply(self, stage: Stage, visit: _Visit, decision: Decision) -> Reply | None:
-        reply = decision.verdict.final.reply
-        if reply is None:
+    def _verdict(self, stage: Stage, visit: _Visit, decision: Decision) -> Verdict | None:
+        """The verdict, unless it is the usual one; everything else is written into the journal."""
+        verdict = decision.verdict
+        if verdict.action is Action.ACCEPT:
             return None
-        visit.refused += 1
+        visit.refused += verdict.refused
         facts = visit.facts
+        reply = verdict.final.reply
         record(
             _log,
-            "refused",
+            "refused" if verdict.refused else "policy",
             stage=stage.value,
+            action=verdict.final.action.value,
+            delay=verdict.seconds or None,
             ip=facts.ip,
             helo=facts.helo,
             sender=None if facts.reverse_path is None else str(facts.reverse_path),
             recipient=str(facts.forward_path) if stage is Stage.RECIPIENT else None,
-            reply=str(reply),
+            reply=None if reply is None else str(reply),
             reasons=list(decision.reasons),
         )
-        return reply
+        return verdict
 
     # Content
 
     async def _commit_later(
-        self, session: ServerSession, visit: _Visit, content: _Content, decision: Awaitable[Decision]
+        self, session: ServerSession, visit: _Visit, content: _Content, decision: Decision | Awaitable[Decision]
     ) -> Reply | None:
         try:
-            answer = self._commit(session, visit, content, await decision)
+            decided = decision if isinstance(decision, Decision) else await decision
+            if decided.verdict.seconds:
+                await self._clock.sleep(decided.verdict.seconds)
+            answer = self._commit(session, visit, content, decided)
         except BaseException:
             content.discard()
             raise
@@ -274,12 +287,17 @@ class Inbound:
         self, session: ServerSession, visit: _Visit, content: _Content, decision: Decision
     ) -> asyncio.Future[Reply | None] | Reply:
         visit.facts.head = b""  # sessions that idle between messages keep nothing
-        refusal = self._reply(Stage.CONTENT, visit, decision)
-        if refusal is not None:
-            content.discard()
-            return refusal
         transaction = session.transaction
         assert transaction is not None  # content follows RCPT
+        verdict = self._verdict(Stage.CONTENT, visit, decision)
+        if verdict is not None:
+            verdict = verdict.final
+            if verdict.action is Action.QUARANTINE:
+                transaction.quarantine = (*transaction.quarantine, verdict.reason)
+            elif verdict.action is not Action.ACCEPT:
+                content.discard()
+                # What is dropped reads as what is queued.
+                return verdict.reply or replies.queued(self._random.token())
         envelope = transaction.envelope(Origin(visit.facts.ip, session.helo, session.protocol))
         recipients = envelope.recipients
         identifier = self._random.token()
