@@ -2,7 +2,7 @@
 
 Promises: a pair of state and verb that is not in the table is answered 503 and changes nothing; tools can read the
 table. Each handling judges the argument, asks the handler at most once, and replies through the session.
-Refuses: TURN, SEND, SOML, SAML and every verb whose extension is not offered, with 502.
+Refuses: TURN, SEND, SOML, SAML and every verb whose extension is not there, with 502.
 
 Standards: RFC 5321 §3.3 (transaction), §4.1.1 (commands), §4.1.4 (order), §4.3.2 (codes).
 """
@@ -298,10 +298,12 @@ SEQUENCE: Final[Mapping[tuple[State, str], Reply]] = {
 
 HELLO_VERBS: Final = frozenset({"EHLO", "HELO", "LHLO"})
 
-KNOWN: Final = frozenset(
-    {"EXPN", "TURN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH", "ETRN", "ATRN", "BURL", "XCLIENT", "XFORWARD"}
-    | {"LHLO", "VRFY", "HELP", "BDAT"}
-)
+KNOWN: Final[Mapping[str, Reply]] = {
+    **dict.fromkeys(("LHLO", "VRFY", "EXPN", "HELP", "BDAT", "STARTTLS", "AUTH", "BURL"), replies.NOT_IMPLEMENTED),
+    **dict.fromkeys(("ETRN", "ATRN", "XCLIENT", "XFORWARD"), replies.NOT_IMPLEMENTED),
+    "TURN": replies.TURN_INSECURE,  # RFC 5321 appendix F.1
+    **dict.fromkeys(("SEND", "SOML", "SAML"), replies.NO_TERMINALS),  # RFC 5321 appendix F.6
+}
 """Verbs that exist, but not here unless an extension or the dialect brings them: 502 (RFC 5321 §4.2.4). The rest is
 unknown: 500, as EHLO and HELO are to LMTP (RFC 2033 §4.1)."""
 

@@ -88,7 +88,8 @@ class Handler(Protocol):
 
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
         """ATRN of an authenticated client, for a handler that claims ATRN; no domains: all that the client may have.
-        None: 250, and the connection changes its direction (RFC 2645 §5.2)."""
+        None: 250, and the connection changes its direction (RFC 2645 §5.3): `session.successor` must have been set to
+        what makes the protocol that goes on with it."""
         ...
 
     def pause(self, session: ServerSession, seconds: float, then: Any) -> Awaitable[Any]:

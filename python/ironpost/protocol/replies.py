@@ -24,6 +24,11 @@ def reply(code: int, detail: str | None, *text: str) -> Reply:
     return Reply(code, None if detail is None else f"{code // 100}.{detail}", text)
 
 
+def waiting(messages: int) -> Reply:
+    """253: so many messages wait for the node, and were started (RFC 1985 §5.1)."""
+    return reply(253, "0.0", f"{messages} pending messages started")
+
+
 def queued(identifier: str) -> Reply:
     """250: the message is durable under that identifier, which is ours and of letters and digits."""
     return reply(250, "0.0", f"Queued as {identifier}")
@@ -39,6 +44,17 @@ RESET: Final = reply(250, "0.0", "Reset")
 NOTHING_DONE: Final = reply(250, "0.0", "OK")
 CANNOT_VERIFY: Final = reply(252, "1.5", "Cannot verify, send mail and see")
 GOODBYE: Final = reply(221, "0.0", "Goodbye")
+READY_FOR_TLS: Final = reply(220, "0.0", "Ready to start TLS")
+
+# Mail on demand (RFC 1985 §5.1, RFC 2645 §7)
+QUEUE_STARTED: Final = reply(250, "0.0", "Queuing started")
+NOTHING_WAITS: Final = reply(251, "0.0", "No messages waiting")
+NODE_FAILED: Final = reply(458, "3.0", "Unable to queue messages now")
+NODE_NOT_ALLOWED: Final = reply(459, "7.1", "Node not allowed: it is not this client's")
+REVERSING: Final = reply(250, "0.0", "OK, now reversing the connection")
+TURN_REFUSED: Final = reply(450, "7.1", "ATRN request refused: a domain is not this client's")
+CANNOT_TURN: Final = reply(451, "3.0", "Unable to process ATRN request now")
+NO_MAIL: Final = reply(453, "0.0", "You have no mail")
 
 # Closing (421 may answer any command: RFC 5321 §3.8, §4.2.3)
 TIMED_OUT: Final = reply(421, "4.2", "Nothing came in time, closing")
@@ -52,17 +68,24 @@ EARLY_TALKER: Final = reply(554, "5.1", "You spoke before the greeting, closing"
 # Sequence and syntax
 BAD_SEQUENCE: Final = reply(503, "5.1", "Bad sequence of commands")
 HELLO_FIRST: Final = reply(503, "5.1", "Send EHLO or HELO first")
+TLS_ALREADY: Final = reply(503, "5.1", "TLS is active already")
 TLS_FIRST: Final = reply(530, "7.0", "Must issue a STARTTLS command first")
 AUTHENTICATION_FIRST: Final = reply(530, "7.0", "Authentication required")
 NOT_ALLOWED: Final = reply(550, "7.1", "Not allowed to this client")
 NESTED_MAIL: Final = reply(503, "5.1", "A transaction is open, send RSET first")
+EHLO_FIRST: Final = reply(503, "5.1", "Send EHLO first")
+IN_TRANSACTION: Final = reply(503, "5.1", "Not inside a transaction, finish it or send RSET")
 MAIL_FIRST: Final = reply(503, "5.1", "Send MAIL first")
 RECIPIENT_FIRST: Final = reply(503, "5.1", "No valid recipients")
 NO_RECIPIENTS: Final = reply(554, "5.1", "No valid recipients")
 UNKNOWN_VERB: Final = reply(500, "5.2", "Command not recognized")
 NOT_IMPLEMENTED: Final = reply(502, "5.1", "Command not implemented")
+TURN_INSECURE: Final = reply(502, "5.1", "TURN would give mail to anybody who asks, see ATRN (RFC 2645)")
+NO_TERMINALS: Final = reply(502, "5.1", "Mail to terminals is obsolete and not implemented, use MAIL")
 UNKNOWN_PARAMETER: Final = reply(555, "5.4", "Parameter not recognized")
 BAD_PARAMETER: Final = reply(501, "5.4", "Parameter value not allowed")
+BAD_ATTRIBUTE: Final = reply(501, "5.4", "Attribute not recognized, or its value not allowed")
+BAD_NODE: Final = reply(501, "5.4", "Not a fully qualified domain name")
 
 # Addresses
 SENDER_NEEDS_SMTPUTF8: Final = reply(550, "6.7", "Non-ASCII address without SMTPUTF8")

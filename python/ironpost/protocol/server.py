@@ -24,6 +24,7 @@ Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.1 to §4.3, §4.5.3; RFC 2920 §3
 from __future__ import annotations
 
 import logging
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ironpost import wire
@@ -55,6 +56,7 @@ LineThen: TypeAlias = "Callable[[ServerSession, bytes | None], None]"
 
 LOG = logging.getLogger("ironpost.protocol")
 DEFAULT = Settings()
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class ServerSession:
@@ -89,6 +91,7 @@ class ServerSession:
         "extra",
         "failed_logins",
         "failures",
+        "forwarded",
         "handler",
         "heard_out",
         "helo",
@@ -100,6 +103,7 @@ class ServerSession:
         "settings",
         "spool",
         "state",
+        "successor",
         "tls",
         "transaction",
         "trusted",
@@ -138,6 +142,8 @@ class ServerSession:
         self.esmtp = False
         """The client said EHLO, so extensions apply."""
         self.transaction: Transaction | None = None
+        self.forwarded: Mapping[str, str] = _NOTHING
+        """What a front end of our own said by XFORWARD of where the next message comes from; for the log only."""
         self.state = State.GREETING
         self.closing = False
         """Write what `output` holds, then close the connection. Nothing that comes is interpreted."""
@@ -160,6 +166,8 @@ class ServerSession:
         """Why every message of this session is to be kept apart; empty if it is not."""
         self.dropping = False
         """Every message of this session is taken and thrown away, and nobody is asked."""
+        self.successor: Any = None
+        """Set by the handler's `turn`: makes the protocol that takes the connection over when `want` is SWAP."""
         self.candidate: Any = None
         """What the question that is out is about; becomes part of the session if the answer is positive."""
         self.dialogue = settings.dialogue(secure=tls is not None, authenticated=False)
@@ -189,11 +197,7 @@ class ServerSession:
 
     def start(self) -> Pending:
         """The client connected: asks the handler, then greets (RFC 5321 §3.1)."""
-        try:
-            answer = self.handler.connect(self)
-        except Exception as exc:  # noqa: BLE001 - R26
-            answer = self.raised(exc)
-        self.ask(answer, ServerSession._connect_answered)
+        self.greet()
         return self._pending
 
     def receive(self, data: bytes) -> Pending:
@@ -264,8 +268,12 @@ class ServerSession:
         if self.closing:
             return
         self.tls = tls
+        self._unread.clear()
+        self._events = iter(())
+        self._framer = wire.ServerFramer(self.settings.limits, self.settings.newlines)
         self.restart()
-        self._settle()
+        if self._stopping:
+            self._settle()
 
     def tls_failed(self) -> None:
         """The handshake failed: there is no connection on which anything could be said."""
@@ -397,17 +405,23 @@ class ServerSession:
         self._line_then = then
 
     def restart(self) -> None:
-        """As after the greeting: forgets EHLO, identity, transaction, and every octet that was not interpreted."""
+        """As after the greeting: forgets EHLO, identity and transaction."""
         self.drop_transaction()
         self.helo = ""
         self.esmtp = False
         self._identity = None
         self._line_then = None
-        self._unread.clear()
-        self._events = iter(())
-        self._framer = wire.ServerFramer(self.settings.limits, self.settings.newlines)
         self.enter(State.READY)
         self._choose_dialogue()
+
+    def greet(self) -> None:
+        """Asks the handler about whoever is at the other end; its answer is the greeting."""
+        self.quarantine, self.dropping = (), False
+        try:
+            answer = self.handler.connect(self)
+        except Exception as exc:  # noqa: BLE001 - R26
+            answer = self.raised(exc)
+        self.ask(answer, ServerSession._connect_answered)
 
     def wait(self, pending: Awaitable[Any], then: Then) -> None:
         """Interprets nothing until the outer ring has the result, then goes on with `then`."""
@@ -447,6 +461,7 @@ class ServerSession:
         """Forgets the transaction with its content, as RSET does (RFC 5321 §4.1.1.5)."""
         content.discard(self)
         self.transaction = None
+        self.forwarded = _NOTHING
         self.enter(State.IDLE)
 
     def close(self) -> None:
@@ -583,7 +598,7 @@ class ServerSession:
         if verb in self.dialogue.known:
             self.refuse(SEQUENCE.get((self.state, verb), replies.BAD_SEQUENCE))
         else:
-            self.refuse(replies.NOT_IMPLEMENTED if verb in KNOWN else replies.UNKNOWN_VERB)
+            self.refuse(KNOWN.get(verb, replies.UNKNOWN_VERB))
 
     def _override(self, command: Command, override: Override) -> None:
         if self.state is State.CONTENT and command.verb in RESTARTING:

@@ -76,11 +76,11 @@ class BaseHandler:
 
     def etrn(self, session: ServerSession, argument: str) -> Answer:
         """Allows it to nobody."""
-        return replies.NOT_ALLOWED
+        return replies.NODE_NOT_ALLOWED
 
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
         """Allows it to nobody."""
-        return replies.NOT_ALLOWED
+        return replies.TURN_REFUSED
 
     def disconnect(self, session: ServerSession) -> None:
         """Does nothing."""

@@ -206,12 +206,12 @@ class Inbound:
     def etrn(self, session: ServerSession, argument: str) -> Answer:
         """Not claimed."""
         del session, argument
-        return replies.NOT_ALLOWED
+        return replies.NODE_NOT_ALLOWED
 
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
         """Not claimed."""
         del session, domains
-        return replies.NOT_ALLOWED
+        return replies.TURN_REFUSED
 
     async def pause(self, session: ServerSession, seconds: float, then: Any) -> Any:
         """Holds an answer back (`model.verdict.tarpit`)."""

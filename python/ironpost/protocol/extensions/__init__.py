@@ -6,15 +6,21 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model.reply import Reply
+from ironpost.protocol.extensions.atrn import Atrn
 from ironpost.protocol.extensions.base import Extension, Handling, Offer, Outgoing, Parameters, Parse
 from ironpost.protocol.extensions.chunking import Chunking
 from ironpost.protocol.extensions.eight_bit_mime import EightBitMime
 from ironpost.protocol.extensions.enhanced_status_codes import EnhancedStatusCodes
+from ironpost.protocol.extensions.etrn import Etrn
+from ironpost.protocol.extensions.expn import Expn
 from ironpost.protocol.extensions.help import Help
 from ironpost.protocol.extensions.pipelining import Pipelining
 from ironpost.protocol.extensions.size import Size
 from ironpost.protocol.extensions.smtputf8 import SmtpUtf8
+from ironpost.protocol.extensions.starttls import StartTls
 from ironpost.protocol.extensions.vrfy import Vrfy
+from ironpost.protocol.extensions.xclient import XClient
+from ironpost.protocol.extensions.xforward import XForward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +34,13 @@ EXTENSIONS: Final[tuple[Extension, ...]] = (
     SmtpUtf8(),
     Chunking(),
     EnhancedStatusCodes(),
+    StartTls(),
+    Etrn(),
+    Atrn(),
+    XClient(),
+    XForward(),
     Vrfy(),
+    Expn(),
     Help(),
 )
 """In the order of the EHLO reply."""

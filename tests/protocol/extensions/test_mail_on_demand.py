@@ -1,0 +1,247 @@
+"""ETRN (RFC 1985) and ATRN (RFC 2645) in the session, and TURN, which is neither."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.protocol.test_server_session import ENVELOPE, Open, codes, greeted, say
+
+from ironpost.protocol import replies
+from ironpost.protocol.server import ServerSession
+from ironpost.protocol.settings import Settings
+from ironpost.protocol.transaction import Identity, Want
+from ironpost.server import BaseHandler
+
+SETTINGS = Settings("mx.example", claims=frozenset({"ETRN", "ATRN", "EXPN"}))
+JO = Identity("jo", "PLAIN")
+
+
+class OnDemand(Open):
+    def __init__(self, answer=None, successor: object = object) -> None:
+        super().__init__()
+        self.answer, self.successor = answer, successor
+        self.asked: list[object] = []
+
+    def etrn(self, session, argument):
+        self.asked.append(argument)
+        return self.answer
+
+    def turn(self, session, domains):
+        self.asked.append(domains)
+        session.successor = self.successor
+        return self.answer
+
+    def expand(self, session, argument):
+        self.asked.append(argument)
+        return self.answer
+
+
+def test_what_is_not_claimed_is_not_there() -> None:
+    session = greeted(OnDemand(), hello=b"")
+    hello = say(session, b"EHLO c.example\r\n")
+    assert not any(word in hello for word in (b"ETRN", b"ATRN", b"EXPN"))
+    session.identity = JO
+    assert codes(say(session, b"ETRN b.example\r\nATRN\r\nEXPN staff\r\n")) == [b"502"] * 3
+    hello = say(greeted(OnDemand(), SETTINGS, hello=b""), b"EHLO c.example\r\n")
+    assert all(b"\r\n250" + line in hello for line in (b"-ETRN\r\n", b"-ATRN\r\n", b"-EXPN\r\n"))
+
+
+def test_a_handler_that_claims_and_says_no_more_allows_it_to_nobody() -> None:
+    session = greeted(BaseHandler(), SETTINGS)
+    session.identity = JO
+    assert codes(say(session, b"ETRN b.example\r\nATRN b.example\r\n")) == [b"459", b"450"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ETRN
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),  # RFC 1985 §5.1
+    [
+        (None, b"250 2.0.0"),
+        (replies.NOTHING_WAITS, b"251 2.0.0"),
+        (replies.waiting(7), b"253 2.0.0 7 pending"),
+        (replies.NODE_FAILED, b"458 4.3.0"),
+        (replies.NODE_NOT_ALLOWED, b"459 4.7.1"),
+    ],
+)
+def test_etrn_answers_as_the_handler_decides(answer, expected) -> None:
+    session = greeted(OnDemand(answer), SETTINGS)
+    assert say(session, b"ETRN Mail.B.example\r\n").startswith(expected)
+    assert session.handler.asked == ["mail.b.example"]
+
+
+def test_etrn_options() -> None:  # RFC 1985 §5.3
+    session = greeted(OnDemand(), SETTINGS)
+    assert codes(say(session, b"ETRN @b.example\r\netrn #Uucp_1\r\n")) == [b"250"] * 2
+    assert session.handler.asked == ["@b.example", "#uucp_1"]
+
+
+def test_etrn_has_its_place_between_transactions() -> None:  # RFC 1985 §5
+    session = greeted(OnDemand(), SETTINGS)
+    assert codes(say(session, ENVELOPE + b"ETRN b.example\r\nBDAT 1\r\nxETRN b.example\r\nRSET\r\n")) == [
+        *(b"250", b"250", b"503", b"250", b"503", b"250")
+    ]
+    for hello in (b"", b"HELO c.example\r\n"):
+        assert codes(say(greeted(OnDemand(), SETTINGS, hello=hello), b"ETRN b.example\r\n")) == [b"503"]
+    assert session.handler.asked == []
+
+
+@pytest.mark.parametrize("verb", [b"ETRN ", b"ETRN @", b"ETRN #", b"ATRN ", b"ATRN b.example,"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *(
+            b"'\";--\0",
+            b"b.example';--",
+            b"b.example;reboot",
+            b"$(reboot).example",
+            b"`reboot`",
+            b"--help",
+            b"-b.example",
+        ),
+        *(
+            b"b.example|x",
+            b"b.example x",
+            b"../b.example",
+            b"b..example",
+            b"b.example.",
+            b"%",
+            b"*",
+            b"\xc3\xa9.example",
+        ),
+        *(
+            b"a" * 64 + b".example",
+            b"a." * 130 + b"b",
+            b"[192.0.2.1]",
+            b"b.example,",
+            b"@@b.example",
+            b"##b",
+            b" b.example",
+        ),
+    ],
+)
+def test_r41_a_name_that_is_more_than_a_name_reaches_nobody(verb, argument) -> None:
+    session = greeted(OnDemand(), SETTINGS)
+    session.identity = JO
+    written = codes(say(session, verb + argument + b"\r\n"))
+    assert all(set(asked) <= set("@#abcdefghijklmnopqrstuvwxyz0123456789.-_") for asked in session.handler.asked)
+    assert written[0] in ({b"250"} if session.handler.asked else {b"500", b"501"})
+    assert session.want is None
+    assert codes(say(session, b"NOOP\r\n")) == [b"250"]
+
+
+def test_etrn_needs_a_node() -> None:
+    assert codes(say(greeted(OnDemand(), SETTINGS), b"ETRN\r\nETRN @\r\nETRN #\r\nETRN localhost\r\n")) == [b"501"] * 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ATRN
+
+
+@pytest.mark.parametrize(
+    ("argument", "domains"),
+    [
+        (b"", ()),
+        (b" Example.org,example.com", ("example.org", "example.com")),
+        (b" b.example,B.example", ("b.example",)),
+    ],
+)
+def test_atrn_turns_the_connection_round(argument, domains) -> None:
+    session = greeted(OnDemand(), SETTINGS)
+    session.identity = JO
+    assert say(session, b"ATRN" + argument + b"\r\n") == b"250 2.0.0 OK, now reversing the connection\r\n"
+    assert session.handler.asked == [domains]
+    assert session.want is Want.SWAP
+    assert session.successor is object
+    assert not session.closing
+
+
+def test_atrn_before_auth_is_530() -> None:  # RFC 2645 §5.2.1
+    session = greeted(OnDemand(), SETTINGS)
+    assert say(session, b"ATRN b.example\r\n") == b"530 5.7.0 Authentication required\r\n"
+    assert (session.handler.asked, session.want) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),  # RFC 2645 §7
+    [(replies.TURN_REFUSED, b"450"), (replies.CANNOT_TURN, b"451"), (replies.NO_MAIL, b"453")],
+)
+def test_atrn_refused_the_session_goes_on(answer, expected) -> None:
+    session = greeted(OnDemand(answer), SETTINGS)
+    session.identity = JO
+    assert codes(say(session, b"ATRN\r\n")) == [expected]
+    assert session.want is None
+    assert codes(say(session, b"NOOP\r\n")) == [b"250"]
+
+
+def test_atrn_without_somebody_to_go_on_is_451() -> None:
+    session = greeted(OnDemand(successor=None), SETTINGS)
+    session.identity = JO
+    assert codes(say(session, b"ATRN\r\nNOOP\r\n")) == []  # see below: nothing may come behind it
+    session = greeted(OnDemand(successor=None), SETTINGS)
+    session.identity = JO
+    assert codes(say(session, b"ATRN\r\n", b"NOOP\r\n")) == [b"451", b"250"]
+
+
+def test_atrn_has_its_place_between_transactions() -> None:
+    session = greeted(OnDemand(), SETTINGS)
+    session.identity = JO
+    assert codes(say(session, ENVELOPE + b"ATRN\r\n", b"BDAT 1\r\nxATRN\r\n")) == [
+        b"250",
+        b"250",
+        b"503",
+        b"250",
+        b"503",
+    ]
+    assert session.want is None
+
+
+def test_r9_octets_behind_atrn_are_no_greeting() -> None:
+    session = greeted(OnDemand(), SETTINGS)
+    session.identity = JO
+    assert say(session, b"ATRN\r\n220 evil.example\r\n") == b""
+    assert session.closing
+    assert session.handler.asked == []
+
+
+def test_r9_octets_that_come_while_atrn_is_decided_close() -> None:
+    class Slow(OnDemand):
+        async def turn(self, session, domains):
+            await asyncio.sleep(0)
+            session.receive(b"220 evil.example\r\n")
+            return super().turn(session, domains)
+
+    session = greeted(Slow(), SETTINGS)
+    session.identity = JO
+    assert say(session, b"ATRN\r\n") == b""
+    assert session.closing
+    assert session.want is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The rest
+
+
+def test_expn_is_what_the_handler_tells() -> None:  # RFC 5321 §3.5.2
+    session = greeted(OnDemand(replies.reply(250, "1.5", "<a@b.example>", "<c@d.example>")), SETTINGS)
+    assert say(session, b"EXPN staff SMTPUTF8\r\n") == b"250-2.1.5 <a@b.example>\r\n250 2.1.5 <c@d.example>\r\n"
+    assert session.handler.asked == ["staff"]
+    assert codes(say(greeted(OnDemand(), SETTINGS), b"EXPN staff\r\nEXPN\r\n")) == [b"252", b"501"]
+
+
+def test_turn_and_mail_to_terminals_are_refused_with_their_reason() -> None:  # RFC 5321 appendices F.1 and F.6
+    session = ServerSession(Open(), SETTINGS)
+    session.start()
+    session.output()
+    for hello in (b"", b"EHLO c.example\r\n"):
+        say(session, hello)
+        session.identity = JO
+        said = say(
+            session, b"TURN\r\nSEND FROM:<a@b.example>\r\nSOML FROM:<a@b.example>\r\nSAML FROM:<a@b.example>\r\n"
+        )
+        lines = said.splitlines()
+        assert lines[0] == b"502 5.5.1 TURN would give mail to anybody who asks, see ATRN (RFC 2645)"
+        assert [line[:34] for line in lines[1:]] == [b"502 5.5.1 Mail to terminals is obso"[:34]] * 3
