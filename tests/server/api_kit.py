@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 
 from ironpost import Server
 from ironpost.protocol.dialect import LMTP
@@ -51,6 +53,12 @@ class Client:
         self.writer.write(content.encode() + b".\r\n")
         answers = [await self.reply() for _ in range(replies)]
         return answers[0] if replies == 1 else answers
+
+    def reset(self):
+        """Ends the connection with RST, as a client does that crashed."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
 
     async def close(self):
         self.writer.close()
