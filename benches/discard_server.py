@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ironpost.protocol.settings import Settings
-from ironpost.server import BaseHandler, Server
+from ironpost.server import BaseHandler, Limits, Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Discard(BaseHandler):
 
 
 async def main(port: int) -> None:
-    server = Server(Discard(), "127.0.0.1", port, settings=Settings(max_size=LIMIT), max_connections=20_000)
+    server = Server(Discard(), "127.0.0.1", port, settings=Settings(max_size=LIMIT), limits=Limits(connections=20_000))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(server.stop(1)))
     await server.start()
     gc.freeze()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ironpost import wire
 from ironpost.compose_delivery import Ways, routes
-from ironpost.compose_listeners import Place, places, session_settings, timeouts_of
+from ironpost.compose_listeners import Place, connection_limits, places, session_settings, timeouts_of
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
@@ -144,6 +144,7 @@ class System:
         handler = self._handler(new, name)
         settings = [session_settings(new, listener, name) for listener in new.listener]
         timeouts = [timeouts_of(new, listener) for listener in new.listener]
+        limits = [connection_limits(new, listener) for listener in new.listener]
         # From here on nothing can fail.
         self.configuration = new
         records.set_level(new.log.level)
@@ -154,7 +155,7 @@ class System:
             server.handler = handler
             server.settings = settings[place.listener]
             server.timeouts = timeouts[place.listener]
-            server.max_connections = new.limits_of(new.listener[place.listener]).connections
+            server.limits = limits[place.listener]
         return f"configuration {new.hash} replaces {old.hash}"
 
     def _handler(self, configuration: Configuration, name: str) -> Inbound:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ironpost.config.quantities import Endpoint
 from ironpost.protocol.settings import Settings
-from ironpost.server import Server, Timeouts
+from ironpost.server import Limits, Server, Timeouts
 
 if TYPE_CHECKING:
     from ironpost.config import Configuration, Listener
@@ -64,7 +64,6 @@ def places(configuration: Configuration, name: str, handler: Handler) -> list[Pl
     found: list[Place] = []
     for number, listener in enumerate(configuration.listener):
         settings, timeouts = session_settings(configuration, listener, name), timeouts_of(configuration, listener)
-        limits = configuration.limits_of(listener)
         for where in listener.listen:
             assert isinstance(where, Endpoint)
             server = Server(
@@ -73,7 +72,9 @@ def places(configuration: Configuration, name: str, handler: Handler) -> list[Pl
                 where.port,
                 settings=settings,
                 timeouts=timeouts,
-                max_connections=limits.connections,
+                limits=connection_limits(configuration, listener),
+                pause=listener.pause,
+                proxy=listener.proxy,
             )
             found.append(Place(number, listener.role, listener.tls, where, server))
     return found
@@ -103,4 +104,22 @@ def session_settings(configuration: Configuration, listener: Listener, name: str
 def timeouts_of(configuration: Configuration, listener: Listener) -> Timeouts:
     """How long the sessions of a listener may take for what."""
     limits = configuration.limits_of(listener)
-    return Timeouts(command=limits.command_timeout, data=limits.data_timeout, write=limits.write_timeout)
+    return Timeouts(
+        handshake=limits.handshake_timeout,
+        command=limits.command_timeout,
+        data=limits.data_timeout,
+        data_rate=limits.data_rate,
+        write=limits.write_timeout,
+        session=limits.session_time,
+    )
+
+
+def connection_limits(configuration: Configuration, listener: Listener) -> Limits:
+    """How many connections a listener takes, from whom."""
+    limits = configuration.limits_of(listener)
+    return Limits(
+        connections=limits.connections,
+        connections_per_prefix=limits.connections_per_prefix,
+        connection_rate=limits.connection_rate,
+        exempt=configuration.smtp.trusted,
+    )

@@ -18,7 +18,7 @@ import pytest
 from ironpost import Server
 from ironpost.protocol import replies
 from ironpost.protocol.settings import Settings
-from ironpost.server import BaseHandler, MemorySpool, Timeouts
+from ironpost.server import BaseHandler, Limits, MemorySpool, Timeouts
 
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 PATIENCE = 5.0
@@ -515,7 +515,7 @@ def test_a_client_that_never_closes_is_not_waited_for(run):
 def test_one_connection_too_many_is_421(run):
     async def scenario():
         handler = Open()
-        async with talking(handler, max_connections=1) as (server, client):
+        async with talking(handler, limits=Limits(connections=1)) as (server, client):
             other = await Client.to(server, greeted=False)
             assert await other.rest() == replies.TOO_MANY_CONNECTIONS.octets
             await other.close()

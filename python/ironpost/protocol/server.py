@@ -190,13 +190,15 @@ class ServerSession:
         """What the chunk that is coming will be told at its end; the transaction, if any, is not concerned."""
         self._stopping = False
         self._eof = False
-        self._gone = False
+        self._gone = True
+        """The handler knows of no client: it was not asked yet, or was told that the client is gone."""
 
     # -----------------------------------------------------------------------------------------------------------------
     # For the outer ring
 
     def start(self) -> Pending:
         """The client connected: asks the handler, then greets (RFC 5321 §3.1)."""
+        self._gone = False
         self.greet()
         return self._pending
 
@@ -209,12 +211,12 @@ class ServerSession:
             return None
         if self._pending is not None:
             if self.state is State.GREETING:
-                self._early()
+                self.early()
             else:
                 self._unread.append(data)
             return None
         if self.state is State.GREETING:
-            self._early()
+            self.early()
             return None
         self._events = iter(self._framer.feed(data))
         return self._run()
@@ -248,10 +250,14 @@ class ServerSession:
         else:
             self.close()
 
-    def expire(self) -> None:
-        """Nothing came in time (RFC 5321 §4.5.3.2): 421 4.4.2."""
+    def expire(self, reply: Reply = replies.TIMED_OUT) -> None:
+        """Nothing came in time (RFC 5321 §4.5.3.2), or another limit of the outer ring was met: 421."""
         self.heard_out = not self.closing
-        self._end_with(replies.TIMED_OUT)
+        self._end_with(reply)
+
+    def early(self) -> None:
+        """Octets came before the greeting: a client that does not listen (RFC 5321 §3.1, SECURITY R7)."""
+        self._end_with(replies.EARLY_TALKER)
 
     def shutdown(self) -> None:
         """The server stops: 421 4.3.2, at once if nothing is going on, else behind what is (RFC 5321 §3.8)."""
@@ -523,10 +529,6 @@ class ServerSession:
             self._end_with(replies.INTERNAL if answer is replies.HOOK_FAILED else answer)
             return
         self.enter(State.READY)
-
-    def _early(self) -> None:
-        """Octets before the greeting: a client that does not listen (RFC 5321 §3.1, SECURITY R7)."""
-        self._end_with(replies.EARLY_TALKER)
 
     def _run(self) -> Pending:
         """Handles events until a question is out or nothing is left."""

@@ -4,24 +4,30 @@ Promises: what one read holds is answered with one write. No task is made unless
 be awaited, and then one for everything that suspends in that batch; a Future costs a callback. While a question is out,
 or the client does not read our replies, at most one more read is taken in. An exception in our own code closes this
 connection with 421 and no other (SECURITY R22, R24). A hook that was asked to take a message is never cancelled because
-the client went away: what it commits, it commits whole.
+the client went away: what it commits, it commits whole. A client that speaks before the greeting is found out, also if
+its octets wait in the kernel when the greeting is due (SECURITY R7). Behind STARTTLS, whatever comes is cipher text.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import struct
 import sys
+import termios
 from typing import TYPE_CHECKING, Any, cast
 
+from ironpost.protocol import replies
 from ironpost.protocol.commands import State
-from ironpost.protocol.replies import TOO_MANY_CONNECTIONS
 from ironpost.protocol.server import ServerSession
-from ironpost.protocol.transaction import Peer
+from ironpost.protocol.transaction import Peer, Tls, Want
+from ironpost.server.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from ironpost.model import Reply
     from ironpost.protocol.server import Pending
     from ironpost.server.listener import Server
 
@@ -37,12 +43,16 @@ class Connection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
+        "_born",
+        "_changing",
         "_lingering",
         "_mark",
         "_paused",
         "_question",
         "_since",
         "_unwritten",
+        "_window",
+        "prefix",
         "server",
         "session",
         "transport",
@@ -52,6 +62,8 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.session: ServerSession
         self.transport: asyncio.Transport
+        self.prefix = ""
+        """The network that the client is counted by; empty for none."""
         self._question: asyncio.Future[Any] | None = None
         """What the session waits for."""
         self._paused = False
@@ -60,31 +72,90 @@ class Connection(asyncio.Protocol):
         """The client does not read what we write."""
         self._lingering = False
         """Everything is said; what comes is dropped until the client closes."""
+        self._changing = False
+        """What the session wants is under way."""
         self._mark = -1
         """How far the session was when it last got on, and since when."""
         self._since = 0.0
+        self._born = 0.0
+        self._window: tuple[float, int] | None = None
+        """While content comes: since when its pace is measured, and how many octets there were then."""
 
     # -----------------------------------------------------------------------------------------------------------------
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greets, or refuses one connection too many."""
-        self.transport = cast("asyncio.Transport", transport)
+        """A client in clear that no proxy speaks for: takes it in, or refuses it."""
+        self.transport = found = cast("asyncio.Transport", transport)
         server = self.server
-        if not server.admit(self):
-            transport.set_protocol(asyncio.Protocol())
-            self.transport.write(TOO_MANY_CONNECTIONS.octets)
-            self.transport.close()
-            return
-        name = transport.get_extra_info("peername")
-        peer = Peer(name[0], name[1]) if isinstance(name, tuple) else Peer()
-        self.session = ServerSession(server.handler, server.settings, peer, server.overrides)
+        refusal = server.enter(self)
+        if refusal is None:
+            peer = peer_of(found)
+            prefix, refusal = server.enter_client(peer.ip)
+            if refusal is None:
+                self.begin(found, peer, prefix, None)
+                return
+            server.forget(self)
+        found.set_protocol(asyncio.Protocol())
+        found.write(refusal.octets)
+        found.close()
+
+    def begin(
+        self,
+        transport: asyncio.Transport,
+        peer: Peer,
+        prefix: str,
+        tls: Tls | None,
+        rest: bytes = b"",
+        *,
+        early: bool = False,
+    ) -> None:
+        """Greets, at once or after the pause.
+
+        Args:
+            transport: the connection, perhaps under TLS.
+            peer: who it is.
+            prefix: the network that it is counted by.
+            tls: what protects it.
+            rest: what was read of the client's already.
+            early: more of it was read, and comes when this returns.
+        """
+        server = self.server
+        self.transport, self.prefix = transport, prefix
+        self._born = server.loop.time()
+        self.session = session = ServerSession(server.handler, server.settings, peer, server.overrides, tls)
         try:
-            self._go_on(self.session.start())
+            if server.pause is None:
+                self._go_on(session.start())
+                if rest:
+                    self.data_received(rest)
+            elif early or rest:
+                self._early()
+            elif server.pause > 0:
+                server.greet_later(self)
+            else:
+                self.greet()
+            if server.stopping:
+                self.shutdown()
         except BaseException as exc:  # noqa: BLE001 - a Rust panic is a BaseException
             self._broken(exc)
-        if server.stopping:
-            self.shutdown()
+
+    def greet(self) -> None:
+        """The pause is over."""
+        session = self.session
+        if session.closing or self.transport.is_closing():
+            return
+        try:
+            if unread(self.transport):
+                self._early()
+            else:
+                self._go_on(session.start())
+        except BaseException as exc:  # noqa: BLE001 - a Rust panic is a BaseException
+            self._broken(exc)
+
+    def _early(self) -> None:
+        self.session.early()
+        self._go_on(None)
 
     def data_received(self, data: bytes) -> None:
         """Answers what can be answered."""
@@ -97,6 +168,8 @@ class Connection(asyncio.Protocol):
                     self.transport.write(out)
                 if session.closing:
                     self._finish()
+                elif session.want is not None:
+                    self._change(session.want)
             else:
                 if self._question is not None and not session.closing:
                     self._pause()  # only now: while nothing comes, reading tells us that the client went away
@@ -116,7 +189,11 @@ class Connection(asyncio.Protocol):
         session.lost()
         if question is not None and not committing and isinstance(question, asyncio.Task):
             question.cancel()
-        self.server.forget(self)
+        server = self.server
+        server.hooks.counts.raised += session.failures
+        if self.prefix:
+            server.leave_client(self.prefix)
+        server.forget(self)
 
     def pause_writing(self) -> None:
         """The client does not read: we read no more of it (back-pressure)."""
@@ -148,23 +225,79 @@ class Connection(asyncio.Protocol):
         mark = session.commands + session.octets // DATA_QUANTUM
         if mark != self._mark:
             self._mark, self._since = mark, now
-            return
         quiet = now - self._since
         if self._lingering:
             if quiet > timeouts.linger:
                 self.transport.abort()
         elif self._unwritten:
             if quiet > timeouts.write:
+                self.server.metrics.count("sessions_ended", "write")
                 LOG.warning("%s does not read our replies, aborted", session.peer.ip)
                 self.abort()
         elif self._question is not None:
+            self._window = None  # it waits for us
             if quiet > timeouts.hook:
                 self._since = now
                 self._give_up()
-        elif quiet > (timeouts.data if session.state is State.CONTENT else timeouts.command):
-            self._since = now
-            session.expire()
-            self._go_on(None)
+        elif session.want is not None:
+            if quiet > timeouts.handshake:
+                self.handshake_failed("it took too long")
+                self.transport.abort()
+        elif now - self._born > timeouts.session:
+            self._expire(replies.SESSION_TOO_LONG, "session")
+        elif session.state is not State.CONTENT:
+            self._window = None
+            if quiet > timeouts.command:
+                self._expire(replies.TIMED_OUT, "command")
+            elif session.state is State.READY and now - self._born > timeouts.hello:
+                self._expire(replies.NO_HELLO, "hello")
+        elif quiet > timeouts.data:
+            self._expire(replies.TIMED_OUT, "data")
+        elif self._window is None:
+            self._window = now, session.octets
+        elif now - self._window[0] > timeouts.data:
+            since, octets = self._window
+            if session.octets - octets < timeouts.data_rate * (now - since):
+                self._expire(replies.TOO_SLOW, "data rate")
+            else:
+                self._window = now, session.octets
+
+    def _expire(self, reply: Reply, limit: str) -> None:
+        session = self.session
+        self.server.metrics.count("sessions_ended", limit)
+        LOG.info("session with %s ended: %s", session.peer.ip, reply)
+        self._mark = -1
+        session.expire(reply)
+        self._go_on(None)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What the session wants of the connection
+
+    def _change(self, want: Want) -> None:
+        """Everything that was replied is written, and nothing was read behind it: the connection changes."""
+        if want is Want.TLS:
+            tls = self.server.tls
+            if tls is None:  # a reload took it away
+                self.session.tls_failed()
+                self._finish()
+                return
+            self._mark, self._changing = -1, True
+            self.transport = TlsTransport(self, self.transport, tls, self.server.buffer)
+        if self._paused:
+            self._resume()
+
+    def secured(self, transport: TlsTransport, tls: Tls, *, early: bool) -> None:  # noqa: ARG002 - TlsTransport's owner
+        """The handshake is done. The client speaks first, and may have (RFC 3207 §4.2)."""
+        self._changing = False
+        self.server.metrics.count("handshakes", tls.version)
+        self.session.tls_started(tls)
+        self._go_on(None)
+
+    def handshake_failed(self, reason: str) -> None:
+        """It failed; the transport closes."""
+        self.server.metrics.count("handshakes", "failed")
+        LOG.info("TLS handshake with %s failed: %s", self.session.peer.ip, reason)
+        self.session.tls_failed()
 
     # -----------------------------------------------------------------------------------------------------------------
     # Questions
@@ -189,6 +322,9 @@ class Connection(asyncio.Protocol):
                 return
         if session.closing:
             self._finish()
+        elif session.want is not None:
+            if not self._changing:
+                self._change(session.want)
         elif self._paused:
             self._resume()
 
@@ -297,3 +433,19 @@ class Connection(asyncio.Protocol):
             self._go_on(None)
         except BaseException:  # noqa: BLE001 - nothing is left but to close
             self.transport.abort()
+
+
+def peer_of(transport: asyncio.Transport) -> Peer:
+    """The other end of a transport; of a Unix socket nothing is known."""
+    name = transport.get_extra_info("peername")
+    if not isinstance(name, tuple):
+        return Peer()
+    ip = name[0]
+    # An IPv4 client on a socket for both families is what it is, for networks and limits.
+    return Peer(ip[7:] if ip.startswith("::ffff:") and "." in ip else ip, name[1])
+
+
+def unread(transport: asyncio.Transport) -> bool:
+    """Whether octets of the client's wait in the kernel."""
+    count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    return bool(struct.unpack("i", count)[0])

@@ -1,31 +1,44 @@
-"""How long one connection may take for what (RFC 5321 §4.5.3.2). All in seconds."""
+"""How long one connection may take for what (RFC 5321 §4.5.3.2). In seconds, but for the rate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """A time-out is kept by a sweep over all connections, so it may come late by a part of itself, never early."""
 
+    handshake: float = 60.0
+    """For a PROXY header, and for a TLS handshake: the connection is closed. A TCP segment may have to come twice."""
+    hello: float = 300.0
+    """From the greeting to an accepted EHLO or HELO, whatever else is said: 421 4.4.2."""
     command: float = 300.0
     """Without a whole command: 421 4.4.2 (RFC 5321 §4.5.3.2.7)."""
     data: float = 180.0
     """Without `DATA_QUANTUM` octets of content: 421 4.4.2 (as RFC 5321 §4.5.3.2.5 for the sending side)."""
+    data_rate: float = 100.0
+    """Octets of content a second, averaged over `data`; slower is 421 4.7.0. Modems did ten times that; 0: any."""
     hook: float = 300.0
     """Without an answer from an awaited hook: 451 4.3.0 (SECURITY R26)."""
     write: float = 300.0
     """With replies that the client does not read: the connection is aborted."""
     linger: float = 10.0
     """How long we read on after closing with an error, so that the client can read the reply."""
+    session: float = 86400.0
+    """For everything: 421 4.7.0. A day is enough for any queue."""
 
     def __post_init__(self) -> None:
-        for name in ("command", "data", "hook", "write", "linger"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Timeouts.{name} must be more than 0 seconds, not {getattr(self, name)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "data_rate":
+                if not value >= 0:
+                    raise ValueError(f"Timeouts.data_rate must be 0 octets a second or more, not {value}")
+            elif not value > 0:
+                raise ValueError(f"Timeouts.{field.name} must be more than 0 seconds, not {value}")
 
     @property
     def sweep(self) -> float:
         """How often connections are looked at."""
-        return min(15.0, min(self.command, self.data, self.hook, self.write, self.linger) / 4)
+        least: float = min(getattr(self, field.name) for field in fields(self) if field.name != "data_rate")
+        return min(15.0, least / 4)
