@@ -9,113 +9,16 @@ import logging
 import os
 import smtplib
 import socket
-import struct
 import subprocess
 import sys
 
 import pytest
+from server_kit import ENVELOPE, Client, Open, codes, talking
 
 from ironpost import Server
 from ironpost.protocol import replies
 from ironpost.protocol.settings import Settings
 from ironpost.server import BaseHandler, Limits, MemorySpool, Timeouts
-
-ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
-PATIENCE = 5.0
-"""Seconds after which a test fails that waits for something."""
-
-LOOPS = ["asyncio"]
-with contextlib.suppress(ImportError):
-    import uvloop
-
-    LOOPS.append("uvloop")
-
-
-@pytest.fixture(params=LOOPS)
-def run(request):
-    """Runs a coroutine on each event loop."""
-
-    def runner(coroutine):
-        factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(asyncio.wait_for(coroutine, PATIENCE))
-
-    return runner
-
-
-class Open(BaseHandler):
-    def __init__(self):
-        self.messages = []
-        self.gone = asyncio.Event()
-
-    def recipient(self, session, forward_path, parameters):
-        return None
-
-    def message(self, session, content, facts):
-        self.messages.append(content.content)
-
-    def disconnect(self, session):
-        self.gone.set()
-
-
-class Client:
-    """A raw client."""
-
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def to(cls, server, greeted=True):
-        self = cls(*await asyncio.open_connection("127.0.0.1", server.port))
-        if greeted:
-            assert (await self.reply()).startswith(b"220")
-        return self
-
-    async def reply(self):
-        """One reply; empty at the end of the stream."""
-        octets = b""
-        while line := await self.reader.readline():
-            octets += line
-            if line[3:4] != b"-":
-                break
-        return octets
-
-    async def say(self, octets, replies=1):
-        """Sends, and reads so many replies."""
-        self.writer.write(octets)
-        return b"".join([await self.reply() for _ in range(replies)])
-
-    async def rest(self):
-        """Everything until the server closes."""
-        with contextlib.suppress(ConnectionResetError):
-            return await self.reader.read()
-
-    def reset(self):
-        """Ends the connection with RST, as a client does that crashed."""
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
-
-    async def close(self):
-        self.writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self.writer.wait_closed()
-
-
-@contextlib.asynccontextmanager
-async def talking(handler, greeted=True, **options):
-    """A server with one client."""
-    async with Server(handler, "127.0.0.1", **options) as server:
-        client = await Client.to(server, greeted)
-        try:
-            yield server, client
-        finally:
-            await client.close()
-
-
-def codes(octets):
-    return [line[:3] for line in octets.splitlines() if line[3:4] != b"-"]
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Framing

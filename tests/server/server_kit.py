@@ -1,0 +1,96 @@
+"""What the tests of the server have in common: a handler that takes everything, a raw client, both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+from ironpost import Server
+from ironpost.server import BaseHandler
+
+ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
+PATIENCE = 5.0
+"""Seconds after which a test fails that waits for something."""
+
+LOOPS = {"asyncio": asyncio.new_event_loop}
+with contextlib.suppress(ImportError):
+    import uvloop
+
+    LOOPS["uvloop"] = uvloop.new_event_loop
+
+
+class Open(BaseHandler):
+    def __init__(self):
+        self.messages = []
+        self.gone = asyncio.Event()
+
+    def recipient(self, session, forward_path, parameters):
+        return None
+
+    def message(self, session, content, facts):
+        self.messages.append(content.content)
+
+    def disconnect(self, session):
+        self.gone.set()
+
+
+class Client:
+    """A raw client."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, server, greeted=True, **options):
+        """A client that has connected; `options` as `asyncio.open_connection` has them."""
+        self = cls(*await asyncio.open_connection("127.0.0.1", server.port, **options))
+        if greeted:
+            assert (await self.reply()).startswith(b"220")
+        return self
+
+    async def reply(self):
+        """One reply; empty at the end of the stream."""
+        octets = b""
+        while line := await self.reader.readline():
+            octets += line
+            if line[3:4] != b"-":
+                break
+        return octets
+
+    async def say(self, octets, replies=1):
+        """Sends, and reads so many replies."""
+        self.writer.write(octets)
+        return b"".join([await self.reply() for _ in range(replies)])
+
+    async def rest(self):
+        """Everything until the server closes."""
+        with contextlib.suppress(ConnectionResetError):
+            return await self.reader.read()
+
+    def reset(self):
+        """Ends the connection with RST, as a client does that crashed."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+    async def close(self):
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def talking(handler, greeted=True, **options):
+    """A server with one client."""
+    async with Server(handler, "127.0.0.1", **options) as server:
+        client = await Client.to(server, greeted)
+        try:
+            yield server, client
+        finally:
+            await client.close()
+
+
+def codes(octets):
+    return [line[:3] for line in octets.splitlines() if line[3:4] != b"-"]
