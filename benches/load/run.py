@@ -1,289 +1,236 @@
-"""Whole-system load: ironpost beside servers that this project did not write, in one run, driven by smtp-source.
+"""Whole servers under load, beside servers that this project did not write, in one run.
 
-    python benches/load/run.py accept  [--size 1000] [--rounds 3]    accept and discard, against aiosmtpd and smtp-sink
-    python benches/load/run.py durable [--size 1000] [--rounds 3]    fsync before 250, against Postfix with HOLD
-    python benches/load/run.py relay   [--size 1000] [--rounds 3]    to an smtp-sink behind, against Postfix
+    python benches/load/run.py matrix      sizes from 1 KB to 10 MB, plain and TLS, discarded and durable
+    python benches/load/run.py relay       to an smtp-sink behind
+    python benches/load/run.py handshakes  TLS connections, one after the other
+    python benches/load/run.py idle        memory of connections that only stay open
 
-Prints one line for each server and way of connecting: messages a second, CPU milliseconds a message of the server with
-all its processes, and our CPU divided by its; medians of rounds that are interleaved between servers. Postfix needs
-root. Linux only (/proc).
+Options: --rounds 3, --seconds 1 (about how long one measurement takes), --only WORDS (cases whose line holds them all),
+--json FILE (every single measurement). Servers take turns in each round; printed are medians: messages a second, CPU
+milliseconds a message of the server with all its processes, and our CPU divided by its. The driver checks every reply.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import signal
-import socket
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "tests" / "interop"))
-import peers  # noqa: E402 - found by the line above
+from contestants import Contestant, Sink, discarding, durable, relaying
 
-TICK = os.sysconf("SC_CLK_TCK")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DRIVER = Path(__file__).with_name("driver.py")
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 CONNECTIONS = 20
+OCTETS = 600_000_000
+"""Of one measurement at most: what is durable must find room."""
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+@dataclass(frozen=True)
+class Case:
+    """What is measured."""
+
+    what: str
+    tls: str
+    way: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.what}, {'TLS' if self.tls != 'no' else 'plain'}, {self.way}, {_octets(self.size)}"
 
 
-def cpu(pid: int) -> float:
-    """CPU seconds of a process, of its living descendants, and of all that these have reaped."""
-    parents: dict[int, list[int]] = {}
-    times: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            parents.setdefault(int(words[1]), []).append(int(entry.name))
-            times[int(entry.name)] = sum(map(int, words[11:15])) / TICK
-    family, total = [pid], 0.0
-    while family:
-        member = family.pop()
-        total += times.get(member, 0.0)
-        family += parents.get(member, [])
-    return total
+@dataclass(frozen=True)
+class Figure:
+    """One measurement."""
+
+    case: str
+    server: str
+    rate: float
+    """Messages a second."""
+    cpu: float
+    """Milliseconds a message."""
+    messages: int
 
 
-class Sink:
-    """An smtp-sink that counts."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.count = 0
-        self.process = subprocess.Popen(
-            [peers.find("smtp-sink"), *user(), "-c", f"127.0.0.1:{self.port}", "1024"],
-            env=peers.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_for(self.port, self.process)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        tail = b""
-        while piece := os.read(self.process.stdout.fileno(), 65536):
-            tail = (tail + piece)[-200:]
-            if found := re.findall(rb"mesg=(\d+)", tail):
-                self.count = int(found[-1])
+def _octets(size: int) -> str:
+    for unit, octets in (("MB", 1_000_000), ("KB", 1000)):
+        if size >= octets:
+            return f"{size // octets} {unit}"
+    return f"{size} B"
 
 
-def user() -> list[str]:
-    return ["-u", "root"] if os.geteuid() == 0 else []
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1) as connection:
-                if connection.recv(3) == b"220":
-                    return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit(f"no server on port {port}: {process.args}")
-
-
-@dataclass
-class Contestant:
-    """A server under load."""
-
-    name: str
-    command: list[str]
-    port: int
-    sink: Sink | None = None
-    env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
-    process: subprocess.Popen[bytes] = field(init=False)
-
-    def start(self, log: Path) -> None:
-        with (log / f"{self.name}.log").open("wb") as out:
-            self.process = subprocess.Popen(
-                self.command, env=self.env, cwd=log, stdout=out, stderr=out, start_new_session=True
-            )
-        wait_for(self.port, self.process)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-
-    def load(self, count: int, size: int, *, reuse: bool) -> tuple[float, float]:
-        """Messages a second, and CPU milliseconds a message."""
-        before, start = cpu(self.process.pid), time.perf_counter()
-        already = self.sink.count if self.sink else 0
-        to = "grace@elsewhere.example" if self.sink else "grace@localhost"
-        subprocess.run(
-            [peers.find("smtp-source"), "-M", "load.example", "-f", "ada@load.example", "-t", to, "-l", str(size),
-             "-s", str(CONNECTIONS), "-m", str(count), *(["-d"] if reuse else []), f"127.0.0.1:{self.port}"],
-            env=peers.environment(), check=True, timeout=600,
-        )  # fmt: skip
-        while self.sink and self.sink.count < already + count:
+def drive(server: Contestant, case: Case, messages: int) -> Figure:
+    """Messages through one server."""
+    port = server.implicit_port if case.tls == "implicit" else server.port
+    already = server.sink.count if server.sink else 0
+    before, start = server.cpu(), time.perf_counter()
+    arguments = [str(port), "--way", case.way, "--tls", case.tls, "--messages", str(messages)]
+    arguments += ["--size", str(case.size), "--connections", str(CONNECTIONS)]
+    done = subprocess.run(
+        [sys.executable, str(DRIVER), *arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{server.name}, {case}: {done.stderr[-800:]}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    seconds = said["seconds"]
+    if server.sink:
+        while server.sink.count < already + messages:
             time.sleep(0.01)
         seconds = time.perf_counter() - start
-        return count / seconds, (cpu(self.process.pid) - before) / count * 1000
+    return Figure(str(case), server.name, messages / seconds, (server.cpu() - before) / messages * 1000, messages)
 
 
-def ours(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(HERE / script), *arguments]
+def compare(servers: list[Contestant], case: Case, asked: argparse.Namespace) -> list[Figure]:
+    """Rounds over all servers."""
+    counts: dict[str, int] = {}
+    able = [server for server in servers if case.tls == "no" or server.tls]
+    for server in able:
+        most = max(CONNECTIONS, OCTETS // case.size)
+        count = max(CONNECTIONS, min(100, most, 20_000_000 // case.size))
+        try:
+            for _ in range(2):
+                figure = drive(server, case, count)
+                count = max(CONNECTIONS, min(most, int(figure.rate * asked.seconds), count * 20))
+        except RuntimeError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        counts[server.name] = count
+    figures = []
+    for _ in range(asked.rounds):
+        for server in able:
+            if server.name in counts:
+                figures.append(drive(server, case, counts[server.name]))
+    report(case, figures)
+    return figures
 
 
-def postfix(folder: Path, port: int, next_hop: int | None) -> list[str]:
-    """The command that runs Postfix in a folder, and its configuration."""
-    root = peers.PREFIX / "root"
-    queue, conf, data = folder / "queue", folder / "conf", folder / "data"
-    owned = [
-        "active",
-        "bounce",
-        "corrupt",
-        "defer",
-        "deferred",
-        "flush",
-        "hold",
-        "incoming",
-        "private",
-        "saved",
-        "trace",
-    ]
-    for path in (folder, conf, data, queue, queue / "pid", queue / "public", *(queue / name for name in owned)):
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for path in (data, queue / "public", *(queue / name for name in owned)):
-        subprocess.run(["chown", "mail", path], check=True)
-    (conf / "main.cf").write_text(f"""compatibility_level = 3.6
-queue_directory = {queue}
-data_directory = {data}
-command_directory = {root}/usr/sbin
-daemon_directory = {root}/usr/lib/postfix/sbin
-shlib_directory = {root}/usr/lib/postfix
-meta_directory = {conf}
-import_environment = LD_LIBRARY_PATH MAIL_CONFIG TZ LANG=C
-mail_owner = mail
-setgid_group = news
-myhostname = postfix.example
-mydestination =
-local_recipient_maps =
-alias_maps =
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-relayhost = [127.0.0.1]:{next_hop or 9}
-smtpd_relay_restrictions = permit_mynetworks, reject
-smtpd_recipient_restrictions =
-smtpd_peername_lookup = no
-smtp_dns_support_level = disabled
-message_size_limit = 0
-in_flow_delay = 0
-smtpd_client_connection_count_limit = 0
-smtpd_client_connection_rate_limit = 0
-default_destination_concurrency_limit = 20
-initial_destination_concurrency = 20
-""")
-    hold = "" if next_hop else " -o smtpd_client_restrictions=static:HOLD"
-    (conf / "master.cf").write_text(f"""{port} inet n - n - - smtpd{hold}
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-retry unix - - n - - error
-error unix - - n - - error
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-""")
-    return [str(root / "usr/lib/postfix/sbin/master"), "-c", str(conf), "-d"]
+def report(case: Case, figures: list[Figure]) -> None:
+    """The medians of one case as a table's rows."""
+    names = list(dict.fromkeys(figure.server for figure in figures))
+    cost = {name: statistics.median(figure.cpu for figure in figures if figure.server == name) for name in names}
+    for name in names:
+        rate = statistics.median(figure.rate for figure in figures if figure.server == name)
+        ratio = cost["ironpost"] / cost[name] if cost[name] and "ironpost" in cost else 0
+        shown = f"{ratio:.2f}" if name != "ironpost" else ""
+        print(f"| {case} | {name} | {rate:,.4g} | {cost[name]:.4g} | {shown} |", flush=True)
 
 
-def contestants(what: str, folder: Path) -> list[Contestant]:
-    """The servers of one comparison; ours first."""
+@contextmanager
+def running(servers: list[Contestant], folder: Path) -> Iterator[list[Contestant]]:
+    """The servers, up; down at the end."""
+    started: list[Contestant] = []
+    try:
+        for server in servers:
+            server.start(folder)
+            started.append(server)
+        yield started
+    finally:
+        for server in started:
+            server.stop()
+        for sink in {id(server.sink): server.sink for server in servers if server.sink}.values():
+            sink.process.kill()
+
+
+def cases(what: str) -> list[Case]:
+    """Reused connections at every size; a connection each and full pipelining where they matter, at 1 KB."""
     found = []
-    if what == "accept":
-        port = free_port()
-        found.append(
-            Contestant("ironpost", [sys.executable, str(HERE.parent / "discard_server.py"), str(port), "uvloop"], port)
-        )
-        port = free_port()
-        found.append(Contestant("aiosmtpd", ours("aiosmtpd_server.py", str(port)), port))
-        port = free_port()
-        command = [peers.find("smtp-sink"), *user(), f"127.0.0.1:{port}", "1024"]
-        found.append(Contestant("smtp-sink", command, port, env=peers.environment()))
-        return found
-    sink = Sink() if what == "relay" else None
-    port = free_port()
-    if sink is None:
-        found.append(Contestant("ironpost", ours("hold_server.py", str(port), str(folder / "data")), port))
-    else:
-        (folder / "ironpost.toml").write_text(
-            f'data = "{folder / "data"}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
-            f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{sink.port}"]\n'
-        )
-        command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(folder / "ironpost.toml")]
-        found.append(Contestant("ironpost", command, port, sink))
-    if os.geteuid() == 0:
-        port = free_port()
-        peers.find("postfix")
-        folder.chmod(0o755)
-        command = postfix(folder / "postfix", port, sink.port if sink else None)
-        env = peers.environment() | {"MAIL_CONFIG": str(folder / "postfix" / "conf")}
-        found.append(Contestant("postfix", command, port, sink, env))
+    for tls in ("no", "starttls"):
+        found += [Case(what, tls, "reuse", size) for size in SIZES]
+        found.append(Case(what, tls, "conn", SIZES[0]))
+        found.append(Case(what, tls, "pipelined", SIZES[0]))
     return found
+
+
+def wanted(case: object, asked: argparse.Namespace) -> bool:
+    return all(word in str(case) for word in asked.only)
+
+
+def matrix(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Discarded, then durable."""
+    figures: list[Figure] = []
+    for what, contestants in (("discard", discarding), ("durable", durable)):
+        chosen = [case for case in cases(what) if wanted(case, asked)]
+        if chosen:
+            with running(contestants(folder), folder) as servers:
+                for case in chosen:
+                    figures += compare(servers, case, asked)
+    return figures
+
+
+def relay(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """From end to end."""
+    figures: list[Figure] = []
+    with running(relaying(folder, Sink()), folder) as servers:
+        for way in ("conn", "reuse"):
+            figures += compare(servers, Case("relay", "no", way, SIZES[0]), asked)
+    return figures
+
+
+def handshakes(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """A whole TLS connection each: EHLO, QUIT."""
+    figures: list[Figure] = []
+    with running(discarding(folder), folder) as servers:
+        for tls in ("starttls", "implicit"):
+            able = [s for s in servers if (s.implicit_port if tls == "implicit" else s.tls)]
+            case = Case(f"handshakes by {tls}", tls, "handshakes", 0)
+            rounds = [drive(server, case, 300) for _ in range(asked.rounds) for server in able]
+            report(case, rounds)
+            figures += rounds
+    return figures
+
+
+def idle(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Octets of resident memory for each connection, each time on a fresh process."""
+    del asked
+    for count, tls in ((2000, "no"), (10_000, "no"), (2000, "implicit")):
+        able = [s for s in discarding(folder) if s.name in {"ironpost", "aiosmtpd"}]
+        with running([s for s in able if tls == "no" or s.implicit_port], folder) as servers:
+            for server in servers:
+                hold(server, count, tls)
+    return []
+
+
+def hold(server: Contestant, count: int, tls: str) -> None:
+    """Opens connections, measures, closes them."""
+    port = server.implicit_port if tls == "implicit" else server.port
+    before, cost = server.memory(), server.cpu()
+    command = [sys.executable, str(DRIVER), str(port), "--way", "idle", "--connections", str(count), "--tls", tls]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        said = driver.stdout.readline()
+        if not said:
+            raise SystemExit(f"{server.name} did not hold {count} connections")
+        held = json.loads(said)["idle"]
+        each = (server.memory() - before) / held / 1024
+        spent = (server.cpu() - cost) / held * 1000
+        driver.communicate("")
+    print(f"| {held:,} idle, {tls} | {server.name} | {each:.2f} KB | {spent:.3f} ms to accept |", flush=True)
 
 
 def main() -> None:
     """Runs one comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["accept", "durable", "relay"])
-    parser.add_argument("--size", type=int, default=1000, help="octets of a message")
+    parser.add_argument("what", choices=["matrix", "relay", "handshakes", "idle"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="about how long one measurement takes")
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        servers = contestants(asked.what, folder)
-        try:
-            for server in servers:
-                server.start(folder)
-            for reuse in (False, True):
-                compare(servers, asked, reuse=reuse)
-        finally:
-            for server in servers:
-                server.stop()
-            for sink in {id(server.sink): server.sink for server in servers if server.sink}.values():
-                sink.process.kill()
-
-
-def compare(servers: list[Contestant], asked: argparse.Namespace, *, reuse: bool) -> None:
-    """Rounds over all servers, then their medians."""
-    counts = {}
-    for server in servers:
-        rate, _ = server.load(CONNECTIONS * 5, asked.size, reuse=reuse)
-        rate, _ = server.load(max(CONNECTIONS * 5, int(rate / 4)), asked.size, reuse=reuse)
-        counts[server.name] = max(CONNECTIONS, int(rate * asked.seconds))
-    results: dict[str, list[tuple[float, float]]] = {server.name: [] for server in servers}
-    for _ in range(asked.rounds):
-        for server in servers:
-            results[server.name].append(server.load(counts[server.name], asked.size, reuse=reuse))
-    way = "one connection" if reuse else "a connection each"
-    mine = statistics.median(cost for _, cost in results["ironpost"])
-    for name, found in results.items():
-        rate = statistics.median(rate for rate, _ in found)
-        cost = statistics.median(cost for _, cost in found)
-        case = f"{asked.what:8} {asked.size:9} B  {way:17}  {name:10}"
-        print(f"{case} {rate:9.0f} /s  {cost:8.3f} ms CPU  {mine / cost:6.2f} x")
+        what = {"matrix": matrix, "relay": relay, "handshakes": handshakes, "idle": idle}[asked.what]
+        figures = what(asked, Path(name))
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
 
 
 if __name__ == "__main__":
