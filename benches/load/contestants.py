@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "interop"))
-import peers  # noqa: E402 - found by the line above
+import mtas  # noqa: E402 - found by the line above
+import peers  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -201,135 +203,41 @@ def relaying(folder: Path, sink: Sink) -> list[Contestant]:
 
 
 def _postfix(folder: Path, what: str, sink: Sink | None = None) -> Contestant:
-    peers.find("postfix")
-    port, root, home = free_port(), peers.PREFIX / "root", folder / f"postfix-{what}"
+    port = free_port()
     folder.chmod(0o755)
-    queue, conf, data = home / "queue", home / "conf", home / "data"
-    names = "active bounce corrupt defer deferred flush hold incoming private saved trace".split()
-    for path in (home, conf, data, queue, queue / "pid", queue / "public", *(queue / name for name in names)):
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-    for path in (data, queue / "public", *(queue / name for name in names)):
-        subprocess.run(["chown", "mail", path], check=True)
-    (conf / "main.cf").write_text(f"""compatibility_level = 3.6
-queue_directory = {queue}
-data_directory = {data}
-command_directory = {root}/usr/sbin
-daemon_directory = {root}/usr/lib/postfix/sbin
-shlib_directory = {root}/usr/lib/postfix
-meta_directory = {conf}
-import_environment = LD_LIBRARY_PATH MAIL_CONFIG TZ LANG=C
-mail_owner = mail
-setgid_group = news
-myhostname = postfix.example
-mydestination =
-local_recipient_maps =
-alias_maps =
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-relayhost = [127.0.0.1]:{sink.port if sink else 9}
-smtpd_relay_restrictions = permit_mynetworks, reject
-smtpd_recipient_restrictions =
-smtpd_peername_lookup = no
+    option = {"durable": "-o smtpd_client_restrictions=static:HOLD", "discard": "-o content_filter=discard:"}
+    main = f"""relayhost = [127.0.0.1]:{sink.port if sink else 9}
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate(folder)}
 smtpd_tls_loglevel = 0
-smtp_dns_support_level = disabled
-message_size_limit = 0
-in_flow_delay = 0
-smtpd_client_connection_count_limit = 0
-smtpd_client_connection_rate_limit = 0
-smtpd_client_new_tls_session_rate_limit = 0
 default_destination_concurrency_limit = 20
-initial_destination_concurrency = 20
-""")
-    option = {
-        "durable": " -o smtpd_client_restrictions=static:HOLD",
-        "discard": " -o content_filter=discard:",
-        "relay": "",
-    }[what]
-    (conf / "master.cf").write_text(f"""{port} inet n - n - - smtpd{option}
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-proxymap unix - - n - - proxymap
-smtp unix - - n - - smtp
-relay unix - - n - - smtp
-retry unix - - n - - error
-error unix - - n - - error
-discard unix - - n - - discard
-anvil unix - - n - 1 anvil
-scache unix - - n - 1 scache
-""")
-    command = [str(root / "usr/lib/postfix/sbin/master"), "-c", str(conf), "-d"]
-    env = peers.environment() | {"MAIL_CONFIG": str(conf)}
-    return Contestant("Postfix", command, port, sink=sink, env=env)
-
-
-def _user_exists(name: str) -> None:
-    """A name that was compiled into a program."""
-    subprocess.run(["useradd", "-r", "-M", "-d", "/nonexistent", name], check=False, capture_output=True)
+initial_destination_concurrency = 20"""
+    ready = mtas.postfix(folder / f"postfix-{what}", port, options=option.get(what, ""), main=main)
+    return Contestant("Postfix", ready.command, port, sink=sink, env=ready.env)
 
 
 def _exim(folder: Path, what: str) -> Contestant:
-    program, port, home = peers.find("exim4"), free_port(), folder / f"exim-{what}"
-    _user_exists("Debian-exim")
-    for path in (home, home / "spool", home / "log"):
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        subprocess.run(["chown", "mail", path], check=True)
+    port, home = free_port(), folder / f"exim-{what}"
+    mtas.owned(home)
     pem = home / "both.pem"
     pem.write_bytes(certificate(folder).read_bytes())
     subprocess.run(["chown", "mail", pem], check=True)
-    (home / "exim.conf").write_text(f"""primary_hostname = exim.example
-spool_directory = {home}/spool
-log_file_path = {home}/log/%slog
-pid_file_path = {home}/exim.pid
-exim_path = {program}
-exim_user = mail
-exim_group = mail
-never_users =
-local_interfaces = 127.0.0.1
-daemon_smtp_ports = {port}
-disable_ipv6 = true
-acl_smtp_rcpt = acl_rcpt
-host_lookup =
-rfc1413_hosts =
-tls_advertise_hosts = *
-tls_certificate = {pem}
-tls_privatekey = {pem}
-message_size_limit = 0
-split_spool_directory = true
-deliver_drop_privilege = true
-smtp_accept_max = 12000
-smtp_accept_max_per_connection = 0
-smtp_accept_queue_per_connection = 0
-smtp_connect_backlog = 1024
-recipients_max = 0
-keep_environment =
-begin acl
-acl_rcpt:
-  accept {"control = queue_only" if what == "durable" else ""}
-begin routers
-hole:
-  driver = redirect
-  data = :blackhole:
-begin retry
-* * F,1h,1m
-""")
-    command = [program, "-C", str(home / "exim.conf"), "-bdf"]
-    return Contestant("Exim", command, port, env=peers.environment())
+    ready = mtas.exim(
+        home,
+        port,
+        main=f"tls_advertise_hosts = *\ntls_certificate = {pem}\ntls_privatekey = {pem}",
+        acl="accept control = queue_only" if what == "durable" else "accept",
+        routers="hole:\n  driver = redirect\n  data = :blackhole:",
+    )
+    return Contestant("Exim", ready.command, port, env=ready.env)
 
 
 def _opensmtpd(folder: Path) -> Contestant:
     """Paused, so that mail stays in its queue. It asks DNS about every client: a private resolv.conf stops that."""
     program, port, home = peers.find("opensmtpd"), free_port(), folder / "opensmtpd"
     spool = Path("/var/spool/smtpd")
-    _user_exists("opensmtpd")
-    _user_exists("opensmtpq")
+    mtas.user_exists("opensmtpd")
+    mtas.user_exists("opensmtpq")
     home.mkdir(exist_ok=True)
     parts = ["purge", "temporary", "incoming", "queue", "corrupt"]
     for path in (Path("/var/lib/opensmtpd/empty"), *(spool / part for part in (*parts, "offline"))):
@@ -337,6 +245,9 @@ def _opensmtpd(folder: Path) -> Contestant:
     spool.chmod(0o711)
     Path("/var/lib/opensmtpd").chmod(0o711)
     Path("/var/lib/opensmtpd/empty").chmod(0o755)
+    for part in ("queue", "incoming"):  # of an earlier run
+        for path in (spool / part).iterdir():
+            shutil.rmtree(path)
     subprocess.run(["chown", "opensmtpq", *(spool / part for part in parts)], check=True)
     subprocess.run(["chown", "root:opensmtpq", spool / "offline"], check=True)
     (spool / "offline").chmod(0o770)

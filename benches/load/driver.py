@@ -30,6 +30,8 @@ MAIL = b"MAIL FROM:<ada@load.example>\r\n"
 RCPT = b"RCPT TO:<grace@localhost>\r\n"
 DATA = b"DATA\r\n"
 QUIT = b"QUIT\r\n"
+PATIENCE = 60.0
+"""Seconds that a load may take."""
 WAVE = 200
 """Idle connections that are opened at a time."""
 
@@ -197,7 +199,7 @@ async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
             script = pipelined if asked.way == "pipelined" else many
             await converse(asked.port, asked.tls, context, script(work))
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         for _ in range(min(asked.connections, asked.messages)):
             group.create_task(worker())
 
@@ -216,9 +218,7 @@ async def idle(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
     held: list[Kept] = []
     while len(held) < asked.connections:
         wave = [
-            loop.create_connection(
-                lambda: Kept(hello(iter(())), "starttls"), "127.0.0.1", asked.port, ssl=secure
-            )
+            loop.create_connection(lambda: Kept(hello(iter(())), "starttls"), "127.0.0.1", asked.port, ssl=secure)
             for _ in range(min(WAVE, asked.connections - len(held)))
         ]
         opened = [connection for _, connection in await asyncio.gather(*wave)]

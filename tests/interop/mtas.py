@@ -1,0 +1,154 @@
+"""Postfix and Exim out of `peers`, configured in a folder: for the interop tests and the load scripts.
+
+Promises: each runs in the foreground, listens on 127.0.0.1 only, asks no DNS, and keeps everything in the folder.
+Needs root: both change to other users. Exim's name is compiled in, so the system user `Debian-exim` is made if need be.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+
+import peers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUEUES = ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"]
+
+
+class Ready(NamedTuple):
+    """What runs a server."""
+
+    command: list[str]
+    env: dict[str, str]
+
+
+def owned(path: Path, user: str = "mail") -> None:
+    """A directory of another user, that everybody may pass."""
+    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    subprocess.run(["chown", user, path], check=True)
+
+
+def postfix(folder: Path, port: int, *, options: str = "", main: str = "") -> Ready:
+    """Postfix with one SMTP listener.
+
+    Args:
+        folder: made if need be.
+        port: of the listener.
+        options: of that listener, as master.cf has them: `-o name=value`.
+        main: lines for main.cf; they win over what stands there by itself.
+    """
+    peers.find("postfix")
+    root, queue, conf, data = peers.PREFIX / "root", folder / "queue", folder / "conf", folder / "data"
+    for path in (folder, conf, queue, queue / "pid"):
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for path in (data, queue / "public", *(queue / name for name in QUEUES)):
+        owned(path)
+    (conf / "main.cf").write_text(f"""compatibility_level = 3.6
+queue_directory = {queue}
+data_directory = {data}
+command_directory = {root}/usr/sbin
+daemon_directory = {root}/usr/lib/postfix/sbin
+shlib_directory = {root}/usr/lib/postfix
+meta_directory = {conf}
+import_environment = LD_LIBRARY_PATH MAIL_CONFIG TZ LANG=C
+mail_owner = mail
+setgid_group = news
+myhostname = postfix.example
+mydestination =
+local_recipient_maps =
+alias_maps =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_recipient_restrictions =
+smtpd_peername_lookup = no
+smtp_dns_support_level = disabled
+message_size_limit = 0
+in_flow_delay = 0
+smtpd_client_connection_count_limit = 0
+smtpd_client_connection_rate_limit = 0
+smtpd_client_new_tls_session_rate_limit = 0
+{main}
+""")
+    (conf / "master.cf").write_text(f"""{port} inet n - n - - smtpd {options}
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+lmtp unix - - n - - lmtp
+retry unix - - n - - error
+error unix - - n - - error
+discard unix - - n - - discard
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+""")
+    return Ready(
+        [str(root / "usr/lib/postfix/sbin/master"), "-c", str(conf), "-d"],
+        peers.environment() | {"MAIL_CONFIG": str(conf)},
+    )
+
+
+def exim(folder: Path, port: int, *, main: str = "", acl: str = "accept", routers: str, transports: str = "") -> Ready:
+    """Exim with one SMTP listener.
+
+    Args:
+        folder: made if need be.
+        port: of the listener.
+        main: options of the main section.
+        acl: what RCPT meets.
+        routers: the routers' section.
+        transports: the transports' section.
+    """
+    program = peers.find("exim4")
+    user_exists("Debian-exim")
+    for path in (folder, folder / "spool", folder / "log"):
+        owned(path)
+    (folder / "exim.conf").write_text(f"""primary_hostname = exim.example
+spool_directory = {folder}/spool
+log_file_path = {folder}/log/%slog
+pid_file_path = {folder}/exim.pid
+exim_path = {program}
+exim_user = mail
+exim_group = mail
+never_users =
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+disable_ipv6 = true
+acl_smtp_rcpt = acl_rcpt
+host_lookup =
+rfc1413_hosts =
+message_size_limit = 0
+split_spool_directory = true
+deliver_drop_privilege = true
+smtp_accept_max = 12000
+smtp_accept_max_per_connection = 0
+smtp_accept_queue_per_connection = 0
+smtp_connect_backlog = 1024
+recipients_max = 0
+keep_environment =
+{main}
+begin acl
+acl_rcpt:
+  {acl}
+begin routers
+{routers}
+begin transports
+{transports}
+begin retry
+* * F,1h,1m
+""")
+    return Ready([program, "-C", str(folder / "exim.conf"), "-bdf"], peers.environment())
+
+
+def user_exists(name: str) -> None:
+    """A name that was compiled into a program."""
+    subprocess.run(["useradd", "-r", "-M", "-d", "/nonexistent", name], check=False, capture_output=True)
