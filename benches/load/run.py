@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 DRIVER = Path(__file__).with_name("driver.py")
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
-CONNECTIONS = 20
+LEAST = 20
+"""Messages of one measurement at least."""
 OCTETS = 600_000_000
 """Of one measurement at most: what is durable must find room."""
 
@@ -75,7 +76,7 @@ def drive(server: Contestant, case: Case, messages: int) -> Figure:
     already = server.sink.count if server.sink else 0
     before, start = server.cpu(), time.perf_counter()
     arguments = [str(port), "--way", case.way, "--tls", case.tls, "--messages", str(messages)]
-    arguments += ["--size", str(case.size), "--connections", str(CONNECTIONS)]
+    arguments += ["--size", str(case.size), "--connections", str(server.connections)]
     done = subprocess.run(
         [sys.executable, str(DRIVER), *arguments], capture_output=True, text=True, timeout=600, check=False
     )
@@ -95,21 +96,22 @@ def compare(servers: list[Contestant], case: Case, asked: argparse.Namespace) ->
     counts: dict[str, int] = {}
     able = [server for server in servers if case.tls == "no" or server.tls]
     for server in able:
-        most = max(CONNECTIONS, OCTETS // case.size)
-        count = max(CONNECTIONS, min(100, most, 20_000_000 // case.size))
+        most = max(LEAST, OCTETS // case.size)
+        count = max(LEAST, min(100, most, 20_000_000 // case.size))
         try:
             for _ in range(2):
                 figure = drive(server, case, count)
-                count = max(CONNECTIONS, min(most, int(figure.rate * asked.seconds), count * 20))
+                count = max(LEAST, min(most, int(figure.rate * asked.seconds), count * 20))
         except RuntimeError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
         counts[server.name] = count
-    figures = []
-    for _ in range(asked.rounds):
-        for server in able:
-            if server.name in counts:
-                figures.append(drive(server, case, counts[server.name]))
+    figures = [
+        drive(server, case, counts[server.name])
+        for _ in range(asked.rounds)
+        for server in able
+        if server.name in counts
+    ]
     report(case, figures)
     return figures
 
