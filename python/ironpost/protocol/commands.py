@@ -76,7 +76,11 @@ def hello_answered(session: ServerSession, answer: Reply | None) -> None:
         return session.write(session.settings.helo_reply)
     return session.write(
         session.settings.ehlo_reply(
-            secure=session.secure, authenticated=session.identity is not None, trusted=session.trusted
+            secure=session.secure,
+            authenticated=session.identity is not None,
+            trusted=session.trusted,
+            bound=bool(session.bindings),
+            certified=session.certified,
         )
     )
 

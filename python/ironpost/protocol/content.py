@@ -97,10 +97,11 @@ def piece(session: ServerSession, octets: bytes) -> None:
         session.wait(wait, written)
 
 
-def written(session: ServerSession, failure: Reply | None) -> None:
+def written(session: ServerSession, answer: Any) -> None:
     """A piece is stored, or could not be."""
-    if failure is not None:
-        _spoil(session, failure)
+    if answer is not None:
+        wrong = TypeError(f"a spool's write gave {type(answer).__name__}, not None")
+        _spoil(session, answer if isinstance(answer, Reply) else session.raised(wrong))
 
 
 def _spoil(session: ServerSession, refusal: Reply) -> None:

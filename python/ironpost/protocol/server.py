@@ -51,8 +51,8 @@ awaitable of one of these, during which the session waits.
 Pending: TypeAlias = "Awaitable[Any] | None"
 Then: TypeAlias = "Callable[[ServerSession, Any], None]"
 """What happens with an answer."""
-LineThen: TypeAlias = "Callable[[ServerSession, bytes | None], None]"
-"""What happens with a line that is no command, without its CRLF; None if it was malformed or too long."""
+LineThen: TypeAlias = "Callable[[ServerSession, bytes | Fault], None]"
+"""What happens with a line that is no command, without its CRLF; a Fault if it was malformed or too long."""
 
 LOG = logging.getLogger("ironpost.protocol")
 DEFAULT = Settings()
@@ -71,6 +71,7 @@ class ServerSession:
         "_framer",
         "_gone",
         "_identity",
+        "_judged",
         "_line_then",
         "_out",
         "_overrides",
@@ -179,6 +180,8 @@ class ServerSession:
         self._out: list[bytes] = []
         self._pending: Pending = None
         self._then: Then | None = None
+        self._judged = True
+        """What the question that is out gives is a handler's answer, to be judged before anybody goes on with it."""
         self._line_then: LineThen | None = None
         self.by_data = False
         """Content comes by DATA, not by BDAT."""
@@ -230,7 +233,7 @@ class ServerSession:
                 self.spool = value  # that nobody waits for any more
                 content.discard(self)
             return None
-        self._take(value, then)
+        self._take(value, then, judged=self._judged)
         return self._run() if self._pending is None else self._pending
 
     def fail(self, exc: BaseException) -> Pending:
@@ -338,6 +341,18 @@ class ServerSession:
         self._choose_dialogue()
 
     @property
+    def bindings(self) -> Mapping[str, bytes]:
+        """Channel bindings of TLS that is our own; of a proxy's there are none."""
+        tls = self.tls
+        return {} if tls is None or tls.stated else tls.bindings
+
+    @property
+    def certified(self) -> bool:
+        """The connection itself says who the client is: by a certificate that was verified, or as a Unix user."""
+        tls = self.tls
+        return bool(self.peer.user) or (tls is not None and bool(tls.subject or tls.names))
+
+    @property
     def protocol(self) -> str:
         """The `with` keyword of Received for the open transaction."""
         transaction = self.transaction
@@ -430,21 +445,21 @@ class ServerSession:
         self.ask(answer, ServerSession._connect_answered)
 
     def wait(self, pending: Awaitable[Any], then: Then) -> None:
-        """Interprets nothing until the outer ring has the result, then goes on with `then`."""
-        self._then, self._pending = then, pending
+        """Interprets nothing until the outer ring has the result, then goes on with `then`, which judges it."""
+        self._then, self._pending, self._judged = then, pending, False
 
     def ask(self, answer: Answer, then: Callable[[ServerSession, Reply | None], None]) -> None:
         """Goes on with `then` and the handler's answer, now or when it is there."""
         if answer is None or isinstance(answer, Reply):
             then(self, answer)
         elif hasattr(answer, "__await__"):
-            self._then, self._pending = then, answer
+            self._then, self._pending, self._judged = then, answer, True
         else:
             self.ask(settle(self, answer, _STAGES.get(then, Stage.OTHER)), then)
 
-    def _take(self, value: Any, then: Then) -> None:
-        """Goes on with what an awaitable gave."""
-        if value is None or isinstance(value, Reply) or then in _JUDGES:
+    def _take(self, value: Any, then: Then, *, judged: bool) -> None:
+        """Goes on with what an awaitable gave; `judged`: once it is seen to be a handler's answer."""
+        if not judged or value is None or isinstance(value, Reply):
             then(self, value)
         else:
             self.ask(settle(self, value, _STAGES.get(then, Stage.OTHER)), then)
@@ -483,16 +498,16 @@ class ServerSession:
         Returns:
             None if it is done; else an awaitable, to be awaited or returned by the override.
         """
-        outer = self._pending, self._then  # the override itself, if it is a coroutine
+        outer = self._pending, self._then, self._judged  # the override itself, if it is a coroutine
         self._pending = self._then = None
         self._by_table(command)
-        pending, then = self._pending, self._then
-        self._pending, self._then = outer
+        pending, then, judged = self._pending, self._then, self._judged
+        self._pending, self._then, self._judged = outer
         if pending is None or then is None:
             return None
-        return self._finish(pending, then)
+        return self._finish(pending, then, judged=judged)
 
-    async def _finish(self, pending: Pending, then: Then | None) -> None:
+    async def _finish(self, pending: Pending, then: Then | None, *, judged: bool) -> None:
         while pending is not None and then is not None:
             try:
                 value = await pending
@@ -500,11 +515,12 @@ class ServerSession:
                 value = self.raised(exc, storage=then in _STORAGE)
             if self.closing:
                 return
-            outer = self._pending, self._then
+            outer = self._pending, self._then, self._judged
             self._pending = self._then = None
-            self._take(value, then)
-            pending, then = self._pending, self._then  # a delay, if the answer was a verdict that asks for one
-            self._pending, self._then = outer
+            self._take(value, then, judged=judged)
+            # A delay, if the answer was a verdict that asks for one.
+            pending, then, judged = self._pending, self._then, self._judged
+            self._pending, self._then, self._judged = outer
 
     # -----------------------------------------------------------------------------------------------------------------
     # Content
@@ -548,7 +564,7 @@ class ServerSession:
                     if self._line_then is None:
                         self.refuse(replies.FAULT_REPLIES[event.id])  # type: ignore[union-attr]
                     else:
-                        self._line(None)
+                        self._line(event)  # type: ignore[arg-type]
                 if self._pending is not None:
                     return self._pending
                 if self.closing:
@@ -571,7 +587,7 @@ class ServerSession:
                 break
         return None
 
-    def _line(self, octets: bytes | None) -> None:
+    def _line(self, octets: bytes | Fault) -> None:
         self.commands += 1  # so that the session is seen to get on
         then, self._line_then = self._line_then, None
         assert then is not None  # LINE mode is entered for somebody
@@ -637,6 +653,4 @@ _STAGES: Mapping[Then, Stage] = {
     commands.mail_answered: Stage.MAIL,
     commands.recipient_answered: Stage.RECIPIENT,
 }
-_JUDGES = (content.content_answered, content.message_answered)
-"""These look at what the hook said themselves."""
 _STORAGE = (content.content_answered, content.written, content.message_answered)

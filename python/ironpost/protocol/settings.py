@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from ironpost.protocol.commands import BEFORE_AUTHENTICATION, BEFORE_TLS, Dialogue
 from ironpost.protocol.dialect import SMTP, Dialect
@@ -18,9 +18,11 @@ from ironpost.protocol.replies import AUTHENTICATION_FIRST, TLS_FIRST, reply
 from ironpost.wire.interface import Limits, NewlinePolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ironpost.protocol.extensions import Extension, Handling, Parse
+    from ironpost.protocol.sasl import Authenticator
+    from ironpost.protocol.sasl.backoff import LoginLimit
 
 COMMAND_LINE: Final = 512
 """Octets of a command line with its CRLF, before extensions add to it (RFC 5321 §4.5.3.1.4)."""
@@ -62,10 +64,15 @@ class Settings:
     dialect: Dialect = SMTP
     starttls: bool = False
     """The server has a certificate, so STARTTLS is offered on connections in clear."""
-    authenticator: Any = None
-    """Who knows the users (`protocol.sasl.Authenticator`); None: AUTH does not exist."""
+    authenticator: Authenticator | None = None
+    """Who knows the users; None: AUTH does not exist."""
     auth_in_clear: bool = False
-    """Mechanisms that show the password are offered without TLS too (against RFC 4954 §4)."""
+    """AUTH is offered without TLS too, with all its mechanisms (against RFC 4954 §4)."""
+    login_limit: LoginLimit | None = None
+    """Who has to wait before the next login."""
+    nonce: Callable[[], str] | None = None
+    """Makes a fresh text of printable ASCII, without a comma, that nobody can guess: chance, for SCRAM and CRAM-MD5,
+    which are not offered without it. `Server` brings one."""
     claims: frozenset[str] = frozenset()
     """Extensions that the handler, and whoever takes the messages from it, promises to honour (`Extension.claimed`)."""
     xclient: Networks = ()
@@ -93,25 +100,36 @@ class Settings:
         """The answer to HELO."""
         return reply(250, None, self.hostname).octets
 
-    def ehlo_reply(self, *, secure: bool, authenticated: bool, trusted: bool) -> bytes:
+    def ehlo_reply(
+        self, *, secure: bool, authenticated: bool, trusted: bool, bound: bool = False, certified: bool = False
+    ) -> bytes:
         """The answer to EHLO or LHLO: one line an extension that can be honoured now (RFC 5321 §4.1.1.1)."""
-        key = secure, authenticated, trusted
+        key = secure, authenticated, trusted, bound, certified
         octets = self._ehlo_replies.get(key)
         if octets is None:
-            offer = Offer(self, secure, authenticated, trusted)
+            offer = Offer(self, *key)
             lines = (extension.advertise(offer) for extension in self.available)
             octets = reply(250, None, self.hostname, *(line for line in lines if line is not None)).octets
             self._ehlo_replies[key] = octets
         return octets
 
     @cached_property
-    def _ehlo_replies(self) -> dict[tuple[bool, bool, bool], bytes]:
+    def _ehlo_replies(self) -> dict[tuple[bool, ...], bytes]:
         return {}
 
     @cached_property
     def available(self) -> tuple[Extension, ...]:
         """The extensions that such a server has."""
         return tuple(extension for extension in self.extensions if extension.available(self))
+
+    @cached_property
+    def login_secret(self) -> bytes:
+        """Keys the salts that unknown users are shown: the authenticator's `decoy_key`, so that it outlives a restart
+        and is the same in several processes; else one that lasts as long as these settings."""
+        key: bytes | None = getattr(self.authenticator, "decoy_key", None)
+        if key is None:
+            return b"" if self.nonce is None else self.nonce().encode()
+        return key
 
     @cached_property
     def limits(self) -> Limits:

@@ -32,6 +32,8 @@ class Peer(NamedTuple):
     """Its host name as a trusted front end told it (XCLIENT); empty if nobody did."""
     via: str = ""
     """The address of the proxy that speaks for it; empty if it connected itself."""
+    user: str = ""
+    """The Unix user at the other end of a local socket; empty if it is none, or not known."""
 
 
 class Tls(NamedTuple):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 from collections import deque
 from dataclasses import replace
@@ -171,6 +172,7 @@ class Server:
             settings,
             claims=settings.claims | self.handler.claims,
             starttls=settings.starttls or self._own_starttls,
+            nonce=settings.nonce or secrets.token_urlsafe,
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.model.reply import Reply
 from ironpost.protocol.extensions.atrn import Atrn
+from ironpost.protocol.extensions.auth import Auth
 from ironpost.protocol.extensions.base import Extension, Handling, Offer, Outgoing, Parameters, Parse
 from ironpost.protocol.extensions.chunking import Chunking
 from ironpost.protocol.extensions.eight_bit_mime import EightBitMime
@@ -41,6 +42,7 @@ EXTENSIONS: Final[tuple[Extension, ...]] = (
     XForward(),
     Vrfy(),
     Expn(),
+    Auth(),
     Help(),
 )
 """In the order of the EHLO reply."""

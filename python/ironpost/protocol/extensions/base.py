@@ -38,6 +38,10 @@ class Offer(NamedTuple):
     authenticated: bool = False
     peer_trusted: bool = False
     """The client is in `Settings.xclient`: a front end of our own."""
+    bound: bool = False
+    """We know a channel binding of the connection."""
+    certified: bool = False
+    """The connection itself says who the client is: by a certificate, or as a Unix user."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ironpost.protocol.sasl.mechanism import Challenge, Granted, Malformed, Question, Untrusted
 
 if TYPE_CHECKING:
     from ironpost.protocol.sasl.mechanism import Circumstances, Credentials, Mechanism
 
+
+Step: TypeAlias = Challenge | Question | Granted
+"""What is next: answer the client, ask the authenticator, or be done."""
 
 _BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # RFC 4954 §8
 
@@ -43,7 +46,7 @@ class ServerExchange:
         self.login = ""
         """The account that was tried last, for the back-off and the log."""
 
-    def start(self, response: bytes | None) -> Challenge | Question | Granted:
+    def start(self, response: bytes | None) -> Step:
         """The first step; `response` is the initial one, if there was any.
 
         Raises:
@@ -54,11 +57,11 @@ class ServerExchange:
             return step
         return self._step(response)  # in place of an answer to the first challenge, which is not sent
 
-    def respond(self, response: bytes) -> Challenge | Question | Granted:
+    def respond(self, response: bytes) -> Step:
         """The client's response to the challenge that is out. Raises: as `start`."""
         return self._step(response)
 
-    def answer(self, answer: Any) -> Challenge | Question | Granted:
+    def answer(self, answer: Any) -> Step:
         """The authenticator's answer to the question that is out. Raises: as `start`."""
         return self._step(answer)
 
@@ -66,7 +69,7 @@ class ServerExchange:
         """The exchange is given up."""
         self._side.close()
 
-    def _step(self, value: Any) -> Challenge | Question | Granted:
+    def _step(self, value: Any) -> Step:
         try:
             step = self._side.send(value)
         except StopIteration as end:
