@@ -26,6 +26,7 @@ from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.control import ControlError, ControlServer
 from ironpost.service.inbound import Inbound
+from ironpost.service.metrics import Counters
 from ironpost.service.queue_runner import QueueRunner
 from ironpost.service.supervisor import Loop, Part, Supervisor
 from ironpost.storage.lock import DirectoryLock
@@ -60,6 +61,7 @@ class System:
         self._again = again
         self._clock = SystemClock()
         self._random = SystemRandom()
+        self._counters = Counters()
         self.places: list[Place] = []
         """Where it listens."""
         self._ways: Ways
@@ -89,10 +91,11 @@ class System:
             law=RetryLaw(expiry=configuration.queue.expire),
             concurrency=configuration.queue.concurrency,
         )
-        self.places = places(configuration, name, self._handler(configuration, name))
+        self.places = places(configuration, name, self._handlers(configuration, name))
         commands = {
             "reload": self._command_reload,
             "status": self._status,
+            "metrics": self._metrics,
             "retry": self._retry,
             "hold": self._hold,
             "release": self._release,
@@ -141,36 +144,46 @@ class System:
             return f"nothing has changed (configuration {old.hash})"
         name = _own_name(new)
         new_routes = routes(new)
-        handler = self._handler(new, name)
+        handlers = self._handlers(new, name)
         settings = [session_settings(new, listener, name) for listener in new.listener]
         timeouts = [timeouts_of(new, listener) for listener in new.listener]
         limits = [connection_limits(new, listener) for listener in new.listener]
         # From here on nothing can fail.
         self.configuration = new
-        records.set_level(new.log.level)
+        records.change(new.log.level, new.log.format)
         self._runner.routes = new_routes
         self._ways.deliver_to(new.maildir)
         for place in self.places:
             server = place.server
-            server.handler = handler
+            server.handler = handlers[place.role]
             server.settings = settings[place.listener]
             server.timeouts = timeouts[place.listener]
             server.limits = limits[place.listener]
         return f"configuration {new.hash} replaces {old.hash}"
 
-    def _handler(self, configuration: Configuration, name: str) -> Inbound:
-        policy = policy_settings.Settings(
-            local_domains=frozenset(configuration.local.domains),
-            trusted_networks=configuration.smtp.trusted,
+    def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
+        """One for each role that a listener has."""
+        policy = Policy(
+            configured(
+                policy_settings.Settings(
+                    local_domains=frozenset(configuration.local.domains),
+                    trusted_networks=configuration.smtp.trusted,
+                )
+            )
         )
-        return Inbound(
-            store=self._store,
-            policy=Policy(configured(policy)),
-            clock=self._clock,
-            random=self._random,
-            hostname=name,
-            accept=self._runner.accept,
-        )
+        return {
+            role: Inbound(
+                store=self._store,
+                policy=policy,
+                clock=self._clock,
+                random=self._random,
+                hostname=name,
+                accept=self._runner.accept,
+                role=role,
+                metrics=self._counters,
+            )
+            for role in {listener.role for listener in configuration.listener}
+        }
 
     # What the control socket offers
 
@@ -212,6 +225,13 @@ class System:
             ],
             "connections": sum(len(place.server.connections) for place in self.places),
         }
+
+    async def _metrics(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        del request
+        connections: dict[str, int] = {}
+        for place in self.places:
+            connections[place.role] = connections.get(place.role, 0) + len(place.server.connections)
+        return {"counts": self._counters.snapshot(), "gauges": {"connections_open": connections}}
 
     async def _known(self, request: Mapping[str, Any]) -> list[str]:
         ids = request.get("ids")

@@ -7,16 +7,22 @@ sessions alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ironpost.config.quantities import Endpoint
+from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
 from ironpost.protocol.settings import Settings
 from ironpost.server import Limits, Server, Timeouts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import SocketPath
     from ironpost.protocol.handler import Handler
+
+DIALECTS: Final = {"mx": SMTP, "submission": SUBMISSION, "lmtp": LMTP}
+"""By role."""
 
 
 class ListenError(Exception):
@@ -59,15 +65,15 @@ class Place:
         return [Endpoint(*address) for address in self.server.addresses]
 
 
-def places(configuration: Configuration, name: str, handler: Handler) -> list[Place]:
-    """A server for each address, not started."""
+def places(configuration: Configuration, name: str, handlers: Mapping[str, Handler]) -> list[Place]:
+    """A server for each address, not started; `handlers` by role."""
     found: list[Place] = []
     for number, listener in enumerate(configuration.listener):
         settings, timeouts = session_settings(configuration, listener, name), timeouts_of(configuration, listener)
         for where in listener.listen:
             assert isinstance(where, Endpoint)
             server = Server(
-                handler,
+                handlers[listener.role],
                 where.host,
                 where.port,
                 settings=settings,
@@ -98,6 +104,10 @@ def session_settings(configuration: Configuration, listener: Listener, name: str
         max_body_line=listener.max_line,
         long_lines=listener.long_lines,
         newlines=listener.newlines,
+        eight_bit=listener.eight_bit,
+        dialect=DIALECTS[listener.role]._replace(authenticate=listener.auth == "required"),
+        auth_in_clear=listener.auth_in_clear,
+        xclient=listener.xclient,
     )
 
 

@@ -15,6 +15,7 @@ from shutil import which
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -315,6 +316,44 @@ def test_the_log_is_one_json_object_a_line(serve: Callable[..., Any]) -> None:
     assert {"time", "level", "logger"} <= set(records[0])
     (accepted,) = [record for record in records if record.get("event") == "accepted"]
     assert accepted["recipients"] == ["a@localhost"]
+
+
+def test_the_log_is_readable_text_where_that_is_wanted(serve: Callable[..., Any]) -> None:
+    server = serve('[log]\nformat = "text"\n')
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+        client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
+    server.wait_for_mail()
+    assert server.stop() == 0
+    (session,) = [line for line in server.log().splitlines() if " inbound session " in line]
+    assert " listener=mx ip=127.0.0.1 " in session
+    assert " helo=client.example commands=5 messages=1 " in session
+
+
+def test_metrics_are_what_prometheus_reads(serve: Callable[..., Any]) -> None:
+    server = serve("", 'role = "mx"', 'role = "lmtp"')
+    with smtplib.SMTP("127.0.0.1", server.ports["mx"], "client.example") as client:
+        client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
+        assert client.docmd("NONSENSE")[0] == 500
+    with smtplib.LMTP("127.0.0.1", server.ports["lmtp"], "client.example") as client:
+        client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
+    server.wait_for_mail(2)
+    server.wait_until_empty()
+
+    def shown() -> dict[str, float]:
+        done = server.run("metrics", "-c", str(server.file))
+        assert done.returncode == 0, done.stderr
+        families = text_string_to_metric_families(done.stdout.decode())
+        samples = (sample for family in families for sample in family.samples)
+        return {",".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
+
+    found = shown()
+    while found["ironpost_commands_total"] < 11:  # a session is counted when the server has seen its end
+        found = shown()
+    assert found["ironpost_connections_total,mx"] == found["ironpost_connections_total,lmtp"] == 1
+    assert found["ironpost_messages_total,accepted"] == 2
+    assert found["ironpost_replies_total,5yz"] == 1
+    assert found["ironpost_connections_open,mx"] == 0
+    assert found["ironpost_queue_messages"] == found["ironpost_queue_recipients,queued"] == 0
 
 
 def test_a_full_disk_is_452_and_the_server_lives(serve: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ from ironpost.cli import exits
 from ironpost.config import Configuration, default, parse
 from ironpost.config.listeners import DEFAULTS, Certificate, Listener
 from ironpost.config.schema import Route
+from ironpost.service.metrics import COUNTERS, GAUGES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 
@@ -29,7 +30,8 @@ def keys() -> set[str]:
 
 
 def test_every_key_is_in_the_table_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", TEXT, re.M))
+    section = TEXT.partition("## Configuration")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", section, re.M))
     assert set(rows) == keys()
     for key, shown in rows.items():
         if value := re.fullmatch(r"`([^`]+)`", shown.strip()):
@@ -51,6 +53,12 @@ def test_the_defaults_by_role_are_in_their_table() -> None:
 def test_every_exit_code_is_in_the_table() -> None:
     rows = {name: int(code) for code, name in re.findall(r"^\| (\d+) \| ([A-Z_]+) \|", TEXT, re.M)}
     assert rows == {name: code for name, code in vars(exits).items() if name.isupper()}
+
+
+def test_every_metric_is_in_the_table() -> None:
+    rows = re.findall(r"^\| `ironpost_(\w+)` \| ([\w-]+) \| ([^|]+) \|", TEXT, re.M)
+    known = {f"{name}_total": about for name, about in COUNTERS.items()} | GAUGES
+    assert rows == [(name, about.label or "-", about.meaning) for name, about in known.items()]
 
 
 def test_the_example_loads() -> None:

@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ironpost.message.header import Header, HeaderError
-from ironpost.model.verdict import Verdict
+from ironpost.model.verdict import Verdict, drop, quarantine
 from ironpost.policy import NEUTRAL, Finding, Policy, Stage
 from ironpost.policy.checks import configured
 from ironpost.policy.settings import Settings
 from ironpost.protocol import replies
+from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
 from ironpost.protocol.server import ServerSession
 from ironpost.protocol.settings import Settings as SessionSettings
-from ironpost.protocol.transaction import Peer
+from ironpost.protocol.transaction import Identity, Peer, Tls
 from ironpost.queue.store import NewMessage, QueuedMessage, QueuedRecipient, StoreFull
-from ironpost.service.inbound import HEAD, Inbound
+from ironpost.service.content import HEAD
+from ironpost.service.inbound import Inbound
+from ironpost.service.metrics import Counters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from ironpost.policy import Check, Facts
+    from ironpost.protocol.dialect import Dialect
 
 LOCAL, OUTSIDE = "127.0.0.1", "198.51.100.7"
 NOW = 880127706.0
@@ -130,16 +134,20 @@ class World:
 class Talk:
     """A session over an Inbound; `say` sends and gives what is answered."""
 
-    def __init__(self, *checks: Check, ip: str = LOCAL, accept: Callable[[QueuedMessage], None] | None = None) -> None:
+    def __init__(
+        self, *checks: Check, ip: str = LOCAL, accept: Callable[[QueuedMessage], None] | None = None, role: str = "mx",
+        dialect: Dialect = SMTP,
+    ) -> None:  # fmt: skip
         self.store = Store()
         self.accepted: list[QueuedMessage] = []
+        self.metrics = Counters()
         world = World()
         policy = Policy([*checks, *configured(Settings.of(local_domains=["example.org"]))])
         inbound = Inbound(
             store=self.store, policy=policy, clock=world, random=world, hostname="mx.example",
-            accept=accept or self.accepted.append,
+            accept=accept or self.accepted.append, role=role, metrics=self.metrics,
         )  # fmt: skip
-        self.session = ServerSession(inbound, SessionSettings("mx.example"), Peer(ip, 25000))
+        self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect), Peer(ip, 25000))
         self.pending = self.session.start()
 
     def say(self, *lines: str | bytes) -> str:
@@ -462,8 +470,10 @@ def test_r44_the_journal_has_one_line_for_each_message_refusal_and_session(caplo
     assert accepted["event"] == "accepted"
     assert (accepted["id"], accepted["recipients"], accepted["sender"]) == ("Q1", ["jo@example.org"], "")
     assert session == {
-        "event": "session", "ip": OUTSIDE, "helo": "a.example", "messages": 1, "octets": accepted["size"],
-        "refused": 1, "seconds": 0.0,
+        "event": "session", "listener": "mx", "ip": OUTSIDE, "port": 25000, "name": None, "via": None,
+        "helo": "a.example", "tls": None, "cipher": None, "identity": None, "commands": 6, "messages": 1,
+        "octets": accepted["size"], "refused": 1, "errors": 1, "failed_logins": 0, "failed_hooks": 0, "ended": None,
+        "seconds": 0.0,
     }  # fmt: skip
 
 
@@ -500,3 +510,140 @@ def test_the_stored_message_starts_with_one_received_field() -> None:
         assert fields.values("Received")[1] == b"by old.example; x"
 
     asyncio.run(run())
+
+
+# -- submission, LMTP, TLS
+
+
+def submitted(content: bytes) -> tuple[str, Store]:
+    """The answer to content on a submission listener, and the store."""
+
+    async def run() -> tuple[str, Store]:
+        talk = Talk(role="submission", dialect=SUBMISSION)
+        talk.session.tls = Tls("TLSv1.2", "ECDHE-RSA-AES128-GCM-SHA256")
+        talk.session.identity = Identity("ada@example.org", "PLAIN")
+        assert "354" in talk.start()
+        answer = talk.say(content + b".\r\n")
+        if talk.store.asked:
+            talk.store.finish()
+        return answer + await talk.settle(), talk.store
+
+    return asyncio.run(run())
+
+
+def test_what_users_submit_is_mended_and_the_body_is_not_touched() -> None:
+    answer, store = submitted(b"From: ada@example.org\r\nBcc: eve@example.org\r\n\r\nBcc: ..\r\n")
+    assert answer == "250 2.0.0 Queued as Q1\r\n"
+    ((message, _),) = store.asked
+    assert message.prefix.endswith(b"\r\nDate: Fri, 21 Nov 1997 15:55:06 +0000\r\nMessage-ID: <Q1@mx.example>\r\n")
+    assert store.spools[0].octets == b"From: ada@example.org\r\n\r\nBcc: ..\r\n"
+
+
+def test_a_submission_without_a_body_is_stored_whole() -> None:
+    answer, store = submitted(b"From: ada@example.org\r\nDate: x\r\n")
+    assert answer.startswith("250 ")
+    assert store.spools[0].octets == b"From: ada@example.org\r\nDate: x\r\n"
+
+
+def test_a_submission_that_is_no_message_is_554_and_discarded() -> None:
+    answer, store = submitted(b"To: jo@example.org\r\n\r\nbody\r\n")
+    assert answer == "554 5.6.0 Message has no From field (RFC 5322 section 3.6)\r\n"
+    assert store.asked == []
+    assert store.spools[0].discarded
+
+
+def test_a_submission_says_how_it_came_and_its_envelope_says_who_sent_it() -> None:
+    _, store = submitted(b"From: ada@example.org\r\n\r\n")
+    ((message, _),) = store.asked
+    field = message.prefix.decode().replace("\r\n ", " ")
+    assert " with ESMTPSA id Q1 for <jo@example.org> tls TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256; Fri" in field
+    assert "ada" not in field.partition("\r\n")[0]
+    assert message.envelope.origin.identity == "ada@example.org"
+
+
+def test_on_relay_nothing_is_mended() -> None:
+    async def run() -> None:
+        talk = Talk()
+        talk.start()
+        talk.say(b"Bcc: a@example.org\r\nhello\r\n.\r\n")
+        ((message, _),) = talk.store.asked
+        assert message.prefix.count(b":") == 3  # Received, and the colons of its time
+        assert talk.store.spools[0].octets == b"Bcc: a@example.org\r\nhello\r\n"
+        talk.store.finish()
+        await talk.settle()
+
+    asyncio.run(run())
+
+
+def test_under_lmtp_each_recipient_is_answered_behind_the_one_commit() -> None:
+    async def run() -> None:
+        talk = Talk(role="lmtp", dialect=LMTP)
+        talk.start("jo@example.org", "flo@example.org", hello="LHLO a.example")
+        assert talk.say(MESSAGE.encode()) == ""
+        assert len(talk.store.asked) == 1
+        talk.store.finish()
+        assert await talk.settle() == "250 2.0.0 Queued as Q1\r\n" * 2
+
+    asyncio.run(run())
+
+
+class Says:
+    """A check of the content with one verdict."""
+
+    name = "says"
+    stage = Stage.CONTENT
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+    def judge(self, facts: Facts) -> Finding:
+        return Finding(self.verdict, "so it is")
+
+
+def test_what_is_dropped_reads_like_what_is_taken_and_is_not_stored(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        talk = Talk(Says(drop("abuse")))
+        talk.start()
+        assert talk.say(MESSAGE.encode()) == "250 2.0.0 Queued as Q1\r\n"
+        assert talk.store.asked == []
+        assert talk.store.spools[0].discarded
+        assert talk.metrics.snapshot()["messages"] == {"dropped": 1}
+
+    with caplog.at_level(logging.INFO, "ironpost.inbound"):
+        asyncio.run(run())
+    (dropped,) = (json.loads(each.getMessage()) for each in caplog.records)
+    assert (dropped["event"], dropped["action"], dropped["reasons"]) == ("policy", "drop", ["says: so it is"])
+
+
+def test_what_is_quarantined_is_stored_and_held() -> None:
+    async def run() -> None:
+        talk = Talk(Says(quarantine("odd")))
+        talk.start()
+        talk.say(MESSAGE.encode())
+        ((message, _),) = talk.store.asked
+        assert message.held
+        talk.store.finish()
+        assert (await talk.settle()).startswith("250 ")
+
+    asyncio.run(run())
+
+
+def test_a_session_is_counted_when_it_is_over() -> None:
+    async def run() -> Counters:
+        talk = Talk(ip=OUTSIDE)
+        talk.start("jo@elsewhere.example", "jo@example.org")
+        talk.say(MESSAGE.encode())
+        talk.store.finish()
+        await talk.settle()
+        talk.say("NONSENSE", "QUIT")
+        talk.session.lost()
+        return talk.metrics
+
+    counts = asyncio.run(run()).snapshot()
+    assert counts["connections"] == {"mx": 1}
+    assert counts["commands"] == {"": 7}
+    # The greeting, EHLO, MAIL, RCPT, 354, 250, QUIT; the relay and the nonsense.
+    assert counts["replies"] == {"4yz": 0, "5yz": 2, "positive": 7}
+    assert counts["recipients_refused"] == {"": 1}
+    assert counts["messages"] == {"accepted": 1}
+    assert counts["octets"][""] > 0

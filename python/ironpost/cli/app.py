@@ -99,6 +99,14 @@ def reload(config: File = None) -> None:
     command.reload(config)
 
 
+@app.command()
+def metrics(config: File = None) -> None:
+    """Print the counters of the running server and the sizes of its queue, as Prometheus reads them."""
+    from ironpost.cli import metrics as command
+
+    command.show(config)
+
+
 @queue.command("list")
 def queue_list(config: File = None, json: Json = False, limit: Annotated[int, typer.Option(min=1)] = 1000) -> None:
     """Show the messages in the queue, oldest first."""

@@ -36,7 +36,7 @@ def serve(named: Path | None) -> None:
         Stop: it cannot start; the sentence says why and what to do.
     """
     found = configuration(named)
-    records.write_to(sys.stderr, found.log.level)
+    records.write_to(sys.stderr, found.log.level, found.log.format)
     file = source(named)
     system = System(found, lambda: configuration_again(named))
 

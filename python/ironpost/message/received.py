@@ -1,4 +1,5 @@
 """The Received field (RFC 5321 §4.4, RFC 6531 §3.7.3): from whom, by whom, how, which, for whom, when.
+With TLS it names the cipher suite too (RFC 8314 §4.3).
 
 Promises: the field follows Time-stamp-line of RFC 5321 §4.4; nothing that a client says can end it, open or close a
 comment in it, or add a clause to it (SECURITY R43, R48). A name that is no Domain stands in a comment, escaped.
@@ -23,6 +24,24 @@ _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")  # RFC 5321 §4.1.2 Dom
 _U_LABEL: Final = r"[^\W_](?:[\w-]*[^\W_])?"
 _U_DOMAIN: Final = re.compile(rf"{_U_LABEL}(?:\.{_U_LABEL})*")  # RFC 6531 §3.3 sub-domain =/ U-label
 _LITERAL: Final = re.compile(r"\[[!-Z^-~]+\]")  # RFC 5321 §4.1.3, dcontent
+_CIPHER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")  # RFC 8314 §4.3 tls-cipher-name
+_REGISTERED: Final = {
+    "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "ECDHE-ECDSA-CHACHA20-POLY1305": "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-RSA-CHACHA20-POLY1305": "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "ECDHE-ECDSA-AES256-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA384",
+    "ECDHE-RSA-AES256-SHA384": "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA384",
+    "ECDHE-ECDSA-AES128-SHA256": "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "ECDHE-RSA-AES128-SHA256": "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "DHE-RSA-AES256-GCM-SHA384": "TLS_DHE_RSA_WITH_AES_256_GCM_SHA384",
+    "DHE-RSA-AES128-GCM-SHA256": "TLS_DHE_RSA_WITH_AES_128_GCM_SHA256",
+    "DHE-RSA-AES256-SHA256": "TLS_DHE_RSA_WITH_AES_256_CBC_SHA256",
+    "DHE-RSA-AES128-SHA256": "TLS_DHE_RSA_WITH_AES_128_CBC_SHA256",
+}
+"""What Python's default cipher list holds for TLS 1.2, by OpenSSL's names."""
 _ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.@-]+")
 
 
@@ -53,9 +72,12 @@ def received(
         raise header.HeaderError(f"{id!r} is no message identifier")
     start = _start(origin, by, utf8)
     date = date_time(now)
-    if recipient is None or not recipient.domain or (recipient.needs_smtputf8 and not utf8):
-        return b"%b\r\n id %b;\r\n %b\r\n" % (start, id.encode(), date.encode())
-    return b"%b\r\n id %b for %b;\r\n %b\r\n" % (start, id.encode(), header.path(recipient).encode(), date.encode())
+    rest = f" id {id}"
+    if recipient is not None and recipient.domain and (utf8 or not recipient.needs_smtputf8):
+        rest += f" for {header.path(recipient)}"
+    if origin.cipher:
+        rest += f"\r\n tls {checked_cipher(origin.cipher)}"
+    return b"%b\r\n%b;\r\n %b\r\n" % (start, rest.encode(), date.encode())
 
 
 @lru_cache(maxsize=1024)  # a client sends many messages
@@ -77,6 +99,24 @@ def checked_name(name: str) -> str:
     if _DOMAIN.fullmatch(name) is None and _LITERAL.fullmatch(name) is None:
         raise header.HeaderError(f"{name!r} is neither a domain nor an address literal")
     return name
+
+
+def checked_cipher(name: str) -> str:
+    """`name` itself if it can stand in the `tls` clause.
+
+    Raises:
+        HeaderError: it cannot.
+    """
+    if _CIPHER.fullmatch(name) is None:
+        raise header.HeaderError(f"{name!r} is no name of a cipher suite")
+    return name
+
+
+def cipher(name: str) -> str:
+    """The registered name of a cipher suite that OpenSSL or a proxy calls `name`; empty if it is not known."""
+    if name.startswith("TLS_") and _CIPHER.fullmatch(name) is not None:
+        return name  # TLS 1.3, where OpenSSL uses the registered names
+    return _REGISTERED.get(name, "")
 
 
 def literal(ip: str) -> str | None:

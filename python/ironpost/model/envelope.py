@@ -45,6 +45,10 @@ class Origin(NamedTuple):
     """What the client called itself."""
     protocol: str = "ESMTP"
     """The `with` keyword (RFC 5321 §4.4, RFC 6531 §4.3, RFC 3848)."""
+    cipher: str = ""
+    """The TLS cipher suite by its registered name (RFC 8314 §4.3); empty if it came in clear, or is not known."""
+    identity: str = ""
+    """Who the client was authenticated as; for the log and the queue, never for the message."""
 
 
 class Envelope(NamedTuple):

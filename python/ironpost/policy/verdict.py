@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ironpost.model import Address, Value
     from ironpost.model.verdict import Verdict
+    from ironpost.protocol.transaction import Identity, Tls
 
 
 class Stage(Enum):
@@ -59,6 +60,12 @@ class Facts:
     ip: str = ""
     """The client's address; empty if it has none (a local caller)."""
     helo: str = ""
+    listener: str = "mx"
+    """The listener's role: `mx`, `submission` or `lmtp`."""
+    tls: Tls | None = None
+    """What protects the connection; None in clear."""
+    identity: Identity | None = None
+    """Who authenticated."""
     reverse_path: Address | None = None
     mail_parameters: Mapping[str, Value] = field(default_factory=dict)
     forward_path: Address | None = None

@@ -34,6 +34,11 @@ def queued(identifier: str) -> Reply:
     return reply(250, "0.0", f"Queued as {identifier}")
 
 
+def malformed(sentence: str) -> Reply:
+    """554: the content is no message; the sentence is ours and says why (RFC 6409 §6.3)."""
+    return reply(554, "6.0", sentence)
+
+
 # Positive
 SENDER_OK: Final = reply(250, "1.0", "Sender OK")
 RECIPIENT_OK: Final = reply(250, "1.5", "Recipient OK")

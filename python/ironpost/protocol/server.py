@@ -85,8 +85,10 @@ class ServerSession:
         "chunk_refusal",
         "closing",
         "commands",
+        "deferrals",
         "dialogue",
         "dropping",
+        "ended",
         "errors",
         "esmtp",
         "extra",
@@ -101,6 +103,8 @@ class ServerSession:
         "peer",
         "quarantine",
         "refusal",
+        "refusals",
+        "replies",
         "settings",
         "spool",
         "state",
@@ -150,7 +154,13 @@ class ServerSession:
         """Write what `output` holds, then close the connection. Nothing that comes is interpreted."""
         self.heard_out = False
         """It closes with nothing of the client's unread that we know of: after QUIT, in silence, or in a pause."""
+        self.ended: Reply | None = None
+        """What the client was told when the session was ended for it; None if it left by itself."""
         self.commands = 0
+        self.replies = 0
+        """Replies given, of which `deferrals` were 4yz and `refusals` 5yz."""
+        self.deferrals = 0
+        self.refusals = 0
         self.errors = 0
         """Negative replies (5yz) since the last accepted message."""
         self.failures = 0
@@ -303,12 +313,14 @@ class ServerSession:
     def output(self) -> bytes:
         """What is to be written; empties it."""
         out = self._out
-        if len(out) == 1:
+        count = len(out)
+        if count == 1:
             octets = out[0]
         elif out:
             octets = b"".join(out)
         else:
             return b""
+        self.replies += count
         out.clear()
         return octets
 
@@ -385,8 +397,11 @@ class ServerSession:
             self.refuse(reply)
             return
         self._out.append(reply.octets)
-        if reply.code == 421:
-            self.close()
+        if reply.code >= 400:
+            self.deferrals += 1
+            if reply.code == 421:
+                self.ended = reply
+                self.close()
 
     def refuse(self, reply: Reply) -> None:
         """Queues a reply that counts as an error; at the limit 421 instead, and closes."""
@@ -394,6 +409,7 @@ class ServerSession:
         if self.errors >= self.settings.max_errors:
             self._end_with(replies.TOO_MANY_ERRORS)
         else:
+            self.refusals += 1
             self._out.append(reply.octets)
 
     def refuse_fault(self, command: Command, table: Mapping[str, Reply]) -> None:
@@ -408,6 +424,8 @@ class ServerSession:
     def reply_each(self, answers: Sequence[Reply]) -> None:
         """Queues the replies to one message, all of them whatever they are; counts it as one message or one error."""
         self._out.extend(answer.octets for answer in answers)
+        self.deferrals += sum(answer.transient for answer in answers)
+        self.refusals += sum(answer.permanent for answer in answers)
         if any(answer.positive for answer in answers):
             self.errors = 0
             self.messages += 1
@@ -633,6 +651,11 @@ class ServerSession:
 
     def _end_with(self, reply: Reply) -> None:
         if not self.closing:
+            self.ended = reply
+            if reply.code >= 500:
+                self.refusals += 1
+            else:
+                self.deferrals += 1
             self._out.append(reply.octets)
             self.close()
 

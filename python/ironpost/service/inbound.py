@@ -3,7 +3,7 @@
 Promises: 250 is said when the store has committed, and never before (RFC 5321 §4.2.5, §6.1); a message that is
 committed reaches the queue runner even if its client is gone by then. A recipient is accepted only if policy says why.
 A store that is full or failing costs the transaction a 452 or 451, and nothing else. One record in the journal for each
-message accepted, each refusal and each session.
+message, each refusal and each session. What users submit is mended (RFC 6409 §8); what is relayed never is.
 Costs: no task and no coroutine for a message if the store answers with a Future and no check awaits anything.
 """
 
@@ -16,78 +16,30 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.message import received
-from ironpost.message.trace import Hops
-from ironpost.model import Action, Origin
+from ironpost.model import Action, Origin, Verdict
+from ironpost.model.ports import Uncounted
 from ironpost.policy import Decision, Facts, Stage
 from ironpost.protocol import replies
 from ironpost.queue.store import NewMessage
+from ironpost.service.content import Content, SubmittedContent
 from ironpost.service.journal import record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from ironpost.model import Address, Reply, Value, Verdict
+    from ironpost.model import Address, Reply, Value
     from ironpost.model.body import Spool
-    from ironpost.model.ports import Clock, Random
+    from ironpost.model.parameters import HoldUntil
+    from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.policy import Policy
     from ironpost.protocol.handler import Answer, ContentAnswer
     from ironpost.protocol.server import ServerSession
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.wire import BodyEnd
 
-HEAD: Final = 64 * 1024
-"""Octets from the start of the content that policy may look at."""
-
 _log: Final = logging.getLogger("ironpost.inbound")
-
-
-class _Content:
-    """The store's spool, and what policy wants to know of what went by, without asking the store."""
-
-    __slots__ = ("_head", "_hops", "_room", "spool")
-
-    def __init__(self, spool: Spool) -> None:
-        self.spool = spool
-        self._head: list[bytes] = []
-        self._room = HEAD
-        self._hops: Hops | None = None
-        """Only for content that is longer than the head."""
-
-    @property
-    def size(self) -> int:
-        return self.spool.size
-
-    @property
-    def head(self) -> bytes:
-        return self._head[0] if len(self._head) == 1 else b"".join(self._head)
-
-    @property
-    def hops(self) -> int:
-        return (self._hops or _counted(self.head)).count
-
-    def write(self, piece: bytes) -> Awaitable[None] | None:
-        room = self._room
-        if len(piece) <= room:
-            self._head.append(piece)
-            self._room = room - len(piece)
-        else:
-            if self._hops is None:
-                self._hops = _counted(self.head)
-            self._hops.feed(piece)
-            if room:
-                self._head.append(piece[:room])
-                self._room = 0
-        return self.spool.write(piece)
-
-    def discard(self) -> None:
-        self._head.clear()
-        self.spool.discard()
-
-
-def _counted(head: bytes) -> Hops:
-    hops = Hops()
-    hops.feed(head)
-    return hops
+_RESULTS: Final = {Action.DEFER: "deferred", Action.REJECT: "refused", Action.DROP: "dropped"}
+"""What the counter of messages calls a verdict against content."""
 
 
 @dataclass(slots=True)
@@ -96,16 +48,13 @@ class _Visit:
 
     facts: Facts
     started: float
-    messages: int = 0
     octets: int = 0
     refused: int = 0
     """Decisions of policy against the client."""
 
 
 class Inbound:
-    """The `protocol.handler.Handler` of the mail transfer agent; one for any number of sessions."""
-
-    claims: frozenset[str] = frozenset()
+    """The `protocol.handler.Handler` of the mail transfer agent; one for any number of sessions of one kind."""
 
     def __init__(
         self,
@@ -116,6 +65,9 @@ class Inbound:
         random: Random,
         hostname: str,
         accept: Callable[[QueuedMessage], None],
+        role: str = "mx",
+        claims: frozenset[str] = frozenset(),
+        metrics: Metrics = Uncounted(),  # noqa: B008 - holds nothing
     ) -> None:
         """A handler over `store`.
 
@@ -126,37 +78,53 @@ class Inbound:
             random: its tokens become queue ids.
             hostname: what Received says `by`: a domain or an address literal.
             accept: takes each message after its commit: the queue runner's.
+            role: of the listener, `mx`, `submission` or `lmtp`; content is mended where users submit.
+            claims: extensions that the queue and the way out will honour (`protocol.extensions`).
+            metrics: what is counted.
 
         Raises:
             HeaderError: `hostname` is neither a domain nor an address literal.
         """
+        self.claims = claims
         self._store = store
         self._policy = policy
         self._clock = clock
         self._random = random
         self._hostname = received.checked_name(hostname)
         self._accept = accept
+        self._role = role
+        self._content = SubmittedContent if role == "submission" else Content
+        self._metrics = metrics
 
     # The questions, in the order of a session
 
     def connect(self, session: ServerSession) -> Answer:
         """Asks policy about the client's address."""
-        visit = _Visit(Facts(ip=session.peer.ip), self._clock.monotonic())
-        session.extra = visit
+        visit: _Visit | None = session.extra
+        if visit is None:
+            session.extra = visit = _Visit(Facts(), self._clock.monotonic())
+            self._metrics.count("connections", self._role)
+        # A front end of ours may speak for another client now (XCLIENT).
+        visit.facts = Facts(ip=session.peer.ip, listener=self._role, tls=session.tls)
         return self._ask(Stage.CONNECT, visit)
 
     def hello(self, session: ServerSession, verb: str, domain: str) -> Answer:
         """Asks policy about the client's name."""
         visit: _Visit = session.extra
         del verb
-        visit.facts.helo = domain
+        facts = visit.facts
+        facts.helo = domain
+        facts.tls = session.tls
+        facts.identity = session.identity
         return self._ask(Stage.HELLO, visit)
 
     def mail(self, session: ServerSession, reverse_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """Asks policy about the sender."""
         visit: _Visit = session.extra
-        visit.facts.reverse_path = reverse_path
-        visit.facts.mail_parameters = parameters
+        facts = visit.facts
+        facts.identity = session.identity
+        facts.reverse_path = reverse_path
+        facts.mail_parameters = parameters
         return self._ask(Stage.MAIL, visit)
 
     def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> Answer:
@@ -174,17 +142,23 @@ class Inbound:
         try:
             spool = self._store.spool(declared or None)
         except OSError as error:
-            return _storage_fault(error)
-        return _Content(spool)
+            return self._storage_fault(error)
+        return self._content(spool)
 
     def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
         """Asks policy about the content, then commits it with its Received field on top."""
-        assert isinstance(content, _Content)
+        assert isinstance(content, Content)
         visit: _Visit = session.extra
-        visit.facts.head = content.head
-        visit.facts.hops = content.hops
-        visit.facts.size = facts.size
         try:
+            content.finish()
+            if content.fault:
+                refusal = Decision(
+                    Verdict.refuse(replies.malformed(content.fault)), ("submission: its header section",)
+                )
+                return self._commit(session, visit, content, refusal)
+            visit.facts.head = content.head
+            visit.facts.hops = content.hops
+            visit.facts.size = facts.size
             decision = self._policy.decide(Stage.CONTENT, visit.facts)
             if isinstance(decision, Decision) and not decision.verdict.seconds:
                 return self._commit(session, visit, content, decision)
@@ -206,7 +180,7 @@ class Inbound:
     def etrn(self, session: ServerSession, argument: str) -> Answer:
         """Not claimed."""
         del session, argument
-        return replies.NODE_NOT_ALLOWED
+        return replies.NOT_ALLOWED
 
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
         """Not claimed."""
@@ -220,19 +194,44 @@ class Inbound:
         return then
 
     def disconnect(self, session: ServerSession) -> None:
-        """Writes the session into the journal."""
+        """Writes the session into the journal, and counts what was said in it."""
         visit: _Visit | None = session.extra
-        if visit is not None:
-            record(
-                _log,
-                "session",
-                ip=visit.facts.ip,
-                helo=visit.facts.helo,
-                messages=visit.messages,
-                octets=visit.octets,
-                refused=visit.refused,
-                seconds=round(self._clock.monotonic() - visit.started, 3),
-            )
+        if visit is None:
+            return
+        count = self._metrics.count
+        count("commands", amount=session.commands)
+        count("replies", "4yz", session.deferrals)
+        count("replies", "5yz", session.refusals)
+        count("replies", "positive", session.replies - session.deferrals - session.refusals)
+        if session.failures:
+            count("hook_failures", amount=session.failures)
+        if _log.isEnabledFor(logging.INFO):
+            self._journal_session(session, visit)
+
+    def _journal_session(self, session: ServerSession, visit: _Visit) -> None:
+        peer, tls, identity = session.peer, session.tls, session.identity
+        record(
+            _log,
+            "session",
+            listener=self._role,
+            ip=peer.ip,
+            port=peer.port,
+            name=peer.name or None,
+            via=peer.via or None,
+            helo=visit.facts.helo,
+            tls=tls and tls.version,
+            cipher=tls and tls.cipher,
+            identity=identity and identity.name,
+            commands=session.commands,
+            messages=session.messages,
+            octets=visit.octets,
+            refused=visit.refused,
+            errors=session.refusals,
+            failed_logins=session.failed_logins,
+            failed_hooks=session.failures,
+            ended=None if session.ended is None else str(session.ended),
+            seconds=round(self._clock.monotonic() - visit.started, 3),
+        )
 
     # Decisions
 
@@ -246,21 +245,28 @@ class Inbound:
         return self._verdict(stage, visit, await decision)
 
     def _verdict(self, stage: Stage, visit: _Visit, decision: Decision) -> Verdict | None:
-        """The verdict, unless it is the usual one; everything else is written into the journal."""
+        """The verdict, unless it is the usual one; everything else is counted and written into the journal."""
         verdict = decision.verdict
         if verdict.action is Action.ACCEPT:
             return None
+        action = verdict.final.action
         visit.refused += verdict.refused
+        if stage is Stage.CONTENT and action in _RESULTS:
+            self._metrics.count("messages", _RESULTS[action])
+        elif stage is Stage.RECIPIENT and verdict.refused:
+            self._metrics.count("recipients_refused")
         facts = visit.facts
         reply = verdict.final.reply
         record(
             _log,
             "refused" if verdict.refused else "policy",
             stage=stage.value,
-            action=verdict.final.action.value,
+            action=action.value,
             delay=verdict.seconds or None,
+            listener=self._role,
             ip=facts.ip,
             helo=facts.helo,
+            identity=facts.identity and facts.identity.name,
             sender=None if facts.reverse_path is None else str(facts.reverse_path),
             recipient=str(facts.forward_path) if stage is Stage.RECIPIENT else None,
             reply=None if reply is None else str(reply),
@@ -271,7 +277,7 @@ class Inbound:
     # Content
 
     async def _commit_later(
-        self, session: ServerSession, visit: _Visit, content: _Content, decision: Decision | Awaitable[Decision]
+        self, session: ServerSession, visit: _Visit, content: Content, decision: Decision | Awaitable[Decision]
     ) -> Reply | None:
         try:
             decided = decision if isinstance(decision, Decision) else await decision
@@ -284,7 +290,7 @@ class Inbound:
         return await answer if isinstance(answer, asyncio.Future) else answer
 
     def _commit(
-        self, session: ServerSession, visit: _Visit, content: _Content, decision: Decision
+        self, session: ServerSession, visit: _Visit, content: Content, decision: Decision
     ) -> asyncio.Future[Reply | None] | Reply:
         visit.facts.head = b""  # sessions that idle between messages keep nothing
         transaction = session.transaction
@@ -298,7 +304,7 @@ class Inbound:
                 content.discard()
                 # What is dropped reads as what is queued.
                 return verdict.reply or replies.queued(self._random.token())
-        envelope = transaction.envelope(Origin(visit.facts.ip, session.helo, session.protocol))
+        envelope = transaction.envelope(_origin(session))
         recipients = envelope.recipients
         identifier = self._random.token()
         now = self._clock.now()
@@ -310,23 +316,29 @@ class Inbound:
             recipient=recipients[0].address if len(recipients) == 1 else None,
             utf8=envelope.smtputf8,
         )
+        prefix = trace + content.additions(now=now, id=identifier, host=self._hostname)
+        hold: HoldUntil | None = transaction.parameters.get("HOLDUNTIL")
+        due = None if hold is None else float(hold.at)
+        apart = transaction.quarantine
+        new = NewMessage(identifier, envelope, now, prefix, content.spool, due, bool(apart))
         try:
-            pending = self._store.commit(NewMessage(identifier, envelope, now, trace, content.spool))
+            pending = self._store.commit(new)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, the client gets an answer
             content.discard()
-            return _storage_fault(error)
+            return self._storage_fault(error)
         # A task only if the store needs one. The commit is never cancelled: a message that became durable must reach
         # the runner, even if nobody waits for the answer any more.
         commit = asyncio.ensure_future(pending)
         answer: asyncio.Future[Reply | None] = commit.get_loop().create_future()
-        commit.add_done_callback(partial(self._committed, answer, visit, content))
+        commit.add_done_callback(partial(self._committed, answer, visit, content, apart))
         return answer
 
     def _committed(
         self,
         answer: asyncio.Future[Reply | None],
         visit: _Visit,
-        content: _Content,
+        content: Content,
+        apart: tuple[str, ...],
         commit: asyncio.Future[QueuedMessage],
     ) -> None:
         if commit.cancelled():
@@ -335,16 +347,17 @@ class Inbound:
             error = commit.exception()
         if error is not None:
             content.discard()
-            reply = _storage_fault(error)
+            reply = self._storage_fault(error)
         else:
             message = commit.result()
             size = message.body.size
-            visit.messages += 1
             visit.octets += size
+            self._metrics.count("messages", "quarantined" if apart else "accepted")
+            self._metrics.count("octets", amount=size)
             reply = replies.queued(message.id)
             self._hand_over(message)
             if _log.isEnabledFor(logging.INFO):
-                _journal(message, size)
+                self._journal(message, size, apart)
         if not answer.done():  # the session may have ended meanwhile
             answer.set_result(reply)
 
@@ -355,25 +368,40 @@ class Inbound:
             # The message is durable, so the client is told 250 all the same; the runner finds it in the store.
             _log.exception("the queue runner did not take message %s", message.id)
 
+    def _journal(self, message: QueuedMessage, size: int, apart: tuple[str, ...]) -> None:
+        envelope = message.envelope
+        origin = envelope.origin
+        record(
+            _log,
+            "accepted",
+            id=message.id,
+            listener=self._role,
+            ip=origin.ip,
+            helo=origin.helo,
+            protocol=origin.protocol,
+            cipher=origin.cipher or None,
+            identity=origin.identity or None,
+            sender=str(envelope.reverse_path),
+            recipients=[str(recipient.address) for recipient in envelope.recipients],
+            size=size,
+            quarantine=list(apart) or None,
+        )
 
-def _journal(message: QueuedMessage, size: int) -> None:
-    envelope = message.envelope
-    record(
-        _log,
-        "accepted",
-        id=message.id,
-        ip=envelope.origin.ip,
-        helo=envelope.origin.helo,
-        protocol=envelope.origin.protocol,
-        sender=str(envelope.reverse_path),
-        recipients=[str(recipient.address) for recipient in envelope.recipients],
-        size=size,
+    def _storage_fault(self, error: BaseException) -> Reply:
+        """What the client is told, after the journal was told all of it."""
+        # A store over the network raises these when it is out of reach, which says nothing about room.
+        full = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+        self._metrics.count("storage_faults", "full" if full else "failed")
+        record(_log, "storage-fault", logging.ERROR, error=type(error).__name__, detail=str(error))
+        return replies.NO_ROOM if full else replies.HOOK_FAILED
+
+
+def _origin(session: ServerSession) -> Origin:
+    tls, identity = session.tls, session.identity
+    return Origin(
+        session.peer.ip,
+        session.helo,
+        session.protocol,
+        "" if tls is None else received.cipher(tls.cipher),
+        "" if identity is None else identity.name,
     )
-
-
-def _storage_fault(error: BaseException) -> Reply:
-    """What the client is told, after the journal was told all of it."""
-    # A store over the network raises these when it is out of reach, which says nothing about room.
-    full = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
-    record(_log, "storage-fault", logging.ERROR, error=type(error).__name__, detail=str(error))
-    return replies.NO_ROOM if full else replies.HOOK_FAILED

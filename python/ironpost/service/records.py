@@ -1,23 +1,29 @@
-"""Log records as lines of JSON.
+"""Log records as lines: JSON for programs, `key=value` for eyes.
 
-Promises: one record is one line (SECURITY R44): control characters, line ends and everything outside ASCII are escaped;
-an exception's traceback is a field of its record. The values of a journal record (`fields`) become fields of the line.
+Promises: in both forms one record is one line (SECURITY R44): control characters, line ends and everything outside
+ASCII are escaped; an exception's traceback is a field of its record. The values of a journal record (`fields`) become
+fields of the line. In text a value stands as it is where that cannot be misread, else as a JSON value; what is None is
+left out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 _DUMP: Final = json.JSONEncoder(ensure_ascii=True, default=str).encode
 
 
-class JsonLines(logging.Formatter):
-    """Formats a record as one JSON object."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9@._:/+<>!*~-]+")
 
-    def format(self, record: logging.LogRecord) -> str:
+
+class _Lines(logging.Formatter):
+    """What both forms have in common."""
+
+    def parts(self, record: logging.LogRecord) -> dict[str, Any]:
         """Time (UTC, ISO 8601), level and logger, then the record's own fields or its message."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -32,19 +38,49 @@ class JsonLines(logging.Formatter):
             line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return _DUMP(line)
+        return line
 
 
-def write_to(stream: TextIO, level: str) -> None:
+class JsonLines(_Lines):
+    """Formats a record as one JSON object."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        return _DUMP(self.parts(record))
+
+
+class TextLines(_Lines):
+    """Formats a record as words and `key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end: time, level, what happened, then the fields."""
+        parts = self.parts(record)
+        words = [parts.pop("time"), parts.pop("level"), parts.pop("logger").removeprefix("ironpost.")]
+        words.append(_text(parts.pop("event")) if "event" in parts else _text(parts.pop("message")))
+        words += [f"{key}={_text(value)}" for key, value in parts.items() if value is not None]
+        return " ".join(words)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(each, str) and _PLAIN.fullmatch(each) for each in value):
+        return ",".join(value)
+    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else _DUMP(value)
+
+
+FORMATS: Final[dict[str, type[_Lines]]] = {"json": JsonLines, "text": TextLines}
+
+
+def write_to(stream: TextIO, level: str, form: Literal["json", "text"] = "json") -> None:
     """Sends the records of this package, from `level` up, to a stream; nobody else's handlers see them."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines())
     logger = logging.getLogger("ironpost")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [logging.StreamHandler(stream)]
     logger.propagate = False
-    set_level(level)
+    change(level, form)
 
 
-def set_level(level: str) -> None:
-    """Changes what is written; `level` as in the configuration."""
-    logging.getLogger("ironpost").setLevel(level.upper())
+def change(level: str, form: Literal["json", "text"]) -> None:
+    """Changes what is written, and how; both as in the configuration."""
+    logger = logging.getLogger("ironpost")
+    logger.setLevel(level.upper())
+    for handler in logger.handlers:
+        handler.setFormatter(FORMATS[form]())

@@ -20,13 +20,14 @@ import heapq
 import os
 import sqlite3
 import time
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from ironpost.storage.lock import sync_directory
 from ironpost.storage.spool import BODIES
 from ironpost.storage.sqlite import RESERVE, SqliteStore
-from ironpost.storage.sqlite_rows import Reader
+from ironpost.storage.sqlite_rows import Reader, Tally
 from ironpost.storage.sqlite_schema import DATABASE, SchemaError, connect
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ironpost.model.body import Spool
-    from ironpost.queue.store import Messages, NewMessage, QueuedMessage, Update
+    from ironpost.queue.store import Messages, NewMessage, QueuedMessage, State, Update
 
 SHARDS = 64
 """How many a new data directory gets: the most processes that can ever work on it. An unused one costs nothing."""
@@ -294,7 +295,7 @@ class ShardedStore:
 
 
 class ShardsReader:
-    """Questions to all shards, for another process than the server: `list`, `get`, `close`."""
+    """Questions to all shards, for another process than the server: `list`, `get`, `tally`, `close`."""
 
     def __init__(self, readers: Sequence[Reader]) -> None:
         """For `open_readonly`."""
@@ -329,6 +330,14 @@ class ShardsReader:
     async def list(self, limit: int = 1000) -> Messages:
         """As `Store.list`."""
         return _oldest([await reader.list(limit) for reader in self._readers], limit)
+
+    def tally(self) -> Tally:
+        """How much waits in all of them."""
+        found = [reader.tally() for reader in self._readers]
+        recipients: Counter[State] = Counter()
+        for each in found:
+            recipients.update(each.recipients)
+        return Tally(sum(each.messages for each in found), recipients)
 
     async def get(self, message: str) -> QueuedMessage | None:
         """As `Store.get`."""

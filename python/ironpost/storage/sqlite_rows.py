@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.body import PIECE
@@ -20,7 +20,7 @@ from ironpost.storage.sqlite_schema import connect_readonly
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -70,11 +70,19 @@ def _parameters(text: str) -> Parameters:
 @lru_cache(maxsize=1024)  # a client sends many messages
 def origin_text(origin: Origin) -> str:
     """A column's value; empty for a message made here."""
-    return json.dumps([origin.ip, origin.helo, origin.protocol]) if origin != _HERE else ""
+    return json.dumps(origin) if origin != _HERE else ""
 
 
 _HERE = Origin()
 _NONE: Parameters = MappingProxyType({})
+
+
+class Tally(NamedTuple):
+    """How much there is in a queue."""
+
+    messages: int
+    recipients: Mapping[State, int]
+    """Of these messages, by their state."""
 
 
 class RowBody:
@@ -138,6 +146,12 @@ class Reader:
         """As `Store.list`."""
         rows = self._connection.execute(f"SELECT {MESSAGE_COLUMNS} FROM message ORDER BY seq LIMIT ?", (limit,))  # noqa: S608 - columns are constants
         return self.messages(rows.fetchall())
+
+    def tally(self) -> Tally:
+        """How much waits here."""
+        rows = self._connection.execute("SELECT state, count(*) FROM recipient GROUP BY state").fetchall()
+        (messages,) = self._connection.execute("SELECT count(*) FROM message").fetchone()
+        return Tally(messages, {STATES[code]: count for code, count in rows})
 
     async def get(self, message: str) -> QueuedMessage | None:
         """As `Store.get`."""

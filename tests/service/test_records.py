@@ -1,0 +1,84 @@
+"""Log lines: one record is one line in both forms, whatever a peer put into its values, and can be read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ironpost.service import records
+from ironpost.service.journal import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOSTILE = 'a" b=c\r\nfake=1\x00\x1b[31m\u2028é'
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    logger = logging.getLogger("ironpost")
+    before = logger.handlers[:], logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])
+
+
+def written(form: str, **fields: object) -> str:
+    stream = io.StringIO()
+    records.write_to(stream, "info", form)  # type: ignore[arg-type]
+    record(logging.getLogger("ironpost.inbound"), "accepted", **fields)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def test_text_shows_plain_values_as_they_are_and_leaves_out_what_is_none() -> None:
+    line = written("text", id="Q1", helo="a.example", tls=None, recipients=["a@b.example", "<>"], size=7, empty="")
+    assert re.sub(r"^\S+", "TIME", line) == (
+        'TIME info inbound accepted id=Q1 helo=a.example recipients=a@b.example,<> size=7 empty=""\n'
+    )
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+@given(st.text() | st.just(HOSTILE))
+def test_r44_one_record_is_one_line_of_printable_ascii(form: str, hostile: str) -> None:
+    line = written(form, helo=hostile, recipients=[hostile, "a@b.example"])
+    assert line.endswith("\n")
+    assert line[:-1].isascii()
+    assert line[:-1].isprintable()
+    if form == "json":
+        assert json.loads(line)["helo"] == hostile
+        return
+    shown, _, listed = line.rstrip("\n").partition(" helo=")[2].rpartition(" recipients=")
+    assert (json.loads(shown) if shown.startswith('"') else shown) == hostile
+    assert (json.loads(listed) if listed.startswith("[") else listed.split(",")) == [hostile, "a@b.example"]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_traceback_is_a_field_of_its_record(form: str) -> None:
+    stream = io.StringIO()
+    records.write_to(stream, "info", form)  # type: ignore[arg-type]
+    try:
+        raise ValueError("broken\nin two lines")
+    except ValueError:
+        logging.getLogger("ironpost.server").exception("it broke for %s", HOSTILE)
+    (line,) = stream.getvalue().splitlines()
+    assert r"ValueError: broken\nin two lines" in line
+
+
+def test_level_and_form_change_while_it_runs() -> None:
+    stream = io.StringIO()
+    records.write_to(stream, "info", "json")
+    logger = logging.getLogger("ironpost.compose")
+    logger.info("one")
+    records.change("warning", "text")
+    logger.info("two")
+    logger.warning("three words here")
+    first, second = stream.getvalue().splitlines()
+    assert json.loads(first)["message"] == "one"
+    assert second.endswith('warning compose "three words here"')
