@@ -258,6 +258,7 @@ class ServerSession:
 
     def eof(self) -> None:
         """The client sends no more. Content without its end is discarded (SECURITY R6)."""
+        self.heard_out = True
         if self._pending is not None and self.state is not State.GREETING:
             self._eof = True  # what came before is still answered
         else:
