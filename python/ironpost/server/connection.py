@@ -43,8 +43,8 @@ class Connection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
+        "_between",
         "_born",
-        "_changing",
         "_lingering",
         "_mark",
         "_paused",
@@ -72,8 +72,8 @@ class Connection(asyncio.Protocol):
         """The client does not read what we write."""
         self._lingering = False
         """Everything is said; what comes is dropped until the client closes."""
-        self._changing = False
-        """What the session wants is under way."""
+        self._between = False
+        """In the pause before the greeting, or in a handshake."""
         self._mark = -1
         """How far the session was when it last got on, and since when."""
         self._since = 0.0
@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
             elif early or rest:
                 self._early()
             elif server.pause > 0:
+                self._between = True
                 server.greet_later(self)
             else:
                 self.greet()
@@ -145,6 +146,7 @@ class Connection(asyncio.Protocol):
         session = self.session
         if session.closing or self.transport.is_closing():
             return
+        self._between = False
         try:
             if unread(self.transport):
                 self._early()
@@ -154,6 +156,7 @@ class Connection(asyncio.Protocol):
             self._broken(exc)
 
     def _early(self) -> None:
+        self.server.metrics.count("connections_refused", "early")
         self.session.early()
         self._go_on(None)
 
@@ -167,6 +170,8 @@ class Connection(asyncio.Protocol):
                 if out:
                     self.transport.write(out)
                 if session.closing:
+                    if self._between and not self._lingering:
+                        self.server.metrics.count("connections_refused", "early")
                     self._finish()
                 elif session.want is not None:
                     self._change(session.want)
@@ -281,14 +286,14 @@ class Connection(asyncio.Protocol):
                 self.session.tls_failed()
                 self._finish()
                 return
-            self._mark, self._changing = -1, True
+            self._mark, self._between = -1, True
             self.transport = TlsTransport(self, self.transport, tls, self.server.buffer)
         if self._paused:
             self._resume()
 
     def secured(self, transport: TlsTransport, tls: Tls, *, early: bool) -> None:  # noqa: ARG002 - TlsTransport's owner
         """The handshake is done. The client speaks first, and may have (RFC 3207 §4.2)."""
-        self._changing = False
+        self._between = False
         self.server.metrics.count("handshakes", tls.version)
         self.session.tls_started(tls)
         self._go_on(None)
@@ -323,7 +328,7 @@ class Connection(asyncio.Protocol):
         if session.closing:
             self._finish()
         elif session.want is not None:
-            if not self._changing:
+            if not self._between:
                 self._change(session.want)
         elif self._paused:
             self._resume()

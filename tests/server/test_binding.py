@@ -1,0 +1,144 @@
+"""Unix sockets and sockets that a service manager hands over."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import smtplib
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+from server_kit import Client, Open, codes
+
+from ironpost import Server
+from ironpost.server.binding import bind_unix, inherited
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "smtp.sock"
+
+
+async def at(path):
+    """A client of a Unix socket."""
+    return Client(*await asyncio.open_unix_connection(path))
+
+
+def test_a_unix_socket_serves_its_mode_and_goes_with_the_server(run, path):
+    async def scenario():
+        handler = Open()
+        async with Server(handler, path=path, path_mode=0o600) as server:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert server.addresses == ((str(path), 0),)
+            client = await at(path)
+            assert codes(await client.reply()) == [b"220"]
+            (connection,) = server.connections
+            assert connection.session.peer.ip == ""
+            assert codes(await client.say(b"EHLO x.example\r\nQUIT\r\n", 2)) == [b"250", b"221"]
+            await client.close()
+        assert not path.exists()
+
+    run(scenario())
+
+
+def test_a_stale_unix_socket_is_replaced_one_in_use_is_not(run, path):
+    async def scenario():
+        bind_unix(path).close()
+        assert path.exists()
+        async with Server(Open(), path=path):
+            with pytest.raises(OSError, match=f"cannot listen on {path}: another server listens there") as caught:
+                await Server(Open(), path=path).start()
+            assert caught.value.errno == errno.EADDRINUSE
+            client = await at(path)
+            assert codes(await client.reply()) == [b"220"]
+            await client.close()
+        path.write_text("a file of somebody's")
+        with pytest.raises(OSError, match="no socket is there"):
+            await Server(Open(), path=path).start()
+        assert path.read_text() == "a file of somebody's"
+
+    run(scenario())
+
+
+def test_a_unix_socket_that_another_took_over_is_left_to_it(run, path):
+    async def scenario():
+        async with Server(Open(), path=path):
+            path.unlink()
+            other = bind_unix(path)
+        assert path.exists()
+        other.close()
+
+    run(scenario())
+
+
+def test_a_path_that_cannot_be_is_named(run, tmp_path):
+    async def scenario():
+        with pytest.raises(OSError, match=r"cannot listen on .*absent/smtp.sock: No such file"):
+            await Server(Open(), path=tmp_path / "absent" / "smtp.sock").start()
+        with pytest.raises(OSError, match=r"cannot listen on .*too long"):
+            await Server(Open(), path=tmp_path / ("x" * 200)).start()
+
+    run(scenario())
+
+
+def test_several_servers_may_listen_on_one_port(run):
+    async def scenario():
+        async with Server(Open(), "127.0.0.1", reuse_port=True) as one:
+            async with Server(Open(), "127.0.0.1", one.port, reuse_port=True) as two:
+                assert one.port == two.port
+            client = await Client.to(one)
+            await client.close()
+
+    run(scenario())
+
+
+PROGRAM = """
+import asyncio, os, sys
+from ironpost import Server
+from ironpost.server import BaseHandler
+from ironpost.server.binding import inherited
+
+async def main():
+    os.environ["LISTEN_PID"] = str(os.getpid())  # a service manager knows it
+    found = inherited()
+    assert inherited() == {}
+    print(sorted(found), flush=True)
+    async with Server(BaseHandler(), sockets=found["smtp"]) as server:
+        print(server.port, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+def test_sockets_of_a_service_manager_by_their_names():
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = one.getsockname()[1], two.getsockname()[1]
+
+        def in_child():
+            first, second = os.dup(one.fileno()), os.dup(two.fileno())
+            os.dup2(first, 3)
+            os.dup2(second, 4)
+
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            preexec_fn=in_child, pass_fds=(3, 4), env={**os.environ, "LISTEN_FDS": "2", "LISTEN_FDNAMES": "smtp:"},
+        )  # fmt: skip
+        with process:
+            assert process.stdout.readline() == "['smtp', 'unknown']\n"
+            assert process.stdout.readline() == f"{ports[0]}\n"
+            with smtplib.SMTP("127.0.0.1", ports[0], local_hostname="x.example", timeout=5) as client:
+                assert client.noop()[0] == 250
+            process.stdin.close()
+            assert process.wait(5) == 0
+
+
+def test_sockets_for_another_process_are_not_ours():
+    assert inherited({}) == {}
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c"}
+    assert inherited(environment) == {}
+    assert environment == {}
