@@ -1,0 +1,145 @@
+"""Other mail transfer agents hand mail to us: Postfix and Exim by SMTP, Postfix by LMTP.
+
+Each of them takes a message from smtplib first, and relays it.
+"""
+
+from __future__ import annotations
+
+import os
+import smtplib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    Launch = Callable[[list[str], dict[str, str], int], None]
+
+CONTENT = (
+    b"From: ada@client.example\r\nTo: grace@localhost\r\nSubject: onward\r\n"
+    b"Date: Mon, 23 Nov 2026 12:00:00 +0000\r\nMessage-ID: <one@client.example>\r\n\r\n"
+    b"first\r\n.a line that begins with a dot\r\n..\r\n.\r\nlast\r\n"
+)
+BODY = CONTENT.split(b"\r\n\r\n", 1)[1].replace(b"\r\n", b"\n")
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 and not os.environ.get("CI"), reason="Postfix and Exim change to other users, so they need root"
+)
+
+
+@pytest.fixture
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the users of Postfix and Exim can reach."""
+    folder = tmp_path_factory.mktemp("mta")
+    for path in (folder, folder.parent, folder.parent.parent):
+        path.chmod(0o755)
+    return folder
+
+
+def submit(port: int, to: list[str]) -> None:
+    with smtplib.SMTP("127.0.0.1", port, "client.example") as client:
+        assert client.sendmail("ada@client.example", to, CONTENT) == {}
+
+
+def checked(found: bytes, by: bytes, with_: bytes) -> None:
+    """What arrived is what was sent, below one trace field of theirs and one of ours."""
+    head, body = found.split(b"\n\n", 1)
+    assert body == BODY
+    ours = head.split(b"\nReceived: ")[1]
+    assert ours.startswith(b"from " + by)
+    assert b"with " + with_ in ours
+    assert head.count(b"\nReceived: ") == 2
+
+
+def tls(certificate: Path) -> str:
+    return f'[tls]\ncertificates = [{{ chain = "{certificate}", key = "file:{certificate}" }}]\n'
+
+
+def test_postfix_sends(
+    serve: Callable[..., Any], program: Callable[[str], str], mtas: Any, launch: Launch, home: Path, port: int
+) -> None:
+    program("postfix")
+    server = serve()
+    launch(*mtas.postfix(home, port, main=f"relayhost = [127.0.0.1]:{server.port}"), port)
+    submit(port, ["grace@localhost", "linus@localhost"])
+    for found in server.wait_for_mail(2):
+        checked(found, b"postfix.example", b"ESMTP")
+
+
+def test_postfix_sends_under_tls(
+    serve: Callable[..., Any],
+    program: Callable[[str], str],
+    mtas: Any,
+    launch: Launch,
+    certificate: Path,
+    home: Path,
+    port: int,
+) -> None:
+    program("postfix")
+    server = serve(tls(certificate))
+    main = f"relayhost = [127.0.0.1]:{server.port}\nsmtp_tls_security_level = encrypt"
+    launch(*mtas.postfix(home, port, main=main), port)
+    submit(port, ["grace@localhost"])
+    (found,) = server.wait_for_mail()
+    checked(found, b"postfix.example", b"ESMTPS")
+
+
+def exim(mtas: Any, home: Path, port: int, next_hop: int, options: str) -> Any:
+    """Exim that relays everything to one next hop."""
+    routers = f"out:\n  driver = manualroute\n  route_data = 127.0.0.1::{next_hop}\n  self = send\n  transport = smtp"
+    transports = f"smtp:\n  driver = smtp\n  allow_localhost\n{options}"
+    return mtas.exim(home, port, routers=routers, transports=transports)
+
+
+def test_exim_sends(
+    serve: Callable[..., Any], program: Callable[[str], str], mtas: Any, launch: Launch, home: Path, port: int
+) -> None:
+    program("exim4")
+    server = serve()
+    launch(*exim(mtas, home, port, server.port, "  hosts_avoid_tls = *"), port)
+    submit(port, ["grace@localhost"])
+    (found,) = server.wait_for_mail()
+    checked(found, b"exim.example", b"ESMTP")
+
+
+def test_exim_sends_under_tls(
+    serve: Callable[..., Any],
+    program: Callable[[str], str],
+    mtas: Any,
+    launch: Launch,
+    certificate: Path,
+    home: Path,
+    port: int,
+) -> None:
+    program("exim4")
+    server = serve(tls(certificate))
+    launch(*exim(mtas, home, port, server.port, "  hosts_require_tls = *\n  tls_verify_hosts ="), port)
+    submit(port, ["grace@localhost"])
+    (found,) = server.wait_for_mail()
+    checked(found, b"exim.example", b"ESMTPS")
+
+
+@pytest.mark.parametrize("kind", ["inet", "unix"])
+def test_postfix_delivers_by_lmtp(
+    serve: Callable[..., Any],
+    program: Callable[[str], str],
+    mtas: Any,
+    launch: Launch,
+    home: Path,
+    port: int,
+    kind: str,
+) -> None:
+    program("postfix")
+    path = home / "lmtp.sock"
+    where = f'listen = ["unix:{path}"]\n' if kind == "unix" else ""
+    server = serve("", 'role = "mx"', f'role = "lmtp"\n{where}')
+    target = f"inet:127.0.0.1:{server.ports['lmtp']}" if kind == "inet" else f"unix:{path}"
+    if kind == "unix":
+        path.chmod(0o666)  # Postfix comes as another user
+    launch(*mtas.postfix(home, port, main=f"default_transport = lmtp:{target}"), port)
+    submit(port, ["grace@localhost", "linus@localhost"])
+    for found in server.wait_for_mail(2):
+        checked(found, b"postfix.example", b"LMTP")
