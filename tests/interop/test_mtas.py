@@ -34,8 +34,9 @@ pytestmark = pytest.mark.skipif(
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the users of Postfix and Exim can reach."""
     folder = tmp_path_factory.mktemp("mta")
-    for path in (folder, folder.parent, folder.parent.parent):
-        path.chmod(0o755)
+    for path in (folder, *folder.parents):
+        if path.stat().st_mode & 0o077 == 0:
+            path.chmod(0o755)
     return folder
 
 
