@@ -220,10 +220,11 @@ initial_destination_concurrency = 20"""
 
 def _exim(folder: Path, what: str) -> Contestant:
     port, home = free_port(), folder / f"exim-{what}"
-    mtas.owned(home)
+    mtas.user_exists(mtas.EXIM)
+    mtas.owned(home, mtas.EXIM)
     pem = home / "both.pem"
     pem.write_bytes(certificate(folder).read_bytes())
-    subprocess.run(["chown", "mail", pem], check=True)
+    subprocess.run(["chown", mtas.EXIM, pem], check=True)
     ready = mtas.exim(
         home,
         port,

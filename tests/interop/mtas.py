@@ -14,6 +14,7 @@ import peers
 if TYPE_CHECKING:
     from pathlib import Path
 
+EXIM = "Debian-exim"
 QUEUES = ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"]
 
 
@@ -109,16 +110,16 @@ def exim(folder: Path, port: int, *, main: str = "", acl: str = "accept", router
         transports: the transports' section.
     """
     program = peers.find("exim4")
-    user_exists("Debian-exim")
+    user_exists(EXIM)
     for path in (folder, folder / "spool", folder / "log"):
-        owned(path)
+        owned(path, EXIM)
     (folder / "exim.conf").write_text(f"""primary_hostname = exim.example
 spool_directory = {folder}/spool
 log_file_path = {folder}/log/%slog
 pid_file_path = {folder}/exim.pid
 exim_path = {program}
-exim_user = mail
-exim_group = mail
+exim_user = {EXIM}
+exim_group = {EXIM}
 never_users =
 local_interfaces = 127.0.0.1
 daemon_smtp_ports = {port}

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import smtplib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     Launch = Callable[[list[str], dict[str, str], int], None]
@@ -31,13 +32,12 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the users of Postfix and Exim can reach."""
-    folder = tmp_path_factory.mktemp("mta")
-    for path in (folder, *folder.parents):
-        if path.stat().st_mode & 0o077 == 0:
-            path.chmod(0o755)
-    return folder
+def home() -> Iterator[Path]:
+    """A folder that the users of Postfix and Exim can reach; pytest's own are closed to them."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def submit(port: int, to: list[str]) -> None:
