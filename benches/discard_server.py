@@ -1,21 +1,21 @@
-"""Accept and discard on `ironpost.Server`, for load comparisons: `discard_server.py PORT [asyncio|uvloop]`."""
+"""Accept and discard on `ironpost.Server`, for load comparisons."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 from ironpost.protocol.settings import Settings
 from ironpost.server import BaseHandler, Limits, Server
+from ironpost.server.tls import TlsContext
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ironpost.model import Address
     from ironpost.model.body import Spool
+    from ironpost.protocol.extensions import Parameters
     from ironpost.protocol.handler import Answer
     from ironpost.protocol.server import ServerSession
     from ironpost.wire import BodyEnd
@@ -42,7 +42,7 @@ class Nowhere:
 class Discard(BaseHandler):
     """Takes everything, keeps nothing."""
 
-    def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, str | None]) -> Answer:
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Parameters) -> Answer:
         return None
 
     def content(self, session: ServerSession) -> Nowhere:
@@ -53,18 +53,67 @@ class Discard(BaseHandler):
         return None
 
 
-async def main(port: int) -> None:
-    server = Server(Discard(), "127.0.0.1", port, settings=Settings(max_size=LIMIT), limits=Limits(connections=20_000))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(server.stop(1)))
-    await server.start()
+class Hooked(Discard):
+    """The same with a Python function of its own for every command, and one that counts the content's pieces."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def connect(self, session: ServerSession) -> Answer:
+        self.calls += 1
+        return None
+
+    def hello(self, session: ServerSession, verb: str, domain: str) -> Answer:
+        self.calls += len(domain) > 0
+        return None
+
+    def mail(self, session: ServerSession, reverse_path: Address, parameters: Parameters) -> Answer:
+        self.calls += not reverse_path.is_null
+        return None
+
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Parameters) -> Answer:
+        self.calls += forward_path.key == "localhost"
+        return None
+
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+        self.calls += 1
+        return super().message(session, content, facts)
+
+    def disconnect(self, session: ServerSession) -> None:
+        self.calls += 1
+
+
+async def main(asked: argparse.Namespace) -> None:
+    handler = Hooked() if asked.hooks else Discard()
+    settings = Settings(max_size=LIMIT)
+    limits = Limits(connections=20_000)
+    tls = TlsContext.load([(asked.pem, None)]) if asked.pem else None
+    servers = [Server(handler, "127.0.0.1", asked.port, settings=settings, limits=limits, tls=tls)]
+    if asked.implicit:
+        servers.append(
+            Server(handler, "127.0.0.1", asked.implicit, settings=settings, limits=limits, tls=tls, implicit_tls=True)
+        )
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    for server in servers:
+        await server.start()
     gc.freeze()
-    await server.serve_forever()
+    await stopped.wait()
+    for server in servers:
+        await server.stop(1)
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["uvloop"]:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--asyncio", action="store_true", help="instead of uvloop")
+    parser.add_argument("--hooks", action="store_true", help="a Python function for every command")
+    parser.add_argument("--pem", help="a certificate with its key, for STARTTLS")
+    parser.add_argument("--implicit", type=int, help="a port for TLS from the start")
+    asked = parser.parse_args()
+    if asked.asyncio:
+        asyncio.run(main(asked))
+    else:
         import uvloop
 
-        uvloop.run(main(int(sys.argv[1])))
-    else:
-        asyncio.run(main(int(sys.argv[1])))
+        uvloop.run(main(asked))

@@ -162,10 +162,10 @@ def discarding(folder: Path) -> list[Contestant]:
     """Accept and throw away; ours first."""
     found = []
     pem = certificate(folder)
-    for name, hooks in (("ironpost", "plain"), ("ironpost+hooks", "hooks")):
+    for name, hooks in (("ironpost", []), ("ironpost+hooks", ["--hooks"])):
         port, implicit = free_port(), free_port()
-        script = [str(HERE.parent / "discard_server.py"), str(port), "uvloop", hooks, str(implicit), str(pem)]
-        found.append(Contestant(name, [sys.executable, *script], port, implicit_port=implicit))
+        script = [str(HERE.parent / "discard_server.py"), str(port), "--pem", str(pem), "--implicit", str(implicit)]
+        found.append(Contestant(name, [sys.executable, *script, *hooks], port, implicit_port=implicit))
     port = free_port()
     found.append(Contestant("aiosmtpd", [sys.executable, str(HERE / "aiosmtpd_server.py"), str(port), str(pem)], port))
     port = free_port()
@@ -178,9 +178,9 @@ def discarding(folder: Path) -> list[Contestant]:
 
 def durable(folder: Path) -> list[Contestant]:
     """On the disk when it says 250, and there it stays; ours first."""
-    port, implicit = free_port(), free_port()
-    script = [str(HERE / "hold_server.py"), str(port), str(folder / "data"), str(implicit), str(certificate(folder))]
-    found = [Contestant("ironpost", [sys.executable, *script], port, implicit_port=implicit)]
+    port = free_port()
+    script = [str(HERE / "hold_server.py"), str(port), str(folder / "data"), "--pem", str(certificate(folder))]
+    found = [Contestant("ironpost", [sys.executable, *script], port)]
     if os.geteuid() == 0:
         found += [_postfix(folder, "durable"), _exim(folder, "durable"), _opensmtpd(folder)]
     return found
@@ -258,6 +258,7 @@ def _opensmtpd(folder: Path) -> Contestant:
     Path("/etc/aliases").touch()
     (home / "smtpd.conf").write_text(f"""pki here cert "{folder / "chain.pem"}"
 pki here key "{folder / "key.pem"}"
+smtp ciphers "HIGH"
 smtp max-message-size 100M
 smtp limit max-mails 1000000
 listen on 127.0.0.1 port {port} tls pki here hostname opensmtpd.example

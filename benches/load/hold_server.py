@@ -1,10 +1,10 @@
-"""The mail transfer agent up to its 250, and no delivery: `hold_server.py PORT DIRECTORY`. What Postfix's HOLD does."""
+"""The mail transfer agent up to its 250, and no delivery: what Postfix's HOLD does."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import signal
-import sys
 from pathlib import Path
 
 import uvloop
@@ -12,15 +12,17 @@ import uvloop
 from ironpost.policy import Policy
 from ironpost.policy.checks import configured
 from ironpost.policy.settings import Settings
+from ironpost.protocol.settings import Settings as SessionSettings
 from ironpost.server import Server
+from ironpost.server.tls import TlsContext
 from ironpost.service import collector
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.inbound import Inbound
 from ironpost.storage.sqlite import SqliteStore
 
 
-async def main(port: int, directory: Path) -> None:
-    store = SqliteStore.at(directory)
+async def main(asked: argparse.Namespace) -> None:
+    store = SqliteStore.at(asked.directory)
     inbound = Inbound(
         store=store,
         policy=Policy(configured(Settings())),
@@ -32,9 +34,15 @@ async def main(port: int, directory: Path) -> None:
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     collector.settle()
-    async with Server(inbound, "127.0.0.1", port):
+    tls = TlsContext.load([(asked.pem, None)]) if asked.pem else None
+    settings = SessionSettings(max_size=1 << 30)
+    async with Server(inbound, "127.0.0.1", asked.port, settings=settings, tls=tls):
         await stopped.wait()
     await store.close()
 
 
-uvloop.run(main(int(sys.argv[1]), Path(sys.argv[2])))
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("port", type=int)
+parser.add_argument("directory", type=Path)
+parser.add_argument("--pem", help="a certificate with its key, for STARTTLS")
+uvloop.run(main(parser.parse_args()))
