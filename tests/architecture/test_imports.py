@@ -23,7 +23,17 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("protocol", "message", "policy", "queue", "routing", "reports"),
     ("server", "client", "delivery", "storage", "lookup"),
-    ("service", "config", "compose", "compose_listeners", "compose_delivery", "cli", "compat", "testing"),
+    (
+        "service",
+        "config",
+        "compose",
+        "compose_auth",
+        "compose_listeners",
+        "compose_delivery",
+        "cli",
+        "compat",
+        "testing",
+    ),
 )
 """Inner to outer. A module imports from its own tier and inward."""
 

@@ -46,6 +46,13 @@ certificates = [{ chain = "chain.pem", key = "file:key.pem" }]
 minimum = "1.3"
 client_ca = "clients.pem"
 
+[auth]
+users = "accounts"
+database = "accounts.sqlite3"
+query = "SELECT name, password FROM accounts WHERE name = :login"
+hook = "accounts.py:authenticator"
+mechanisms = ["PLAIN", "CRAM-MD5"]
+
 [limits]
 connections = 70
 connections_per_prefix = 7
@@ -101,6 +108,8 @@ def test_every_key_is_read_with_its_unit() -> None:
     limits = found.limits
     assert (limits.command_timeout, limits.data_timeout, found.queue.expire) == (30, 120, 259200)
     assert (limits.connection_rate, limits.data_rate, limits.session_time) == (1, 1024, 3600)
+    assert found.users == Path("accounts")
+    assert found.auth.mechanisms == ("PLAIN", "CRAM-MD5")
     assert found.tls.certificates[0].key == Secret("file", "key.pem")
     assert found.tls.certificates[0].chain == Path("chain.pem")
     assert found.local.domains == ("mail.example",)
@@ -114,7 +123,8 @@ def test_this_file_shows_every_key_there_is() -> None:
     for name in Configuration.model_fields:
         assert name in found.model_fields_set
     sections = (
-        found.listener[0], found.smtp, found.tls, found.limits, found.local, found.queue, found.log, found.route[0],
+        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.log,
+        found.route[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
@@ -169,6 +179,20 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         (
             '[[listener]]\nrole = "mx"\nlisten = ["x:1"]\n[listener.limits]\nerors = 1',
             'c.toml:5: listener[1].limits.erors: unknown key; did you mean "errors"?',
+        ),
+        (
+            '[auth]\nmechanisms = ["plain"]',
+            'c.toml:2: auth.mechanisms[1]: "plain" is no mechanism; known are EXTERNAL, SCRAM-SHA-256-PLUS, '
+            "SCRAM-SHA-256, OAUTHBEARER, XOAUTH2, PLAIN, LOGIN, CRAM-MD5",
+        ),
+        (
+            '[auth]\ndatabase = "a.sqlite3"',
+            "c.toml:1: auth: a database needs its query, and a query its database: query is missing",
+        ),
+        ('[auth]\nquery = "SELECT 1"', "c.toml:2: auth.query: it must name :login, the account that a client gives"),
+        (
+            '[auth]\nhook = "accounts.py"',
+            'c.toml:2: auth.hook: a hook is an object in a file or a module, like "accounts.py:authenticator"',
         ),
         ('[[listener]]\nlisten = ["x:1"]', "c.toml:1: listener[1].role: this key is needed"),
         (

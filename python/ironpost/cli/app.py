@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 queue = typer.Typer(help="The mail that waits.", no_args_is_help=True)
 app.add_typer(queue, name="queue")
+user = typer.Typer(help="The accounts that may log in.", no_args_is_help=True)
+app.add_typer(user, name="user")
 
 File = Annotated[
     Path | None,
@@ -170,3 +172,36 @@ def queue_drop(
     from ironpost.cli import queue as command
 
     command.drop(config, ids, as_json=json)
+
+
+@user.command("add")
+def user_add(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    replace: Annotated[bool, typer.Option("--replace", help="Change the password if the account exists.")] = False,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Add an account. The password is asked for, or is the first line of standard input."""
+    from ironpost.cli import user as command
+
+    command.add(config, name, replace=replace, as_json=json)
+
+
+@user.command("list")
+def user_list(config: File = None, json: Json = False) -> None:
+    """Show the accounts of the users file."""
+    from ironpost.cli import user as command
+
+    command.show(config, as_json=json)
+
+
+@user.command("remove")
+def user_remove(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Remove an account. Sessions that are logged in stay so."""
+    from ironpost.cli import user as command
+
+    command.remove(config, name, as_json=json)

@@ -11,7 +11,7 @@ USAGE: Final = 64
 REFUSED: Final = 65
 """The message was refused for good."""
 NO_INPUT: Final = 66
-"""A file or a queue id that was named does not exist."""
+"""A file, a queue id or a user that was named does not exist."""
 UNAVAILABLE: Final = 69
 """Nothing answers: no server at that address or on that data directory, or the MTA parts are not installed."""
 SOFTWARE: Final = 70
@@ -23,4 +23,4 @@ TEMPORARY: Final = 75
 NO_PERMISSION: Final = 77
 """The system forbids it, a port below 1024 for instance."""
 CONFIGURATION: Final = 78
-"""The configuration is wrong."""
+"""The configuration, or the users file, is wrong."""

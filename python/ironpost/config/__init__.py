@@ -5,12 +5,14 @@ where (file, line, key path) and what to do; the same configuration has the same
 Refuses: unknown keys, numbers without units, relative cleverness (no includes, no expansion, no environment).
 """
 
+from ironpost.config.auth import Auth
 from ironpost.config.listeners import Certificate, Limits, Listener, Tls
 from ironpost.config.load import DEFAULT_FILE, ConfigError, Problem, default, load, parse
 from ironpost.config.schema import Configuration, Queue, Route, Smtp
 
 __all__ = [
     "DEFAULT_FILE",
+    "Auth",
     "Certificate",
     "ConfigError",
     "Configuration",

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from ironpost.config.auth import Auth
 from ironpost.config.listeners import Limits, Listener, Tls
 from ironpost.config.quantities import duration, size
 from ironpost.config.values import Domain, Duration, Hop, Hostname, Network, Pattern, Section, Size, least, some
@@ -84,6 +85,7 @@ class Configuration(Section):
     smtp: Smtp = Smtp()
     tls: Tls = Tls()
     limits: Limits = Limits()
+    auth: Auth = Auth()
     local: Local = Local()
     queue: Queue = Queue()
     route: tuple[Route, ...] = ()
@@ -93,6 +95,11 @@ class Configuration(Section):
     def maildir(self) -> Path:
         """Where local mail goes."""
         return self.local.maildir or self.data / "mail"
+
+    @property
+    def users(self) -> Path:
+        """The users file."""
+        return self.auth.users or self.data / "users"
 
     @property
     def control(self) -> Path:

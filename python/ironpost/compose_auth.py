@@ -1,0 +1,49 @@
+"""The part of the composition that knows who may log in: the accounts of `[auth]` as one authenticator.
+
+Promises: what cannot be had (a hook that is not there, a database without a file) is an error at start and at a reload,
+and not at the first login.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ironpost.lookup.users import Users, decoy_key
+from ironpost.lookup.users_file import UsersFile, UsersFileError
+from ironpost.lookup.users_hook import HookError, load
+from ironpost.lookup.users_sql import QueryError, UsersSql
+
+if TYPE_CHECKING:
+    from ironpost.config import Configuration
+    from ironpost.lookup.users import UserSource
+
+
+class AuthError(Exception):
+    """The accounts cannot be used; the text says which and why."""
+
+
+def authenticator(configuration: Configuration) -> Users | None:
+    """Who knows the users; None if no listener lets anybody log in.
+
+    Raises:
+        AuthError: a source cannot be read.
+    """
+    if all(listener.auth == "none" for listener in configuration.listener):
+        return None
+    auth = configuration.auth
+    file = UsersFile(configuration.users)
+    sources: list[UserSource] = [file]
+    try:
+        file.names()
+        if auth.database is not None and auth.query is not None:
+            sql = UsersSql(auth.database, auth.query)
+            sql.check()
+            sources.append(sql)
+        hook = None if auth.hook is None else load(auth.hook, Path())
+        key = decoy_key(configuration.data / "login.key")
+    except (UsersFileError, HookError, QueryError) as fault:
+        raise AuthError(str(fault)) from fault
+    except OSError as error:
+        raise AuthError(f"{error.filename}: {error.strerror}") from error
+    return Users(sources, hook, mechanisms=auth.mechanisms, decoy_key=key)

@@ -1,0 +1,140 @@
+"""The users file: what it holds, who may read it, what becomes of changes beside a running server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ironpost.lookup.passwords import PasswordChecker
+from ironpost.lookup.users_file import UserExists, UsersFile, UsersFileError, UserUnknown, WordError
+from ironpost.protocol.sasl.scram import credential
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HASH = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$8LaEmHZjWnwtTSZ9JWJIYA"
+SCRAM = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$" + "A" * 43 + "=:" + "B" * 43 + "="
+
+
+def test_an_account_is_added_found_changed_and_removed(tmp_path: Path) -> None:
+    file = UsersFile(tmp_path / "users")
+    assert file.find("ada") is None
+    assert file.names() == []
+    assert file.add("Ada@mail.example", "pencil") is False
+    file.add("bob", "pâte à crayons")
+    assert file.names() == ["Ada@mail.example", "bob"]
+    ada = file.find("ada@MAIL.example")
+    assert ada is not None
+    assert ada.name == "Ada@mail.example"
+    assert PasswordChecker().check(ada.password, "pencil")
+    assert ada.scram is not None
+    assert ada.scram == credential("pencil", ada.scram.salt, ada.scram.iterations)
+    with pytest.raises(UserExists):
+        file.add("ADA@mail.example", "other")
+    assert file.add("ADA@mail.example", "other", replace=True) is True
+    assert file.names() == ["ADA@mail.example", "bob"]
+    changed = file.find("ada@mail.example")
+    assert changed is not None
+    assert not PasswordChecker().check(changed.password, "pencil")
+    assert file.remove("ada@mail.example") == "ADA@mail.example"
+    assert file.names() == ["bob"]
+    with pytest.raises(UserUnknown):
+        file.remove("ada@mail.example")
+
+
+def test_r47_the_file_is_ours_alone_and_holds_no_password(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    old = os.umask(0)
+    try:
+        UsersFile(path).add("ada", "pencil")
+        path.chmod(0o644)
+        UsersFile(path).add("bob", "pencil")
+    finally:
+        os.umask(old)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+    assert "pencil" not in path.read_text()
+
+
+def test_a_change_is_seen_at_the_next_login(tmp_path: Path) -> None:
+    running, command = UsersFile(tmp_path / "users"), UsersFile(tmp_path / "users")
+    assert running.find("ada") is None
+    command.add("ada", "pencil")
+    assert running.find("ada") is not None
+    command.remove("ada")
+    assert running.find("ada") is None
+    command.add("ada", "pencil")
+    assert running.find("ada") is not None
+    (tmp_path / "users").unlink()
+    assert running.find("ada") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("ada", "not a name, a hash"),
+        ("ada pencil", "not a name, a hash"),
+        (f"ada  {HASH}", "not a name, a hash"),
+        (f"ada {HASH} {SCRAM} more", "not a name, a hash"),
+        (f"ada {HASH} SCRAM-SHA-1$4096:AAAA$A:A", "not SCRAM-SHA-256"),
+        (f"ada {HASH} {SCRAM.replace('4096', '1')}", "1 iterations of SCRAM"),
+        (f"ada {HASH} {SCRAM.replace('AA==$', 'A==$', 1)}", "line 3"),
+        (f"ada {HASH}\nADA -", "a second time"),
+    ],
+)
+def test_a_line_of_another_form_is_named_and_what_was_read_before_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, why: str
+) -> None:
+    path = tmp_path / "users"
+    path.write_text(f"# ours\neve {HASH} {SCRAM}\nbob -\n")
+    running = UsersFile(path)
+    assert running.find("eve") is not None
+    path.write_text(f"# ours\neve {HASH} {SCRAM}\n{line}\n")
+    with pytest.raises(UsersFileError, match=why) as caught:
+        UsersFile(path).find("eve")
+    assert f"{path}, line " in str(caught.value)
+    with caplog.at_level(logging.ERROR):
+        assert running.find("bob") is not None
+        assert running.find("eve") is not None
+    assert len(caplog.records) == 1
+    with pytest.raises(UsersFileError):
+        UsersFile(path).add("new", "pencil")
+    assert "new" not in path.read_text()
+    path.write_text(f"eve {HASH} {SCRAM}\n")
+    assert running.find("bob") is None
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsersFileError, match="not UTF-8"):
+        UsersFile(tmp_path / "users").names()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\tb", "a\r\nb", "#ada", "\u00ad", "x" * 256, "a\u2028b", "\ue000"])
+def test_r17_what_can_be_no_name_is_not_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WordError):
+        UsersFile(tmp_path / "users").add(name, "pencil")
+    assert not (tmp_path / "users").exists()
+
+
+@pytest.mark.parametrize("password", ["", "\u00ad", "a\nb", "\ue000"])
+def test_what_can_be_no_password_is_not_written(tmp_path: Path, password: str) -> None:
+    with pytest.raises(WordError):
+        UsersFile(tmp_path / "users").add("ada", password)
+    assert not (tmp_path / "users").exists()
+
+
+def test_changes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    threads = [
+        threading.Thread(target=lambda number=number: UsersFile(tmp_path / "users").add(f"user{number}", "pencil"))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(UsersFile(tmp_path / "users").names()) == [f"user{number}" for number in range(8)]
