@@ -11,7 +11,7 @@ import contextlib
 import logging
 import resource
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
 from ironpost.compose_delivery import Ways, routes
@@ -33,10 +33,11 @@ from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.shards import ShardedStore, lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
     from pathlib import Path
 
     from ironpost.config import Configuration
+    from ironpost.service.control import Command
 
 SPARE_FILES = 512
 """Descriptors beyond those of connections: the store, deliveries, DNS."""
@@ -52,13 +53,45 @@ class DataError(Exception):
         self.path = path
 
 
+@contextlib.contextmanager
+def used(data: Path) -> Iterator[None]:
+    """What the system refuses about the data directory becomes a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(data) from error
+
+
+class Share(NamedTuple):
+    """What a worker, one of several processes, is of the whole (`compose_workers`)."""
+
+    number: int
+    """From 0."""
+    workers: int
+    """How many there are."""
+    ports: tuple[int, ...]
+    """Where to listen, in the order of the listeners' addresses: others listen there, too."""
+    front: Callable[[Mapping[str, Command], Callable[[], None]], Part]
+    """Makes what stands in the place of the control socket, from the commands and a way to stop."""
+
+
 class System:
     """One server process: `run` it."""
 
-    def __init__(self, configuration: Configuration, again: Callable[[], Configuration]) -> None:
-        """Opens nothing yet. `again` reads the configuration anew, for a reload; it raises what is wrong with it."""
+    def __init__(
+        self, configuration: Configuration, again: Callable[[], Configuration], share: Share | None = None
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            configuration: what to run.
+            again: reads the configuration anew, for a reload; it raises what is wrong with it.
+            share: for one of several processes; None for the only one, which has the directory to itself.
+        """
         self.configuration = configuration
         self._again = again
+        self._share = share
+        self._workers = 1 if share is None else share.workers
         self._clock = SystemClock()
         self._random = SystemRandom()
         self._counters = Counters()
@@ -77,8 +110,9 @@ class System:
             SchemaError: another version of ironpost wrote the data.
         """
         configuration = self.configuration
-        _raise_file_limit(_connections(configuration) + SPARE_FILES)
+        raise_file_limit(_connections(configuration) + SPARE_FILES)
         lock, self._store = self._opened(configuration)
+        share = self._share
         name = _own_name(configuration)
         self._ways = Ways(configuration, name, self._clock, self._random)
         self._runner = QueueRunner(
@@ -89,9 +123,9 @@ class System:
             random=self._random,
             reporting_mta=name,
             law=RetryLaw(expiry=configuration.queue.expire),
-            concurrency=configuration.queue.concurrency,
+            concurrency=max(1, configuration.queue.concurrency // self._workers),
         )
-        self.places = places(configuration, name, self._handlers(configuration, name))
+        self.places = places(configuration, name, self._handlers(configuration, name), share and share.ports)
         commands = {
             "reload": self._command_reload,
             "status": self._status,
@@ -101,29 +135,36 @@ class System:
             "release": self._release,
             "drop": self._drop,
         }
+        front: Part
+        if share is None:
+            front = Control(ControlServer(configuration.control, commands), configuration.data)
+        else:
+            front = share.front({**commands, "known": self._which}, lambda: self._supervisor.stop())
         parts: list[Part] = [
-            _Lock(lock),
+            *([Lock(lock)] if lock is not None else []),
             _Held(self._store.close),
             _Held(self._ways.close),
             Loop(self._runner.start, self._runner.stop),
-            _Control(ControlServer(configuration.control, commands), configuration.data),
+            front,
             *self.places,
         ]
         self._supervisor = Supervisor(parts, self.reload)
         await self._supervisor.run(ready)
 
-    def _opened(self, configuration: Configuration) -> tuple[DirectoryLock, ShardedStore]:
-        data = configuration.data
-        try:
+    def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, ShardedStore]:
+        data, reserve, share = configuration.data, configuration.queue.reserve, self._share
+        with used(data):
+            if share is not None:
+                return None, ShardedStore.at(
+                    data, worker=share.number, workers=share.workers, now=self._clock.now, reserve=reserve
+                )
             lock = DirectoryLock(data)
             try:
                 lay_out(data)
-                return lock, ShardedStore.at(data, now=self._clock.now, reserve=configuration.queue.reserve)
+                return lock, ShardedStore.at(data, now=self._clock.now, reserve=reserve)
             except BaseException:
                 lock.release()
                 raise
-        except OSError as error:
-            raise DataError(data) from error
 
     # What a reload changes
 
@@ -137,9 +178,7 @@ class System:
             ConfigError, ControlError: it cannot be used; nothing has changed.
         """
         new, old = self._again(), self.configuration
-        fixed = _fixed_differences(old, new)
-        if fixed:
-            raise ControlError(f"a reload cannot change {' and '.join(fixed)}: restart the server for that")
+        refuse_fixed(old, new)
         if new.hash == old.hash:
             return f"nothing has changed (configuration {old.hash})"
         name = _own_name(new)
@@ -234,17 +273,36 @@ class System:
         return {"counts": self._counters.snapshot(), "gauges": {"connections_open": connections}}
 
     async def _known(self, request: Mapping[str, Any]) -> list[str]:
-        ids = request.get("ids")
-        if not isinstance(ids, list) or not ids or not all(isinstance(each, str) for each in ids):
-            raise ControlError('"ids" must be a list of queue ids')
-        unknown = [each for each in ids if await self._store.get(each) is None]
-        if unknown:
-            raise ControlError(f"no message {', '.join(unknown)} in the queue; nothing was changed")
+        ids = queue_ids(request)
+        refuse_unknown(ids, {each for each in ids if await self._store.get(each) is not None})
         return ids
 
+    async def _which(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Which of these messages this process has."""
+        return {"ids": [each for each in queue_ids(request) if await self._store.get(each) is not None]}
 
-class _Lock:
-    """The data directory's lock, let go last."""
+
+def queue_ids(request: Mapping[str, Any]) -> list[str]:
+    """The messages that a request names.
+
+    Raises:
+        ControlError: it names none.
+    """
+    ids = request.get("ids")
+    if not isinstance(ids, list) or not ids or not all(isinstance(each, str) for each in ids):
+        raise ControlError('"ids" must be a list of queue ids')
+    return ids
+
+
+def refuse_unknown(ids: list[str], known: Container[str]) -> None:
+    """Raises ControlError if there is one that is not known."""
+    unknown = [each for each in ids if each not in known]
+    if unknown:
+        raise ControlError(f"no message {', '.join(unknown)} in the queue; nothing was changed")
+
+
+class Lock:
+    """A part: the data directory's lock, let go last."""
 
     def __init__(self, lock: DirectoryLock) -> None:
         self._lock = lock
@@ -266,8 +324,8 @@ class _Held:
         pass
 
 
-class _Control:
-    """The control socket, whose trouble is the data directory's."""
+class Control:
+    """A part: the control socket, whose trouble is the data directory's."""
 
     def __init__(self, server: ControlServer, data: Path) -> None:
         self._server = server
@@ -275,10 +333,8 @@ class _Control:
         self.stop = server.stop
 
     async def start(self) -> None:
-        try:
+        with used(self._data):
             await self._server.start()
-        except OSError as error:
-            raise DataError(self._data) from error
 
 
 def _own_name(configuration: Configuration) -> str:
@@ -293,8 +349,15 @@ def _own_name(configuration: Configuration) -> str:
     return "localhost"
 
 
+def refuse_fixed(old: Configuration, new: Configuration) -> None:
+    """Raises ControlError if something differs that cannot change while the server runs."""
+    fixed = _fixed_differences(old, new)
+    if fixed:
+        raise ControlError(f"a reload cannot change {' and '.join(fixed)}: restart the server for that")
+
+
 def _fixed_differences(old: Configuration, new: Configuration) -> list[str]:
-    """The key paths of what differs and cannot change while the server runs."""
+    """The key paths of what differs."""
     found = [".".join(path) for path in FIXED if _value(new, path) != _value(old, path)]
     if len(new.listener) != len(old.listener):
         return [*found, "the number of listeners"]
@@ -316,7 +379,7 @@ def _connections(configuration: Configuration) -> int:
     )
 
 
-def _raise_file_limit(wanted: int) -> None:
+def raise_file_limit(wanted: int) -> None:
     """Asks the system for as many open files as the configuration may need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:

@@ -15,7 +15,7 @@ from ironpost.protocol.settings import Settings
 from ironpost.server import Limits, Server, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import SocketPath
@@ -65,8 +65,17 @@ class Place:
         return [Endpoint(*address) for address in self.server.addresses]
 
 
-def places(configuration: Configuration, name: str, handlers: Mapping[str, Handler]) -> list[Place]:
-    """A server for each address, not started; `handlers` by role."""
+def places(
+    configuration: Configuration, name: str, handlers: Mapping[str, Handler], ports: Sequence[int] | None = None
+) -> list[Place]:
+    """A server for each address, not started.
+
+    Args:
+        configuration: whose listeners.
+        name: what the server calls itself.
+        handlers: of their sessions, by role.
+        ports: for one of several processes: the port of each address, on which the others listen, too.
+    """
     found: list[Place] = []
     for number, listener in enumerate(configuration.listener):
         settings, timeouts = session_settings(configuration, listener, name), timeouts_of(configuration, listener)
@@ -75,12 +84,13 @@ def places(configuration: Configuration, name: str, handlers: Mapping[str, Handl
             server = Server(
                 handlers[listener.role],
                 where.host,
-                where.port,
+                where.port if ports is None else ports[len(found)],
                 settings=settings,
                 timeouts=timeouts,
                 limits=connection_limits(configuration, listener),
                 pause=listener.pause,
                 proxy=listener.proxy,
+                reuse_port=ports is not None,
             )
             found.append(Place(number, listener.role, listener.tls, where, server))
     return found

@@ -60,11 +60,14 @@ def run() -> int:
 
 
 @app.command()
-def serve(config: File = None) -> None:
+def serve(
+    config: File = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that take and deliver mail.")] = 1,
+) -> None:
     """Run the server until SIGTERM; SIGHUP re-reads the configuration."""
     from ironpost.cli import serve as command
 
-    command.serve(config)
+    command.serve(config, workers)
 
 
 @app.command()

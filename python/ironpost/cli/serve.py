@@ -16,9 +16,11 @@ from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration, source
 from ironpost.compose import DataError, System
 from ironpost.compose_listeners import ListenError
-from ironpost.config import Configuration, default, load
+from ironpost.compose_workers import Source, Supervised, TooManyWorkers
+from ironpost.config import Configuration, default, load, parse, read
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.service import collector, records
+from ironpost.service.workers import WorkerFailed
 from ironpost.storage.lock import DirectoryInUse
 from ironpost.storage.sqlite_schema import SchemaError
 
@@ -27,10 +29,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.compose_listeners import Place
+    from ironpost.compose_workers import Reserved
 
 
-def serve(named: Path | None) -> None:
+def serve(named: Path | None, workers: int) -> None:
     """Runs until SIGTERM or SIGINT.
+
+    Args:
+        named: the configuration file, if one was named.
+        workers: how many processes take and deliver mail; one does it in this process, several have it for supervisor.
 
     Raises:
         Stop: it cannot start; the sentence says why and what to do.
@@ -38,12 +45,26 @@ def serve(named: Path | None) -> None:
     found = configuration(named)
     records.write_to(sys.stderr, found.log.level, found.log.format)
     file = source(named)
-    system = System(found, lambda: configuration_again(named))
+    system: System | Supervised
+    if workers == 1:
+        system = System(found, lambda: configuration_again(named))
+    else:
+        system = Supervised(source_again(named), lambda: source_again(named), workers)
 
     def ready() -> None:
         collector.settle()
         typer.echo("\n".join(_banner(system, file)))
 
+    run(system, ready)
+
+
+def run(system: System | Supervised, ready: Callable[[], None]) -> None:
+    """Runs a system on an event loop of its own.
+
+    Raises:
+        Stop: it cannot start.
+    """
+    data = system.configuration.data
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(system.run(ready))
@@ -52,7 +73,11 @@ def serve(named: Path | None) -> None:
     except DataError as error:
         raise _cannot_use(error) from None
     except SchemaError as error:
-        raise Stop(exits.CONFIGURATION, f"{found.data}: {error}") from None
+        raise Stop(exits.CONFIGURATION, f"{data}: {error}") from None
+    except TooManyWorkers as error:
+        raise Stop(exits.USAGE, str(error)) from None
+    except WorkerFailed as error:
+        raise Stop(error.code, str(error)) from None
 
 
 def _cannot_listen(error: ListenError) -> Stop:
@@ -97,6 +122,15 @@ def _reason(error: OSError) -> str:
     return cause.strerror or str(cause)
 
 
+def source_again(named: Path | None) -> Source:
+    """As `configuration_again`, with the text for the workers."""
+    file = source(named)
+    if file is None:
+        return Source(default(), None, "built-in default")
+    text = read(file)
+    return Source(parse(text, str(file)), text, str(file))
+
+
 def configuration_again(named: Path | None) -> Configuration:
     """The configuration as it stands now; for a reload, which wants an exception and no exit.
 
@@ -115,7 +149,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _banner(system: System, file: Path | None) -> list[str]:
+def _banner(system: System | Supervised, file: Path | None) -> list[str]:
     found = system.configuration
     domain = found.local.domains[0] if found.local.domains else "localhost"
     origin = file or "built-in default"
@@ -134,7 +168,7 @@ def _banner(system: System, file: Path | None) -> list[str]:
     return lines
 
 
-def _bound(system: System) -> Iterator[tuple[Place, Endpoint | SocketPath]]:
+def _bound(system: System | Supervised) -> Iterator[tuple[Place | Reserved, Endpoint | SocketPath]]:
     for place in system.places:
         for bound in place.bound:
             yield place, bound

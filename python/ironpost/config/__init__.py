@@ -7,7 +7,7 @@ Refuses: unknown keys, numbers without units, relative cleverness (no includes, 
 
 from ironpost.config.auth import Auth
 from ironpost.config.listeners import Certificate, Limits, Listener, Tls
-from ironpost.config.load import DEFAULT_FILE, ConfigError, Problem, default, load, parse
+from ironpost.config.load import DEFAULT_FILE, ConfigError, Problem, default, load, parse, read
 from ironpost.config.schema import Configuration, Queue, Route, Smtp
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "default",
     "load",
     "parse",
+    "read",
 ]

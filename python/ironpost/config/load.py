@@ -64,13 +64,21 @@ def load(path: Path) -> Configuration:
     Raises:
         ConfigError: the file cannot be read, is no TOML, or says what no configuration may say.
     """
+    return parse(read(path), str(path))
+
+
+def read(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Problem(f"the file is not UTF-8 (octet {error.start})")]) from None
     except OSError as error:
         raise ConfigError(str(path), [Problem(f"cannot read it: {error.strerror}")]) from None
-    return parse(text, str(path))
 
 
 def parse(text: str, source: str = "configuration") -> Configuration:

@@ -72,7 +72,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         try:
             for part in self._parts:
-                await part.start()
+                if not await self._begun(part):
+                    return
                 started.append(part)
             ready()
             await self._until_stopped()
@@ -84,6 +85,21 @@ class Supervisor:
                     log.exception("a part did not stop cleanly")
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    async def _begun(self, part: Part) -> bool:
+        """Starts a part; False, and the start is called off, if a signal comes before it is ready."""
+        start = asyncio.ensure_future(part.start())
+        asked = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([start, asked], return_when=asyncio.FIRST_COMPLETED)
+            if not start.done():
+                start.cancel()
+                await asyncio.wait([start])
+                return False
+            await start
+            return True
+        finally:
+            asked.cancel()
 
     async def _until_stopped(self) -> None:
         loops = [part.task for part in self._parts if isinstance(part, Loop) and part.task is not None]

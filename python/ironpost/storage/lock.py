@@ -52,6 +52,11 @@ class DirectoryLock:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
 
+    @property
+    def descriptor(self) -> int:
+        """The lock's file: a process that inherits it holds the lock, too, for as long as it lives."""
+        return self._descriptor
+
     def release(self) -> None:
         """Lets go. Harmless if called twice."""
         if self._descriptor >= 0:

@@ -1,0 +1,258 @@
+"""The composition of a server in several processes: the supervisor's side. A worker is `compose.System` with a `Share`.
+
+Promises: the supervisor holds the data directory, the addresses and the control socket, and no mail. It is ready when
+every worker is. An address that another program has is refused before a worker starts. A command on the control socket
+reaches the workers that it concerns, and their answers come back as one; a reload is tried by one worker before the
+others hear of it, and a configuration that cannot be used leaves the old one everywhere.
+Refuses: more workers than the data directory has shards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+
+from ironpost.compose import Control, Lock, queue_ids, refuse_fixed, refuse_unknown, used
+from ironpost.compose_listeners import ListenError
+from ironpost.config import ConfigError
+from ironpost.config.quantities import Endpoint
+from ironpost.server.binding import bind
+from ironpost.service import records
+from ironpost.service.control import ControlError, ControlServer
+from ironpost.service.supervisor import Part, Supervisor
+from ironpost.service.workers import Worker, Workers
+from ironpost.storage.lock import DirectoryLock
+from ironpost.storage.shards import lay_out
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ironpost.config import Configuration
+    from ironpost.config.quantities import SocketPath
+
+WORKER = ("-m", "ironpost.cli.worker")
+"""The interpreter's arguments that make a worker."""
+
+log = logging.getLogger("ironpost.compose")
+
+
+class Source(NamedTuple):
+    """A configuration, and what a worker needs to read the same one."""
+
+    configuration: Configuration
+    text: str | None
+    """The file's; None for the built-in default."""
+    name: str
+    """How messages call it."""
+
+
+class TooManyWorkers(Exception):
+    """There are more workers than shards."""
+
+    def __init__(self, workers: int, shards: int) -> None:
+        super().__init__(f"{workers} workers are too many: this data directory has room for {shards}")
+
+
+class Reserved:
+    """A part: one address of one listener, kept for the workers, so that its port is theirs while one is down."""
+
+    def __init__(self, role: str, tls: str, where: Endpoint | SocketPath) -> None:
+        self.role = role
+        self.tls = tls
+        self.where = where
+        self._sockets: list[socket.socket] = []
+
+    async def start(self) -> None:
+        """Takes the address.
+
+        Raises:
+            ListenError: it cannot be had.
+        """
+        where = self.where
+        assert isinstance(where, Endpoint)
+        try:
+            if where.port:
+                # Who may share a port would share it with another server, too: once without sharing.
+                for sock in await bind(where.host, where.port):
+                    sock.close()
+            self._sockets = await bind(where.host, where.port, reuse_port=True)
+        except OSError as error:
+            raise ListenError(where) from error
+
+    async def stop(self) -> None:
+        """Lets it go."""
+        for sock in self._sockets:
+            sock.close()
+
+    @property
+    def port(self) -> int:
+        """The one that is bound."""
+        return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def bound(self) -> list[Endpoint | SocketPath]:
+        """As `compose_listeners.Place.bound`."""
+        return [Endpoint(*sock.getsockname()[:2]) for sock in self._sockets]
+
+
+class Supervised:
+    """A server of several processes: `run` it."""
+
+    def __init__(self, source: Source, again: Callable[[], Source], workers: int) -> None:
+        """Opens nothing yet. `again` reads the configuration anew, for a reload; it raises what is wrong with it."""
+        self._source = source
+        self._again = again
+        self._count = workers
+        self._workers: Workers
+        self._reloading = asyncio.Lock()
+        self._told: dict[int, Source] = {}
+        """What each worker runs with, as far as it was told."""
+        self.places = [
+            Reserved(listener.role, listener.tls, where)
+            for listener in source.configuration.listener
+            for where in listener.listen
+        ]
+        """Where it listens."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """What runs."""
+        return self._source.configuration
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Runs until a signal; calls `ready` when every worker listens.
+
+        Raises:
+            DataError, ListenError, TooManyWorkers, WorkerFailed: it cannot start; what was started is stopped.
+            SchemaError: another version of ironpost wrote the data.
+        """
+        data = self.configuration.data
+        with used(data):
+            lock = DirectoryLock(data)
+            try:
+                shards = lay_out(data)
+                if self._count > shards:
+                    raise TooManyWorkers(self._count, shards)
+            except BaseException:
+                lock.release()
+                raise
+        self._workers = Workers(
+            self._count, WORKER, self._orders, keep=(lock.descriptor,), began=self._began
+        )  # a worker that lives on for a moment keeps the directory locked, too
+        commands = {
+            "reload": self._command_reload,
+            "status": self._status,
+            "metrics": self._by_owner,
+            **dict.fromkeys(("retry", "hold", "release", "drop"), self._by_owner),
+        }
+        parts: list[Part] = [
+            Lock(lock),
+            *self.places,
+            self._workers,
+            Control(ControlServer(self.configuration.control, commands), data),
+        ]
+        await Supervisor(parts, self.reload).run(ready)
+
+    def _orders(self, number: int) -> Mapping[str, Any]:
+        self._told[number] = self._source
+        return {
+            "number": number,
+            "workers": self._count,
+            "ports": [place.port for place in self.places],
+            "text": self._source.text,
+            "source": self._source.name,
+        }
+
+    # -- reload
+
+    async def reload(self) -> str:
+        """As `System.reload`, in every worker."""
+        async with self._reloading:
+            new, old = self._again(), self._source
+            refuse_fixed(old.configuration, new.configuration)
+            if new.configuration.hash == old.configuration.hash:
+                return f"nothing has changed (configuration {old.configuration.hash})"
+            living = [worker for worker in self._workers.all if worker.ready.is_set()]
+            for worker in living[:1]:
+                await self._hand_over(worker, new)  # what it refuses, nobody has
+            self._source = new
+            records.change(new.configuration.log.level, new.configuration.log.format)
+            done = await asyncio.gather(*(self._hand_over(each, new) for each in living[1:]), return_exceptions=True)
+            said = f"configuration {new.configuration.hash} replaces {old.configuration.hash}"
+            return "; ".join([said, *(str(each) for each in done if each is not None)])
+
+    async def _hand_over(self, worker: Worker, source: Source) -> None:
+        await worker.ask({"do": "reload", "text": source.text})
+        self._told[worker.number] = source
+
+    def _began(self, worker: Worker) -> None:
+        """A worker that was starting during a reload has missed it."""
+        if self._told[worker.number] is not self._source:
+            log.warning("worker %d missed a reload and is told again", worker.number)
+            task = asyncio.ensure_future(self._hand_over(worker, self._source))
+            task.add_done_callback(_logged)
+
+    # -- what the control socket offers
+
+    async def _command_reload(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        del request
+        try:
+            said = await self.reload()
+        except (ConfigError, ControlError) as error:
+            log.error("reload failed, the old configuration stays: %s", error)
+            raise ControlError(f"the old configuration stays\n{error}") from None
+        log.info(said)
+        return {"said": said}
+
+    async def _by_owner(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """To all workers; what names messages, to those who have them."""
+        if request.get("ids") is None:
+            return merged(await self._workers.ask_all(request))
+        ids = queue_ids(request)
+        found = [answer["ids"] for answer in await self._workers.ask_all({"do": "known", "ids": ids})]
+        refuse_unknown(ids, {each for known in found for each in known})
+        concerned = [(worker, known) for worker, known in zip(self._workers.all, found, strict=True) if known]
+        return merged([await worker.ask({**request, "ids": known}) for worker, known in concerned])
+
+    async def _status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        workers = [
+            {
+                "number": worker.number,
+                "pid": worker.process.pid if worker.process is not None else None,
+                "ready": worker.ready.is_set(),
+                "starts": worker.starts,
+            }
+            for worker in self._workers.all
+        ]
+        living = [worker for worker in self._workers.all if worker.ready.is_set()]
+        answers = await asyncio.gather(*(worker.ask(request) for worker in living), return_exceptions=True)
+        known = [answer for answer in answers if not isinstance(answer, BaseException)]
+        return {**merged(known), "workers": workers}
+
+
+def merged(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One answer out of those of several workers: numbers add up, lists are joined, the rest is the first one's."""
+    total: dict[str, Any] = {}
+    for answer in answers:
+        for key, value in answer.items():
+            total[key] = _joined(total[key], value) if key in total else value
+    return total
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return merged([one, other])
+    if isinstance(one, list) and isinstance(other, list):
+        return [*one, *(each for each in other if each not in one)]
+    return one + other if _number(one) and _number(other) else one
+
+
+def _number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _logged(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a reload was not taken over: %s", error)

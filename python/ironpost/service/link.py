@@ -1,0 +1,139 @@
+"""The channel between the supervisor and one of its workers: questions, answers and notes, both ways.
+
+Promises: what one end sends, the other gets whole and in order. A question is answered, refused with a sentence
+(`ControlError`), or fails when the other end is gone; nobody waits for the dead. Sending never blocks the event loop.
+Trusts its peer: both ends are this program, over a socket pair that nobody else holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from ironpost.service.control import ControlError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from ironpost.service.control import Command
+
+log = logging.getLogger("ironpost.link")
+
+
+class LinkLost(ConnectionError):
+    """The other end is gone, and with it the answer."""
+
+
+class Link(asyncio.Protocol):
+    """One end."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, Command],
+        heard: Callable[[Mapping[str, Any]], None],
+        gone: Callable[[], None],
+    ) -> None:
+        """Does nothing before `open`.
+
+        Args:
+            commands: answers the other end's questions, by their `do`.
+            heard: takes its notes.
+            gone: called once when the other end has closed or died.
+        """
+        self._commands = commands
+        self._heard = heard
+        self._gone = gone
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        self._serial = 0
+        self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+
+    async def open(self, sock: socket.socket) -> None:
+        """Takes over one socket of the pair."""
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
+
+    def close(self) -> None:
+        """What was sent before still arrives."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def tell(self, note: Mapping[str, Any]) -> None:
+        """Sends a note that nobody answers. To an end that is gone it is lost."""
+        self._send({"note": note})
+
+    async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Sends a question.
+
+        Raises:
+            ControlError: it is refused; the text says why.
+            LinkLost: the other end went without an answer.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise LinkLost("the process is gone")
+        self._serial += 1
+        serial = self._serial
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._questions[serial] = future
+        self._send({"ask": serial, "request": request})
+        try:
+            return await future
+        finally:
+            self._questions.pop(serial, None)
+
+    def _send(self, line: Mapping[str, Any]) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(json.dumps(line).encode() + b"\n")
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is ours."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        """Lines, or parts of them."""
+        *lines, self._rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
+        for line in lines:
+            self._line(json.loads(line))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other end closed, or died."""
+        del exc
+        for question in self._questions.values():
+            if not question.done():
+                question.set_exception(LinkLost("the process ended before it answered"))
+        for task in self._answering:
+            task.cancel()
+        self._gone()
+
+    def _line(self, line: Mapping[str, Any]) -> None:
+        if "note" in line:
+            self._heard(line["note"])
+        elif "ask" in line:
+            task = asyncio.get_running_loop().create_task(self._answer(line["ask"], line["request"]))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+        else:
+            question = self._questions.get(line["to"])
+            if question is not None and not question.done():
+                if "refused" in line:
+                    question.set_exception(ControlError(line["refused"]))
+                else:
+                    question.set_result(line["answer"])
+
+    async def _answer(self, serial: int, request: Mapping[str, Any]) -> None:
+        name = request["do"]
+        try:
+            command = self._commands.get(name)
+            if command is None:
+                raise ControlError(f"unknown command; the commands are {', '.join(sorted(self._commands))}")
+            self._send({"to": serial, "answer": await command(request)})
+        except ControlError as error:
+            self._send({"to": serial, "refused": str(error)})
+        except Exception:
+            log.exception("command failed", extra={"command": name})
+            self._send({"to": serial, "refused": f"{name} failed; the server's log says why"})
