@@ -59,11 +59,11 @@ class Running:
             listeners += f"[[listener]]\n{where}{listener}\n"
         self.file.write_text(f'data = "{self.data}"\nhostname = "mx.example"\n{listeners}[smtp]\n{text}')
 
-    def start(self) -> Running:
-        """Starts it and waits until it says that it listens."""
+    def start(self, *arguments: str) -> Running:
+        """Starts it, with more arguments, and waits until it says that it listens."""
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, "serve", "-c", str(self.file)],
+                [*PROGRAM, "serve", "-c", str(self.file), *arguments],
                 cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         assert self.process.stdout is not None
@@ -141,11 +141,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts servers, `serve(text, *listeners)` as `Running` says; each is killed at the end if it still runs."""
     started: list[Running] = []
 
-    def start(text: str = "", *listeners: str) -> Running:
+    def start(text: str = "", *listeners: str, workers: int = 1) -> Running:
         folder = tmp_path / f"server{len(started)}"
         folder.mkdir()
         started.append(Running(folder, text, listeners))
-        return started[-1].start()
+        return started[-1].start("--workers", str(workers))
 
     yield start
     for running in started:
