@@ -82,6 +82,7 @@ MARKS = {
     "failed_logins": 2,
     "failures": 1,
     "messages": 4,
+    "transactions": 8,
     "octets": 5,
     "replies": 60,
     "refusals": 6,

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ironpost.model import Address, BodyType, Disposition, Envelope, Origin, Outcome, Recipient, Reply
+from ironpost.model.parameters import (
+    DeliverBy,
+    EnvelopeId,
+    HoldUntil,
+    Notify,
+    OriginalRecipient,
+    Return,
+    Solicitation,
+    ValidSince,
+)
 from ironpost.queue.store import NewMessage, State, Update
 from ironpost.storage.memory import MemoryStore
 from ironpost.storage.shards import ShardedStore, lay_out
@@ -59,6 +69,9 @@ def envelope(*recipients: str, sender: str = "from@sender.example") -> Envelope:
             Recipient(
                 Address.parse(to),
                 {
+                    "NOTIFY": Notify.FAILURE | Notify.DELAY,
+                    "ORCPT": OriginalRecipient.parse("utf-8;jö@rcpt.example"),
+                    "RRVS": ValidSince.parse("2014-04-03T23:01:00Z;C"),
                     "X": None,
                     "Y": "a=b",
                 },
@@ -69,6 +82,14 @@ def envelope(*recipients: str, sender: str = "from@sender.example") -> Envelope:
             "BODY": BodyType.EIGHT_BIT,
             "SMTPUTF8": None,
             "SIZE": 1234,
+            "RET": Return.HDRS,
+            "ENVID": EnvelopeId.of("an id"),
+            "REQUIRETLS": None,
+            "BY": DeliverBy.parse_seconds("120;RT", NOW),
+            "HOLDFOR": 60,
+            "HOLDUNTIL": HoldUntil(int(NOW) + 60),
+            "MT-PRIORITY": -3,
+            "SOLICIT": Solicitation(("net.example:ADV", "other")),
         },
         Origin("192.0.2.1", "client.example", "ESMTP"),
     )

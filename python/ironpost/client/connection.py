@@ -10,6 +10,7 @@ Standards: RFC 5321 §4.5.3.2 (time-outs; by the session's table), §4.1.1.10 (Q
 from __future__ import annotations
 
 import asyncio
+from time import time
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Reply
@@ -126,6 +127,7 @@ class Connection(asyncio.Protocol):
         """
         try:
             session = self.session
+            transaction.now = time()
             session.begin(transaction)
             self._flush()
             self._arm()
@@ -166,6 +168,7 @@ class Connection(asyncio.Protocol):
     async def _pump(self, pieces: Pieces) -> None:
         session = self.session
         async for piece in pieces:
+            await self._turn()  # a chunk waits for its reply
             if session.state is not State.CONTENT:
                 return
             session.content(piece)
@@ -174,6 +177,7 @@ class Connection(asyncio.Protocol):
             await asyncio.sleep(0)
             while self._paused and session.state is State.CONTENT:
                 await self._wait()
+        await self._turn()
         if session.state is State.CONTENT:
             session.end_content()
             self._advance(rearm=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
 from ironpost.model import Disposition, Outcome, Reply
+from ironpost.protocol import replies
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
 from ironpost.protocol.settings import RECIPIENTS_MINIMUM
 from ironpost.routing.route import SMTP_PORT, Kind, Route
@@ -278,7 +279,9 @@ class RemoteDelivery:
     def _keep(self, destination: _Destination, connection: Connection) -> None:
         if not connection.ready:
             return
-        if self._closed or connection.session.transactions >= self._messages:
+        if self._closed or connection.session.transactions >= min(
+            self._messages, connection.session.limits.transactions or self._messages
+        ):
             self._dismiss(connection)
             return
         loop = asyncio.get_running_loop()
@@ -363,8 +366,12 @@ def _too_many(results: Sequence[tuple[QueuedRecipient, Outcome]]) -> Sequence[Qu
     """Those that did not fit beside a hundred others: they go at once, in a transaction of their own.
 
     RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer takes at least a hundred, and says 452 to the rest, or 552 as RFC 821
-    had it. As each transaction disposes of a hundred, there is an end to it.
+    had it. As each transaction disposes of a hundred, there is an end to it. A peer that said before how many it takes
+    (RFC 9422 §4.2) was asked for no more, and disposed of that many.
     """
+    waiting = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
+    if waiting:
+        return waiting
     delivered = sum(outcome.disposition is Disposition.DELIVERED for _, outcome in results)
     if delivered < RECIPIENTS_MINIMUM:
         return ()

@@ -24,16 +24,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
-from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model import BodyType, Disposition, Outcome, Reply
 from ironpost.protocol import client_transaction as reasons
 from ironpost.protocol import replies
 from ironpost.protocol.client_transaction import Step, Transaction
-from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing
+from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing, outgoing_recipient
+from ironpost.protocol.extensions.limits import NO_LIMITS, peer_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ironpost.protocol.extensions import Extension
+    from ironpost.protocol.extensions import Extension, Parameters
 
 __all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction", "check_hostname"]
 
@@ -47,6 +48,7 @@ TIMEOUTS: Final[dict[Step, float]] = {
     Step.CONTENT: 180.0,  # RFC 5321 §4.5.3.2.5: until the peer has taken the octets written last
     Step.END: 600.0,  # RFC 5321 §4.5.3.2.6
     Step.BDAT: 600.0,  # its reply is the one that END waits for
+    Step.CHUNK: 180.0,  # RFC 5321 §4.5.3.2.5, as nothing else is said of it: the chunk, and the reply to it
     Step.RSET: 300.0,
     Step.QUIT: 5.0,  # nothing is at stake any more (RFC 5321 §4.1.1.10 has no limit)
 }
@@ -67,6 +69,8 @@ class State(Enum):
     READY = "ready"
     ENVELOPE = "envelope"
     CONTENT = "content"
+    CHUNK = "chunk"
+    """A chunk was sent that is not the last; its reply says whether to go on."""
     FINAL = "final"
     """The end of the content was sent; its reply decides."""
     QUITTING = "quitting"
@@ -90,9 +94,9 @@ class ClientSession:
     """One connection's worth of conversation."""
 
     # fmt: off
-    __slots__ = ("_awaited", "_bdat", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out", "_reader", "_unsent",
-                 "accepted", "domain", "ending", "greeting", "local_hostname", "offered", "reason", "remote", "replies",
-                 "state", "transaction", "transactions")
+    __slots__ = ("_awaited", "_bdat", "_binary", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out", "_reader",
+                 "_unsent", "accepted", "domain", "ending", "greeting", "limits", "local_hostname", "offered", "reason",
+                 "remote", "replies", "state", "transaction", "transactions", "verified")
     # fmt: on
 
     def __init__(
@@ -123,6 +127,10 @@ class ClientSession:
         """What the peer calls itself."""
         self.offered: Mapping[str, str] = {}
         """Extensions of the EHLO reply: keyword in upper case to its parameters; empty after HELO."""
+        self.limits = NO_LIMITS
+        """What the peer takes at once (RFC 9422)."""
+        self.verified = False
+        """The connection is under TLS, and the peer's certificate was verified: the outer ring says so."""
         self.reason: Reply | None = None
         """Why the session closed before `quit`, or why it never became ready."""
         self.ending: Ending | None = None
@@ -142,6 +150,8 @@ class ClientSession:
         self._encoder: wire.DataEncoder | None = None
         self._bdat = chunking
         self._extensions = extensions
+        self._binary = False
+        """The content is any octets, and goes in chunks."""
         self._dirty = False
         self._only_ascii = False
 
@@ -234,17 +244,23 @@ class ClientSession:
         self.transaction = transaction
         self.transactions += 1
         self.replies = self.accepted = 0
-        parameters = self._parameters(transaction)
+        message = self._outgoing(transaction)
+        parameters = self._parameters(transaction, message)
         if parameters is None:
+            return
+        recipients = self._recipients(transaction, message)
+        if not recipients:
             return
         queue = self._unsent
         if self._dirty:
             queue.append((Step.RSET, 0, b"RSET\r\n"))
         queue.append((Step.MAIL, 0, _line(f"MAIL FROM:<{transaction.envelope.reverse_path}>{parameters}")))
-        for number, recipient in enumerate(transaction.recipients):
-            queue.append((Step.RCPT, number, _line(f"RCPT TO:<{recipient.address}>")))
+        queue.extend(recipients)
         chunk = self._chunk(transaction)
-        queue.append((Step.DATA, 0, b"DATA\r\n") if chunk is None else (Step.BDAT, 0, chunk))
+        if chunk is not None:
+            queue.append((Step.BDAT, 0, chunk))
+        elif not self._binary:
+            queue.append((Step.DATA, 0, b"DATA\r\n"))
         self._dirty = True
         self.state = State.ENVELOPE
         self._send()
@@ -255,8 +271,14 @@ class ClientSession:
         Raises:
             RuntimeError: the session is not in CONTENT.
         """
-        if self._encoder is None or self.state is not State.CONTENT:
+        if self.state is not State.CONTENT:
             raise RuntimeError(f"content is not wanted when the session is {self.state.value}")
+        if self._encoder is None:  # RFC 3030 §3: as it is
+            if piece:
+                self._out.append(b"BDAT %d\r\n%b" % (len(piece), piece))
+                self._awaited.append((Step.CHUNK, 0))
+                self.state = State.CHUNK
+            return
         if self._only_ascii and not piece.isascii():
             # RFC 6152 §3: nothing has been ended yet, so nothing is delivered when the connection closes here.
             self._current().unsupported = True
@@ -276,11 +298,15 @@ class ClientSession:
         Raises:
             RuntimeError: the session is not in CONTENT.
         """
-        if self._encoder is None or self.state is not State.CONTENT:
+        if self.state is not State.CONTENT:
             raise RuntimeError(f"content is not wanted when the session is {self.state.value}")
-        self._out.append(self._encoder.finish())
-        self._encoder = None
-        self._awaited.append((Step.END, 0))
+        if self._encoder is None:
+            self._out.append(b"BDAT 0 LAST\r\n")
+            self._awaited.append((Step.BDAT, 0))
+        else:
+            self._out.append(self._encoder.finish())
+            self._encoder = None
+            self._awaited.append((Step.END, 0))
         self.state = State.FINAL
 
     def quit(self) -> None:
@@ -322,6 +348,7 @@ class ClientSession:
             self.domain, self.offered = wire.parse_ehlo(reply)
         except wire.WireFault:  # 2yz, but not 250: nothing is offered
             self.offered = {}
+        self.limits = peer_limits(self.offered)
         self.state = State.READY
 
     def _hello(self, reply: wire.Reply, _step: Step, _number: int) -> None:
@@ -384,9 +411,12 @@ class ClientSession:
             transaction.settle_rest(Outcome(Disposition.DELIVERED, Reply.of(reply), self.remote, asked=True))
         self._rest()
 
+    def _chunk_taken(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
+        self.state = State.CONTENT
+
     def _not_taken(self, reply: wire.Reply, step: Step, _number: int) -> None:
         # RFC 5321 §4.1.1.4: the reply to the end of the content clears the peer's buffers. A refused BDAT may not.
-        self._dirty = step is Step.BDAT
+        self._dirty = step is not Step.END
         self._refuse_rest(Reply.of(reply), step)
 
     def _bye(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
@@ -394,19 +424,31 @@ class ClientSession:
 
     # -- steps that the table's actions share -------------------------------------------------------------------------
 
-    def _parameters(self, transaction: Transaction) -> str | None:
-        """What MAIL carries; None if the transaction was settled because the peer lacks something."""
+    def _outgoing(self, transaction: Transaction) -> Outgoing:
+        """What the extensions decide by."""
         eight_bit = transaction.eight_bit
         # Content that is only known as a stream is declared as 8-bit where that is allowed, else watched as it passes.
         self._only_ascii = eight_bit is None and "8BITMIME" not in self.offered
-        message = Outgoing(
+        return Outgoing(
             transaction.envelope,
             transaction.size,
             not self._only_ascii if eight_bit is None else eight_bit,
             transaction.needs_smtputf8,
+            transaction.now,
+            self.verified,
         )
+
+    def _parameters(self, transaction: Transaction, message: Outgoing) -> str | None:
+        """What MAIL carries; None if the transaction was settled because the peer lacks something."""
         added = outgoing(message, self.offered, self._extensions)
-        if transaction.content is not None and b"\0" in transaction.content:
+        self._binary = not isinstance(added, Reply) and added.get("BODY") is BodyType.BINARY
+        limit = self.limits.transactions
+        if limit is not None and self.transactions > limit:
+            added = replies.PEER_WANTS_FEWER_MESSAGES
+        elif self._binary:
+            if not self._bdat:
+                added = replies.PEER_LACKS_BINARY
+        elif transaction.content is not None and b"\0" in transaction.content:
             # RFC 2045 §2.8: neither 7-bit nor 8-bit text. A peer that drops NUL sees other line starts than we do (R3).
             added = replies.PEER_LACKS_BINARY
         if isinstance(added, Reply):
@@ -414,11 +456,30 @@ class ClientSession:
             transaction.unsupported = True
             transaction.settle_rest(Outcome.of(added, self.remote))
             return None
-        return "".join(f" {key}" if value is None else f" {key}={value}" for key, value in added.items())
+        return _arguments(added)
+
+    def _recipients(self, transaction: Transaction, message: Outgoing) -> list[tuple[Step, int, bytes]]:
+        """RCPT for each recipient that this peer can serve; the others are settled."""
+        limit = self.limits.recipients
+        commands: list[tuple[Step, int, bytes]] = []
+        for number, recipient in enumerate(transaction.recipients):
+            added = outgoing_recipient(message, recipient, self.offered, self._extensions)
+            if limit is not None and len(commands) == limit:
+                added = replies.PEER_WANTS_FEWER_RECIPIENTS
+            if isinstance(added, Reply):
+                transaction.failed_at = Step.RCPT
+                transaction.settle(number, Outcome.of(added, self.remote))
+            else:
+                line = _line(f"RCPT TO:<{recipient.address}>{_arguments(added) if added else ''}")
+                commands.append((Step.RCPT, number, line))
+        transaction.unsupported = not commands
+        return commands
 
     def _chunk(self, transaction: Transaction) -> bytes | None:
         """The whole content as one last chunk (RFC 3030 §2), None where DATA is better or all there is."""
         content = transaction.content
+        if content is not None and self._binary:
+            return b"BDAT %d LAST\r\n%b" % (len(content), content)
         if content is None or not self._bdat or len(content) > CHUNK_LIMIT or "CHUNKING" not in self.offered:
             return None
         # SECURITY R4: counted content gets the line ends that DATA would have given it: encoded, then un-stuffed.
@@ -437,6 +498,8 @@ class ClientSession:
     def _send(self) -> None:
         """Everything that may go out together: one command, under PIPELINING all but the chunk (RFC 2920 §3.1)."""
         queue = self._unsent
+        if not queue and self._binary:
+            self.state = State.CONTENT  # RFC 3030 §3: no go-ahead is needed for a chunk
         while queue and (not self._awaited or ("PIPELINING" in self.offered and queue[0][0] is not Step.BDAT)):
             step, number, octets = queue.popleft()
             self._out.append(octets)
@@ -495,6 +558,10 @@ def check_hostname(name: str) -> None:
     wire.parse_command(b"EHLO " + name.encode())
 
 
+def _arguments(parameters: Parameters) -> str:
+    return "".join(f" {key}" if value is None else f" {key}={value}" for key, value in parameters.items())
+
+
 def _line(text: str) -> bytes:
     """A command line. The types of the model hold no CR or LF; this is the last gate (SECURITY R17)."""
     octets = text.encode()
@@ -529,6 +596,9 @@ _TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, 
     (Step.END, 4): ClientSession._not_taken,
     (Step.END, 5): ClientSession._not_taken,
     (Step.BDAT, 2): ClientSession._taken,
+    (Step.CHUNK, 2): ClientSession._chunk_taken,
+    (Step.CHUNK, 4): ClientSession._not_taken,
+    (Step.CHUNK, 5): ClientSession._not_taken,
     (Step.BDAT, 4): ClientSession._not_taken,
     (Step.BDAT, 5): ClientSession._not_taken,
     (Step.QUIT, 2): ClientSession._bye,

@@ -31,6 +31,7 @@ class Step(Enum):
     CONTENT = "the content"
     END = "the end of the content"
     BDAT = "BDAT"
+    CHUNK = "a chunk"
     RSET = "RSET"
     QUIT = "QUIT"
 
@@ -45,6 +46,7 @@ class Transaction:
         "content",
         "envelope",
         "failed_at",
+        "now",
         "open",
         "outcomes",
         "recipients",
@@ -76,6 +78,8 @@ class Transaction:
             raise ValueError("a transaction needs at least one recipient")
         self.content = content
         self.size = len(content) if content is not None else size
+        self.now = 0.0
+        """Seconds since 1970: when it is sent. Whoever has a clock sets it just before, for what counts time."""
         self.outcomes: list[Outcome | None] = [None] * len(self.recipients)
         self.open = len(self.recipients)
         """How many recipients have no outcome yet."""

@@ -87,6 +87,11 @@ def hello_answered(session: ServerSession, answer: Reply | None) -> None:
 
 def mail(session: ServerSession, command: Command) -> None:
     """MAIL (RFC 5321 §4.1.1.2)."""
+    limit = session.settings.max_transactions
+    if limit is not None:
+        session.transactions += 1
+        if session.transactions > limit:  # RFC 9422 §4.1
+            return session.reply(replies.TOO_MANY_TRANSACTIONS)
     path = command.path
     if command.fault is not None or path is None:
         return session.refuse_fault(command, replies.SENDER_FAULTS)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ironpost.model import BodyType, Reply, Verdict
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
+from ironpost.protocol.extensions.binary_mime import is_binary
 from ironpost.protocol.verdicts import NOWHERE, Stage, of_message, settle
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 def begin(session: ServerSession) -> None:
     """DATA in its place: asks where the content goes, then 354."""
+    if _binary(session):
+        session.drop_transaction()
+        session.refuse(replies.BINARY_NEEDS_CHUNKS)
+        return
     session.by_data = True
     _ask_content(session)
 
@@ -158,6 +163,8 @@ def _judge(session: ServerSession, facts: BodyEnd) -> Reply | None:
     settings = session.settings
     if facts.size > settings.max_size:
         return replies.TOO_LARGE
+    if _binary(session):
+        return None
     # DATA under `normalise` was mended by the framer; chunks are counted octets and cannot be (R2, R4).
     bare_allowed = settings.newlines == "accept" or (settings.newlines == "normalise" and session.by_data)
     if (facts.bare_cr or facts.bare_lf) and not bare_allowed:
@@ -169,6 +176,11 @@ def _judge(session: ServerSession, facts: BodyEnd) -> Reply | None:
     if facts.eight_bit and settings.eight_bit == "reject" and not _eight_bit_declared(session):
         return replies.EIGHT_BIT_UNDECLARED
     return None
+
+
+def _binary(session: ServerSession) -> bool:
+    transaction = session.transaction
+    return transaction is not None and is_binary(transaction)
 
 
 def _eight_bit_declared(session: ServerSession) -> bool:

@@ -55,6 +55,7 @@ MEMORY: Final[Mapping[str, Until]] = MappingProxyType(
         "failed_logins": Until.CONNECTION,
         "failures": Until.CONNECTION,
         "messages": Until.CONNECTION,
+        "transactions": Until.CONNECTION,
         "octets": Until.CONNECTION,
         "replies": Until.CONNECTION,
         "refusals": Until.CONNECTION,

@@ -16,7 +16,7 @@ from ironpost.model.reply import Reply
 from ironpost.wire.interface import FAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def reply(code: int, detail: str | None, *text: str) -> Reply:
@@ -37,6 +37,11 @@ def queued(identifier: str) -> Reply:
 def malformed(sentence: str) -> Reply:
     """554: the content is no message; the sentence is ours and says why (RFC 6409 §6.3)."""
     return reply(554, "6.0", sentence)
+
+
+def solicited(classes: Iterable[str]) -> Reply:
+    """550: no solicitation of these classes, which are from our own settings (RFC 3865 §2.4)."""
+    return reply(550, "7.1", f"SOLICIT={','.join(classes)}")
 
 
 # Positive
@@ -67,6 +72,7 @@ TIMED_OUT: Final = reply(421, "4.2", "Nothing came in time, closing")
 SHUTTING_DOWN: Final = reply(421, "3.2", "Server is shutting down, closing")
 TOO_MANY_ERRORS: Final = reply(421, "7.0", "Too many errors, closing")
 TOO_MANY_COMMANDS: Final = reply(421, "7.0", "Too many commands, closing")
+TOO_MANY_TRANSACTIONS: Final = reply(421, "7.0", "Too many messages in one session, closing")
 TOO_MANY_CONNECTIONS: Final = reply(421, "3.2", "Too many connections, try again later")
 TOO_MANY_FROM_NETWORK: Final = reply(421, "7.0", "Too many connections from your network, try again later")
 TOO_MANY_NEW: Final = reply(421, "7.0", "Too many new connections from your network in a minute, try again later")
@@ -97,6 +103,12 @@ UNKNOWN_PARAMETER: Final = reply(555, "5.4", "Parameter not recognized")
 BAD_PARAMETER: Final = reply(501, "5.4", "Parameter value not allowed")
 BAD_ATTRIBUTE: Final = reply(501, "5.4", "Attribute not recognized, or its value not allowed")
 BAD_NODE: Final = reply(501, "5.4", "Not a fully qualified domain name")
+
+# What extensions refuse
+ENCRYPTION_NEEDED: Final = reply(530, "7.10", "Encryption needed")
+BY_TOO_SHORT: Final = reply(555, "5.4", "Deliver-by time is shorter than the least taken here")
+HELD_TOO_LONG: Final = reply(501, "5.4", "Release time is later than the latest taken here")
+BINARY_NEEDS_CHUNKS: Final = reply(503, "5.1", "Binary content comes by BDAT only")
 
 # Authentication (RFC 4954 §4, §6). What is wrong with credentials is never said.
 AUTH_AGAIN: Final = reply(503, "5.1", "Already authenticated")
@@ -135,6 +147,15 @@ PEER_TOO_SMALL: Final = reply(552, "3.4", "Message is larger than the next hop's
 PEER_LACKS_8BIT: Final = reply(554, "6.3", "Next hop does not take 8-bit content")
 PEER_LACKS_BINARY: Final = reply(554, "6.3", "Next hop does not take binary content")
 PEER_LACKS_SMTPUTF8: Final = reply(550, "6.7", "Next hop does not take non-ASCII addresses or header")
+PEER_LACKS_REQUIRETLS: Final = reply(550, "7.30", "REQUIRETLS support required, next hop has none")  # RFC 8689 §4.2.1
+PEER_NOT_VERIFIED: Final = reply(550, "7.10", "Encryption needed, next hop is not verified")  # RFC 8689 §4.2.1
+PEER_LACKS_DELIVERBY: Final = reply(550, "3.3", "Next hop does not promise delivery by the time left")
+BY_EXPIRED: Final = reply(550, "4.7", "Delivery time expired")  # RFC 2852 §4.1.3
+PEER_LACKS_FUTURERELEASE: Final = reply(550, "3.3", "Next hop does not hold messages until then")
+PEER_LACKS_RRVS: Final = reply(550, "7.19", "Next hop cannot tell since when the mailbox is valid")  # RFC 7293 §15.3
+PEER_WANTS_NO_SOLICITING: Final = reply(550, "7.1", "Next hop wants no solicitation of this class")
+PEER_WANTS_FEWER_RECIPIENTS: Final = reply(452, "5.3", "Next hop takes fewer recipients at once")
+PEER_WANTS_FEWER_MESSAGES: Final = reply(452, "3.2", "Next hop takes no more messages on this connection")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Faults of the wire: the one mapping

@@ -111,6 +111,7 @@ class ServerSession:
         "successor",
         "tls",
         "transaction",
+        "transactions",
         "trusted",
         "want",
     )
@@ -165,6 +166,8 @@ class ServerSession:
         """Negative replies (5yz) since the last accepted message."""
         self.failures = 0
         """Hooks that raised."""
+        self.transactions = 0
+        """MAIL commands, where `Settings.max_transactions` limits them."""
         self.messages = 0
         """Messages accepted."""
         self.octets = 0

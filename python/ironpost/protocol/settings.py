@@ -6,11 +6,13 @@ once a session. Refuses: limits below what RFC 5321 §4.5.3.1 makes a server sup
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from ironpost.model.parameters import LONGEST, Solicitation
 from ironpost.protocol.commands import BEFORE_AUTHENTICATION, BEFORE_TLS, Dialogue
 from ironpost.protocol.dialect import SMTP, Dialect
 from ironpost.protocol.extensions import EXTENSIONS, Offer
@@ -39,6 +41,12 @@ ERRORS: Final = 20
 """Negative replies (a count) since the last accepted message, before the session is closed with 421."""
 COMMANDS: Final = 100_000
 """Commands (a count) in one session, before it is closed with 421."""
+
+HOLD: Final = 30 * 24 * 3600
+"""Seconds for which a message may be held for its release, unless told otherwise."""
+EHLO_REPLIES: Final = 16
+"""Replies to EHLO that are kept made, where they change with the hours."""
+_POLICY: Final = re.compile(r"[A-Za-z0-9._-]{1,20}")  # RFC 6710 §7
 
 Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
@@ -77,6 +85,18 @@ class Settings:
     """Extensions that the handler, and whoever takes the messages from it, promises to honour (`Extension.claimed`)."""
     xclient: Networks = ()
     """Networks of front ends of our own, which may say by XCLIENT and XFORWARD whom they speak for (SECURITY R14)."""
+    now: Callable[[], float] | None = None
+    """Seconds since 1970, for extensions that count time; without a clock there are none of those."""
+    max_hold: int = HOLD
+    """Seconds for which a message may be held for its release (RFC 4865 §3), from 1 to 999999999."""
+    deliver_by_minimum: int = 0
+    """Seconds that a client must leave for delivery in mode R (RFC 2852 §3); 0 for no such limit."""
+    priority_policy: str = ""
+    """The name of the Priority Assignment Policy (RFC 6710 §9.2), if it is to be known."""
+    no_soliciting: tuple[str, ...] | None = None
+    """Classes of solicitation that are refused (RFC 3865 §2.2); None: there is no NO-SOLICITING at all."""
+    max_transactions: int | None = None
+    """MAIL commands in one session, before it is closed with 421."""
     extensions: tuple[Extension, ...] = EXTENSIONS
 
     def __post_init__(self) -> None:
@@ -89,6 +109,16 @@ class Settings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"Settings.{name} is {getattr(self, name)}; the least allowed is {least}")
+        if not 1 <= self.max_hold <= LONGEST:
+            raise ValueError(f"Settings.max_hold is {self.max_hold}; it is from 1 to {LONGEST} seconds")
+        if not 0 <= self.deliver_by_minimum <= LONGEST:
+            raise ValueError(f"Settings.deliver_by_minimum is {self.deliver_by_minimum}; it is from 0 to {LONGEST}")
+        if self.max_transactions is not None and self.max_transactions < 1:
+            raise ValueError(f"Settings.max_transactions is {self.max_transactions}; the least allowed is 1")
+        if self.priority_policy and _POLICY.fullmatch(self.priority_policy) is None:
+            raise ValueError(f"Settings.priority_policy is {self.priority_policy!r}, not 1 to 20 letters and digits")
+        if self.no_soliciting:
+            Solicitation(self.no_soliciting)
 
     @cached_property
     def greeting(self) -> bytes:
@@ -105,17 +135,28 @@ class Settings:
     ) -> bytes:
         """The answer to EHLO or LHLO: one line an extension that can be honoured now (RFC 5321 §4.1.1.1)."""
         key = secure, authenticated, trusted, bound, certified
-        octets = self._ehlo_replies.get(key)
+        hour = self.hour() if self._timed else 0.0
+        octets = self._ehlo_replies.get((*key, hour))
         if octets is None:
+            if self._timed and len(self._ehlo_replies) >= EHLO_REPLIES:
+                self._ehlo_replies.clear()
             offer = Offer(self, *key)
             lines = (extension.advertise(offer) for extension in self.available)
             octets = reply(250, None, self.hostname, *(line for line in lines if line is not None)).octets
-            self._ehlo_replies[key] = octets
+            self._ehlo_replies[(*key, hour)] = octets
         return octets
 
     @cached_property
-    def _ehlo_replies(self) -> dict[tuple[bool, ...], bytes]:
+    def _ehlo_replies(self) -> dict[tuple[float, ...], bytes]:
         return {}
+
+    @cached_property
+    def _timed(self) -> bool:
+        return any(extension.timed for extension in self.available)
+
+    def hour(self) -> float:
+        """Seconds since 1970 when the present hour began; 0 without a clock."""
+        return self.now() // 3600 * 3600 if self.now is not None else 0.0
 
     @cached_property
     def available(self) -> tuple[Extension, ...]:

@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -173,6 +174,7 @@ class Server:
             claims=settings.claims | self.handler.claims,
             starttls=settings.starttls or self._own_starttls,
             nonce=settings.nonce or secrets.token_urlsafe,
+            now=settings.now or time.time,
         )
 
     @property

@@ -20,6 +20,7 @@ from ironpost.model import Action, Origin, Verdict
 from ironpost.model.ports import Uncounted
 from ironpost.policy import Decision, Facts, Stage
 from ironpost.protocol import replies
+from ironpost.protocol.extensions.future_release import release_time
 from ironpost.queue.store import NewMessage
 from ironpost.service.content import Content, SubmittedContent
 from ironpost.service.journal import record
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from ironpost.model import Address, Reply, Value
     from ironpost.model.body import Spool
-    from ironpost.model.parameters import HoldUntil
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.policy import Policy
     from ironpost.protocol.handler import Answer, ContentAnswer
@@ -317,8 +317,7 @@ class Inbound:
             utf8=envelope.smtputf8,
         )
         prefix = trace + content.additions(now=now, id=identifier, host=self._hostname)
-        hold: HoldUntil | None = transaction.parameters.get("HOLDUNTIL")
-        due = None if hold is None else float(hold.at)
+        due = release_time(transaction.parameters)
         apart = transaction.quarantine
         new = NewMessage(identifier, envelope, now, prefix, content.spool, due, bool(apart))
         try:

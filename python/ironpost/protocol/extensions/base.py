@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
+from ironpost.protocol import replies
+
 if TYPE_CHECKING:
-    from ironpost.model import Envelope, Reply, Value
+    from ironpost.model import Envelope, Recipient, Reply, Value
     from ironpost.protocol.server import ServerSession
     from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
@@ -55,6 +57,10 @@ class Outgoing:
     """The content holds octets above 127, or may hold them."""
     smtputf8: bool
     """The envelope or the header section needs RFC 6531."""
+    now: float = 0.0
+    """Seconds since 1970: when MAIL is sent, for what counts time."""
+    verified: bool = False
+    """The connection is under TLS, and the peer's certificate was verified."""
 
 
 class Extension:
@@ -70,6 +76,10 @@ class Extension:
     """Parameters of MAIL that the extension owns."""
     rcpt_parameters: ClassVar[Mapping[str, Parse]] = {}
     """Parameters of RCPT that the extension owns."""
+    on_request: ClassVar[bool] = False
+    """`outgoing` has something to say only of a message with one of `mail_parameters`, and is asked of no other."""
+    timed: ClassVar[bool] = False
+    """Its line in the EHLO reply changes with the hours (`Settings.hour`)."""
     stored: ClassVar[Mapping[str, Callable[[str], Value]]] = {}
     """How the typed value of a parameter is made of its `str` when an envelope is read from a store; the wire form was
     judged when it came. Needed only where the value is no `str`."""
@@ -91,3 +101,29 @@ class Extension:
         the peer offers the extension or not: a message that cannot do without it is refused here, before MAIL.
         """
         return _NONE
+
+    def outgoing_recipient(
+        self,
+        message: Outgoing,  # noqa: ARG002
+        recipient: Recipient,  # noqa: ARG002
+        offered: Mapping[str, str],  # noqa: ARG002
+    ) -> Parameters | Reply:
+        """What our client adds to RCPT, or the reply that says why this recipient cannot be served by this next hop.
+
+        Called for a recipient that came with parameters, and for every recipient of a message with BY.
+        """
+        return _NONE
+
+
+def typed(parse: Callable[[str], Value]) -> Parse:
+    """The judge of a parameter whose value says everything: what `parse` raises about is refused with 501."""
+
+    def judge(session: ServerSession, value: str | None) -> Reply | Value:  # noqa: ARG001 - a Parse
+        if value is None:
+            return replies.BAD_PARAMETER
+        try:
+            return parse(value)
+        except ValueError as error:
+            return replies.BAD_PARAMETER.because(str(error))
+
+    return judge

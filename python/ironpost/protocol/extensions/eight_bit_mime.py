@@ -1,4 +1,8 @@
-"""8BITMIME: content may hold octets above 127 (RFC 6152). BINARYMIME (RFC 3030 §3) is not offered."""
+"""8BITMIME: content may hold octets above 127 (RFC 6152).
+
+BODY is this extension's; of its value BINARYMIME `binary_mime` knows the rules. What octets above 127 meet that were
+not declared is judged at the end of the content (`Settings.eight_bit`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ironpost.model import BodyType
 from ironpost.protocol import replies
+from ironpost.protocol.extensions import binary_mime
 from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
 
 if TYPE_CHECKING:
@@ -14,11 +19,14 @@ if TYPE_CHECKING:
     from ironpost.model import Reply
     from ironpost.protocol.server import ServerSession
 
-_BODIES: Final = {body.value: body for body in (BodyType.SEVEN_BIT, BodyType.EIGHT_BIT)}
+_BODIES: Final = {body.value: body for body in BodyType}
 
 
-def _body(session: ServerSession, value: str | None) -> BodyType | Reply:  # noqa: ARG001 - a Parse
-    return _BODIES.get("" if value is None else value.upper(), replies.BAD_PARAMETER)
+def _body(session: ServerSession, value: str | None) -> BodyType | Reply:
+    body = _BODIES.get("" if value is None else value.upper())
+    if body is None or (body is BodyType.BINARY and not binary_mime.taken(session.settings)):
+        return replies.BAD_PARAMETER
+    return body
 
 
 class EightBitMime(Extension):
@@ -30,7 +38,7 @@ class EightBitMime(Extension):
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
         declared = message.envelope.body_type
         if declared == BodyType.BINARY:
-            return replies.PEER_LACKS_BINARY
+            return binary_mime.outgoing(offered)
         if not message.eight_bit and declared != BodyType.EIGHT_BIT:
             return {}
         if "8BITMIME" in offered:
