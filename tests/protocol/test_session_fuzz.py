@@ -267,7 +267,7 @@ def follow(expected: Expected, line: bytes, code: bytes) -> None:
         secure = expected.secure or verb == b"STARTTLS"
         vars(expected).update(vars(Expected(secure=secure)))
         if b"LOGIN=" in line.upper():
-            expected.login = re.split(rb"LOGIN=", line, flags=re.IGNORECASE)[1].decode()
+            expected.login = re.split(rb"LOGIN=", line, flags=re.IGNORECASE)[1].rstrip(b" ").decode()
 
 
 class Player:
