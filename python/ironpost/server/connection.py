@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import pwd
+import socket
 import struct
 import sys
 import termios
@@ -441,13 +443,24 @@ class Connection(asyncio.Protocol):
 
 
 def peer_of(transport: asyncio.Transport) -> Peer:
-    """The other end of a transport; of a Unix socket nothing is known."""
+    """The other end of a transport; of a Unix socket the user, where the system tells (Linux)."""
     name = transport.get_extra_info("peername")
     if not isinstance(name, tuple):
-        return Peer()
+        return Peer(user=_user_of(transport))
     ip = name[0]
     # An IPv4 client on a socket for both families is what it is, for networks and limits.
     return Peer(ip[7:] if ip.startswith("::ffff:") and "." in ip else ip, name[1])
+
+
+def _user_of(transport: asyncio.Transport) -> str:
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return ""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a user of another container
+        return ""
 
 
 def unread(transport: asyncio.Transport) -> bool:
