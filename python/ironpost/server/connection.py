@@ -25,6 +25,7 @@ from ironpost.protocol.commands import State
 from ironpost.protocol.server import ServerSession
 from ironpost.protocol.transaction import Peer, Tls, Want
 from ironpost.server.tls_transport import TlsTransport
+from ironpost.server.turns import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -47,10 +48,12 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_between",
         "_born",
+        "_kept",
         "_lingering",
         "_mark",
         "_paused",
         "_question",
+        "_resting",
         "_since",
         "_unwritten",
         "_window",
@@ -70,6 +73,10 @@ class Connection(asyncio.Protocol):
         """What the session waits for."""
         self._paused = False
         """We asked the transport not to read."""
+        self._resting = False
+        """It sent much and waits for its turn,"""
+        self._kept = b""
+        """with this, which is not worked on yet."""
         self._unwritten = False
         """The client does not read what we write."""
         self._lingering = False
@@ -162,8 +169,11 @@ class Connection(asyncio.Protocol):
         self.session.early()
         self._go_on(None)
 
-    def data_received(self, data: bytes) -> None:
-        """Answers what can be answered."""
+    def data_received(self, data: bytes, *, now: bool = False) -> None:
+        """Answers what can be answered; a large piece when it is its turn, or `now`."""
+        if (len(data) >= LARGE or self._resting) and not now:
+            self._rest(data)
+            return
         session = self.session
         try:
             pending = session.receive(data)
@@ -186,6 +196,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read."""
+        if self._kept:
+            self.take_turn()
         self.session.eof()
         return not self.session.closing
 
@@ -406,6 +418,26 @@ class Connection(asyncio.Protocol):
     # -----------------------------------------------------------------------------------------------------------------
     # Reading, writing, ending
 
+    def _rest(self, data: bytes) -> None:
+        if self._resting:  # the loop had read on, or TLS had more
+            self._kept += data
+            return
+        self._resting = True
+        self._pause()
+        if self.server.turns.full:
+            self.data_received(data, now=True)
+        else:
+            self._kept = data
+        self.server.turns.wait(self)
+
+    def take_turn(self) -> None:
+        """The others had their turn."""
+        data, self._kept = self._kept, b""
+        self._resting = False
+        if data and not self.transport.is_closing():
+            self.data_received(data, now=True)
+        self._resume()
+
     def _pause(self) -> None:
         if not self._paused and not self.transport.is_closing():
             self._paused = True
@@ -413,7 +445,7 @@ class Connection(asyncio.Protocol):
 
     def _resume(self) -> None:
         wanted = self._question is None or self.session.closing
-        if self._paused and wanted and not self._unwritten and not self.transport.is_closing():
+        if self._paused and wanted and not self._unwritten and not self._resting and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
 

@@ -33,6 +33,7 @@ from ironpost.server.hooks import THREADS, Hooks
 from ironpost.server.limits import Excess, LimitBook, Limits, LocalBook, Network, within
 from ironpost.server.timeouts import Timeouts
 from ironpost.server.tls_transport import BUFFER
+from ironpost.server.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -141,6 +142,8 @@ class Server:
         self.refused = 0
         """Connections that a limit refused."""
         self.loop: asyncio.AbstractEventLoop
+        self.turns: Turns
+        """For connections that send much."""
         self.buffer = memoryview(b"")
         """Where TLS decrypts; one for all connections, as they are served one after the other."""
         self.stopping = False
@@ -197,6 +200,7 @@ class Server:
         if self._stopped is not None:
             raise RuntimeError("a Server is started once; make a new one")
         self.loop = asyncio.get_running_loop()
+        self.turns = Turns(self.loop)
         if self.tls is not None:
             self.buffer = memoryview(bytearray(BUFFER))
         sockets = list(self._given) or await self._bind()
