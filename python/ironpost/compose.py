@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ironpost import wire
 from ironpost.compose_delivery import Ways, routes
 from ironpost.compose_listeners import Place, connection_limits, places, session_settings, timeouts_of
+from ironpost.compose_policy import policy_settings
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
-from ironpost.policy import settings as policy_settings
-from ironpost.policy.checks import configured
+from ironpost.policy.checks import Ports, configured
 from ironpost.queue.retry import RetryLaw
 from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
@@ -202,14 +202,8 @@ class System:
 
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
         """One for each role that a listener has."""
-        policy = Policy(
-            configured(
-                policy_settings.Settings(
-                    local_domains=frozenset(configuration.local.domains),
-                    trusted_networks=configuration.smtp.trusted,
-                )
-            )
-        )
+        ports = Ports(self._clock, self._ways.resolver)
+        policy = Policy(configured(policy_settings(configuration, name), ports))
         return {
             role: Inbound(
                 store=self._store,

@@ -38,8 +38,10 @@ class Ways:
         self._make = partial(Maildir, clock=clock, random=random, host=name)
         self._maildir = self._make(configuration.maildir)
         self._former: list[Maildir] = []
+        self.resolver = resolver()
+        """Which everything that asks DNS shares."""
         self._remote = RemoteDelivery(
-            _resolver(),
+            self.resolver,
             random,
             local_hostname=name if "." in name else None,
             own_names=(name,),
@@ -81,10 +83,11 @@ class _NoResolver:
     async def mx(self, _domain: str, /) -> Answer:
         raise ResolverError(self._reason)
 
-    addresses = mx
+    addresses = names = mx
 
 
-def _resolver() -> Resolver:
+def resolver() -> Resolver:
+    """DNS, or what says for every question that there is none."""
     try:
         return DnsResolver()
     except ResolverError as error:

@@ -30,6 +30,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
         "compose_auth",
         "compose_listeners",
         "compose_delivery",
+        "compose_policy",
         "compose_workers",
         "cli",
         "compat",

@@ -8,13 +8,21 @@ from pathlib import Path
 from ironpost.cli import exits
 from ironpost.config import Configuration, default, parse
 from ironpost.config.listeners import DEFAULTS, Certificate, Listener
+from ironpost.config.policies import Access, Sender
 from ironpost.config.schema import Route
 from ironpost.service.metrics import COUNTERS, GAUGES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 
 
-TABLES = {"listener": Listener, "listener.limits": None, "tls.certificates": Certificate, "route": Route}
+TABLES = {
+    "listener": Listener,
+    "listener.limits": None,
+    "tls.certificates": Certificate,
+    "route": Route,
+    "policy.access": Access,
+    "policy.sender": Sender,
+}
 """What a key holds more than one of, or what is documented elsewhere."""
 
 

@@ -11,6 +11,7 @@ from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.config.values import Secret, secret
+from ironpost.model import Address
 
 WHOLE = """
 data = "spool"
@@ -70,6 +71,36 @@ session_time = "1h"
 domains = ["Mail.example"]
 maildir = "inbox"
 
+recipients = ["Jo@Mail.example"]
+
+[policy]
+helo_own_name = "reject"
+helo_bare_name = "tarpit"
+helo_literal = "record"
+reverse_dns = "defer"
+own_sender = "quarantine"
+sender_domain = "reject"
+null_sender = "tarpit"
+delay = "5s"
+network_messages = "100/h"
+network_recipients = "1000/d"
+login_messages = "50/m"
+login_recipients = "5/s"
+
+[[policy.access]]
+networks = ["198.51.100.0/24", "2001:db8::/32"]
+action = "reject"
+text = "Go away"
+
+[[policy.sender]]
+senders = ["spam@other.example", "*.bad.example"]
+action = "drop"
+text = "the attack of May"
+
+[policy.sender_login]
+jo = ["mail.example"]
+"*" = ["list@mail.example"]
+
 [queue]
 expire = "3d"
 concurrency = 7
@@ -124,10 +155,39 @@ def test_this_file_shows_every_key_there_is() -> None:
         assert name in found.model_fields_set
     sections = (
         found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.log,
-        found.route[0],
+        found.route[0], found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
+
+
+def test_the_policy_is_read() -> None:
+    policy = parse(WHOLE).policy
+    assert policy.network_messages == (100, 3600)
+    assert policy.login_recipients == (5, 1)
+    assert policy.sender[0].senders[1].matches(Address.parse("x@very.bad.example"))
+    assert parse(WHOLE).local.recipients == ("jo@mail.example",)
+    assert parse(WHOLE).hash == parse(WHOLE).hash != parse(WHOLE.replace('"100/h"', '"200/h"')).hash
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[policy]\nhelo_literal = "reject"', "'off', 'record', 'tarpit' or 'quarantine'"),
+        ('[policy]\nnull_sender = "defer"', "'off', 'record', 'tarpit' or 'quarantine'"),
+        ('[policy]\ndelay = "5m"', "the most is 240s"),
+        ('[policy]\nnetwork_messages = "0/h"', "a quota of nothing"),
+        ('[policy]\nlogin_messages = "many"', "a rate is a whole number"),
+        ('[[policy.access]]\nnetworks = []\naction = "reject"', "the list is empty"),
+        ('[[policy.sender]]\nsenders = ["@mail.example"]\naction = "reject"', '"@mail.example" is neither'),
+        ('[policy.sender_login]\njo = ["<jo@mail.example>"]', "is neither an address"),
+        ('[local]\nrecipients = ["jo"]', "no address"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert sentence in str(caught.value)
 
 
 def test_what_a_key_of_a_listener_is_depends_on_its_role() -> None:

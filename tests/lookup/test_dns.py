@@ -34,6 +34,9 @@ ZONE = {
     "empty.example. MX": [],
     "dead.example. MX": "SERVFAIL",
     "refused.example. MX": "REFUSED",
+    "7.100.51.198.in-addr.arpa. PTR": ["7.100.51.198.in-addr.arpa. 100 IN PTR mail.a.example."],
+    f"{'7.' + '0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa. PTR": [],
+    "9.100.51.198.in-addr.arpa. PTR": "SERVFAIL",
     "silent.example. MX": "silence",
     "xn--bcher-kva.example. MX": ["xn--bcher-kva.example. 100 IN MX 10 mx.a.example."],
 }
@@ -126,6 +129,20 @@ def test_r27_a_server_that_does_not_answer_is_no_answer() -> None:
         async with name_server(lifetime=0.05) as (resolver, _, _):
             with pytest.raises(ResolverError):
                 await resolver.mx("silent.example")
+
+    asyncio.run(main())
+
+
+def test_r27_names_of_an_address_are_asked_and_silence_is_no_answer() -> None:
+    async def main() -> None:
+        async with name_server() as (resolver, _, _):
+            assert await resolver.names("198.51.100.7") == Answer(True, names=("mail.a.example",))
+            assert await resolver.names("2001:db8::7") == Answer(True)
+            assert await resolver.names("198.51.100.8") == Answer(False)
+            with pytest.raises(ResolverError):
+                await resolver.names("198.51.100.9")
+            with pytest.raises(ValueError, match="no address"):
+                await resolver.names("no address")
 
     asyncio.run(main())
 

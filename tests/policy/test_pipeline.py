@@ -56,7 +56,7 @@ def test_the_first_that_is_not_neutral_decides_and_all_reasons_are_kept(later: t
     first = Says("one", Finding(NEUTRAL, "looked"), later=later[0])
     second = Says("two", Finding(NO, "bad"), later=later[1])
     third = Says("three", Finding(ACCEPT, "good"), later=later[2])
-    assert decide(first, second, third) == (NO, ("one: looked", "two: bad"))
+    assert decide(first, second, third) == Decision(NO, ("one: looked", "two: bad"))
     assert (first.asked, second.asked, third.asked) == (1, 1, 0)
 
 
@@ -69,8 +69,8 @@ def test_a_check_is_asked_only_at_its_stage(later: bool) -> None:
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.RECIPIENT])
 def test_without_a_decisive_check_a_stage_is_accepted(stage: Stage) -> None:
-    assert decide(Says("n", Finding(NEUTRAL, "why"), stage), stage=stage) == (ACCEPT, ("n: why",))
-    assert decide(stage=stage) == (ACCEPT, ())
+    assert decide(Says("n", Finding(NEUTRAL, "why"), stage), stage=stage) == Decision(ACCEPT, ("n: why",))
+    assert decide(stage=stage) == Decision(ACCEPT, ())
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -89,7 +89,7 @@ def test_a_quarantine_or_a_delay_colours_what_the_others_decide(later: tuple[boo
     assert decide(apart, slow).verdict == tarpit(5, quarantine("odd"))
     assert decide(apart, slow, Says("yes", Finding(ACCEPT))).verdict == tarpit(5, quarantine("odd"))
     refused = decide(apart, slow, Says("no", Finding(NO, "bad")), Says("never", Finding(ACCEPT)))
-    assert refused == (tarpit(5, NO), ("apart: looks odd", "slow: slow", "no: bad"))
+    assert refused == Decision(tarpit(5, NO), ("apart: looks odd", "slow: slow", "no: bad"))
     assert decide(slow, slow, Says("gone", Finding(drop("abuse")))).verdict == tarpit(10, drop("abuse"))
 
 

@@ -56,6 +56,19 @@ def rate(value: object) -> float:
     return int(match[1]) / SECONDS[match[2]]
 
 
+def quota(value: object) -> tuple[int, float]:
+    """How many, and in how many seconds: `100/h` is 100 and 3600.
+
+    Raises:
+        ValueError: if it is no rate, or one of nothing.
+    """
+    found = rate(value)
+    if not found:
+        raise ValueError("a quota of nothing lets nothing through: leave the key out, or give at least 1")
+    many, _, unit = str(value).partition("/")
+    return int(many), float(SECONDS[unit])
+
+
 def size_rate(value: object) -> float:
     """Octets a second in `100B/s` or `1KiB/s`.
 

@@ -16,8 +16,21 @@ from pydantic import AfterValidator, Field
 
 from ironpost.config.auth import Auth
 from ironpost.config.listeners import Limits, Listener, Tls
+from ironpost.config.policies import Policy
 from ironpost.config.quantities import duration, size
-from ironpost.config.values import Domain, Duration, Hop, Hostname, Network, Pattern, Section, Size, least, some
+from ironpost.config.values import (
+    Domain,
+    Duration,
+    Hop,
+    Hostname,
+    Network,
+    Pattern,
+    Recipient,
+    Section,
+    Size,
+    least,
+    some,
+)
 from ironpost.policy.settings import LOOPBACK
 
 
@@ -37,6 +50,8 @@ class Local(Section):
 
     domains: tuple[Domain, ...] = ("localhost",)
     """Domains whose mail is delivered here, every local part."""
+    recipients: tuple[Recipient, ...] | None = None
+    """The addresses that exist in these domains; without the key every local part does."""
     maildir: Path | None = None
     """The Maildir that takes it; `mail` in the data directory unless said otherwise."""
 
@@ -87,6 +102,7 @@ class Configuration(Section):
     limits: Limits = Limits()
     auth: Auth = Auth()
     local: Local = Local()
+    policy: Policy = Policy()
     queue: Queue = Queue()
     route: tuple[Route, ...] = ()
     log: Log = Log()

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from ironpost.config.quantities import (
+    SECONDS,
     Endpoint,
     SocketPath,
     duration,
     endpoint,
     listening,
+    quota,
     rate,
     size,
     size_rate,
 )
 from ironpost.model import Address
+from ironpost.policy import settings as policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +113,17 @@ def _pattern(value: object) -> str:
     return _domain(value)
 
 
+def _recipient(value: object) -> str:
+    """An address in lower case."""
+    try:
+        address = Address.parse(value) if isinstance(value, str) else None
+    except ValueError as fault:
+        raise ValueError(f'"{value}" is no address: {fault}') from None
+    if address is None or not address.domain:
+        raise ValueError('an address is like "jo@mail.example"')
+    return f"{address.local_part.lower()}@{address.key}"
+
+
 def _hop(value: object) -> Endpoint:
     """A next hop: an endpoint with a real port."""
     found = endpoint(value)
@@ -125,6 +139,19 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         return ip_network(value)
     except ValueError as fault:
         raise ValueError(f'a network is an address with a prefix length, like "192.0.2.0/24": {fault}') from None
+
+
+def _sender_pattern(value: object) -> policy.Pattern:
+    if not isinstance(value, str):
+        raise ValueError('a sender is an address, a domain, "*.domain" or "*"')
+    try:
+        return policy.Pattern(value)
+    except ValueError as fault:
+        raise ValueError(f'"{value}" is neither an address, a domain, "*.domain" nor "*": {fault}') from None
+
+
+def _quota_text(value: policy.Quota) -> str:
+    return f"{value.many}/{next(unit for unit, seconds in SECONDS.items() if seconds == value.seconds)}"
 
 
 def least(read: Callable[[object], float], text: str) -> AfterValidator:
@@ -149,12 +176,15 @@ Duration = Annotated[float, BeforeValidator(duration)]
 Timeout = Annotated[float, BeforeValidator(duration), least(duration, "1s")]
 Size = Annotated[int, BeforeValidator(size)]
 Rate = Annotated[float, BeforeValidator(rate)]
+Quota = Annotated[policy.Quota, PlainValidator(lambda value: policy.Quota(*quota(value))), PlainSerializer(_quota_text)]
+SenderPattern = Annotated[policy.Pattern, PlainValidator(_sender_pattern), PlainSerializer(lambda value: value.text)]
 SizeRate = Annotated[float, BeforeValidator(size_rate)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Domain = Annotated[str, BeforeValidator(_domain)]
 Hostname = Annotated[str, BeforeValidator(_hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Listen = Annotated[Endpoint | SocketPath, PlainValidator(listening), PlainSerializer(str)]
+Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str)]
 SecretPlace = Annotated[Secret, PlainValidator(secret), PlainSerializer(str)]

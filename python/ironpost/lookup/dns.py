@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
@@ -100,6 +101,10 @@ class DnsResolver:
                     raise answer
         return Answer(any(isinstance(answer, Answer) and answer.exists for answer in (six, four)), addresses=mixed)
 
+    async def names(self, ip: str) -> Answer:
+        """See `ironpost.model.ports.Resolver.names`."""
+        return await self._cached(ip_address(ip).reverse_pointer, "PTR")
+
     async def _cached(self, name: str, kind: str) -> Answer:
         key = (name.lower().removesuffix("."), kind)
         kept = self._cache.get(key)
@@ -156,6 +161,8 @@ def _answer(kind: str, records: dns.rdataset.Rdataset) -> Answer:
         exchangers = (MX(record.preference, record.exchange.to_text(omit_final_dot=True)) for record in records)
         # The root, as RFC 7505 §3 writes "no mail", stays "." in dnspython's text.
         return Answer(True, exchangers=tuple(MX(mx.preference, "" if mx.host == "." else mx.host) for mx in exchangers))
+    if kind == "PTR":
+        return Answer(True, names=tuple(record.target.to_text(omit_final_dot=True) for record in records))
     return Answer(True, addresses=tuple(record.address for record in records))
 
 

@@ -6,6 +6,7 @@ Refuses: nothing; a name that no table mentions does not exist.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from ironpost.model.ports import MX, Answer, ResolverError
@@ -22,6 +23,7 @@ class StaticResolver:
         *,
         mx: Mapping[str, Sequence[tuple[int, str]]] | None = None,
         addresses: Mapping[str, Sequence[str]] | None = None,
+        names: Mapping[str, Sequence[str]] | None = None,
         failing: Iterable[str] = (),
     ) -> None:
         """Fills the table.
@@ -29,10 +31,12 @@ class StaticResolver:
         Args:
             mx: domain to (preference, host) pairs; `[(0, "")]` is the null MX (RFC 7505 §3).
             addresses: host to IP addresses; an empty list exists without addresses.
-            failing: names for which every question ends in `ResolverError`.
+            names: IP address to host names.
+            failing: names and addresses for which every question ends in `ResolverError`.
         """
         self._mx = {_name(domain): tuple(MX(p, _bare(h)) for p, h in pairs) for domain, pairs in (mx or {}).items()}
         self._addresses = {_name(host): tuple(found) for host, found in (addresses or {}).items()}
+        self._names = {ip: tuple(map(_bare, found)) for ip, found in (names or {}).items()}
         self._failing = frozenset(map(_name, failing))
 
     async def mx(self, domain: str) -> Answer:
@@ -44,6 +48,12 @@ class StaticResolver:
         """See `ironpost.model.ports.Resolver.addresses`."""
         name = self._asked(host)
         return Answer(name in self._mx or name in self._addresses, addresses=self._addresses.get(name, ()))
+
+    async def names(self, ip: str) -> Answer:
+        """See `ironpost.model.ports.Resolver.names`."""
+        ip_address(ip)
+        name = self._asked(ip)
+        return Answer(name in self._names, names=self._names.get(name, ()))
 
     def _asked(self, text: str) -> str:
         name = _name(text)

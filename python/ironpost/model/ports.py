@@ -74,11 +74,12 @@ class MX:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Addresses or exchangers. `exists` is False for NXDOMAIN, True with no records for NODATA."""
+    """Addresses, exchangers or names. `exists` is False for NXDOMAIN, True with no records for NODATA."""
 
     exists: bool
     addresses: Sequence[str] = ()
     exchangers: Sequence[MX] = ()
+    names: Sequence[str] = ()
 
 
 class Resolver(Protocol):
@@ -97,5 +98,14 @@ class Resolver(Protocol):
 
         Raises:
             ResolverError: see `mx`.
+        """
+        ...
+
+    async def names(self, ip: str) -> Answer:
+        """PTR records of an IP address (RFC 1035 §3.5), without their trailing dots; none of them is confirmed.
+
+        Raises:
+            ResolverError: see `mx`.
+            ValueError: `ip` is no IP address.
         """
         ...

@@ -65,12 +65,13 @@ class Policy:
 class _Tally:
     """What the checks of one stage have said so far."""
 
-    __slots__ = ("_apart", "_reasons", "_seconds", "_stage")
+    __slots__ = ("_apart", "_noted", "_reasons", "_seconds", "_stage")
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._reasons: tuple[str, ...] = ()
         self._seconds = 0.0
+        self._noted = False
         self._apart = ""
         """Why the message is to be kept apart."""
 
@@ -78,6 +79,7 @@ class _Tally:
         """Notes a finding; whether it decides."""
         if finding.reason:
             self._reasons = (*self._reasons, f"{check.name}: {finding.reason}")
+            self._noted = self._noted or finding.noted
         verdict = finding.verdict
         if verdict is None:
             return False
@@ -106,7 +108,7 @@ class _Tally:
             verdict = quarantine(self._apart)
         if self._seconds:
             verdict = tarpit(min(self._seconds, LONGEST), verdict)
-        return Decision(verdict, reasons)
+        return Decision(verdict, reasons, self._noted)
 
 
 _NOBODY: Final = Verdict.refuse(replies.RELAY_DENIED)

@@ -43,6 +43,8 @@ class Finding(NamedTuple):
     checks; every other verdict is the decision."""
     reason: str = ""
     """For people and the log; empty if there is nothing to say."""
+    noted: bool = False
+    """The log tells of it whatever is decided."""
 
 
 class Decision(NamedTuple):
@@ -51,6 +53,8 @@ class Decision(NamedTuple):
     verdict: Verdict
     reasons: tuple[str, ...]
     """Each with its check's name in front: `relay: example.org is local`."""
+    noted: bool = False
+    """A check wants the log to tell of it even if nothing is refused."""
 
 
 @dataclass(slots=True)
@@ -59,6 +63,10 @@ class Facts:
 
     ip: str = ""
     """The client's address; empty if it has none (a local caller)."""
+    local_ip: str = ""
+    """Ours that it connected to, if that is known."""
+    name: str = ""
+    """The client's host name: as a trusted front end told it, or as DNS confirms it once that check has asked."""
     helo: str = ""
     listener: str = "mx"
     """The listener's role: `mx`, `submission` or `lmtp`."""
@@ -70,6 +78,8 @@ class Facts:
     mail_parameters: Mapping[str, Value] = field(default_factory=dict)
     forward_path: Address | None = None
     """RECIPIENT: the one that is asked about."""
+    recipients: int = 0
+    """RECIPIENT: how many were accepted before it."""
     rcpt_parameters: Mapping[str, Value] = field(default_factory=dict)
     head: bytes = b""
     """CONTENT: the first octets of the content, 64 KiB at most."""

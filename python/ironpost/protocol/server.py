@@ -461,6 +461,7 @@ class ServerSession:
         """Asks the handler about whoever is at the other end; its answer is the greeting."""
         self.quarantine, self.dropping = (), False
         try:
+            self.quarantine, self.dropping = (), False  # after XCLIENT it is somebody else
             answer = self.handler.connect(self)
         except Exception as exc:  # noqa: BLE001 - R26
             answer = self.raised(exc)

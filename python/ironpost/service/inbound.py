@@ -105,7 +105,13 @@ class Inbound:
             session.extra = visit = _Visit(Facts(), self._clock.monotonic())
             self._metrics.count("connections", self._role)
         # A front end of ours may speak for another client now (XCLIENT).
-        visit.facts = Facts(ip=session.peer.ip, listener=self._role, tls=session.tls)
+        visit.facts = Facts(
+            ip=session.peer.ip,
+            local_ip=session.peer.local_ip,
+            name=session.peer.name,
+            listener=self._role,
+            tls=session.tls,
+        )
         return self._ask(Stage.CONNECT, visit)
 
     def hello(self, session: ServerSession, verb: str, domain: str) -> Answer:
@@ -130,8 +136,11 @@ class Inbound:
     def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> Answer:
         """Asks policy about one recipient; without a check that accepts it, it is refused."""
         visit: _Visit = session.extra
-        visit.facts.forward_path = forward_path
-        visit.facts.rcpt_parameters = parameters
+        facts = visit.facts
+        facts.forward_path = forward_path
+        facts.rcpt_parameters = parameters
+        transaction = session.transaction
+        facts.recipients = 0 if transaction is None else len(transaction.recipients)
         return self._ask(Stage.RECIPIENT, visit)
 
     def content(self, session: ServerSession) -> ContentAnswer:
@@ -247,7 +256,7 @@ class Inbound:
     def _verdict(self, stage: Stage, visit: _Visit, decision: Decision) -> Verdict | None:
         """The verdict, unless it is the usual one; everything else is counted and written into the journal."""
         verdict = decision.verdict
-        if verdict.action is Action.ACCEPT:
+        if verdict.action is Action.ACCEPT and not decision.noted:
             return None
         action = verdict.final.action
         visit.refused += verdict.refused
@@ -272,7 +281,7 @@ class Inbound:
             reply=None if reply is None else str(reply),
             reasons=list(decision.reasons),
         )
-        return verdict
+        return None if verdict.action is Action.ACCEPT else verdict
 
     # Content
 

@@ -10,6 +10,7 @@ from ironpost.policy.verdict import NEUTRAL, Finding, Stage
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
+    from ironpost.policy.checks import Ports
     from ironpost.policy.settings import Settings
     from ironpost.policy.verdict import Facts
 
@@ -23,11 +24,14 @@ class Loop:
     name: Final = "loop"
     stage: Final = Stage.CONTENT
 
-    def __init__(self, settings: Settings) -> None:
-        del settings  # the threshold is the RFC's, not the operator's
-
     def judge(self, facts: Facts) -> Finding:
         """Refuses a loop; says nothing else."""
         if facts.hops >= MAX_RECEIVED:
             return Finding(_LOOP, f"{facts.hops} Received fields")
         return _NOTHING
+
+
+def build(settings: Settings, ports: Ports) -> Loop:
+    """The check. The threshold is the RFC's, not the operator's."""
+    del settings, ports
+    return Loop()

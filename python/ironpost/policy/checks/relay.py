@@ -1,8 +1,8 @@
-"""Relay control: a recipient is ours, or the client is trusted, or the answer is no.
+"""Relay control: a recipient is ours, or the client is trusted or has authenticated, or the answer is no.
 
-Promises: exactly three ways to yes: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox, a trusted client. A local part
-is compared and never interpreted: `user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local
-mailboxes with odd names, and no way through us (RFC 2505 §2.1).
+Promises: exactly four ways to yes: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox, a trusted client, a client that
+has authenticated (RFC 5068 §3.1). A local part is compared and never interpreted: `user%elsewhere`, `elsewhere!user`
+and `"user@elsewhere"` at a local domain are local mailboxes with odd names, and no way through us (RFC 2505 §2.1).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ironpost.policy.verdict import ACCEPT, Finding, Stage
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
+    from ironpost.policy.checks import Ports
     from ironpost.policy.settings import Settings
     from ironpost.policy.verdict import Facts
 
@@ -45,6 +46,14 @@ class Relay:
             if address.local_part.lower() == "postmaster" or f"{address.local_part.lower()}@{address.key}" in known:
                 return Finding(ACCEPT, f"{address} is a local mailbox")
             return Finding(_UNKNOWN, f"{address.key} is local, and {address} is not listed")
+        if facts.identity is not None:
+            return Finding(ACCEPT, f"{facts.identity.name} is authenticated")
         if settings.trusts(facts.ip):
             return Finding(ACCEPT, f"{facts.ip} is in a trusted network")
         return Finding(_REFUSED, f"{address.key} is not local, and {facts.ip or 'the client'} is not trusted")
+
+
+def build(settings: Settings, ports: Ports) -> Relay:
+    """The check; there is no server without it."""
+    del ports
+    return Relay(settings)
