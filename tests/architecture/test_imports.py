@@ -27,6 +27,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
         "service",
         "config",
         "compose",
+        "conform",
         "compose_auth",
         "compose_listeners",
         "compose_delivery",

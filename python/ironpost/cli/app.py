@@ -112,6 +112,55 @@ def metrics(config: File = None) -> None:
     command.show(config)
 
 
+@app.command()
+def conform(
+    server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server to test.")],
+    profile: Annotated[str, typer.Option(help="What kind of server it is: mx, submission or lmtp.")] = "mx",
+    sender: Annotated[
+        str, typer.Option("--from", metavar="ADDRESS", help="The sender of its messages.")
+    ] = "conform@client.example",
+    to: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="A recipient that the server takes; if left out, one is looked for.")
+    ] = "",
+    to2: Annotated[str, typer.Option(metavar="ADDRESS", help="Another one; looked for as well.")] = "",
+    rejected: Annotated[str, typer.Option(metavar="ADDRESS", help="A recipient that the server refuses.")] = "",
+    user: Annotated[str, typer.Option(help="The account to authenticate with.")] = "",
+    password: Annotated[
+        str, typer.Option(help="Its password.", envvar="IRONPOST_CONFORM_PASSWORD", show_envvar=True)
+    ] = "",
+    starttls: Annotated[bool, typer.Option("--starttls", help="Begin each case behind STARTTLS.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="TLS from the first octet, as on port 465.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify the server's certificate.")] = False,
+    maildir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where accepted messages appear as files: then their content is compared."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only the cases of this name or topic; may be given more than once."),
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="List the cases and run none.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every case with its dialogue.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for a reply.", min=0.1)] = 5.0,
+    parallel: Annotated[int, typer.Option(help="Cases at a time.", min=1, max=16)] = 1,
+    json: Json = False,
+) -> None:
+    """Test how a server speaks SMTP or LMTP: hundreds of cases, each named for its section.
+
+    WARNING: it sends mail, much of it malformed, and octets that no client sends. Run it only against servers of your
+    own. It refuses nothing.
+    """
+    from ironpost.cli import conform as command
+    from ironpost.conform import Target
+
+    host, port = command.place(server)
+    target = Target(
+        host, port, command.profile(profile), sender, to, to2, rejected, user, password, starttls, tls, insecure,
+        maildir, timeout,
+    )  # fmt: skip
+    command.conform(server, target, only or [], parallel, command.View(json, verbose, list_only))
+
+
 @queue.command("list")
 def queue_list(config: File = None, json: Json = False, limit: Annotated[int, typer.Option(min=1)] = 1000) -> None:
     """Show the messages in the queue, oldest first."""

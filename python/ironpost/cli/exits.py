@@ -6,6 +6,8 @@ from typing import Final
 
 OK: Final = 0
 """Done."""
+NOT_CONFORMING: Final = 1
+"""`conform`: the server does not keep a MUST."""
 USAGE: Final = 64
 """The command line is wrong."""
 REFUSED: Final = 65

@@ -1,0 +1,84 @@
+"""What the server says about itself, asked once before the first case.
+
+Promises: it finds out what is offered in clear, under TLS and behind AUTH, and which addresses the server takes where
+the caller named none. It sends no message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from ironpost import wire
+from ironpost.conform.case import Failed, Start
+from ironpost.conform.connection import Malformed, Silence, TlsFailed
+from ironpost.conform.talk import Talk
+from ironpost.conform.target import Survey, Target
+
+
+class Unusable(Exception):
+    """There is nothing to test: no connection, or no session; the text says why."""
+
+
+async def survey(target: Target) -> tuple[Target, Survey]:
+    """Asks the server what it offers and which addresses it takes.
+
+    Raises:
+        Unusable: no session can be opened with what the caller told.
+    """
+    found = Survey(secure=target.implicit_tls or target.starttls)
+    talk = Talk(target, found)
+    try:
+        await talk.begin(Start.GREETED)
+        words = talk.greeting.lines[0].decode("ascii", "replace") if talk.greeting else ""
+        clear = await talk.hello()
+        if target.starttls:
+            await talk.start_tls()
+            before = await talk.hello()
+        else:
+            before = clear
+        offers = before
+        if target.user:
+            found = replace(found, before_login=before)
+            talk.survey = found
+            await talk.log_in()
+            offers = await talk.hello()
+        found = replace(found, greeting=words, clear=clear, before_login=before, offers=offers)
+        talk.survey = found
+        target = await _addresses(talk, target)
+        with contextlib.suppress(Failed):
+            await talk.say(b"QUIT\r\n", "2xx")
+    except OSError as error:
+        raise Unusable(f"{target.host}:{target.port}: {error.strerror or error}") from None
+    except (Failed, TlsFailed, Malformed, Silence) as error:
+        raise Unusable(f"no session with {target.host}:{target.port}: {error or 'no answer'}") from None
+    finally:
+        await talk.close()
+    return target, found
+
+
+async def _addresses(talk: Talk, target: Target) -> Target:
+    """Fills in the addresses that the caller did not name with some that the server takes, or refuses."""
+    domain = wire.parse_ehlo(talk.last_hello).domain if talk.last_hello is not None else ""
+    domains = [target.recipient.rpartition("@")[2]] if target.recipient else ["localhost", domain]
+    candidates = [f"{local}@{name}" for name in domains if name for local in ("postmaster", "conform", "abuse")]
+    await talk.say(b"MAIL FROM:<{from}>\r\n", "2xx")
+    recipient, second, rejected = target.recipient, target.second, target.rejected
+    if recipient and not await _takes(talk, recipient):
+        raise Failed(f"the server does not take {recipient}; name a recipient that it takes with --to")
+    for address in candidates:
+        if recipient and second:
+            break
+        if address != recipient and await _takes(talk, address):
+            recipient, second = recipient or address, address if recipient else second
+    if not recipient:
+        raise Failed(f"the server takes none of {', '.join(candidates)}; name a recipient that it takes with --to")
+    if not rejected and not await _takes(talk, "conform@refused.invalid"):
+        rejected = "conform@refused.invalid"
+    return replace(target, recipient=recipient, second=second, rejected=rejected)
+
+
+async def _takes(talk: Talk, address: str) -> bool:
+    """Whether RCPT with this address is accepted."""
+    await talk.send(b"RCPT TO:<" + address.encode() + b">\r\n")
+    return (await talk.reply()).code // 100 == 2
