@@ -294,6 +294,9 @@ class Connection(asyncio.Protocol):
 
     def _change(self, want: Want) -> None:
         """Everything that was replied is written, and nothing was read behind it: the connection changes."""
+        if want is Want.SWAP:
+            self._hand_over()
+            return
         if want is Want.TLS:
             tls = self.server.tls
             if tls is None:  # a reload took it away
@@ -304,6 +307,15 @@ class Connection(asyncio.Protocol):
             self.transport = TlsTransport(self, self.transport, tls, self.server.buffer)
         if self._paused:
             self._resume()
+
+    def _hand_over(self) -> None:
+        """The peer is the server now (RFC 2645 §5.3). For the session and for us, the connection is over."""
+        transport, successor = self.transport, self.session.successor()
+        self.connection_lost(None)
+        transport.set_protocol(successor)
+        successor.connection_made(transport)
+        if self._paused:
+            transport.resume_reading()
 
     def secured(self, transport: TlsTransport, tls: Tls, *, early: bool) -> None:  # noqa: ARG002 - TlsTransport's owner
         """The handshake is done. The client speaks first, and may have (RFC 3207 §4.2)."""
