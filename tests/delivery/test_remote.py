@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ironpost.client.connection import HELD
 from ironpost.delivery.next_hop import LOOPBACK
-from ironpost.delivery.remote import HELD, RemoteDelivery
+from ironpost.delivery.remote import RemoteDelivery
 from ironpost.lookup.static import StaticResolver
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
 from ironpost.protocol.client import TIMEOUTS, Step

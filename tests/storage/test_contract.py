@@ -407,3 +407,45 @@ def test_a_held_message_can_be_dropped(kind, tmp_path):
         assert await store.list() == []
 
     run(kind, tmp_path, scenario)
+
+
+def test_mail_for_a_domain_is_found_and_taken_due_or_not(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", "a@One.example", "b@two.example", '"x@one.example"@other.example')
+        await put(store, "m2", "c@one.example")
+        await put(store, "m3", "d@sub.one.example", "e@oneXexample.example", "postmaster")
+        await put(store, "m4", "f@one.example", due=NOW + 500)
+        await put(store, "m5", "g@one.example", held=True)
+        assert list(await store.waiting(["one.example"], NOW)) == ["m1", "m2"]
+        assert list(await store.waiting(["one.example", "sub.one.example"], NOW)) == ["m1", "m2", "m3"]
+        assert list(await store.waiting(["one.example", "two.example"], NOW, 1)) == ["m1"]
+        assert list(await store.waiting(["one.example"], NOW + 500)) == ["m1", "m2", "m4"]
+        assert list(await store.waiting(["none.example", "example"], NOW)) == []
+        # `put` left everything claimed that could be; what fails is due later, and is taken all the same.
+        assert await store.take("m1", ["one.example"], NOW) is None
+        await store.record([deferred("m1", 0, due=NOW + 900), delivered("m1", 1)])
+        await store.record([deferred("m2", 0, due=NOW + 900)])
+        taken = await store.take("m1", ["two.example", "one.example"], NOW)
+        assert [str(each.recipient.address) for each in taken.recipients] == ["a@One.example"]
+        assert await content(taken) == b"Received: trace\r\nSubject: x\r\n\r\nhello\r\n"
+        assert await store.take("m1", ["one.example"], NOW) is None
+        assert ids(await store.claim(NOW + 1000, 10)) == ["m4", "m2"]  # claimed, so nobody else gets it
+        await store.record([delivered("m1", 0)])
+        await store.release(["m2"])
+        assert (await store.take("m2", ["one.example"], NOW)).id == "m2"
+        for gone in ("m4", "m5", "unknown"):
+            assert await store.take(gone, ["one.example"], NOW) is None
+        assert list(await store.waiting(["one.example"], NOW)) == ["m2"]
+
+    run(kind, tmp_path, scenario)
+
+
+@pytest.mark.parametrize("domain", ["'\";--", "x' OR '1'='1", "%", "a\0b"])
+def test_r41_a_domain_is_never_a_part_of_a_statement(kind, tmp_path, domain):
+    async def scenario(store):
+        await put(store, "m1", "a@one.example")
+        await store.waiting([domain], NOW)
+        assert await store.take("m1", [domain], NOW) is None
+        assert len(await store.list()) == 1
+
+    run(kind, tmp_path, scenario)

@@ -5,7 +5,7 @@ them together; at most `DESTINATION_LIMIT` connections lead to a destination at 
 that cannot be reached, or refuses service, is followed by the next; a kept connection that turns out dead is replaced
 once, without an outcome. After a time-out or a protocol error a connection is closed, never kept (SECURITY R19).
 Refuses: to conclude anything from silence: what nobody answered is deferred.
-Standards: RFC 5321 §5.1 (order of hosts), §4.5.4.1 (sending strategy), §4.5.3.1.8 (a hundred recipients), §3.6.
+Standards: RFC 5321 §5.1 (order of hosts), §4.5.4.1 (sending strategy), §3.6.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect
+from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
+from ironpost.delivery.sending import Sending, too_many, unreadable, words
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.protocol import replies
-from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
-from ironpost.protocol.settings import RECIPIENTS_MINIMUM
+from ironpost.protocol.client import TIMEOUTS, Ending, Step, check_hostname
 from ironpost.routing.route import SMTP_PORT, Kind, Route
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ CONNECTION_MESSAGES: Final = 100
 """Messages sent over one connection before it is replaced, so that load spreads over equal hosts."""
 IDLE_SECONDS: Final = 5.0
 """How long a connection is kept without work."""
-
-_UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
 
 
 class _ServiceError(Exception):
@@ -177,11 +174,9 @@ class RemoteDelivery:
         recipients: Sequence[QueuedRecipient],
     ) -> Results:
         try:
-            body = message.body
-            content = await body.head(body.size) if body.size <= HELD else None
-            eight_bit = await _eight_bit(message) if content is None else None
+            sending = await Sending.of(message)
         except OSError as error:
-            return _same(recipients, Outcome(Disposition.DEFERRED, _UNREADABLE.because(_words(error))))
+            return _same(recipients, unreadable(error))
         settled: Results = []
         while True:
             connection = self._kept(destination)
@@ -193,27 +188,11 @@ class RemoteDelivery:
                     return settled + _same(recipients, nowhere.outcome)
                 except _ServiceError as refused:
                     return settled + _same(recipients, refused.outcome)
-            transaction = Transaction(
-                message.envelope,
-                [each.recipient for each in recipients],
-                size=body.size,
-                content=content,
-                eight_bit=eight_bit,
-            )
-            try:
-                await connection.transact(transaction, None if content is not None else body.pieces())
-            except OSError as error:
-                # The body could not be read to its end: the connection is gone, the recipients are deferred.
-                return settled + _same(recipients, Outcome(Disposition.DEFERRED, _UNREADABLE.because(_words(error))))
+            results = await sending.over(connection, recipients)
             if reused and _was_dead(connection):
                 continue
             self._keep(destination, connection)
-            results = [
-                (each, outcome)
-                for each, outcome in zip(recipients, transaction.outcomes, strict=True)
-                if outcome is not None
-            ]
-            recipients = _too_many(results)
+            recipients = too_many(results)
             again = {each.number for each in recipients}
             settled += [(each.number, outcome) for each, outcome in results if each.number not in again]
             if not recipients:
@@ -241,7 +220,7 @@ class RemoteDelivery:
                         chunking=self._chunking,
                     )
                 except OSError as error:
-                    reply = Reply(451, "4.4.1", (f"Cannot connect: {_words(error)}",))
+                    reply = Reply(451, "4.4.1", (f"Cannot connect: {words(error)}",))
                     outcome = Outcome(Disposition.DEFERRED, reply, remote, asked=True)
                 else:
                     if connection.ready:
@@ -339,47 +318,8 @@ class RemoteAgent:
         return [result for task in running for result in task.result()]
 
 
-async def _eight_bit(message: QueuedMessage) -> bool | None:
-    """Whether a large body, not declared 8BITMIME, is: it is read once more, so as to be declared truly (RFC 6152 §3).
-
-    A declared one is taken at its word where the peer takes 8 bits, and watched as it passes where not: None.
-    """
-    if message.envelope.body_type != "7BIT":
-        return None
-    pieces = message.body.pieces()
-    try:
-        async for piece in pieces:
-            if not piece.isascii():
-                return True
-    finally:
-        close = getattr(pieces, "aclose", None)
-        if close is not None:
-            await close()
-    return False
-
-
 def _same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
     return [(each.number, outcome) for each in recipients]
-
-
-def _too_many(results: Sequence[tuple[QueuedRecipient, Outcome]]) -> Sequence[QueuedRecipient]:
-    """Those that did not fit beside a hundred others: they go at once, in a transaction of their own.
-
-    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer takes at least a hundred, and says 452 to the rest, or 552 as RFC 821
-    had it. As each transaction disposes of a hundred, there is an end to it. A peer that said before how many it takes
-    (RFC 9422 §4.2) was asked for no more, and disposed of that many.
-    """
-    waiting = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
-    if waiting:
-        return waiting
-    delivered = sum(outcome.disposition is Disposition.DELIVERED for _, outcome in results)
-    if delivered < RECIPIENTS_MINIMUM:
-        return ()
-    return [
-        each
-        for each, outcome in results
-        if outcome.disposition is Disposition.DEFERRED and outcome.reply.code in {452, 552}
-    ]
 
 
 def _was_dead(connection: Connection) -> bool:
@@ -388,8 +328,3 @@ def _was_dead(connection: Connection) -> bool:
     if session.ending is Ending.REFUSED:
         return session.replies <= 1 and session.reason is not None and session.reason.code == 421
     return session.ending is Ending.LOST and session.replies == 0
-
-
-def _words(error: OSError) -> str:
-    text = error.strerror or str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in text)

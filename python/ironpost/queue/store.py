@@ -142,6 +142,16 @@ class Store(Protocol):
         """Gives back claims without a result: the recipients are as they were, and due as they were."""
         ...
 
+    async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
+        """Ids of messages with queued recipients at these domains (lower case), due or not, claimed or not, oldest
+        first; without those that must not be delivered yet (`released` after `now`)."""
+        ...
+
+    async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
+        """Claims a message's queued recipients at these domains (lower case), due or not, and returns it with those
+        recipients; None if there are none, or others have claimed them, or it must not be delivered yet."""
+        ...
+
     async def next_due(self) -> float | None:
         """When the earliest unclaimed recipient is due; None if there is none."""
         ...

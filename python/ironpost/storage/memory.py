@@ -83,6 +83,13 @@ class _Entry:
             if queued.state is State.QUEUED and queued.due <= now and queued.number not in self.claimed
         ]
 
+    def queued_at(self, domains: Sequence[str]) -> list[QueuedRecipient]:
+        return [
+            queued
+            for queued in self.recipients
+            if queued.state is State.QUEUED and queued.recipient.address.key in domains
+        ]
+
 
 class MemoryStore:
     """Implements `queue.store.Store`."""
@@ -155,6 +162,20 @@ class MemoryStore:
         for _, entry, due in ready[:limit]:
             entry.claimed.update(queued.number for queued in due)
         return [entry.message._replace(recipients=tuple(due)) for _, entry, due in ready[:limit]]
+
+    async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
+        """As `Store.waiting`."""
+        found = (entry.message for entry in self._entries.values() if entry.queued_at(domains))
+        return [message.id for message in found if message.released <= now][:limit]
+
+    async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
+        """As `Store.take`."""
+        entry = self._entries.get(message)
+        if entry is None or entry.message.released > now:
+            return None
+        chosen = [queued for queued in entry.queued_at(domains) if queued.number not in entry.claimed]
+        entry.claimed.update(queued.number for queued in chosen)
+        return entry.message._replace(recipients=tuple(chosen)) if chosen else None
 
     async def release(self, messages: Sequence[str]) -> None:
         """As `Store.release`."""

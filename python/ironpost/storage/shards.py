@@ -227,6 +227,22 @@ class ShardedStore:
         self._turn = (self._turn + 1) % len(shards)
         return shards[self._turn :] + shards[: self._turn]
 
+    async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
+        """As `Store.waiting`, oldest first within each shard."""
+        found: tuple[str, ...] = ()
+        for shard in (self._main, *self._others):
+            if len(found) < limit:
+                found += tuple(await shard.waiting(domains, now, limit - len(found)))
+        return found
+
+    async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
+        """As `Store.take`."""
+        for shard in (self._main, *self._others):
+            taken = await shard.take(message, domains, now)
+            if taken is not None:
+                return taken
+        return None
+
     async def release(self, messages: Sequence[str]) -> None:
         """As `Store.release`."""
         for shard in (self._main, *self._others):

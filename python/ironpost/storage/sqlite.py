@@ -234,10 +234,7 @@ class SqliteStore:
         seqs, _ = self._reader.due(due_by, self._is_claimed, limit)
         result = []
         for seq, message in zip(seqs, self._reader.by_seq(seqs), strict=True):
-            live = self._by_seq.get(seq)
-            if live is None:
-                has_file = isinstance(message.body, FileBody)
-                self._by_seq[seq] = self._by_id[message.id] = live = _Live(seq, message.id, has_file=has_file)
+            live = self._live(seq, message)
             chosen = tuple(
                 queued
                 for queued in message.recipients
@@ -246,6 +243,35 @@ class SqliteStore:
             live.claimed.update(queued.number for queued in chosen)
             result.append(message._replace(recipients=chosen))
         return result
+
+    async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
+        """As `Store.waiting`."""
+        return self._reader.waiting(domains, micros(now), limit)
+
+    async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
+        """As `Store.take`."""
+        whole, found = await self.get(message), self._find(message)
+        if whole is None or found is None or micros(whole.released) > micros(now):
+            return None
+        seq = found[0]
+        chosen = tuple(
+            queued
+            for queued in whole.recipients
+            if queued.state is State.QUEUED
+            and queued.recipient.address.key in domains
+            and not self._is_claimed(seq, queued.number)
+        )
+        if not chosen:
+            return None
+        self._live(seq, whole).claimed.update(queued.number for queued in chosen)
+        return whole._replace(recipients=chosen)
+
+    def _live(self, seq: int, message: QueuedMessage) -> _Live:
+        live = self._by_seq.get(seq)
+        if live is None:
+            has_file = isinstance(message.body, FileBody)
+            self._by_seq[seq] = self._by_id[message.id] = live = _Live(seq, message.id, has_file=has_file)
+        return live
 
     async def release(self, messages: Sequence[str]) -> None:
         """As `Store.release`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.body import PIECE
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from ironpost.model import Body
     from ironpost.protocol.extensions import Parameters
+
+T = TypeVar("T")
 
 STATES = (State.QUEUED, State.DELIVERED, State.FAILED, State.DROPPED, State.HELD)
 """A row's state is the position in this tuple."""
@@ -184,6 +186,20 @@ class Reader:
         cursor.close()  # an open cursor would hold the log
         return list(found), first
 
+    def waiting(self, domains: Sequence[str], now: int, limit: int) -> Sequence[str]:
+        """As `Store.waiting`; `now` in microseconds. It reads the whole queue: addresses have no index."""
+        found: dict[str, None] = {}
+        for part in _parts(domains):
+            # A domain holds no wildcard of LIKE that could name more than itself, and `take` looks again.
+            tests = " OR ".join(["r.address LIKE ?"] * len(part))
+            query = (
+                "SELECT m.id FROM message AS m WHERE m.released <= ? AND EXISTS (SELECT 1 FROM recipient AS r"  # noqa: S608 - constants and marks
+                f" WHERE r.message = m.seq AND r.state = 0 AND ({tests})) ORDER BY m.seq LIMIT ?"
+            )
+            values = (now, *(f"%@{domain}" for domain in part), limit)
+            found.update(dict.fromkeys(row[0] for row in self._connection.execute(query, values).fetchall()))
+        return tuple(found)[:limit]
+
     def by_seq(self, seqs: Sequence[int]) -> Messages:
         """Messages in the order of `seqs`; those that are gone are left out."""
         rows: dict[int, tuple[Any, ...]] = {}
@@ -224,5 +240,5 @@ def _recipient(row: tuple[Any, ...]) -> QueuedRecipient:
     return QueuedRecipient(number, recipient, STATES[state], attempts, due / 1e6, last, remote, changed / 1e6)
 
 
-def _parts(seqs: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (seqs[start : start + _VARIABLES] for start in range(0, len(seqs), _VARIABLES))
+def _parts(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (values[start : start + _VARIABLES] for start in range(0, len(values), _VARIABLES))

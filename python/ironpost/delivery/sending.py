@@ -1,0 +1,125 @@
+"""One message over connections that are there: what every way out by SMTP has in common.
+
+Promises: one outcome for each recipient and transaction; a body that cannot be read to its end closes the connection
+and defers. Small content is read once, whatever the number of transactions.
+Standards: RFC 5321 §4.5.3.1.8 and §4.5.3.1.10 (a hundred recipients); RFC 6152 §3 (declared as what it is).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from ironpost.client.connection import HELD
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.protocol import replies
+from ironpost.protocol.client import Transaction
+from ironpost.protocol.settings import RECIPIENTS_MINIMUM
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from ironpost.client.connection import Connection
+    from ironpost.queue.store import QueuedMessage, QueuedRecipient
+
+    Results: TypeAlias = list[tuple[QueuedRecipient, Outcome]]
+
+_UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A message that is being sent. Make it with `of`."""
+
+    message: QueuedMessage
+    content: bytes | None
+    """All of it, if it is small."""
+    eight_bit: bool | None
+
+    @classmethod
+    async def of(cls, message: QueuedMessage) -> Self:
+        """Reads what must be known before MAIL.
+
+        Raises:
+            OSError: the body cannot be read; see `unreadable`.
+        """
+        body = message.body
+        content = await body.head(body.size) if body.size <= HELD else None
+        return cls(message, content, await _eight_bit(message) if content is None else None)
+
+    async def over(self, connection: Connection, recipients: Sequence[QueuedRecipient]) -> Results:
+        """One transaction."""
+        body = self.message.body
+        transaction = Transaction(
+            self.message.envelope,
+            [each.recipient for each in recipients],
+            size=body.size,
+            content=self.content,
+            eight_bit=self.eight_bit,
+        )
+        try:
+            await connection.transact(transaction, None if self.content is not None else body.pieces())
+        except OSError as error:
+            # The body could not be read to its end: the connection is gone.
+            return same(recipients, unreadable(error))
+        return [
+            (each, outcome)
+            for each, outcome in zip(recipients, transaction.outcomes, strict=True)
+            if outcome is not None
+        ]
+
+
+async def _eight_bit(message: QueuedMessage) -> bool | None:
+    """Whether a large body, not declared 8BITMIME, is: it is read once more, so as to be declared truly (RFC 6152 §3).
+
+    A declared one is taken at its word where the peer takes 8 bits, and watched as it passes where not: None.
+    """
+    if message.envelope.body_type != "7BIT":
+        return None
+    pieces = message.body.pieces()
+    try:
+        async for piece in pieces:
+            if not piece.isascii():
+                return True
+    finally:
+        close = getattr(pieces, "aclose", None)
+        if close is not None:
+            await close()
+    return False
+
+
+def same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
+    """The same for each."""
+    return [(each, outcome) for each in recipients]
+
+
+def unreadable(error: OSError) -> Outcome:
+    """Our own store does not give us the message."""
+    return Outcome(Disposition.DEFERRED, _UNREADABLE.because(words(error)))
+
+
+def too_many(results: Results) -> Sequence[QueuedRecipient]:
+    """Those that did not fit beside a hundred others: they go at once, in a transaction of their own.
+
+    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer takes at least a hundred, and says 452 to the rest, or 552 as RFC 821
+    had it. As each transaction disposes of a hundred, there is an end to it. A peer that said before how many it takes
+    (RFC 9422 §4.2) was asked for no more, and disposed of that many.
+    """
+    waiting = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
+    if waiting:
+        return waiting
+    delivered = sum(outcome.disposition is Disposition.DELIVERED for _, outcome in results)
+    if delivered < RECIPIENTS_MINIMUM:
+        return ()
+    return [
+        each
+        for each, outcome in results
+        if outcome.disposition is Disposition.DEFERRED and outcome.reply.code in {452, 552}
+    ]
+
+
+def words(error: OSError) -> str:
+    """The system's reason, for a log line."""
+    text = error.strerror or str(error) or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in text)
