@@ -22,6 +22,7 @@ from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured
 from ironpost.queue.retry import RetryLaw
+from ironpost.server.limits import LocalBook
 from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.control import ControlError, ControlServer
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.config import Configuration
+    from ironpost.server.limits import LimitBook
     from ironpost.service.control import Command
 
 SPARE_FILES = 512
@@ -71,6 +73,8 @@ class Share(NamedTuple):
     """How many there are."""
     ports: tuple[int, ...]
     """Where to listen, in the order of the listeners' addresses: others listen there, too."""
+    books: Callable[[int], LimitBook]
+    """Counts the connections of a listener, with those that the others have."""
     front: Callable[[Mapping[str, Command], Callable[[], None]], Part]
     """Makes what stands in the place of the control socket, from the commands and a way to stop."""
 
@@ -125,7 +129,13 @@ class System:
             law=RetryLaw(expiry=configuration.queue.expire),
             concurrency=max(1, configuration.queue.concurrency // self._workers),
         )
-        self.places = places(configuration, name, self._handlers(configuration, name), share and share.ports)
+        self.places = places(
+            configuration,
+            name,
+            self._handlers(configuration, name),
+            share and share.ports,
+            (lambda _: LocalBook()) if share is None else share.books,
+        )
         commands = {
             "reload": self._command_reload,
             "status": self._status,

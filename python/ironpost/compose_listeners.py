@@ -15,11 +15,12 @@ from ironpost.protocol.settings import Settings
 from ironpost.server import Limits, Server, Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import SocketPath
     from ironpost.protocol.handler import Handler
+    from ironpost.server.limits import LimitBook
 
 DIALECTS: Final = {"mx": SMTP, "submission": SUBMISSION, "lmtp": LMTP}
 """By role."""
@@ -66,7 +67,11 @@ class Place:
 
 
 def places(
-    configuration: Configuration, name: str, handlers: Mapping[str, Handler], ports: Sequence[int] | None = None
+    configuration: Configuration,
+    name: str,
+    handlers: Mapping[str, Handler],
+    ports: Sequence[int] | None,
+    books: Callable[[int], LimitBook],
 ) -> list[Place]:
     """A server for each address, not started.
 
@@ -75,10 +80,12 @@ def places(
         name: what the server calls itself.
         handlers: of their sessions, by role.
         ports: for one of several processes: the port of each address, on which the others listen, too.
+        books: where the connections of a listener are counted, however many addresses it has.
     """
     found: list[Place] = []
     for number, listener in enumerate(configuration.listener):
         settings, timeouts = session_settings(configuration, listener, name), timeouts_of(configuration, listener)
+        book = books(number)
         for where in listener.listen:
             assert isinstance(where, Endpoint)
             server = Server(
@@ -88,6 +95,7 @@ def places(
                 settings=settings,
                 timeouts=timeouts,
                 limits=connection_limits(configuration, listener),
+                book=book,
                 pause=listener.pause,
                 proxy=listener.proxy,
                 reuse_port=ports is not None,

@@ -20,6 +20,7 @@ from ironpost.config.quantities import Endpoint
 from ironpost.server.binding import bind
 from ironpost.service import records
 from ironpost.service.control import ControlError, ControlServer
+from ironpost.service.shared_limits import Ledger
 from ironpost.service.supervisor import Part, Supervisor
 from ironpost.service.workers import Worker, Workers
 from ironpost.storage.lock import DirectoryLock
@@ -107,6 +108,7 @@ class Supervised:
         self._count = workers
         self._workers: Workers
         self._reloading = asyncio.Lock()
+        self._ledger = Ledger()
         self._told: dict[int, Source] = {}
         """What each worker runs with, as far as it was told."""
         self.places = [
@@ -139,8 +141,14 @@ class Supervised:
                 lock.release()
                 raise
         self._workers = Workers(
-            self._count, WORKER, self._orders, keep=(lock.descriptor,), began=self._began
-        )  # a worker that lives on for a moment keeps the directory locked, too
+            self._count,
+            WORKER,
+            self._orders,
+            keep=(lock.descriptor,),  # a worker that lives on for a moment keeps the directory locked, too
+            heard=self._heard,
+            began=self._began,
+            ended=self._ended,
+        )
         commands = {
             "reload": self._command_reload,
             "status": self._status,
@@ -165,6 +173,24 @@ class Supervised:
             "source": self._source.name,
         }
 
+    # -- what workers tell each other
+
+    def _heard(self, number: int, note: Mapping[str, Any]) -> None:
+        if "limits" in note:
+            self._ledger.told(number, note["limits"])
+        self._workers.tell_others(number, note)
+
+    def _ended(self, number: int) -> None:
+        self._workers.tell_others(number, {"limits": self._ledger.ended(number)})
+
+    def _began(self, worker: Worker) -> None:
+        for held in self._ledger.others(worker.number):
+            self._workers.tell(worker.number, {"limits": held})
+        if self._told[worker.number] is not self._source:
+            log.warning("worker %d missed a reload and is told again", worker.number)
+            task = asyncio.ensure_future(self._hand_over(worker, self._source))
+            task.add_done_callback(_logged)
+
     # -- reload
 
     async def reload(self) -> str:
@@ -172,8 +198,6 @@ class Supervised:
         async with self._reloading:
             new, old = self._again(), self._source
             refuse_fixed(old.configuration, new.configuration)
-            if new.configuration.hash == old.configuration.hash:
-                return f"nothing has changed (configuration {old.configuration.hash})"
             living = [worker for worker in self._workers.all if worker.ready.is_set()]
             for worker in living[:1]:
                 await self._hand_over(worker, new)  # what it refuses, nobody has
@@ -181,18 +205,13 @@ class Supervised:
             records.change(new.configuration.log.level, new.configuration.log.format)
             done = await asyncio.gather(*(self._hand_over(each, new) for each in living[1:]), return_exceptions=True)
             said = f"configuration {new.configuration.hash} replaces {old.configuration.hash}"
+            if new.configuration.hash == old.configuration.hash:  # certificates may have been read anew all the same
+                said = f"nothing has changed (configuration {old.configuration.hash})"
             return "; ".join([said, *(str(each) for each in done if each is not None)])
 
     async def _hand_over(self, worker: Worker, source: Source) -> None:
         await worker.ask({"do": "reload", "text": source.text})
         self._told[worker.number] = source
-
-    def _began(self, worker: Worker) -> None:
-        """A worker that was starting during a reload has missed it."""
-        if self._told[worker.number] is not self._source:
-            log.warning("worker %d missed a reload and is told again", worker.number)
-            task = asyncio.ensure_future(self._hand_over(worker, self._source))
-            task.add_done_callback(_logged)
 
     # -- what the control socket offers
 

@@ -163,7 +163,7 @@ def test_a_reload_reaches_every_worker_and_a_bad_one_none(serve: Serve, wait_unt
     assert sizes(server.port) == {str(2 << 20)}
     server.configure('max_message = "4MiB"\n')
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "replaces" in server.log().splitlines()[-1], server.log)
+    wait_until(lambda: '"ironpost.supervisor", "message": "configuration' in server.log(), server.log)
     assert sizes(server.port) == {str(4 << 20)}
     server.configure(f'data = "elsewhere"\n{server.file.read_text()}')
     assert server.run("reload").returncode == 78
@@ -180,6 +180,31 @@ def test_a_worker_that_ends_is_started_again_while_the_others_go_on(serve: Serve
     assert "it is started again in 1 s" in server.log(), "the pause grows"
     send(server.port, "you@localhost", 10)
     server.wait_for_mail(10)
+    assert server.stop() == 0
+
+
+def test_limits_of_connections_hold_for_all_workers_together(serve: Serve, wait_until: Until) -> None:
+    server = serve("[limits]\nconnections = 12\n", workers=3)
+    clients: list[socket.socket] = []
+
+    def one_more() -> bytes:
+        client = socket.create_connection(("127.0.0.1", server.port), 30)
+        clients.append(client)
+        return client.recv(100)[:3]
+
+    def open_now() -> int:
+        return int(status(server)["connections"])
+
+    try:
+        wait_until(lambda: one_more() == b"421" and 12 <= open_now() < 15, lambda: f"{open_now()}")
+        os.kill(pids(server)[0], signal.SIGKILL)
+        wait_until(lambda: status(server)["workers"][0]["starts"] == 2, server.log)
+        left = open_now()
+        assert left < 12
+        wait_until(lambda: one_more() == b"421" and 12 <= open_now() < 15, lambda: f"{open_now()}")
+    finally:
+        for client in clients:
+            client.close()
     assert server.stop() == 0
 
 

@@ -6,10 +6,12 @@ ends when that socket does: no worker outlives its supervisor. It logs to the st
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ironpost.cli import exits
@@ -20,6 +22,7 @@ from ironpost.config import Configuration, default, parse
 from ironpost.service import collector, records
 from ironpost.service.control import ControlError
 from ironpost.service.link import Link
+from ironpost.service.shared_limits import SharedBooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,9 +52,15 @@ class Orders:
 class Front:
     """A part: the link to the supervisor in the place of the control socket."""
 
-    def __init__(self, sock: socket.socket, commands: Mapping[str, Command], stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        commands: Mapping[str, Command],
+        heard: Callable[[Mapping[str, Any]], None],
+        stop: Callable[[], None],
+    ) -> None:
         self._sock = sock
-        self.link = Link(commands, lambda _note: None, stop)
+        self.link = Link(commands, heard, stop)
 
     async def start(self) -> None:
         """Answers from now on."""
@@ -71,6 +80,16 @@ def main(descriptor: int) -> int:
     orders = Orders(json.loads(line)["note"])
     front: Front
 
+    books = SharedBooks(
+        orders.workers,
+        lambda seconds, call: asyncio.get_running_loop().call_later(seconds, call),
+        lambda changes: front.link.tell({"limits": changes}),
+        monotonic,
+    )
+
+    def heard(note: Mapping[str, Any]) -> None:
+        books.hear(note["limits"])
+
     def make_front(commands: Mapping[str, Command], stop: Callable[[], None]) -> Front:
         async def reload(request: Mapping[str, Any]) -> Mapping[str, Any]:
             before, orders.text = orders.text, request["text"]
@@ -81,7 +100,7 @@ def main(descriptor: int) -> int:
                 raise
 
         nonlocal front
-        front = Front(channel.dup(), {**commands, "reload": reload}, stop)
+        front = Front(channel.dup(), {**commands, "reload": reload}, heard, stop)
         return front
 
     def ready() -> None:
@@ -91,7 +110,7 @@ def main(descriptor: int) -> int:
     try:
         configuration = orders.configuration()
         records.write_to(sys.stderr, configuration.log.level, configuration.log.format)
-        share = Share(orders.number, orders.workers, orders.ports, make_front)
+        share = Share(orders.number, orders.workers, orders.ports, books.book, make_front)
         run(System(configuration, orders.configuration, share), ready)
     except Stop as stop:
         with contextlib.suppress(OSError):

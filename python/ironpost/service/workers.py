@@ -149,10 +149,16 @@ class Workers:
         await asyncio.gather(*self._tending, return_exceptions=True)
 
     def tell(self, number: int, note: Mapping[str, Any]) -> None:
-        """Sends a note to a worker, if it is there."""
-        link = self.all[number].link
-        if link is not None:
-            link.tell(note)
+        """Sends a note to a worker, if it is ready."""
+        worker = self.all[number]
+        if worker.link is not None and worker.ready.is_set():
+            worker.link.tell(note)
+
+    def tell_others(self, number: int, note: Mapping[str, Any]) -> None:
+        """Sends a note to all that are ready, but one."""
+        for worker in self.all:
+            if worker.number != number:
+                self.tell(worker.number, note)
 
     async def ask_all(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Asks every worker; the answers in their order.
