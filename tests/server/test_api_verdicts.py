@@ -54,6 +54,8 @@ def test_a_verdict_at_each_stage(hook, verdict, said, kind):
             greeting = await client.reply()
             if hook == "connect":
                 assert greeting == said
+                if said.startswith("554"):  # RFC 5321 §3.1: only QUIT is left
+                    assert [reply[:3] for reply in await client.say("NOOP", "QUIT")] == ["503", "221"]
                 assert await client.reply() == ""
                 return
             if hook == "verify":

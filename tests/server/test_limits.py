@@ -328,6 +328,34 @@ def test_a_client_that_never_says_hello_is_421(run):
     run(scenario())
 
 
+@pytest.mark.parametrize("quits", [True, False])
+def test_a_client_that_is_refused_may_say_quit_and_nothing_else(run, quits):
+    class Closed(Open):
+        def connect(self, session):
+            return replies.NOT_TAKEN
+
+    async def scenario():
+        metrics, handler = Counted(), Closed()
+        timeouts = Timeouts(refused=30 if quits else 0.05)
+        async with Server(
+            handler, "127.0.0.1", timeouts=timeouts, metrics=metrics, overrides={"NOOP": lambda session, command: None}
+        ) as server:
+            client = await Client.to(server, greeted=False)
+            assert await client.reply() == replies.NOT_TAKEN.octets
+            said = await client.say(b"NOOP\r\nEHLO x.example\r\n" + ENVELOPE + b"BDAT 4\r\nQUITNOSUCH\r\n", 6)
+            assert codes(said) == [b"503"] * 5 + [b"500"]
+            if quits:
+                assert await client.say(b"QUIT\r\n") == replies.GOODBYE.octets
+            else:
+                assert await client.reply() == replies.TIMED_OUT.octets
+                assert metrics.counts["sessions_ended", "refused"] == 1
+            assert await client.rest() == b""
+            await client.close()
+        assert handler.messages == []
+
+    run(scenario())
+
+
 def test_a_session_that_lasts_too_long_is_421(run):
     async def scenario():
         metrics = Counted()

@@ -459,9 +459,8 @@ class ServerSession:
 
     def greet(self) -> None:
         """Asks the handler about whoever is at the other end; its answer is the greeting."""
-        self.quarantine, self.dropping = (), False
+        self.quarantine, self.dropping = (), False  # after XCLIENT it is somebody else
         try:
-            self.quarantine, self.dropping = (), False  # after XCLIENT it is somebody else
             answer = self.handler.connect(self)
         except Exception as exc:  # noqa: BLE001 - R26
             answer = self.raised(exc)
@@ -564,10 +563,19 @@ class ServerSession:
             self._out.append(self.settings.greeting)
         elif answer.positive:
             self._out.append(answer.octets)
+        elif answer.permanent:
+            # It may say nothing more than QUIT, but it may say that: a client that is cut off tries again.
+            self._out.append(answer.octets)
+            self.dialogue, self._overrides = self.settings.dialogue_of_the_refused, None
         else:
             self._end_with(replies.INTERNAL if answer is replies.HOOK_FAILED else answer)
             return
         self.enter(State.READY)
+
+    @property
+    def refused(self) -> bool:
+        """The greeting was a refusal; nothing is awaited but QUIT (RFC 5321 §3.1)."""
+        return self.dialogue is self.settings.dialogue_of_the_refused
 
     def _run(self) -> Pending:
         """Handles events until a question is out or nothing is left."""

@@ -16,7 +16,7 @@ from ironpost.model.parameters import LONGEST, Solicitation
 from ironpost.protocol.commands import BEFORE_AUTHENTICATION, BEFORE_TLS, Dialogue
 from ironpost.protocol.dialect import SMTP, Dialect
 from ironpost.protocol.extensions import EXTENSIONS, Offer
-from ironpost.protocol.replies import AUTHENTICATION_FIRST, TLS_FIRST, reply
+from ironpost.protocol.replies import AUTHENTICATION_FIRST, BAD_SEQUENCE, TLS_FIRST, reply
 from ironpost.wire.interface import Limits, NewlinePolicy
 
 if TYPE_CHECKING:
@@ -210,6 +210,11 @@ class Settings:
     @cached_property
     def _dialogue_before_authentication(self) -> Dialogue:
         return self._dialogue.only(BEFORE_AUTHENTICATION, AUTHENTICATION_FIRST)
+
+    @cached_property
+    def dialogue_of_the_refused(self) -> Dialogue:
+        """For a client that was greeted with 554: 503 to everything but QUIT (RFC 5321 §3.1)."""
+        return self._dialogue.only(frozenset({"QUIT"}), BAD_SEQUENCE)
 
     @property
     def _verbs(self) -> Mapping[str, Handling]:

@@ -268,8 +268,12 @@ class Connection(asyncio.Protocol):
             self._window = None
             if quiet > timeouts.command:
                 self._expire(replies.TIMED_OUT, "command")
-            elif session.state is State.READY and now - self._born > timeouts.hello:
-                self._expire(replies.NO_HELLO, "hello")
+            elif session.state is State.READY:
+                if session.refused:
+                    if now - self._born > timeouts.refused:
+                        self._expire(replies.TIMED_OUT, "refused")
+                elif now - self._born > timeouts.hello:
+                    self._expire(replies.NO_HELLO, "hello")
         elif quiet > timeouts.data:
             self._expire(replies.TIMED_OUT, "data")
         elif self._window is None:

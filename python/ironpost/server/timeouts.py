@@ -11,6 +11,8 @@ class Timeouts:
 
     handshake: float = 60.0
     """For a PROXY header, and for a TLS handshake: the connection is closed. A TCP segment may have to come twice."""
+    refused: float = 30.0
+    """From a refusal in place of the greeting to QUIT, for which RFC 5321 §3.1 has us wait: 421 4.4.2."""
     hello: float = 300.0
     """From the greeting to an accepted EHLO or HELO, whatever else is said: 421 4.4.2."""
     command: float = 300.0

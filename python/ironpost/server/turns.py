@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ironpost.server.connection import Connection
 
 LARGE: Final = 128 * 1024
-"""Octets of one read from which on it is a large piece, and more is to be expected: half of what a loop reads at once."""
+"""Octets of one read from which on it is a large piece: half of what a loop reads at once, so more will come."""
 PIECES: Final = 4
 """Large pieces (a count) in one turn: of 256 KiB each, as loops read them, one or two milliseconds of work."""
 KEPT: Final = 128

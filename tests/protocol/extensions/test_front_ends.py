@@ -91,7 +91,8 @@ def test_r14_a_login_named_by_the_front_end_does_not_pass_to_the_next_client() -
 
 def test_a_client_that_is_refused_gets_no_session() -> None:
     session, _ = opened()
-    assert codes(say(session, b"XCLIENT ADDR=203.0.113.66\r\nNOOP\r\n")) == [b"554"]
+    said = say(session, b"XCLIENT ADDR=203.0.113.66\r\nEHLO x.example\r\nXCLIENT ADDR=192.0.2.1\r\nQUIT\r\n")
+    assert codes(said) == [b"554", b"503", b"503", b"221"]
     assert session.closing
 
 
