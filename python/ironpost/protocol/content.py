@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ironpost.model import BodyType, Reply, Verdict
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
-from ironpost.protocol.extensions.binary_mime import is_binary
 from ironpost.protocol.verdicts import NOWHERE, Stage, of_message, settle
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def begin(session: ServerSession) -> None:
         session.refuse(replies.BINARY_NEEDS_CHUNKS)
         return
     session.by_data = True
-    _ask_content(session)
+    ask(session)
 
 
 def chunk(session: ServerSession) -> None:
@@ -45,10 +44,11 @@ def chunk(session: ServerSession) -> None:
         session.refuse_chunk(replies.RECIPIENT_FIRST if session.state is State.MAIL else replies.BAD_SEQUENCE)
     elif session.state is State.RCPT:
         session.by_data = False
-        _ask_content(session)
+        ask(session)
 
 
-def _ask_content(session: ServerSession) -> None:
+def ask(session: ServerSession) -> None:
+    """Asks where the content goes; `content_answered` goes on."""
     if session.transaction is None or not session.transaction.recipients:  # all were dropped
         content_answered(session, NOWHERE)
         return
@@ -74,8 +74,12 @@ def content_answered(session: ServerSession, answer: Spool | Reply | Verdict | N
         answer = settled
     if answer is None:
         answer = session.raised(TypeError("the content hook answered None, not Spool or Reply"))
+    fetch = None if session.transaction is None else session.transaction.fetch
     if isinstance(answer, Reply):
         if session.by_data:  # refused instead of 354: no content comes
+            session.reply(answer)
+        elif fetch is not None:
+            session.drop_transaction()
             session.reply(answer)
         else:  # the octets of the chunk come all the same
             session.refusal = answer
@@ -85,6 +89,8 @@ def content_answered(session: ServerSession, answer: Spool | Reply | Verdict | N
     session.enter(State.CONTENT)
     if session.by_data:
         session.write(_START_CONTENT)
+    elif fetch is not None:
+        fetch(session)
 
 
 def piece(session: ServerSession, octets: bytes) -> None:
@@ -93,6 +99,8 @@ def piece(session: ServerSession, octets: bytes) -> None:
     spool = session.spool
     if spool is None or session.chunk_refusal is not None:
         return
+    if not session.by_data and (transaction := session.transaction) is not None and transaction.scanner is not None:
+        transaction.scanner.piece(octets)
     try:
         wait = spool.write(octets)
     except Exception as exc:  # noqa: BLE001 - R26
@@ -132,6 +140,8 @@ def end(session: ServerSession, facts: BodyEnd) -> None:
         session.chunk_refusal = None
         session.refuse(refusal)
         return
+    if not session.by_data and (transaction := session.transaction) is not None and transaction.scanner is not None:
+        facts = transaction.scanner.facts(last=facts.last)
     refusal = _judge(session, facts) or session.refusal
     if refusal is not None:
         session.refusal = refusal
@@ -179,8 +189,7 @@ def _judge(session: ServerSession, facts: BodyEnd) -> Reply | None:
 
 
 def _binary(session: ServerSession) -> bool:
-    transaction = session.transaction
-    return transaction is not None and is_binary(transaction)
+    return session.transaction is not None and session.transaction.binary
 
 
 def _eight_bit_declared(session: ServerSession) -> bool:

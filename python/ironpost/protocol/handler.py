@@ -33,6 +33,8 @@ Each: TypeAlias = "Sequence[Said] | Mapping[Address, Said] | Mapping[str, Said]"
 MessageAnswer: TypeAlias = "Said | Each | Awaitable[Said | Each]"
 """Answers that differ are for dialects that reply for each recipient; SMTP has one reply, so they must agree there."""
 
+Fetched: TypeAlias = "bytes | Reply | Awaitable[bytes | Reply]"
+
 
 class Handler(Protocol):
     """One per server; the session that asks is the first argument of every hook.
@@ -90,6 +92,12 @@ class Handler(Protocol):
         """ATRN of an authenticated client, for a handler that claims ATRN; no domains: all that the client may have.
         None: 250, and the connection changes its direction (RFC 2645 §5.3): `session.successor` must have been set to
         what makes the protocol that goes on with it."""
+        ...
+
+    def burl(self, session: ServerSession, url: str, last: bool) -> Fetched:
+        """BURL of an authenticated client, for a handler that claims BURL: the octets that the URL stands for
+        (RFC 4468 §3.2). Whether it is followed is the handler's to say: a URL may lead anywhere (§8). Hold no more than
+        `session.settings.max_size`. A Reply refuses, and the transaction is over."""
         ...
 
     def pause(self, session: ServerSession, seconds: float, then: Any) -> Awaitable[Any]:

@@ -108,6 +108,8 @@ BAD_NODE: Final = reply(501, "5.4", "Not a fully qualified domain name")
 ENCRYPTION_NEEDED: Final = reply(530, "7.10", "Encryption needed")
 BY_TOO_SHORT: Final = reply(555, "5.4", "Deliver-by time is shorter than the least taken here")
 HELD_TOO_LONG: Final = reply(501, "5.4", "Release time is later than the latest taken here")
+BAD_URL: Final = reply(501, "5.4", "BURL needs an absolute URI, and perhaps LAST")
+URL_NOT_FOLLOWED: Final = reply(554, "7.8", "URL resolution requires trust relationship")  # RFC 4468 §6
 BINARY_NEEDS_CHUNKS: Final = reply(503, "5.1", "Binary content comes by BDAT only")
 
 # Authentication (RFC 4954 §4, §6). What is wrong with credentials is never said.

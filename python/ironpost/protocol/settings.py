@@ -95,6 +95,8 @@ class Settings:
     """The name of the Priority Assignment Policy (RFC 6710 §9.2), if it is to be known."""
     no_soliciting: tuple[str, ...] | None = None
     """Classes of solicitation that are refused (RFC 3865 §2.2); None: there is no NO-SOLICITING at all."""
+    burl: tuple[str, ...] = ("imap",)
+    """What BURL can do, for those who may use it (RFC 4468 §3.3)."""
     max_transactions: int | None = None
     """MAIL commands in one session, before it is closed with 421."""
     extensions: tuple[Extension, ...] = EXTENSIONS
@@ -171,6 +173,11 @@ class Settings:
         if key is None:
             return b"" if self.nonce is None else self.nonce().encode()
         return key
+
+    @cached_property
+    def keywords(self) -> frozenset[str]:
+        """Theirs, whether EHLO shows them now or not."""
+        return frozenset(extension.keyword for extension in self.available)
 
     @cached_property
     def limits(self) -> Limits:

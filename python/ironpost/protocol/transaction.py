@@ -9,12 +9,14 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from ironpost.model import Envelope, Origin, Recipient
+from ironpost.model import BodyType, Envelope, Origin, Recipient
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ironpost.model import Address, Value
+    from ironpost.protocol.extensions.burl import Scanner
+    from ironpost.protocol.server import ServerSession
 
 _NO_BINDINGS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -76,7 +78,7 @@ class Want(Enum):
 class Transaction:
     """One open mail transaction: what was accepted so far."""
 
-    __slots__ = ("dropped", "dropping", "parameters", "quarantine", "recipients", "reverse_path")
+    __slots__ = ("dropped", "dropping", "fetch", "parameters", "quarantine", "recipients", "reverse_path", "scanner")
 
     def __init__(self, reverse_path: Address, parameters: Mapping[str, Value]) -> None:
         self.reverse_path = reverse_path
@@ -90,6 +92,15 @@ class Transaction:
         """Recipients and content are taken and thrown away, and nobody is asked."""
         self.quarantine: tuple[str, ...] = ()
         """Why the message is to be kept apart; empty if it is not."""
+        self.fetch: Callable[[ServerSession], None] | None = None
+        """How the next part of the content is got, once there is a place for it (BURL)."""
+        self.scanner: Scanner | None = None
+        """Facts about content of which the framer sees a part only (BURL)."""
+
+    @property
+    def binary(self) -> bool:
+        """Its content is any octets (RFC 3030 §3)."""
+        return self.parameters.get("BODY") is BodyType.BINARY
 
     def envelope(self, origin: Origin) -> Envelope:
         """The frozen envelope of what was accepted."""

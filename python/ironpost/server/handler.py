@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
     from ironpost.model import Address, Value
     from ironpost.model.body import Spool
-    from ironpost.protocol.handler import Answer, ContentAnswer, Handler, MessageAnswer
+    from ironpost.protocol.handler import Answer, ContentAnswer, Fetched, Handler, MessageAnswer
     from ironpost.protocol.server import ServerSession
     from ironpost.server.body import Body
     from ironpost.wire import BodyEnd
 
 HOOKS = (
     *("connect", "hello", "mail", "recipient", "content", "message", "disconnect"),
-    *("verify", "expand", "etrn", "turn"),
+    *("verify", "expand", "etrn", "turn", "burl"),
 )
 
 
@@ -81,6 +81,10 @@ class BaseHandler:
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
         """Allows it to nobody."""
         return replies.TURN_REFUSED
+
+    def burl(self, session: ServerSession, url: str, last: bool) -> Fetched:
+        """Follows no URL."""
+        return replies.URL_NOT_FOLLOWED
 
     def disconnect(self, session: ServerSession) -> None:
         """Does nothing."""

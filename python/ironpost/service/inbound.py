@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ironpost.model.body import Spool
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.policy import Policy
-    from ironpost.protocol.handler import Answer, ContentAnswer
+    from ironpost.protocol.handler import Answer, ContentAnswer, Fetched
     from ironpost.protocol.server import ServerSession
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.wire import BodyEnd
@@ -195,6 +195,11 @@ class Inbound:
         """Not claimed."""
         del session, domains
         return replies.TURN_REFUSED
+
+    def burl(self, session: ServerSession, url: str, last: bool) -> Fetched:
+        """Not claimed."""
+        del session, url, last
+        return replies.URL_NOT_FOLLOWED
 
     async def pause(self, session: ServerSession, seconds: float, then: Any) -> Any:
         """Holds an answer back (`model.verdict.tarpit`)."""

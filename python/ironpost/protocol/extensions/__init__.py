@@ -11,6 +11,7 @@ from ironpost.protocol.extensions.atrn import Atrn
 from ironpost.protocol.extensions.auth import Auth
 from ironpost.protocol.extensions.base import Extension, Handling, Offer, Outgoing, Parameters, Parse
 from ironpost.protocol.extensions.binary_mime import BinaryMime
+from ironpost.protocol.extensions.burl import Burl
 from ironpost.protocol.extensions.chunking import Chunking
 from ironpost.protocol.extensions.deliver_by import DeliverByTime
 from ironpost.protocol.extensions.dsn import Dsn
@@ -45,6 +46,7 @@ EXTENSIONS: Final[tuple[Extension, ...]] = (
     SmtpUtf8(),
     Chunking(),
     BinaryMime(),
+    Burl(),
     EnhancedStatusCodes(),
     StartTls(),
     RequireTls(),

@@ -20,17 +20,11 @@ if TYPE_CHECKING:
     from ironpost.model import Reply
     from ironpost.protocol.extensions.base import Parameters
     from ironpost.protocol.settings import Settings
-    from ironpost.protocol.transaction import Transaction
 
 
 def taken(settings: Settings) -> bool:
     """Whether such a server takes BODY=BINARYMIME."""
-    return any(extension.keyword == BinaryMime.keyword for extension in settings.available)
-
-
-def is_binary(transaction: Transaction) -> bool:
-    """Whether the content of this transaction is any octets."""
-    return transaction.parameters.get("BODY") is BodyType.BINARY
+    return BinaryMime.keyword in settings.keywords
 
 
 def outgoing(offered: Mapping[str, str]) -> Parameters | Reply:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.protocol import replies
+from ironpost.protocol.commands import State
 from ironpost.protocol.extensions.base import Extension
+from ironpost.protocol.extensions.burl import Burl, begin
 
 if TYPE_CHECKING:
     from ironpost.protocol.server import ServerSession
@@ -20,6 +22,8 @@ def _bdat(session: ServerSession, command: Command) -> None:
     if command.fault is not None:
         session.refuse(replies.FAULT_REPLIES[command.fault.id])
         return session.close()
+    if session.state is State.RCPT and Burl.keyword in session.settings.keywords:
+        begin(session)
     return session.chunk()
 
 
