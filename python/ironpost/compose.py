@@ -117,7 +117,7 @@ class System:
         raise_file_limit(_connections(configuration) + SPARE_FILES)
         lock, self._store = self._opened(configuration)
         share = self._share
-        name = _own_name(configuration)
+        name = own_name(configuration)
         self._ways = Ways(configuration, name, self._clock, self._random)
         self._runner = QueueRunner(
             store=self._store,
@@ -191,7 +191,7 @@ class System:
         refuse_fixed(old, new)
         if new.hash == old.hash:
             return f"nothing has changed (configuration {old.hash})"
-        name = _own_name(new)
+        name = own_name(new)
         new_routes = routes(new)
         handlers = self._handlers(new, name)
         settings = [session_settings(new, listener, name) for listener in new.listener]
@@ -341,7 +341,7 @@ class Control:
             await self._server.start()
 
 
-def _own_name(configuration: Configuration) -> str:
+def own_name(configuration: Configuration) -> str:
     """What the server calls itself: as configured, else the machine's full name, else its short one."""
     if configuration.hostname is not None:
         return configuration.hostname

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ironpost.config.quantities import Endpoint
 from ironpost.delivery.maildir import Maildir
-from ironpost.delivery.next_hop import LOOPBACK
+from ironpost.delivery.next_hop import LOOPBACK, OwnSystem, networks
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.lookup.dns import DnsResolver
 from ironpost.model.ports import Answer, ResolverError
@@ -45,7 +45,7 @@ class Ways:
             random,
             local_hostname=name if "." in name else None,
             own_names=(name,),
-            own_networks=(*LOOPBACK, *_own_addresses(configuration)),
+            own_networks=_own_networks(configuration),
         )
 
     def agent(self, route: Route) -> Agent:
@@ -93,6 +93,15 @@ def resolver() -> Resolver:
     except ResolverError as error:
         log.warning("mail that needs DNS will wait: %s", error)
         return _NoResolver(str(error))
+
+
+def own_system(configuration: Configuration, name: str) -> OwnSystem:
+    """What leads back to this system."""
+    return OwnSystem(frozenset({name}), networks(_own_networks(configuration)))
+
+
+def _own_networks(configuration: Configuration) -> tuple[str, ...]:
+    return (*LOOPBACK, *_own_addresses(configuration))
 
 
 def _own_addresses(configuration: Configuration) -> list[str]:

@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 queue = typer.Typer(help="The mail that waits.", no_args_is_help=True)
 app.add_typer(queue, name="queue")
+route = typer.Typer(help="Which way mail takes.", no_args_is_help=True)
+app.add_typer(route, name="route")
 user = typer.Typer(help="The accounts that may log in.", no_args_is_help=True)
 app.add_typer(user, name="user")
 
@@ -159,6 +161,24 @@ def conform(
         maildir, timeout,
     )  # fmt: skip
     command.conform(server, target, only or [], parallel, command.View(json, verbose, list_only))
+
+
+@route.command("explain")
+def route_explain(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The recipient.")],
+    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender; empty for a report.")] = "",
+    client: Annotated[
+        str, typer.Option(metavar="IP", help="The client's address; without it, one that nobody trusts.")
+    ] = "",
+    hello: Annotated[str, typer.Option("--helo", metavar="NAME", help="What the client calls itself.")] = "",
+    login: Annotated[str, typer.Option("--as", metavar="LOGIN", help="As whom the client has authenticated.")] = "",
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show what is decided about a recipient, by which rule and why; sends nothing and needs no server."""
+    from ironpost.cli import route as command
+
+    command.explain(config, address, sender, client, hello, login, as_json=json)
 
 
 @queue.command("list")

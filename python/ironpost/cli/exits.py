@@ -11,7 +11,7 @@ NOT_CONFORMING: Final = 1
 USAGE: Final = 64
 """The command line is wrong."""
 REFUSED: Final = 65
-"""The message was refused for good."""
+"""The message was refused for good, or would be."""
 NO_INPUT: Final = 66
 """A file, a queue id or a user that was named does not exist."""
 UNAVAILABLE: Final = 69
