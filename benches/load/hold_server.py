@@ -18,11 +18,14 @@ from ironpost.server.tls import TlsContext
 from ironpost.service import collector
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.inbound import Inbound
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.storage.shards import ShardedStore, lay_out
 
 
 async def main(asked: argparse.Namespace) -> None:
-    store = SqliteStore.at(asked.directory)
+    if asked.worker == 0:
+        asked.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lay_out(asked.directory)
+    store = ShardedStore.at(asked.directory, worker=asked.worker, workers=asked.workers)
     inbound = Inbound(
         store=store,
         policy=Policy(configured(Settings())),
@@ -36,7 +39,8 @@ async def main(asked: argparse.Namespace) -> None:
     collector.settle()
     tls = TlsContext.load([(asked.pem, None)]) if asked.pem else None
     settings = SessionSettings(max_size=1 << 30)
-    async with Server(inbound, "127.0.0.1", asked.port, settings=settings, tls=tls):
+    shared = asked.workers > 1
+    async with Server(inbound, "127.0.0.1", asked.port, settings=settings, tls=tls, reuse_port=shared):
         await stopped.wait()
     await store.close()
 
@@ -45,4 +49,6 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("port", type=int)
 parser.add_argument("directory", type=Path)
 parser.add_argument("--pem", help="a certificate with its key, for STARTTLS")
+parser.add_argument("--worker", type=int, default=0, help="which of several on the same port and directory, from 0")
+parser.add_argument("--workers", type=int, default=1, help="how many there are; number 0 must be ready first")
 uvloop.run(main(parser.parse_args()))
