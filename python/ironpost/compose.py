@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
 from ironpost.compose_delivery import Ways, routes
-from ironpost.compose_listeners import Place, connection_limits, places, session_settings, timeouts_of
+from ironpost.compose_listeners import Manner, Place, certificates, handed_over, places
 from ironpost.compose_policy import policy_settings
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
@@ -23,6 +23,7 @@ from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured
 from ironpost.queue.retry import RetryLaw
 from ironpost.server.limits import LocalBook
+from ironpost.server.tls import TlsError
 from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.control import ControlError, ControlServer
@@ -73,6 +74,8 @@ class Share(NamedTuple):
     """How many there are."""
     ports: tuple[int, ...]
     """Where to listen, in the order of the listeners' addresses: others listen there, too."""
+    sockets: Mapping[str, list[socket.socket]]
+    """What all share instead: Unix sockets and inherited ones, by the name in the configuration."""
     books: Callable[[int], LimitBook]
     """Counts the connections of a listener, with those that the others have."""
     front: Callable[[Mapping[str, Command], Callable[[], None]], Part]
@@ -112,12 +115,20 @@ class System:
         Raises:
             DataError, ListenError: it cannot start; everything that was started is stopped.
             SchemaError: another version of ironpost wrote the data.
+            TlsError: a certificate cannot be used.
         """
         configuration = self.configuration
         raise_file_limit(_connections(configuration) + SPARE_FILES)
         lock, self._store = self._opened(configuration)
         share = self._share
         name = own_name(configuration)
+        try:
+            tls = certificates(configuration, name)
+        except BaseException:
+            await self._store.close()
+            if lock is not None:
+                lock.release()
+            raise
         self._ways = Ways(configuration, name, self._clock, self._random)
         self._runner = QueueRunner(
             store=self._store,
@@ -133,6 +144,9 @@ class System:
             configuration,
             name,
             self._handlers(configuration, name),
+            tls,
+            self._counters,
+            handed_over(configuration) if share is None else share.sockets,
             share and share.ports,
             (lambda _: LocalBook()) if share is None else share.books,
         )
@@ -189,25 +203,23 @@ class System:
         """
         new, old = self._again(), self.configuration
         refuse_fixed(old, new)
-        if new.hash == old.hash:
-            return f"nothing has changed (configuration {old.hash})"
         name = own_name(new)
         new_routes = routes(new)
         handlers = self._handlers(new, name)
-        settings = [session_settings(new, listener, name) for listener in new.listener]
-        timeouts = [timeouts_of(new, listener) for listener in new.listener]
-        limits = [connection_limits(new, listener) for listener in new.listener]
+        manners = [Manner.of(new, listener, name) for listener in new.listener]
+        try:
+            tls = certificates(new, name)
+        except TlsError as error:
+            raise ControlError(str(error)) from error
         # From here on nothing can fail.
         self.configuration = new
         records.change(new.log.level, new.log.format)
         self._runner.routes = new_routes
         self._ways.deliver_to(new.maildir)
         for place in self.places:
-            server = place.server
-            server.handler = handlers[place.role]
-            server.settings = settings[place.listener]
-            server.timeouts = timeouts[place.listener]
-            server.limits = limits[place.listener]
+            place.take_over(handlers[place.role], manners[place.listener], tls)
+        if new.hash == old.hash:
+            return f"nothing has changed (configuration {old.hash})"
         return f"configuration {new.hash} replaces {old.hash}"
 
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:

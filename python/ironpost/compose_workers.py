@@ -10,14 +10,15 @@ Refuses: more workers than the data directory has shards.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from ironpost.compose import Control, Lock, queue_ids, refuse_fixed, refuse_unknown, used
-from ironpost.compose_listeners import ListenError
+from ironpost.compose import Control, Lock, own_name, queue_ids, refuse_fixed, refuse_unknown, used
+from ironpost.compose_listeners import ListenError, certificates, handed_over, place_of
 from ironpost.config import ConfigError
-from ironpost.config.quantities import Endpoint
-from ironpost.server.binding import bind
+from ironpost.config.quantities import Endpoint, SocketPath
+from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
 from ironpost.service.control import ControlError, ControlServer
 from ironpost.service.shared_limits import Ledger
@@ -27,11 +28,12 @@ from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.shards import lay_out
 
 if TYPE_CHECKING:
+    import os
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
-    from ironpost.config import Configuration
-    from ironpost.config.quantities import SocketPath
+    from ironpost.config import Configuration, Listener
+    from ironpost.config.quantities import Where
 
 WORKER = ("-m", "ironpost.cli.worker")
 """The interpreter's arguments that make a worker."""
@@ -57,13 +59,22 @@ class TooManyWorkers(Exception):
 
 
 class Reserved:
-    """A part: one address of one listener, kept for the workers, so that its port is theirs while one is down."""
+    """A part: one address of one listener, kept for the workers, so that it is theirs while one is down.
 
-    def __init__(self, role: str, tls: str, where: Endpoint | SocketPath) -> None:
-        self.role = role
-        self.tls = tls
+    A port is bound by each worker as well; a Unix socket and what a service manager handed over exist once, and the
+    workers inherit them.
+    """
+
+    def __init__(self, listener: Listener, where: Where, kept: list[int]) -> None:
+        """`kept`: gets the descriptors that the workers inherit."""
+        self.role = listener.role
+        self.tls = listener.tls
         self.where = where
-        self._sockets: list[socket.socket] = []
+        self._mode = listener.mode
+        self._kept = kept
+        self._made: os.stat_result | None = None
+        self.sockets: list[socket.socket] = []
+        """What is bound here; what was handed over is put here before the start."""
 
     async def start(self) -> None:
         """Takes the address.
@@ -72,30 +83,39 @@ class Reserved:
             ListenError: it cannot be had.
         """
         where = self.where
-        assert isinstance(where, Endpoint)
         try:
-            if where.port:
-                # Who may share a port would share it with another server, too: once without sharing.
-                for sock in await bind(where.host, where.port):
-                    sock.close()
-            self._sockets = await bind(where.host, where.port, reuse_port=True)
+            if isinstance(where, Endpoint):
+                if where.port:
+                    # Who may share a port would share it with another server, too: once without sharing.
+                    for sock in await bind(where.host, where.port):
+                        sock.close()
+                self.sockets = await bind(where.host, where.port, reuse_port=True)
+                return
+            if isinstance(where, SocketPath):
+                self.sockets = [bind_unix(where.path, self._mode)]
+                self._made = where.path.stat()
+            elif not self.sockets:
+                raise OSError(errno.ENOENT, "no socket of that name was handed over (LISTEN_FDS)")
         except OSError as error:
             raise ListenError(where) from error
+        self._kept.extend(sock.fileno() for sock in self.sockets)
 
     async def stop(self) -> None:
         """Lets it go."""
-        for sock in self._sockets:
+        for sock in self.sockets:
             sock.close()
+        if isinstance(self.where, SocketPath) and self._made is not None:
+            unbind_unix(self.where.path, self._made)
 
     @property
     def port(self) -> int:
-        """The one that is bound."""
-        return int(self._sockets[0].getsockname()[1])
+        """The one that is bound; 0 if it is none."""
+        return int(self.sockets[0].getsockname()[1]) if isinstance(self.where, Endpoint) else 0
 
     @property
     def bound(self) -> list[Endpoint | SocketPath]:
         """As `compose_listeners.Place.bound`."""
-        return [Endpoint(*sock.getsockname()[:2]) for sock in self._sockets]
+        return [place_of(sock.getsockname()) for sock in self.sockets]
 
 
 class Supervised:
@@ -111,8 +131,9 @@ class Supervised:
         self._ledger = Ledger()
         self._told: dict[int, Source] = {}
         """What each worker runs with, as far as it was told."""
+        self._kept: list[int] = []
         self.places = [
-            Reserved(listener.role, listener.tls, where)
+            Reserved(listener, where, self._kept)
             for listener in source.configuration.listener
             for where in listener.listen
         ]
@@ -129,6 +150,7 @@ class Supervised:
         Raises:
             DataError, ListenError, TooManyWorkers, WorkerFailed: it cannot start; what was started is stopped.
             SchemaError: another version of ironpost wrote the data.
+            TlsError: a certificate cannot be used.
         """
         data = self.configuration.data
         with used(data):
@@ -137,17 +159,16 @@ class Supervised:
                 shards = lay_out(data)
                 if self._count > shards:
                     raise TooManyWorkers(self._count, shards)
+                certificates(self.configuration, own_name(self.configuration))  # one is made here, if at all
+                sockets = handed_over(self.configuration)
             except BaseException:
                 lock.release()
                 raise
+        for place in self.places:
+            place.sockets = sockets.get(str(place.where), [])
+        self._kept.append(lock.descriptor)  # a worker that lives on for a moment keeps the directory locked, too
         self._workers = Workers(
-            self._count,
-            WORKER,
-            self._orders,
-            keep=(lock.descriptor,),  # a worker that lives on for a moment keeps the directory locked, too
-            heard=self._heard,
-            began=self._began,
-            ended=self._ended,
+            self._count, WORKER, self._orders, keep=self._kept, heard=self._heard, began=self._began, ended=self._ended
         )
         commands = {
             "reload": self._command_reload,
@@ -169,6 +190,11 @@ class Supervised:
             "number": number,
             "workers": self._count,
             "ports": [place.port for place in self.places],
+            "sockets": {
+                str(place.where): [sock.fileno() for sock in place.sockets]
+                for place in self.places
+                if not isinstance(place.where, Endpoint)
+            },
             "text": self._source.text,
             "source": self._source.name,
         }

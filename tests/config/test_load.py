@@ -9,7 +9,7 @@ import pytest
 
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
-from ironpost.config.quantities import Endpoint, SocketPath
+from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.values import Secret, secret
 from ironpost.model import Address
 
@@ -20,6 +20,7 @@ hostname = "MX.example"
 [[listener]]
 role = "mx"
 listen = ["127.0.0.1:2525", "[::1]:2525"]
+mode = "0600"
 tls = "none"
 newlines = "accept"
 eight_bit = "accept"
@@ -35,7 +36,7 @@ connections = 50
 
 [[listener]]
 role = "lmtp"
-listen = ["unix:run/lmtp.sock"]
+listen = ["unix:run/lmtp.sock", "fd:lmtp"]
 
 [smtp]
 trusted = ["192.0.2.0/24"]
@@ -133,7 +134,8 @@ def test_every_key_is_read_with_its_unit() -> None:
     found = parse(WHOLE)
     assert found.hostname == "mx.example"
     assert found.listener[0].listen == (Endpoint("127.0.0.1", 2525), Endpoint("::1", 2525))
-    assert found.listener[1].listen == (SocketPath(Path("run/lmtp.sock")),)
+    assert found.listener[1].listen == (SocketPath(Path("run/lmtp.sock")), Inherited("lmtp"))
+    assert (found.listener[0].mode, found.listener[1].mode) == (0o600, 0o660)
     assert found.listener[0].max_line == 2048
     assert found.smtp.max_message == 25 * 1024 * 1024
     limits = found.limits
@@ -271,6 +273,15 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         (
             '[[listener]]\nrole = "mx"\nlisten = ["unix:"]',
             'c.toml:3: listener[1].listen[1]: a Unix socket is a path, like "unix:/run/ironpost/lmtp.sock"',
+        ),
+        (
+            '[[listener]]\nrole = "mx"\nlisten = ["fd:a b"]',
+            "c.toml:3: listener[1].listen[1]: an inherited socket is named as the service manager names it, "
+            'like "fd:smtp"',
+        ),
+        (
+            '[[listener]]\nrole = "lmtp"\nlisten = ["unix:x"]\nmode = 660',
+            'c.toml:4: listener[1].mode: a mode is four octal digits in quotes, like "0660"',
         ),
         (
             '[tls]\ncertificates = [{ chain = "c.pem", key = "k.pem" }]',

@@ -18,7 +18,8 @@ from ironpost.compose import DataError, System
 from ironpost.compose_listeners import ListenError
 from ironpost.compose_workers import Source, Supervised, TooManyWorkers
 from ironpost.config import Configuration, default, load, parse, read
-from ironpost.config.quantities import Endpoint, SocketPath
+from ironpost.config.quantities import Endpoint, Inherited
+from ironpost.server.tls import TlsError
 from ironpost.service import collector, records
 from ironpost.service.workers import WorkerFailed
 from ironpost.storage.lock import DirectoryInUse
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ironpost.compose_listeners import Place
     from ironpost.compose_workers import Reserved
+    from ironpost.config.quantities import SocketPath, Where
 
 
 def serve(named: Path | None, workers: int) -> None:
@@ -72,6 +74,8 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
         raise _cannot_listen(error) from None
     except DataError as error:
         raise _cannot_use(error) from None
+    except TlsError as error:
+        raise Stop(exits.CONFIGURATION, str(error)) from None
     except SchemaError as error:
         raise Stop(exits.CONFIGURATION, f"{data}: {error}") from None
     except TooManyWorkers as error:
@@ -83,6 +87,11 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
 def _cannot_listen(error: ListenError) -> Stop:
     cause = error.__cause__
     assert isinstance(cause, OSError)
+    if isinstance(error.place, Inherited) and cause.errno == errno.ENOENT:
+        sentence = f"{error}: no socket of that name was handed over\n" + (
+            "the service manager that starts ironpost passes it with LISTEN_FDS, and its name with LISTEN_FDNAMES"
+        )
+        return Stop(exits.UNAVAILABLE, sentence)
     if cause.errno == errno.EADDRINUSE:
         sentence = f"{error}: another program listens there\n" + (
             f"find it with: {_finder(error.place)}, or choose another address with listener.listen"
@@ -96,10 +105,10 @@ def _cannot_listen(error: ListenError) -> Stop:
     return Stop(exits.UNAVAILABLE, f"{error}: {_reason(cause)}")
 
 
-def _finder(place: Endpoint | SocketPath) -> str:
-    if isinstance(place, SocketPath):
-        return f"ss -lxp src {place.path}"
-    return f"ss -ltnp 'sport = :{place.port}'"
+def _finder(where: Where) -> str:
+    if isinstance(where, Endpoint):
+        return f"ss -ltnp 'sport = :{where.port}'"
+    return f"ss -lxp src {where}".replace("unix:", "")
 
 
 def _cannot_use(error: DataError) -> Stop:

@@ -60,8 +60,16 @@ def command(found: Configuration, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(named: Path | None) -> None:
-    """Reads a configuration and says what it found."""
+    """Reads a configuration and its certificates, and says what it found."""
     found = configuration(named)
+    if found.tls.certificates:
+        from ironpost.compose_listeners import configured_certificates
+        from ironpost.server.tls import TlsError
+
+        try:
+            configured_certificates(found)
+        except TlsError as error:
+            raise Stop(exits.CONFIGURATION, str(error)) from None
     file = source(named)
     typer.echo(f"{file or 'built-in default'}: good (configuration {found.hash})")
 

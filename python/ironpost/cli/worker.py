@@ -37,6 +37,10 @@ class Orders:
         self.number: int = line["number"]
         self.workers: int = line["workers"]
         self.ports: tuple[int, ...] = tuple(line["ports"])
+        self.sockets: dict[str, list[socket.socket]] = {
+            name: [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            for name, descriptors in line["sockets"].items()
+        }
         self.text: str | None = line["text"]
         self._source: str = line["source"]
 
@@ -110,7 +114,7 @@ def main(descriptor: int) -> int:
     try:
         configuration = orders.configuration()
         records.write_to(sys.stderr, configuration.log.level, configuration.log.format)
-        share = Share(orders.number, orders.workers, orders.ports, books.book, make_front)
+        share = Share(orders.number, orders.workers, orders.ports, orders.sockets, books.book, make_front)
         run(System(configuration, orders.configuration, share), ready)
     except Stop as stop:
         with contextlib.suppress(OSError):

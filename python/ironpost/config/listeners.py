@@ -20,6 +20,7 @@ from ironpost.config.values import (
     Count,
     Duration,
     Listen,
+    Mode,
     Network,
     Rate,
     SecretFile,
@@ -97,7 +98,10 @@ class Listener(Section):
     role: Role
     """What it is for: `mx` takes mail from other systems, `submission` from users, `lmtp` from a front server."""
     listen: Annotated[tuple[Listen, ...], AfterValidator(some)]
-    """Where to listen: `host:port`, port 0 takes a free one; or `unix:/path`."""
+    """Where to listen: `host:port`, port 0 takes a free one; `unix:/path`; or `fd:name`, sockets that a service manager
+    hands over (LISTEN_FDS)."""
+    mode: Mode = 0o660
+    """Who may connect to a Unix socket: the permissions of its file."""
     tls: Literal["none", "starttls", "implicit"]
     """`starttls`: clients may change to TLS (RFC 3207); `implicit`: they start with it (RFC 8314 §3.3)."""
     newlines: Literal["reject", "normalise", "accept"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 SECONDS: dict[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OCTETS: dict[str, int] = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -92,6 +92,17 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def mode(value: object) -> int:
+    """The permissions in `0660`.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    if not isinstance(value, str) or re.fullmatch(r"0[0-7]{3}", value) is None:
+        raise ValueError('a mode is four octal digits in quotes, like "0660"')
+    return int(value, 8)
+
+
 def endpoint(value: object) -> Endpoint:
     """The endpoint in `127.0.0.1:25`, `[::1]:25` or `mail.example:25`.
 
@@ -115,12 +126,29 @@ class SocketPath(NamedTuple):
         return f"unix:{self.path}"
 
 
-def listening(value: object) -> Endpoint | SocketPath:
-    """The endpoint in `127.0.0.1:25`, or the socket in `unix:/run/ironpost/lmtp.sock`.
+class Inherited(NamedTuple):
+    """Sockets that a service manager hands over, by their name (LISTEN_FDNAMES)."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+Where: TypeAlias = Endpoint | SocketPath | Inherited
+"""Where to listen."""
+
+
+def listening(value: object) -> Where:
+    """The endpoint in `127.0.0.1:25`, the socket in `unix:/run/ironpost/lmtp.sock`, or the name in `fd:smtp`.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if it is none of these.
     """
+    if isinstance(value, str) and value.startswith("fd:"):
+        if re.fullmatch(r"fd:[!-9;-~]+", value) is None:
+            raise ValueError('an inherited socket is named as the service manager names it, like "fd:smtp"')
+        return Inherited(value.removeprefix("fd:"))
     if isinstance(value, str) and value.startswith("unix:"):
         path = value.removeprefix("unix:")
         if not path or "\0" in path:

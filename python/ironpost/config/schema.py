@@ -139,5 +139,5 @@ class Configuration(Section):
 
 FIXED: tuple[tuple[str, ...], ...] = (("data",), ("hostname",), ("queue",))
 """Key paths that a reload cannot change; and of each listener `FIXED_LISTENER`."""
-FIXED_LISTENER: tuple[str, ...] = ("role", "listen", "tls")
+FIXED_LISTENER: tuple[str, ...] = ("role", "listen", "mode", "tls", "proxy")
 """Keys of a listener that a reload cannot change."""

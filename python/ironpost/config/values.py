@@ -16,10 +16,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ironpost.config.quantities import (
     SECONDS,
     Endpoint,
-    SocketPath,
+    Where,
     duration,
     endpoint,
     listening,
+    mode,
     quota,
     rate,
     size,
@@ -183,7 +184,8 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Domain = Annotated[str, BeforeValidator(_domain)]
 Hostname = Annotated[str, BeforeValidator(_hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
-Listen = Annotated[Endpoint | SocketPath, PlainValidator(listening), PlainSerializer(str)]
+Mode = Annotated[int, PlainValidator(mode), PlainSerializer("{:04o}".format)]
+Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str)]

@@ -424,6 +424,7 @@ class Connection(asyncio.Protocol):
 
     def _give_up(self) -> None:
         """The hook takes too long: 451, and the session goes on (SECURITY R26)."""
+        self.server.metrics.count("hook_timeouts")
         question = self._question
         if isinstance(question, asyncio.Task):
             question.cancel()

@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from ironpost.wire import BodyEnd
 
 _log: Final = logging.getLogger("ironpost.inbound")
+_LIMITS: Final = {
+    replies.TOO_MANY_ERRORS: "errors",
+    replies.TOO_MANY_COMMANDS: "commands",
+    replies.EARLY_TALKER: "early talker",
+}
+"""What the counter of ended sessions calls limits that the session keeps itself."""
 _RESULTS: Final = {Action.DEFER: "deferred", Action.REJECT: "refused", Action.DROP: "dropped"}
 """What the counter of messages calls a verdict against content."""
 
@@ -103,7 +109,6 @@ class Inbound:
         visit: _Visit | None = session.extra
         if visit is None:
             session.extra = visit = _Visit(Facts(), self._clock.monotonic())
-            self._metrics.count("connections", self._role)
         # A front end of ours may speak for another client now (XCLIENT).
         visit.facts = Facts(
             ip=session.peer.ip,
@@ -210,13 +215,15 @@ class Inbound:
     def disconnect(self, session: ServerSession) -> None:
         """Writes the session into the journal, and counts what was said in it."""
         visit: _Visit | None = session.extra
-        if visit is None:
-            return
+        if visit is None:  # it spoke before it was greeted
+            visit = _Visit(Facts(ip=session.peer.ip), self._clock.monotonic())
         count = self._metrics.count
         count("commands", amount=session.commands)
         count("replies", "4yz", session.deferrals)
         count("replies", "5yz", session.refusals)
         count("replies", "positive", session.replies - session.deferrals - session.refusals)
+        if session.ended in _LIMITS:
+            count("sessions_ended", _LIMITS[session.ended])
         if session.failures:
             count("hook_failures", amount=session.failures)
         if _log.isEnabledFor(logging.INFO):

@@ -96,7 +96,7 @@ class Workers:
             count: how many.
             command: the arguments of the interpreter that make a worker; the number of its socket follows.
             orders: what a worker is told when it starts, by its number.
-            keep: descriptors that workers inherit.
+            keep: descriptors that workers inherit; looked at when one is started.
             heard: takes the notes of a worker that are not about its start.
             began: called when a worker is ready, first and again.
             ended: called when a worker's process is gone.
@@ -104,7 +104,7 @@ class Workers:
         self.all = [Worker(number) for number in range(count)]
         self._command = command
         self._orders = orders
-        self._keep = tuple(keep)
+        self._keep = keep
         self._heard = heard
         self._began = began
         self._ended = ended
