@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -79,11 +79,23 @@ def send(
     sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Where reports go; empty for nowhere.")] = "",
     host: Annotated[str, typer.Option(help="The server.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Its port.", min=1, max=65535)] = 2525,
-) -> None:
+    tls: Annotated[
+        Literal["never", "may", "must", "implicit"] | None,
+        typer.Option(help="STARTTLS never, if offered, or always; or TLS from the start. By itself: must with --user, "
+                     "never on this machine, else may.", show_default=False),
+    ] = None,
+    user: Annotated[str, typer.Option(metavar="NAME", help="Log in as this user.", show_default=False)] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its first line is the password, which is asked for otherwise.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who may vouch for the server (PEM); the system's if left out.")
+    ] = None,
+) -> None:  # fmt: skip
     """Hand a message to a server."""
     from ironpost.cli import send as command
 
-    command.send(file, to, sender, host, port)
+    command.send(file, to, sender, command.Access(host, port, tls, user, password_file, ca))
 
 
 @app.command()

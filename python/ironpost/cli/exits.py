@@ -23,6 +23,6 @@ CANNOT_CREATE: Final = 73
 TEMPORARY: Final = 75
 """Try again later: a port or the data directory is in use, or the peer deferred the message."""
 NO_PERMISSION: Final = 77
-"""The system forbids it, a port below 1024 for instance."""
+"""The system forbids it, a port below 1024 for instance; or a login or a certificate was not accepted."""
 CONFIGURATION: Final = 78
 """The configuration, or the users file, is wrong."""

@@ -3,8 +3,9 @@
 Promises: `send` returns what became of each recipient when at least one was accepted, and raises a typed error when
 none was; a message is sent once for each call. Line ends of the content become CRLF, dots are stuffed.
 Refuses: addresses that RFC 5321 §4.1.2 does not allow (`wire.WireFault`, before anything is sent), use of a connection
-after an error on it. Neither TLS nor AUTH is spoken.
-Standards: RFC 5321 §3.3, §4.1.1.1 (what we call ourselves).
+after an error on it; a server whose certificate or name does not verify; to log in without TLS, unless it is asked for
+by name (SECURITY R13).
+Standards: RFC 5321 §3.3, §4.1.1.1 (what we call ourselves); RFC 3207 §4; RFC 4954 §4; RFC 8314 §3 (implicit TLS).
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import asyncio
 import os
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from ironpost import wire
-from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect
+from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect, words
 from ironpost.client.errors import (
     ClientError,
     ConnectFailed,
     ConnectionLost,
     ContentRefused,
+    Insecure,
+    LoginRefused,
     PeerFault,
     RecipientsRefused,
     SenderRefused,
@@ -33,16 +37,22 @@ from ironpost.client.errors import (
 )
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.body import PIECE
-from ironpost.protocol.client import TIMEOUTS, Ending, Step, Transaction, check_hostname
+from ironpost.protocol import replies
+from ironpost.protocol.client import TIMEOUTS, Ending, Security, Step, Transaction, check_hostname
+from ironpost.protocol.sasl import BY_DEFAULT, Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
     from ironpost.model import Pieces, Value
 
     Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
+
+
+TlsUse: TypeAlias = Literal["never", "may", "must", "implicit"]
+"""STARTTLS never, where it is offered, or always; or TLS from the start."""
 
 
 class Source(Protocol):
@@ -75,6 +85,11 @@ class Client:
         local_hostname: str | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
         timeouts: Mapping[Step, float] = TIMEOUTS,
+        tls: TlsUse | None = None,
+        context: ssl.SSLContext | None = None,
+        credentials: Credentials | tuple[str, str] | None = None,
+        mechanisms: Collection[str] = BY_DEFAULT,
+        login_in_clear: bool = False,
     ) -> None:
         """Describes the server; nothing is opened yet.
 
@@ -84,10 +99,24 @@ class Client:
             local_hostname: what we say in EHLO; this host's full name if None, or its address literal if it has none.
             connect_timeout: seconds to wait for TCP.
             timeouts: seconds by step (RFC 5321 §4.5.3.2).
+            tls: `must` if None and there are credentials, else `may`: where the server offers STARTTLS.
+            context: how the server is verified; certificate and name, by the system's authorities, if None.
+            credentials: to log in with; a name and a password.
+            mechanisms: SASL mechanisms that may be used.
+            login_in_clear: log in without TLS too; whoever listens then knows what the mechanism shows.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.
+            ValueError: `tls` is never and there are credentials, but not `login_in_clear`; or an unknown `tls`.
+            protocol.sasl.PrepareError: a name or password that no server could compare (a ValueError, too).
         """
+        if isinstance(credentials, tuple):
+            credentials = Credentials(credentials[0], credentials[1], host=host, port=port)
+        tls = tls or ("must" if credentials is not None and not login_in_clear else "may")
+        if tls not in ("never", "may", "must", "implicit"):
+            raise ValueError(f'tls is "never", "may", "must" or "implicit", not {tls!r}')
+        if tls == "never" and credentials is not None and not login_in_clear:
+            raise ValueError("a login needs TLS: leave tls out, or say login_in_clear=True")
         if local_hostname is not None:
             check_hostname(local_hostname)
         self.host = host
@@ -95,6 +124,9 @@ class Client:
         self._local_hostname = local_hostname
         self._connect_timeout = connect_timeout
         self._timeouts = timeouts
+        self._implicit = tls == "implicit"
+        self._security = Security("never" if tls == "implicit" else tls, credentials, login_in_clear, mechanisms)
+        self._context = context
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
@@ -113,6 +145,8 @@ class Client:
         Raises:
             ConnectFailed: nobody answers there.
             ServiceRefused: the greeting, EHLO or HELO was refused.
+            Insecure: the server does not give the protection that was asked for.
+            LoginRefused: AUTH was refused.
             TimedOut, ConnectionLost, PeerFault: see there.
             RuntimeError: already connected.
         """
@@ -124,10 +158,13 @@ class Client:
             connection = await connect(
                 self.host, self.port, local,
                 remote=remote, timeouts=self._timeouts, connect_timeout=self._connect_timeout,
+                security=self._security, tls=self._context, implicit_tls=self._implicit,
             )  # fmt: skip
         except TimeoutError as error:
             reply = Reply(451, "4.4.1", (f"No answer within {self._connect_timeout:g} seconds",))
             raise ConnectFailed(reply, remote) from error
+        except ssl.SSLError as error:
+            raise Insecure(replies.HANDSHAKE_FAILED.because(words(error)), remote) from error
         except OSError as error:
             raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_words(error)}",)), remote) from error
         if not connection.ready:
@@ -236,6 +273,10 @@ def _ended(connection: Connection, step: Step) -> ClientError:
     """The error for a session that closed."""
     session = connection.session
     reply = session.reason or Reply(451, "4.4.2", ("The server has closed the connection",))
+    if session.ending is Ending.INSECURE:
+        return Insecure(reply, connection.remote)
+    if session.ending is Ending.REFUSED and session.exchange is not None:
+        return LoginRefused(reply, connection.remote, Step.AUTH)
     if session.ending is Ending.REFUSED:
         return ServiceRefused(reply, connection.remote, step)
     if session.ending is Ending.EXPIRED:

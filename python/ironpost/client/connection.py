@@ -2,7 +2,8 @@
 
 Promises: whatever ends a wait (a reply, a time-out, a lost connection, cancellation) leaves every recipient settled and
 nothing behind: no timer, no task. A cancelled or failed transaction aborts the connection, so that a message is never
-ended by accident.
+ended by accident. TLS is used as the session's `Security` says; the peer's certificate and name are verified unless the
+given context says otherwise.
 Refuses: a second transaction while one runs (RuntimeError, from the session).
 Standards: RFC 5321 §4.5.3.2 (time-outs; by the session's table), §4.1.1.10 (QUIT).
 """
@@ -10,11 +11,15 @@ Standards: RFC 5321 §4.5.3.2 (time-outs; by the session's table), §4.1.1.10 (Q
 from __future__ import annotations
 
 import asyncio
+import secrets
+import ssl
 from time import time
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Reply
-from ironpost.protocol.client import CHUNK_LIMIT, TIMEOUTS, ClientSession, State, Step, check_hostname
+from ironpost.protocol.client import CHUNK_LIMIT, TIMEOUTS, ClientSession, Security, State, Step, check_hostname
+from ironpost.protocol.client_opening import NOTHING
+from ironpost.server.certificate import read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +31,9 @@ CONNECT_TIMEOUT: Final = 30.0
 """Seconds to wait for TCP; the RFC names no limit."""
 HELD: Final = CHUNK_LIMIT
 """Octets up to which a caller should read content whole and let the transaction hold it: no pieces to wait for."""
-_CALLERS_TURN: Final = frozenset({State.READY, State.CONTENT, State.CLOSED})
+NONCE: Final = 18
+"""Octets of chance in a nonce."""
+_CALLERS_TURN: Final = frozenset({State.SECURING, State.READY, State.CONTENT, State.CLOSED})
 _INTERRUPTED: Final = Reply(451, "4.3.0", ("The transaction was given up on this side",))
 
 
@@ -40,12 +47,18 @@ class Connection(asyncio.Protocol):
         timeouts: Mapping[Step, float] = TIMEOUTS,
         *,
         chunking: bool = True,
+        security: Security = NOTHING,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "",
     ) -> None:
         """See `connect`."""
         self.remote = remote
         self._local_hostname = local_hostname
         self._timeouts = timeouts
         self._chunking = chunking
+        self._security = security
+        self._tls = tls
+        self._server_name = server_name
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
@@ -63,7 +76,13 @@ class Connection(asyncio.Protocol):
         """See `asyncio.BaseProtocol`."""
         self._transport = transport
         local = self._local_hostname or address_literal(transport.get_extra_info("sockname")[0])
-        self.session = ClientSession(local, self.remote, chunking=self._chunking)
+        secure = transport.get_extra_info("ssl_object") is not None
+        nonce = secrets.token_urlsafe(NONCE) if self._security.credentials is not None else ""
+        self.session = ClientSession(
+            local, self.remote, chunking=self._chunking, security=self._security, secure=secure, nonce=nonce
+        )
+        if secure:
+            self.session.bindings, self.session.verified = self._facts()
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -107,9 +126,12 @@ class Connection(asyncio.Protocol):
         return self.session.state is State.READY and not self._transport.is_closing()
 
     async def opened(self) -> None:
-        """Waits for the greeting and EHLO. Afterwards the session is READY, or CLOSED with its reason."""
+        """Waits for greeting, EHLO, TLS and AUTH. Afterwards the session is READY, or CLOSED with its reason."""
         try:
             await self._turn()
+            if self.session.securing:
+                await self._secure()
+                await self._turn()
         except BaseException:
             self.abort()
             raise
@@ -164,6 +186,35 @@ class Connection(asyncio.Protocol):
         self._advance(rearm=True)
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    async def _secure(self) -> None:
+        """The handshake that STARTTLS was answered with (RFC 3207 §4)."""
+        assert self._tls is not None, "a session that may use TLS has a context"
+        session = self.session
+        try:
+            transport = await self._loop.start_tls(
+                self._transport, self, self._tls, server_hostname=self._server_name,
+                ssl_handshake_timeout=self._timeouts[Step.TLS],
+            )  # fmt: skip
+            if transport is None:
+                raise ConnectionAbortedError("the connection was closed")
+        except OSError as error:  # ssl.SSLError and TimeoutError are some
+            session.not_secured(words(error))
+            self._transport.abort()
+            self.gone = True
+            return
+        self._transport = transport
+        bindings, verified = self._facts()
+        session.secured(bindings, verified=verified)
+        self._advance(rearm=True)
+
+    def _facts(self) -> tuple[dict[str, bytes], bool]:
+        """Channel bindings, and whether the peer's certificate was verified for its name."""
+        connection = self._transport.get_extra_info("ssl_object")
+        certificate = connection.getpeercert(binary_form=True)
+        end_point = read(certificate).end_point if certificate else b""
+        verified = connection.context.verify_mode is ssl.CERT_REQUIRED and connection.context.check_hostname
+        return {"tls-server-end-point": end_point} if end_point else {}, verified
 
     async def _pump(self, pieces: Pieces) -> None:
         session = self.session
@@ -248,10 +299,33 @@ class Connection(asyncio.Protocol):
         self._wake()
 
 
+def words(error: OSError) -> str:
+    """What the system or the TLS library says, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate was not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "TLS failed").replace("_", " ").lower()
+    return error.strerror or str(error) or type(error).__name__
+
+
 def address_literal(ip: str) -> str:
     """The address literal of RFC 5321 §4.1.3 for an IP address (a zone is dropped)."""
     address = ip.partition("%")[0]
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def verifying(authorities: str | None = None) -> ssl.SSLContext:
+    """A context that verifies the peer's certificate and name (SECURITY R13).
+
+    Args:
+        authorities: a PEM file of those that are trusted; the system's if None.
+
+    Raises:
+        OSError: the file cannot be read, or holds no certificates.
+    """
+    context = ssl.create_default_context(cafile=authorities)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996 §4
+    return context
 
 
 async def connect(
@@ -263,6 +337,10 @@ async def connect(
     timeouts: Mapping[Step, float] = TIMEOUTS,
     connect_timeout: float = CONNECT_TIMEOUT,
     chunking: bool = True,
+    security: Security = NOTHING,
+    tls: ssl.SSLContext | None = None,
+    implicit_tls: bool = False,
+    server_name: str = "",
 ) -> Connection:
     """Connects and waits until the session is READY or CLOSED (`session.reason` says why).
 
@@ -274,17 +352,30 @@ async def connect(
         timeouts: seconds by step.
         connect_timeout: seconds to wait for TCP.
         chunking: use BDAT for small content where the peer offers it.
+        security: TLS and AUTH before the first transaction.
+        tls: how the peer is verified; a context that verifies certificate and name by the system's authorities if None.
+        implicit_tls: the connection begins with TLS (RFC 8314 §3).
+        server_name: the name that the peer's certificate must have; `host` if empty.
 
     Raises:
-        OSError: no connection (TimeoutError is one).
+        OSError: no connection (TimeoutError is one), or implicit TLS failed (ssl.SSLError is one).
         wire.WireFault: `local_hostname` is neither a domain nor an address literal.
     """
     if local_hostname is not None:
         check_hostname(local_hostname)
     loop = asyncio.get_running_loop()
+    if tls is None and (implicit_tls or security.tries_tls):
+        tls = verifying()
+    name = server_name or host
     async with asyncio.timeout(connect_timeout):
         _, connection = await loop.create_connection(
-            lambda: Connection(local_hostname, remote or host, timeouts, chunking=chunking), host, port
-        )
+            lambda: Connection(
+                local_hostname, remote or host, timeouts,
+                chunking=chunking, security=security, tls=tls, server_name=name,
+            ),
+            host, port,
+            ssl=tls if implicit_tls else None,
+            server_hostname=name if implicit_tls else None,
+        )  # fmt: skip
     await connection.opened()
     return connection

@@ -26,7 +26,12 @@ class ClientError(Exception):
         """Whom we spoke to."""
 
     def __str__(self) -> str:
-        return f"{self.remote}: {self.reply}"
+        return f"{self.remote}: {self.reply}{self._detail}"
+
+    @property
+    def _detail(self) -> str:
+        """What is known beyond the reply, of our own reasons."""
+        return f" ({self.reply.detail})" if self.reply.detail else ""
 
 
 class ConnectFailed(ClientError, ConnectionError):
@@ -39,6 +44,11 @@ class ConnectionLost(ClientError, ConnectionError):
 
 class TimedOut(ClientError, TimeoutError):
     """A limit of RFC 5321 §4.5.3.2 passed."""
+
+
+class Insecure(ClientError):
+    """The server does not give the protection that was asked for: no TLS, a certificate that was not accepted, no way
+    to log in that can be used, or a login in which the server did not prove itself. Nothing secret was said."""
 
 
 class PeerFault(ClientError):
@@ -59,6 +69,10 @@ class Refused(ClientError):
 
 class ServiceRefused(Refused):
     """The greeting, EHLO or HELO was refused, or 421 ended the session."""
+
+
+class LoginRefused(Refused):
+    """AUTH was refused: the credentials are wrong (535), or cannot be checked now (454)."""
 
 
 class SenderRefused(Refused):

@@ -4,11 +4,14 @@ Promises: one `Outcome` for every recipient of every transaction that was begun,
 are matched to commands by counting (RFC 2920 §3.1); what a step's reply means is one table, and a reply that the table
 does not mention ends the session. After a time-out, a fault or a reply to nothing the session is closed for good
 (SECURITY R19). Content leaves with CRLF line ends and stuffed dots, or counted, whatever its octets were (R3, R4).
+TLS and AUTH come before the first transaction: `protocol.client_opening`.
+
 Refuses: to send a line that holds CR or LF (R17), to begin out of turn (RuntimeError), content that the peer did not
 say it can take, and content that holds NUL.
 
 How to drive it: write what `output()` returns, feed `receive`, and look at `state`:
 
+    SECURING  do the TLS handshake, then `secured` or `not_secured`
     READY     `begin` a transaction, or `quit`
     CONTENT   `content` with each piece, then `end_content`; pause when the peer does not read
     CLOSED    close the connection; `reason` says why
@@ -25,8 +28,10 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
 from ironpost.model import BodyType, Disposition, Outcome, Reply
+from ironpost.protocol import client_opening as opening
 from ironpost.protocol import client_transaction as reasons
 from ironpost.protocol import replies
+from ironpost.protocol.client_opening import NOTHING, Security
 from ironpost.protocol.client_transaction import Step, Transaction
 from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing, outgoing_recipient
 from ironpost.protocol.extensions.limits import NO_LIMITS, peer_limits
@@ -35,13 +40,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ironpost.protocol.extensions import Extension, Parameters
+    from ironpost.protocol.sasl import ClientExchange
 
-__all__ = ["TIMEOUTS", "ClientSession", "Ending", "State", "Step", "Transaction", "check_hostname"]
+__all__ = ["TIMEOUTS", "ClientSession", "Ending", "Security", "State", "Step", "Transaction", "check_hostname"]
 
 TIMEOUTS: Final[dict[Step, float]] = {
     Step.GREETING: 300.0,  # RFC 5321 §4.5.3.2.1
     Step.EHLO: 300.0,  # not named by the RFC: as MAIL
     Step.HELO: 300.0,
+    Step.STARTTLS: 300.0,  # not named by the RFC either
+    Step.TLS: 60.0,  # the handshake: a few round trips and no work for anybody
+    Step.AUTH: 300.0,
     Step.MAIL: 300.0,  # RFC 5321 §4.5.3.2.2
     Step.RCPT: 300.0,  # RFC 5321 §4.5.3.2.3
     Step.DATA: 120.0,  # RFC 5321 §4.5.3.2.4
@@ -65,7 +74,9 @@ class State(Enum):
     """Where the session stands."""
 
     OPENING = "opening"
-    """Greeting and EHLO."""
+    """Greeting, EHLO, AUTH."""
+    SECURING = "securing"
+    """The peer waits for the TLS handshake."""
     READY = "ready"
     ENVELOPE = "envelope"
     CONTENT = "content"
@@ -88,6 +99,8 @@ class Ending(Enum):
     """The peer's octets, or its replies' order, were wrong."""
     ABORTED = "aborted"
     """Our side could not go on."""
+    INSECURE = "insecure"
+    """The peer does not give the protection that was asked for, or did not prove who it is."""
 
 
 class ClientSession:
@@ -95,8 +108,9 @@ class ClientSession:
 
     # fmt: off
     __slots__ = ("_awaited", "_bdat", "_binary", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out", "_reader",
-                 "_unsent", "accepted", "domain", "ending", "greeting", "limits", "local_hostname", "offered", "reason",
-                 "remote", "replies", "state", "transaction", "transactions", "verified")
+                 "_unsent", "accepted", "bindings", "domain", "doubt", "ending", "exchange", "greeting",
+                 "held_response", "limits", "local_hostname", "nonce", "offered", "reason", "remote", "replies",
+                 "secure", "security", "state", "tls_refused", "transaction", "transactions", "verified")
     # fmt: on
 
     def __init__(
@@ -106,6 +120,9 @@ class ClientSession:
         *,
         chunking: bool = True,
         extensions: Sequence[Extension] = EXTENSIONS,
+        security: Security = NOTHING,
+        secure: bool = False,
+        nonce: str = "",
     ) -> None:
         """Waits for the greeting.
 
@@ -114,6 +131,9 @@ class ClientSession:
             remote: how outcomes call the peer: `mx.example [192.0.2.1]`.
             chunking: use BDAT for small content where the peer offers it.
             extensions: what decides the parameters of MAIL.
+            security: TLS and AUTH before the first transaction.
+            secure: TLS protects the connection from its start (RFC 8314 §3).
+            nonce: fresh and not to be guessed, for mechanisms that need one.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal (SECURITY R17).
@@ -129,8 +149,22 @@ class ClientSession:
         """Extensions of the EHLO reply: keyword in upper case to its parameters; empty after HELO."""
         self.limits = NO_LIMITS
         """What the peer takes at once (RFC 9422)."""
+        self.security = security
+        self.secure = secure
+        """The connection is under TLS."""
         self.verified = False
-        """The connection is under TLS, and the peer's certificate was verified: the outer ring says so."""
+        """And the peer's certificate was verified: the outer ring says so."""
+        self.bindings: Mapping[str, bytes] = {}
+        """Channel bindings of TLS: type to data (RFC 5929)."""
+        self.nonce = nonce
+        self.tls_refused = False
+        """The peer offered STARTTLS, and then refused it."""
+        self.exchange: ClientExchange | None = None
+        """The login that is going on."""
+        self.held_response: bytes | None = None
+        """Its initial response, which was too long for the command."""
+        self.doubt: Reply | None = None
+        """Why we gave it up; the peer was told."""
         self.reason: Reply | None = None
         """Why the session closed before `quit`, or why it never became ready."""
         self.ending: Ending | None = None
@@ -172,10 +206,17 @@ class ClientSession:
         return self.state is State.CLOSED
 
     @property
+    def securing(self) -> bool:
+        """The TLS handshake is due."""
+        return self.state is State.SECURING
+
+    @property
     def step(self) -> Step | None:
         """What the session waits for; None when it waits for its caller."""
         if self.state is State.CONTENT:
             return Step.CONTENT
+        if self.securing:
+            return Step.TLS
         return self._awaited[0][0] if self._awaited else None
 
     @property
@@ -188,8 +229,14 @@ class ClientSession:
         """Octets from the peer, in pieces of any size."""
         if self.state is State.CLOSED:
             return
+        if self.securing:
+            self._injected()
+            return
         owed = len(self._awaited)
         for event in self._reader.feed(data):
+            if self.securing:
+                self._injected()
+                return
             if isinstance(event, wire.Fault):
                 self._break(reasons.faulty(self.step or Step.GREETING, wire.FAULTS[event.id]), Ending.FAULT)
                 return
@@ -201,7 +248,10 @@ class ClientSession:
                 self._uninvited(Reply.of(event))
             if self.closed:
                 return
-        if not owed and self._awaited and self._reader.buffered:
+        if self.securing:
+            if self._reader.buffered:
+                self._injected()
+        elif not owed and self._awaited and self._reader.buffered:
             self._break(
                 reasons.faulty(self._awaited[0][0], "the reply began before the command was sent"), Ending.FAULT
             )
@@ -225,6 +275,24 @@ class ClientSession:
         """The caller cannot go on (its content cannot be read): what is open is settled by `reason`."""
         if self.state is not State.CLOSED:
             self._break(reason, Ending.ABORTED)
+
+    def secured(self, bindings: Mapping[str, bytes], *, verified: bool) -> None:
+        """The handshake is done: what the peer said in clear is forgotten (RFC 3207 §4.2, SECURITY R12).
+
+        Args:
+            bindings: channel bindings of the connection.
+            verified: the peer's certificate was, for its name.
+        """
+        self.secure, self.verified, self.bindings = True, verified, bindings
+        self.domain, self.offered, self.limits = "", {}, NO_LIMITS
+        self._reader = wire.ReplyReader()
+        self.state = State.OPENING
+        self._say(Step.EHLO)
+
+    def not_secured(self, reason: str) -> None:
+        """The handshake failed; `reason` is for people."""
+        if self.state is not State.CLOSED:
+            self._break(replies.HANDSHAKE_FAILED.because(reason), Ending.INSECURE)
 
     def begin(self, transaction: Transaction) -> None:
         """Starts a transaction. It may be settled at once, when the peer lacks what the message needs.
@@ -349,19 +417,45 @@ class ClientSession:
         except wire.WireFault:  # 2yz, but not 250: nothing is offered
             self.offered = {}
         self.limits = peer_limits(self.offered)
-        self.state = State.READY
+        opening.proceed(self)
 
     def _hello(self, reply: wire.Reply, _step: Step, _number: int) -> None:
         first = Reply.of(reply).text[0] if reply.lines else ""
         self.domain = first.partition(" ")[0]
-        self.state = State.READY
+        opening.proceed(self)
 
     def _fall_back(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
         self._say(Step.HELO)  # RFC 5321 §3.2: a server that does not know EHLO
 
-    def _turned_away(self, reply: wire.Reply, step: Step, _number: int) -> None:
+    def turned_away(self, reply: wire.Reply, step: Step, _number: int) -> None:
         self._give_up(step, Reply.of(reply))
         self._out.append(b"QUIT\r\n")  # RFC 5321 §4.1.1.10; nobody waits for the answer
+
+    # -- for client_opening -------------------------------------------------------------------------------------------
+
+    def say(self, step: Step, line: bytes) -> None:
+        """One command, and the wait for its reply."""
+        self._out.append(line)
+        self._awaited.append((step, 0))
+
+    def become_ready(self) -> None:
+        """It is the caller's turn."""
+        self.state = State.READY
+
+    def await_handshake(self) -> None:
+        """It is the outer ring's turn."""
+        self.state = State.SECURING
+
+    def forsake(self, reply: Reply) -> None:
+        """The peer is not to be trusted with what we have to say."""
+        self._give_up(self.step or Step.EHLO, reply, Ending.INSECURE)
+        self._out.append(b"QUIT\r\n")
+
+    def _injected(self) -> None:
+        """Octets between the reply to STARTTLS and TLS: not the peer's, or it cannot count (SECURITY R10)."""
+        self._break(reasons.faulty(Step.STARTTLS, "octets came behind the reply, before TLS"), Ending.FAULT)
+
+    # -- replies of a transaction -------------------------------------------------------------------------------------
 
     def _sender_fine(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
         """MAIL was accepted, or RSET: nothing is decided yet."""
@@ -492,8 +586,7 @@ class ClientSession:
         return self.transaction
 
     def _say(self, step: Step) -> None:
-        self._out.append(_line(f"{step.value} {self.local_hostname}"))
-        self._awaited.append((step, 0))
+        self.say(step, _line(f"{step.value} {self.local_hostname}"))
 
     def _send(self) -> None:
         """Everything that may go out together: one command, under PIPELINING all but the chunk (RFC 2920 §3.1)."""
@@ -574,14 +667,21 @@ _TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, 
     # The step whose reply came, and the reply's first digit (RFC 5321 §4.2.1, §4.3.2). Absent: unexpected, the session
     # ends. 421 is not looked up here: it ends the session at every step (RFC 5321 §3.8).
     (Step.GREETING, 2): ClientSession._greeted,
-    (Step.GREETING, 4): ClientSession._turned_away,
-    (Step.GREETING, 5): ClientSession._turned_away,  # RFC 5321 §3.1: 554; RFC 7504 §3: 521
+    (Step.GREETING, 4): ClientSession.turned_away,
+    (Step.GREETING, 5): ClientSession.turned_away,  # RFC 5321 §3.1: 554; RFC 7504 §3: 521
     (Step.EHLO, 2): ClientSession._offers,
-    (Step.EHLO, 4): ClientSession._turned_away,
+    (Step.EHLO, 4): ClientSession.turned_away,
     (Step.EHLO, 5): ClientSession._fall_back,
     (Step.HELO, 2): ClientSession._hello,
-    (Step.HELO, 4): ClientSession._turned_away,
-    (Step.HELO, 5): ClientSession._turned_away,
+    (Step.HELO, 4): ClientSession.turned_away,
+    (Step.HELO, 5): ClientSession.turned_away,
+    (Step.STARTTLS, 2): opening.tls_agreed,
+    (Step.STARTTLS, 4): opening.tls_refused,
+    (Step.STARTTLS, 5): opening.tls_refused,
+    (Step.AUTH, 2): opening.logged_in,
+    (Step.AUTH, 3): opening.challenged,
+    (Step.AUTH, 4): opening.login_refused,
+    (Step.AUTH, 5): opening.login_refused,
     (Step.RSET, 2): ClientSession._sender_fine,
     (Step.MAIL, 2): ClientSession._sender_fine,
     (Step.MAIL, 4): ClientSession._sender_refused,
