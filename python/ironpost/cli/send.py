@@ -79,7 +79,9 @@ def send(name: str, to: list[str], sender: str, access: Access) -> None:
             words = " ".join(error.reply.text)
             raise Stop(exits.UNAVAILABLE, f"{error.remote}: {words}\nis a server running there? {START}") from None
         except Insecure as error:
-            raise Stop(exits.NO_PERMISSION, f"{error}\nnothing was sent; --ca names who vouches for the server") from None
+            raise Stop(
+                exits.NO_PERMISSION, f"{error}\nnothing was sent; --ca names who vouches for the server"
+            ) from None
         except LoginRefused as error:
             raise Stop(exits.TEMPORARY if error.reply.transient else exits.NO_PERMISSION, str(error)) from None
         except ClientError as error:
