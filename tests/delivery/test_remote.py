@@ -258,6 +258,32 @@ def test_recipients_that_a_host_does_not_take_at_once_follow_in_transactions_of_
     run(main)
 
 
+LIMITED = {"EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2 MAILMAX=2\r\n"}
+
+
+def test_a_host_that_says_how_much_it_takes_gets_no_more_at_once() -> None:  # RFC 9422 §4.1, §4.2
+    async def main() -> None:
+        async with peer(LIMITED) as here, delivery(here.port) as made:
+            outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(7))))
+        assert [outcome.disposition for outcome in outcomes] == [D] * 7
+        assert len(here.messages) == 4
+        assert here.connections == 2
+        rounds = "".join(command[0] for command in here.commands if command[:4] in {"MAIL", "RCPT"})
+        assert rounds == "MRRMRRMRRMR"
+
+    run(main)
+
+
+def test_a_host_that_takes_nothing_now_is_not_asked_for_the_rest() -> None:
+    async def main() -> None:
+        async with peer({**LIMITED, "DATA": b"451 4.3.0 later\r\n"}) as here, delivery(here.port) as made:
+            outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(7))))
+        assert [outcome.disposition for outcome in outcomes] == [P] * 7
+        assert sum(command.startswith("MAIL") for command in here.commands) == 1
+
+    run(main)
+
+
 def test_a_host_that_takes_fewer_than_a_hundred_is_asked_again_later() -> None:
     async def main() -> None:
         answers = {"RCPT TO:<y@a.example>": b"452 4.5.3 Too many recipients\r\n"}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from ironpost.model import NULL, Address, BodyType, Envelope, Recipient
+from ironpost.model.parameters import Return
 from ironpost.protocol import replies
-from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing, typed_parameters, wire_parameters
+from ironpost.protocol.extensions import EXTENSIONS, Extension, Outgoing, outgoing, typed_parameters, wire_parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ALL = {"SIZE": "1000", "8BITMIME": "", "SMTPUTF8": "", "PIPELINING": "", "CHUNKING": ""}
 
@@ -61,3 +66,33 @@ def test_parameters_come_back_from_a_store_as_they_were() -> None:
     back = typed_parameters(json.loads(json.dumps(wire)))
     assert back == parameters
     assert [type(value) for value in back.values()] == [int, BodyType, type(None), str]
+
+
+def test_r25_what_a_store_kept_and_cannot_be_read_stays_text() -> None:
+    typed = typed_parameters({"BODY": "8bitmime", "NOTIFY": "SOMETIMES", "RET": "HDRS"})
+    assert typed == {"BODY": "8bitmime", "NOTIFY": "SOMETIMES", "RET": Return.HDRS}
+
+
+def test_every_parameter_that_is_typed_is_typed_when_it_is_read_again() -> None:
+    for extension in EXTENSIONS:
+        owned = {*extension.mail_parameters, *extension.rcpt_parameters}
+        assert set(extension.stored) == owned - {"SMTPUTF8", "REQUIRETLS"}, extension.keyword
+
+
+def test_an_extension_that_is_asked_on_request_is_asked_only_then() -> None:
+    asked = []
+
+    class Curious(Extension):
+        keyword = "CURIOUS"
+        on_request = True
+        mail_parameters: ClassVar = {"X": lambda session, value: value, "Y": lambda session, value: value}
+
+        def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> dict[str, str]:
+            asked.append(dict(message.envelope.parameters))
+            return {"X": "1"}
+
+    extensions = (*EXTENSIONS, Curious())
+    to = (Recipient(Address.parse("c@d.example")),)
+    for parameters in ({}, {"SIZE": 10}, {"X": "1", "Y": "2"}):
+        outgoing(Outgoing(Envelope(NULL, to, parameters), 10, False, False), ALL, extensions)
+    assert asked == [{"X": "1", "Y": "2"}]

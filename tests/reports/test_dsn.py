@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.model import NULL, Address, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.model.parameters import DeliverBy, EnvelopeId, HoldUntil, Notify, OriginalRecipient, Return
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
 from ironpost.reports import failure_report, report_envelope
+from ironpost.reports.dsn import wanted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,7 +52,7 @@ UNKNOWN = outcome(Reply(550, "5.1.1", ("No such", "user here")))
 
 def queued(
     *recipients: str | Recipient, sender: str = "sender@example.org", content: bytes = SMALL, size: int | None = None,
-    parameters: dict[str, str | None] | None = None,
+    parameters: dict[str, object] | None = None,
 ) -> QueuedMessage:  # fmt: skip
     rows = tuple(r if isinstance(r, Recipient) else Recipient(Address.parse(r)) for r in recipients)
     envelope = Envelope(Address.parse(sender), rows, parameters or {})
@@ -165,6 +167,58 @@ def test_the_original_recipient_and_the_envelope_id_are_repeated() -> None:
     about, jo = groups(octets(queued(recipient, parameters={"ENVID": "id+3D1"})))
     assert about["Original-Envelope-Id"] == "id=1"
     assert jo["Original-Recipient"] == "rfc822; jo+x@example.com"
+
+
+def test_what_the_sender_asked_for_is_typed_and_repeated() -> None:
+    asked = {
+        "ENVID": EnvelopeId.of("id=1"),
+        "HOLDFOR": 3600,
+        "HOLDUNTIL": HoldUntil(1_764_054_600),
+        "BY": DeliverBy(1_764_058_200, returned=False),
+    }
+    recipient = Recipient(Address.parse("jo@example.net"), {"ORCPT": OriginalRecipient.of("jo+x@example.com")})
+    about, jo = groups(octets(queued(recipient, parameters=asked)))
+    assert about["Original-Envelope-Id"] == "id=1"
+    assert jo["Original-Recipient"] == "rfc822; jo+x@example.com"
+    assert about["Future-Release-Request"] == "for;3600"  # RFC 4865 §5.1.2
+    assert about["Deliver-By-Date"] == "Tue, 25 Nov 2025 08:10:00 +0000"  # RFC 2852 §5
+    del asked["HOLDFOR"]
+    about, _ = groups(octets(queued(recipient, parameters=asked)))
+    assert about["Future-Release-Request"] == "until;2025-11-25T07:10:00Z"
+    about, _ = groups(octets(queued(recipient)))
+    assert not {"Future-Release-Request", "Deliver-By-Date"} & set(about.keys())
+
+
+@pytest.mark.parametrize(
+    "asked", [{"RET": Return.HDRS}, {"REQUIRETLS": None}, {"RET": Return.FULL, "REQUIRETLS": None}]
+)
+def test_only_the_header_section_comes_back_where_that_is_asked_or_must_be(asked: dict[str, object]) -> None:
+    returned = parts(octets(queued("jo@example.net", parameters=asked)))[2]
+    assert returned.get_content_type() == "text/rfc822-headers"
+    full = parts(octets(queued("jo@example.net", parameters={"RET": Return.FULL})))[2]
+    assert full.get_content_type() == "message/rfc822"
+
+
+def test_a_report_is_as_protected_and_as_urgent_as_its_message() -> None:  # RFC 8689 §5, RFC 6710 §4.6
+    asked = {"REQUIRETLS": None, "MT-PRIORITY": 3, "RET": Return.FULL, "ENVID": EnvelopeId("a"), "HOLDFOR": 60}
+    envelope = report_envelope(queued("jo@example.net", parameters=asked))
+    assert envelope is not None
+    assert envelope.parameters == {"REQUIRETLS": None, "MT-PRIORITY": 3}
+
+
+@pytest.mark.parametrize(
+    ("notify", "answer"),
+    [
+        (None, True),
+        (Notify.NEVER, False),
+        (Notify.SUCCESS | Notify.DELAY, False),
+        (Notify.FAILURE, True),
+        (Notify.SUCCESS | Notify.FAILURE, True),
+    ],
+)
+def test_failure_is_reported_to_those_who_want_to_hear_of_it(notify: Notify | None, answer: bool) -> None:
+    recipient = Recipient(Address.parse("jo@example.net"), {} if notify is None else {"NOTIFY": notify})
+    assert wanted(recipient) is answer
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import logging
 import pytest
 
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.model.parameters import Notify
 from ironpost.queue.retry import DAY, HOUR
 from ironpost.queue.scheduler import LOOK_AGAIN
 from ironpost.queue.store import NewMessage, State
@@ -125,7 +126,8 @@ class World:
     ):
         spool = self.store.spool()
         spool.write(content)
-        to = tuple(Recipient(Address.parse(name)) for name in recipients or ("to@remote.example",))
+        parameters = options.pop("parameters", {})
+        to = tuple(Recipient(Address.parse(name), parameters) for name in recipients or ("to@remote.example",))
         envelope = Envelope(Address.parse(sender), to)
         return await self.store.commit(NewMessage(identifier, envelope, self.clock.time, b"", spool, **options))
 
@@ -226,6 +228,19 @@ def test_a_message_that_is_due_later_is_attempted_then_and_not_before():
         assert await world.store.list() == []
 
     scenario({"remote": lambda message, recipient: next(answers)}, act)
+
+
+def test_who_wants_to_hear_of_nothing_hears_of_no_failure():
+    async def act(world):
+        await world.put("m1", parameters={"NOTIFY": Notify.NEVER})
+        await world.run(60)
+        assert await world.store.list() == []
+        assert world.local.calls == []
+        await world.put("m2", parameters={"NOTIFY": Notify.FAILURE})
+        await world.run(60)
+        assert [call[2] for call in world.local.calls] == [["from@local.example"]]
+
+    scenario({"remote": lambda message, recipient: NEVER}, act)
 
 
 def test_a_held_message_is_attempted_when_somebody_releases_it():

@@ -104,11 +104,12 @@ def too_many(results: Results) -> Sequence[QueuedRecipient]:
 
     RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer takes at least a hundred, and says 452 to the rest, or 552 as RFC 821
     had it. As each transaction disposes of a hundred, there is an end to it. A peer that said before how many it takes
-    (RFC 9422 §4.2) was asked for no more, and disposed of that many.
+    (RFC 9422 §4.2) was asked for no more; if it disposed of one of these, the others are next.
     """
     waiting = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
     if waiting:
-        return waiting
+        decided = any(outcome.disposition is not Disposition.DEFERRED for _, outcome in results)
+        return waiting if decided else ()
     delivered = sum(outcome.disposition is Disposition.DELIVERED for _, outcome in results)
     if delivered < RECIPIENTS_MINIMUM:
         return ()

@@ -7,7 +7,8 @@ or the message said can add a field or a part to it (SECURITY R20, R43). It is m
 (RFC 3834 §5).
 Refuses: a report about a report: `report_envelope` is None for a null reverse-path (RFC 5321 §4.5.5).
 
-Standards: RFC 3464, RFC 6522, RFC 6533 §3 and §4 (UTF-8 addresses), RFC 3834 §5, RFC 3461 §4.2 (ORCPT).
+Standards: RFC 3464, RFC 6522, RFC 6533 §3 and §4 (UTF-8 addresses), RFC 3834 §5, RFC 3461 §4 (what the sender asked
+for), RFC 8689 §5 (REQUIRETLS), RFC 6710 §4.6 (priority), RFC 4865 §5.1.2 and RFC 2852 §5 (fields).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ironpost.message import header
 from ironpost.message.dates import date_time
 from ironpost.message.received import checked_name
 from ironpost.model import NULL, BodyType, Envelope, Origin, Recipient
+from ironpost.model.parameters import DeliverBy, Notify, Return
 from ironpost.reports import mime
 
 if TYPE_CHECKING:
@@ -50,7 +52,15 @@ def report_envelope(message: QueuedMessage) -> Envelope | None:
     if sender.is_null:
         return None
     parameters: dict[str, Value] = {"BODY": BodyType.EIGHT_BIT, "SMTPUTF8": None} if sender.needs_smtputf8 else {}
+    asked = message.envelope.parameters
+    parameters |= {keyword: asked[keyword] for keyword in ("REQUIRETLS", "MT-PRIORITY") if keyword in asked}
     return Envelope(NULL, (Recipient(sender),), parameters, Origin())
+
+
+def wanted(recipient: Recipient) -> bool:
+    """Whether the sender is to hear that this recipient failed (RFC 3461 §4.1); said nothing, they are."""
+    notify = recipient.parameters.get("NOTIFY")
+    return not isinstance(notify, Notify) or Notify.FAILURE in notify
 
 
 def failure_report(
@@ -155,6 +165,12 @@ def _about_message(message: QueuedMessage, reporting_mta: str) -> bytes:
         header.field("Reporting-MTA", ("dns;", reporting_mta)),  # RFC 3464 §2.2.2
         header.field("Arrival-Date", (date_time(message.accepted),)),  # RFC 3464 §2.2.5
     ]
+    asked = message.envelope.parameters
+    if isinstance(by := asked.get("BY"), DeliverBy):
+        fields.append(header.field("Deliver-By-Date", (date_time(by.deadline),)))  # RFC 2852 §5
+    hold = f"for;{asked['HOLDFOR']}" if "HOLDFOR" in asked else f"until;{asked.get('HOLDUNTIL', '')}"
+    if "HOLDUNTIL" in asked:
+        fields.append(header.field("Future-Release-Request", (hold,)))  # RFC 4865 §5.1.2
     return b"".join(fields)
 
 
@@ -216,13 +232,15 @@ def _enhanced(outcome: Outcome) -> str:
 
 
 def _returned(message: QueuedMessage, head: bytes, *, utf8: bool) -> bytes:
-    """What comes back: the message if `head` is all of it and needs no encoding, else its header section.
+    """What comes back: the message if `head` is all of it, needs no encoding, and is wanted, else its header section.
 
     A message/rfc822 part may not be encoded (RFC 2046 §5.2.1), so 8-bit content comes back as its header section,
     which may be (RFC 6522 §4), unless the way back takes UTF-8 and the part is a message/global.
     """
     foreign = message.envelope.smtputf8 and not head.isascii()
-    if message.body.size <= len(head):
+    asked = message.envelope.parameters
+    sparing = asked.get("RET") is Return.HDRS or "REQUIRETLS" in asked  # RFC 3461 §4.3, RFC 8689 §5
+    if message.body.size <= len(head) and not sparing:
         if mime.is_plain(mime.lines_of(head)):
             return mime.part("message/rfc822", head)
         if foreign and b"\0" not in head:

@@ -3,9 +3,9 @@
 Promises: at most `concurrency` messages are attempted at a time. A freshly committed message is attempted from memory,
 without reading it back; when too many wait, they are given back to the store. An outcome is recorded before anything
 else is done about it, and again and again if the store fails. A recipient that failed, or expired (`queue.retry`), is
-reported to the sender in the same commit; never to a null reverse-path (RFC 5321 §4.5.5, §6.1). An agent that raises
-costs its message a deferral, counted; after `POISON_CRASHES` the message is set aside for `POISON_WAIT` at a time, with
-an error in the journal, and everything else goes on (SECURITY R25).
+reported to the sender in the same commit, unless NOTIFY says otherwise (RFC 3461 §4.1); never to a null reverse-path
+(RFC 5321 §4.5.5, §6.1). An agent that raises costs its message a deferral, counted; after `POISON_CRASHES` the message
+is set aside for `POISON_WAIT` at a time, with an error in the journal, and everything else goes on (SECURITY R25).
 Refuses: to conclude from an attempt that was cut off: its claim is given back, and mail is doubled at worst.
 """
 
@@ -21,7 +21,7 @@ from ironpost.protocol import replies
 from ironpost.queue.retry import DAY, HOUR, RetryLaw, expired
 from ironpost.queue.scheduler import Scheduler
 from ironpost.queue.store import NewMessage, QueuedRecipient, State, Update
-from ironpost.reports.dsn import RETURNED_OCTETS, failure_report, report_envelope
+from ironpost.reports.dsn import RETURNED_OCTETS, failure_report, report_envelope, wanted
 from ironpost.service.journal import record
 
 if TYPE_CHECKING:
@@ -283,7 +283,8 @@ class QueueRunner:
                 (to, expired(outcome) if outcome.disposition is Disposition.DEFERRED else outcome)
                 for to, outcome in results
             ]
-        failures = [result for result in results if result[1].disposition is Disposition.FAILED]
+        failed = (result for result in results if result[1].disposition is Disposition.FAILED)
+        failures = [result for result in failed if wanted(result[0].recipient)]
         report: tuple[Envelope, bytes] | None = None
         unreported = False
         if failures:

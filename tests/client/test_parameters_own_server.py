@@ -1,0 +1,93 @@
+"""Over sockets: what a message asks for reaches our server from our client, and binary content in chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from ironpost import BaseHandler, Server
+from ironpost.client.connection import connect
+from ironpost.model import Address, BodyType, Disposition, Envelope, Recipient
+from ironpost.model.parameters import DeliverBy, EnvelopeId, HoldUntil, Notify, Return
+from ironpost.protocol.client import Transaction
+from ironpost.protocol.dialect import SUBMISSION
+from ironpost.protocol.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+OPEN_SUBMISSION = Settings(dialect=SUBMISSION._replace(authenticate=False))
+OCTETS = bytes(range(256)) * 12_000
+
+
+class Keeper(BaseHandler):
+    """Claims what these tests look for."""
+
+    claims = frozenset({"DSN", "DELIVERBY", "FUTURERELEASE", "BINARYMIME"})
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[dict[str, Any], dict[str, Any], bytes]] = []
+
+    def recipient(self, session: Any, forward_path: Any, parameters: Any) -> None:
+        return None
+
+    def message(self, session: Any, content: Any, facts: Any) -> None:
+        transaction = session.transaction
+        self.kept.append((dict(transaction.parameters), dict(transaction.recipients[0].parameters), content.content))
+
+
+async def pieces(octets: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(octets), 100_000):
+        yield octets[start : start + 100_000]
+
+
+async def send(server: Server, envelope: Envelope, octets: bytes, *, streamed: bool) -> list[Disposition]:
+    connection = await connect(*server.addresses[0], "client.example")
+    try:
+        sent = Transaction(envelope, size=len(octets), content=None if streamed else octets)
+        await connection.transact(sent, pieces(octets) if streamed else None)
+        # The connection is in step: another message goes over it.
+        again = Transaction(envelope, size=len(octets), content=octets)
+        await connection.transact(again)
+    finally:
+        await connection.quit()
+    return [outcome.disposition for each in (sent, again) for outcome in each.outcomes if outcome is not None]
+
+
+def test_what_is_asked_for_arrives() -> None:
+    handler = Keeper()
+    release, deadline = int(time.time()) + 600, int(time.time()) + 3600
+    parameters = {
+        "RET": Return.HDRS,
+        "ENVID": EnvelopeId("QQ314159"),
+        "HOLDUNTIL": HoldUntil(release),
+        "BY": DeliverBy(deadline, returned=True),
+    }
+    to = Recipient(Address.parse("b@b.example"), {"NOTIFY": Notify.NEVER})
+
+    async def main() -> list[Disposition]:
+        async with Server(handler, "127.0.0.1", 0, settings=OPEN_SUBMISSION) as server:
+            envelope = Envelope(Address.parse("a@a.example"), (to,), parameters)
+            return await send(server, envelope, b"Subject: x\r\n\r\nhi\r\n", streamed=False)
+
+    assert asyncio.run(main()) == [Disposition.DELIVERED] * 2
+    for got, of_recipient, _ in handler.kept:
+        by = got.pop("BY")
+        assert deadline - 60 <= by.deadline <= deadline + 60
+        assert by.returned
+        assert got == {"SIZE": 18, **{key: parameters[key] for key in ("RET", "ENVID", "HOLDUNTIL")}}
+        assert of_recipient == {"NOTIFY": Notify.NEVER}
+
+
+def test_binary_content_streams_in_chunks() -> None:
+    handler = Keeper()
+    to = Recipient(Address.parse("b@b.example"))
+    envelope = Envelope(Address.parse("a@a.example"), (to,), {"BODY": BodyType.BINARY})
+
+    async def main() -> list[Disposition]:
+        async with Server(handler, "127.0.0.1", 0) as server:
+            return await send(server, envelope, OCTETS, streamed=True)
+
+    assert asyncio.run(main()) == [Disposition.DELIVERED] * 2
+    assert [content for _, _, content in handler.kept] == [OCTETS] * 2
