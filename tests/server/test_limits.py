@@ -13,8 +13,9 @@ from server_kit import ENVELOPE, Client, Open, codes, talking
 
 from ironpost import Server
 from ironpost.protocol import replies
-from ironpost.server import Limits, Timeouts
+from ironpost.server import Limits, Timeouts, TlsContext
 from ironpost.server.limits import RATE_WINDOW, REMEMBERED, Excess, LocalBook, within
+from ironpost.server.self_signed import write_self_signed
 
 
 class Counted:
@@ -146,6 +147,29 @@ def test_one_connection_too_many_from_a_network(run):
             assert codes(said) == [b"220"]
             for client in (first, second, third, other, again):
                 await client.close()
+
+    run(scenario())
+
+
+def test_who_never_gets_past_the_handshake_gives_its_place_back(run, tmp_path):
+    pair = tmp_path / "a.pem", tmp_path / "a.key"
+    write_self_signed(*pair, ["localhost"])
+
+    async def scenario():
+        options = {"tls": TlsContext.load([pair]), "implicit_tls": True, "limits": Limits(connections_per_prefix=1)}
+        async with from_anywhere(**options) as server:
+            for octets in (b"no handshake\r\n", b""):
+                client = await Client.to(server, greeted=False)
+                client.writer.write(b"PROXY TCP4 192.0.2.7 192.0.2.7 1 2\r\n" + octets)
+                if not octets:
+                    client.writer.write_eof()
+                await client.rest()
+                await client.close()
+                while server.connections:
+                    await asyncio.sleep(0)
+            assert ("connections_refused", "prefix") not in server.metrics.counts
+            assert server.metrics.counts["handshakes", "failed"] == 2
+            assert server.book.connections == 0
 
     run(scenario())
 

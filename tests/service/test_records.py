@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,3 +83,18 @@ def test_level_and_form_change_while_it_runs() -> None:
     first, second = stream.getvalue().splitlines()
     assert json.loads(first)["message"] == "one"
     assert second.endswith('warning compose "three words here"')
+
+
+def test_r44_what_nobody_can_catch_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", None)
+    stream = io.StringIO()
+    records.write_to(stream, "info", "json")
+    records.take_uncaught()
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("one\ntwo")
+
+    Broken()
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["message"] == "ValueError ignored: one\ntwo"

@@ -46,6 +46,7 @@ def serve(named: Path | None, workers: int) -> None:
     """
     found = configuration(named)
     records.write_to(sys.stderr, found.log.level, found.log.format)
+    records.take_uncaught()
     file = source(named)
     system: System | Supervised
     if workers == 1:

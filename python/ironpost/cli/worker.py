@@ -114,6 +114,7 @@ def main(descriptor: int) -> int:
     try:
         configuration = orders.configuration()
         records.write_to(sys.stderr, configuration.log.level, configuration.log.format)
+        records.take_uncaught()
         share = Share(orders.number, orders.workers, orders.ports, orders.sockets, books.book, make_front)
         run(System(configuration, orders.configuration, share), ready)
     except Stop as stop:

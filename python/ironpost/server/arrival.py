@@ -80,6 +80,8 @@ class Arrival(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """It never became a session."""
+        if self.prefix:
+            self.server.leave_client(self.prefix)
         self.server.forget(self)
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -102,11 +102,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         self._incoming.write(data)
         if not self._ready:
-            self._shake_hands()
-            if not self._ready:
+            facts = self._shake_hands()
+            if facts is None:
                 return
-            early = self._incoming.pending > 0
-            self._owner.secured(self, self._context.facts(self._tls), early=early)
+            self._owner.secured(self, facts, early=self._incoming.pending > 0)
         if self._incoming.pending and not self._deaf:
             self._read()
 
@@ -132,19 +131,23 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """It reads again."""
         self._owner.resume_writing()
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self) -> Tls | None:
+        """What is known when the handshake is done; None while it is not."""
+        facts = None
         try:
             self._tls.do_handshake()
+            facts = self._context.facts(self._tls)
             self._ready = True
         except ssl.SSLWantReadError:
             pass
-        except (ssl.SSLError, OSError) as error:
+        except (ssl.SSLError, OSError, ValueError) as error:  # ValueError: a name that cannot be read
             self._send()  # the alert that says why
             self._deaf = True
             self._owner.handshake_failed(_reason(error))
             self._wire.close()
-            return
+            return None
         self._send()
+        return facts
 
     def _read(self) -> None:
         tls, incoming, buffer = self._tls, self._incoming, self._buffer

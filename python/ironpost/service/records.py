@@ -3,7 +3,7 @@
 Promises: in both forms one record is one line (SECURITY R44): control characters, line ends and everything outside
 ASCII are escaped; an exception's traceback is a field of its record. The values of a journal record (`fields`) become
 fields of the line. In text a value stands as it is where that cannot be misread, else as a JSON value; what is None is
-left out.
+left out. What Python would print about errors that nobody can catch can be a record, too.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _DUMP: Final = json.JSONEncoder(ensure_ascii=True, default=str).encode
 
@@ -76,6 +80,18 @@ def write_to(stream: TextIO, level: str, form: Literal["json", "text"] = "json")
     logger.handlers[:] = [logging.StreamHandler(stream)]
     logger.propagate = False
     change(level, form)
+
+
+def take_uncaught() -> None:
+    """Errors that nobody can catch become records of this package; Python writes several lines about each.
+
+    A client can cause them: `ssl` has no other way to tell of a server name in a handshake that is no ASCII.
+    """
+
+    def record(error: UnraisableHookArgs) -> None:
+        logging.getLogger("ironpost").info("%s ignored: %s", error.exc_type.__name__, error.exc_value)
+
+    sys.unraisablehook = record
 
 
 def change(level: str, form: Literal["json", "text"]) -> None:
