@@ -14,7 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
-from ironpost.compose_delivery import Ways, routes
+from ironpost.compose_delivery import Ways, customers, routes
 from ironpost.compose_listeners import Manner, Place, certificates, handed_over, places
 from ironpost.compose_policy import policy_settings
 from ironpost.config import ConfigError
@@ -29,6 +29,7 @@ from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.control import ControlError, ControlServer
 from ironpost.service.inbound import Inbound
 from ironpost.service.metrics import Counters
+from ironpost.service.on_demand import OnDemand
 from ironpost.service.queue_runner import QueueRunner
 from ironpost.service.supervisor import Loop, Part, Supervisor
 from ironpost.storage.lock import DirectoryLock
@@ -106,6 +107,7 @@ class System:
         """Where it listens."""
         self._ways: Ways
         self._runner: QueueRunner
+        self._on_demand: OnDemand
         self._store: ShardedStore
         self._supervisor: Supervisor
 
@@ -140,6 +142,14 @@ class System:
             law=RetryLaw(expiry=configuration.queue.expire),
             concurrency=max(1, configuration.queue.concurrency // self._workers),
         )
+        self._on_demand = OnDemand(
+            customers(configuration),
+            store=self._store,
+            attempt=self._runner.attempt,
+            wake=self._runner.wake,
+            clock=self._clock,
+            local_hostname=name if "." in name else None,
+        )
         self.places = places(
             configuration,
             name,
@@ -169,6 +179,7 @@ class System:
             _Held(self._store.close),
             _Held(self._ways.close),
             Loop(self._runner.start, self._runner.stop),
+            _Held(self._on_demand.stop),
             front,
             *self.places,
         ]
@@ -215,6 +226,7 @@ class System:
         self.configuration = new
         records.change(new.log.level, new.log.format)
         self._runner.routes = new_routes
+        self._on_demand.customers = customers(new)
         self._ways.deliver_to(new.maildir)
         for place in self.places:
             place.take_over(handlers[place.role], manners[place.listener], tls)
@@ -225,6 +237,7 @@ class System:
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
         """One for each role that a listener has."""
         ports = Ports(self._clock, self._ways.resolver)
+        logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         policy = Policy(configured(policy_settings(configuration, name), ports))
         return {
             role: Inbound(
@@ -235,6 +248,7 @@ class System:
                 hostname=name,
                 accept=self._runner.accept,
                 role=role,
+                on_demand=self._on_demand if role in logging_in else None,
                 metrics=self._counters,
             )
             for role in {listener.role for listener in configuration.listener}

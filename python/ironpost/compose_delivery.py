@@ -16,6 +16,7 @@ from ironpost.config.quantities import Endpoint
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.next_hop import LOOPBACK, OwnSystem, networks
 from ironpost.delivery.remote import RemoteDelivery
+from ironpost.delivery.waiting import Waiting
 from ironpost.lookup.dns import DnsResolver
 from ironpost.model.ports import Answer, ResolverError
 from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
@@ -38,6 +39,7 @@ class Ways:
         self._make = partial(Maildir, clock=clock, random=random, host=name)
         self._maildir = self._make(configuration.maildir)
         self._former: list[Maildir] = []
+        self._waiting = Waiting()
         self.resolver = resolver()
         """Which everything that asks DNS shares."""
         self._remote = RemoteDelivery(
@@ -50,7 +52,9 @@ class Ways:
 
     def agent(self, route: Route) -> Agent:
         """The agent of a route."""
-        return self._maildir if route.kind is Kind.LOCAL else self._remote.agent(route)
+        if route.kind is Kind.LOCAL:
+            return self._maildir
+        return self._waiting if route.kind is Kind.ON_DEMAND else self._remote.agent(route)
 
     def deliver_to(self, path: Path) -> None:
         """Local mail goes there from now on; what is being delivered ends where it began."""
@@ -67,11 +71,21 @@ class Ways:
 
 def routes(configuration: Configuration) -> Routes:
     """Where mail goes, by the configuration's rules."""
-    rules = [
+    waiting = [domain for customer in configuration.on_demand if customer.waits for domain in customer.domains]
+    rules = [Rule(tuple(waiting), Route.on_demand(), "on_demand")] if waiting else []
+    rules += [
         Rule(rule.domains, Route.smart(Host(hop.host, hop.port) for hop in rule.smart_host))
         for rule in configuration.route
     ]
     return Routes(configuration.local.domains, rules)
+
+
+def customers(configuration: Configuration) -> dict[str, frozenset[str]]:
+    """Who may fetch the mail of which domains."""
+    found: dict[str, frozenset[str]] = {}
+    for customer in configuration.on_demand:
+        found[customer.login] = found.get(customer.login, frozenset()) | frozenset(customer.domains)
+    return found
 
 
 class _NoResolver:

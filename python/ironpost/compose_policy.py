@@ -24,6 +24,7 @@ def policy_settings(configuration: Configuration, name: str) -> Settings:
     return Settings(
         local_domains=frozenset(local.domains),
         local_recipients=None if local.recipients is None else frozenset(local.recipients),
+        customer_domains=frozenset(domain for each in configuration.on_demand for domain in each.domains),
         trusted_networks=configuration.smtp.trusted,
         own_names=frozenset({name.lower(), *_own_literals(configuration)}),
         access=tuple(access),

@@ -58,6 +58,15 @@ class TooManyWorkers(Exception):
         super().__init__(f"{workers} workers are too many: this data directory has room for {shards}")
 
 
+class OneWorkerOnly(TooManyWorkers):
+    """The configuration has what only a single process can do."""
+
+    def __init__(self) -> None:
+        Exception.__init__(
+            self, "on_demand needs a single worker: of several, each has a part of a customer's mail and no other's"
+        )
+
+
 class Reserved:
     """A part: one address of one listener, kept for the workers, so that it is theirs while one is down.
 
@@ -152,6 +161,8 @@ class Supervised:
             SchemaError: another version of ironpost wrote the data.
             TlsError: a certificate cannot be used.
         """
+        if self.configuration.on_demand:
+            raise OneWorkerOnly
         data = self.configuration.data
         with used(data):
             lock = DirectoryLock(data)
@@ -224,6 +235,8 @@ class Supervised:
         async with self._reloading:
             new, old = self._again(), self._source
             refuse_fixed(old.configuration, new.configuration)
+            if new.configuration.on_demand:
+                raise ControlError(str(OneWorkerOnly()))
             living = [worker for worker in self._workers.all if worker.ready.is_set()]
             for worker in living[:1]:
                 await self._hand_over(worker, new)  # what it refuses, nobody has

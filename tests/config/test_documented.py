@@ -9,7 +9,7 @@ from ironpost.cli import exits
 from ironpost.config import Configuration, default, parse
 from ironpost.config.listeners import DEFAULTS, Certificate, Listener
 from ironpost.config.policies import Access, Sender
-from ironpost.config.schema import Route
+from ironpost.config.schema import OnDemand, Route
 from ironpost.service.metrics import COUNTERS, GAUGES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
@@ -20,6 +20,7 @@ TABLES = {
     "listener.limits": None,
     "tls.certificates": Certificate,
     "route": Route,
+    "on_demand": OnDemand,
     "policy.access": Access,
     "policy.sender": Sender,
 }
@@ -69,6 +70,7 @@ def test_every_metric_is_in_the_table() -> None:
     assert rows == [(name, about.label or "-", about.meaning) for name, about in known.items()]
 
 
-def test_the_example_loads() -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
-    assert parse(example).route[0].smart_host[0].host == "relay.partner.example"
+def test_the_examples_load() -> None:
+    route, on_demand = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
+    assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
+    assert parse(on_demand).on_demand[0].waits

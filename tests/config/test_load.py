@@ -115,6 +115,11 @@ smart_host = ["relay.example:26", "[2001:db8::1]:25"]
 domains = ["*"]
 smart_host = ["192.0.2.9:25"]
 
+[[on_demand]]
+login = "customer"
+domains = ["Customer.example", "customer.test"]
+waits = false
+
 [log]
 level = "warning"
 format = "text"
@@ -157,7 +162,7 @@ def test_this_file_shows_every_key_there_is() -> None:
         assert name in found.model_fields_set
     sections = (
         found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.log,
-        found.route[0], found.policy, found.policy.access[0], found.policy.sender[0],
+        found.route[0], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
@@ -311,6 +316,19 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
             'c.toml:4: route[1].smarthost: unknown key; did you mean "smart_host"?',
         ),
         ('[[route]]\ndomains = ["*"]', "c.toml:1: route[1].smart_host: this key is needed"),
+        ('[[on_demand]]\nlogin = ""\ndomains = ["a.example"]', "c.toml:2: on_demand[1].login: "),
+        (
+            '[[on_demand]]\nlogin = "jo"\ndomains = ["*.a.example"]',
+            'c.toml:3: on_demand[1].domains[1]: "*.a.example" is no domain: ',
+        ),
+        (
+            '[[on_demand]]\nlogin = "jo"\ndomains = ["localhost"]',
+            "c.toml: on_demand: localhost is local, or another customer's",
+        ),
+        (
+            '[[on_demand]]\nlogin = "jo"\ndomains = ["a.example"]',
+            'c.toml: on_demand: nobody can fetch mail, because no listener has auth = "offered" or "required"',
+        ),
         (
             '[limits]\ncommand_timeout = "30"',
             "c.toml:2: limits.command_timeout: no unit: a duration is a whole number with a unit (s, m, h, d), "

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ironpost.config.auth import Auth
 from ironpost.config.listeners import Limits, Listener, Tls
@@ -76,6 +76,20 @@ class Route(Section):
     """Next hops in order of preference."""
 
 
+class OnDemand(Section):
+    """`[[on_demand]]`: a customer who fetches mail with ATRN (RFC 2645), or asks for it with ETRN (RFC 1985).
+
+    Anybody may send to its domains here, as to our own.
+    """
+
+    login: Annotated[str, Field(min_length=1)]
+    """As whom the customer authenticates."""
+    domains: Annotated[tuple[Domain, ...], AfterValidator(some)]
+    """The domains whose mail is the customer's."""
+    waits: bool = True
+    """The mail stays here until it is fetched with ATRN; if not, it is delivered as other mail, and ETRN hurries it."""
+
+
 class Log(Section):
     """`[log]`: what is written to standard error."""
 
@@ -105,7 +119,20 @@ class Configuration(Section):
     policy: Policy = Policy()
     queue: Queue = Queue()
     route: tuple[Route, ...] = ()
+    on_demand: tuple[OnDemand, ...] = ()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _customers(self) -> Configuration:
+        taken = set(self.local.domains)
+        for customer in self.on_demand:
+            for domain in customer.domains:
+                if domain in taken:
+                    raise ValueError(f"on_demand: {domain} is local, or another customer's")
+                taken.add(domain)
+        if self.on_demand and all(listener.auth == "none" for listener in self.listener):
+            raise ValueError('on_demand: nobody can fetch mail, because no listener has auth = "offered" or "required"')
+        return self
 
     @property
     def maildir(self) -> Path:

@@ -131,6 +131,8 @@ class Settings:
     """`local-part@domain`, lower case; None accepts every local part of the local domains."""
     trusted_networks: tuple[Network, ...] = LOOPBACK
     """Clients in these may relay."""
+    customer_domains: frozenset[str] = frozenset()
+    """Domains that are not ours, whose mail anybody may send here: their owners fetch it. Lower case."""
     own_names: frozenset[str] = frozenset()
     """What this system calls itself, in lower case."""
     access: tuple[AccessRule, ...] = ()

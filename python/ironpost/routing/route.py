@@ -34,6 +34,8 @@ class Kind(Enum):
     """The next hop is configured."""
     MX = "mx"
     """The next hop is found in DNS (RFC 5321 §5.1)."""
+    ON_DEMAND = "on demand"
+    """It waits until a customer fetches it (RFC 2645)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,11 @@ class Route:
         return cls(Kind.SMART_HOST, parsed)
 
     @classmethod
+    def on_demand(cls) -> Self:
+        """None: the mail waits until it is fetched."""
+        return cls(Kind.ON_DEMAND)
+
+    @classmethod
     def mx(cls) -> Self:
         """By the MX records of the recipient's domain."""
         return cls(Kind.MX)
@@ -116,7 +123,7 @@ class Route:
             return "smart host " + ", ".join(map(str, self.hosts))
         if self.kind is Kind.LOCAL:
             return f"local {self.transport}".rstrip()
-        return "mx"
+        return str(self.kind.value)
 
 
 @dataclass(frozen=True, slots=True)

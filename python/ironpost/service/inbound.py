@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ironpost.protocol.handler import Answer, ContentAnswer, Fetched
     from ironpost.protocol.server import ServerSession
     from ironpost.queue.store import QueuedMessage, Store
+    from ironpost.service.on_demand import OnDemand
     from ironpost.wire import BodyEnd
 
 _log: Final = logging.getLogger("ironpost.inbound")
@@ -73,6 +74,7 @@ class Inbound:
         accept: Callable[[QueuedMessage], None],
         role: str = "mx",
         claims: frozenset[str] = frozenset(),
+        on_demand: OnDemand | None = None,
         metrics: Metrics = Uncounted(),  # noqa: B008 - holds nothing
     ) -> None:
         """A handler over `store`.
@@ -86,12 +88,14 @@ class Inbound:
             accept: takes each message after its commit: the queue runner's.
             role: of the listener, `mx`, `submission` or `lmtp`; content is mended where users submit.
             claims: extensions that the queue and the way out will honour (`protocol.extensions`).
+            on_demand: who answers ETRN and ATRN; None: they do not exist.
             metrics: what is counted.
 
         Raises:
             HeaderError: `hostname` is neither a domain nor an address literal.
         """
-        self.claims = claims
+        self.claims = claims if on_demand is None else claims | on_demand.claims
+        self._on_demand = on_demand
         self._store = store
         self._policy = policy
         self._clock = clock
@@ -192,14 +196,12 @@ class Inbound:
         return None
 
     def etrn(self, session: ServerSession, argument: str) -> Answer:
-        """Not claimed."""
-        del session, argument
-        return replies.NOT_ALLOWED
+        """Makes a customer's mail due."""
+        return replies.NODE_NOT_ALLOWED if self._on_demand is None else self._on_demand.etrn(session, argument)
 
     def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Answer:
-        """Not claimed."""
-        del session, domains
-        return replies.TURN_REFUSED
+        """Gives a customer its mail over the connection that it opened."""
+        return replies.TURN_REFUSED if self._on_demand is None else self._on_demand.turn(session, domains)
 
     def burl(self, session: ServerSession, url: str, last: bool) -> Fetched:
         """Not claimed."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.model import Disposition, Outcome
 from ironpost.protocol import replies
@@ -22,16 +22,17 @@ from ironpost.queue.retry import DAY, HOUR, RetryLaw, expired
 from ironpost.queue.scheduler import Scheduler
 from ironpost.queue.store import NewMessage, QueuedRecipient, State, Update
 from ironpost.reports.dsn import RETURNED_OCTETS, failure_report, report_envelope, wanted
+from ironpost.routing.route import Route
 from ironpost.service.journal import record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
-    from ironpost.delivery import Agents
+    from ironpost.delivery import Agent, Agents
     from ironpost.model import Envelope
     from ironpost.model.ports import Clock, Random
     from ironpost.queue.store import QueuedMessage, Store
-    from ironpost.routing.route import Route, Routes
+    from ironpost.routing.route import Routes
 
 CONCURRENCY: Final = 200
 """Messages attempted at a time."""
@@ -132,6 +133,13 @@ class QueueRunner:
             self._waiting.append(message)
             self._waiting_octets += message.body.size
 
+    def attempt(self, message: QueuedMessage, agent: Agent) -> asyncio.Task[None]:
+        """One attempt, now, at a message that the caller has claimed (`Store.take`), by an agent of the caller's.
+
+        What becomes of it is recorded like that of every attempt; the task ends when it is.
+        """
+        return self._run(message, self._deliver(message, agent, message.recipients))
+
     def wake(self) -> None:
         """Something was made due from outside (`Store.retry`)."""
         self._note(self._clock.now())
@@ -220,9 +228,13 @@ class QueueRunner:
         _ring(self._bell)
 
     def _begin(self, message: QueuedMessage) -> None:
-        task = asyncio.get_running_loop().create_task(self._attempt(message))
+        self._run(message, self._attempt(message))
+
+    def _run(self, message: QueuedMessage, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
         self._active[task] = message
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         message = self._active.pop(task)
@@ -258,9 +270,10 @@ class QueueRunner:
             for route, recipients in groups.items():
                 tasks.create_task(self._deliver(message, route, recipients))
 
-    async def _deliver(self, message: QueuedMessage, route: Route, recipients: Sequence[QueuedRecipient]) -> None:
+    async def _deliver(self, message: QueuedMessage, way: Route | Agent, recipients: Sequence[QueuedRecipient]) -> None:
         try:
-            outcomes = dict(await self.agents(route).deliver(message, recipients))
+            agent = self.agents(way) if isinstance(way, Route) else way
+            outcomes = dict(await agent.deliver(message, recipients))
         except Exception as error:  # noqa: BLE001 - one bad message never stops the runner
             await self._settle(message, self._crashed(message, recipients, error), crashed=True)
             return

@@ -1,8 +1,9 @@
 """Relay control: a recipient is ours, or the client is trusted or has authenticated, or the answer is no.
 
-Promises: exactly four ways to yes: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox, a trusted client, a client that
-has authenticated (RFC 5068 §3.1). A local part is compared and never interpreted: `user%elsewhere`, `elsewhere!user`
-and `"user@elsewhere"` at a local domain are local mailboxes with odd names, and no way through us (RFC 2505 §2.1).
+Promises: exactly five ways to yes: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox, a customer's domain, a trusted
+client, a client that has authenticated (RFC 5068 §3.1). A local part is compared and never interpreted:
+`user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local mailboxes with odd names, and no
+way through us (RFC 2505 §2.1).
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Relay:
             if address.local_part.lower() == "postmaster" or f"{address.local_part.lower()}@{address.key}" in known:
                 return Finding(ACCEPT, f"{address} is a local mailbox")
             return Finding(_UNKNOWN, f"{address.key} is local, and {address} is not listed")
+        if address.key in settings.customer_domains:
+            return Finding(ACCEPT, f"{address.key} is a customer's, who fetches its mail here")
         if facts.identity is not None:
             return Finding(ACCEPT, f"{facts.identity.name} is authenticated")
         if settings.trusts(facts.ip):

@@ -1,0 +1,408 @@
+"""ETRN and ATRN whole: a provider with queue and login on a real socket, and a customer whose side is ours as well."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+
+import pytest
+
+from ironpost import Server
+from ironpost.delivery.waiting import Waiting
+from ironpost.model import Address, Envelope, Recipient
+from ironpost.policy import Policy
+from ironpost.policy.checks import configured
+from ironpost.policy.settings import Settings as PolicySettings
+from ironpost.protocol import replies
+from ironpost.protocol.dialect import SUBMISSION
+from ironpost.protocol.server import ServerSession
+from ironpost.protocol.settings import Settings
+from ironpost.queue.store import NewMessage, State
+from ironpost.routing.route import Kind, Route, Routes, Rule
+from ironpost.server import BaseHandler
+from ironpost.service.clock import SystemClock, SystemRandom
+from ironpost.service.inbound import Inbound
+from ironpost.service.on_demand import OnDemand
+from ironpost.service.queue_runner import QueueRunner
+from ironpost.storage.memory import MemoryStore
+from ironpost.storage.sqlite import SqliteStore
+
+CUSTOMERS = {"jo": frozenset({"jo.example", "mail.jo.example"}), "al": frozenset({"al.example"})}
+
+
+class Accounts:
+    """Everybody's password is the name."""
+
+    mechanisms = ("PLAIN",)
+
+    def verify_password(self, session, login, password):
+        return login if login == password else None
+
+
+class Everywhere:
+    """The agent for mail that does not wait: keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.given = []
+
+    async def deliver(self, message, recipients):
+        self.given += [str(each.recipient.address) for each in recipients]
+        return await Waiting().deliver(message, recipients)
+
+
+class Provider:
+    """The system of a provider, without its command line."""
+
+    def __init__(self, store) -> None:
+        clock, random = SystemClock(), SystemRandom()
+        self.store, self.elsewhere = store, Everywhere()
+        rules = [Rule(("jo.example", "mail.jo.example"), Route.on_demand())]
+        agents = {Kind.ON_DEMAND: Waiting(), Kind.MX: self.elsewhere}
+        self.runner = QueueRunner(
+            store=store,
+            routes=Routes(["provider.example"], rules),
+            agents=lambda route: agents[route.kind],
+            clock=clock,
+            random=random,
+            reporting_mta="provider.example",
+        )
+        self.on_demand = OnDemand(
+            CUSTOMERS,
+            store=store,
+            attempt=self.runner.attempt,
+            wake=self.runner.wake,
+            clock=clock,
+            local_hostname="provider.example",
+        )
+        domains = frozenset(domain for own in CUSTOMERS.values() for domain in own)
+        policy = PolicySettings(trusted_networks=(), customer_domains=domains)
+        self.handler = Inbound(
+            store=store,
+            policy=Policy(configured(policy)),
+            clock=clock,
+            random=random,
+            hostname="provider.example",
+            accept=self.runner.accept,
+            on_demand=self.on_demand,
+        )
+        self.count = 0
+
+    async def queue(self, *recipients, content=b"Subject: x\r\n\r\nhello\r\n", due=None):
+        """A message that was tried, and is due in an hour."""
+        self.count += 1
+        spool = self.store.spool()
+        spool.write(content)
+        envelope = Envelope(
+            Address.parse("from@elsewhere.example"), tuple(Recipient(Address.parse(each)) for each in recipients)
+        )
+        identifier = f"m{self.count}"
+        await self.store.commit(NewMessage(identifier, envelope, time.time() - 1, b"Trace: t\r\n", spool, due))
+        await self.store.release([identifier])
+        return identifier
+
+    async def states(self):
+        return {
+            str(each.recipient.address): each.state
+            for message in await self.store.list()
+            for each in message.recipients
+        }
+
+
+class Customer:
+    """A raw client that can become a server: its other side is a `ServerSession`."""
+
+    def __init__(self, reader, writer, handler) -> None:
+        self.reader, self.writer, self.handler = reader, writer, handler
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def of(cls, server, login="jo", handler=None):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        self = cls(reader, writer, handler or Mailbox())
+        try:
+            assert (await self.reply()).startswith(b"220")
+            self.offered = await self.say(b"EHLO customer.example\r\n")
+            if login:
+                plain = base64.b64encode(b"\0%b\0%b" % (login.encode(), login.encode()))
+                assert (await self.say(b"AUTH PLAIN " + plain + b"\r\n")).startswith(b"235")
+            yield self
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def reply(self):
+        octets = b""
+        while line := await self.reader.readline():
+            octets += line
+            if line[3:4] != b"-":
+                break
+        return octets
+
+    async def say(self, octets):
+        self.writer.write(octets)
+        return await asyncio.wait_for(self.reply(), 10)
+
+    async def serve(self):
+        """The reversed state, to its end (RFC 2645 §5.3)."""
+        session = ServerSession(self.handler, Settings("customer.example"))
+        session.start()
+        while True:
+            self.writer.write(session.output())
+            if session.closing:
+                return
+            data = await asyncio.wait_for(self.reader.read(65536), 10)
+            if not data:
+                session.lost()
+                return
+            session.receive(data)
+
+
+class Mailbox(BaseHandler):
+    """What the customer's server does with the mail."""
+
+    def __init__(self, later=(), never=(), hang_up_after=1000):
+        self.later, self.never, self.hang_up_after = later, never, hang_up_after
+        self.messages = []
+
+    def recipient(self, session, forward_path, parameters):
+        if str(forward_path) in self.later:
+            return replies.NO_ROOM
+        return replies.NOT_ACCEPTED_HERE if str(forward_path) in self.never else None
+
+    def message(self, session, content, facts):
+        if len(self.messages) == self.hang_up_after:
+            return replies.SHUTTING_DOWN
+        self.messages.append(([str(each.address) for each in session.transaction.recipients], content.content))
+        return None
+
+
+STORES = ["memory", "sqlite"]
+
+
+def run(kind, path, act):
+    """Runs `act(provider, server)`."""
+
+    async def main():
+        store = MemoryStore() if kind == "memory" else SqliteStore.at(path, reserve=0)
+        provider = Provider(store)
+        settings = Settings("provider.example", authenticator=Accounts(), auth_in_clear=True, dialect=SUBMISSION)
+        async with Server(provider.handler, "127.0.0.1", settings=settings) as server:
+            feeder = provider.runner.start()
+            try:
+                await asyncio.wait_for(act(provider, server), 60)
+                assert not feeder.done()
+            finally:
+                await provider.on_demand.stop()
+                await provider.runner.stop()
+                await store.close()
+
+    asyncio.run(main())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ATRN
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_customer_fetches_all_its_mail_over_its_own_connection(kind, tmp_path) -> None:
+    big = b"Subject: big\r\n\r\n" + b"0123456789\r\n" * 20_000
+
+    async def act(provider, server):
+        await provider.queue("a@jo.example", "b@jo.example")
+        await provider.queue("c@al.example", "d@Mail.jo.example")
+        await provider.queue("e@al.example")
+        await provider.queue("f@jo.example", content=big)
+        async with Customer.of(server) as customer:
+            assert b"250-ATRN\r\n" in customer.offered
+            assert await customer.say(b"ATRN\r\n") == b"250 2.0.0 OK, now reversing the connection\r\n"
+            await customer.serve()
+        kept = customer.handler.messages
+        assert [to for to, _ in kept] == [["a@jo.example", "b@jo.example"], ["d@Mail.jo.example"], ["f@jo.example"]]
+        assert kept[0][1] == b"Trace: t\r\nSubject: x\r\n\r\nhello\r\n"
+        assert kept[2][1] == b"Trace: t\r\n" + big
+        states = await provider.states()
+        assert {address for address, state in states.items() if state is State.QUEUED} == {
+            "c@al.example",
+            "e@al.example",
+        }
+        async with Customer.of(server) as customer:
+            assert await customer.say(b"ATRN\r\n") == b"453 4.0.0 You have no mail\r\n"
+            assert (await customer.say(b"QUIT\r\n")).startswith(b"221")
+
+    run(kind, tmp_path, act)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_what_the_customer_refuses_stays_or_is_reported_and_nothing_is_tried_twice(kind, tmp_path) -> None:
+    async def act(provider, server):
+        first = await provider.queue("later@jo.example", "a@jo.example")
+        await provider.queue("never@jo.example")
+        async with Customer.of(server, handler=Mailbox(["later@jo.example"], ["never@jo.example"])) as customer:
+            assert (await customer.say(b"ATRN jo.example,mail.jo.example\r\n")).startswith(b"250")
+            await customer.serve()
+            assert [to for to, _ in customer.handler.messages] == [["a@jo.example"]]
+        message = await provider.store.get(first)
+        by_name = {str(each.recipient.address): each for each in message.recipients}
+        assert by_name["a@jo.example"].state is State.DELIVERED
+        assert (by_name["later@jo.example"].state, by_name["later@jo.example"].attempts) == (State.QUEUED, 1)
+        assert "from@elsewhere.example" in await provider.states()  # the report about `never`
+        async with Customer.of(server) as customer:  # due or not, it is fetched when the customer comes again
+            assert (await customer.say(b"ATRN jo.example\r\n")).startswith(b"250")
+            await customer.serve()
+            assert [to for to, _ in customer.handler.messages] == [["later@jo.example"]]
+
+    run(kind, tmp_path, act)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_connection_that_breaks_loses_nothing(kind, tmp_path) -> None:
+    async def act(provider, server):
+        for number in range(4):
+            await provider.queue(f"{number}@jo.example")
+        async with Customer.of(server, handler=Mailbox(hang_up_after=1)) as customer:
+            assert (await customer.say(b"ATRN\r\n")).startswith(b"250")
+            await customer.serve()
+            assert [to for to, _ in customer.handler.messages] == [["0@jo.example"]]
+        async with Customer.of(server) as customer:
+            while (said := await customer.say(b"ATRN\r\n")).startswith(b"450"):  # the first one is being written down
+                assert b"another one" in said
+            assert said.startswith(b"250")
+            await customer.serve()
+            assert sorted(to for to, _ in customer.handler.messages) == [[f"{n}@jo.example"] for n in (1, 2, 3)]
+
+    run(kind, tmp_path, act)
+
+
+def test_one_atrn_at_a_time_and_stopping_cuts_it_off(tmp_path) -> None:
+    async def act(provider, server):
+        await provider.queue("a@jo.example")
+        async with Customer.of(server) as first, Customer.of(server) as second:
+            assert (await first.say(b"ATRN\r\n")).startswith(b"250")  # and then its server says nothing
+            assert (await second.say(b"ATRN\r\n")).startswith(b"450 4.7.1 ATRN request refused: another one")
+            await provider.on_demand.stop()
+            assert await first.reader.read() == b""
+            assert (await provider.states())["a@jo.example"] is State.QUEUED
+            assert (await second.say(b"ATRN\r\n")).startswith(b"250")
+
+    run("memory", tmp_path, act)
+
+
+def test_mail_that_must_wait_is_not_given_out(tmp_path) -> None:  # RFC 4865 §4.2
+    async def act(provider, server):
+        await provider.queue("a@jo.example", due=time.time() + 3600)
+        async with Customer.of(server) as customer:
+            assert (await customer.say(b"ATRN\r\n")).startswith(b"453")
+            assert (await customer.say(b"ETRN jo.example\r\n")).startswith(b"251")
+
+    run("memory", tmp_path, act)
+
+
+@pytest.mark.parametrize(
+    ("login", "line", "expected"),
+    [
+        ("", b"ATRN", b"530"),
+        ("", b"ETRN jo.example", b"530"),
+        ("al", b"ATRN jo.example", b"450"),
+        ("al", b"ATRN al.example,jo.example", b"450"),
+        ("al", b"ETRN jo.example", b"459"),
+        ("al", b"ETRN @jo.example", b"459"),
+        ("al", b"ETRN @example", b"501"),
+        ("al", b"ETRN #al.example", b"459"),
+        ("al", b"ETRN mail.al.example", b"459"),
+        ("nobody", b"ATRN", b"450"),
+        ("nobody", b"ETRN jo.example", b"459"),
+    ],
+)
+def test_nobody_gets_at_the_mail_of_others(login, line, expected, tmp_path) -> None:
+    async def act(provider, server):
+        await provider.queue("a@jo.example")
+        await provider.queue("b@al.example")
+        async with Customer.of(server, login) as customer:
+            assert (await customer.say(line + b"\r\n")).startswith(expected)
+            assert (await customer.say(b"QUIT\r\n")).startswith(b"221")
+        assert set((await provider.states()).values()) == {State.QUEUED}
+
+    run("memory", tmp_path, act)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_r41_no_argument_of_etrn_or_atrn_reaches_a_statement(kind, tmp_path) -> None:
+    async def act(provider, server):
+        await provider.queue("a@jo.example")
+        async with Customer.of(server) as customer:
+            for verb in (b"ETRN ", b"ATRN "):
+                said = await customer.say(verb + b"'\";--\0\r\n")
+                assert said[:3] in {b"500", b"501"}
+                assert (await customer.say(verb + b"jo.example';--\r\n")).startswith(b"501")
+        assert await provider.states() == {"a@jo.example": State.QUEUED}
+
+    run(kind, tmp_path, act)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ETRN
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_etrn_makes_the_mail_due(kind, tmp_path) -> None:
+    async def act(provider, server):
+        for name in ("a@al.example", "b@al.example"):
+            identifier = await provider.queue(name)
+            await provider.store.claim(time.time(), 10)
+            await provider.runner.attempt(await provider.store.get(identifier), provider.elsewhere)
+        assert provider.elsewhere.given == ["a@al.example", "b@al.example"]  # and due much later
+        async with Customer.of(server, "al") as customer:
+            assert await customer.say(b"ETRN AL.example\r\n") == b"253 2.0.0 2 pending messages started\r\n"
+        while len(provider.elsewhere.given) < 4:
+            await asyncio.sleep(0)
+        assert sorted(provider.elsewhere.given[2:]) == ["a@al.example", "b@al.example"]
+
+    run(kind, tmp_path, act)
+
+
+def test_etrn_with_an_at_is_for_all_below(tmp_path) -> None:  # RFC 1985 §5.3
+    async def act(provider, server):
+        await provider.queue("a@jo.example")
+        await provider.queue("b@mail.jo.example")
+        async with Customer.of(server) as customer:
+            assert (await customer.say(b"ETRN mail.jo.example\r\n")).startswith(b"253 2.0.0 1 ")
+            assert (await customer.say(b"ETRN @jo.example\r\n")).startswith(b"253 2.0.0 2 ")
+
+    run("memory", tmp_path, act)
+
+
+def test_a_store_that_fails_is_458_and_451(tmp_path) -> None:
+    async def act(provider, server):
+        async def fails(*_):
+            raise OSError("no disk")
+
+        provider.store.waiting = fails
+        async with Customer.of(server) as customer:
+            assert (await customer.say(b"ETRN jo.example\r\n")).startswith(b"458 4.3.0")
+            assert (await customer.say(b"ATRN\r\n")).startswith(b"451 4.3.0")
+
+    run("memory", tmp_path, act)
+
+
+def test_mail_for_a_customer_is_taken_from_anybody(tmp_path) -> None:
+    async def act(provider, server):
+        mx = Server(provider.handler, "127.0.0.1", settings=Settings("provider.example"))
+        async with mx, Customer.of(mx, "") as stranger:
+            assert (await stranger.say(b"MAIL FROM:<a@b.example>\r\n")).startswith(b"250")
+            assert (await stranger.say(b"RCPT TO:<x@other.example>\r\n")).startswith(b"550")
+            assert (await stranger.say(b"RCPT TO:<a@jo.example>\r\n")).startswith(b"250")
+            assert (await stranger.say(b"DATA\r\n")).startswith(b"354")
+            assert (await stranger.say(b"Subject: x\r\n\r\nhello\r\n.\r\n")).startswith(b"250")
+        while provider.runner.active:
+            await asyncio.sleep(0)
+        async with Customer.of(server) as customer:
+            assert (await customer.say(b"ATRN\r\n")).startswith(b"250")
+            await customer.serve()
+            ((to, content),) = customer.handler.messages
+        assert to == ["a@jo.example"]
+        assert content.endswith(b"Subject: x\r\n\r\nhello\r\n")
+
+    run("memory", tmp_path, act)
