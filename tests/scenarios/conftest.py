@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import smtplib
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.lookup.static import StaticResolver
 from ironpost.policy import Policy
-from ironpost.policy.checks import configured
+from ironpost.policy.checks import Ports, configured
 from ironpost.policy.settings import Settings
 from ironpost.protocol.settings import Settings as SessionSettings
 from ironpost.routing.route import Kind, Route, Routes, Rule
@@ -112,11 +113,14 @@ class NextHop:
 class System:
     """The mail system of `here.example`; use it as an asynchronous context manager."""
 
-    def __init__(self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24) -> None:
+    def __init__(
+        self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24, **policy: Any
+    ) -> None:
+        """`policy` are further settings of policy."""
         self.mail = folder / "mail"
         self.clock = Clock()
         self.next_hop = NextHop()
-        self.settings = Settings.of(local_domains=[OUR_DOMAIN], trusted_networks=trusted)
+        self.settings = replace(Settings.of(local_domains=[OUR_DOMAIN], trusted_networks=trusted), **policy)
         self.store = MemoryStore(now=self.clock.now, capacity=capacity)
         self._random = SystemRandom()
 
@@ -141,8 +145,8 @@ class System:
             random=self._random, reporting_mta=f"mx.{OUR_DOMAIN}",
         )  # fmt: skip
         inbound = Inbound(
-            store=self.store, policy=Policy(configured(self.settings)), clock=self.clock, random=self._random,
-            hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
+            store=self.store, policy=Policy(configured(self.settings, Ports(self.clock, self.resolver))),
+            clock=self.clock, random=self._random, hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
         )  # fmt: skip
         self.server = Server(inbound, "127.0.0.1", 0, settings=SessionSettings(f"mx.{OUR_DOMAIN}"))
         self.runner.start()
