@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ironpost import Server
-from ironpost.delivery.remote import HELD
+from ironpost.client.connection import HELD
 from ironpost.model import Address, Envelope, Recipient
 from ironpost.protocol.client import CHUNK_LIMIT
 from ironpost.protocol.settings import Settings
