@@ -216,7 +216,7 @@ def test_the_wire_loads_nothing_else() -> None:
 
 
 def test_the_base_install_needs_no_third_party() -> None:
-    third_party = {"aiosmtpd", "dns", "pydantic", "rich", "typer", "uvloop"}
+    third_party = {"aiosmtpd", "argon2", "cryptography", "dns", "pydantic", "rich", "scramp", "typer", "uvloop"}
     script = "import sys, ironpost, ironpost.server, ironpost.client, ironpost.cli; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert third_party.isdisjoint(name.partition(".")[0] for name in done.stdout.split())

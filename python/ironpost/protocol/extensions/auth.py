@@ -203,7 +203,7 @@ class _Attempt:
         if settings.login_limit is not None and not delegation:
             wait = settings.login_limit.admit(self._account, session.peer.ip)
             if wait > 0.0:
-                LOG.warning("login of %a from %s has to wait %.0f s", self._account, session.peer.ip, wait)
+                LOG.info("login of %a from %s has to wait %.0f s", self._account, session.peer.ip, wait)
                 self._exchange.close()
                 return session.refuse(replies.AUTH_WAIT)
         self._question = question

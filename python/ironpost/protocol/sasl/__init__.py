@@ -61,8 +61,10 @@ class Authenticator(Protocol):
     to it that it takes as long (SECURITY R53). Names and passwords arrive prepared (RFC 4013).
     """
 
-    mechanisms: Collection[str]
-    """Names of those that may be offered."""
+    @property
+    def mechanisms(self) -> Collection[str]:
+        """Names of those that may be offered; an attribute will do."""
+        ...
 
 
 class VerifiesPasswords(Authenticator, Protocol):
