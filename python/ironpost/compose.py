@@ -14,6 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
+from ironpost.compose_auth import AuthError, Logins, authenticator
 from ironpost.compose_delivery import Ways, customers, routes
 from ironpost.compose_listeners import Manner, Place, certificates, handed_over, places
 from ironpost.compose_policy import policy_settings
@@ -21,6 +22,7 @@ from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured
+from ironpost.protocol.sasl.backoff import LoginBackoff
 from ironpost.queue.retry import RetryLaw
 from ironpost.server.limits import LocalBook
 from ironpost.server.tls import TlsError
@@ -103,6 +105,7 @@ class System:
         self._clock = SystemClock()
         self._random = SystemRandom()
         self._counters = Counters()
+        self._login_limit = LoginBackoff(self._clock)
         self.places: list[Place] = []
         """Where it listens."""
         self._ways: Ways
@@ -117,7 +120,7 @@ class System:
         Raises:
             DataError, ListenError: it cannot start; everything that was started is stopped.
             SchemaError: another version of ironpost wrote the data.
-            TlsError: a certificate cannot be used.
+            TlsError, AuthError: a certificate, or who knows the users, cannot be used.
         """
         configuration = self.configuration
         raise_file_limit(_connections(configuration) + SPARE_FILES)
@@ -126,6 +129,7 @@ class System:
         name = own_name(configuration)
         try:
             tls = certificates(configuration, name)
+            logins = Logins(authenticator(configuration), self._login_limit)
         except BaseException:
             await self._store.close()
             if lock is not None:
@@ -154,6 +158,7 @@ class System:
             configuration,
             name,
             self._handlers(configuration, name),
+            logins,
             tls,
             self._counters,
             handed_over(configuration) if share is None else share.sockets,
@@ -217,11 +222,12 @@ class System:
         name = own_name(new)
         new_routes = routes(new)
         handlers = self._handlers(new, name)
-        manners = [Manner.of(new, listener, name) for listener in new.listener]
         try:
             tls = certificates(new, name)
-        except TlsError as error:
+            logins = Logins(authenticator(new), self._login_limit)
+        except (TlsError, AuthError) as error:
             raise ControlError(str(error)) from error
+        manners = [Manner.of(new, listener, name, logins) for listener in new.listener]
         # From here on nothing can fail.
         self.configuration = new
         records.change(new.log.level, new.log.format)

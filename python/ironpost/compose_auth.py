@@ -7,7 +7,7 @@ and not at the first login.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ironpost.lookup.users import Users, decoy_key
 from ironpost.lookup.users_file import UsersFile, UsersFileError
@@ -17,10 +17,19 @@ from ironpost.lookup.users_sql import QueryError, UsersSql
 if TYPE_CHECKING:
     from ironpost.config import Configuration
     from ironpost.lookup.users import UserSource
+    from ironpost.protocol.sasl.backoff import LoginLimit
 
 
 class AuthError(Exception):
     """The accounts cannot be used; the text says which and why."""
+
+
+class Logins(NamedTuple):
+    """What listeners where clients can log in have in common."""
+
+    users: Users | None
+    limit: LoginLimit
+    """It outlives a reload."""
 
 
 def authenticator(configuration: Configuration) -> Users | None:

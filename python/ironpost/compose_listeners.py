@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
+    from ironpost.compose_auth import Logins
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import Where
     from ironpost.model.ports import Metrics
@@ -48,10 +49,10 @@ class Manner(NamedTuple):
     pause: float
 
     @classmethod
-    def of(cls, configuration: Configuration, listener: Listener, name: str) -> Self:
+    def of(cls, configuration: Configuration, listener: Listener, name: str, logins: Logins) -> Self:
         """As configured, for a server that calls itself `name`."""
         return cls(
-            session_settings(configuration, listener, name),
+            session_settings(configuration, listener, name, logins),
             timeouts_of(configuration, listener),
             connection_limits(configuration, listener),
             listener.pause,
@@ -122,6 +123,7 @@ def places(
     configuration: Configuration,
     name: str,
     handlers: Mapping[str, Handler],
+    logins: Logins,
     tls: TlsContext | None,
     metrics: Metrics,
     handed_over: Mapping[str, list[socket.socket]],
@@ -134,6 +136,7 @@ def places(
         configuration: whose listeners.
         name: what the server calls itself.
         handlers: of their sessions, by role.
+        logins: who knows the users, and who has to wait.
         tls: what `certificates` gave.
         metrics: what is counted.
         handed_over: sockets to listen on that are there already, by what the configuration calls the address.
@@ -142,7 +145,7 @@ def places(
     """
     found: list[Place] = []
     for number, listener in enumerate(configuration.listener):
-        manner = Manner.of(configuration, listener, name)
+        manner = Manner.of(configuration, listener, name, logins)
         book = books(number)
         for where in listener.listen:
             sockets = handed_over.get(str(where), [])
@@ -226,13 +229,14 @@ def _self_signed(folder: Path, name: str) -> tuple[Path, Path]:
     return chain, key
 
 
-def session_settings(configuration: Configuration, listener: Listener, name: str) -> Settings:
+def session_settings(configuration: Configuration, listener: Listener, name: str, logins: Logins) -> Settings:
     """What the sessions of a listener have in common.
 
     Args:
         configuration: for what all listeners share.
         listener: for its own keys.
         name: what the server calls itself.
+        logins: who knows the users, and who has to wait.
     """
     smtp, limits = configuration.smtp, configuration.limits_of(listener)
     return Settings(
@@ -246,7 +250,9 @@ def session_settings(configuration: Configuration, listener: Listener, name: str
         newlines=listener.newlines,
         eight_bit=listener.eight_bit,
         dialect=DIALECTS[listener.role]._replace(authenticate=listener.auth == "required"),
+        authenticator=None if listener.auth == "none" else logins.users,
         auth_in_clear=listener.auth_in_clear,
+        login_limit=logins.limit,
         xclient=listener.xclient,
     )
 

@@ -15,6 +15,7 @@ from ironpost.cli import exits, release
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration, source
 from ironpost.compose import DataError, System
+from ironpost.compose_auth import AuthError
 from ironpost.compose_listeners import ListenError
 from ironpost.compose_workers import Source, Supervised, TooManyWorkers
 from ironpost.config import Configuration, default, load, parse, read
@@ -75,7 +76,7 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
         raise _cannot_listen(error) from None
     except DataError as error:
         raise _cannot_use(error) from None
-    except TlsError as error:
+    except (TlsError, AuthError) as error:
         raise Stop(exits.CONFIGURATION, str(error)) from None
     except SchemaError as error:
         raise Stop(exits.CONFIGURATION, f"{data}: {error}") from None

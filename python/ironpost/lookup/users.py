@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -98,17 +99,17 @@ def decoy_key(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read or written.
     """
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(secrets.token_bytes(32))
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if key:
-            return key
-        file = os.open(path, os.O_WRONLY)  # somebody was interrupted
-    key = secrets.token_bytes(32)
-    with os.fdopen(file, "wb") as out:
-        out.write(key)
-    return key
+        with suppress(FileExistsError):  # several workers start at one time, and must have the same key
+            path.hardlink_to(new)
+    finally:
+        new.unlink()
+    return path.read_bytes()
 
 
 class Users:

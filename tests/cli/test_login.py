@@ -1,0 +1,160 @@
+"""Logging in to the real program: accounts that come and go beside it, what a login may do, hooks, databases."""
+
+from __future__ import annotations
+
+import base64
+import smtplib
+import sqlite3
+import ssl
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ironpost.lookup.passwords import hash_password
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MESSAGE = b"From: ada@client.example\r\nSubject: x\r\n\r\ny\r\n"
+SUBMISSION = 'role = "submission"'
+WAIT = (454, b"4.7.0 Too many failed logins, try again later")
+
+
+@contextmanager
+def connected(port: int) -> Iterator[smtplib.SMTP]:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with smtplib.SMTP("127.0.0.1", port, "client.example") as client:
+        client.starttls(context=context)
+        client.ehlo()
+        yield client
+
+
+def login(port: int, name: str, password: str) -> tuple[int, bytes]:
+    """The last reply of AUTH PLAIN."""
+    with connected(port) as client:
+        client.user, client.password = name, password
+        try:
+            return client.auth("PLAIN", client.auth_plain)
+        except smtplib.SMTPAuthenticationError as refused:
+            return int(refused.smtp_code), bytes(refused.smtp_error)
+
+
+def test_accounts_come_and_go_beside_the_server(serve: Callable[..., Any]) -> None:
+    server = serve("trusted = []\n", SUBMISSION)
+    port = server.ports["submission"]
+    assert login(port, "ada", "pencil")[0] == 535
+    added = server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil\n")
+    assert added.returncode == 0, added.stderr
+    assert login(port, "ada", "pencil")[0] == 235
+    server.run("user", "add", "--replace", "ada", "-c", str(server.file), stdin=b"eraser\n")
+    assert login(port, "ada", "pencil")[0] == 535
+    assert login(port, "ADA", "eraser")[0] == 235
+    server.run("user", "remove", "ada", "-c", str(server.file))
+    assert login(port, "ada", "eraser")[0] == 535
+
+
+def test_whoever_is_logged_in_may_send_and_the_trace_says_so(serve: Callable[..., Any]) -> None:
+    server = serve("trusted = []\n", SUBMISSION)
+    server.run("user", "add", "ada@localhost", "-c", str(server.file), stdin=b"pencil\n")
+    with connected(server.ports["submission"]) as client:
+        with pytest.raises(smtplib.SMTPSenderRefused) as refused:
+            client.sendmail("ada@localhost", ["grace@localhost"], MESSAGE)
+        assert refused.value.smtp_code == 530
+        assert "SCRAM-SHA-256-PLUS" in client.esmtp_features["auth"]
+        assert "CRAM-MD5" not in client.esmtp_features["auth"]
+        client.login("ada@localhost", "pencil")
+        client.sendmail("ada@localhost", ["grace@localhost"], MESSAGE)
+        client.mail("ada@localhost")
+        assert client.rcpt("grace@elsewhere.example")[0] == 250
+    (found,) = server.wait_for_mail()
+    assert b"with ESMTPSA" in found
+    assert b"pencil" not in server.log().encode()
+
+
+def test_r13_in_clear_nobody_can_log_in(serve: Callable[..., Any]) -> None:
+    server = serve("", SUBMISSION)
+    with smtplib.SMTP("127.0.0.1", server.ports["submission"], "client.example") as client:
+        client.ehlo()
+        assert "auth" not in client.esmtp_features
+        assert client.docmd("AUTH", "PLAIN AGFkYQBwZW5jaWw=")[0] == 538
+    named = serve("", f'{SUBMISSION}\ntls = "none"\nauth_in_clear = true')
+    named.run("user", "add", "ada", "-c", str(named.file), stdin=b"pencil\n")
+    with smtplib.SMTP("127.0.0.1", named.ports["submission"], "client.example") as client:
+        assert client.login("ada", "pencil")[0] == 235
+
+
+def test_r53_guessing_gets_slower_and_outlives_a_reload(serve: Callable[..., Any]) -> None:
+    server = serve("", SUBMISSION)
+    port = server.ports["submission"]
+    replies = [login(port, "eve", f"guess {number}") for number in range(7)]
+    assert [code for code, _ in replies] == [535] * 6 + [454]
+    assert replies[-1] == WAIT
+    server.configure("max_recipients = 200\n")
+    assert b" replaces " in server.run("reload", "-c", str(server.file)).stdout
+    assert login(port, "eve", "another")[0] == 454
+    assert login(port, "ada", "another")[0] == 535
+
+
+def test_a_database_and_a_hook_are_asked_behind_the_file(serve: Callable[..., Any]) -> None:
+    server = serve("", SUBMISSION)
+    port = server.ports["submission"]
+    with closing(sqlite3.connect(server.folder / "accounts.sqlite3")) as database, database:
+        database.execute("CREATE TABLE accounts (name TEXT, password TEXT)")
+        database.execute("INSERT INTO accounts VALUES ('bob', ?)", (hash_password("of bob"),))
+    (server.folder / "accounts.py").write_text(
+        "class Accounts:\n"
+        "    async def verify_password(self, session, login, password):\n"
+        "        if login == 'broken': raise OSError('as asked')\n"
+        "        return 'Carol' if (login, password) == ('carol', 'of carol') else None\n"
+        "accounts = Accounts()\n"
+    )
+    server.run("user", "add", "ada", "-c", str(server.file), stdin=b"of ada\n")
+    query = "SELECT name, password FROM accounts WHERE name = :login"
+    auth = f'[auth]\ndatabase = "accounts.sqlite3"\nquery = "{query}"\nhook = "accounts.py:accounts"\n'
+    server.configure(auth)
+    assert b" replaces " in server.run("reload", "-c", str(server.file)).stdout
+    for name in ("ada", "bob", "carol"):
+        assert login(port, name, f"of {name}")[0] == 235
+        assert login(port, name, "wrong")[0] == 535
+    assert login(port, "nobody", "wrong")[0] == 535
+    assert login(port, "broken", "wrong") == (454, b"4.7.0 Temporary authentication failure")
+
+
+@pytest.mark.parametrize(
+    ("auth", "why"),
+    [
+        ('hook = "nowhere.py:accounts"', b"nowhere.py:accounts: FileNotFoundError"),
+        ('database = "no.sqlite3"\nquery = "SELECT password FROM a WHERE b = :login"', b"no.sqlite3: unable to open"),
+        ('users = "broken"', b"broken, line 1: not a name"),
+    ],
+)
+def test_accounts_that_cannot_be_had_are_named_at_start_and_at_a_reload(
+    serve: Callable[..., Any], auth: str, why: bytes
+) -> None:
+    server = serve("", SUBMISSION)
+    (server.folder / "broken").write_text("ada\n")
+    server.configure(f"[auth]\n{auth}\n")
+    failed = server.run("reload", "-c", str(server.file))
+    assert failed.returncode == 78
+    assert why in failed.stderr
+    assert server.stop() == 0
+    started = server.run("serve", "-c", str(server.file))
+    assert started.returncode == 78
+    assert why in started.stderr
+    assert b"Traceback" not in started.stderr
+
+
+def test_workers_show_unknown_names_the_same_salt(serve: Callable[..., Any]) -> None:
+    """SECURITY R53: each connection may reach another process."""
+    server = serve("", SUBMISSION, workers=2)
+    salts = set()
+    for _ in range(8):
+        with connected(server.ports["submission"]) as client:
+            code, challenge = client.docmd("AUTH", "SCRAM-SHA-256 biwsbj1ub2JvZHkscj1j")  # n,,n=nobody,r=c
+            assert code == 334
+            salts.add(base64.b64decode(challenge).split(b",")[1])
+            client.docmd("*")
+    assert len(salts) == 1
