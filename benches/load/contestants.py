@@ -270,4 +270,4 @@ match from any for any action "out"
     inner = f"mount --bind {home}/resolv.conf /etc/resolv.conf; exec {program} -d -P mta -f {home}/smtpd.conf"
     command = ["unshare", "-m", "sh", "-c", inner]
     # With twenty it now and then leaves one without a greeting.
-    return Contestant("OpenSMTPD", command, port, connections=5, env=peers.environment())
+    return Contestant("OpenSMTPD", command, port, tls=False, connections=5, env=peers.environment())
