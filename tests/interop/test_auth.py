@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import smtplib
+import ssl
 import subprocess
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import aiosmtplib
 import pytest
 
 from ironpost import Server
@@ -115,7 +118,7 @@ def swaks(program: Callable[[str], str]) -> str:
 
 @pytest.mark.usefixtures("swaks")
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
-@pytest.mark.parametrize("tls", ["--tls", "--tls-on-connect"])
+@pytest.mark.parametrize("tls", ["--tls", "--tls-optional", "--tls-optional-strict", "--tls-on-connect"])
 def test_swaks_logs_in(logins: Callable[..., Any], call: Call, mechanism: str, tls: str) -> None:
     with logins(implicit_tls=tls == "--tls-on-connect") as (port, senders):
         call("swaks", "--server", "127.0.0.1", "--port", port, tls, "--auth", mechanism, "--auth-user", "ada",
@@ -178,3 +181,34 @@ def test_curl_logs_in(
     # curl 7.88 speaks OAUTHBEARER whichever of the two is asked for.
     assert [(who, by) for who, _, by in senders] == [("ada", "ESMTPSA")]
     assert senders[0][1] in ({"XOAUTH2", "OAUTHBEARER"} if "OAUTH" in mechanism else {mechanism})
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5"])
+@pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+def test_smtplib_logs_in(logins: Callable[..., Any], certificate: Path, mechanism: str, implicit: bool) -> None:
+    context = ssl.create_default_context(cafile=certificate)
+    with (
+        logins(implicit_tls=implicit) as (port, senders),
+        smtplib.SMTP_SSL("localhost", port, context=context) if implicit else smtplib.SMTP("localhost", port) as client,
+    ):
+        if not implicit:
+            client.starttls(context=context)
+        client.ehlo()
+        client.esmtp_features["auth"] = mechanism
+        client.login("ada", "pencil")
+        client.sendmail("ada@client.example", ["b@mail.example"], MESSAGE)
+    assert senders == [("ada", mechanism, "ESMTPSA")]
+
+
+@pytest.mark.parametrize("implicit", [False, True], ids=["starttls", "implicit"])
+def test_aiosmtplib_logs_in(logins: Callable[..., Any], certificate: Path, implicit: bool) -> None:
+    context = ssl.create_default_context(cafile=certificate)
+    with logins(implicit_tls=implicit) as (port, senders):
+        refused, said = asyncio.run(
+            aiosmtplib.send(
+                MESSAGE, sender="ada@client.example", recipients=["b@mail.example"], hostname="localhost", port=port, tls_context=context,
+                use_tls=implicit, start_tls=not implicit, username="ada", password="pencil",
+            )
+        )  # fmt: skip
+    assert (refused, said[:5]) == ({}, "2.0.0")
+    assert [(who, by) for who, _, by in senders] == [("ada", "ESMTPSA")]
