@@ -206,7 +206,8 @@ def test_aiosmtplib_logs_in(logins: Callable[..., Any], certificate: Path, impli
     with logins(implicit_tls=implicit) as (port, senders):
         refused, said = asyncio.run(
             aiosmtplib.send(
-                MESSAGE, sender="ada@client.example", recipients=["b@mail.example"], hostname="localhost", port=port, tls_context=context,
+                MESSAGE, sender="ada@client.example", recipients=["b@mail.example"], hostname="localhost",
+                port=port, tls_context=context,
                 use_tls=implicit, start_tls=not implicit, username="ada", password="pencil",
             )
         )  # fmt: skip
