@@ -6,7 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from ironpost import BaseHandler, Server
+import pytest
+
+from ironpost import BaseHandler, Client, Server
+from ironpost.client import Unsupported
 from ironpost.client.connection import connect
 from ironpost.model import Address, BodyType, Disposition, Envelope, Recipient
 from ironpost.model.parameters import DeliverBy, EnvelopeId, HoldUntil, Notify, Return
@@ -78,6 +81,28 @@ def test_what_is_asked_for_arrives() -> None:
         assert by.returned
         assert got == {"SIZE": 18, **{key: parameters[key] for key in ("RET", "ENVID", "HOLDUNTIL")}}
         assert of_recipient == {"NOTIFY": Notify.NEVER}
+
+
+def test_a_program_asks_for_it_in_send() -> None:
+    handler = Keeper()
+    to = Recipient(Address.parse("b@b.example"), {"NOTIFY": "success,delay"})
+
+    async def main() -> None:
+        async with Server(handler, "127.0.0.1", 0) as server, Client(*server.addresses[0]) as client:
+            await client.send("a@a.example", to, b"hi\r\n", parameters={"RET": Return.FULL, "ENVID": "QQ314159"})
+            await client.send("a@a.example", ["c@b.example", to], b"\0", parameters={"BODY": "BINARYMIME"})
+            with pytest.raises(ValueError, match="BY=120;R: '120' is no date and time"):
+                await client.send("a@a.example", to, b"hi\r\n", parameters={"BY": "120;R"})
+            with pytest.raises(ValueError, match="NOTIFY=now"):
+                await client.send("a@a.example", Recipient(to.address, {"NOTIFY": "now"}), b"hi\r\n")
+            with pytest.raises(Unsupported, match=r"5\.7\.30"):
+                await client.send("a@a.example", to, b"hi\r\n", parameters={"REQUIRETLS": None})
+
+    asyncio.run(main())
+    asked = {"SIZE": 4, "RET": Return.FULL, "ENVID": EnvelopeId("QQ314159")}
+    assert handler.kept[0] == (asked, {"NOTIFY": Notify.SUCCESS | Notify.DELAY}, b"hi\r\n")
+    assert handler.kept[1] == ({"SIZE": 1, "BODY": BodyType.BINARY}, {}, b"\0")
+    assert len(handler.kept) == 2
 
 
 def test_binary_content_streams_in_chunks() -> None:

@@ -39,6 +39,7 @@ from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, R
 from ironpost.model.body import PIECE
 from ironpost.protocol import replies
 from ironpost.protocol.client import TIMEOUTS, Ending, Security, Step, Transaction, check_hostname
+from ironpost.protocol.extensions import checked_parameters
 from ironpost.protocol.sasl import BY_DEFAULT, Credentials
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ironpost.model import Pieces, Value
+    from ironpost.model import Pieces
+    from ironpost.protocol.extensions import Parameters
 
     Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
 
@@ -189,32 +191,36 @@ class Client:
     async def send(
         self,
         reverse_path: str | Address,
-        recipients: str | Address | Iterable[str | Address],
+        recipients: str | Address | Recipient | Iterable[str | Address | Recipient],
         content: Content,
         *,
         smtputf8: bool = False,
+        parameters: Parameters | None = None,
     ) -> SendResult:
         """Sends one message.
 
         Args:
             reverse_path: the sender; the empty string is the null reverse-path.
-            recipients: one, or several.
+            recipients: one, or several; a `Recipient` says what is asked for it, such as NOTIFY. Those beyond what the
+                server takes at once (RFC 9422 §4.2) are refused with 452.
             content: header and body. An async iterator may yield pieces of any size.
             smtputf8: the header section needs RFC 6531 (non-ASCII addresses in the envelope are seen without it).
+            parameters: what is asked for the message, by the keyword of MAIL, with values of `model.parameters`:
+                `{"RET": Return.HDRS, "REQUIRETLS": None}`. SIZE and BODY are added without being asked for.
 
         Raises:
-            wire.WireFault: an address is malformed; nothing was sent.
+            ValueError: an address (`wire.WireFault`) or a parameter is malformed; nothing was sent.
             Unsupported: the server does not offer what the message needs; nothing was sent.
             SenderRefused, RecipientsRefused, ContentRefused, ServiceRefused: the server refused.
             TimedOut, ConnectionLost, PeerFault: the connection is of no use any more.
             RuntimeError: not connected.
         """
         sender = _address(reverse_path)
-        if isinstance(recipients, str | Address):
+        if isinstance(recipients, str | Address | Recipient):
             recipients = (recipients,)
-        to = tuple(Recipient(_address(recipient)) for recipient in recipients)
-        parameters: Mapping[str, Value] = {"SMTPUTF8": None} if smtputf8 else {}
-        envelope = Envelope(sender, to, parameters)
+        to = tuple(_recipient(each) for each in recipients)
+        asked = checked_parameters({**(parameters or {}), **({"SMTPUTF8": None} if smtputf8 else {})})
+        envelope = Envelope(sender, to, asked)
         if isinstance(content, bytearray | memoryview):
             content = bytes(content)
         eight_bit: bool | None = None
@@ -236,6 +242,12 @@ class Client:
                 raise _ended(connection, Step.MAIL)
             await connection.transact(transaction, pieces)
         return _result(connection, transaction)
+
+
+def _recipient(value: str | Address | Recipient) -> Recipient:
+    if isinstance(value, Recipient):
+        return Recipient(value.address, checked_parameters(value.parameters))
+    return Recipient(_address(value))
 
 
 def _address(value: str | Address) -> Address:

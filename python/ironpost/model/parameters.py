@@ -40,7 +40,7 @@ def parse_moment(text: str, *, fraction: bool = True) -> int:
     """
     found = _DATE_TIME.fullmatch(text)
     if found is None or (found[7] and not fraction):
-        raise ValueError("not a date and time such as 2026-11-25T07:10:00Z")
+        raise ValueError(f"{text!r:.40} is no date and time such as 2026-11-25T07:10:00Z")
     year, month, day, hour, minute, second = map(int, found.group(1, 2, 3, 4, 5, 6))
     east = int(found[9] or 0) * 60 + int(found[10] or 0)
     if int(found[9] or 0) > 23 or int(found[10] or 0) > 59:
@@ -258,7 +258,6 @@ def _decoded(xtext: str) -> str:
 LONGEST: Final = 999_999_999
 """Seconds that by-time (RFC 2852 §4) and future-release-interval (RFC 4865 §3) can say, more than 31 years."""
 _BY: Final = re.compile(r"([+-]?\d{1,9});([NR])(T?)", re.ASCII | re.IGNORECASE)
-_BY_MOMENT: Final = re.compile(r"([^;]+);([NR])(T?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,10 +297,10 @@ class DeliverBy:
         Raises:
             ValueError: it did not.
         """
-        found = _BY_MOMENT.fullmatch(text)
-        if found is None:
+        moment, _, mode = text.partition(";")
+        if mode not in {"N", "R", "NT", "RT"}:
             raise ValueError("a deliver-by time is a moment, a semicolon, N or R, and perhaps T")
-        return cls(parse_moment(found[1], fraction=False), found[2] == "R", bool(found[3]))
+        return cls(parse_moment(moment, fraction=False), mode[0] == "R", mode[1:] == "T")
 
     def remaining(self, now: float) -> int:
         """Whole seconds that are left at `now`; below zero they are over (RFC 2852 §4.1.4)."""

@@ -133,6 +133,23 @@ def typed_parameters(wire: Mapping[str, str | None]) -> Parameters:
     return typed
 
 
+def checked_parameters(given: Parameters) -> Parameters:
+    """What a program asks for: texts are made values, values are left alone.
+
+    Raises:
+        ValueError: a text is not what the parameter's standard allows; the sentence says which and why.
+    """
+    checked: dict[str, Value] = {}
+    for keyword, value in given.items():
+        checked[keyword] = value
+        if isinstance(value, str) and keyword in _STORED:
+            try:
+                checked[keyword] = _STORED[keyword](value)
+            except ValueError as error:
+                raise ValueError(f"{keyword}={value}: {error}") from None
+    return checked
+
+
 __all__ = [
     "EXTENSIONS",
     "Extension",
@@ -141,6 +158,7 @@ __all__ = [
     "Outgoing",
     "Parameters",
     "Parse",
+    "checked_parameters",
     "outgoing",
     "outgoing_recipient",
     "typed_parameters",
