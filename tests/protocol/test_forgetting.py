@@ -60,7 +60,8 @@ def ends(until: Until, line: str) -> bool:
 
 
 def test_the_table_names_every_attribute_that_remembers() -> None:
-    public = {name for name in ServerSession.__slots__ if not name.startswith("_")} | {"identity"}
+    slots = {name for kind in ServerSession.__mro__ for name in getattr(kind, "__slots__", ())}
+    public = {name for name in slots if not name.startswith("_")} | {"identity"}
     assert set(MEMORY) == public - NO_MEMORY, "what ends the new attribute's memory? Say so in protocol/forgetting.py"
 
 

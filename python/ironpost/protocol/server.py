@@ -23,13 +23,13 @@ Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.1 to §4.3, §4.5.3; RFC 2920 §3
 
 from __future__ import annotations
 
-import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ironpost import wire
 from ironpost.model import Reply
 from ironpost.protocol import commands, content, replies
+from ironpost.protocol.answering import Answering
 from ironpost.protocol.commands import KNOWN, RESTARTING, SEQUENCE, State
 from ironpost.protocol.settings import Settings
 from ironpost.protocol.transaction import Identity, Peer, Tls, Transaction, Want
@@ -37,7 +37,7 @@ from ironpost.protocol.verdicts import Stage, settle
 from ironpost.wire import MODE_COMMAND, MODE_DATA, MODE_LINE, BodyEnd, Command, Fault, Line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from ironpost.model.body import Spool
     from ironpost.protocol.handler import Answer, Handler
@@ -54,12 +54,11 @@ Then: TypeAlias = "Callable[[ServerSession, Any], None]"
 LineThen: TypeAlias = "Callable[[ServerSession, bytes | Fault], None]"
 """What happens with a line that is no command, without its CRLF; a Fault if it was malformed or too long."""
 
-LOG = logging.getLogger("ironpost.protocol")
 DEFAULT = Settings()
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class ServerSession:
+class ServerSession(Answering):
     """One conversation.
 
     Attributes that a handler may read: `peer`, `tls`, `secure`, `helo`, `esmtp`, `identity`, `transaction`, `settings`.
@@ -73,7 +72,6 @@ class ServerSession:
         "_identity",
         "_judged",
         "_line_then",
-        "_out",
         "_overrides",
         "_pending",
         "_stopping",
@@ -83,29 +81,19 @@ class ServerSession:
         "by_data",
         "candidate",
         "chunk_refusal",
-        "closing",
         "commands",
-        "deferrals",
         "dialogue",
         "dropping",
-        "ended",
-        "errors",
         "esmtp",
         "extra",
         "failed_logins",
-        "failures",
         "forwarded",
         "handler",
         "heard_out",
         "helo",
-        "messages",
         "octets",
-        "peer",
         "quarantine",
         "refusal",
-        "refusals",
-        "replies",
-        "settings",
         "spool",
         "state",
         "successor",
@@ -133,9 +121,8 @@ class ServerSession:
             overrides: verbs whose handling is replaced or added.
             tls: what protects the connection already (implicit TLS, RFC 8314 §3, or a trusted proxy's statement).
         """
+        super().__init__(settings, peer)
         self.handler = handler
-        self.settings = settings
-        self.peer = peer
         self.trusted = settings.trusts(peer.ip)
         """The client is a front end of our own (`Settings.xclient`), whomever it speaks for."""
         self.tls = tls
@@ -151,25 +138,11 @@ class ServerSession:
         self.forwarded: Mapping[str, str] = _NOTHING
         """What a front end of our own said by XFORWARD of where the next message comes from; for the log only."""
         self.state = State.GREETING
-        self.closing = False
-        """Write what `output` holds, then close the connection. Nothing that comes is interpreted."""
         self.heard_out = False
         """It closes with nothing of the client's unread that we know of: after QUIT, in silence, or in a pause."""
-        self.ended: Reply | None = None
-        """What the client was told when the session was ended for it; None if it left by itself."""
         self.commands = 0
-        self.replies = 0
-        """Replies given, of which `deferrals` were 4yz and `refusals` 5yz."""
-        self.deferrals = 0
-        self.refusals = 0
-        self.errors = 0
-        """Negative replies (5yz) since the last accepted message."""
-        self.failures = 0
-        """Hooks that raised."""
         self.transactions = 0
         """MAIL commands, where `Settings.max_transactions` limits them."""
-        self.messages = 0
-        """Messages accepted."""
         self.octets = 0
         """Octets of content received."""
         self.failed_logins = 0
@@ -190,7 +163,6 @@ class ServerSession:
         self._framer = wire.ServerFramer(settings.limits, settings.newlines)
         self._events: Iterator[wire.ServerEvent] = iter(())
         self._unread: list[bytes] = []
-        self._out: list[bytes] = []
         self._pending: Pending = None
         self._then: Then | None = None
         self._judged = True
@@ -270,11 +242,11 @@ class ServerSession:
     def expire(self, reply: Reply = replies.TIMED_OUT) -> None:
         """Nothing came in time (RFC 5321 §4.5.3.2), or another limit of the outer ring was met: 421."""
         self.heard_out = not self.closing
-        self._end_with(reply)
+        self.end_with(reply)
 
     def early(self) -> None:
         """Octets came before the greeting: a client that does not listen (RFC 5321 §3.1, SECURITY R7)."""
-        self._end_with(replies.EARLY_TALKER)
+        self.end_with(replies.EARLY_TALKER)
 
     def shutdown(self) -> None:
         """The server stops: 421 4.3.2, at once if nothing is going on, else behind what is (RFC 5321 §3.8)."""
@@ -283,7 +255,7 @@ class ServerSession:
 
     def broken(self) -> None:
         """Something in our own code raised: 421 4.3.0 (SECURITY R22)."""
-        self._end_with(replies.INTERNAL)
+        self.end_with(replies.INTERNAL)
 
     def tls_started(self, tls: Tls) -> None:
         """The handshake that was wanted is done. Nothing that was said in clear counts any more (SECURITY R11)."""
@@ -313,20 +285,6 @@ class ServerSession:
                 self.handler.disconnect(self)
             except Exception as exc:  # noqa: BLE001 - R26
                 self.raised(exc)
-
-    def output(self) -> bytes:
-        """What is to be written; empties it."""
-        out = self._out
-        count = len(out)
-        if count == 1:
-            octets = out[0]
-        elif out:
-            octets = b"".join(out)
-        else:
-            return b""
-        self.replies += count
-        out.clear()
-        return octets
 
     @property
     def pending(self) -> Pending:
@@ -391,54 +349,9 @@ class ServerSession:
     # -----------------------------------------------------------------------------------------------------------------
     # For handlings and overrides
 
-    def write(self, octets: bytes) -> None:
-        """Queues a positive reply that is rendered already."""
-        self._out.append(octets)
-
-    def reply(self, reply: Reply) -> None:
-        """Queues a reply. 5yz counts as an error; 421 closes (RFC 5321 §4.2.3)."""
-        if reply.code >= 500:
-            self.refuse(reply)
-            return
-        self._out.append(reply.octets)
-        if reply.code >= 400:
-            self.deferrals += 1
-            if reply.code == 421:
-                self.ended = reply
-                self.close()
-
-    def refuse(self, reply: Reply) -> None:
-        """Queues a reply that counts as an error; at the limit 421 instead, and closes."""
-        self.errors += 1
-        if self.errors >= self.settings.max_errors:
-            self._end_with(replies.TOO_MANY_ERRORS)
-        else:
-            self.refusals += 1
-            self._out.append(reply.octets)
-
-    def refuse_fault(self, command: Command, table: Mapping[str, Reply]) -> None:
-        """Refuses a command for its fault."""
-        fault = command.fault.id if command.fault is not None else "argument-missing"
-        self.refuse(table[fault])
-
     def refuse_chunk(self, reply: Reply) -> None:
         """Refuses the chunk that is coming, at its end; the transaction, if any, is not concerned."""
         self.chunk_refusal = reply
-
-    def reply_each(self, answers: Sequence[Reply]) -> None:
-        """Queues the replies to one message, all of them whatever they are; counts it as one message or one error."""
-        self._out.extend(answer.octets for answer in answers)
-        self.deferrals += sum(answer.transient for answer in answers)
-        self.refusals += sum(answer.permanent for answer in answers)
-        if any(answer.positive for answer in answers):
-            self.errors = 0
-            self.messages += 1
-        elif any(answer.permanent for answer in answers):
-            self.errors += 1
-        if any(answer.code == 421 for answer in answers):
-            self.close()
-        elif self.errors >= self.settings.max_errors:
-            self._end_with(replies.TOO_MANY_ERRORS)
 
     def read_line(self, then: LineThen) -> None:
         """Takes the next line as it is and gives it to `then`, which may ask for another (RFC 4954 §4).
@@ -485,15 +398,6 @@ class ServerSession:
             then(self, value)
         else:
             self.ask(settle(self, value, _STAGES.get(then, Stage.OTHER)), then)
-
-    def raised(self, exc: BaseException, *, storage: bool = False) -> Reply:
-        """Counts and logs what a hook raised; the reply that stands for it."""
-        self.failures += 1
-        LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc)
-        # ConnectionError and TimeoutError are OSErrors too, but say nothing about room.
-        if storage and isinstance(exc, OSError) and not isinstance(exc, ConnectionError | TimeoutError):
-            return replies.NO_ROOM
-        return replies.HOOK_FAILED
 
     def enter(self, state: State) -> None:
         """Changes the state."""
@@ -568,7 +472,7 @@ class ServerSession:
             self._out.append(answer.octets)
             self.dialogue, self._overrides = self.settings.dialogue_of_the_refused, None
         else:
-            self._end_with(replies.INTERNAL if answer is replies.HOOK_FAILED else answer)
+            self.end_with(replies.INTERNAL if answer is replies.HOOK_FAILED else answer)
             return
         self.enter(State.READY)
 
@@ -627,7 +531,7 @@ class ServerSession:
     def _command(self, command: Command) -> None:
         self.commands += 1
         if self.commands > self.settings.max_commands:
-            self._end_with(replies.TOO_MANY_COMMANDS)
+            self.end_with(replies.TOO_MANY_COMMANDS)
         elif self._overrides is not None and command.verb in self._overrides:
             self._override(command, self._overrides[command.verb])
         else:
@@ -662,16 +566,6 @@ class ServerSession:
         if answer is not None:
             self.reply(answer)
 
-    def _end_with(self, reply: Reply) -> None:
-        if not self.closing:
-            self.ended = reply
-            if reply.code >= 500:
-                self.refusals += 1
-            else:
-                self.deferrals += 1
-            self._out.append(reply.octets)
-            self.close()
-
     def _settle(self) -> None:
         """Ends a session that was asked to end, once nothing is going on in it."""
         if self.closing or self._pending is not None or self.want is not None:
@@ -680,7 +574,7 @@ class ServerSession:
             self.close()
         elif self.state is not State.CONTENT:
             self.heard_out = True
-            self._end_with(replies.SHUTTING_DOWN)
+            self.end_with(replies.SHUTTING_DOWN)
 
 
 _STAGES: Mapping[Then, Stage] = {
