@@ -317,6 +317,21 @@ def test_a_report_to_several_is_never_refused(measure: Measure) -> None:
 # How much
 
 
+def test_a_front_server_that_speaks_lmtp_is_no_stranger() -> None:
+    front = {"listener": "lmtp", "ip": "", "helo": "desktop"}
+    values: dict[str, Any] = {
+        "helo_bare_name": Measure.REJECT, "own_sender": Measure.REJECT, "sender_domain": Measure.REJECT,
+        "reverse_dns": Measure.REJECT, "network_messages": Quota(1, 60.0),
+    }  # fmt: skip
+    policy = Policy(configured(settings(**values), Ports(Clock(), RESOLVER)))
+    for sender in ("jo@here.example", "jo@nowhere.example", "jo@here.example"):
+        for stage in (Stage.CONNECT, Stage.HELLO, Stage.MAIL):
+            decision = policy.decide(stage, Facts(**front, reverse_path=Address.parse(sender)))  # type: ignore[arg-type]
+            assert isinstance(decision, Decision)
+            assert decision.verdict.action is Action.ACCEPT
+    assert action(Stage.RECIPIENT, to("x@other.example", ip="", listener="lmtp")) is Action.REJECT
+
+
 def test_a_bucket_gives_so_many_at_once_and_the_rest_evenly() -> None:
     clock = Clock()
     buckets = Buckets(Quota(3, 60.0), clock)

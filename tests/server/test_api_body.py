@@ -272,6 +272,21 @@ def test_read_gives_the_rest_at_once_and_has_a_limit():
     run(scenario())
 
 
+def test_base_handler_with_a_data_hook_streams():
+    class Sub(BaseHandler):
+        def recipient(self, session, forward_path, parameters):
+            return None
+
+        async def data(self, session, body):
+            return accept(f"{len(await body.read())} octets")
+
+    async def scenario():
+        async with talking(Sub()) as (_, client):
+            assert await client.send() == "250 2.0.0 21 octets"
+
+    run(scenario())
+
+
 def test_content_goes_one_way():
     class Both(Takes):
         async def data(self, session, body):

@@ -37,6 +37,8 @@ KINDS = ["def", "async def", "suspends"]
     [
         ("connect", reject("Go away"), "554 Go away"),
         ("connect", defer("Later"), "421 Later"),
+        ("connect", accept("at your service"), "220 localhost at your service"),
+        ("hello", accept("ignored"), "250-localhost"),
         ("hello", reject("Not that name"), "550 Not that name"),
         ("mail", reject("Not him"), "550 5.7.1 Not him"),
         ("mail", defer("Greylisted"), "451 4.7.1 Greylisted"),
@@ -56,7 +58,8 @@ def test_a_verdict_at_each_stage(hook, verdict, said, kind):
                 assert greeting == said
                 if said.startswith("554"):  # RFC 5321 §3.1: only QUIT is left
                     assert [reply[:3] for reply in await client.say("NOOP", "QUIT")] == ["503", "221"]
-                assert await client.reply() == ""
+                if not said.startswith("220"):
+                    assert await client.reply() == ""
                 return
             if hook == "verify":
                 assert await client.say("VRFY grace") == [said]
@@ -66,7 +69,7 @@ def test_a_verdict_at_each_stage(hook, verdict, said, kind):
                 replies += await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>", "DATA")
                 if replies[-1].startswith("354"):
                     replies += await client.say("hello", ".", replies=1)
-            assert said in replies
+            assert any(reply.startswith(said) for reply in replies)
             assert (await client.say("NOOP"))[0].startswith("250")
 
     run(scenario())

@@ -21,6 +21,8 @@ from ironpost.policy.verdict import NEUTRAL, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ironpost.policy.verdict import Facts
+
 Network: TypeAlias = IPv4Network | IPv6Network
 
 RuleAction: TypeAlias = Literal["accept", "defer", "reject", "quarantine", "drop", "tarpit"]
@@ -186,6 +188,10 @@ class Settings:
     def trusts(self, ip: str) -> bool:
         """Whether a client at that address is in a trusted network; text that is no address is not."""
         return within(ip, self.trusted_networks) is not None
+
+    def knows(self, facts: Facts) -> bool:
+        """Whether the client is no stranger: in a trusted network, or a front server that speaks LMTP to us."""
+        return facts.listener == "lmtp" or self.trusts(facts.ip)
 
 
 def address_of(ip: str) -> IPv4Address | IPv6Address | None:

@@ -55,9 +55,11 @@ def settle(session: ServerSession, answer: Any, stage: Stage) -> Reply | Awaitab
         return session.handler.pause(session, answer.seconds, answer.then)
     reply = answer.reply
     if reply is not None:
-        if stage is Stage.CONNECT and not reply.positive:
-            return greeting(reply)
-        return unenhanced(reply) if stage in {Stage.CONNECT, Stage.HELLO} else reply
+        if stage is Stage.CONNECT:
+            return greeting(reply) if not reply.positive else _welcome(session, reply)
+        if stage is Stage.HELLO:  # what EHLO offers is not a text to be replaced
+            return None if reply.positive else unenhanced(reply)
+        return reply
     if answer.action is Action.QUARANTINE:
         if stage in {Stage.CONNECT, Stage.HELLO}:
             session.quarantine = (*session.quarantine, answer.reason)
@@ -73,6 +75,10 @@ def settle(session: ServerSession, answer: Any, stage: Stage) -> Reply | Awaitab
         elif stage is not Stage.OTHER:
             session.dropping = True
     return None
+
+
+def _welcome(session: ServerSession, reply: Reply) -> Reply:
+    return Reply(220, None, (f"{session.settings.hostname} {' '.join(reply.text)}",))
 
 
 def of_message(session: ServerSession, answer: Any) -> Reply | list[Reply | None] | Awaitable[Any] | None:

@@ -34,7 +34,7 @@ class HelloNames:
         """What speaks against the name, if anything does."""
         settings, name = self._settings, facts.helo.lower()
         delay = settings.delay
-        if settings.trusts(facts.ip) or not facts.ip:
+        if settings.knows(facts) or not facts.ip:
             return _NOTHING
         literal = _literal(name)
         if settings.helo_own_name is not Measure.OFF and self._ours(name, literal, facts):

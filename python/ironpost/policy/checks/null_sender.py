@@ -30,7 +30,7 @@ class NullSender:
     def judge(self, facts: Facts) -> Finding:
         """Whether a report goes to several."""
         sender = facts.reverse_path
-        if sender is None or not sender.is_null or not facts.recipients or self._settings.trusts(facts.ip):
+        if sender is None or not sender.is_null or not facts.recipients or self._settings.knows(facts):
             return _NOTHING
         reason = f"the null reverse-path has {facts.recipients} recipients already"
         return self._settings.null_sender.finding(reason, text="", status="5.3", delay=self._settings.delay)

@@ -33,7 +33,7 @@ class OwnSender:
         settings, sender = self._settings, facts.reverse_path
         if sender is None or sender.key not in settings.local_domains:
             return _NOTHING
-        if facts.identity is not None or settings.trusts(facts.ip):
+        if facts.identity is not None or settings.knows(facts):
             return _NOTHING
         reason = f"{facts.ip} sends as {sender} and is a stranger"
         return settings.own_sender.finding(

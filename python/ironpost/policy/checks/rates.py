@@ -1,7 +1,7 @@
 """How much one login, or one network, may send: messages and recipients in a time (RFC 2505 §2.8).
 
 Promises: who has authenticated is counted by login and by nothing else; others by IPv4 address or IPv6 /64, but for
-the trusted networks. What is refused is not counted, and may come later: 451 4.7.1.
+the trusted networks and front servers that speak LMTP. What is refused is not counted, and may come later: 451 4.7.1.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Rate:
         network, login = self._quotas
         if facts.identity is not None:
             key, buckets, quota = facts.identity.name, self._by_login, login
-        elif self._settings.trusts(facts.ip):
+        elif self._settings.knows(facts):
             return _NOTHING
         else:
             key, buckets, quota = prefix(facts.ip), self._by_network, network

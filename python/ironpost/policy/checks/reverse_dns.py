@@ -40,7 +40,7 @@ class ReverseDns:
 
     def judge(self, facts: Facts) -> Finding | Awaitable[Finding]:
         """Looks, unless the client is trusted, has no address, or has a name that a front end told."""
-        if facts.name or address_of(facts.ip) is None or self._settings.trusts(facts.ip):
+        if facts.name or address_of(facts.ip) is None or self._settings.knows(facts):
             return _NOTHING
         return self._look(facts)
 

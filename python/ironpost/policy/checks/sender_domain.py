@@ -40,7 +40,7 @@ class SenderDomain:
         settings, sender = self._settings, facts.reverse_path
         if sender is None or not sender.domain or sender.domain.startswith("[") or sender.key in settings.local_domains:
             return _NOTHING
-        if facts.identity is not None or settings.trusts(facts.ip):
+        if facts.identity is not None or settings.knows(facts):
             return _NOTHING
         return self._look(sender.key)
 
