@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ironpost.model import Address, Disposition, Envelope, Origin, Outcome, Recipient, Reply
+from ironpost.model.parameters import Notify, Return
 from ironpost.queue.store import NewMessage, State, Update
 from ironpost.storage.sqlite import SqliteStore
 
@@ -49,3 +50,40 @@ def test_r20_the_queue_is_shown_without_control_characters(tmp_path: Path) -> No
         else:
             assert "a\\x9b2J\\u202eb@b.example" in done.stdout.replace("\n", "")
             assert "[bold]" in done.stdout
+
+
+async def fill_with_requests(data: Path) -> None:
+    store = SqliteStore.at(data, reserve=0)
+    for name, options in (("later", {"due": 4_000_000_000.0}), ("apart", {"held": True})):
+        spool = store.spool()
+        spool.write(b"Subject: x\r\n")
+        asked = {"SIZE": 12, "HOLDFOR": 60, "RET": Return.HDRS}
+        to = Recipient(Address.parse("b@b.example"), {"NOTIFY": Notify.NEVER})
+        envelope = Envelope(Address.parse("a@a.example"), (to,), asked)
+        await store.commit(NewMessage(name, envelope, 1_700_000_000.0, b"", spool, **options))
+    await store.close()
+
+
+def test_what_is_asked_for_due_later_or_held_is_shown(tmp_path: Path) -> None:
+    asyncio.run(fill_with_requests(tmp_path / "data"))
+    (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
+
+    def said(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "ironpost.cli", "queue", *arguments, "-c", str(tmp_path / "c.toml")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    later, apart = said("list").splitlines()[1:]
+    assert " in " in later
+    assert " held" in apart
+    shown = said("show", "later")
+    assert "asked     SIZE=12 HOLDFOR=60 RET=HDRS" in shown
+    assert "  asked     NOTIFY=NEVER" in shown
+    value = json.loads(said("show", "apart", "--json"))
+    assert value["parameters"] == {"SIZE": "12", "HOLDFOR": "60", "RET": "HDRS"}
+    assert value["recipients"][0]["parameters"] == {"NOTIFY": "NEVER"}
+    assert (value["recipients"][0]["state"], value["recipients"][0]["next"]) == ("held", None)

@@ -13,6 +13,7 @@ from ironpost.delivery.next_hop import LOOPBACK
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.lookup.static import StaticResolver
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
+from ironpost.model.parameters import HoldUntil
 from ironpost.protocol.client import TIMEOUTS, Step
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
 from ironpost.routing.route import Host, Route
@@ -254,6 +255,20 @@ def test_recipients_that_a_host_does_not_take_at_once_follow_in_transactions_of_
         assert [outcome.disposition for outcome in outcomes] == [D] * 250
         assert len(here.messages) == 3
         assert here.connections == 1
+
+    run(main)
+
+
+def test_a_time_of_release_is_the_queues_and_the_next_hop_hears_nothing_of_it() -> None:
+    """Also where an operator sends it before: the next hop need not know how to wait (RFC 4865 §4.2)."""
+
+    async def main() -> None:
+        sent = message("x@a.example")
+        asked = {"HOLDFOR": 60, "HOLDUNTIL": HoldUntil(4_000_000_000), "SIZE": 5}
+        sent = sent._replace(envelope=sent.envelope._replace(parameters=asked))
+        async with peer() as here, delivery(here.port) as made:
+            assert one(await deliver(made, sent)).disposition is D
+        assert [command for command in here.commands if "HOLD" in command] == []
 
     run(main)
 

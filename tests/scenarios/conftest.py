@@ -114,9 +114,12 @@ class System:
     """The mail system of `here.example`; use it as an asynchronous context manager."""
 
     def __init__(
-        self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24, **policy: Any
-    ) -> None:
+        self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24,
+        session: SessionSettings | None = None, claims: frozenset[str] = frozenset(), **policy: Any
+    ) -> None:  # fmt: skip
         """`policy` are further settings of policy."""
+        self._session = session or SessionSettings()
+        self._claims = claims
         self.mail = folder / "mail"
         self.clock = Clock()
         self.next_hop = NextHop()
@@ -147,8 +150,11 @@ class System:
         inbound = Inbound(
             store=self.store, policy=Policy(configured(self.settings, Ports(self.clock, self.resolver))),
             clock=self.clock, random=self._random, hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
+            claims=self._claims,
         )  # fmt: skip
-        self.server = Server(inbound, "127.0.0.1", 0, settings=SessionSettings(f"mx.{OUR_DOMAIN}"))
+        self.server = Server(
+            inbound, "127.0.0.1", 0, settings=replace(self._session, hostname=f"mx.{OUR_DOMAIN}", now=self.clock.now)
+        )
         self.runner.start()
         await self.server.start()
         return self

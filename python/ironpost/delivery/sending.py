@@ -14,6 +14,7 @@ from ironpost.client.connection import HELD
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol import replies
 from ironpost.protocol.client import Transaction
+from ironpost.protocol.extensions import future_release
 from ironpost.protocol.settings import RECIPIENTS_MINIMUM
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Sending:
         """One transaction."""
         body = self.message.body
         transaction = Transaction(
-            self.message.envelope,
+            future_release.released(self.message.envelope),
             [each.recipient for each in recipients],
             size=body.size,
             content=self.content,

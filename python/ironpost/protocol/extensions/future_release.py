@@ -19,17 +19,25 @@ from ironpost.protocol.extensions.deliver_by import comes_too_late
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.model import Reply
+    from ironpost.model import Envelope, Reply
     from ironpost.protocol.server import ServerSession
     from ironpost.protocol.settings import Settings
 
-_OTHER: Final = {"HOLDFOR": "HOLDUNTIL", "HOLDUNTIL": "HOLDFOR"}
+_OWN: Final = frozenset({"HOLDFOR", "HOLDUNTIL"})
 
 
 def release_time(parameters: Parameters) -> float | None:
     """When a message with these parameters of MAIL may leave: `NewMessage.due`; None for at once."""
     hold = parameters.get("HOLDUNTIL")
     return hold.at if isinstance(hold, HoldUntil) else None
+
+
+def released(envelope: Envelope) -> Envelope:
+    """The envelope of a message whose queue lets go of it: its time has come, or somebody wants it sent before."""
+    if "HOLDUNTIL" not in envelope.parameters:
+        return envelope
+    kept = {keyword: value for keyword, value in envelope.parameters.items() if keyword not in _OWN}
+    return envelope._replace(parameters=kept)
 
 
 def _hold_for(session: ServerSession, value: str | None) -> int | Reply:
@@ -60,7 +68,7 @@ def _hold_until(session: ServerSession, value: str | None) -> HoldUntil | Reply:
 
 def _alone(session: ServerSession, hold: HoldUntil) -> HoldUntil | Reply:
     given = session.candidate
-    if "HOLDFOR" in given or "HOLDUNTIL" in given:  # RFC 4865 §4.2 (9)
+    if not _OWN.isdisjoint(given):  # RFC 4865 §4.2 (9)
         return replies.BAD_PARAMETER
     by = given.get("BY")
     return replies.BAD_PARAMETER if isinstance(by, DeliverBy) and comes_too_late(hold, by) else hold
