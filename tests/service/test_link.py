@@ -1,0 +1,105 @@
+"""The channel between a supervisor and a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ironpost.service.control import ControlError
+from ironpost.service.link import Link, LinkLost
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+
+class End:
+    """One end, and what it heard."""
+
+    def __init__(self) -> None:
+        self.notes: list[Mapping[str, Any]] = []
+        self.gone = asyncio.Event()
+        self.never = asyncio.Event()
+        commands = {"echo": self.echo, "refuse": self.refuse, "crash": self.crash, "wait": self.wait}
+        self.link = Link(commands, self.notes.append, self.gone.set)
+
+    async def echo(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"said": request["word"]}
+
+    async def refuse(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise ControlError("not today")
+
+    async def crash(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise KeyError("inner secret")
+
+    async def wait(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self.never.wait()
+        return {}
+
+
+def between(scenario: Callable[[End, End], Awaitable[None]]) -> None:
+    async def run() -> None:
+        one, other = End(), End()
+        ours, theirs = socket.socketpair()
+        await one.link.open(ours)
+        await other.link.open(theirs)
+        async with asyncio.timeout(30):
+            await scenario(one, other)
+            one.link.close()
+            other.link.close()
+            await one.gone.wait()
+            await other.gone.wait()
+
+    asyncio.run(run())
+
+
+def test_questions_go_both_ways_at_once() -> None:
+    async def scenario(one: End, other: End) -> None:
+        large = "x" * 1_000_000
+        answers = await asyncio.gather(
+            one.link.ask({"do": "echo", "word": large}),
+            other.link.ask({"do": "echo", "word": "a\nb"}),
+            one.link.ask({"do": "echo", "word": 1}),
+        )
+        assert answers == [{"said": large}, {"said": "a\nb"}, {"said": 1}]
+
+    between(scenario)
+
+
+def test_a_refusal_is_a_sentence_and_a_crash_keeps_its_secrets() -> None:
+    async def scenario(one: End, other: End) -> None:
+        with pytest.raises(ControlError, match=r"^not today$"):
+            await one.link.ask({"do": "refuse"})
+        with pytest.raises(ControlError, match=r"^crash failed; the server's log says why$"):
+            await one.link.ask({"do": "crash"})
+        with pytest.raises(ControlError, match=r"^unknown command; the commands are crash, echo, refuse, wait$"):
+            await one.link.ask({"do": "x"})
+
+    between(scenario)
+
+
+def test_notes_arrive_in_order_and_before_the_end() -> None:
+    async def scenario(one: End, other: End) -> None:
+        for number in range(1000):
+            one.link.tell({"n": number})
+        one.link.close()
+        await other.gone.wait()
+        assert other.notes == [{"n": number} for number in range(1000)]
+
+    between(scenario)
+
+
+def test_nobody_waits_for_an_end_that_is_gone() -> None:
+    async def scenario(one: End, other: End) -> None:
+        asked = asyncio.create_task(one.link.ask({"do": "wait"}))
+        await one.link.ask({"do": "echo", "word": "it is asked"})
+        other.link.close()
+        with pytest.raises(LinkLost):
+            await asked
+        with pytest.raises(LinkLost):
+            await one.link.ask({"do": "echo"})
+        one.link.tell({"to": "nobody"})
+
+    between(scenario)
