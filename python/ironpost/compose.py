@@ -7,6 +7,7 @@ fixed while the server runs, changes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import resource
@@ -14,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
-from ironpost.compose_auth import AuthError, Logins, authenticator
+from ironpost.compose_auth import AuthError, Logins, authenticator, login_limit
 from ironpost.compose_delivery import Ways, customers, routes
 from ironpost.compose_listeners import Manner, Place, certificates, handed_over, places
 from ironpost.compose_policy import policy_settings
@@ -22,7 +23,6 @@ from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured
-from ironpost.protocol.sasl.backoff import LoginBackoff
 from ironpost.queue.retry import RetryLaw
 from ironpost.server.limits import LocalBook
 from ironpost.server.tls import TlsError
@@ -33,6 +33,7 @@ from ironpost.service.inbound import Inbound
 from ironpost.service.metrics import Counters
 from ironpost.service.on_demand import OnDemand
 from ironpost.service.queue_runner import QueueRunner
+from ironpost.service.shared_limits import SharedBooks, SharedQuotas
 from ironpost.service.supervisor import Loop, Part, Supervisor
 from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.shards import ShardedStore, lay_out
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ironpost.config import Configuration
     from ironpost.server.limits import LimitBook
     from ironpost.service.control import Command
+    from ironpost.service.news import News
 
 SPARE_FILES = 512
 """Descriptors beyond those of connections: the store, deliveries, DNS."""
@@ -79,8 +81,8 @@ class Share(NamedTuple):
     """Where to listen, in the order of the listeners' addresses: others listen there, too."""
     sockets: Mapping[str, list[socket.socket]]
     """What all share instead: Unix sockets and inherited ones, by the name in the configuration."""
-    books: Callable[[int], LimitBook]
-    """Counts the connections of a listener, with those that the others have."""
+    news: News
+    """From and for the others."""
     front: Callable[[Mapping[str, Command], Callable[[], None]], Part]
     """Makes what stands in the place of the control socket, from the commands and a way to stop."""
 
@@ -105,7 +107,8 @@ class System:
         self._clock = SystemClock()
         self._random = SystemRandom()
         self._counters = Counters()
-        self._login_limit = LoginBackoff(self._clock)
+        self._login_limit = login_limit(self._clock, share and share.news)
+        self._quotas: SharedQuotas | None = None
         self.places: list[Place] = []
         """Where it listens."""
         self._ways: Ways
@@ -126,6 +129,8 @@ class System:
         raise_file_limit(_connections(configuration) + SPARE_FILES)
         lock, self._store = self._opened(configuration)
         share = self._share
+        if share is not None:
+            self._quotas = SharedQuotas(share.news, asyncio.get_running_loop().call_later)
         name = own_name(configuration)
         try:
             tls = certificates(configuration, name)
@@ -163,7 +168,7 @@ class System:
             self._counters,
             handed_over(configuration) if share is None else share.sockets,
             share and share.ports,
-            (lambda _: LocalBook()) if share is None else share.books,
+            self._books(),
         )
         commands = {
             "reload": self._command_reload,
@@ -190,6 +195,13 @@ class System:
         ]
         self._supervisor = Supervisor(parts, self.reload)
         await self._supervisor.run(ready)
+
+    def _books(self) -> Callable[[int], LimitBook]:
+        """Where the connections of a listener are counted."""
+        if self._share is None:
+            return lambda _: LocalBook()
+        later = asyncio.get_running_loop().call_later
+        return SharedBooks(self._workers, self._share.news, later, self._clock.monotonic).book
 
     def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, ShardedStore]:
         data, reserve, share = configuration.data, configuration.queue.reserve, self._share
@@ -242,7 +254,7 @@ class System:
 
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
         """One for each role that a listener has."""
-        ports = Ports(self._clock, self._ways.resolver)
+        ports = Ports(self._clock, self._ways.resolver, self._quotas.share if self._quotas is not None else None)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         policy = Policy(configured(policy_settings(configuration, name), ports))
         return {

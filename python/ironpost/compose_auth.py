@@ -7,17 +7,23 @@ and not at the first login.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.lookup.users import Users, decoy_key
 from ironpost.lookup.users_file import UsersFile, UsersFileError
 from ironpost.lookup.users_hook import HookError, load
 from ironpost.lookup.users_sql import QueryError, UsersSql
+from ironpost.protocol.sasl.backoff import LoginBackoff
 
 if TYPE_CHECKING:
     from ironpost.config import Configuration
     from ironpost.lookup.users import UserSource
+    from ironpost.model.ports import Clock
     from ironpost.protocol.sasl.backoff import LoginLimit
+    from ironpost.service.news import News
+
+LOGINS: Final = "logins"
+"""The topic of `news`."""
 
 
 class AuthError(Exception):
@@ -56,3 +62,20 @@ def authenticator(configuration: Configuration) -> Users | None:
     except OSError as error:
         raise AuthError(f"{error.filename}: {error.strerror}") from error
     return Users(sources, hook, mechanisms=auth.mechanisms, decoy_key=key)
+
+
+def login_limit(clock: Clock, news: News | None) -> LoginBackoff:
+    """Who has to wait before the next login (SECURITY R53); with `news`, wherever the last one was tried."""
+    if news is None:
+        return LoginBackoff(clock)
+
+    def tell(account: str, ip: str, good: bool) -> None:
+        news.tell(LOGINS, [account, ip, good])
+
+    def hear(told: tuple[str, str, bool]) -> None:
+        account, ip, good = told
+        (limit.succeeded if good else limit.failed)(account, ip, told=True)
+
+    limit = LoginBackoff(clock, tell=tell)
+    news.on(LOGINS, hear)
+    return limit

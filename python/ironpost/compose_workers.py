@@ -15,13 +15,14 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ironpost.compose import Control, Lock, own_name, queue_ids, refuse_fixed, refuse_unknown, used
+from ironpost.compose_auth import authenticator
 from ironpost.compose_listeners import ListenError, certificates, handed_over, place_of
 from ironpost.config import ConfigError
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
 from ironpost.service.control import ControlError, ControlServer
-from ironpost.service.shared_limits import Ledger
+from ironpost.service.shared_limits import CONNECTIONS, Ledger
 from ironpost.service.supervisor import Part, Supervisor
 from ironpost.service.workers import Worker, Workers
 from ironpost.storage.lock import DirectoryLock
@@ -159,7 +160,7 @@ class Supervised:
         Raises:
             DataError, ListenError, TooManyWorkers, WorkerFailed: it cannot start; what was started is stopped.
             SchemaError: another version of ironpost wrote the data.
-            TlsError: a certificate cannot be used.
+            TlsError, AuthError: a certificate, or who knows the users, cannot be used.
         """
         if self.configuration.on_demand:
             raise OneWorkerOnly
@@ -171,6 +172,7 @@ class Supervised:
                 if self._count > shards:
                     raise TooManyWorkers(self._count, shards)
                 certificates(self.configuration, own_name(self.configuration))  # one is made here, if at all
+                authenticator(self.configuration)  # the same
                 sockets = handed_over(self.configuration)
             except BaseException:
                 lock.release()
@@ -213,16 +215,16 @@ class Supervised:
     # -- what workers tell each other
 
     def _heard(self, number: int, note: Mapping[str, Any]) -> None:
-        if "limits" in note:
-            self._ledger.told(number, note["limits"])
+        if CONNECTIONS in note:
+            self._ledger.told(number, note[CONNECTIONS])
         self._workers.tell_others(number, note)
 
     def _ended(self, number: int) -> None:
-        self._workers.tell_others(number, {"limits": self._ledger.ended(number)})
+        self._workers.tell_others(number, {CONNECTIONS: self._ledger.ended(number)})
 
     def _began(self, worker: Worker) -> None:
         for held in self._ledger.others(worker.number):
-            self._workers.tell(worker.number, {"limits": held})
+            self._workers.tell(worker.number, {CONNECTIONS: held})
         if self._told[worker.number] is not self._source:
             log.warning("worker %d missed a reload and is told again", worker.number)
             task = asyncio.ensure_future(self._hand_over(worker, self._source))

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ironpost.compose_auth import login_limit
+from ironpost.policy.buckets import Buckets
+from ironpost.policy.settings import Quota
 from ironpost.server.limits import Excess, Limits
-from ironpost.service.shared_limits import Ledger, SharedBook, SharedBooks
+from ironpost.service.news import News
+from ironpost.service.shared_limits import CONNECTIONS, Ledger, SharedBook, SharedBooks, SharedQuotas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,18 +26,29 @@ class Crew:
     def __init__(self, workers: int) -> None:
         self.now = 1000.0
         self.ledger = Ledger()
+        self.news: list[News] = []
+        self.quotas: list[SharedQuotas] = []
         self.waiting: list[Callable[[], None]] = []
         self.books = [self._worker(number, workers) for number in range(workers)]
 
     def _worker(self, number: int, workers: int) -> SharedBooks:
-        def send(changes: Any) -> None:
-            changes = json.loads(json.dumps(changes))  # as over the link
-            self.ledger.told(number, changes)
-            for other, books in enumerate(self.books):
+        def send(note: Any) -> None:
+            note = json.loads(json.dumps(note))  # as over the link
+            self.ledger.told(number, note.get(CONNECTIONS, {}))
+            for other, news in enumerate(self.news):
                 if other != number:
-                    books.hear(changes)
+                    news.heard(note)
 
-        return SharedBooks(workers, lambda _seconds, call: self.waiting.append(call), send, lambda: self.now)
+        news = News(send)
+        self.news[number : number + 1] = [news]
+        self.quotas[number : number + 1] = [SharedQuotas(news, self.later)]
+        return SharedBooks(workers, news, self.later, lambda: self.now)
+
+    def later(self, _seconds: float, call: Callable[[], None]) -> None:
+        self.waiting.append(call)
+
+    def monotonic(self) -> float:
+        return self.now
 
     def book(self, number: int) -> SharedBook:
         return self.books[number].book(0)
@@ -126,10 +141,10 @@ def test_a_worker_that_ends_gives_back_what_it_held_and_one_that_begins_knows_of
     assert enter(crew, limits, 10, exchange=True) == 6
     assert enter_prefix(crew, limits, 10).count(None) == 4
     gone = crew.ledger.ended(0)
-    crew.books[1].hear(gone)
+    crew.news[1].heard({CONNECTIONS: gone})
     crew.books[0] = crew._worker(0, 2)
     for held in crew.ledger.others(0):
-        crew.books[0].hear(held)
+        crew.news[0].heard({CONNECTIONS: held})
     assert enter(crew, limits, 10, exchange=True) == 3
     assert enter_prefix(crew, limits, 10).count(None) == 2
     assert crew.ledger.ended(7) == {}
@@ -157,3 +172,35 @@ def test_nothing_to_tell_is_not_told() -> None:
     assert len(crew.waiting) == 1, "one exchange for any number of changes"
     crew.exchange()
     assert crew.waiting == []
+
+
+def test_what_a_client_sent_to_one_worker_it_has_sent_to_all() -> None:
+    crew = Crew(2)
+    buckets = [Buckets(Quota(10, 3600), crew) for _ in range(2)]  # type: ignore[arg-type]
+    for quotas, each in zip(crew.quotas, buckets, strict=True):
+        quotas.share("messages", each)
+        quotas.share("others", Buckets(Quota(1, 1), crew))  # type: ignore[arg-type]
+    given = 0
+    for number in range(30):
+        given += not buckets[number % 2].take("ada")
+        crew.exchange()
+    assert given == 10
+    assert buckets[1].take("bob") == 0.0
+    crew.now += 360
+    assert buckets[0].take("ada") == 0.0
+    crew.exchange()
+    assert buckets[1].take("ada") > 0
+
+
+def test_r53_a_guess_at_one_worker_counts_at_all() -> None:
+    crew = Crew(2)
+    limits = [login_limit(crew, news) for news in crew.news]  # type: ignore[arg-type]
+    for number in range(6):
+        assert limits[number % 2].admit("ada", "192.0.2.1") == 0.0
+        limits[number % 2].failed("ada", "192.0.2.1")
+    assert limits[0].admit("ada", "192.0.2.9") > 0
+    assert limits[1].admit("ada", "192.0.2.9") > 0
+    crew.now += 60
+    limits[0].succeeded("ada", "192.0.2.9")
+    limits[0].failed("ada", "192.0.2.9")
+    assert limits[1].admit("ada", "192.0.2.9") == 0.0, "who logged in there is known to all"

@@ -6,12 +6,10 @@ ends when that socket does: no worker outlives its supervisor. It logs to the st
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import socket
 import sys
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ironpost.cli import exits
@@ -22,7 +20,7 @@ from ironpost.config import Configuration, default, parse
 from ironpost.service import collector, records
 from ironpost.service.control import ControlError
 from ironpost.service.link import Link
-from ironpost.service.shared_limits import SharedBooks
+from ironpost.service.news import News
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -84,15 +82,7 @@ def main(descriptor: int) -> int:
     orders = Orders(json.loads(line)["note"])
     front: Front
 
-    books = SharedBooks(
-        orders.workers,
-        lambda seconds, call: asyncio.get_running_loop().call_later(seconds, call),
-        lambda changes: front.link.tell({"limits": changes}),
-        monotonic,
-    )
-
-    def heard(note: Mapping[str, Any]) -> None:
-        books.hear(note["limits"])
+    news = News(lambda note: front.link.tell(note))
 
     def make_front(commands: Mapping[str, Command], stop: Callable[[], None]) -> Front:
         async def reload(request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -104,7 +94,7 @@ def main(descriptor: int) -> int:
                 raise
 
         nonlocal front
-        front = Front(channel.dup(), {**commands, "reload": reload}, heard, stop)
+        front = Front(channel.dup(), {**commands, "reload": reload}, news.heard, stop)
         return front
 
     def ready() -> None:
@@ -115,7 +105,7 @@ def main(descriptor: int) -> int:
         configuration = orders.configuration()
         records.write_to(sys.stderr, configuration.log.level, configuration.log.format)
         records.take_uncaught()
-        share = Share(orders.number, orders.workers, orders.ports, orders.sockets, books.book, make_front)
+        share = Share(orders.number, orders.workers, orders.ports, orders.sockets, news, make_front)
         run(System(configuration, orders.configuration, share), ready)
     except Stop as stop:
         with contextlib.suppress(OSError):

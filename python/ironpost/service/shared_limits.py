@@ -1,4 +1,5 @@
-"""Limits that several processes keep together: connections of a listener, in total and by network, and their rate.
+"""Limits that several processes keep together: connections of a listener, in total and by network, their rate, and how
+much a client may send.
 
 Promises: no connection waits for another process. Between two exchanges, `EXCHANGE_SECONDS` apart while anything
 changes, a worker lets in its share of what is left, rounded up; so all together let in at most one connection for each
@@ -7,12 +8,13 @@ the count; one that begins is told of all the others'.
 Refuses: to be exact to the connection; a worker that gets far more than its share within one exchange refuses some
 although others have room.
 
-Each worker has a `SharedBooks`; what it tells, the supervisor's `Ledger` passes on to the others.
+Each worker has a `SharedBooks` and a `SharedQuotas`, and tells the others over `news`; the supervisor keeps a `Ledger`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ironpost.server.limits import RATE_WINDOW, REMEMBERED, Excess
@@ -20,11 +22,19 @@ from ironpost.server.limits import RATE_WINDOW, REMEMBERED, Excess
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ironpost.policy.buckets import Buckets
     from ironpost.server.limits import Limits
+    from ironpost.service.news import News
 
 EXCHANGE_SECONDS: Final = 0.05
 """How long a worker gathers changes before it tells the others."""
 
+CONNECTIONS: Final = "connections"
+QUOTAS: Final = "quotas"
+"""Topics of `news`."""
+
+Later: TypeAlias = "Callable[[float, Callable[[], None]], object]"
+"""Calls a function after so many seconds."""
 Changes: TypeAlias = "dict[str, tuple[int, dict[str, tuple[int, int]]]]"
 """By listener: more connections; and by network more connections, and how many began."""
 
@@ -162,22 +172,23 @@ class SharedBooks:
     def __init__(
         self,
         workers: int,
-        later: Callable[[float, Callable[[], None]], object],
-        send: Callable[[Changes], None],
+        news: News,
+        later: Later,
         monotonic: Callable[[], float],
     ) -> None:
         """
         Args:
             workers: how many there are.
-            later: calls a function after so many seconds (the event loop's `call_later`).
-            send: tells the supervisor.
+            news: the other workers.
+            later: the event loop's `call_later`.
             monotonic: the time, in seconds, that connections are counted by.
         """
         self._workers = workers
+        self._news = news
         self._later = later
-        self._send = send
         self._monotonic = monotonic
         self._books: dict[str, SharedBook] = {}
+        news.on(CONNECTIONS, self._hear)
         self._pending = False
 
     def book(self, listener: int) -> SharedBook:
@@ -198,13 +209,45 @@ class SharedBooks:
     def _tell(self) -> None:
         self._pending = False
         changes = {listener: book.tell() for listener, book in self._books.items()}
-        self._send({listener: each for listener, each in changes.items() if each[0] or each[1]})
+        self._news.tell(CONNECTIONS, {listener: each for listener, each in changes.items() if each[0] or each[1]})
 
-    def hear(self, changes: Mapping[str, Any]) -> None:
-        """What others told, as it came over the link."""
+    def _hear(self, changes: Mapping[str, Any]) -> None:
         now = self._monotonic()
         for listener, (more, news) in changes.items():
             self._book(listener).hear(more, news, now)
+
+
+class SharedQuotas:
+    """What policy's buckets gave, told to the other workers: what a client has sent to one, it has sent to all."""
+
+    def __init__(self, news: News, later: Later) -> None:
+        """The arguments are those of `SharedBooks`."""
+        self._news = news
+        self._later = later
+        self._buckets: dict[str, Buckets] = {}
+        self._spent: dict[str, dict[str, int]] = {}
+        news.on(QUOTAS, self._hear)
+
+    def share(self, name: str, buckets: Buckets) -> None:
+        """From now on these are the buckets of that name, here and elsewhere."""
+        self._buckets[name] = buckets
+        buckets.tell = partial(self._took, name)
+
+    def _took(self, name: str, key: str) -> None:
+        if not self._spent:
+            self._later(EXCHANGE_SECONDS, self._tell)
+        keys = self._spent.setdefault(name, {})
+        keys[key] = keys.get(key, 0) + 1
+
+    def _tell(self) -> None:
+        spent, self._spent = self._spent, {}
+        self._news.tell(QUOTAS, spent)
+
+    def _hear(self, spent: Mapping[str, Mapping[str, int]]) -> None:
+        for name, keys in spent.items():
+            if (buckets := self._buckets.get(name)) is not None:
+                for key, count in keys.items():
+                    buckets.spent(key, count)
 
 
 class Ledger:

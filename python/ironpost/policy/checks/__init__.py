@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ironpost.model.ports import Clock, Resolver
+    from ironpost.policy.buckets import Buckets
     from ironpost.policy.settings import Settings
     from ironpost.policy.verdict import Check
 
@@ -31,6 +32,8 @@ class Ports(NamedTuple):
 
     clock: Clock | None = None
     resolver: Resolver | None = None
+    share: Callable[[str, Buckets], None] | None = None
+    """Takes each check's buckets, with their name, to be kept together with other processes."""
 
 
 CHECKS: Final[tuple[Callable[[Settings, Ports], Check | None], ...]] = (

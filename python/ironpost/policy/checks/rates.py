@@ -15,6 +15,8 @@ from ironpost.policy.settings import address_of
 from ironpost.policy.verdict import NEUTRAL, Finding, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ironpost.model.ports import Clock
     from ironpost.policy.checks import Ports
     from ironpost.policy.settings import Quota, Settings
@@ -36,6 +38,12 @@ class Rate:
         self._quotas = network, login
         self._by_network = None if network is None else Buckets(network, clock)
         self._by_login = None if login is None else Buckets(login, clock)
+
+    def share(self, share: Callable[[str, Buckets], None]) -> None:
+        """Hands its buckets out, each with a name of its own."""
+        for whose, buckets in (("network", self._by_network), ("login", self._by_login)):
+            if buckets is not None:
+                share(f"{self.name} by {whose}", buckets)
 
     def judge(self, facts: Facts) -> Finding:
         """Counts, and defers what is too much."""
@@ -68,7 +76,7 @@ def messages(settings: Settings, ports: Ports) -> Rate | None:
     network, login = settings.network_messages, settings.login_messages
     if ports.clock is None or (network is None and login is None):
         return None
-    return Rate("message", Stage.MAIL, settings, ports.clock, network, login)
+    return _shared(Rate("message", Stage.MAIL, settings, ports.clock, network, login), ports)
 
 
 def recipients(settings: Settings, ports: Ports) -> Rate | None:
@@ -76,4 +84,10 @@ def recipients(settings: Settings, ports: Ports) -> Rate | None:
     network, login = settings.network_recipients, settings.login_recipients
     if ports.clock is None or (network is None and login is None):
         return None
-    return Rate("recipient", Stage.RECIPIENT, settings, ports.clock, network, login)
+    return _shared(Rate("recipient", Stage.RECIPIENT, settings, ports.clock, network, login), ports)
+
+
+def _shared(rate: Rate, ports: Ports) -> Rate:
+    if ports.share is not None:
+        rate.share(ports.share)
+    return rate
