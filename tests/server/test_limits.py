@@ -371,7 +371,7 @@ def test_a_client_that_is_refused_may_say_quit_and_nothing_else(run, quits):
             if quits:
                 assert await client.say(b"QUIT\r\n") == replies.GOODBYE.octets
             else:
-                assert await client.reply() == replies.TIMED_OUT.octets
+                assert await client.reply() == replies.NO_QUIT.octets
                 assert metrics.counts["sessions_ended", "refused"] == 1
             assert await client.rest() == b""
             await client.close()

@@ -240,8 +240,9 @@ class ServerSession(Answering):
             self.close()
 
     def expire(self, reply: Reply = replies.TIMED_OUT) -> None:
-        """Nothing came in time (RFC 5321 §4.5.3.2), or another limit of the outer ring was met: 421."""
-        self.heard_out = not self.closing
+        """Nothing came in time (RFC 5321 §4.5.3.2): 421 4.4.2; or `reply`, for another limit of the outer ring."""
+        if reply is replies.TIMED_OUT:
+            self.heard_out = not self.closing
         self.end_with(reply)
 
     def early(self) -> None:

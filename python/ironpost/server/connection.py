@@ -271,7 +271,7 @@ class Connection(asyncio.Protocol):
             elif session.state is State.READY:
                 if session.refused:
                     if now - self._born > timeouts.refused:
-                        self._expire(replies.TIMED_OUT, "refused")
+                        self._expire(replies.NO_QUIT, "refused")
                 elif now - self._born > timeouts.hello:
                     self._expire(replies.NO_HELLO, "hello")
         elif quiet > timeouts.data:

@@ -160,7 +160,7 @@ class Server:
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._unswept: list[Connection | Arrival] = []
         self._ungreeted: deque[tuple[float, Connection]] = deque()
-        """Connections in their pause, and when it ends; it is the same for all, so the first is due first."""
+        """Connections in their pause, and when it ends; it is as long for all, so the first is due first."""
         self._greeter: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
         self._stopped: asyncio.Event | None = None
