@@ -272,6 +272,23 @@ def test_read_gives_the_rest_at_once_and_has_a_limit():
     run(scenario())
 
 
+def test_a_hook_may_return_a_task_of_its_own():
+    class Own(Takes):
+        message = None
+
+        def data(self, session, body):
+            return asyncio.ensure_future(self.read(body))
+
+        async def read(self, body):
+            return accept(f"{len(await body.read())} octets")
+
+    async def scenario():
+        async with talking(Own()) as (_, client):
+            assert await client.send() == "250 2.0.0 21 octets"
+
+    run(scenario())
+
+
 def test_base_handler_with_a_data_hook_streams():
     class Sub(BaseHandler):
         def recipient(self, session, forward_path, parameters):

@@ -44,6 +44,8 @@ KINDS = ["def", "async def", "suspends"]
         ("mail", defer("Greylisted"), "451 4.7.1 Greylisted"),
         ("recipient", reject("Nobody", status="1.1"), "550 5.1.1 Nobody"),
         ("recipient", Reply(450, "4.2.1", ("Busy",)), "450 4.2.1 Busy"),
+        ("content", reject("No room", code=552, status="3.4"), "552 5.3.4 No room"),
+        ("content", tarpit(0.001, defer("Wait")), "451 4.7.1 Wait"),
         ("message", reject("Spam", code=554, status="7.1"), "554 5.7.1 Spam"),
         ("message", defer("Full", code=452, status="3.1"), "452 4.3.1 Full"),
         ("message", accept("Stored as 17"), "250 2.0.0 Stored as 17"),
@@ -134,8 +136,10 @@ def test_of_a_sender_or_a_session_that_is_dropped_nobody_is_asked_again(stage):
         async with talking(handler) as (_, client):
             for content in ("one\r\n", "x" * 70_000 + "\r\n"):
                 assert await client.send("c@d.example", content=content) == "250 2.0.0 Message accepted"
-            if stage == "mail":
-                handler.mail = lambda *arguments: None
+            await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>")
+            assert await client.say("BDAT 5 LAST", "abc", replies=1) == ["250 2.0.0 Message accepted"]
+        async with talking(handler, settings=PER_RECIPIENT) as (_, client):
+            assert await client.send("c@d.example", "e@d.example", replies=2) == ["250 2.0.0 Message accepted"] * 2
         assert (handler.took, handler.asked) == ([], 0)
 
     run(scenario())
@@ -188,6 +192,21 @@ def test_a_tarpit_holds_its_client_and_no_other(stage, kind):
             assert asked == [7]
             assert rest.count("Slowly") == 1
             assert ("250 2.0.0 OK" in rest) == (stage != "connect")
+
+    run(scenario())
+
+
+def test_an_override_that_takes_the_usual_way_waits_for_its_verdict():
+    async def usual(session, command):
+        await session.standard(command)
+
+    async def scenario():
+        handler = answering("mail", tarpit(0.001, reject("Slowly")), "suspends")
+        handler.recipient = lambda session, forward_path, parameters: tarpit(0.001, tarpit(0.001))
+        async with talking(handler, overrides={"MAIL": usual, "RCPT": usual}) as (_, client):
+            assert await client.say("MAIL FROM:<a@b.example>", "NOOP") == ["550 5.7.1 Slowly", "250 2.0.0 OK"]
+        async with talking(answering("recipient", tarpit(0.001)), overrides={"RCPT": usual}) as (_, client):
+            assert await client.send() == "250 2.0.0 Message accepted"
 
     run(scenario())
 

@@ -22,7 +22,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
     from typing import Self
 
     from ironpost.model import Reply
@@ -175,7 +175,7 @@ class Streamed:
         session: ServerSession,
         hook: Callable[[ServerSession, Body], Any],
         patience: float,
-        keep: Callable[[asyncio.Task[Any]], None],
+        keep: Callable[[asyncio.Future[Any]], None],
     ) -> None:
         """Starts the hook.
 
@@ -189,11 +189,11 @@ class Streamed:
         self._session = session
         self._patience = patience
         self._body = Body(loop)
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._idle = False
         """Nobody reads any more."""
         self._answer: Any = hook(session, self._body)
-        if asyncio.iscoroutine(self._answer):
+        if hasattr(self._answer, "__await__"):
             self._task = _started(loop, self._answer)
             keep(self._task)
             self._task.add_done_callback(self._returned)
@@ -236,11 +236,11 @@ class Streamed:
         task.add_done_callback(lambda _: timer.cancel())
         task.add_done_callback(self._undone)
 
-    def _returned(self, _task: asyncio.Task[Any]) -> None:
+    def _returned(self, _task: asyncio.Future[Any]) -> None:
         self._idle = True
         self._body._forget()
 
-    def _undone(self, task: asyncio.Task[Any]) -> None:
+    def _undone(self, task: asyncio.Future[Any]) -> None:
         """Nobody waits for what a hook answers to a body that was lost; but what it raised is told."""
         if task.cancelled():
             _log.warning("a data hook was cancelled: it did not end within %g s of its body's loss", self._patience)
@@ -248,7 +248,7 @@ class Streamed:
             self._session.raised(exc)
 
 
-def _started(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    if _EAGER:
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
-    return loop.create_task(coroutine)
+def _started(loop: asyncio.AbstractEventLoop, pending: Awaitable[Any]) -> asyncio.Future[Any]:
+    if _EAGER and asyncio.iscoroutine(pending):
+        return asyncio.Task(pending, loop=loop, eager_start=True)  # type: ignore[call-arg,unused-ignore]
+    return asyncio.ensure_future(pending)

@@ -81,7 +81,7 @@ class Hooks:
         self.patience = patience
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._names: dict[CodeType, str] = {}
         self._watchdog = Watchdog(self._names, hold)
 
@@ -113,7 +113,7 @@ class Hooks:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def keep(self, task: asyncio.Task[Any]) -> None:
+    def keep(self, task: asyncio.Future[Any]) -> None:
         """Holds a task until it is done."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
