@@ -477,6 +477,26 @@ def test_r44_the_journal_has_one_line_for_each_message_refusal_and_session(caplo
     }  # fmt: skip
 
 
+def test_the_journal_says_what_a_front_end_said_of_where_the_message_comes_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "ironpost.inbound")
+
+    async def run() -> None:
+        talk = Talk()
+        talk.say("EHLO a.example")
+        talk.session.forwarded = {"NAME": "spike.example", "IDENT": "4F2"}  # as XFORWARD does
+        talk.say("MAIL FROM:<>", "RCPT TO:<jo@example.org>", "DATA")
+        talk.say(MESSAGE.encode())
+        talk.store.finish()
+        await talk.settle()
+        assert talk.session.forwarded == {}
+
+    asyncio.run(run())
+    (accepted,) = (json.loads(record.getMessage()) for record in caplog.records)
+    assert accepted["forwarded"] == ["NAME=spike.example", "IDENT=4F2"]
+
+
 def test_a_host_name_that_cannot_stand_in_received_is_refused_at_once() -> None:
     world = World()
     with pytest.raises(HeaderError, match="mx example"):

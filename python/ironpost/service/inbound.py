@@ -58,6 +58,8 @@ class _Visit:
     octets: int = 0
     refused: int = 0
     """Decisions of policy against the client."""
+    forwarded: Mapping[str, str] | None = None
+    """What XFORWARD said of where the message comes from that is being stored."""
 
 
 class Inbound:
@@ -348,6 +350,7 @@ class Inbound:
         except Exception as error:  # noqa: BLE001 - whatever a store raises, the client gets an answer
             content.discard()
             return self._storage_fault(error)
+        visit.forwarded = session.forwarded
         # A task only if the store needs one. The commit is never cancelled: a message that became durable must reach
         # the runner, even if nobody waits for the answer any more.
         commit = asyncio.ensure_future(pending)
@@ -379,7 +382,7 @@ class Inbound:
             reply = replies.queued(message.id)
             self._hand_over(message)
             if _log.isEnabledFor(logging.INFO):
-                self._journal(message, size, apart)
+                self._journal(message, size, apart, visit.forwarded or {})
         if not answer.done():  # the session may have ended meanwhile
             answer.set_result(reply)
 
@@ -390,7 +393,7 @@ class Inbound:
             # The message is durable, so the client is told 250 all the same; the runner finds it in the store.
             _log.exception("the queue runner did not take message %s", message.id)
 
-    def _journal(self, message: QueuedMessage, size: int, apart: tuple[str, ...]) -> None:
+    def _journal(self, message: QueuedMessage, size: int, apart: tuple[str, ...], forwarded: Mapping[str, str]) -> None:
         envelope = message.envelope
         origin = envelope.origin
         record(
@@ -407,6 +410,7 @@ class Inbound:
             recipients=[str(recipient.address) for recipient in envelope.recipients],
             size=size,
             quarantine=list(apart) or None,
+            forwarded=[f"{name}={value}" for name, value in forwarded.items()] or None,
         )
 
     def _storage_fault(self, error: BaseException) -> Reply:

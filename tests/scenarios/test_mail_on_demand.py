@@ -1,0 +1,99 @@
+"""A customer without a server of its own fetches its mail from the real program, by ATRN under STARTTLS (RFC 2645)."""
+
+from __future__ import annotations
+
+import json
+import smtplib
+import ssl
+from typing import TYPE_CHECKING
+
+from ironpost.protocol.server import ServerSession
+from ironpost.protocol.settings import Settings
+from ironpost.server import BaseHandler
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from ironpost.protocol.handler import Answer
+
+CONTENT = b"From: ada@client.example\r\nSubject: x\r\n\r\n.dot\r\n"
+MX = 'role = "mx"\ntls = "none"'
+SUBMISSION = 'role = "submission"'
+CUSTOMER = '[[on_demand]]\nlogin = "customer"\ndomains = ["customer.example"]\n'
+
+
+class Mailbox(BaseHandler):
+    """The customer's own server."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[list[str], bytes]] = []
+
+    def recipient(self, session: ServerSession, *_: object) -> Answer:
+        return None
+
+    def message(self, session: ServerSession, content: Any, facts: object) -> Answer:
+        assert session.transaction is not None
+        self.messages.append(([str(each.address) for each in session.transaction.recipients], content.content))
+        return None
+
+
+def logged_in(port: int) -> smtplib.SMTP:
+    client = smtplib.SMTP("127.0.0.1", port, "customer.example", timeout=30)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    client.starttls(context=context)
+    client.login("customer", "pencil")
+    return client
+
+
+def serve_on(connection: socket.socket) -> list[tuple[list[str], bytes]]:
+    """The reversed state: what the provider delivers over the connection that we opened."""
+    mailbox = Mailbox()
+    session = ServerSession(mailbox, Settings("mail.customer.example"))
+    session.start()
+    while True:
+        connection.sendall(session.output())
+        data = b"" if session.closing else connection.recv(65536)
+        if not data:
+            return mailbox.messages
+        session.receive(data)
+
+
+def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
+    server = serve(CUSTOMER, MX, SUBMISSION)
+    assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil\n").returncode == 0
+    with smtplib.SMTP("127.0.0.1", server.ports["mx"], "client.example") as client:
+        client.sendmail("ada@client.example", ["jo@customer.example", "a@localhost"], CONTENT)
+    server.wait_for_mail()
+
+    (waiting,) = server.json("queue", "list")
+    assert {each["to"]: each["state"] for each in waiting["recipients"]}["jo@customer.example"] == "queued"
+    with logged_in(server.ports["submission"]) as client:
+        assert "atrn" in client.esmtp_features
+        assert client.docmd("ATRN", "other.example")[0] == 450
+        assert client.docmd("ATRN", "customer.example") == (250, b"2.0.0 OK, now reversing the connection")
+        assert isinstance(client.sock, ssl.SSLSocket)
+        ((to, content),) = serve_on(client.sock)
+        client.close()
+    assert to == ["jo@customer.example"]
+    assert content.endswith(CONTENT)
+    assert content.startswith(b"Received: from client.example")
+    server.wait_until_empty()
+    with logged_in(server.ports["submission"]) as client:
+        assert client.docmd("ATRN")[0] == 453
+        assert client.docmd("ETRN", "customer.example")[0] == 251
+    records = [json.loads(line) for line in server.log().splitlines() if '"atrn"' in line]
+    assert [(each["identity"], each.get("messages")) for each in records][-1] == ("customer", 1)
+    assert server.stop() == 0
+
+
+def test_several_workers_are_refused_before_anything_starts(serve: Callable[..., Any]) -> None:
+    server = serve("", MX, SUBMISSION)
+    assert server.stop() == 0
+    server.configure(CUSTOMER)
+    done = server.run("serve", "-c", str(server.file), "--workers", "2")
+    assert done.returncode == 64
+    assert b"on_demand needs a single worker" in done.stderr
