@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ironpost.model.parameters import (
     DeliverBy,
@@ -70,14 +72,14 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
 ]
 
 BAD: list[tuple[Callable[[str], object], str]] = [
-    # RFC 3461 \u00a74.1: NEVER stands alone; the list has no empty element
+    # RFC 3461 §4.1: NEVER stands alone; the list has no empty element
     *(
         (Notify.parse, text)
         for text in ("", "ALWAYS", "NEVER,FAILURE", "FAILURE,NEVER", "SUCCESS,", ",DELAY", "NEVER,")
     ),
-    *((Notify.parse, text) for text in ("SUCCESS FAILURE", "SUCCESS;DELAY", "SUCC\u0131SS")),
-    *((Return.parse, text) for text in ("", "HEADERS", "FULL,HDRS", "FULL ")),
-    # RFC 3461 \u00a74.4: at most 100 characters; what is hidden in xtext is printable ASCII, so no CR and LF (R43)
+    *((Notify.parse, text) for text in ("SUCCESS FAILURE", "SUCCESS;DELAY", "FA\u0131LURE", "\u017fUCCESS")),
+    *((Return.parse, text) for text in ("", "HEADERS", "FULL,HDRS", "FULL ", "HDR\u017f")),
+    # RFC 3461 §4.4: at most 100 characters; what is hidden in xtext is printable ASCII, so no CR and LF (R43)
     *((EnvelopeId.parse, text) for text in ("", "a" * 101, "a+", "a+2b", "a=b", "a b", "+0D+0AX:", "+00", "+80")),
     (EnvelopeId.parse, "\u00f6"),
     *((OriginalRecipient.parse, text) for text in ("", "rfc822", "rfc822;", ";a@b.example", "rfc822;a+", "rfc 822;a")),
@@ -90,16 +92,16 @@ BAD: list[tuple[Callable[[str], object], str]] = [
         for text in ("utf-8;\\x{0A}", "utf-8;\\x{D800}", "utf-8;a\\b+", "utf-8;\u00f6+2B")
     ),
     (OriginalRecipient.parse, "rfc822;" + "a" * 488),
-    # RFC 2852 \u00a74: R needs a time ahead; nine digits; a mode, and T behind it only
+    # RFC 2852 §4: R needs a time ahead; nine digits; a mode, and T behind it only
     *((once, text) for text in ("", "120", "120;", ";R", "120;T", "120;TR", "120;RN", "0;R", "-1;R", "1000000000;N")),
     *((once, text) for text in ("1.5;R", "120;R ", "120,R", "--1;N", "+-1;N", "\u0661;N")),
     *((DeliverBy.parse, text) for text in ("120;R", "2025-11-25T07:12:00Z", "2025-11-25T07:12:00Z;r", "x;R")),
     *((parse_hold_for, text) for text in ("", "0", "01", "-1", "+1", "1000000000", "1.0", "\u0661")),
-    # RFC 4865 \u00a73: normalised to UTC
+    # RFC 4865 §3: normalised to UTC
     *((HoldUntil.parse, text) for text in ("2025-11-25T07:10:00+01:00", "2025-11-25T07:10:00", "2025-11-25 07:10:00Z")),
     *((HoldUntil.parse, text) for text in ("", "Z", "1764054600", "2025-11-25", "2025-11-25T07:10Z")),
     *((parse_priority, text) for text in ("", "10", "-10", "+3", "-0", "03", "3.0", "high", "\u0663")),
-    # RFC 7293 \u00a73.1: no fraction of a second; C or R
+    # RFC 7293 §3.1: no fraction of a second; C or R
     *(
         (ValidSince.parse, text)
         for text in ("2014-04-03T23:01:00.5Z", "2014-04-03T23:01:00Z;", "2014-04-03T23:01:00Z;X")
@@ -137,7 +139,7 @@ def test_anything_else_is_refused_with_a_reason(parse: Callable[[str], object], 
     [
         ("1970-01-01T00:00:00Z", 0),
         ("1969-12-31T23:59:59Z", -1),
-        ("1985-04-12T23:20:50.52Z", 482_196_051),  # RFC 3339 \u00a75.8, its fraction counted as a second
+        ("1985-04-12T23:20:50.52Z", 482_196_051),  # RFC 3339 §5.8, its fraction counted as a second
         ("1996-12-19T16:39:57-08:00", 851_042_397),
         ("1990-12-31T23:59:60Z", 662_688_000),
         ("1990-12-31T15:59:60-08:00", 662_688_000),
@@ -209,3 +211,28 @@ def test_rrvs_refuses_a_next_hop_without_it_unless_told_to_go_on() -> None:
     assert not ValidSince.parse("2014-04-03T23:01:00Z").goes_on
     assert not ValidSince.parse("2014-04-03T23:01:00Z;R").goes_on
     assert ValidSince.parse("2014-04-03T23:01:00Z;C").goes_on
+
+
+PARSERS = tuple({parse for parse, _, _ in GOOD if parse is not once} | {DeliverBy.parse})
+PIECES = st.one_of(st.sampled_from([text for _, text, _ in GOOD]), st.sampled_from(",;:=+-.TZ0+0D\\x{0A}"), st.text())
+
+
+@given(parse=st.sampled_from(PARSERS), pieces=st.lists(PIECES, max_size=4))
+def test_whatever_is_sent_is_refused_or_goes_out_as_it_can(parse: Callable[[str], object], pieces: list[str]) -> None:
+    text = "".join(pieces)
+    try:
+        value = parse(text)
+    except ValueError:
+        return
+    wire = str(value)
+    assert parse(wire) == value
+    assert wire
+    assert all(c > " " and c not in "=\x7f" for c in wire)  # RFC 5321 §4.1.2: an esmtp-value
+    assert wire.isascii() or isinstance(value, OriginalRecipient)
+
+
+@given(seconds=st.integers(1, 999_999_999), now=st.floats(0, 4e9))
+def test_seconds_become_a_moment_and_seconds_again(seconds: int, now: float) -> None:
+    by = DeliverBy.parse_seconds(f"{seconds};R", now)
+    assert by.remaining(now) in {seconds, seconds + 1}  # a whole second more at most
+    assert DeliverBy.parse(str(by)) == by

@@ -74,6 +74,11 @@ def moment_text(seconds: float) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}".zfill(20)  # %Y does not fill up on every system
 
 
+def _upper(text: str) -> str:
+    """Keywords are ASCII: a dotless i in upper case is an I, and still no keyword's letter."""
+    return text.upper() if text.isascii() else text
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Delivery status notifications
 
@@ -94,7 +99,7 @@ class Notify(Flag):
         Raises:
             ValueError: neither NEVER alone nor a list of SUCCESS, FAILURE and DELAY.
         """
-        words = text.upper()
+        words = _upper(text)
         if words == "NEVER":
             return cls.NEVER
         wanted = cls.NEVER
@@ -125,7 +130,7 @@ class Return(Enum):
             ValueError: neither FULL nor HDRS.
         """
         try:
-            return cls(text.upper())
+            return cls(_upper(text))
         except ValueError:
             raise ValueError("RET is FULL or HDRS") from None
 
@@ -395,7 +400,7 @@ class ValidSince:
         moment, semicolon, action = text.partition(";")
         if semicolon and not action:
             raise ValueError("the no-support action of RRVS is C or R")
-        return cls(parse_moment(moment, fraction=False), action.upper())
+        return cls(parse_moment(moment, fraction=False), _upper(action))
 
     @property
     def goes_on(self) -> bool:

@@ -21,6 +21,7 @@ def test_it_exists_where_it_is_claimed() -> None:
     assert "BINARYMIME" not in offers(session)
     assert mail(session, "BODY=BINARYMIME").startswith("501 5.5.4")
     assert mail(session, "BODY=8BITMIME").startswith("250")
+    assert mail(session, "SMTPUTF8 BODY=8B\u0131TMIME").startswith("501 5.5.4")  # in upper case it would be an I
 
 
 def test_every_octet_of_its_chunks_is_kept() -> None:

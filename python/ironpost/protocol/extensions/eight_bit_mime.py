@@ -23,7 +23,7 @@ _BODIES: Final = {body.value: body for body in BodyType}
 
 
 def _body(session: ServerSession, value: str | None) -> BodyType | Reply:
-    body = _BODIES.get("" if value is None else value.upper())
+    body = _BODIES.get(value.upper()) if value is not None and value.isascii() else None
     if body is None or (body is BodyType.BINARY and not binary_mime.taken(session.settings)):
         return replies.BAD_PARAMETER
     return body
