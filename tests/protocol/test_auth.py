@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironpost.model import Address
+from ironpost.model import NULL, Address, Envelope, Recipient
 from ironpost.protocol.dialect import SUBMISSION
-from ironpost.protocol.extensions import typed_parameters, wire_parameters
+from ironpost.protocol.extensions import Outgoing, outgoing, typed_parameters, wire_parameters
 from ironpost.protocol.extensions.auth import Submitter
 from ironpost.protocol.sasl import BY_NAME, MECHANISMS, Circumstances, ClientExchange, Credentials
 from ironpost.protocol.sasl.backoff import Law, LoginBackoff
@@ -524,6 +524,19 @@ def test_the_submitter_is_stored_as_it_stands_on_the_wire() -> None:
         wire = wire_parameters({"AUTH": submitter})
         assert typed_parameters(wire) == {"AUTH": submitter}
     assert str(Submitter(Address("e=mc2", "mail.example"))) == "e+3Dmc2@mail.example"
+
+
+def test_our_client_passes_the_submitter_on_where_it_has_authenticated() -> None:
+    submitter = Submitter(Address("e=mc2", "mail.example"))
+
+    def added(parameters: dict[str, Any], offered: dict[str, str], *, authenticated: bool) -> Any:
+        envelope = Envelope(NULL, (Recipient(Address("c", "d.example")),), parameters)
+        return outgoing(Outgoing(envelope, 10, False, False, authenticated=authenticated), offered)
+
+    assert added({"AUTH": submitter}, {"AUTH": "PLAIN"}, authenticated=True) == {"AUTH": submitter}
+    assert added({}, {"AUTH": "PLAIN"}, authenticated=True) == {"AUTH": Submitter(NULL)}
+    assert added({"AUTH": submitter}, {"AUTH": "PLAIN"}, authenticated=False) == {}
+    assert added({"AUTH": submitter}, {}, authenticated=True) == {}
 
 
 def test_without_authentication_the_parameter_does_not_exist() -> None:

@@ -112,25 +112,37 @@ def test_smtplib_logs_in(run, serving, trusting, mechanism, implicit):
     run(scenario())
 
 
-@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"])
-def test_r53_scram_over_tls_binds_to_the_certificate_that_the_client_sees(run, serving, trusting, mechanism):
-    async def scenario(bound_to, expected):
-        async with serving() as server:
-            client, offered = await upgraded(server, trusting)
-            assert b"SCRAM-SHA-256-PLUS" in offered
-            seen = client.writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            binding = {"tls-server-end-point": bound_to or hashlib.sha256(seen).digest()}
-            facts = Circumstances("fyko+d2lbbFgONRv9qkx", binding, offers_binding=True)
-            ours = ClientExchange(BY_NAME[mechanism], Credentials("ada", "pencil"), facts)
-            reply = await client.say(b"AUTH %b %b\r\n" % (mechanism.encode(), ours.first))
-            while reply.startswith(b"334 "):
-                reply = await client.say(ours.respond(reply[4:].strip()) + b"\r\n")
-            assert codes(reply) == [expected]
-            await client.close()
+async def scram(server, context, mechanism, binding=None):
+    """The last reply of a login by SCRAM, bound to what the client sees, or to `binding`."""
+    client, offered = await upgraded(server, context)
+    assert b"SCRAM-SHA-256-PLUS" in offered
+    secured = client.writer.get_extra_info("ssl_object")
+    if binding is None:
+        binding = {"tls-server-end-point": hashlib.sha256(secured.getpeercert(binary_form=True)).digest()}
+        if secured.version() == "TLSv1.2":
+            binding["tls-unique"] = secured.get_channel_binding("tls-unique")
+    facts = Circumstances("fyko+d2lbbFgONRv9qkx", binding, offers_binding=True)
+    ours = ClientExchange(BY_NAME[mechanism], Credentials("ada", "pencil"), facts)
+    reply = await client.say(b"AUTH %b %b\r\n" % (mechanism.encode(), ours.first))
+    while reply.startswith(b"334 "):
+        reply = await client.say(ours.respond(reply[4:].strip()) + b"\r\n")
+    await client.close()
+    return reply[:3]
 
-    run(scenario(None, b"235"))
-    if mechanism.endswith("PLUS"):
-        run(scenario(b"m" * 32, b"535"))  # somebody in the middle shows another certificate
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_r53_scram_over_tls_binds_to_the_channel_that_the_client_sees(run, serving, trusting, version):
+    trusting.maximum_version = version
+
+    async def scenario():
+        async with serving() as server:
+            assert await scram(server, trusting, "SCRAM-SHA-256") == b"235"
+            assert await scram(server, trusting, "SCRAM-SHA-256-PLUS") == b"235"
+            # Somebody in the middle shows another certificate, or holds another connection.
+            for kind in ("tls-server-end-point", "tls-unique", "tls-exporter"):
+                assert await scram(server, trusting, "SCRAM-SHA-256-PLUS", {kind: b"m" * 32}) == b"535"
+
+    run(scenario())
 
 
 def test_r11_identity_does_not_outlive_starttls(run, serving, trusting, certificate):

@@ -213,8 +213,11 @@ class Connection(asyncio.Protocol):
         connection = self._transport.get_extra_info("ssl_object")
         certificate = connection.getpeercert(binary_form=True)
         end_point = read(certificate).end_point if certificate else b""
+        bindings = {"tls-server-end-point": end_point} if end_point else {}
+        if connection.version() == "TLSv1.2" and (unique := connection.get_channel_binding("tls-unique")):
+            bindings["tls-unique"] = unique
         verified = connection.context.verify_mode is ssl.CERT_REQUIRED and connection.context.check_hostname
-        return {"tls-server-end-point": end_point} if end_point else {}, verified
+        return bindings, verified
 
     async def _pump(self, pieces: Pieces) -> None:
         session = self.session

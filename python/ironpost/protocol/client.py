@@ -107,10 +107,11 @@ class ClientSession:
     """One connection's worth of conversation."""
 
     # fmt: off
-    __slots__ = ("_awaited", "_bdat", "_binary", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out", "_reader",
-                 "_unsent", "accepted", "bindings", "domain", "doubt", "ending", "exchange", "greeting",
-                 "held_response", "limits", "local_hostname", "nonce", "offered", "reason", "remote", "replies",
-                 "secure", "security", "state", "tls_refused", "transaction", "transactions", "verified")
+    __slots__ = ("_awaited", "_bdat", "_binary", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out",
+                 "_reader", "_unsent", "accepted", "authenticated", "bindings", "domain", "doubt", "ending",
+                 "exchange", "greeting", "held_response", "limits", "local_hostname", "nonce", "offered", "reason",
+                 "remote", "replies", "secure", "security", "state", "tls_refused", "transaction", "transactions",
+                 "verified")
     # fmt: on
 
     def __init__(
@@ -165,6 +166,8 @@ class ClientSession:
         """Its initial response, which was too long for the command."""
         self.doubt: Reply | None = None
         """Why we gave it up; the peer was told."""
+        self.authenticated = False
+        """The peer knows who we are."""
         self.reason: Reply | None = None
         """Why the session closed before `quit`, or why it never became ready."""
         self.ending: Ending | None = None
@@ -530,6 +533,7 @@ class ClientSession:
             transaction.needs_smtputf8,
             transaction.now,
             self.verified,
+            self.authenticated,
         )
 
     def _parameters(self, transaction: Transaction, message: Outgoing) -> str | None:

@@ -151,6 +151,7 @@ def logged_in(session: ClientSession, _reply: wire.Reply, _step: Step, _number: 
     except Untrusted as reason:
         session.forsake(_untrusted(reason))
         return
+    session.authenticated = True
     session.become_ready()
 
 

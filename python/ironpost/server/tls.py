@@ -37,6 +37,7 @@ TICKETS: Final = 1
 """Session tickets that a TLS 1.3 handshake gives: a mail client comes back one connection at a time."""
 END_POINT: Final = "tls-server-end-point"
 EXPORTER: Final = "tls-exporter"
+UNIQUE: Final = "tls-unique"
 
 _VERSIONS: Final = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
@@ -149,6 +150,8 @@ class TlsContext:
         bindings = {}
         if end_point := self._binding[id(connection.context)]:
             bindings[END_POINT] = end_point
+        if connection.version() == "TLSv1.2" and (unique := connection.get_channel_binding(UNIQUE)):
+            bindings[UNIQUE] = unique  # RFC 5802 §6.1 makes it a must; TLS 1.3 has none (RFC 9266 §1)
         if EXPORTER in ssl.CHANNEL_BINDING_TYPES:  # no released Python has it yet (RFC 9266 §2)
             exported = connection.get_channel_binding(EXPORTER)
             if exported:

@@ -37,6 +37,7 @@ from ironpost.protocol.sasl.scram import credential
 SALT = bytes(range(16))
 STORED = credential("pencil", SALT, 4096)
 EXPORTER = {"tls-exporter": b"x" * 32, "tls-server-end-point": b"e" * 32}
+UNIQUE = {"tls-unique": b"u" * 12, "tls-server-end-point": b"e" * 32}
 END_POINT = {"tls-server-end-point": b"e" * 32}
 SERVER = Circumstances(nonce="serverside", hostname="mx.example", secret=b"key")
 CLIENT = Circumstances(nonce="clientside")
@@ -239,6 +240,7 @@ def test_scramp_and_we_bind_to_the_channel_alike() -> None:
     [
         (EXPORTER, EXPORTER, True),
         (END_POINT, EXPORTER, True),
+        (UNIQUE, UNIQUE, True),
         (EXPORTER, END_POINT, False),  # the server's TLS library does not offer what the client binds to
         ({"tls-server-end-point": b"m" * 32}, END_POINT, False),  # somebody in the middle
         (END_POINT, {}, False),
@@ -464,13 +466,18 @@ def test_secrets_do_not_show() -> None:
 
 def test_the_client_chooses_the_best_that_it_can_use() -> None:
     every = [mechanism.name.lower() for mechanism in MECHANISMS]
-    bound, free = Circumstances(bindings=END_POINT), Circumstances()
+    bound, free = Circumstances(bindings=UNIQUE), Circumstances()
+    by_certificate = Circumstances(bindings=END_POINT)
 
     def chosen(credentials: Credentials, circumstances: Circumstances, offered: list[str] = every) -> str | None:
         mechanism = choose(offered, credentials, circumstances)
         return None if mechanism is None else mechanism.name
 
     assert chosen(ADA, bound) == "SCRAM-SHA-256-PLUS"
+    assert chosen(ADA, Circumstances(bindings=EXPORTER)) == "SCRAM-SHA-256-PLUS"
+    assert chosen(ADA, by_certificate) == "SCRAM-SHA-256"  # a server that binds need not know that type
+    assert choose(every, ADA, by_certificate, ["SCRAM-SHA-256-PLUS"]) is BY_NAME["SCRAM-SHA-256-PLUS"]
+    assert choose(every, ADA, free, ["SCRAM-SHA-256-PLUS"]) is None
     assert chosen(ADA, free) == "SCRAM-SHA-256"
     assert chosen(ADA, free, ["login", "PLAIN"]) == "PLAIN"
     assert chosen(ADA, free, ["LOGIN"]) == "LOGIN"

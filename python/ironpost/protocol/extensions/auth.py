@@ -4,7 +4,8 @@ Promises: a mechanism is offered, and accepted, only if the authenticator has wh
 settings say so. Every refusal of credentials reads 535 5.7.8, whoever was tried (SECURITY R53); an authenticator that
 raises or is late is 454 4.7.0, and so is a login that has to wait (`Settings.login_limit`), for which no authenticator
 is asked. Whatever the client sends, the session lives, and no other notices (CVE-2025-59028, SECURITY R22).
-AUTH= in MAIL is believed only of a client that has authenticated; else it counts as `<>` (RFC 4954 §5).
+AUTH= in MAIL is believed only of a client that has authenticated; else it counts as `<>` (RFC 4954 §5). Our client
+passes it on to hosts that it has authenticated to, as `<>` where nothing better is known.
 
 Refuses: AUTH before EHLO, inside a transaction and for a second time (503), a mechanism that is not offered (504, or
 538 where it is only TLS that is missing), an initial response where the server speaks first (501 5.7.0), what is not
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
-    from ironpost.protocol.extensions.base import Offer
+    from ironpost.protocol.extensions.base import Offer, Outgoing, Parameters
     from ironpost.protocol.sasl import Mechanism
     from ironpost.protocol.server import ServerSession
     from ironpost.protocol.settings import Settings
@@ -286,6 +287,11 @@ class Auth(Extension):
     mail_parameters: ClassVar = {"AUTH": _submitter}
     stored: ClassVar = {"AUTH": Submitter.parse}
     verbs: ClassVar = {"AUTH": _auth}
+
+    def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters:
+        if not message.authenticated or "AUTH" not in offered:
+            return {}
+        return {"AUTH": message.envelope.parameters.get("AUTH", UNKNOWN)}  # RFC 4954 §5: a must
 
     def available(self, settings: Settings) -> bool:
         return settings.authenticator is not None

@@ -61,6 +61,8 @@ class Outgoing:
     """Seconds since 1970: when MAIL is sent, for what counts time."""
     verified: bool = False
     """The connection is under TLS, and the peer's certificate was verified."""
+    authenticated: bool = False
+    """The peer knows who we are (RFC 4954)."""
 
 
 class Extension:

@@ -28,7 +28,7 @@ from ironpost.protocol.sasl.mechanism import (
 from ironpost.protocol.sasl.names import PrepareError, prepare
 from ironpost.protocol.sasl.oauth_bearer import OAuthBearer
 from ironpost.protocol.sasl.plain import Plain
-from ironpost.protocol.sasl.scram import Scram, ScramCredential, ScramPlus
+from ironpost.protocol.sasl.scram import COMMON_BINDINGS, Scram, ScramCredential, ScramPlus
 from ironpost.protocol.sasl.xoauth2 import XOAuth2
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def choose(
 ) -> Mechanism | None:
     """The mechanism that a client uses: the first of the registry that the server offers and that can be used here.
 
+    A server need not know `tls-server-end-point`, so with that alone one that binds to the channel is the last choice.
+
     Args:
         offered: names in the peer's EHLO list, in any case.
         credentials: what the client has.
@@ -130,12 +132,14 @@ def choose(
         allowed: names of those that may be used; in clear only those that do not show the password, or none.
     """
     names = {name.upper() for name in offered}
+    last = None
     for mechanism in MECHANISMS:
         if mechanism.name in names and mechanism.name in allowed and mechanism.usable(credentials):
-            if mechanism.binds and not circumstances.bindings:
-                continue
-            return mechanism
-    return None
+            if not mechanism.binds or any(kind in circumstances.bindings for kind in COMMON_BINDINGS):
+                return mechanism
+            if circumstances.bindings:
+                last = mechanism
+    return last
 
 
 __all__ = [

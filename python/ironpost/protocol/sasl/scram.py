@@ -1,10 +1,10 @@
 """SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: each side proves that it knows the password, and neither sends it.
 
 Promises: the server stores no password (RFC 5802 §3) and shows a name that it does not know a salt and a count like any
-other, the same ones each time (SECURITY R53). PLUS binds to the TLS channel: `tls-server-end-point`, or `tls-exporter`
-(RFC 9266) where the TLS library has it. A client that can bind and believes that the server cannot (`y`) is refused
-when the server can: somebody took PLUS out of the list (RFC 5802 §6). The client refuses a server that does not prove
-itself, fewer than 4,096 iterations, and so many that its event loop would stand.
+other, the same ones each time (SECURITY R53). PLUS binds to the TLS channel: by `tls-server-end-point`, by `tls-unique`
+of TLS 1.2, and by `tls-exporter` (RFC 9266) where the TLS library has it. A client that can bind and believes that the
+server cannot (`y`) is refused when the server can: somebody took PLUS out of the list (RFC 5802 §6). The client refuses
+a server that does not prove itself, fewer than 4,096 iterations, and so many that its event loop would stand.
 
 It is written here, on `hashlib` and `hmac`, because it has to work without any other package, with an authenticator
 that awaits, and with `tls-exporter`; the tests compare it with the package scramp.
@@ -44,8 +44,10 @@ MOST_ITERATIONS: Final = 1_000_000
 """What a client computes for a server: about a second."""
 ITERATIONS: Final = 65_536
 """Of the credentials that we make."""
-BINDINGS: Final = ("tls-exporter", "tls-server-end-point")
-"""The channel bindings that a client uses, the better one first (RFC 9266 §3)."""
+COMMON_BINDINGS: Final = ("tls-exporter", "tls-unique")
+"""What every server has that binds at all: of TLS 1.3 (RFC 9266 §3), and of TLS 1.2 (RFC 5802 §6.1)."""
+BINDINGS: Final = (*COMMON_BINDINGS, "tls-server-end-point")
+"""The channel bindings that a client uses, the better one first."""
 
 # RFC 5802 §7. Extensions at the end are signed and ignored; `m=` before the name must be refused (§5.1), and is.
 _FIRST: Final = re.compile(r"((?:n|(y)|p=([A-Za-z0-9.-]+)),(?:a=([^,]+))?,)(n=([^,]+),r=([!-+\--~]+)(?:,.*)?)", re.S)
