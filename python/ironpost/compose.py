@@ -15,9 +15,9 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
-from ironpost.compose_auth import AuthError, Logins, authenticator, login_limit
+from ironpost.compose_auth import AuthError, Login, authenticator, first_login, login_limit
 from ironpost.compose_delivery import Ways, customers, routes
-from ironpost.compose_listeners import Manner, Place, certificates, handed_over, places
+from ironpost.compose_listeners import Common, Manner, Place, certificates, handed_over, places
 from ironpost.compose_policy import policy_settings
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from ironpost.service.control import Command
     from ironpost.service.news import News
 
+CLAIMS = frozenset({"FUTURERELEASE", "REQUIRETLS"})
+"""Extensions that are offered because queue and delivery keep what they promise: a message waits for its time, and one
+that requires TLS is delivered here, or handed to a next hop that promises the same under verified TLS, or fails."""
 SPARE_FILES = 512
 """Descriptors beyond those of connections: the store, deliveries, DNS."""
 
@@ -107,8 +110,10 @@ class System:
         self._clock = SystemClock()
         self._random = SystemRandom()
         self._counters = Counters()
-        self._login_limit = login_limit(self._clock, share and share.news)
+        self._login_limit = login_limit(self._clock, self._counters, share and share.news)
         self._quotas: SharedQuotas | None = None
+        self.first_login: Login | None = None
+        """The account that this start made, for whoever started it."""
         self.places: list[Place] = []
         """Where it listens."""
         self._ways: Ways
@@ -123,7 +128,8 @@ class System:
         Raises:
             DataError, ListenError: it cannot start; everything that was started is stopped.
             SchemaError: another version of ironpost wrote the data.
-            TlsError, AuthError: a certificate, or who knows the users, cannot be used.
+            TlsError: a certificate cannot be used.
+            AuthError: the accounts cannot be used.
         """
         configuration = self.configuration
         raise_file_limit(_connections(configuration) + SPARE_FILES)
@@ -133,8 +139,10 @@ class System:
             self._quotas = SharedQuotas(share.news, asyncio.get_running_loop().call_later)
         name = own_name(configuration)
         try:
+            if share is None:
+                self.first_login = first_login(configuration)
             tls = certificates(configuration, name)
-            logins = Logins(authenticator(configuration), self._login_limit)
+            common = self._common(configuration, name)
         except BaseException:
             await self._store.close()
             if lock is not None:
@@ -161,9 +169,8 @@ class System:
         )
         self.places = places(
             configuration,
-            name,
+            common,
             self._handlers(configuration, name),
-            logins,
             tls,
             self._counters,
             handed_over(configuration) if share is None else share.sockets,
@@ -235,11 +242,11 @@ class System:
         new_routes = routes(new)
         handlers = self._handlers(new, name)
         try:
+            common = self._common(new, name)
             tls = certificates(new, name)
-            logins = Logins(authenticator(new), self._login_limit)
-        except (TlsError, AuthError) as error:
+        except (AuthError, TlsError) as error:
             raise ControlError(str(error)) from error
-        manners = [Manner.of(new, listener, name, logins) for listener in new.listener]
+        manners = [Manner.of(new, listener, common) for listener in new.listener]
         # From here on nothing can fail.
         self.configuration = new
         records.change(new.log.level, new.log.format)
@@ -251,6 +258,9 @@ class System:
         if new.hash == old.hash:
             return f"nothing has changed (configuration {old.hash})"
         return f"configuration {new.hash} replaces {old.hash}"
+
+    def _common(self, configuration: Configuration, name: str) -> Common:
+        return Common(name, authenticator(configuration), self._login_limit, self._clock.now)
 
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
         """One for each role that a listener has."""
@@ -267,6 +277,7 @@ class System:
                 accept=self._runner.accept,
                 role=role,
                 on_demand=self._on_demand if role in logging_in else None,
+                claims=CLAIMS,
                 metrics=self._counters,
             )
             for role in {listener.role for listener in configuration.listener}

@@ -1,14 +1,18 @@
 """The part of the composition that knows who may log in: the accounts of `[auth]` as one authenticator.
 
 Promises: what cannot be had (a hook that is not there, a database without a file) is an error at start and at a reload,
-and not at the first login.
+and not at the first login. Where nothing was configured a first account is made, once, so that there is one to try; its
+password is shown to whoever starts the server, and kept only as a hash.
 """
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ironpost.config.auth import Auth
+from ironpost.config.schema import LISTENERS
 from ironpost.lookup.users import Users, decoy_key
 from ironpost.lookup.users_file import UsersFile, UsersFileError
 from ironpost.lookup.users_hook import HookError, load
@@ -18,24 +22,26 @@ from ironpost.protocol.sasl.backoff import LoginBackoff
 if TYPE_CHECKING:
     from ironpost.config import Configuration
     from ironpost.lookup.users import UserSource
-    from ironpost.model.ports import Clock
-    from ironpost.protocol.sasl.backoff import LoginLimit
+    from ironpost.model.ports import Clock, Metrics
     from ironpost.service.news import News
 
 LOGINS: Final = "logins"
 """The topic of `news`."""
+FIRST_USER: Final = "you"
+"""The local part of the account that is made where nothing was configured."""
+ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
+"""What its password is made of: nothing that is read as something else, or that a shell minds."""
+
+
+class Login(NamedTuple):
+    """A name and its password."""
+
+    name: str
+    password: str
 
 
 class AuthError(Exception):
     """The accounts cannot be used; the text says which and why."""
-
-
-class Logins(NamedTuple):
-    """What listeners where clients can log in have in common."""
-
-    users: Users | None
-    limit: LoginLimit
-    """It outlives a reload."""
 
 
 def authenticator(configuration: Configuration) -> Users | None:
@@ -64,18 +70,39 @@ def authenticator(configuration: Configuration) -> Users | None:
     return Users(sources, hook, mechanisms=auth.mechanisms, decoy_key=key)
 
 
-def login_limit(clock: Clock, news: News | None) -> LoginBackoff:
+def login_limit(clock: Clock, metrics: Metrics, news: News | None) -> LoginBackoff:
     """Who has to wait before the next login (SECURITY R53); with `news`, wherever the last one was tried."""
-    if news is None:
-        return LoginBackoff(clock)
 
     def tell(account: str, ip: str, good: bool) -> None:
-        news.tell(LOGINS, [account, ip, good])
+        metrics.count("logins", "accepted" if good else "refused")
+        if news is not None:
+            news.tell(LOGINS, [account, ip, good])
 
     def hear(told: tuple[str, str, bool]) -> None:
         account, ip, good = told
         (limit.succeeded if good else limit.failed)(account, ip, told=True)
 
     limit = LoginBackoff(clock, tell=tell)
-    news.on(LOGINS, hear)
+    if news is not None:
+        news.on(LOGINS, hear)
     return limit
+
+
+def first_login(configuration: Configuration) -> Login | None:
+    """Makes an account if neither listeners nor accounts are configured and there is no users file; None otherwise.
+
+    Raises:
+        AuthError: the users file cannot be written.
+    """
+    if configuration.listener != LISTENERS or configuration.auth != Auth() or configuration.users.exists():
+        return None
+    domain = next(iter(configuration.local.domains), "localhost")
+    password = "".join(secrets.choice(ALPHABET) for _ in range(16))
+    made = Login(f"{FIRST_USER}@{domain}", password)
+    try:
+        UsersFile(configuration.users).add(*made)
+    except UsersFileError as fault:
+        raise AuthError(str(fault)) from fault
+    except OSError as error:
+        raise AuthError(f"{configuration.users}: {error.strerror}") from error
+    return made

@@ -27,17 +27,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
-    from ironpost.compose_auth import Logins
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import Where
     from ironpost.model.ports import Metrics
     from ironpost.protocol.handler import Handler
+    from ironpost.protocol.sasl import Authenticator
+    from ironpost.protocol.sasl.backoff import LoginLimit
     from ironpost.server.limits import LimitBook
 
 DIALECTS: Final = {"mx": SMTP, "submission": SUBMISSION, "lmtp": LMTP}
 """By role."""
 
 log = logging.getLogger("ironpost.compose")
+
+
+class Common(NamedTuple):
+    """What the sessions of all listeners share beside the configuration."""
+
+    name: str
+    """What the server calls itself."""
+    authenticator: Authenticator | None
+    """Who knows the users."""
+    login_limit: LoginLimit
+    """Who has to wait before the next login."""
+    now: Callable[[], float]
+    """Seconds since 1970."""
 
 
 class Manner(NamedTuple):
@@ -49,10 +63,10 @@ class Manner(NamedTuple):
     pause: float
 
     @classmethod
-    def of(cls, configuration: Configuration, listener: Listener, name: str, logins: Logins) -> Self:
-        """As configured, for a server that calls itself `name`."""
+    def of(cls, configuration: Configuration, listener: Listener, common: Common) -> Self:
+        """As configured."""
         return cls(
-            session_settings(configuration, listener, name, logins),
+            session_settings(configuration, listener, common),
             timeouts_of(configuration, listener),
             connection_limits(configuration, listener),
             listener.pause,
@@ -121,9 +135,8 @@ def place_of(name: Any) -> Endpoint | SocketPath:
 
 def places(
     configuration: Configuration,
-    name: str,
+    common: Common,
     handlers: Mapping[str, Handler],
-    logins: Logins,
     tls: TlsContext | None,
     metrics: Metrics,
     handed_over: Mapping[str, list[socket.socket]],
@@ -134,9 +147,8 @@ def places(
 
     Args:
         configuration: whose listeners.
-        name: what the server calls itself.
+        common: what they share.
         handlers: of their sessions, by role.
-        logins: who knows the users, and who has to wait.
         tls: what `certificates` gave.
         metrics: what is counted.
         handed_over: sockets to listen on that are there already, by what the configuration calls the address.
@@ -145,7 +157,7 @@ def places(
     """
     found: list[Place] = []
     for number, listener in enumerate(configuration.listener):
-        manner = Manner.of(configuration, listener, name, logins)
+        manner = Manner.of(configuration, listener, common)
         book = books(number)
         for where in listener.listen:
             sockets = handed_over.get(str(where), [])
@@ -229,18 +241,17 @@ def _self_signed(folder: Path, name: str) -> tuple[Path, Path]:
     return chain, key
 
 
-def session_settings(configuration: Configuration, listener: Listener, name: str, logins: Logins) -> Settings:
+def session_settings(configuration: Configuration, listener: Listener, common: Common) -> Settings:
     """What the sessions of a listener have in common.
 
     Args:
         configuration: for what all listeners share.
         listener: for its own keys.
-        name: what the server calls itself.
-        logins: who knows the users, and who has to wait.
+        common: what listeners share beside that.
     """
     smtp, limits = configuration.smtp, configuration.limits_of(listener)
     return Settings(
-        hostname=name,
+        hostname=common.name,
         max_size=smtp.max_message,
         max_recipients=smtp.max_recipients,
         max_errors=limits.errors,
@@ -250,9 +261,10 @@ def session_settings(configuration: Configuration, listener: Listener, name: str
         newlines=listener.newlines,
         eight_bit=listener.eight_bit,
         dialect=DIALECTS[listener.role]._replace(authenticate=listener.auth == "required"),
-        authenticator=None if listener.auth == "none" else logins.users,
+        authenticator=None if listener.auth == "none" else common.authenticator,
         auth_in_clear=listener.auth_in_clear,
-        login_limit=logins.limit,
+        login_limit=common.login_limit,
+        now=common.now,
         xclient=listener.xclient,
     )
 

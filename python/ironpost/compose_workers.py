@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ironpost.compose import Control, Lock, own_name, queue_ids, refuse_fixed, refuse_unknown, used
-from ironpost.compose_auth import authenticator
+from ironpost.compose_auth import authenticator, first_login
 from ironpost.compose_listeners import ListenError, certificates, handed_over, place_of
 from ironpost.config import ConfigError
 from ironpost.config.quantities import Endpoint, SocketPath
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
+    from ironpost.compose_auth import Login
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import Where
 
@@ -75,8 +76,9 @@ class Reserved:
     workers inherit them.
     """
 
-    def __init__(self, listener: Listener, where: Where, kept: list[int]) -> None:
-        """`kept`: gets the descriptors that the workers inherit."""
+    def __init__(self, number: int, listener: Listener, where: Where, kept: list[int]) -> None:
+        """`number`: which listener, from 0. `kept`: gets the descriptors that the workers inherit."""
+        self.listener = number
         self.role = listener.role
         self.tls = listener.tls
         self.where = where
@@ -139,12 +141,14 @@ class Supervised:
         self._workers: Workers
         self._reloading = asyncio.Lock()
         self._ledger = Ledger()
+        self.first_login: Login | None = None
+        """As `System.first_login`."""
         self._told: dict[int, Source] = {}
         """What each worker runs with, as far as it was told."""
         self._kept: list[int] = []
         self.places = [
-            Reserved(listener, where, self._kept)
-            for listener in source.configuration.listener
+            Reserved(number, listener, where, self._kept)
+            for number, listener in enumerate(source.configuration.listener)
             for where in listener.listen
         ]
         """Where it listens."""
@@ -171,6 +175,7 @@ class Supervised:
                 shards = lay_out(data)
                 if self._count > shards:
                     raise TooManyWorkers(self._count, shards)
+                self.first_login = first_login(self.configuration)
                 certificates(self.configuration, own_name(self.configuration))  # one is made here, if at all
                 authenticator(self.configuration)  # the same
                 sockets = handed_over(self.configuration)

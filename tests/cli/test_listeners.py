@@ -135,7 +135,7 @@ def test_a_certificate_that_cannot_be_used_is_named(
 def test_lmtp_over_a_unix_socket_answers_for_each_recipient(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "lmtp.sock"
     server = serve("", f'role = "lmtp"\nlisten = ["unix:{path}"]\nmode = "0600"')
-    assert f"listening on unix:{path} for lmtp" in server.said
+    assert f"listening on unix:{path} for lmtp, in clear, no login" in server.said
     assert path.stat().st_mode & 0o777 == 0o600
     with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rwb") as stream:
         connection.settimeout(30)
@@ -232,7 +232,7 @@ def test_eight_bit_content_must_be_declared_on_port_25_and_need_not_where_a_fron
 def test_workers_share_a_unix_socket_and_one_certificate(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "mx.sock"
     server = serve("", f'role = "mx"\nlisten = ["127.0.0.1:0", "unix:{path}"]', workers=2)
-    assert f"listening on unix:{path} for mx" in server.said
+    assert f"listening on unix:{path} for mx, STARTTLS, no login" in server.said
     made = der(server.data / "tls" / "self-signed.pem")
     assert [shown(server.port, "localhost") for _ in range(8)] == [made] * 8
     for _ in range(8):

@@ -128,7 +128,10 @@ format = "text"
 
 def test_the_default_is_what_make_run_promises() -> None:
     found = default()
-    assert [(one.role, one.listen) for one in found.listener] == [("mx", (Endpoint("127.0.0.1", 2525),))]
+    assert [(one.role, one.listen) for one in found.listener] == [
+        ("mx", (Endpoint("127.0.0.1", 2525),)),
+        ("submission", (Endpoint("127.0.0.1", 2587),)),
+    ]
     assert found.smtp.trusted == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     assert found.local.domains == ("localhost",)
     assert found.maildir == Path("ironpost-data/mail")
@@ -326,7 +329,7 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
             "c.toml: on_demand: localhost is local, or another customer's",
         ),
         (
-            '[[on_demand]]\nlogin = "jo"\ndomains = ["a.example"]',
+            '[[listener]]\nrole = "mx"\nlisten = ["x:1"]\n[[on_demand]]\nlogin = "jo"\ndomains = ["a.example"]',
             'c.toml: on_demand: nobody can fetch mail, because no listener has auth = "offered" or "required"',
         ),
         (

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ironpost.compose_auth import Login
     from ironpost.compose_listeners import Place
     from ironpost.compose_workers import Reserved
+    from ironpost.config import Listener
     from ironpost.config.quantities import SocketPath, Where
 
 
@@ -76,7 +78,7 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
         raise _cannot_listen(error) from None
     except DataError as error:
         raise _cannot_use(error) from None
-    except (TlsError, AuthError) as error:
+    except (AuthError, TlsError) as error:
         raise Stop(exits.CONFIGURATION, str(error)) from None
     except SchemaError as error:
         raise Stop(exits.CONFIGURATION, f"{data}: {error}") from None
@@ -161,22 +163,52 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _banner(system: System | Supervised, file: Path | None) -> list[str]:
-    found = system.configuration
+    found, login = system.configuration, system.first_login
     domain = found.local.domains[0] if found.local.domains else "localhost"
     origin = file or "built-in default"
     lines = [f"ironpost {release()}, {wire.IMPLEMENTATION} wire, configuration {found.hash} ({origin})"]
-    lines += [f"listening on {bound} for {place.role}" for place, bound in _bound(system)]
-    _, bound = next(_bound(system))
-    if isinstance(bound, Endpoint):
-        lines += [
-            f"try:  swaks --server {bound.host} --port {bound.port} --to you@{domain}",
-            f"or:   printf 'Subject: hello\\r\\n\\r\\nworld\\r\\n' | curl -T - --mail-rcpt you@{domain} smtp://{bound}",
-        ]
+    tries: list[str] = []
+    for place, bound in _bound(system):
+        listener = found.listener[place.listener]
+        lines.append(f"listening on {bound} for {place.role}, {TLS_WORDS[place.tls]}, {AUTH_WORDS[listener.auth]}")
+        tries.append(_try(place, bound, listener, domain, login))
+    if not found.tls.certificates and any(listener.tls != "none" for listener in found.listener):
+        lines.append(f"no certificate is configured: a self-signed one is in {found.data / 'tls'}")
+    if login is not None:
+        lines.append(f"made the user {login.name} with the password {login.password}, which is shown only now")
+        lines.append(f"choose another one with: ironpost user add --replace {login.name}")
+    lines += [f"{'try: ' if number == 0 else 'or:  '} {line}" for number, line in enumerate(tries)]
     lines += [
         f"mail for {', '.join(f'*@{name}' for name in found.local.domains)} goes to the Maildir {found.maildir}",
         "stop with Ctrl-C",
     ]
     return lines
+
+
+TLS_WORDS: Final = {"none": "in clear", "starttls": "STARTTLS", "implicit": "TLS from the start"}
+AUTH_WORDS: Final = {"none": "no login", "offered": "login offered", "required": "login required"}
+
+
+def _try(
+    place: Place | Reserved, bound: Endpoint | SocketPath, listener: Listener, domain: str, login: Login | None
+) -> str:
+    """A line that sends a message through one listener."""
+    if isinstance(bound, Endpoint):
+        words = [f"swaks --server {bound.host} --port {bound.port}"]
+    else:
+        words = [f"swaks --socket {bound.path}"]
+    if place.role == "lmtp":
+        words.append("--protocol LMTP")
+    if place.tls == "implicit":
+        words.append("--tls-on-connect")
+    elif place.tls == "starttls" and place.role == "submission":
+        words.append("--tls")
+    if listener.auth == "required":
+        name = f"you@{domain}" if login is None else login.name
+        words.append(f"--auth PLAIN --auth-user {name} --from {name}")
+        if login is not None:
+            words.append(f"--auth-password {login.password}")
+    return " ".join([*words, f"--to you@{domain}"])
 
 
 def _bound(system: System | Supervised) -> Iterator[tuple[Place | Reserved, Endpoint | SocketPath]]:

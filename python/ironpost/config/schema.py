@@ -99,7 +99,10 @@ class Log(Section):
     """One JSON object a line, or `key=value` for eyes."""
 
 
-LISTENERS: tuple[Listener, ...] = (Listener.model_validate({"role": "mx", "listen": ("127.0.0.1:2525",)}),)
+LISTENERS: tuple[Listener, ...] = (
+    Listener.model_validate({"role": "mx", "listen": ("127.0.0.1:2525",)}),
+    Listener.model_validate({"role": "submission", "listen": ("127.0.0.1:2587",), "limits": {"connections": 1000}}),
+)
 """Where the server listens unless the configuration says otherwise."""
 
 
