@@ -1,266 +1,126 @@
-"""`serve --workers`: several processes that a user meets as one server."""
+"""Workers that behave badly: small scripts in the place of a real one."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import re
 import signal
-import smtplib
-import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from ironpost.compose_workers import merged
-from ironpost.model import Address, Envelope, Recipient
-from ironpost.queue.store import NewMessage
-from ironpost.service.control import ControlError, ask
-from ironpost.storage.shards import SHARDS, ShardsReader
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.service import workers as module
+from ironpost.service.workers import WorkerFailed, Workers
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    Serve = Callable[..., Any]
-    Until = Callable[[Callable[[], bool], Callable[[], str]], None]
-
-LATER = '[[route]]\ndomains = ["later.example"]\nsmart_host = ["127.0.0.1:1"]\n'
-"""Nobody listens on port 1: this mail waits."""
+HEAD = """
+import json, os, signal, socket, sys
+channel = socket.socket(fileno=int(sys.argv[-1]))
+orders = json.loads(channel.makefile("rb").readline())["note"]
+tell = lambda **note: channel.sendall(json.dumps({"note": note}).encode() + b"\\n")
+"""
+READY = "tell(ready=True)\nchannel.recv(1)\n"
+"""Ready, and ends with its link."""
 
 
-def send(port: int, to: str, count: int, subject: str = "number") -> None:
-    """So many messages, each over a connection of its own, so that every worker gets some."""
-    for number in range(count):
-        with smtplib.SMTP("127.0.0.1", port, "client.example", timeout=30) as client:
-            client.sendmail("from@client.example", [to], f"Subject: {subject} {number}\r\n\r\nx\r\n")
+def crew(script: str, count: int = 2, **options: Any) -> Workers:
+    return Workers(count, ("-c", script), lambda number: {"number": number}, **options)
 
 
-def status(server: Any) -> dict[str, Any]:
-    return ask(server.data / "control.sock", {"do": "status"})
+async def within(work: Any) -> Any:
+    return await asyncio.wait_for(work, 30)
 
 
-def pids(server: Any) -> list[int]:
-    return [worker["pid"] for worker in status(server)["workers"]]
+def ended(workers: Workers) -> bool:
+    return all(worker.process is None or worker.process.returncode is not None for worker in workers.all)
 
 
-def sizes(port: int, times: int = 40) -> set[str]:
-    """What the workers announce as SIZE: with so many connections all are asked, but for one time in a million."""
-    found = set()
-    for _ in range(times):
-        with smtplib.SMTP("127.0.0.1", port, "client.example", timeout=30) as client:
-            client.ehlo()
-            found.add(client.esmtp_features["size"])
-    return found
+def test_a_worker_that_cannot_start_is_named_and_takes_the_others_with_it() -> None:
+    script = HEAD + 'if orders["number"] == 1: tell(failed="no such thing", code=73); sys.exit(73)\n' + READY
+
+    async def run() -> None:
+        workers = crew(script)
+        with pytest.raises(WorkerFailed, match="no such thing") as failed:
+            await within(workers.start())
+        assert failed.value.code == 73
+        assert ended(workers)
+
+    asyncio.run(run())
 
 
-def shards_with_mail(data: Path) -> list[str]:
-    found = []
-    for directory in sorted((data / "shards").glob("[0-9]*")):
-        reader = ShardsReader.open_readonly(data)
-        reader.close()
-        store = SqliteStore.at(directory, reserve=0)
-        if asyncio.run(store.list()):
-            found.append(directory.name)
-        store.abandon()
-    return found
+def test_a_worker_that_dies_before_it_is_ready_is_told_of() -> None:
+    async def run() -> None:
+        workers = crew(HEAD + "os.kill(os.getpid(), signal.SIGKILL)")
+        with pytest.raises(WorkerFailed, match="was ended by SIGKILL before it was ready") as failed:
+            await within(workers.start())
+        assert failed.value.code == 70
+        assert ended(workers)
+
+    asyncio.run(run())
 
 
-def test_several_workers_are_one_server(serve: Serve) -> None:
-    server = serve(workers=3)
-    assert len(set(pids(server))) == 3
-    assert server.process.pid not in pids(server)
-    assert [place["role"] for place in status(server)["listening"]] == ["mx"]
-    send(server.port, "you@localhost", 30)
-    assert len(server.wait_for_mail(30)) == 30
-    server.wait_until_empty()
-    counts = ask(server.data / "control.sock", {"do": "metrics"})["counts"]
-    assert counts["connections"] == {"mx": 30}, "those of all workers together"
-    assert server.stop() == 0
-    assert '"error"' not in server.log()
+def test_a_start_that_is_called_off_leaves_nobody() -> None:
+    async def run() -> None:
+        workers = crew(HEAD + "channel.recv(1)")  # never ready
+        start = asyncio.create_task(workers.start())
+        while not all(worker.process is not None for worker in workers.all):
+            await asyncio.sleep(0)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await within(start)
+        assert ended(workers)
+
+    asyncio.run(run())
 
 
-def test_the_queue_is_shown_and_changed_over_all_shards(serve: Serve) -> None:
-    server = serve(LATER, workers=3)
-    send(server.port, "you@later.example", 24)
-    listed = server.json("queue", "list")
-    assert len(listed) == 24
-    assert [each["accepted"] for each in listed] == sorted(each["accepted"] for each in listed)
-    assert len(server.json("queue", "list", "--limit", "5")) == 5
-    ids = [each["id"] for each in listed]
-    assert server.json("queue", "show", ids[17])["id"] == ids[17]
-    assert server.json("queue", "retry", "--all") == {"recipients": 24}
-    assert server.json("queue", "retry", *ids[:10]) == {"recipients": 10}
-    refused = server.run("queue", "drop", *ids[:4], "nosuchid")
-    assert (refused.returncode, refused.stderr) == (
-        66, b"ironpost: no message nosuchid in the queue; nothing was changed\n",
-    )  # fmt: skip
-    assert len(server.json("queue", "list")) == 24
-    assert server.json("queue", "hold", ids[0], ids[1]) == {"recipients": 2}
-    assert server.json("queue", "release", ids[0], ids[1]) == {"recipients": 2}
-    assert server.json("queue", "drop", *ids[:20]) == {"messages": 20}
-    server.stop()
-    assert [each["id"] for each in server.json("queue", "list")] == ids[20:], "without a server, too"
-    assert len(shards_with_mail(server.data)) >= 1
+def test_a_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.1)
+    script = HEAD + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntell(ready=True)\nwhile True: signal.pause()\n"
+
+    async def run() -> None:
+        workers = crew(script)
+        await within(workers.start())
+        await within(workers.stop())
+        assert [worker.process and worker.process.returncode for worker in workers.all] == [-signal.SIGKILL] * 2
+
+    asyncio.run(run())
 
 
-def test_fewer_workers_than_before_deliver_everything(serve: Serve) -> None:
-    server = serve(LATER, workers=4)
-    send(server.port, "you@later.example", 40)
-    server.stop()
-    assert len(shards_with_mail(server.data)) == 4
-    server.configure('[local]\ndomains = ["later.example"]\n')
-    server.start("--workers", "2")
-    server.json("queue", "retry", "--all")
-    server.wait_until_empty()
-    send(server.port, "you@later.example", 1, "one")
-    server.stop()
-    server.start()  # and one process
-    server.wait_until_empty()
-    subjects = sorted(re.search(rb"^Subject: (\w+ \d+)", text, re.M)[1] for text in server.wait_for_mail(41))  # type: ignore[index]
-    assert subjects == sorted([b"number %d" % number for number in range(40)] + [b"one 0"])
+def test_one_that_ends_is_started_again_and_everybody_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.0)
+    began: list[int] = []
+    gone: list[int] = []
+
+    async def run() -> None:
+        workers = crew(HEAD + READY, began=lambda worker: began.append(worker.number), ended=gone.append)
+        await within(workers.start())
+        first = workers.all[0].process
+        assert first is not None
+        first.kill()
+        while workers.all[0].starts < 2:
+            await asyncio.sleep(0)
+        assert sorted(began) == [0, 0, 1]
+        assert gone == [0]
+        assert workers.all[0].process is not first
+        await within(workers.stop())
+        assert sorted(gone) == [0, 0, 1]
+
+    asyncio.run(run())
 
 
-def test_a_data_directory_from_before_shards_is_taken_over(serve: Serve, tmp_path: Path) -> None:
-    server = serve(workers=2)
-    server.stop()
-    for path in (server.data / "shards").rglob("*"):
-        if path.is_file():
-            path.unlink()
+def test_what_workers_say_to_each_other_is_passed_on() -> None:
+    script = HEAD + 'tell(ready=True)\ntell(word=orders["number"])\nwhile channel.recv(65536): tell(heard=1)\n'
+    heard: list[tuple[int, Any]] = []
 
-    async def old() -> None:
-        store = SqliteStore.at(server.data, reserve=0)
-        spool = store.spool()
-        spool.write(b"Subject: old\r\n\r\nx\r\n")
-        to = (Recipient(Address.parse("you@localhost")),)
-        await store.commit(NewMessage("old1", Envelope(Address.parse("a@b.example"), to), 1.7e9, b"", spool))
-        await store.close()
+    async def run() -> None:
+        workers = crew(script, heard=lambda number, note: heard.append((number, note)))
+        await within(workers.start())
+        while len(heard) < 2:
+            await asyncio.sleep(0)
+        assert sorted((number, note["word"]) for number, note in heard) == [(0, 0), (1, 1)]
+        heard.clear()
+        workers.tell_others(0, {"x": 1})
+        while not heard:
+            await asyncio.sleep(0)
+        assert heard == [(1, {"heard": 1})]
+        await within(workers.stop())
 
-    asyncio.run(old())
-    assert [each["id"] for each in server.json("queue", "list")] == ["old1"]
-    server.start("--workers", "2")
-    assert b"Subject: old" in server.wait_for_mail(1)[0]
-    server.wait_until_empty()
-
-
-def test_a_reload_reaches_every_worker_and_a_bad_one_none(serve: Serve, wait_until: Until) -> None:
-    server = serve('max_message = "1MiB"\n', workers=3)
-    assert sizes(server.port) == {str(1 << 20)}
-    server.configure('max_message = "2MiB"\n')
-    assert b"replaces" in server.run("reload").stdout
-    assert sizes(server.port) == {str(2 << 20)}
-    server.configure('max_mesage = "3MiB"\n')
-    refused = server.run("reload")
-    assert refused.returncode == 78
-    assert b'did you mean "max_message"?' in refused.stderr
-    assert sizes(server.port) == {str(2 << 20)}
-    # A worker that is started again has what the others have, not what the file says.
-    os.kill(pids(server)[1], signal.SIGKILL)
-    wait_until(lambda: status(server)["workers"][1]["starts"] == 2, server.log)
-    wait_until(lambda: status(server)["workers"][1]["ready"], server.log)
-    assert sizes(server.port) == {str(2 << 20)}
-    server.configure('max_message = "4MiB"\n')
-    server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: '"ironpost.supervisor", "message": "configuration' in server.log(), server.log)
-    assert sizes(server.port) == {str(4 << 20)}
-    server.configure(f'data = "elsewhere"\n{server.file.read_text()}')
-    assert server.run("reload").returncode == 78
-
-
-def test_a_worker_that_ends_is_started_again_while_the_others_go_on(serve: Serve, wait_until: Until) -> None:
-    server = serve(workers=2)
-    before = pids(server)
-    for starts in (2, 3):
-        os.kill(pids(server)[0], signal.SIGKILL)
-        wait_until(lambda starts=starts: status(server)["workers"][0]["starts"] == starts, server.log)  # type: ignore[misc]
-    assert pids(server)[1] == before[1]
-    assert "worker 0 was ended by SIGKILL; it is started again in 0.5 s" in server.log()
-    assert "it is started again in 1 s" in server.log(), "the pause grows"
-    send(server.port, "you@localhost", 10)
-    server.wait_for_mail(10)
-    assert server.stop() == 0
-
-
-def test_limits_of_connections_hold_for_all_workers_together(serve: Serve, wait_until: Until) -> None:
-    server = serve("[limits]\nconnections = 12\n", workers=3)
-    clients: list[socket.socket] = []
-
-    def one_more() -> bytes:
-        client = socket.create_connection(("127.0.0.1", server.port), 30)
-        clients.append(client)
-        return client.recv(100)[:3]
-
-    def open_now() -> int:
-        return int(status(server)["connections"])
-
-    try:
-        wait_until(lambda: one_more() == b"421" and 12 <= open_now() < 15, lambda: f"{open_now()}")
-        os.kill(pids(server)[0], signal.SIGKILL)
-        wait_until(lambda: status(server)["workers"][0]["starts"] == 2, server.log)
-        left = open_now()
-        assert left < 12
-        wait_until(lambda: one_more() == b"421" and 12 <= open_now() < 15, lambda: f"{open_now()}")
-    finally:
-        for client in clients:
-            client.close()
-    assert server.stop() == 0
-
-
-def test_r24_hostile_bytes_on_the_control_socket_of_a_supervisor_cost_their_own_connection_only(serve: Serve) -> None:
-    server = serve(workers=2)
-    before = pids(server)
-    hostile = [
-        b"\x00\xff\xfe\n",
-        b"[" * 100_000 + b"\n",
-        b'{"do":"known"}\n',
-        b'{"do":"retry","ids":["\\ud800"]}\n',
-        b'{"do":"drop","ids":[1]}\n',
-        b'{"do":"drop","ids":"all"}\n',
-        b'{"do":"hold"}\n',
-        b'{"do":"reload","text":"x = 1"}\n',
-        b'{"do":"status"',
-    ]
-    for octets in hostile:
-        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(ConnectionError):
-            client.connect(str(server.data / "control.sock"))
-            client.sendall(octets)
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(65536):
-                pass
-    assert pids(server) == before
-    assert all(worker["starts"] == 1 for worker in status(server)["workers"])
-    with pytest.raises(ControlError, match="unknown command"):
-        ask(server.data / "control.sock", {"do": "known", "ids": ["x"]})
-    assert server.stop() == 0
-
-
-def test_an_address_in_use_is_named_before_any_worker_starts(serve: Serve) -> None:
-    first = serve(workers=2)
-    with pytest.raises(AssertionError, match=f"cannot listen on 127.0.0.1:{first.port}: another program listens there"):
-        serve("", f'role = "mx"\nlisten = ["127.0.0.1:{first.port}"]', workers=2)
-
-
-def test_what_keeps_a_server_from_starting_is_said_as_ever(serve: Serve) -> None:
-    server = serve(workers=2)
-    second = server.run("serve", "-c", str(server.file), "--workers", "2")
-    assert second.returncode == 75
-    assert f"is in use by process {server.process.pid}" in second.stderr.decode()
-    server.stop()
-    many = server.run("serve", "-c", str(server.file), "--workers", str(SHARDS + 1))
-    assert (many.returncode, many.stderr.decode()) == (
-        64, f"ironpost: {SHARDS + 1} workers are too many: this data directory has room for {SHARDS}\n",
-    )  # fmt: skip
-    for path in (server.data / "shards" / "01").glob("queue.sqlite3*"):
-        path.write_bytes(b"no database " * 1000)
-    damaged = server.run("serve", "-c", str(server.file), "--workers", "2")
-    assert damaged.returncode == 73, "what a worker cannot do is its supervisor's exit code and sentence"
-    assert damaged.stderr.decode().endswith("the queue's database cannot be opened: file is not a database\n")
-    assert server.run("queue", "list").returncode == 69
-
-
-def test_answers_of_several_workers_become_one() -> None:
-    one = {"n": 1, "of": "x", "at": [1], "in": {"a": 1}}
-    other = {"n": 2, "of": "x", "at": [1, 2], "in": {"b": 1}}
-    assert merged([one, other]) == {"n": 3, "of": "x", "at": [1, 2], "in": {"a": 1, "b": 1}}
+    asyncio.run(run())

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
+import subprocess
+import sys
 
 import pytest
 from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put
 
+from ironpost.queue.store import StoreFull
 from ironpost.storage import shards
-from ironpost.storage.lock import DirectoryInUse
+from ironpost.storage.lock import DirectoryInUse, DirectoryLock
 from ironpost.storage.shards import SHARDS, ShardedStore, ShardsReader, lay_out
 from ironpost.storage.sqlite import SqliteStore
 from ironpost.storage.sqlite_schema import DATABASE, SchemaError
@@ -196,6 +200,26 @@ def test_a_shard_belongs_to_one_process(tmp_path):
     within(scenario)
 
 
+def test_a_lock_that_outlives_who_took_it_says_so(tmp_path):
+    """A worker inherits the lock: the directory is its as long as it lives."""
+    code = (
+        "import os, subprocess, sys; from pathlib import Path; from ironpost.storage.lock import DirectoryLock\n"
+        "lock = DirectoryLock(Path(sys.argv[1]))\n"
+        "subprocess.Popen([sys.executable, '-c', 'input()'], pass_fds=[lock.descriptor])\n"
+        "print(os.getpid(), flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+    ) as taker:  # fmt: skip
+        assert taker.stdout is not None
+        owner = int(taker.stdout.readline())
+        taker.wait(30)
+        with pytest.raises(DirectoryInUse, match=f"workers of process {owner}, which was killed"):
+            DirectoryLock(tmp_path)
+
+
 def test_r47_directories_and_the_record_are_private(tmp_path):
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
@@ -346,3 +370,37 @@ def test_the_views_are_there_in_every_shard(tmp_path):
         assert connection.execute("SELECT message, state FROM queue").fetchall() == [(f"m{int(name)}", "queued")]
         assert connection.execute("SELECT kind FROM events").fetchall() == [("accepted",)]
         connection.close()
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_of_the_room_that_is_seen_each_worker_counts_on_its_part(tmp_path, monkeypatch, workers):
+    """What others take until the next look is not seen; when the part is used up, it looks again."""
+    looks = 0
+    free = 100_000_000
+
+    class Space:
+        f_frsize = 1
+
+        @property
+        def f_bavail(self):
+            nonlocal looks
+            looks += 1
+            return free
+
+    async def scenario():
+        nonlocal free
+        lay_out(tmp_path)
+        store = ShardedStore.at(tmp_path, workers=workers, now=Clock(), reserve=40_000_000)
+        monkeypatch.setattr("ironpost.storage.sqlite.os.statvfs", lambda _: Space())
+        monkeypatch.setattr("ironpost.storage.sqlite.LOOK_SECONDS", 1e9)
+        store.spool(10_000_000).discard()
+        assert looks == 1
+        store.spool(20_000_000).discard()
+        assert looks == (1 if workers == 1 else 2), "more than its part of 60 million"
+        free = 50_000_000
+        if workers > 1:
+            with pytest.raises(StoreFull):
+                store.spool(20_000_000)
+        await store.close()
+
+    within(scenario)

@@ -103,7 +103,7 @@ def main(descriptor: int) -> int:
 
     try:
         configuration = orders.configuration()
-        records.write_to(sys.stderr, configuration.log.level, configuration.log.format)
+        records.write_to(sys.stderr, configuration.log.level, configuration.log.format, orders.number)
         records.take_uncaught()
         share = Share(orders.number, orders.workers, orders.ports, orders.sockets, news, make_front)
         run(System(configuration, orders.configuration, share), ready)

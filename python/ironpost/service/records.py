@@ -13,6 +13,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class _Lines(logging.Formatter):
         else:
             line["event"] = event
             line.update(getattr(record, "fields", {}))
+        if (worker := getattr(record, "worker", None)) is not None:
+            line["worker"] = worker
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return line
@@ -74,12 +77,23 @@ def _text(value: Any) -> str:
 FORMATS: Final[dict[str, type[_Lines]]] = {"json": JsonLines, "text": TextLines}
 
 
-def write_to(stream: TextIO, level: str, form: Literal["json", "text"] = "json") -> None:
-    """Sends the records of this package, from `level` up, to a stream; nobody else's handlers see them."""
+def write_to(stream: TextIO, level: str, form: Literal["json", "text"] = "json", worker: int | None = None) -> None:
+    """Sends the records of this package, from `level` up, to a stream; nobody else's handlers see them.
+
+    With `worker` each says which of several processes wrote it.
+    """
     logger = logging.getLogger("ironpost")
-    logger.handlers[:] = [logging.StreamHandler(stream)]
+    handler = logging.StreamHandler(stream)
+    if worker is not None:
+        handler.addFilter(partial(_marked, worker))
+    logger.handlers[:] = [handler]
     logger.propagate = False
     change(level, form)
+
+
+def _marked(worker: int, record: logging.LogRecord) -> bool:
+    record.worker = worker
+    return True
 
 
 def take_uncaught() -> None:

@@ -39,12 +39,7 @@ class DirectoryLock:
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
-            who = f"process {owner}" if owner.isdigit() else "another process"
-            raise DirectoryInUse(
-                errno.EWOULDBLOCK,
-                f"The data directory is in use by {who}: stop it, or give this one a directory of its own",
-                str(directory),
-            ) from None
+            raise DirectoryInUse(errno.EWOULDBLOCK, _in_use(owner), str(directory)) from None
         except BaseException:
             os.close(descriptor)
             raise
@@ -62,6 +57,20 @@ class DirectoryLock:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _in_use(owner: str) -> str:
+    if not owner.isdigit():
+        return "The data directory is in use by another process: stop it, or give this one a directory of its own"
+    try:
+        os.kill(int(owner), 0)
+    except ProcessLookupError:
+        return (
+            f"The data directory is in use by workers of process {owner}, which was killed: they are ending, try again"
+        )
+    except PermissionError:
+        pass  # it lives, as somebody else
+    return f"The data directory is in use by process {owner}: stop it, or give this one a directory of its own"
 
 
 def sync_directory(directory: Path) -> None:
