@@ -45,6 +45,9 @@ PROGRAMS: dict[str, Program] = {
     ),
     "nginx": Program("usr/sbin/nginx", ("nginx", "libnginx-mod-mail")),
     "opensmtpd": Program("usr/sbin/smtpd", ("opensmtpd",)),
+    "fetchmail": Program(
+        "usr/bin/fetchmail", ("fetchmail", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
+    ),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
 }
 

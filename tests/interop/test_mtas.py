@@ -5,6 +5,7 @@ Each of them takes a message from smtplib first, and relays it.
 
 from __future__ import annotations
 
+import json
 import os
 import smtplib
 from pathlib import Path
@@ -86,6 +87,22 @@ def test_postfix_sends_under_tls(
     submit(port, ["grace@localhost"])
     (found,) = server.wait_for_mail()
     checked(found, b"postfix.example", b"ESMTPS")
+
+
+def test_postfix_says_by_xforward_where_the_mail_comes_from(
+    serve: Callable[..., Any], program: Callable[[str], str], mtas: Any, launch: Launch, home: Path, port: int
+) -> None:
+    program("postfix")
+    server = serve("", 'role = "mx"\nxclient = ["127.0.0.1/32"]')
+    main = f"relayhost = [127.0.0.1]:{server.port}\nsmtp_send_xforward_command = yes"
+    launch(*mtas.postfix(home, port, main=main), port)
+    submit(port, ["grace@localhost"])
+    server.wait_for_mail()
+    (accepted,) = (json.loads(line) for line in server.log().splitlines() if '"event": "accepted"' in line)
+    forwarded = dict(each.split("=", 1) for each in accepted["forwarded"])
+    assert (forwarded["ADDR"], forwarded["HELO"], forwarded["PROTO"]) == ("127.0.0.1", "client.example", "ESMTP")
+    assert forwarded["SOURCE"] in {"LOCAL", "REMOTE"}
+    assert accepted["ip"] == "127.0.0.1"
 
 
 def exim(mtas: Any, home: Path, port: int, next_hop: int, options: str) -> Any:
