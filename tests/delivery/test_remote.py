@@ -273,6 +273,29 @@ def test_a_time_of_release_is_the_queues_and_the_next_hop_hears_nothing_of_it() 
     run(main)
 
 
+def test_r38_every_host_is_tried_for_a_message_that_requires_tls_and_none_without_gets_it() -> None:
+    """RFC 8689 §4.2.1: QUIT, and the next host; other messages over such a connection are fine."""
+
+    async def main() -> None:
+        asked = {"REQUIRETLS": None}
+        tagged = message("x@a.example")
+        tagged = tagged._replace(envelope=tagged.envelope._replace(parameters=asked))
+        promises = {"EHLO": b"250-peer.example\r\n250 REQUIRETLS\r\n"}
+        async with peer() as first, peer(promises, "127.0.0.2", first.port) as second, delivery(first.port) as made:
+            assert one(await deliver(made, message("x@a.example"))).disposition is D
+            outcome = one(await deliver(made, tagged))
+            assert (outcome.disposition, outcome.reply.code) == (F, 550)
+            assert outcome.reply.enhanced in {"5.7.30", "5.7.10"}
+            await first.until(lambda: first.open == 1)  # the one that was kept
+            await second.until(lambda: second.open == 0)
+            assert one(await deliver(made, message("x@a.example"))).disposition is D
+        assert [command[:4] for command in second.commands] == ["EHLO", "QUIT"]
+        assert [command for command in first.commands if command.startswith("MAIL")] == ["MAIL FROM:<s@us.example>"] * 2
+        assert first.connections == 2
+
+    run(main)
+
+
 LIMITED = {"EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2 MAILMAX=2\r\n"}
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SECRET = b"Subject: x\r\n\r\nthe secret\r\n"
 
 
-def test_it_fails_with_5_7_30_and_only_its_header_comes_back(system: Callable) -> None:
+def test_r38_it_fails_with_5_7_30_and_only_its_header_comes_back(system: Callable) -> None:
     async def scenario() -> bytes:
         async with system() as here:
             spool = here.store.spool()

@@ -20,6 +20,7 @@ from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, e
 from ironpost.delivery.sending import Sending, too_many, unreadable, words
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, check_hostname
+from ironpost.protocol.extensions import requiretls
 from ironpost.routing.route import SMTP_PORT, Kind, Route
 
 if TYPE_CHECKING:
@@ -180,10 +181,13 @@ class RemoteDelivery:
         settled: Results = []
         while True:
             connection = self._kept(destination)
+            if connection is not None and _unfit(connection, message) is not None:
+                self._keep(destination, connection)
+                connection = None
             reused = connection is not None
             if connection is None:
                 try:
-                    connection = await self._fresh(route, domain)
+                    connection = await self._fresh(route, domain, message)
                 except NowhereError as nowhere:
                     return settled + _same(recipients, nowhere.outcome)
                 except _ServiceError as refused:
@@ -198,8 +202,8 @@ class RemoteDelivery:
             if not recipients:
                 return settled
 
-    async def _fresh(self, route: Route, domain: str) -> Connection:
-        """A ready connection to the first host that takes us."""
+    async def _fresh(self, route: Route, domain: str, message: QueuedMessage) -> Connection:
+        """A ready connection to the first host that takes us, and may have the message."""
         worst: Outcome | None = None
         tried = 0
         targets = self._targets(route, domain)
@@ -223,9 +227,12 @@ class RemoteDelivery:
                     reply = Reply(451, "4.4.1", (f"Cannot connect: {words(error)}",))
                     outcome = Outcome(Disposition.DEFERRED, reply, remote, asked=True)
                 else:
-                    if connection.ready:
+                    unfit = _unfit(connection, message)
+                    if connection.ready and unfit is None:
                         return connection
-                    reply = connection.session.reason or Reply(451, "4.4.2", ("The connection was closed",))
+                    if connection.ready:
+                        self._dismiss(connection)
+                    reply = connection.session.reason or unfit or Reply(451, "4.4.2", ("The connection was closed",))
                     outcome = Outcome.of(reply, remote)
                 # What may still work outweighs what never will: one host that is only away keeps the mail alive.
                 if worst is None or outcome.disposition is Disposition.DEFERRED:
@@ -320,6 +327,12 @@ class RemoteAgent:
 
 def _same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
     return [(each.number, outcome) for each in recipients]
+
+
+def _unfit(connection: Connection, message: QueuedMessage) -> Reply | None:
+    """Why this host cannot have the message, though another may."""
+    session = connection.session
+    return requiretls.refusal(message.envelope, session.offered, verified=session.verified)
 
 
 def _was_dead(connection: Connection) -> bool:

@@ -24,7 +24,7 @@ def test_the_message_is_tagged() -> None:  # RFC 8689 §4.1
     assert session.transaction.parameters == TAG
 
 
-def test_in_clear_with_a_value_or_unclaimed_it_is_refused() -> None:
+def test_r38_in_clear_with_a_value_or_unclaimed_it_is_refused() -> None:
     assert mail(open_session(), "REQUIRETLS") == "530 5.7.10 Encryption needed"
     assert mail(open_session(tls=True), "REQUIRETLS=yes").startswith("501 5.5.4")
     assert mail(open_session(OTHERS, tls=True), "REQUIRETLS").startswith("555 5.5.4")
@@ -46,7 +46,7 @@ def test_under_verified_tls_it_is_handed_on() -> None:  # RFC 8689 §4.2.1
         (True, False, True, replies.PEER_NOT_VERIFIED),
     ],
 )
-def test_anything_less_is_refused_before_mail(tls: bool, verified: bool, claimed: bool, refusal: object) -> None:
+def test_r38_anything_less_is_refused_before_mail(tls: bool, verified: bool, claimed: bool, refusal: object) -> None:
     outcomes, _, said = converse(settings() if claimed else OTHERS, TAG, tls=tls, verified=verified)
     assert outcomes == [refusal]
     assert outcomes[0].enhanced == ("5.7.30" if refusal is replies.PEER_LACKS_REQUIRETLS else "5.7.10")

@@ -15,7 +15,7 @@ from ironpost.protocol.extensions.base import Extension, Offer, Outgoing, Parame
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.model import Reply
+    from ironpost.model import Envelope, Reply
     from ironpost.protocol.server import ServerSession
 
 
@@ -23,6 +23,15 @@ def _required(session: ServerSession, value: str | None) -> Reply | None:
     if value is not None:
         return replies.BAD_PARAMETER
     return None if session.secure else replies.ENCRYPTION_NEEDED
+
+
+def refusal(envelope: Envelope, offered: Mapping[str, str], *, verified: bool) -> Reply | None:
+    """Why this peer cannot have a message with this envelope; then another host is tried (RFC 8689 §4.2.1)."""
+    if "REQUIRETLS" not in envelope.parameters or envelope.reverse_path.is_null:
+        return None
+    if "REQUIRETLS" not in offered:
+        return replies.PEER_LACKS_REQUIRETLS
+    return None if verified else replies.PEER_NOT_VERIFIED
 
 
 class RequireTls(Extension):
@@ -36,10 +45,8 @@ class RequireTls(Extension):
         return self.keyword if offer.secure else None
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
-        if "REQUIRETLS" not in message.envelope.parameters:
-            return {}
-        if "REQUIRETLS" in offered and message.verified:
-            return {"REQUIRETLS": None}
-        if message.envelope.reverse_path.is_null:
-            return {}
-        return replies.PEER_NOT_VERIFIED if "REQUIRETLS" in offered else replies.PEER_LACKS_REQUIRETLS
+        refused = refusal(message.envelope, offered, verified=message.verified)
+        if refused is not None:
+            return refused
+        promised = "REQUIRETLS" in offered and message.verified  # not of each report: those go without, too
+        return {"REQUIRETLS": None} if promised else {}
