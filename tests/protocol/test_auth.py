@@ -432,6 +432,7 @@ def test_r53_guesses_have_to_wait_and_the_authenticator_is_not_asked() -> None:
     waiting = "454 4.7.0 Too many failed logins, try again later"
     assert [talk.login("PLAIN", wrong) for _ in range(4)] == [BAD, BAD, BAD, waiting]
     assert len(users.asked) == 3
+    assert talk.session.failed_logins == 4
     assert talk.login("SCRAM-SHA-256", ADA) == waiting  # another mechanism and another spelling is the same account
     assert talk.login("PLAIN", Credentials("bob", "pen")) == BAD
     clock.time += 10.0
@@ -451,6 +452,22 @@ def test_r53_a_guess_counts_though_the_client_leaves_before_its_end(leave: str |
             talk.say(leave)
         talk.session.lost()
     assert replies == ["334", "334", "334", "454"]
+
+
+@pytest.mark.parametrize("leave", ["*", None])
+def test_r53_who_leaves_scram_before_its_end_learns_nothing_from_the_wait(leave: str | None) -> None:
+    first = {login: encoded(f"n,,n={login},r=c") for login in ("ada", "nobody")}
+    seen = {}
+    for login in first:
+        of = limited(Clock(), Users())
+        seen[login] = []
+        for _ in range(5):
+            talk = Talk(of)
+            seen[login].append(talk.say(f"AUTH SCRAM-SHA-256 {first[login]}")[:3])
+            if leave is not None:
+                talk.say(leave)
+            talk.session.lost()
+    assert seen["ada"] == seen["nobody"] == (["334"] * 5 if leave is None else ["334"] * 3 + ["454"] * 2)
 
 
 @pytest.mark.parametrize("users", [Users, Later])

@@ -146,7 +146,7 @@ class ServerSession(Answering):
         self.octets = 0
         """Octets of content received."""
         self.failed_logins = 0
-        """AUTH commands that ended without an identity, but for those that the client gave up."""
+        """AUTH commands that were refused, or had to wait; not those that the client gave up, or nobody could judge."""
         self.extra: Any = None
         """For the handler: whatever it wants to remember about this session."""
         self.quarantine: tuple[str, ...] = ()

@@ -206,6 +206,7 @@ class _Attempt:
             if wait > 0.0:
                 LOG.info("login of %a from %s has to wait %.0f s", self._account, session.peer.ip, wait)
                 self._exchange.close()
+                session.failed_logins += 1
                 return session.refuse(replies.AUTH_WAIT)
         self._question = question
         method = getattr(settings.authenticator, question.method, None)
@@ -227,8 +228,10 @@ class _Attempt:
         if isinstance(answer, Reply):  # it raised, or was late
             self._exchange.close()
             return session.reply(replies.AUTH_UNAVAILABLE)
-        if answer is None:
-            self._count(session)  # now: a client that leaves before the end has guessed all the same
+        if answer is None and question.method != "scram":
+            # Now: a client that leaves before the end has guessed all the same. With SCRAM it has not guessed yet, and
+            # to count unknown names alone would tell them from the others.
+            self._count(session)
         return self._advance(session, self._exchange.answer, answer)
 
     def _succeed(self, session: ServerSession, granted: Granted) -> None:
