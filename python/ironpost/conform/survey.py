@@ -1,7 +1,7 @@
 """What the server says about itself, asked once before the first case.
 
 Promises: it finds out what is offered in clear, under TLS and behind AUTH, and which addresses the server takes where
-the caller named none. It sends no message.
+the caller named none. It sends one message, and only to see that it appears where the caller said.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ async def survey(target: Target) -> tuple[Target, Survey]:
         target = await _addresses(talk, target)
         with contextlib.suppress(Failed):
             await talk.say(b"QUIT\r\n", "2xx")
+        if target.maildir is not None:
+            await _appears(target, found)
     except OSError as error:
         raise Unusable(f"{target.host}:{target.port}: {error.strerror or error}") from None
     except (Failed, TlsFailed, Malformed, Silence) as error:
@@ -82,3 +84,17 @@ async def _takes(talk: Talk, address: str) -> bool:
     """Whether RCPT with this address is accepted."""
     await talk.send(b"RCPT TO:<" + address.encode() + b">\r\n")
     return (await talk.reply()).code // 100 == 2
+
+
+async def _appears(target: Target, found: Survey) -> None:
+    """Sends a message and looks for it, so that a wrong folder is found before hundreds of cases wait for it."""
+    talk = Talk(target, found)
+    try:
+        await talk.begin(Start.DATA)
+        await talk.finish(b"{message}.\r\n", "250")
+        await talk.in_step()
+        await talk.delivered()
+    except Failed as reason:
+        raise Failed(f"a message for {target.recipient} does not appear in {target.maildir}: {reason}") from None
+    finally:
+        await talk.close()

@@ -139,6 +139,7 @@ class Talk:
             (b"{token}", self.token.encode()),
             (b"{from}", target.sender.encode()),
             (b"{to-upper-domain}", _upper_domain(target.recipient).encode()),
+            (b"{to-domain}", target.recipient.rpartition("@")[2].encode()),
             (b"{to}", target.recipient.encode()),
             (b"{to2}", target.second.encode()),
             (b"{rejected}", target.rejected.encode()),
@@ -218,6 +219,13 @@ class Talk:
             self.fail(
                 f"behind it QUIT met {text(reply)} instead of 221: the server counted other commands than were sent"
             )
+
+    async def nothing_accepted(self) -> None:
+        """No positive reply comes any more: a refusal, the end of the connection, or silence."""
+        with contextlib.suppress(Silence):
+            reply = await self.connection.reply()
+            if reply is not None and reply.code < 400:
+                self.fail(f"{text(reply)} came")
 
     async def closed(self) -> None:
         """The server closes the connection now and says nothing more."""

@@ -70,8 +70,10 @@ _row(
 )
 _row("three-arguments", Level.SHOULD, "AUTH with a third argument is refused.", b"AUTH PLAIN AGEAYg== x", "501 ~5xx",
      "PLAIN")  # fmt: skip
-_row("in-any-case", Level.MUST, "auth plain is understood in any case.", b"auth plain " + b64(b"\0nobody\0wrong"),
+_row("verb-in-any-case", Level.MUST, "auth PLAIN is understood in any case.", b"auth PLAIN " + b64(b"\0nobody\0wrong"),
      "535 ~5xx ~4xx", "PLAIN")  # fmt: skip
+_row("mechanism-in-any-case", Level.ROBUST, "AUTH plain is taken for PLAIN.", b"AUTH plain " + b64(b"\0nobody\0wrong"),
+     "535 ~4xx", "PLAIN")  # fmt: skip
 _row("wrong-password", Level.MUST, "Wrong credentials are refused, and 535 is the code.",
      b"AUTH PLAIN " + b64(b"\0nobody\0wrong"), "535 ~5xx ~4xx", "PLAIN")  # fmt: skip
 for _name, _response in (

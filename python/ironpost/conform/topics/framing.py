@@ -147,7 +147,7 @@ TOPIC.row(
     say(b"\r\n.\r\n", "250 5xx 4xx"), start=Start.DATA,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.1.4-two-ends", Level.MUST,
+    "rfc5321-4.1.1.4-two-ends", Level.SHOULD,
     "A second .CRLF behind the end is a command, and no command: 5xx.",
     say(b"{message}.\r\n", "250"), say(b".\r\n", "500 ~5xx"), start=Start.DATA,
 )  # fmt: skip

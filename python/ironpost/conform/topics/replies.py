@@ -70,7 +70,7 @@ async def _printable(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.5.3.1.5-length", Level.MUST, "No reply line is longer than 512 octets with its CRLF.",
+    "rfc5321-4.5.3.1.5-length", Level.SHOULD, "No reply line is longer than 512 octets with its CRLF.",
     start=Start.GREETED,
 )  # fmt: skip
 async def _length(talk: Talk) -> None:
@@ -82,7 +82,7 @@ async def _length(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.5.3.1.5-length-of-an-echo", Level.MUST,
+    "rfc5321-4.5.3.1.5-length-of-an-echo", Level.SHOULD,
     "A long command that is refused does not make a reply line longer than 512 octets.", start=Start.MAIL,
 )  # fmt: skip
 async def _echo(talk: Talk) -> None:

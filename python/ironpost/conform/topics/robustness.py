@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 TOPIC = Topic("robustness", "Robustness")
 
-REFUSED = "5xx 4xx close"
+REFUSED = "5xx 4xx 221 close"
+"""Some servers say 221 to what is no mail at all."""
 
 
 def _odd(name: str, octets: bytes, does: str, start: Start = Start.GREETED) -> None:

@@ -103,16 +103,16 @@ async def _header_only(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.4-received", Level.MUST, "What is delivered begins with a trace field of the server.", start=Start.DATA,
+    "rfc5321-4.4-received", Level.MUST, "A Received stands before the fields that were sent.", start=Start.DATA,
     wants=("maildir",),
 )  # fmt: skip
 async def _received(talk: Talk) -> None:
     await talk.finish(b"{message}.\r\n", "250")
     await talk.in_step()
     for message in await talk.delivered():
-        names = [line.partition(b":")[0].lower() for line in message.split(b"\r\n")[:3]]
-        if b"received" not in names:
-            talk.fail(f"its first fields are {b', '.join(names).decode('ascii', 'replace')}")
+        before = message.partition(b"\r\nFrom: ")[0]
+        if b"received:" not in before.lower():
+            talk.fail("no Received stands before the fields that were sent")
 
 
 @TOPIC.case(
@@ -143,7 +143,7 @@ async def _kept(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-6.3-loop", Level.SHOULD, "A message with more than a hundred Received fields is not accepted.",
+    "rfc5321-6.3-loop", Level.ROBUST, "A message with more than a hundred Received fields is not accepted.",
     start=Start.DATA,
 )  # fmt: skip
 async def _loop(talk: Talk) -> None:
