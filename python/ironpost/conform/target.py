@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from ironpost.conform.case import Profile
@@ -44,16 +45,21 @@ class Target:
 
     def context(self) -> ssl.SSLContext:
         """TLS as the caller wants it."""
-        context = ssl.create_default_context()
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        return _context(self.insecure)
 
     @property
     def hello(self) -> str:
         """The verb that opens a session."""
         return "LHLO" if self.profile is Profile.LMTP else "EHLO"
+
+
+@cache
+def _context(insecure: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context()  # reads the system's authorities: once is enough
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost.conform.case import ANY, LMTP, SMTP, Level, Start, Topic, say
+from ironpost.conform.case import ANY, LMTP, MX, SMTP, Level, Start, Topic, say
 
 if TYPE_CHECKING:
     from ironpost.conform.talk import Talk
@@ -249,6 +249,7 @@ _odd("nul-in-content", b"one\0two", "Content with NUL is one message or none: on
     Level.ROBUST,
     "Content with a bare LF is refused behind its end, not passed on or mended: what it means to others is unknown.",
     start=Start.DATA,
+    profiles=MX | LMTP,
 )
 async def _refused_lf(talk: Talk) -> None:
     await talk.say(talk.message(b"one\ntwo\r\n") + b".\r\n", "5xx close")
@@ -259,6 +260,7 @@ async def _refused_lf(talk: Talk) -> None:
     Level.ROBUST,
     "Content with a bare CR is refused behind its end, not passed on or mended.",
     start=Start.DATA,
+    profiles=MX | LMTP,
 )
 async def _refused_cr(talk: Talk) -> None:
     await talk.say(talk.message(b"one\rtwo\r\n") + b".\r\n", "5xx close")

@@ -55,7 +55,7 @@ for _keyword, _value, _does in (
     _mail(
         f"{_does.lower().replace('=', '-')}-not-offered", _value,
         f"{_does} without {_keyword} being offered is refused.",
-        "555 501 ~5xx ~4xx" if "=" in _does else "555 ~5xx ~4xx", Level.ROBUST, needs=(f"!{_keyword}",),
+        "555 501 ~5xx ~4xx" if "=" in _does else "555 530 ~5xx ~4xx", Level.ROBUST, needs=(f"!{_keyword}",),
     )  # fmt: skip
 
 TOPIC.row(

@@ -154,9 +154,9 @@ TOPIC.row(
 for _verb, _spec in (
     ("NOOP", "250 ~500 ~502 ~550"),
     ("RSET", "250 ~500 ~502"),
-    ("VRFY {to}", "25x 4xx 550 551 553 ~500 ~502 ~504"),
-    ("EXPN conform", "25x 4xx 550 500 502 504"),
-    ("HELP", "2xx 500 502 504"),
+    ("VRFY {to}", "25x 4xx 530 550 551 553 ~500 ~502 ~504"),
+    ("EXPN conform", "25x 4xx 530 550 500 502 504"),
+    ("HELP", "2xx 500 502 504 530"),
 ):
     _name = _verb.split()[0]
     TOPIC.row(
