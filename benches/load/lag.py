@@ -1,6 +1,6 @@
 """How late the event loop comes while large messages are taken in durably: what every other client waits.
 
-    python benches/load/lag.py [--clients 50] [--size 25000000] [--messages 1] [--directory DIR]
+    python benches/load/lag.py [--clients 50] [--size 25000000] [--messages 1] [--tls] [--directory DIR]
 
 A server with the store on disk runs in a process of its own, takes `clients` connections at once that each send
 `messages` messages of `size` octets, and beats every `PERIOD`; printed is how much later than due the beats came. A
@@ -86,13 +86,14 @@ def missed(late: float) -> list[float]:
     return found
 
 
-async def serve(directory: Path) -> None:
+async def serve(directory: Path, secure: bool) -> None:
     """The server: says its port, then, for each line of standard input, what was measured until then."""
     from ironpost.policy import Policy
     from ironpost.policy.checks import configured
     from ironpost.policy.settings import Settings as Rules
     from ironpost.protocol.settings import Settings
-    from ironpost.server import Server
+    from ironpost.server import Server, TlsContext
+    from ironpost.server.self_signed import write_self_signed
     from ironpost.service import collector
     from ironpost.service.clock import SystemClock, SystemRandom
     from ironpost.service.inbound import Inbound
@@ -110,8 +111,14 @@ async def serve(directory: Path) -> None:
     stopped, asked = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     loop.add_reader(sys.stdin, lambda: (sys.stdin.readline(), asked.set()))
+    tls = None
+    if secure:
+        pair = directory / "lag.pem", directory / "lag.key"
+        write_self_signed(*pair, ["localhost"])
+        tls = TlsContext.load([pair])
     collector.settle()
-    async with Server(inbound, "127.0.0.1", settings=Settings(max_size=1 << 30)) as server:
+    settings = Settings(max_size=1 << 30)
+    async with Server(inbound, "127.0.0.1", settings=settings, tls=tls, implicit_tls=secure) as server:
         print(server.port, flush=True)
         heart.start()
         while not stopped.is_set():
@@ -140,16 +147,17 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--size", type=int, default=25_000_000, help="octets of a message")
     parser.add_argument("--messages", type=int, default=1, help="of each client")
+    parser.add_argument("--tls", action="store_true", help="the clients speak TLS")
     parser.add_argument("--directory", type=Path, help="where the store goes, on the disk that is meant")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
         import uvloop
 
-        uvloop.run(serve(asked.serve))
+        uvloop.run(serve(asked.serve, asked.tls))
         return
     with tempfile.TemporaryDirectory(dir=asked.directory) as folder:
-        command = [sys.executable, __file__, "--serve", str(Path(folder) / "data")]
+        command = [sys.executable, __file__, "--serve", str(Path(folder) / "data"), *(["--tls"] if asked.tls else [])]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdin is not None
             assert server.stdout is not None
@@ -165,6 +173,7 @@ def main() -> None:
             load = [
                 sys.executable, str(HERE / "driver.py"), port, "--way", "reuse", "--size", str(asked.size),
                 "--connections", str(asked.clients), "--messages", str(asked.clients * asked.messages),
+                "--tls", "implicit" if asked.tls else "no",
             ]  # fmt: skip
             done = subprocess.run(load, capture_output=True, text=True, check=True)
             found = measured()

@@ -12,7 +12,7 @@ from ironpost import Server
 from ironpost.server import BaseHandler
 
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
-PATIENCE = 5.0
+PATIENCE = 20.0
 """Seconds after which a test fails that waits for something."""
 
 LOOPS = {"asyncio": asyncio.new_event_loop}
