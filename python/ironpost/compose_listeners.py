@@ -274,6 +274,7 @@ def timeouts_of(configuration: Configuration, listener: Listener) -> Timeouts:
     limits = configuration.limits_of(listener)
     return Timeouts(
         handshake=limits.handshake_timeout,
+        hello=limits.hello_timeout,
         command=limits.command_timeout,
         data=limits.data_timeout,
         data_rate=limits.data_rate,
@@ -289,5 +290,7 @@ def connection_limits(configuration: Configuration, listener: Listener) -> Limit
         connections=limits.connections,
         connections_per_prefix=limits.connections_per_prefix,
         connection_rate=limits.connection_rate,
+        ipv4_prefix=limits.ipv4_prefix,
+        ipv6_prefix=limits.ipv6_prefix,
         exempt=configuration.smtp.trusted,
     )

@@ -40,7 +40,7 @@ def keys() -> set[str]:
 
 def test_every_key_is_in_the_table_with_its_default() -> None:
     section = TEXT.partition("## Configuration")[2].partition("\n## ")[0]
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([^|]+) \|", section, re.M))
+    rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| ([^|]+) \|", section, re.M))
     assert set(rows) == keys()
     for key, shown in rows.items():
         if value := re.fullmatch(r"`([^`]+)`", shown.strip()):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ironpost.config.quantities import Endpoint, duration, size
 from ironpost.config.values import (
@@ -51,21 +51,27 @@ class Limits(Section):
     connections: Count = 10000
     """Connections at one time, on each listener."""
     connections_per_prefix: Count = 100
-    """Connections at one time from one address (IPv4), or one /64 (IPv6), outside the trusted networks."""
+    """Connections at one time from one network, outside the trusted ones."""
     connection_rate: Rate = 10.0
-    """New connections from one prefix, outside the trusted networks."""
+    """New connections from one network, outside the trusted ones; a minute's worth may come at once."""
+    ipv4_prefix: Annotated[int, Field(strict=True, ge=1, le=32)] = 32
+    """Bits of an IPv4 address that make one network."""
+    ipv6_prefix: Annotated[int, Field(strict=True, ge=1, le=128)] = 64
+    """Bits of an IPv6 address that make one network."""
     errors: Count = 20
     """Permanent refusals in a session since its last accepted message."""
     commands: Count = 100_000
     """Commands in a session."""
     handshake_timeout: Timeout = 60.0
     """How long a TLS handshake, or a PROXY header, may take."""
+    hello_timeout: Timeout = 300.0
+    """How long a client may take to say EHLO, whatever else it says."""
     command_timeout: Timeout = 300.0
     """How long to wait for a command (RFC 5321 §4.5.3.2.7)."""
     data_timeout: Timeout = 180.0
     """How long to wait for the next piece of content (RFC 5321 §4.5.3.2.5)."""
-    data_rate: SizeRate = 10.0
-    """What content must come with, on average."""
+    data_rate: SizeRate = 100.0
+    """What content must come with, on average over `data_timeout`."""
     write_timeout: Timeout = 300.0
     """How long a client may leave our replies unread."""
     session_time: Annotated[Duration, least(duration, "60s")] = 86400.0
