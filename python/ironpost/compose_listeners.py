@@ -278,6 +278,7 @@ def timeouts_of(configuration: Configuration, listener: Listener) -> Timeouts:
         command=limits.command_timeout,
         data=limits.data_timeout,
         data_rate=limits.data_rate,
+        hook=limits.hook_timeout,
         write=limits.write_timeout,
         session=limits.session_time,
     )

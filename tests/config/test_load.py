@@ -60,14 +60,15 @@ connections = 70
 connections_per_prefix = 7
 connection_rate = "60/m"
 ipv4_prefix = 24
-ipv6_prefix = 56
+ipv6_prefix = 48
 errors = 3
 commands = 1000
 handshake_timeout = "20s"
-hello_timeout = "2m"
+hello_timeout = "20s"
 command_timeout = "30s"
 data_timeout = "2m"
 data_rate = "1KiB/s"
+hook_timeout = "40s"
 write_timeout = "1m"
 session_time = "1h"
 

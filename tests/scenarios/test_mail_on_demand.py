@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from ironpost.protocol.handler import Answer
 
 CONTENT = b"From: ada@client.example\r\nSubject: x\r\n\r\n.dot\r\n"
-MX = 'role = "mx"\ntls = "none"'
-SUBMISSION = 'role = "submission"'
+MX = 'role = "mx"\nauth = "offered"'
 CUSTOMER = '[[on_demand]]\nlogin = "customer"\ndomains = ["customer.example"]\n'
 
 
@@ -63,15 +62,15 @@ def serve_on(connection: socket.socket) -> list[tuple[list[str], bytes]]:
 
 
 def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
-    server = serve(CUSTOMER, MX, SUBMISSION)
+    server = serve(CUSTOMER, MX)
     assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil\n").returncode == 0
-    with smtplib.SMTP("127.0.0.1", server.ports["mx"], "client.example") as client:
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         client.sendmail("ada@client.example", ["jo@customer.example", "a@localhost"], CONTENT)
     server.wait_for_mail()
 
     (waiting,) = server.json("queue", "list")
     assert {each["to"]: each["state"] for each in waiting["recipients"]}["jo@customer.example"] == "queued"
-    with logged_in(server.ports["submission"]) as client:
+    with logged_in(server.port) as client:
         assert "atrn" in client.esmtp_features
         assert client.docmd("ATRN", "other.example")[0] == 450
         assert client.docmd("ATRN", "customer.example") == (250, b"2.0.0 OK, now reversing the connection")
@@ -82,7 +81,7 @@ def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
     assert content.endswith(CONTENT)
     assert content.startswith(b"Received: from client.example")
     server.wait_until_empty()
-    with logged_in(server.ports["submission"]) as client:
+    with logged_in(server.port) as client:
         assert client.docmd("ATRN")[0] == 453
         assert client.docmd("ETRN", "customer.example")[0] == 251
     records = [json.loads(line) for line in server.log().splitlines() if '"atrn"' in line]
@@ -91,7 +90,7 @@ def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
 
 
 def test_several_workers_are_refused_before_anything_starts(serve: Callable[..., Any]) -> None:
-    server = serve("", MX, SUBMISSION)
+    server = serve("", MX)
     assert server.stop() == 0
     server.configure(CUSTOMER)
     done = server.run("serve", "-c", str(server.file), "--workers", "2")

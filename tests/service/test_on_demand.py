@@ -9,7 +9,7 @@ import pytest
 from tests.service.on_demand_kit import Accounts, Customer, Mailbox, Provider
 
 from ironpost import Server
-from ironpost.protocol.dialect import SUBMISSION
+from ironpost.protocol.dialect import SMTP
 from ironpost.protocol.settings import Settings
 from ironpost.queue.store import State
 from ironpost.storage.memory import MemoryStore
@@ -24,7 +24,8 @@ def run(kind, path, act):
     async def main():
         store = MemoryStore() if kind == "memory" else SqliteStore.at(path, reserve=0)
         provider = Provider(store)
-        settings = Settings("provider.example", authenticator=Accounts(), auth_in_clear=True, dialect=SUBMISSION)
+        dialect = SMTP._replace(authenticate=True)
+        settings = Settings("provider.example", authenticator=Accounts(), auth_in_clear=True, dialect=dialect)
         async with Server(provider.handler, "127.0.0.1", settings=settings) as server:
             feeder = provider.runner.start()
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ironpost.compose_auth import login_limit
+from ironpost.model.ports import Uncounted
 from ironpost.policy.buckets import Buckets
 from ironpost.policy.settings import Quota
 from ironpost.server.limits import Excess, Limits
@@ -194,7 +195,7 @@ def test_what_a_client_sent_to_one_worker_it_has_sent_to_all() -> None:
 
 def test_r53_a_guess_at_one_worker_counts_at_all() -> None:
     crew = Crew(2)
-    limits = [login_limit(crew, news) for news in crew.news]  # type: ignore[arg-type]
+    limits = [login_limit(crew, Uncounted(), news) for news in crew.news]  # type: ignore[arg-type]
     for number in range(6):
         assert limits[number % 2].admit("ada", "192.0.2.1") == 0.0
         limits[number % 2].failed("ada", "192.0.2.1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ from ironpost.service import collector, records
 from ironpost.service.workers import WorkerFailed
 from ironpost.storage.lock import DirectoryInUse
 from ironpost.storage.sqlite_schema import SchemaError
+
+log = logging.getLogger("ironpost.serve")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +62,7 @@ def serve(named: Path | None, workers: int) -> None:
 
     def ready() -> None:
         collector.settle()
+        log.info("ironpost %s serves with configuration %s", release(), found.hash)
         typer.echo("\n".join(_banner(system, file)))
 
     run(system, ready)

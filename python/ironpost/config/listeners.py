@@ -51,13 +51,13 @@ class Limits(Section):
     connections: Count = 10000
     """Connections at one time, on each listener."""
     connections_per_prefix: Count = 100
-    """Connections at one time from one network, outside the trusted ones."""
+    """Connections at one time from one prefix, outside the trusted networks."""
     connection_rate: Rate = 10.0
-    """New connections from one network, outside the trusted ones; a minute's worth may come at once."""
+    """New connections from one prefix, outside the trusted networks; a minute's worth may come at once."""
     ipv4_prefix: Annotated[int, Field(strict=True, ge=1, le=32)] = 32
-    """Bits of an IPv4 address that make one network."""
+    """Bits of an IPv4 address that make one prefix."""
     ipv6_prefix: Annotated[int, Field(strict=True, ge=1, le=128)] = 64
-    """Bits of an IPv6 address that make one network."""
+    """Bits of an IPv6 address that make one prefix."""
     errors: Count = 20
     """Permanent refusals in a session since its last accepted message."""
     commands: Count = 100_000
@@ -65,13 +65,15 @@ class Limits(Section):
     handshake_timeout: Timeout = 60.0
     """How long a TLS handshake, or a PROXY header, may take."""
     hello_timeout: Timeout = 300.0
-    """How long a client may take to say EHLO, whatever else it says."""
+    """How long until EHLO or HELO is accepted, whatever else is said."""
     command_timeout: Timeout = 300.0
     """How long to wait for a command (RFC 5321 §4.5.3.2.7)."""
     data_timeout: Timeout = 180.0
     """How long to wait for the next piece of content (RFC 5321 §4.5.3.2.5)."""
     data_rate: SizeRate = 100.0
-    """What content must come with, on average over `data_timeout`."""
+    """What content must come with, on average over `data_timeout`; 0B/s for any."""
+    hook_timeout: Timeout = 300.0
+    """How long policy and the users' database may take for an answer (SECURITY R26)."""
     write_timeout: Timeout = 300.0
     """How long a client may leave our replies unread."""
     session_time: Annotated[Duration, least(duration, "60s")] = 86400.0

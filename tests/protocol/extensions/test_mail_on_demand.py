@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.protocol.test_server_session import ENVELOPE, Open, codes, greeted, say
 
 from ironpost.protocol import replies
+from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.server import ServerSession
 from ironpost.protocol.settings import Settings
 from ironpost.protocol.transaction import Identity, Want
@@ -45,6 +47,14 @@ def test_what_is_not_claimed_is_not_there() -> None:
     assert codes(say(session, b"ETRN b.example\r\nATRN\r\nEXPN staff\r\n")) == [b"502"] * 3
     hello = say(greeted(OnDemand(), SETTINGS, hello=b""), b"EHLO c.example\r\n")
     assert all(b"\r\n250" + line in hello for line in (b"-ETRN\r\n", b"-ATRN\r\n", b"-EXPN\r\n"))
+
+
+def test_etrn_is_not_for_users() -> None:  # RFC 6409 §7
+    settings = replace(SETTINGS, dialect=SUBMISSION)
+    session = greeted(OnDemand(), settings, hello=b"")
+    assert b"ETRN" not in say(session, b"EHLO c.example\r\n")
+    session.identity = JO
+    assert codes(say(session, b"ETRN b.example\r\n")) == [b"502"]
 
 
 def test_a_handler_that_claims_and_says_no_more_allows_it_to_nobody() -> None:

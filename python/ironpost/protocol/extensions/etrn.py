@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
+from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.extensions.base import Extension
 
 if TYPE_CHECKING:
     from ironpost.model import Reply
     from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
 
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -58,4 +60,8 @@ def out_of_place(session: ServerSession) -> Reply:
 class Etrn(Extension):
     keyword = "ETRN"
     claimed = True
+
+    def available(self, settings: Settings) -> bool:
+        return settings.dialect.name != SUBMISSION.name and super().available(settings)  # RFC 6409 §7
+
     verbs: ClassVar = {"ETRN": _etrn}
