@@ -259,6 +259,7 @@ def session_settings(configuration: Configuration, listener: Listener, common: C
         max_body_line=listener.max_line,
         long_lines=listener.long_lines,
         newlines=listener.newlines,
+        lenient=listener.lenient,
         eight_bit=listener.eight_bit,
         dialect=DIALECTS[listener.role]._replace(authenticate=listener.auth == "required"),
         authenticator=None if listener.auth == "none" else common.authenticator,

@@ -22,7 +22,8 @@ role = "mx"
 listen = ["127.0.0.1:2525", "[::1]:2525"]
 mode = "0600"
 tls = "none"
-newlines = "accept"
+newlines = "reject"
+lenient = ["198.51.100.0/24", "2001:db8::/32"]
 eight_bit = "accept"
 long_lines = "accept"
 max_line = "2KiB"
@@ -294,6 +295,10 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         (
             '[[listener]]\nrole = "lmtp"\nlisten = ["unix:x"]\nmode = 660',
             'c.toml:4: listener[1].mode: a mode is four octal digits in quotes, like "0660"',
+        ),
+        (
+            '[[listener]]\nrole = "submission"\nlisten = ["x:1"]\nlenient = ["192.0.2.0/24"]',
+            'c.toml:1: listener[1]: lenient is for newlines = "reject"; with "normalise" nobody needs it',
         ),
         (
             '[tls]\ncertificates = [{ chain = "c.pem", key = "k.pem" }]',

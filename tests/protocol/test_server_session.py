@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from ipaddress import ip_network
 from typing import ClassVar
 
 import pytest
@@ -13,6 +14,7 @@ from ironpost.protocol import replies
 from ironpost.protocol.extensions import EXTENSIONS, Extension
 from ironpost.protocol.server import DEFAULT, ServerSession
 from ironpost.protocol.settings import Settings
+from ironpost.protocol.transaction import Peer
 from ironpost.server import BaseHandler, MemorySpool
 from ironpost.wire import FAULTS
 
@@ -133,6 +135,61 @@ def test_r2_bare_cr_and_lf_in_data_by_policy(newlines: str, stored: bytes | None
         written = say(session, octets[:at], octets[at:])
         assert handler.messages == ([] if stored is None else [stored])
         assert written == (replies.BARE_NEWLINE if stored is None else replies.ACCEPTED).octets
+
+
+LENIENT = Settings(
+    lenient=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")), xclient=(ip_network("198.51.100.1/32"),)
+)
+
+
+def in_data_from(peer: Peer, handler: Open, before: bytes = b"") -> ServerSession:
+    session = ServerSession(handler, LENIENT, peer)
+    settle(session, session.start())
+    say(session, before + b"EHLO client.example\r\n" + ENVELOPE + b"DATA\r\n")
+    return session
+
+
+@pytest.mark.parametrize(
+    ("ip", "lenient"),
+    [
+        ("192.0.2.1", True),
+        ("2001:db8::1%1", True),
+        ("::ffff:192.0.2.1", True),
+        ("192.0.3.1", False),
+        ("2001:db8:0:1::1", False),
+        ("", False),
+    ],
+)
+def test_r2_clients_in_the_networks_of_the_list_are_mended_and_no_others(ip: str, lenient: bool) -> None:
+    octets = b"a\nb\r\r\nd\n.\nc\r\n.\r\n"
+    for at in range(len(octets)):
+        handler = Open()
+        session = in_data_from(Peer(ip), handler)
+        written = say(session, octets[:at], octets[at:])
+        assert written == (replies.ACCEPTED if lenient else replies.BARE_NEWLINE).octets
+        assert handler.messages == ([b"a\r\nb\r\n\r\nd\r\n.\r\nc\r\n"] if lenient else [])
+
+
+def test_r2_what_is_not_bare_is_kept_as_it_came_from_whoever_sends_it() -> None:
+    handler = Open()
+    session = in_data_from(Peer("203.0.113.9"), handler)
+    assert codes(say(session, b"a\r\n..b\r\n.\r\n")) == [b"250"]
+    assert handler.messages == [b"a\r\n.b\r\n"]
+
+
+def test_r2_the_client_counts_and_not_the_front_end_that_speaks_for_it() -> None:
+    front = Peer("198.51.100.1")
+    for ip, code in (("192.0.2.1", b"250"), ("203.0.113.9", b"550")):
+        session = in_data_from(front, Open(), b"XCLIENT ADDR=%b\r\n" % ip.encode())
+        assert codes(say(session, b"a\n\r\n.\r\n")) == [code]
+
+
+def test_r2_r4_a_chunk_is_mended_for_nobody() -> None:
+    handler = Open()
+    session = ServerSession(handler, LENIENT, Peer("192.0.2.1"))
+    settle(session, session.start())
+    assert codes(say(session, b"EHLO client.example\r\n" + ENVELOPE + b"BDAT 2 LAST\r\na\n"))[-1] == b"550"
+    assert handler.messages == []
 
 
 @pytest.mark.parametrize(("newlines", "taken"), [("reject", False), ("normalise", False), ("accept", True)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from ipaddress import ip_network
 
 import pytest
 
@@ -120,16 +121,27 @@ def kept(content, newlines):
     return NEWLINE.sub(b"\r\n", plain) if newlines == "normalise" else plain
 
 
-@pytest.mark.parametrize("newlines", ["reject", "normalise", "accept"])
+HERE, ELSEWHERE = (ip_network("127.0.0.0/8"),), (ip_network("192.0.2.0/24"),)
+POLICIES = {
+    "reject": ("reject", {"newlines": "reject"}),
+    "normalise": ("normalise", {"newlines": "normalise"}),
+    "accept": ("accept", {"newlines": "accept"}),
+    "lenient": ("normalise", {"newlines": "reject", "lenient": HERE}),
+    "lenient to others": ("reject", {"newlines": "reject", "lenient": ELSEWHERE}),
+}
+"""What the client meets, and by which settings."""
+
+
+@pytest.mark.parametrize(("newlines", "options"), POLICIES.values(), ids=POLICIES.keys())
 @pytest.mark.parametrize("false_end", FALSE_ENDS.values(), ids=FALSE_ENDS.keys())
-def test_r1_r2_one_message_whatever_looks_like_its_end_and_wherever_it_is_cut(received, false_end, newlines):
+def test_r1_r2_one_message_whatever_looks_like_its_end_and_wherever_it_is_cut(received, false_end, newlines, options):
     content = b"one" + false_end + HIDDEN + b"\r\n"
 
     async def scenario():
         handler = Open()
         expected = kept(content, newlines)
         answer = b"550" if expected is None else b"250"
-        async with talking(handler, received, newlines=newlines) as (reader, writer):
+        async with talking(handler, received, **options) as (reader, writer):
             for cut in range(len(content)):
                 await received.send(writer, ENVELOPE + b"DATA\r\n")
                 assert await codes(reader, 3) == [b"250", b"250", b"354"]

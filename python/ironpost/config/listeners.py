@@ -114,6 +114,8 @@ class Listener(Section):
     """`starttls`: clients may change to TLS (RFC 3207); `implicit`: they start with it (RFC 8314 §3.3)."""
     newlines: Literal["reject", "normalise", "accept"]
     """What a bare CR or LF in content meets."""
+    lenient: tuple[Network, ...] = ()
+    """Networks whose clients get `normalise` where `newlines` is `reject`."""
     eight_bit: Literal["accept", "reject"]
     """What 8-bit content meets that was not declared (RFC 6152 §3)."""
     long_lines: Literal["accept", "reject"] = "reject"
@@ -146,6 +148,8 @@ class Listener(Section):
         ports = {place.port for place in self.listen if isinstance(place, Endpoint)}
         if self.role == "lmtp" and SMTP_PORT in ports:
             raise ValueError("LMTP is not spoken on port 25 (RFC 2033 §5)")
+        if self.lenient and self.newlines != "reject":
+            raise ValueError(f'lenient is for newlines = "reject"; with "{self.newlines}" nobody needs it')
         if self.auth == "required" and self.tls == "none" and not self.auth_in_clear:
             raise ValueError(
                 'nobody could log in: with tls = "none" passwords would come in clear; '

@@ -175,9 +175,7 @@ def _judge(session: ServerSession, facts: BodyEnd) -> Reply | None:
         return replies.TOO_LARGE
     if _binary(session):
         return None
-    # DATA under `normalise` was mended by the framer; chunks are counted octets and cannot be (R2, R4).
-    bare_allowed = settings.newlines == "accept" or (settings.newlines == "normalise" and session.by_data)
-    if (facts.bare_cr or facts.bare_lf) and not bare_allowed:
+    if (facts.bare_cr or facts.bare_lf) and not settings.takes_bare(session.peer.ip, by_data=session.by_data):
         return replies.BARE_NEWLINE
     if facts.nul:
         return replies.NUL_OCTET

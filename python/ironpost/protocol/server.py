@@ -160,7 +160,7 @@ class ServerSession(Answering):
         self.dialogue = settings.dialogue(secure=tls is not None, authenticated=False)
         self._verbs = self.dialogue.verbs[State.GREETING]
         self._overrides = overrides
-        self._framer = wire.ServerFramer(settings.limits, settings.newlines)
+        self._framer = wire.ServerFramer(settings.limits, settings.framed_newlines)
         self._events: Iterator[wire.ServerEvent] = iter(())
         self._unread: list[bytes] = []
         self._pending: Pending = None
@@ -266,7 +266,7 @@ class ServerSession(Answering):
         self.tls = tls
         self._unread.clear()
         self._events = iter(())
-        self._framer = wire.ServerFramer(self.settings.limits, self.settings.newlines)
+        self._framer = wire.ServerFramer(self.settings.limits, self.settings.framed_newlines)
         self.restart()
         if self._stopping:
             self._settle()

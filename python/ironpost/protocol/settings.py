@@ -67,6 +67,8 @@ class Settings:
     newlines: NewlinePolicy = "reject"
     """What a bare CR or LF in content meets. `normalise` concerns DATA; in BDAT it is refused unless `accept` is set,
     because RFC 3030 §2 makes the client send text with CRLF."""
+    lenient: Networks = ()
+    """Networks whose clients get `normalise` where `newlines` is `reject` (SECURITY R2)."""
     eight_bit: Literal["accept", "reject"] = "accept"
     """What octets above 127 meet in content that was declared with neither BODY=8BITMIME nor SMTPUTF8 (RFC 6152 §3)."""
     dialect: Dialect = SMTP
@@ -229,7 +231,24 @@ class Settings:
 
     def trusts(self, ip: str) -> bool:
         """Whether the client at this address is a front end of our own (`xclient`)."""
-        if not self.xclient or not ip:
-            return False
-        address = ip_address(ip.partition("%")[0])
-        return any(address in network for network in self.xclient)
+        return _among(ip, self.xclient)
+
+    @property
+    def framed_newlines(self) -> NewlinePolicy:
+        """What the framer does: it mends for everybody where some may send what is bare, and `takes_bare` judges."""
+        return "normalise" if self.newlines == "reject" and self.lenient else self.newlines
+
+    def takes_bare(self, ip: str, *, by_data: bool) -> bool:
+        """Whether a client at this address may send content with a bare CR or LF, by DATA or in chunks. This alone
+        decides, at the true end; chunks are counted octets and are never mended (SECURITY R2, R4)."""
+        if self.newlines == "reject":
+            return by_data and _among(ip, self.lenient)
+        return self.newlines == "accept" or by_data
+
+
+def _among(ip: str, networks: Networks) -> bool:
+    if not networks or not ip:
+        return False
+    address = ip_address(ip.partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address  # as sockets for both families show IPv4
+    return any(address in network for network in networks)
