@@ -70,7 +70,8 @@ def test_an_operator_may_send_it_before(system: Callable) -> None:
     async def scenario() -> None:
         async with system(session=OPEN, claims=CLAIMS) as here:
             await here.submit("flo@here.example", "jo@next.example", CONTENT, options=("HOLDFOR=600",))
-            assert await here.store.retry(None, here.clock.now()) == 1
+            (message,) = await here.store.list()
+            assert await here.store.retry([message.id], here.clock.now()) == 1
             here.runner.wake()
             await here.queue_empty()
             assert len(here.next_hop.taken) == 1

@@ -336,8 +336,12 @@ def test_a_time_that_is_over_is_now(kind, tmp_path):
 def test_an_operator_may_send_early_what_is_due_later(kind, tmp_path):
     async def scenario(store):
         await put(store, "m1", due=NOW + 3600)
+        assert await store.retry(None, NOW + 1) == 0  # not by "all": it must be named
+        assert await store.claim(NOW + 1, 10) == []
         assert await store.retry(["m1"], NOW + 1) == 1
         assert ids(await store.claim(NOW + 1, 10)) == ["m1"]
+        await store.release(["m1"])
+        assert await store.retry(None, NOW + 3600) == 1
 
     run(kind, tmp_path, scenario)
 

@@ -216,7 +216,7 @@ def queue_show(
 @queue.command("retry")
 def queue_retry(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID")] = None,
-    all: Annotated[bool, typer.Option("--all", help="Every message.")] = False,  # noqa: A002 - the command line's word
+    all: Annotated[bool, typer.Option("--all", help="Every message that may leave now.")] = False,  # noqa: A002 - the command line's word
     config: File = None,
     json: Json = False,
 ) -> None:

@@ -165,7 +165,10 @@ class Store(Protocol):
         ...
 
     async def retry(self, messages: Sequence[str] | None, now: float) -> int:
-        """Makes queued recipients due now (all messages if None); how many recipients that concerned."""
+        """Makes queued recipients due now; how many recipients that concerned.
+
+        None means every message that may be delivered now; one that may not (`released` after `now`) must be named.
+        """
         ...
 
     async def hold(self, messages: Sequence[str], now: float) -> int:

@@ -201,8 +201,10 @@ class MemoryStore:
         count = 0
         for identifier in self._entries if messages is None else dict.fromkeys(messages):
             entry = self._entries.get(identifier)
-            for queued in entry.recipients if entry is not None else ():
-                if entry is not None and queued.state is State.QUEUED:
+            if entry is None or (messages is None and entry.message.released > now):
+                continue
+            for queued in entry.recipients:
+                if queued.state is State.QUEUED:
                     entry.recipients[queued.number] = queued._replace(due=now, changed=self._now())
                     count += 1
         return count

@@ -292,7 +292,8 @@ class SqliteStore:
             values = (micros(now), micros(self._now()))
             change = "UPDATE recipient SET due=?, changed=? WHERE state=0"
             if messages is None:
-                return self._writer.execute(change, values).rowcount
+                released = " AND message IN (SELECT seq FROM message WHERE released <= ?)"
+                return self._writer.execute(change + released, (*values, micros(now))).rowcount
             return sum(
                 self._writer.execute(f"{change} AND message=?", (*values, found[0])).rowcount
                 for identifier in dict.fromkeys(messages)
