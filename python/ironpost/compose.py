@@ -30,6 +30,7 @@ from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
 from ironpost.service.control import ControlError, ControlServer
 from ironpost.service.inbound import Inbound
+from ironpost.service.lending import LendingStore
 from ironpost.service.metrics import Counters
 from ironpost.service.on_demand import OnDemand
 from ironpost.service.queue_runner import QueueRunner
@@ -190,7 +191,9 @@ class System:
         if share is None:
             front = Control(ControlServer(configuration.control, commands), configuration.data)
         else:
-            front = share.front({**commands, "known": self._which}, lambda: self._supervisor.stop())
+            assert isinstance(self._store, LendingStore)
+            lending = self._store.join(share.news, share.number, share.workers, self._runner.wake)
+            front = share.front({**commands, **lending, "known": self._which}, lambda: self._supervisor.stop())
         parts: list[Part] = [
             *([Lock(lock)] if lock is not None else []),
             _Held(self._store.close),
@@ -214,7 +217,7 @@ class System:
         data, reserve, share = configuration.data, configuration.queue.reserve, self._share
         with used(data):
             if share is not None:
-                return None, ShardedStore.at(
+                return None, LendingStore.at(
                     data, worker=share.number, workers=share.workers, now=self._clock.now, reserve=reserve
                 )
             lock = DirectoryLock(data)

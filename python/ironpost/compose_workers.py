@@ -22,6 +22,7 @@ from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
 from ironpost.service.control import ControlError, ControlServer
+from ironpost.service.lending import ENDED
 from ironpost.service.shared_limits import CONNECTIONS, Ledger
 from ironpost.service.supervisor import Part, Supervisor
 from ironpost.service.workers import Worker, Workers
@@ -58,15 +59,6 @@ class TooManyWorkers(Exception):
 
     def __init__(self, workers: int, shards: int) -> None:
         super().__init__(f"{workers} workers are too many: this data directory has room for {shards}")
-
-
-class OneWorkerOnly(TooManyWorkers):
-    """The configuration has what only a single process can do."""
-
-    def __init__(self) -> None:
-        Exception.__init__(
-            self, "on_demand needs a single worker: of several, each has a part of a customer's mail and no other's"
-        )
 
 
 class Reserved:
@@ -166,8 +158,6 @@ class Supervised:
             SchemaError: another version of ironpost wrote the data.
             TlsError, AuthError: a certificate, or who knows the users, cannot be used.
         """
-        if self.configuration.on_demand:
-            raise OneWorkerOnly
         data = self.configuration.data
         with used(data):
             lock = DirectoryLock(data)
@@ -225,7 +215,7 @@ class Supervised:
         self._workers.tell_others(number, note)
 
     def _ended(self, number: int) -> None:
-        self._workers.tell_others(number, {CONNECTIONS: self._ledger.ended(number)})
+        self._workers.tell_others(number, {CONNECTIONS: self._ledger.ended(number), ENDED: number})
 
     def _began(self, worker: Worker) -> None:
         for held in self._ledger.others(worker.number):
@@ -242,8 +232,6 @@ class Supervised:
         async with self._reloading:
             new, old = self._again(), self._source
             refuse_fixed(old.configuration, new.configuration)
-            if new.configuration.on_demand:
-                raise ControlError(str(OneWorkerOnly()))
             living = [worker for worker in self._workers.all if worker.ready.is_set()]
             for worker in living[:1]:
                 await self._hand_over(worker, new)  # what it refuses, nobody has

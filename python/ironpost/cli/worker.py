@@ -82,7 +82,7 @@ def main(descriptor: int) -> int:
     orders = Orders(json.loads(line)["note"])
     front: Front
 
-    news = News(lambda note: front.link.tell(note))
+    news = News(lambda note: front.link.tell(note), lambda request: front.link.ask(request))
 
     def make_front(commands: Mapping[str, Command], stop: Callable[[], None]) -> Front:
         async def reload(request: Mapping[str, Any]) -> Mapping[str, Any]:

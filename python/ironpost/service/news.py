@@ -1,29 +1,49 @@
-"""What the workers of one server tell each other, by topic. The supervisor passes it on to all the others.
+"""What the workers of one server tell and ask each other. The supervisor passes it on to all the others.
 
-Promises: nobody waits for anybody: telling is one write, hearing one call. What a worker tells before it is ready, or
-what comes while one is down, is heard by those who are there.
+Promises: telling is one write, hearing one call, and nobody waits. A question is answered by those who are there: a
+worker that is being started again hears and says nothing.
 Refuses: nothing; a topic that nobody listens to is passed over.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
+from ironpost.service.control import ControlError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
 
 class News:
     """One worker's side."""
 
-    def __init__(self, send: Callable[[Mapping[str, Any]], None]) -> None:
-        """`send` takes a note for the supervisor."""
+    def __init__(
+        self,
+        send: Callable[[Mapping[str, Any]], None],
+        ask: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        """`send` takes a note for the supervisor, `ask` a question."""
         self._send = send
+        self._ask = ask
         self._hearers: dict[str, Callable[[Any], None]] = {}
 
     def tell(self, topic: str, value: Any) -> None:
         """Tells all other workers; `value` as JSON can hold it."""
         self._send({topic: value})
+
+    async def ask(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Asks all other workers; the answers of those that are there and do not refuse.
+
+        Raises:
+            OSError: the supervisor is gone, or at fault.
+        """
+        try:
+            answers: list[dict[str, Any]] = (await self._ask({"do": "others", "request": request}))["answers"]
+        except ControlError as error:
+            raise OSError(errno.EIO, f"the other workers cannot be asked: {error}") from error
+        return answers
 
     def on(self, topic: str, hear: Callable[[Any], None]) -> None:
         """From now on `hear` gets what others tell about a topic."""

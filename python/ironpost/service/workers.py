@@ -17,6 +17,7 @@ import logging
 import signal
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ironpost.service.control import ControlError
@@ -172,6 +173,12 @@ class Workers:
                 raise answer
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
+    async def _ask_others(self, worker: Worker, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A question of one worker to all others."""
+        asked = [each.ask(request["request"]) for each in self.all if each is not worker and each.ready.is_set()]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return {"answers": [answer for answer in answers if not isinstance(answer, BaseException)]}
+
     # -- one worker
 
     async def _tend(self, worker: Worker) -> None:
@@ -199,7 +206,7 @@ class Workers:
         ours, its = socket.socketpair()
         worker.failure = None
         gone = asyncio.Event()
-        link = Link({}, lambda note: self._note(worker, note), gone.set)
+        link = Link({"others": partial(self._ask_others, worker)}, lambda note: self._note(worker, note), gone.set)
         try:
             with its:
                 process = await asyncio.create_subprocess_exec(

@@ -384,6 +384,11 @@ class SqliteStore:
         return message in self._by_id
 
     @property
+    def directory(self) -> Path:
+        """Where it is."""
+        return self._directory
+
+    @property
     def transactions(self) -> int:
         """Written since it was opened."""
         return self._commits.transactions

@@ -1,0 +1,190 @@
+"""Mail on demand over several workers: what lies in the shards of one is attempted by another, the one to which the
+customer came.
+
+Promises: a message that is lent is claimed by its owner, so that nobody else attempts it; the borrower reads it beside
+its owner, and what became of it is recorded by the owner, who says so only when it is durable. A borrower that ends
+gives back by that what it had; a result whose owner is being started again waits for it.
+Refuses: to be exact about reports: one is committed by the borrower before the owner records the failure that it tells
+of, so that a crash between can send it twice, and never not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import errno
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ironpost.storage.shards import ShardedStore
+from ironpost.storage.sqlite_rows import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from ironpost.queue.store import NewMessage, QueuedMessage, Update
+    from ironpost.service.control import Command
+    from ironpost.service.news import News
+    from ironpost.storage.sqlite import SqliteStore
+
+ENDED: Final = "ended"
+"""The topic of `news` on which the supervisor says that a worker is gone."""
+
+
+class LendingStore(ShardedStore):
+    """The shards of one worker, and by way of the others theirs, for `waiting`, `take` and what follows from them."""
+
+    def __init__(self, main: SqliteStore, others: Sequence[SqliteStore]) -> None:
+        """As `ShardedStore`; it is one until `join`."""
+        super().__init__(main, others)
+        self._lent: dict[str, int] = {}
+        """To whom each message of ours is lent."""
+        self._borrowed: dict[str, bool] = {}
+        """Messages of others that are attempted here, and whether their report is committed."""
+        self._readers: dict[str, Reader] = {}
+        self._news: News
+        self._number: int
+        self._workers: int
+        self._wake: Callable[[], None]
+
+    def join(self, news: News, number: int, workers: int, wake: Callable[[], None]) -> dict[str, Command]:
+        """Begins to lend and to borrow.
+
+        Args:
+            news: the other workers.
+            number: which this one is.
+            workers: how many there are.
+            wake: tells our queue runner that something may be due.
+
+        Returns:
+            What the others ask.
+        """
+        self._news, self._number, self._workers, self._wake = news, number, workers, wake
+        news.on(ENDED, self._ended)
+        return {
+            "lending-waiting": self._others_wait,
+            "lending-retry": self._others_retry,
+            "lending-take": self._lend,
+            "lending-record": self._record_lent,
+            "lending-release": self._take_back,
+        }
+
+    # -- as a borrower
+
+    async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
+        """As `Store.waiting`, of all workers."""
+        found = list(await super().waiting(domains, now, limit))
+        request = {"do": "lending-waiting", "domains": list(domains), "now": now, "limit": limit}
+        for answer in await self._news.ask(request):
+            found += answer["ids"]
+        return found[:limit]
+
+    async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
+        """As `Store.take`, from whoever has it."""
+        taken = await super().take(message, domains, now)
+        if taken is not None or await self.get(message) is not None:
+            return taken
+        request = {
+            "do": "lending-take", "id": message, "domains": list(domains), "now": now, "borrower": self._number,
+        }  # fmt: skip
+        for answer in await self._news.ask(request):
+            if answer["numbers"]:
+                whole = await self._reader(answer["directory"]).get(message)
+                if whole is not None:
+                    self._borrowed[message] = False
+                    chosen = tuple(each for each in whole.recipients if each.number in answer["numbers"])
+                    return whole._replace(recipients=chosen)
+        return None
+
+    def _reader(self, directory: str) -> Reader:
+        reader = self._readers.get(directory)
+        if reader is None:
+            reader = self._readers[directory] = Reader.open_readonly(Path(directory))
+        return reader
+
+    async def retry(self, messages: Sequence[str] | None, now: float) -> int:
+        """As `Store.retry`; messages that are named, wherever they are."""
+        count = await super().retry(messages, now)
+        if messages is not None:
+            for answer in await self._news.ask({"do": "lending-retry", "ids": list(messages), "now": now}):
+                count += answer["recipients"]
+        return count
+
+    def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
+        """As `Store.record`; for a borrowed message its owner does it."""
+        if self._borrowed and updates and updates[0].message in self._borrowed:
+            return asyncio.get_running_loop().create_task(self._give_back(updates, reports))
+        return super().record(updates, reports)
+
+    async def _give_back(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
+        message = updates[0].message
+        if not self._borrowed[message]:
+            for report in reports:
+                await self.release([(await self.commit(report)).id])
+            self._borrowed[message] = True
+        packed = base64.b64encode(pickle.dumps(tuple(updates))).decode()
+        answers = await self._news.ask({"do": "lending-record", "id": message, "updates": packed})
+        if not any(answer["known"] for answer in answers) and len(answers) < self._workers - 1:
+            raise OSError(errno.EAGAIN, f"the worker that has message {message} is being started again")
+        self._borrowed.pop(message, None)
+
+    async def release(self, messages: Sequence[str]) -> None:
+        """As `Store.release`."""
+        borrowed = [each for each in messages if self._borrowed.pop(each, None) is not None]
+        if borrowed:
+            await self._news.ask({"do": "lending-release", "ids": borrowed})
+        await super().release(messages)
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        for reader in self._readers.values():
+            reader.close()
+        await super().close()
+
+    # -- as an owner
+
+    async def _others_wait(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"ids": list(await super().waiting(request["domains"], request["now"], request["limit"]))}
+
+    async def _others_retry(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        count = await super().retry(request["ids"], request["now"])
+        if count:
+            self._wake()
+        return {"recipients": count}
+
+    async def _lend(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        message = request["id"]
+        taken = await super().take(message, request["domains"], request["now"])
+        if taken is None:
+            return {"numbers": []}
+        self._lent[message] = request["borrower"]
+        directory = str(self._owner(message).directory)
+        return {"numbers": [each.number for each in taken.recipients], "directory": directory}
+
+    async def _record_lent(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        message = request["id"]
+        if message not in self._lent and await self.get(message) is None:
+            return {"known": False}
+        updates = pickle.loads(base64.b64decode(request["updates"]))  # noqa: S301 - over a socket that only we hold
+        await super().record(updates)
+        self._lent.pop(message, None)
+        self._wake()
+        return {"known": True}
+
+    async def _take_back(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        await self._back([each for each in request["ids"] if each in self._lent])
+        return {}
+
+    async def _back(self, messages: Sequence[str]) -> None:
+        for message in messages:
+            del self._lent[message]
+        await super().release(messages)
+        self._wake()
+
+    def _ended(self, number: int) -> None:
+        lost = [message for message, borrower in self._lent.items() if borrower == number]
+        if lost:
+            task = asyncio.get_running_loop().create_task(self._back(lost))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

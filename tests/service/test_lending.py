@@ -1,0 +1,189 @@
+"""Messages of one worker that another attempts: claimed once, recorded by their owner, given back by the dead."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ironpost.model import Address, Envelope, Outcome, Recipient, Reply
+from ironpost.queue.store import NewMessage, State, Update
+from ironpost.service.lending import ENDED, LendingStore
+from ironpost.service.news import News
+from ironpost.storage.shards import lay_out
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from ironpost.service.control import Command
+
+DOMAINS = ("jo.example",)
+YES = Outcome.of(Reply(250, "2.0.0", ("Taken",)), "jo [192.0.2.1]")
+LATER = Outcome.of(Reply(451, "4.0.0", ("Later",)))
+NO = Outcome.of(Reply(550, "5.1.1", ("Nobody",)))
+LARGE = b"x" * 200_000
+
+
+class Crew:
+    """Workers that can ask each other, and be down."""
+
+    def __init__(self, data: Path, workers: int) -> None:
+        lay_out(data)
+        self.down: set[int] = set()
+        self.woken: list[int] = []
+        self.stores = [LendingStore.at(data, worker=number, workers=workers, reserve=0) for number in range(workers)]
+        self.news = [self._news(number) for number in range(workers)]
+        self.commands: list[dict[str, Command]] = [
+            store.join(self.news[number], number, workers, lambda number=number: self.woken.append(number))  # type: ignore[misc]
+            for number, store in enumerate(self.stores)
+        ]
+
+    def _news(self, asking: int) -> News:
+        async def ask(question: Any) -> Any:
+            request = json.loads(json.dumps(question))["request"]  # as over the link
+            others = [each for each in range(len(self.stores)) if each != asking and each not in self.down]
+            return {"answers": [await self.commands[each][request["do"]](request) for each in others]}
+
+        return News(lambda _note: None, ask)
+
+    async def queue(self, worker: int, name: str, content: bytes = b"Subject: x\r\n\r\n") -> None:
+        store = self.stores[worker]
+        spool = store.spool()
+        if (behind := spool.write(content)) is not None:
+            await behind
+        to = tuple(Recipient(Address.parse(each)) for each in ("a@jo.example", "b@jo.example", "c@al.example"))
+        envelope = Envelope(Address.parse("from@sender.example"), to)
+        await store.commit(NewMessage(name, envelope, time.time() - 1, b"", spool))
+        await store.release([name])
+
+    async def states(self, worker: int, name: str) -> list[State]:
+        message = await self.stores[worker].get(name)
+        return [] if message is None else [each.state for each in message.recipients]
+
+
+def among(tmp_path: Path, workers: int, scenario: Callable[[Crew], Awaitable[None]]) -> None:
+    async def run() -> None:
+        crew = Crew(tmp_path, workers)
+        async with asyncio.timeout(30):
+            await scenario(crew)
+        for store in crew.stores:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def updates(name: str, outcome: Outcome, state: State, *numbers: int) -> list[Update]:
+    return [Update(name, number, state, 1, time.time() + 600, outcome) for number in numbers or (0, 1)]
+
+
+@pytest.mark.parametrize("content", [b"Subject: x\r\n\r\nhi\r\n", LARGE], ids=["small", "large"])
+def test_what_is_lent_is_claimed_read_and_recorded_by_its_owner(tmp_path: Path, content: bytes) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1", content)
+        borrower = crew.stores[0]
+        assert await borrower.waiting(DOMAINS, time.time()) == ["m1"]
+        message = await borrower.take("m1", DOMAINS, time.time())
+        assert message is not None
+        assert [each.number for each in message.recipients] == [0, 1]
+        assert b"".join([piece async for piece in message.body.pieces()]) == content
+        assert await crew.stores[2].take("m1", DOMAINS, time.time()) is None, "it is lent"
+        assert [each.number for each in (await crew.stores[1].claim(time.time(), 10))[0].recipients] == [2]
+        await borrower.record(updates("m1", YES, State.DELIVERED))
+        assert await crew.states(1, "m1") == [State.DELIVERED, State.DELIVERED, State.QUEUED]
+        assert crew.woken == [1]
+        assert await borrower.waiting(DOMAINS, time.time()) == []
+
+    among(tmp_path, 3, scenario)
+
+
+def test_etrn_makes_due_what_any_worker_has(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        for worker in range(3):
+            await crew.queue(worker, f"m{worker}")
+        found = await crew.stores[0].waiting(DOMAINS, time.time())
+        assert sorted(found) == ["m0", "m1", "m2"]
+        assert await crew.stores[0].retry(found, time.time()) == 9
+        assert sorted(crew.woken) == [1, 2]
+        assert await crew.stores[0].retry(None, time.time()) == 3, "all of its own"
+        assert await crew.stores[0].waiting(DOMAINS, time.time(), 2) == found[:2]
+
+    among(tmp_path, 3, scenario)
+
+
+def test_a_failure_and_its_report_survive_an_owner_that_is_away(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        borrower = crew.stores[0]
+        assert await borrower.take("m1", DOMAINS, time.time()) is not None
+
+        def report(name: str) -> NewMessage:
+            spool = borrower.spool()
+            spool.write(b"Subject: failed\r\n\r\n")
+            envelope = Envelope(Address.parse(""), (Recipient(Address.parse("from@sender.example")),))
+            return NewMessage(name, envelope, time.time(), b"", spool)
+
+        crew.down.add(1)
+        with pytest.raises(OSError, match="is being started again"):
+            await borrower.record(updates("m1", NO, State.FAILED), [report("r1")])
+        crew.down.clear()
+        await borrower.record(updates("m1", NO, State.FAILED), [report("r2")])
+        assert await crew.states(1, "m1") == [State.FAILED, State.FAILED, State.QUEUED]
+        assert [message.id for message in await borrower.claim(time.time(), 10)] == ["r1"], "one report, to be sent"
+
+    among(tmp_path, 2, scenario)
+
+
+def test_a_message_that_an_operator_dropped_meanwhile_is_no_trouble(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        assert await crew.stores[0].take("m1", DOMAINS, time.time()) is not None
+        assert await crew.stores[1].drop(["m1"], time.time()) == 1
+        await crew.stores[0].record(updates("m1", LATER, State.QUEUED))
+        assert await crew.stores[1].list() == []
+        await crew.queue(1, "m2")
+        assert await crew.stores[0].take("m2", DOMAINS, time.time()) is not None
+        await crew.stores[1].drop(["m2"], time.time())
+        crew.stores[1]._lent.clear()  # as after its restart
+        await crew.stores[0].record(updates("m2", LATER, State.QUEUED))
+
+    among(tmp_path, 2, scenario)
+
+
+def test_what_a_borrower_had_is_there_again_when_it_gives_it_back_or_ends(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        for end in (lambda: crew.stores[0].release(["m1"]), lambda: _ended(crew)):
+            assert await crew.stores[0].take("m1", DOMAINS, time.time()) is not None
+            assert await crew.stores[1].take("m1", DOMAINS, time.time()) is None
+            await end()
+            assert await crew.stores[1].take("m1", DOMAINS, time.time()) is not None
+            await crew.stores[1].release(["m1"])
+        assert await crew.states(1, "m1") == [State.QUEUED] * 3
+
+    async def _ended(crew: Crew) -> None:
+        crew.news[1].heard({ENDED: 2})
+        crew.news[1].heard({ENDED: 0})
+        while crew.stores[1]._lent:
+            await asyncio.sleep(0)
+        crew.stores[0]._borrowed.clear()
+
+    among(tmp_path, 3, scenario)
+
+
+def test_the_own_mail_of_a_worker_is_as_ever(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(0, "m0")
+        await crew.queue(1, "m1")
+        assert await crew.stores[0].take("m1", DOMAINS, time.time()) is not None
+        own = await crew.stores[0].take("m0", DOMAINS, time.time())
+        assert own is not None
+        assert await crew.stores[0].take("m0", DOMAINS, time.time()) is None
+        assert await crew.stores[0].take("nosuch", DOMAINS, time.time()) is None
+        await crew.stores[0].record(updates("m0", YES, State.DELIVERED))
+        assert await crew.states(0, "m0") == [State.DELIVERED, State.DELIVERED, State.QUEUED]
+
+    among(tmp_path, 2, scenario)
