@@ -52,22 +52,34 @@ def authenticator(configuration: Configuration) -> Users | None:
     """
     if all(listener.auth == "none" for listener in configuration.listener):
         return None
-    auth = configuration.auth
-    file = UsersFile(configuration.users)
-    sources: list[UserSource] = [file]
+    found, hook = sources(configuration)
+    path = configuration.data / "login.key"
+    try:
+        key = decoy_key(path)
+    except OSError as error:
+        raise AuthError(f"{path}: {error.strerror}") from error
+    return Users(found, hook, mechanisms=configuration.auth.mechanisms, decoy_key=key)
+
+
+def sources(configuration: Configuration) -> tuple[list[UserSource], object]:
+    """Where accounts are, in their order, and the hook, if there is one. Each was asked once.
+
+    Raises:
+        AuthError: one cannot be had.
+    """
+    auth, file = configuration.auth, UsersFile(configuration.users)
+    found: list[UserSource] = [file]
     try:
         file.names()
         if auth.database is not None and auth.query is not None:
             sql = UsersSql(auth.database, auth.query)
             sql.check()
-            sources.append(sql)
-        hook = None if auth.hook is None else load(auth.hook, Path())
-        key = decoy_key(configuration.data / "login.key")
+            found.append(sql)
+        return found, None if auth.hook is None else load(auth.hook, Path())
     except (UsersFileError, HookError, QueryError) as fault:
         raise AuthError(str(fault)) from fault
     except OSError as error:
         raise AuthError(f"{error.filename}: {error.strerror}") from error
-    return Users(sources, hook, mechanisms=auth.mechanisms, decoy_key=key)
 
 
 def login_limit(clock: Clock, metrics: Metrics, news: News | None) -> LoginBackoff:

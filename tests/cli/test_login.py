@@ -105,12 +105,20 @@ def test_r13_in_clear_nobody_can_log_in(serve: Callable[..., Any]) -> None:
 def test_r53_guessing_gets_slower_and_outlives_a_reload(serve: Callable[..., Any]) -> None:
     server = serve("", SUBMISSION)
     port = server.ports["submission"]
-    replies = [login(port, "eve", f"guess {number}") for number in range(7)]
-    assert [code for code, _ in replies] == [535] * 6 + [454]
-    assert replies[-1] == WAIT
+
+    def guesses() -> int:
+        """How many are looked at before one has to wait; the waits double, so a slow machine sees more of them."""
+        for number in range(12):
+            reply = login(port, "eve", f"guess {number}")
+            if reply == WAIT:
+                return number
+            assert reply[0] == 535
+        return 12
+
+    assert 6 <= guesses() < 12
     server.configure("max_recipients = 200\n")
     assert b" replaces " in server.run("reload", "-c", str(server.file)).stdout
-    assert login(port, "eve", "another")[0] == 454
+    assert guesses() < 5
     assert login(port, "ada", "another")[0] == 535
 
 
@@ -147,7 +155,7 @@ def test_a_database_and_a_hook_are_asked_behind_the_file(serve: Callable[..., An
         ('users = "broken"', b"broken, line 1: not a name"),
     ],
 )
-def test_accounts_that_cannot_be_had_are_named_at_start_and_at_a_reload(
+def test_accounts_that_cannot_be_had_are_named_at_start_at_a_reload_and_by_check(
     serve: Callable[..., Any], auth: str, why: bytes
 ) -> None:
     server = serve("", SUBMISSION)
@@ -157,10 +165,11 @@ def test_accounts_that_cannot_be_had_are_named_at_start_and_at_a_reload(
     assert failed.returncode == 78
     assert why in failed.stderr
     assert server.stop() == 0
-    started = server.run("serve", "-c", str(server.file))
-    assert started.returncode == 78
-    assert why in started.stderr
-    assert b"Traceback" not in started.stderr
+    for command in (["serve", "-c", str(server.file)], ["check", str(server.file)]):
+        done = server.run(*command)
+        assert done.returncode == 78
+        assert why in done.stderr
+        assert b"Traceback" not in done.stderr
 
 
 def test_workers_show_unknown_names_the_same_salt(serve: Callable[..., Any]) -> None:

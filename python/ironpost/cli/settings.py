@@ -60,7 +60,7 @@ def command(found: Configuration, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(named: Path | None) -> None:
-    """Reads a configuration and its certificates, and says what it found."""
+    """Reads a configuration, its certificates and where it says that accounts are, and says what it found."""
     found = configuration(named)
     if found.tls.certificates:
         from ironpost.compose_listeners import configured_certificates
@@ -69,6 +69,13 @@ def check(named: Path | None) -> None:
         try:
             configured_certificates(found)
         except TlsError as error:
+            raise Stop(exits.CONFIGURATION, str(error)) from None
+    if found.auth.model_fields_set:
+        from ironpost.compose_auth import AuthError, sources
+
+        try:
+            sources(found)
+        except AuthError as error:
             raise Stop(exits.CONFIGURATION, str(error)) from None
     file = source(named)
     typer.echo(f"{file or 'built-in default'}: good (configuration {found.hash})")

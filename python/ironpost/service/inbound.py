@@ -230,10 +230,6 @@ class Inbound:
             count("sessions_ended", _LIMITS[session.ended])
         if session.failures:
             count("hook_failures", amount=session.failures)
-        if session.identity is not None:
-            count("logins", "accepted")
-        if session.failed_logins:
-            count("logins", "refused", session.failed_logins)
         if _log.isEnabledFor(logging.INFO):
             self._journal_session(session, visit)
 
