@@ -120,3 +120,21 @@ def test_workers_end_with_a_supervisor_that_is_killed(serve: Callable[..., Any],
     server.wait_until_empty()
     assert load.acknowledged <= set(delivered(server))
     assert server.stop() == 0
+
+
+def test_a_stop_under_load_keeps_what_was_acknowledged(serve: Callable[..., Any], wait_until: Until) -> None:
+    server = serve(workers=WORKERS)
+    load = Load(server.port)
+    wait_until(lambda: len(load.acknowledged) >= 300, server.log)
+    load.over.set()
+    assert server.stop() == 0
+    for thread in load.threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert len(load.acknowledged) < MESSAGES, "it was stopped under load"
+    server.start()
+    server.wait_until_empty()
+    copies = delivered(server)
+    assert load.acknowledged <= set(copies)
+    assert {number for number, count in copies.items() if count > 1} <= load.retried
+    assert server.stop() == 0

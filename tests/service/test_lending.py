@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.model import Address, Envelope, Outcome, Recipient, Reply
+from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.queue.store import NewMessage, State, Update
-from ironpost.service.lending import ENDED, LendingStore
+from ironpost.service.lending import ENDED, LendingStore, packed, unpacked
 from ironpost.service.news import News
 from ironpost.storage.shards import lay_out
 
@@ -187,3 +188,15 @@ def test_the_own_mail_of_a_worker_is_as_ever(tmp_path: Path) -> None:
         assert await crew.states(0, "m0") == [State.DELIVERED, State.DELIVERED, State.QUEUED]
 
     among(tmp_path, 2, scenario)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_an_update_crosses_whole(state: State) -> None:
+    reply = Reply(451, "4.7.1", ("Later", 'with "quotes" and ü'), "only for the log")
+    outcome = Outcome(Disposition.DEFERRED, reply, "mx.example [192.0.2.1]", asked=True)
+    for update in (Update("m1", 3, state, 7, 1.25, outcome), Update("m1", 3, state, 7, 1.25)):
+        back = unpacked(json.loads(json.dumps(packed(update))))
+        assert back == update
+        assert repr(back) == repr(update), "with what comparing leaves out"
+    assert len(dataclasses.fields(Outcome)) == 4
+    assert len(dataclasses.fields(Reply)) == 5

@@ -11,19 +11,19 @@ of, so that a crash between can send it twice, and never not at all.
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.queue.store import State, Update
 from ironpost.storage.shards import ShardedStore
 from ironpost.storage.sqlite_rows import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from ironpost.queue.store import NewMessage, QueuedMessage, Update
+    from ironpost.queue.store import NewMessage, QueuedMessage
     from ironpost.service.control import Command
     from ironpost.service.news import News
     from ironpost.storage.sqlite import SqliteStore
@@ -123,8 +123,9 @@ class LendingStore(ShardedStore):
             for report in reports:
                 await self.release([(await self.commit(report)).id])
             self._borrowed[message] = True
-        packed = base64.b64encode(pickle.dumps(tuple(updates))).decode()
-        answers = await self._news.ask({"do": "lending-record", "id": message, "updates": packed})
+        answers = await self._news.ask(
+            {"do": "lending-record", "id": message, "updates": [packed(update) for update in updates]}
+        )
         if not any(answer["known"] for answer in answers) and len(answers) < self._workers - 1:
             raise OSError(errno.EAGAIN, f"the worker that has message {message} is being started again")
         self._borrowed.pop(message, None)
@@ -166,8 +167,7 @@ class LendingStore(ShardedStore):
         message = request["id"]
         if message not in self._lent and await self.get(message) is None:
             return {"known": False}
-        updates = pickle.loads(base64.b64decode(request["updates"]))  # noqa: S301 - over a socket that only we hold
-        await super().record(updates)
+        await super().record([unpacked(update) for update in request["updates"]])
         self._lent.pop(message, None)
         self._wake()
         return {"known": True}
@@ -188,3 +188,24 @@ class LendingStore(ShardedStore):
             task = asyncio.get_running_loop().create_task(self._back(lost))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+def packed(update: Update) -> list[Any]:
+    """An update as JSON can hold it."""
+    found = update.outcome
+    outcome: list[Any] | None = None
+    if found is not None:
+        reply = found.reply
+        said = [reply.code, reply.enhanced, list(reply.text), reply.detail]
+        outcome = [found.disposition.value, said, found.remote, found.asked]
+    return [*update._replace(state=update.state.value, outcome=outcome)]  # type: ignore[arg-type]
+
+
+def unpacked(values: Sequence[Any]) -> Update:
+    """The update again."""
+    update = Update(*values)
+    outcome: Any = update.outcome
+    if outcome is not None:
+        disposition, (code, enhanced, text, detail), remote, asked = outcome
+        outcome = Outcome(Disposition(disposition), Reply(code, enhanced, tuple(text), detail), remote, asked)
+    return update._replace(state=State(update.state), outcome=outcome)
