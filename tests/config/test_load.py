@@ -339,7 +339,8 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         (
             '[[listener]]\nrole = "mx"\nlisten = ["x:1"]\n[[on_demand]]\nlogin = "jo"\ndomains = ["a.example"]',
-            'c.toml: on_demand: nobody can fetch mail, because no listener has auth = "offered" or "required"',
+            "c.toml: on_demand: nobody can fetch mail, because no listener with the role mx has "
+            'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)',
         ),
         (
             '[limits]\ncommand_timeout = "30"',

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.service.on_demand_kit import Accounts, Mailbox, Provider
 
 from ironpost import Server
-from ironpost.protocol.dialect import SUBMISSION
+from ironpost.protocol.dialect import SMTP
 from ironpost.protocol.settings import Settings
 from ironpost.queue.store import State
 from ironpost.storage.memory import MemoryStore
@@ -37,7 +37,8 @@ def test_fetchmail_fetches_by_odmr(program: Callable[[str], str], tmp_path: Path
 
     async def main() -> None:
         provider, mailbox = Provider(MemoryStore()), Mailbox()
-        settings = Settings("provider.example", authenticator=Accounts(), auth_in_clear=True, dialect=SUBMISSION)
+        dialect = SMTP._replace(authenticate=True)
+        settings = Settings("provider.example", authenticator=Accounts(), auth_in_clear=True, dialect=dialect)
         async with (
             Server(provider.handler, "127.0.0.1", settings=settings) as server,
             Server(mailbox, "127.0.0.1") as own,

@@ -133,8 +133,11 @@ class Configuration(Section):
                 if domain in taken:
                     raise ValueError(f"on_demand: {domain} is local, or another customer's")
                 taken.add(domain)
-        if self.on_demand and all(listener.auth == "none" for listener in self.listener):
-            raise ValueError('on_demand: nobody can fetch mail, because no listener has auth = "offered" or "required"')
+        if self.on_demand and not any(each.role == "mx" and each.auth != "none" for each in self.listener):
+            raise ValueError(
+                "on_demand: nobody can fetch mail, because no listener with the role mx has "
+                'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)'
+            )
         return self
 
     @property

@@ -9,7 +9,7 @@ import pytest
 from tests.protocol.test_server_session import ENVELOPE, Open, codes, greeted, say
 
 from ironpost.protocol import replies
-from ironpost.protocol.dialect import SUBMISSION
+from ironpost.protocol.dialect import LMTP, SUBMISSION, Dialect
 from ironpost.protocol.server import ServerSession
 from ironpost.protocol.settings import Settings
 from ironpost.protocol.transaction import Identity, Want
@@ -49,12 +49,14 @@ def test_what_is_not_claimed_is_not_there() -> None:
     assert all(b"\r\n250" + line in hello for line in (b"-ETRN\r\n", b"-ATRN\r\n", b"-EXPN\r\n"))
 
 
-def test_etrn_is_not_for_users() -> None:  # RFC 6409 §7
-    settings = replace(SETTINGS, dialect=SUBMISSION)
-    session = greeted(OnDemand(), settings, hello=b"")
-    assert b"ETRN" not in say(session, b"EHLO c.example\r\n")
+@pytest.mark.parametrize(("dialect", "hello"), [(SUBMISSION, b"EHLO c.example\r\n"), (LMTP, b"LHLO c.example\r\n")])
+def test_mail_on_demand_is_between_servers(dialect: Dialect, hello: bytes) -> None:  # RFC 6409 §7
+    session = greeted(OnDemand(), replace(SETTINGS, dialect=dialect), hello=b"")
+    said = say(session, hello)
+    assert b"ETRN" not in said
+    assert b"ATRN" not in said
     session.identity = JO
-    assert codes(say(session, b"ETRN b.example\r\n")) == [b"502"]
+    assert codes(say(session, b"ETRN b.example\r\nATRN\r\n")) == [b"502"] * 2
 
 
 def test_a_handler_that_claims_and_says_no_more_allows_it_to_nobody() -> None:

@@ -4,7 +4,8 @@ We are the provider. Promises: nothing is turned round for a client that did not
 anything came behind the command, which would be taken for the customer's greeting (as SECURITY R9). Behind the 250 the
 session is over: `want` is `Want.SWAP`, and the outer ring gives the connection to what the handler's `turn` left in
 `session.successor`, which waits for the customer's greeting (§5.3).
-Refuses: what is no list of domains (501), and ATRN inside a transaction (503).
+Refuses: what is no list of domains (501), and ATRN inside a transaction (503). Where users submit, and in LMTP, it does
+not exist (RFC 6409 §7).
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, ClassVar
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
 from ironpost.protocol.extensions.base import Extension
-from ironpost.protocol.extensions.etrn import DOMAIN, out_of_place
+from ironpost.protocol.extensions.etrn import DOMAIN, between_servers, out_of_place
 from ironpost.protocol.transaction import Want
 
 if TYPE_CHECKING:
     from ironpost.model import Reply
     from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
 
 
@@ -60,3 +62,6 @@ class Atrn(Extension):
     keyword = "ATRN"
     claimed = True
     verbs: ClassVar = {"ATRN": _atrn}
+
+    def available(self, settings: Settings) -> bool:
+        return between_servers(settings) and super().available(settings)

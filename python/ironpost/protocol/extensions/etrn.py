@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
-from ironpost.protocol.dialect import SUBMISSION
+from ironpost.protocol.dialect import SMTP
 from ironpost.protocol.extensions.base import Extension
 
 if TYPE_CHECKING:
@@ -57,11 +57,16 @@ def out_of_place(session: ServerSession) -> Reply:
     return replies.EHLO_FIRST
 
 
+def between_servers(settings: Settings) -> bool:
+    """Whether mail on demand has its place here: not where users submit (RFC 6409 §7), nor in front of a mail store."""
+    return settings.dialect.name == SMTP.name
+
+
 class Etrn(Extension):
     keyword = "ETRN"
     claimed = True
 
-    def available(self, settings: Settings) -> bool:
-        return settings.dialect.name != SUBMISSION.name and super().available(settings)  # RFC 6409 §7
-
     verbs: ClassVar = {"ETRN": _etrn}
+
+    def available(self, settings: Settings) -> bool:
+        return between_servers(settings) and super().available(settings)
