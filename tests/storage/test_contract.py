@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put, turns
@@ -451,5 +452,28 @@ def test_r41_a_domain_is_never_a_part_of_a_statement(kind, tmp_path, domain):
         await store.waiting([domain], NOW)
         assert await store.take("m1", [domain], NOW) is None
         assert len(await store.list()) == 1
+
+    run(kind, tmp_path, scenario)
+
+
+def test_a_message_leaves_nothing_to_the_garbage_collector(kind, tmp_path):
+    """Its passes hold the event loop, the longer the more connections are open."""
+
+    async def scenario(store):
+        await put(store, "m1")
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await put(store, "m2")
+            await put(store, "m3", content=b"x" * 200_000)
+            await store.record([delivered("m2"), delivered("m3")])
+            gc.collect()
+            ours = [each for each in gc.garbage if type(each).__module__.startswith("ironpost")]
+            assert ours == []
+        finally:
+            gc.set_debug(0)
+            gc.enable()
+            gc.garbage.clear()
 
     run(kind, tmp_path, scenario)

@@ -121,7 +121,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The wire is gone."""
         self._deaf = True
-        self._owner.connection_lost(exc)
+        owner = self._owner
+        del self._owner  # each would keep the other for the garbage collector; nothing more is told to it
+        owner.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The client does not read."""

@@ -269,6 +269,7 @@ class GroupCommit:
             db.executemany(statement, [(seq,) for seq in final])
 
     def _refuse(self, job: Job, error: BaseException) -> None:
+        job.on_durable = None
         for message, _, _ in job.messages:
             if message[7]:
                 self.unlink(message[7])
@@ -301,6 +302,7 @@ class GroupCommit:
                 self.unlink(name)
         if job.on_durable is not None:
             job.on_durable()
+            job.on_durable = None  # it holds the job: nothing is left to the garbage collector
         if not job.future.done():
             job.future.set_result(job.result)
 
