@@ -581,6 +581,33 @@ def test_a_submission_says_how_it_came_and_its_envelope_says_who_sent_it() -> No
     assert message.envelope.origin.identity == "ada@example.org"
 
 
+def test_each_message_has_the_origin_of_its_moment() -> None:
+    async def run() -> None:
+        talk = Talk()
+        for hello, mail, identity in [
+            ("EHLO a.example", "MAIL FROM:<>", None),
+            ("EHLO b.example", "MAIL FROM:<>", None),
+            ("NOOP", "MAIL FROM:<> SMTPUTF8", None),
+            ("NOOP", "MAIL FROM:<>", Identity("ada", "PLAIN")),
+            ("HELO c.example", "MAIL FROM:<>", Identity("ada", "PLAIN")),
+        ]:
+            talk.session.identity = identity
+            talk.start(hello=hello, mail=mail)
+            talk.say(MESSAGE.encode())
+            talk.store.finish()
+            await talk.settle()
+        origins = [message.envelope.origin for message, _ in talk.store.asked]
+        assert [(each.helo, each.protocol, each.identity) for each in origins] == [
+            ("a.example", "ESMTP", ""),
+            ("b.example", "ESMTP", ""),
+            ("b.example", "UTF8SMTP", ""),
+            ("b.example", "ESMTPA", "ada"),
+            ("c.example", "SMTP", "ada"),
+        ]
+
+    asyncio.run(run())
+
+
 def test_on_relay_nothing_is_mended() -> None:
     async def run() -> None:
         talk = Talk()

@@ -58,6 +58,8 @@ class _Visit:
     octets: int = 0
     refused: int = 0
     """Decisions of policy against the client."""
+    origin: Origin | None = None
+    """What messages without SMTPUTF8 have for origin, since EHLO and the login."""
     forwarded: Mapping[str, str] | None = None
     """What XFORWARD said of where the message comes from that is being stored."""
 
@@ -129,6 +131,7 @@ class Inbound:
         """Asks policy about the client's name."""
         visit: _Visit = session.extra
         del verb
+        visit.origin = None
         facts = visit.facts
         facts.helo = domain
         facts.tls = session.tls
@@ -139,7 +142,9 @@ class Inbound:
         """Asks policy about the sender."""
         visit: _Visit = session.extra
         facts = visit.facts
-        facts.identity = session.identity
+        if facts.identity is not session.identity:
+            facts.identity = session.identity
+            visit.origin = None
         facts.reverse_path = reverse_path
         facts.mail_parameters = parameters
         return self._ask(Stage.MAIL, visit)
@@ -329,7 +334,12 @@ class Inbound:
                 content.discard()
                 # What is dropped reads as what is queued.
                 return verdict.reply or replies.queued(self._random.token())
-        envelope = transaction.envelope(_origin(session))
+        origin = visit.origin
+        if origin is None or "SMTPUTF8" in transaction.parameters:
+            origin = _origin(session)
+            if "SMTPUTF8" not in transaction.parameters:
+                visit.origin = origin
+        envelope = transaction.envelope(origin)
         recipients = envelope.recipients
         identifier = self._random.token()
         now = self._clock.now()
