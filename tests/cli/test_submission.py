@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import smtplib
 import ssl
+from base64 import b64encode
 from datetime import UTC, datetime
 from email import message_from_bytes
 from typing import TYPE_CHECKING
@@ -135,8 +136,7 @@ def test_requiretls_is_kept_with_the_message(server: Any, client: smtplib.SMTP) 
 def test_the_log_and_the_metrics_know_who_it_was(server: Any) -> None:
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         client.starttls(context=unverified())
-        with pytest.raises(smtplib.SMTPAuthenticationError):
-            client.login(USER, "wrong")
+        assert client.docmd("AUTH PLAIN", b64encode(f"\0{USER}\0wrong".encode()).decode())[0] == 535
         client.login(USER, PASSWORD)
         client.sendmail(USER, ["jo@localhost"], MESSAGE)
     server.wait_for_mail()
@@ -152,6 +152,7 @@ def test_the_log_and_the_metrics_know_who_it_was(server: Any) -> None:
     assert session["failed_logins"] >= 1
     assert PASSWORD not in server.log()
     assert b'ironpost_logins_total{result="accepted"} 1.0' in metrics
+    assert b'ironpost_logins_total{result="refused"} 1.0' in metrics
     assert b'ironpost_handshakes_total{result="TLSv1.3"} 1.0' in metrics
 
 
