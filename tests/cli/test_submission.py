@@ -136,6 +136,7 @@ def test_requiretls_is_kept_with_the_message(server: Any, client: smtplib.SMTP) 
 def test_the_log_and_the_metrics_know_who_it_was(server: Any) -> None:
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         client.starttls(context=unverified())
+        client.ehlo()
         assert client.docmd("AUTH PLAIN", b64encode(f"\0{USER}\0wrong".encode()).decode())[0] == 535
         client.login(USER, PASSWORD)
         client.sendmail(USER, ["jo@localhost"], MESSAGE)
