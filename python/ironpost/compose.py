@@ -33,6 +33,7 @@ from ironpost.service.inbound import Inbound
 from ironpost.service.lending import LendingStore
 from ironpost.service.metrics import Counters
 from ironpost.service.on_demand import OnDemand
+from ironpost.service.queue_commands import QueueCommands
 from ironpost.service.queue_runner import QueueRunner
 from ironpost.service.shared_limits import SharedBooks, SharedQuotas
 from ironpost.service.supervisor import Loop, Part, Supervisor
@@ -40,7 +41,7 @@ from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.shards import ShardedStore, lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ironpost.config import Configuration
@@ -178,14 +179,12 @@ class System:
             share and share.ports,
             self._books(),
         )
+        queue = QueueCommands(self._store, self._clock, self._runner.wake)
         commands = {
             "reload": self._command_reload,
             "status": self._status,
             "metrics": self._metrics,
-            "retry": self._retry,
-            "hold": self._hold,
-            "release": self._release,
-            "drop": self._drop,
+            **queue.offered(),
         }
         front: Part
         if share is None:
@@ -193,7 +192,7 @@ class System:
         else:
             assert isinstance(self._store, LendingStore)
             lending = self._store.join(share.news, share.number, share.workers, self._runner.wake)
-            front = share.front({**commands, **lending, "known": self._which}, lambda: self._supervisor.stop())
+            front = share.front({**commands, **lending, "known": queue.which}, lambda: self._supervisor.stop())
         parts: list[Part] = [
             *([Lock(lock)] if lock is not None else []),
             _Held(self._store.close),
@@ -298,23 +297,6 @@ class System:
         log.info(said)
         return {"said": said}
 
-    async def _retry(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        ids = None if request.get("ids") is None else await self._known(request)
-        recipients = await self._store.retry(ids, self._clock.now())
-        self._runner.wake()
-        return {"recipients": recipients}
-
-    async def _hold(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"recipients": await self._store.hold(await self._known(request), self._clock.now())}
-
-    async def _release(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        recipients = await self._store.resume(await self._known(request), self._clock.now())
-        self._runner.wake()
-        return {"recipients": recipients}
-
-    async def _drop(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"messages": await self._store.drop(await self._known(request), self._clock.now())}
-
     async def _status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         del request
         return {
@@ -333,34 +315,6 @@ class System:
         for place in self.places:
             connections[place.role] = connections.get(place.role, 0) + len(place.server.connections)
         return {"counts": self._counters.snapshot(), "gauges": {"connections_open": connections}}
-
-    async def _known(self, request: Mapping[str, Any]) -> list[str]:
-        ids = queue_ids(request)
-        refuse_unknown(ids, {each for each in ids if await self._store.get(each) is not None})
-        return ids
-
-    async def _which(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Which of these messages this process has."""
-        return {"ids": [each for each in queue_ids(request) if await self._store.get(each) is not None]}
-
-
-def queue_ids(request: Mapping[str, Any]) -> list[str]:
-    """The messages that a request names.
-
-    Raises:
-        ControlError: it names none.
-    """
-    ids = request.get("ids")
-    if not isinstance(ids, list) or not ids or not all(isinstance(each, str) for each in ids):
-        raise ControlError('"ids" must be a list of queue ids')
-    return ids
-
-
-def refuse_unknown(ids: list[str], known: Container[str]) -> None:
-    """Raises ControlError if there is one that is not known."""
-    unknown = [each for each in ids if each not in known]
-    if unknown:
-        raise ControlError(f"no message {', '.join(unknown)} in the queue; nothing was changed")
 
 
 class Lock:

@@ -14,7 +14,7 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from ironpost.compose import Control, Lock, own_name, queue_ids, refuse_fixed, refuse_unknown, used
+from ironpost.compose import Control, Lock, own_name, refuse_fixed, used
 from ironpost.compose_auth import authenticator, first_login
 from ironpost.compose_listeners import ListenError, certificates, handed_over, place_of
 from ironpost.config import ConfigError
@@ -23,6 +23,7 @@ from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
 from ironpost.service.control import ControlError, ControlServer
 from ironpost.service.lending import ENDED
+from ironpost.service.queue_commands import queue_ids, refuse_unknown
 from ironpost.service.shared_limits import CONNECTIONS, Ledger
 from ironpost.service.supervisor import Part, Supervisor
 from ironpost.service.workers import Worker, Workers

@@ -83,7 +83,7 @@ class LendingStore(ShardedStore):
     async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
         """As `Store.take`, from whoever has it."""
         taken = await super().take(message, domains, now)
-        if taken is not None or await self.get(message) is not None:
+        if taken is not None or self.has(message):
             return taken
         request = {
             "do": "lending-take", "id": message, "domains": list(domains), "now": now, "borrower": self._number,
@@ -106,8 +106,9 @@ class LendingStore(ShardedStore):
     async def retry(self, messages: Sequence[str] | None, now: float) -> int:
         """As `Store.retry`; messages that are named, wherever they are."""
         count = await super().retry(messages, now)
-        if messages is not None:
-            for answer in await self._news.ask({"do": "lending-retry", "ids": list(messages), "now": now}):
+        elsewhere = [each for each in messages or () if not self.has(each)]
+        if elsewhere:
+            for answer in await self._news.ask({"do": "lending-retry", "ids": elsewhere, "now": now}):
                 count += answer["recipients"]
         return count
 
@@ -149,9 +150,8 @@ class LendingStore(ShardedStore):
         return {"ids": list(await super().waiting(request["domains"], request["now"], request["limit"]))}
 
     async def _others_retry(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        count = await super().retry(request["ids"], request["now"])
-        if count:
-            self._wake()
+        count = await super().retry([each for each in request["ids"] if self.has(each)], request["now"])
+        self._wake()
         return {"recipients": count}
 
     async def _lend(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -165,7 +165,7 @@ class LendingStore(ShardedStore):
 
     async def _record_lent(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         message = request["id"]
-        if message not in self._lent and await self.get(message) is None:
+        if message not in self._lent and not self.has(message):
             return {"known": False}
         await super().record([unpacked(update) for update in request["updates"]])
         self._lent.pop(message, None)

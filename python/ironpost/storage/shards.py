@@ -175,6 +175,10 @@ class ShardedStore:
         """How many are open."""
         return 1 + len(self._others)
 
+    def has(self, message: str) -> bool:
+        """Whether that message is in one of them."""
+        return any(shard.has(message) for shard in (self._main, *self._others))
+
     # -- what the port promises
 
     def spool(self, size_hint: int | None = None) -> Spool:

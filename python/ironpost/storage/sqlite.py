@@ -379,6 +379,10 @@ class SqliteStore:
 
     # -- for `shards`, which closes what is drained
 
+    def has(self, message: str) -> bool:
+        """Whether that message is in the queue."""
+        return bool(self._writer.execute("SELECT 1 FROM message WHERE id=?", (message,)).fetchall())
+
     def claims(self, message: str) -> bool:
         """Whether this process has claimed recipients of that message here."""
         return message in self._by_id
