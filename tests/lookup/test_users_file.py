@@ -9,6 +9,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ironpost.lookup.passwords import PasswordChecker
 from ironpost.lookup.users_file import UserExists, UsersFile, UsersFileError, UserUnknown, WordError
@@ -138,3 +140,26 @@ def test_changes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(UsersFile(tmp_path / "users").names()) == [f"user{number}" for number in range(8)]
+
+
+WORDS = st.one_of(
+    st.sampled_from(
+        [HASH, SCRAM, "ada", "-", "#", " ", "\n", "\r", "\0", "$", ":", "SCRAM-SHA-256$0:", "4096", "=" * 3]
+    ),
+    st.text(max_size=6),
+)
+
+
+@given(pieces=st.lists(WORDS, max_size=8), tail=st.binary(max_size=3))
+def test_r22_whatever_stands_in_the_file_it_is_accounts_or_refused_with_its_place(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], tail: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("users") / "users"
+    path.write_bytes("".join(pieces).encode("utf-8", "replace") + tail)
+    names, fault = [], str(path)
+    try:
+        names = UsersFile(path).names()
+    except UsersFileError as error:
+        fault = str(error)
+    assert fault.startswith(str(path))
+    assert all(UsersFile(path).find(name) is not None for name in names)

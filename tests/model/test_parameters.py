@@ -171,6 +171,8 @@ def test_moments(text: str, seconds: int) -> None:
         "25-11-25T07:10:00Z",
         "2025-11-25T07:10:00Z\n",
         "\u0662025-11-25T07:10:00Z",
+        "9999-12-31T23:59:60Z",
+        "9999-12-31T23:59:59.5Z",
     ],
 )
 def test_no_moments(text: str) -> None:

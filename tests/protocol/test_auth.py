@@ -362,6 +362,16 @@ def test_r22_a_response_that_is_none_ends_the_exchange_and_not_the_session(respo
     assert other.say(PLAIN) == GOOD
 
 
+def test_r23_a_response_is_a_line_of_12288_octets() -> None:  # RFC 4954 §4
+    for octets, reply in (
+        ("A" * 12286, MALFORMED),
+        ("A" * 12287, "500 5.5.6 Authentication exchange line is too long"),
+    ):
+        talk = Talk()
+        assert talk.say("AUTH PLAIN") == "334 "
+        assert talk.say(octets) == reply
+
+
 def test_r23_a_token_may_come_with_the_command() -> None:
     token = "t" * 8000
     talk = Talk()

@@ -599,7 +599,7 @@ def test_r19_a_time_out_ends_the_session() -> None:
         assert fates(sent) == [P]
 
 
-def test_time_outs_are_those_of_the_rfc() -> None:  # RFC 5321 §4.5.3.2
+def test_r23_time_outs_are_those_of_the_rfc() -> None:  # RFC 5321 §4.5.3.2
     minutes = {Step.GREETING: 5, Step.MAIL: 5, Step.RCPT: 5, Step.DATA: 2, Step.CONTENT: 3, Step.END: 10}
     assert {step: TIMEOUTS[step] / 60 for step in minutes} == minutes
 

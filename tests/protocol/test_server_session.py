@@ -407,7 +407,7 @@ def test_r23_too_many_commands_close_with_421() -> None:
 @pytest.mark.parametrize(
     "bad", [{"max_recipients": 99}, {"max_size": 65535}, {"max_body_line": 997}, {"max_errors": 0}]
 )
-def test_limits_below_the_standard_are_refused(bad: dict[str, int]) -> None:
+def test_r23_limits_below_the_standard_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Settings(**bad)
 

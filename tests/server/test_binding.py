@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import smtplib
@@ -12,9 +13,11 @@ import subprocess
 import sys
 
 import pytest
-from server_kit import Client, Open, codes
+from server_kit import ENVELOPE, Client, Open, codes
 
 from ironpost import Server
+from ironpost.protocol.dialect import LMTP
+from ironpost.protocol.settings import Settings
 from ironpost.server.binding import bind_unix, inherited
 
 
@@ -43,6 +46,49 @@ def test_a_unix_socket_serves_its_mode_and_goes_with_the_server(run, path):
         assert not path.exists()
 
     run(scenario())
+
+
+HOSTILE = {
+    "binary": b"\x00\xff\xfe\r\n" * 100,
+    "endless line": b"x" * 300_000,
+    "HTTP": b"POST / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "TLS": bytes.fromhex("16030100f8010000f40303") + b"\0" * 100,
+    "PROXY": b"PROXY TCP4 192.0.2.1 192.0.2.1 1 2\r\n",
+    "half a message": b"LHLO x.example\r\n" + ENVELOPE + b"DATA\r\nhalf",
+    "half a chunk": b"LHLO x.example\r\n" + ENVELOPE + b"BDAT 1000 LAST\r\nhalf",
+    "no size": b"LHLO x.example\r\n" + ENVELOPE + b"BDAT -1\r\n" + ENVELOPE,
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("octets", HOSTILE.values(), ids=HOSTILE.keys())
+def test_r24_hostile_octets_on_an_lmtp_socket_cost_their_own_connection_only(run, path, octets, caplog):
+    async def scenario():
+        handler = Open()
+        async with Server(handler, path=path, settings=Settings(dialect=LMTP, max_errors=5)) as server:
+            before = await at(path)
+            assert codes(await before.reply()) == [b"220"]
+            hostile = await at(path)
+            with contextlib.suppress(ConnectionError):
+                hostile.writer.write(octets)
+                await hostile.writer.drain()
+                hostile.writer.write_eof()
+            await hostile.rest()
+            await hostile.close()
+            behind = await at(path)
+            assert codes(await behind.reply()) == [b"220"]
+            for client in (before, behind):
+                await client.say(b"LHLO x.example\r\n")
+                assert codes(await client.say(ENVELOPE + b"DATA\r\n", 3)) == [b"250", b"250", b"354"]
+                assert codes(await client.say(b"whole\r\n.\r\n")) == [b"250"]
+                await client.say(b"QUIT\r\n")
+                await client.close()
+            while server.connections:
+                await asyncio.sleep(0)
+        assert handler.messages == [b"whole\r\n"] * 2
+
+    run(scenario())
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_stale_unix_socket_is_replaced_one_in_use_is_not(run, path):

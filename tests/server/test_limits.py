@@ -127,7 +127,7 @@ def test_a_time_that_makes_no_sense_is_refused(bad):
 # Connections
 
 
-def test_one_connection_too_many_from_a_network(run):
+def test_r23_one_connection_too_many_from_a_network(run):
     async def scenario():
         async with from_anywhere(limits=Limits(connections_per_prefix=2)) as server:
             first, said = await coming_from(server, "2001:db8::1")
@@ -174,7 +174,7 @@ def test_who_never_gets_past_the_handshake_gives_its_place_back(run, tmp_path):
     run(scenario())
 
 
-def test_connections_that_come_too_fast(run):
+def test_r23_connections_that_come_too_fast(run):
     async def scenario():
         async with from_anywhere(limits=Limits(connection_rate=1 / RATE_WINDOW)) as server:
             first, said = await coming_from(server, "192.0.2.7")
@@ -188,7 +188,7 @@ def test_connections_that_come_too_fast(run):
     run(scenario())
 
 
-def test_the_total_may_be_shared_by_several_servers(run):
+def test_r23_the_total_may_be_shared_by_several_servers(run):
     async def scenario():
         book, limits = LocalBook(), Limits(connections=1)
         async with (
@@ -300,7 +300,7 @@ def test_a_pause_below_nothing_is_refused():
 # Pace and time
 
 
-def test_content_that_trickles_is_421(run):
+def test_r23_content_that_trickles_is_421(run):
     async def scenario():
         metrics, handler = Counted(), Open()
         timeouts = Timeouts(data=0.1, data_rate=10**6)
@@ -337,7 +337,7 @@ def test_content_at_its_pace_is_taken(run):
     run(scenario())
 
 
-def test_a_client_that_never_says_hello_is_421(run):
+def test_r23_a_client_that_never_says_hello_is_421(run):
     async def scenario():
         metrics = Counted()
         async with talking(Open(), timeouts=Timeouts(hello=0.1), metrics=metrics) as (_, client):
@@ -380,7 +380,7 @@ def test_a_client_that_is_refused_may_say_quit_and_nothing_else(run, quits):
     run(scenario())
 
 
-def test_a_session_that_lasts_too_long_is_421(run):
+def test_r23_a_session_that_lasts_too_long_is_421(run):
     async def scenario():
         metrics = Counted()
         async with talking(Open(), timeouts=Timeouts(session=0.1), metrics=metrics) as (_, client):

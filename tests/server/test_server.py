@@ -367,7 +367,7 @@ def test_nothing_is_read_while_a_question_is_out(run):
     run(scenario())
 
 
-def test_a_client_that_does_not_read_is_not_read_and_at_last_aborted(run, caplog):
+def test_r23_a_client_that_does_not_read_is_not_read_and_at_last_aborted(run, caplog):
     async def scenario():
         handler = Open()
         async with talking(handler, timeouts=Timeouts(write=0.1), settings=Settings(max_commands=10**9)) as (_, client):
@@ -391,7 +391,7 @@ def test_a_client_that_does_not_read_is_not_read_and_at_last_aborted(run, caplog
 
 
 @pytest.mark.parametrize("octets", [b"", b"NOO", b"EHLO x.example\r\n" + ENVELOPE + b"DATA\r\nhalf"])
-def test_silence_ends_with_421(run, octets):
+def test_r23_silence_ends_with_421(run, octets):
     async def scenario():
         async with talking(Open(), timeouts=Timeouts(command=0.05, data=0.05)) as (_, client):
             client.writer.write(octets)
@@ -415,7 +415,7 @@ def test_a_client_that_never_closes_is_not_waited_for(run):
 # Start, stop, limits
 
 
-def test_one_connection_too_many_is_421(run):
+def test_r23_one_connection_too_many_is_421(run):
     async def scenario():
         handler = Open()
         async with talking(handler, limits=Limits(connections=1)) as (server, client):

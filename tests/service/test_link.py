@@ -103,3 +103,44 @@ def test_nobody_waits_for_an_end_that_is_gone() -> None:
         one.link.tell({"to": "nobody"})
 
     between(scenario)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"\x00\xff\xfe garbage\n",
+        b"[" * 100_000 + b"\n",
+        b"1\n",
+        b"{}\n",
+        b'{"ask":1}\n',
+        b'{"ask":1,"request":{}}\n',
+        b'{"to":[],"answer":1}\n',
+        b'{"note":1}\n"\n',
+    ],
+)
+def test_r24_hostile_octets_on_one_link_end_that_link_only(octets: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(one: End, other: End) -> None:
+        victim = End()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await victim.link.open(ours)
+            asked = asyncio.create_task(victim.link.ask({"do": "echo", "word": "never answered"}))
+            theirs.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(theirs, octets)
+            await victim.gone.wait()
+            with pytest.raises(LinkLost):
+                await asked
+        assert await one.link.ask({"do": "echo", "word": 1}) == {"said": 1}
+        assert await other.link.ask({"do": "echo", "word": 2}) == {"said": 2}
+
+    between(scenario)
+    assert "the process at the other end sent what is no message" in caplog.text
+
+
+def test_r24_a_question_whose_command_is_none_is_refused() -> None:
+    async def scenario(one: End, other: End) -> None:
+        with pytest.raises(ControlError, match="failed; the server's log says why"):
+            await one.link.ask({"do": ["echo"]})
+        assert await one.link.ask({"do": "echo", "word": 1}) == {"said": 1}
+
+    between(scenario)

@@ -54,12 +54,15 @@ def parse_moment(text: str, *, fraction: bool = True) -> int:
     if leap and (moment.hour, moment.minute) != (23, 59):
         raise ValueError("second 60 is only at the end of a day in UTC")
     up = bool(found[7] and found[7].strip(".0"))
-    return (moment - _EPOCH) // timedelta(seconds=1) + leap + up
+    seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap + up
+    if seconds > _LAST:  # the last second there is, rounded up
+        raise ValueError("no such day or time of day")
+    return seconds
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST: Final = parse_moment("0001-01-01T00:00:00Z")
-_LAST: Final = parse_moment("9999-12-31T23:59:59Z")
+_FIRST: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
+_LAST: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 
 
 def moment_text(seconds: float) -> str:

@@ -38,9 +38,10 @@ BODY_LINE: Final = 1024 * 1024
 """Octets of one line of content without CRLF; RFC 5321 §4.5.3.1.6 asks for at least 998."""
 BODY_LINE_MINIMUM: Final = 998
 ERRORS: Final = 20
-"""Negative replies (a count) since the last accepted message, before the session is closed with 421."""
+"""Negative replies (a count) since the last accepted message, before the session is closed with 421
+(SECURITY R23)."""
 COMMANDS: Final = 100_000
-"""Commands (a count) in one session, before it is closed with 421."""
+"""Commands (a count) in one session, before it is closed with 421 (SECURITY R23)."""
 
 HOLD: Final = 30 * 24 * 3600
 """Seconds for which a message may be held for its release, unless told otherwise."""

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 Network: TypeAlias = IPv4Network | IPv6Network
 
 CONNECTIONS: Final = 10_000
-"""Connections at a time (a count): what a process with 20,000 descriptors has room for (DESIGN §11)."""
+"""Connections at a time (a count): what a process with 20,000 descriptors has room for (SECURITY R23)."""
 CONNECTIONS_PER_PREFIX: Final = 100
-"""Connections at a time from one network (a count): twice what Postfix allows one client."""
+"""Connections at a time from one network (a count): twice what Postfix allows one client (SECURITY R23)."""
 CONNECTION_RATE: Final = 10.0
-"""New connections a second from one network; a minute's worth may come at once."""
+"""New connections a second from one network; a minute's worth may come at once (RFC 2505 §2.12)."""
 RATE_WINDOW: Final = 60.0
 """Seconds whose connections may come at once."""
 IPV4_PREFIX: Final = 32

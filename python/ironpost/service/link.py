@@ -98,7 +98,14 @@ class Link(asyncio.Protocol):
         """Lines, or parts of them."""
         *lines, self._rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
         for line in lines:
-            self._line(json.loads(line))
+            try:
+                self._line(json.loads(line))
+            except Exception:
+                # Whatever has become of the process at the other end, nobody but itself is cut off (SECURITY R24).
+                log.exception("the process at the other end sent what is no message; it is cut off")
+                if self._transport is not None:
+                    self._transport.abort()
+                return
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other end closed, or died."""
@@ -114,7 +121,9 @@ class Link(asyncio.Protocol):
         if "note" in line:
             self._heard(line["note"])
         elif "ask" in line:
-            task = asyncio.get_running_loop().create_task(self._answer(line["ask"], line["request"]))
+            task = asyncio.get_running_loop().create_task(
+                self._answer(line["ask"], line["request"]["do"], line["request"])
+            )
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
         else:
@@ -125,8 +134,7 @@ class Link(asyncio.Protocol):
                 else:
                     question.set_result(line["answer"])
 
-    async def _answer(self, serial: int, request: Mapping[str, Any]) -> None:
-        name = request["do"]
+    async def _answer(self, serial: int, name: str, request: Mapping[str, Any]) -> None:
         try:
             command = self._commands.get(name)
             if command is None:

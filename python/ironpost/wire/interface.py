@@ -32,13 +32,13 @@ class Limits(NamedTuple):
     content: int = (1 << 63) - 1
     """Body octets that a decoder returns for one message; the rest is counted and checked but not returned."""
     reply_lines: int = 100
-    """Lines in one reply."""
+    """Lines in one reply (SECURITY R18)."""
     reply_octets: int = 65536
-    """Octets in one reply, line ends included."""
+    """Octets in one reply, line ends included (SECURITY R18)."""
     header_octets: int = 1 << 20
-    """Octets of a header section that `scan_header` reads."""
+    """Octets of a header section that `scan_header` reads (SECURITY R23)."""
     header_fields: int = 1000
-    """Fields (a count) that `scan_header` reads."""
+    """Fields (a count) that `scan_header` reads (SECURITY R23)."""
 
 
 DEFAULT_LIMITS: Final = Limits()
