@@ -242,3 +242,37 @@ def test_workers_share_a_unix_socket_and_one_certificate(serve: Callable[..., An
             assert connection.recv(4) == b"220 "
     assert server.stop() == 0
     assert not path.exists()
+
+
+def test_who_speaks_in_the_pause_is_refused_logged_and_counted(serve: Callable[..., Any]) -> None:
+    server = serve("", 'role = "mx"\npause = "1s"')
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        connection.sendall(b"EHLO client.example\r\n")
+        assert connection.recv(1024).startswith(b"554 ")
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example") as patient:
+        assert patient.noop()[0] == 250
+    metrics = server.run("metrics", "-c", str(server.file)).stdout
+    assert b'ironpost_connections_refused_total{limit="early"} 1.0' in metrics
+    assert server.stop() == 0
+    assert "127.0.0.1 spoke before the greeting" in server.log()
+
+
+def test_a_session_that_a_limit_ends_is_counted_by_it(serve: Callable[..., Any]) -> None:
+    server = serve("", 'role = "mx"\n[listener.limits]\nerrors = 2')
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+        assert client.docmd("NONSENSE")[0] == 500
+        assert client.docmd("NONSENSE")[0] == 421
+    metrics = server.run("metrics", "-c", str(server.file)).stdout
+    assert b'ironpost_sessions_ended_total{limit="errors"} 1.0' in metrics
+    assert server.stop() == 0
+    assert '"ended": "421 4.7.0 Too many errors, closing"' in server.log()
+
+
+def test_the_counters_of_workers_are_shown_as_one(serve: Callable[..., Any]) -> None:
+    server = serve("", workers=2)
+    for _ in range(6):
+        with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+            client.sendmail("", ["a@localhost"], MESSAGE)
+    metrics = server.run("metrics", "-c", str(server.file)).stdout
+    assert b'ironpost_messages_total{result="accepted"} 6.0' in metrics
+    assert b'ironpost_connections_total{listener="mx"} 6.0' in metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from email import message_from_bytes, policy
 from email.utils import parsedate_to_datetime
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.message.header import HeaderError
-from ironpost.message.received import literal, received
+from ironpost.message.received import cipher, literal, received
 from ironpost.model import Address, Origin
 
 NOW = 880127706.25
@@ -43,6 +44,29 @@ def test_it_names_the_recipient_when_it_is_told_one() -> None:
     assert field(recipient="jo@example.org").endswith(f" id Q1 for <jo@example.org>; {DATE}")
     # RFC 5321 §4.4: For = Path / Mailbox, and <postmaster> is neither.
     assert field(recipient="postmaster").endswith(f" id Q1; {DATE}")
+
+
+def test_it_names_the_cipher_suite_by_its_registered_name() -> None:
+    origin = Origin("192.0.2.1", "client.example", "ESMTPS", cipher("ECDHE-RSA-AES256-GCM-SHA384"))
+    for recipient in (None, Address.parse("a.recipient.with.a.long.name@example.org")):
+        octets = received(origin, by="mx.example", id="Q1", now=NOW, recipient=recipient)
+        # RFC 8314 §4.3: the clause stands behind the others, before the date.
+        assert octets.endswith(b"\r\n tls TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384;\r\n %b\r\n" % DATE.encode())
+        assert all(len(line) <= 78 for line in octets.split(b"\r\n"))
+
+
+def test_every_cipher_that_python_offers_has_its_registered_name() -> None:
+    offered = [each["name"] for each in ssl.create_default_context().get_ciphers()]
+    assert [name for name in offered if not re.fullmatch(r"TLS_[A-Z0-9_]+", cipher(name))] == []
+    assert cipher("TLS_AES_256_GCM_SHA384") == "TLS_AES_256_GCM_SHA384"
+    assert cipher("NULL-MD5") == cipher("") == ""
+
+
+@pytest.mark.parametrize("hostile", ["TLS_A; x", "TLS_A\r\nX: y", "TLS_(", "TLS_A for <a@b>", "TLS_" + "A" * 200])
+def test_r43_a_cipher_that_is_no_name_is_left_out_or_refused(hostile: str) -> None:
+    assert cipher(hostile) == ""
+    with pytest.raises(HeaderError):
+        received(Origin("192.0.2.1", "a.example", "ESMTPS", hostile), by="mx.example", id="Q1", now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def _whole(message: QueuedMessage) -> dict[str, Any]:
     origin = message.envelope.origin
     return _summary(message) | {
         "parameters": wire_parameters(message.envelope.parameters),
-        "client": {"ip": origin.ip, "helo": origin.helo, "protocol": origin.protocol},
+        "client": origin._asdict(),
     }
 
 

@@ -165,9 +165,13 @@ class Connection(asyncio.Protocol):
             self._broken(exc)
 
     def _early(self) -> None:
-        self.server.metrics.count("connections_refused", "early")
+        self._count_early()
         self.session.early()
         self._go_on(None)
+
+    def _count_early(self) -> None:
+        self.server.metrics.count("connections_refused", "early")
+        LOG.info("%s spoke before the greeting", self.session.peer.ip)
 
     def data_received(self, data: bytes, *, now: bool = False) -> None:
         """Answers what can be answered; a large piece when it is its turn, or `now`."""
@@ -183,7 +187,7 @@ class Connection(asyncio.Protocol):
                     self.transport.write(out)
                 if session.closing:
                     if self._between and not self._lingering:
-                        self.server.metrics.count("connections_refused", "early")
+                        self._count_early()
                     self._finish()
                 elif session.want is not None:
                     self._change(session.want)

@@ -39,11 +39,7 @@ if TYPE_CHECKING:
     from ironpost.wire import BodyEnd
 
 _log: Final = logging.getLogger("ironpost.inbound")
-_LIMITS: Final = {
-    replies.TOO_MANY_ERRORS: "errors",
-    replies.TOO_MANY_COMMANDS: "commands",
-    replies.EARLY_TALKER: "early talker",
-}
+_LIMITS: Final = {replies.TOO_MANY_ERRORS: "errors", replies.TOO_MANY_COMMANDS: "commands"}
 """What the counter of ended sessions calls limits that the session keeps itself."""
 _RESULTS: Final = {Action.DEFER: "deferred", Action.REJECT: "refused", Action.DROP: "dropped"}
 """What the counter of messages calls a verdict against content."""
@@ -223,9 +219,7 @@ class Inbound:
 
     def disconnect(self, session: ServerSession) -> None:
         """Writes the session into the journal, and counts what was said in it."""
-        visit: _Visit | None = session.extra
-        if visit is None:  # it spoke before it was greeted
-            visit = _Visit(Facts(ip=session.peer.ip), self._clock.monotonic())
+        visit: _Visit = session.extra
         count = self._metrics.count
         count("commands", amount=session.commands)
         count("replies", "4yz", session.deferrals)
