@@ -3,11 +3,12 @@ fail that are about it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.conform import Outcome, Profile, Target, exit_code
+from ironpost.conform import Outcome, Profile, Target, Unusable, exit_code
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,10 +138,19 @@ def test_a_flaw_is_seen(against_scripted, context, flaw):
 
 
 def test_replies_that_end_with_lf_leave_nothing_to_test(against_scripted):
-    from ironpost.conform import Unusable
-
     with pytest.raises(Unusable, match="no session"):
         against_scripted(MX, {"ends replies with LF"}, ["session"])
+
+
+def test_a_certificate_that_is_not_trusted_makes_no_judgement(against_scripted, context):
+    flaw = {"executes what stands behind STARTTLS"}
+    results = against_scripted(
+        replace(TLS, insecure=False), flaw, ["rfc3207-6-*", "rfc3207-4-handshake"], context=context
+    )
+    assert {result.outcome for result in results.values()} == {Outcome.NOT_APPLICABLE}
+    assert "--insecure" in results["rfc3207-4-handshake"].why
+    with pytest.raises(Unusable, match="--insecure"):
+        against_scripted(replace(TLS, insecure=False, starttls=True), (), ["session"], context=context)
 
 
 def test_dots_that_stay_are_seen_where_messages_can_be_read(against_scripted, tmp_path: Path):

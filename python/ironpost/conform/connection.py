@@ -39,6 +39,13 @@ class TlsFailed(Exception):
     """There was no handshake; the text says why."""
 
 
+class Untrusted(Exception):
+    """The server's certificate is not trusted here: a matter of the run, not of the server's conduct."""
+
+    def __init__(self) -> None:
+        super().__init__("its certificate is not trusted here: --insecure does not verify it")
+
+
 def printable(octets: bytes) -> str:
     """Octets as a person can read them: one line, cut if long."""
     text = "".join(chr(o) if 32 <= o < 127 and o != 92 else _ESCAPES.get(o, f"\\x{o:02x}") for o in octets[:SHOWN])
@@ -104,6 +111,7 @@ class Connection:
         Raises:
             OSError: nothing answers there.
             TlsFailed: no handshake.
+            Untrusted: the certificate was refused by us.
         """
         loop = asyncio.get_running_loop()
         ear = _Ear()
@@ -114,6 +122,8 @@ class Connection:
                     lambda: ear, host, port, ssl=tls, server_hostname=name if tls else None,
                     ssl_handshake_timeout=handshake,
                 )  # fmt: skip
+        except ssl.SSLCertVerificationError:
+            raise Untrusted from None
         except ssl.SSLError as error:
             raise TlsFailed(error.reason or str(error)) from None
         except ConnectionError as error:
@@ -129,6 +139,7 @@ class Connection:
 
         Raises:
             TlsFailed: there was none.
+            Untrusted: the certificate was refused by us.
         """
         loop = asyncio.get_running_loop()
         self._note("C: <TLS handshake>")
@@ -136,6 +147,8 @@ class Connection:
             transport = await loop.start_tls(
                 self._transport, self._ear, context, server_hostname=name, ssl_handshake_timeout=self.timeout
             )
+        except ssl.SSLCertVerificationError:
+            raise Untrusted from None
         except (OSError, ssl.SSLError) as error:
             self._ear.ended = True
             reason = error.reason if isinstance(error, ssl.SSLError) else str(error)

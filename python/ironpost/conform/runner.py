@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.conform.case import Case, Failed, Level, NotApplicable, Outcome, Start
-from ironpost.conform.connection import Malformed, Silence, TlsFailed
+from ironpost.conform.connection import Malformed, Silence, TlsFailed, Untrusted
 from ironpost.conform.talk import Talk
 from ironpost.conform.target import WANTS, lacks
 
@@ -55,14 +55,15 @@ class Result:
         }  # fmt: skip
 
 
-def chosen(cases: Iterable[Case], patterns: Sequence[str]) -> list[Case]:
-    """The cases whose name or topic fits one of the patterns; all without patterns. A pattern without `*` may stand
-    anywhere in the name."""
-    wide = [pattern if set("*?[") & set(pattern) else f"*{pattern}*" for pattern in patterns]
+def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
+    """The cases that one of the patterns means; all without patterns. A topic's name means its cases, anything else
+    those whose name it fits, as a file name pattern if it holds a `*`, else as a part of the name."""
+    topics = {case.topic for case in cases} & set(patterns)
+    names = [p if set("*?[") & set(p) else f"*{p}*" for p in patterns if p not in topics]
     return [
         case
         for case in cases
-        if not wide or any(fnmatchcase(case.id, p) for p in wide) or any(case.topic == p for p in patterns)
+        if not patterns or case.topic in topics or any(fnmatchcase(case.id, name) for name in names)
     ]
 
 
@@ -122,6 +123,8 @@ async def _judge(case: Case, talk: Talk) -> tuple[Outcome, str]:
         try:
             await talk.begin(case.start)
             break
+        except Untrusted as reason:
+            return Outcome.NOT_APPLICABLE, str(reason)
         except (Failed, OSError, TlsFailed) as error:
             await talk.close()
             if attempt == RETRIES or case.start is Start.CONNECTED:
@@ -129,7 +132,7 @@ async def _judge(case: Case, talk: Talk) -> tuple[Outcome, str]:
             await asyncio.sleep(0.5 * (attempt + 1))  # a limit of connections, or a server that starts again
     try:
         await asyncio.wait_for(case.run(talk), PATIENCE * talk.target.timeout)
-    except NotApplicable as reason:
+    except (NotApplicable, Untrusted) as reason:
         return Outcome.NOT_APPLICABLE, str(reason)
     except Failed as reason:
         return wrong, str(reason)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ironpost import wire
 from ironpost.conform.case import Failed, Start
-from ironpost.conform.connection import Malformed, Silence, TlsFailed
+from ironpost.conform.connection import Malformed, Silence, TlsFailed, Untrusted
 from ironpost.conform.talk import Talk
 from ironpost.conform.target import Survey, Target
 
@@ -52,7 +52,7 @@ async def survey(target: Target) -> tuple[Target, Survey]:
             await _appears(target, found)
     except OSError as error:
         raise Unusable(f"{target.host}:{target.port}: {error.strerror or error}") from None
-    except (Failed, TlsFailed, Malformed, Silence) as error:
+    except (Failed, TlsFailed, Untrusted, Malformed, Silence) as error:
         raise Unusable(f"no session with {target.host}:{target.port}: {error or 'no answer'}") from None
     finally:
         await talk.close()

@@ -124,6 +124,7 @@ for _keyword, _section, _line in (
         f"{_section}-{_keyword.lower()}-not-offered", Level.ROBUST,
         f"{_line.split()[0].decode()} where {_keyword} is not offered is refused as a command that is not there.",
         say(_line + b"\r\n", "500 501 502 503 504 530 538 550 4xx ~5xx ~252"), needs=(f"!{_keyword}",),
+        wants=("clear",) if _keyword == "STARTTLS" else (),
     )  # fmt: skip
 TOPIC.row(
     "rfc5321-2.2.2-x-client", Level.ROBUST, "XCLIENT from a client that is not trusted is refused (SECURITY R14).",
