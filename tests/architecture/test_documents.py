@@ -61,13 +61,45 @@ def test_every_security_number_has_a_row_and_every_test_it_names_exists() -> Non
     text = (ROOT / "docs" / "security.md").read_text()
     rows = {int(number): row for number, row in re.findall(r"^\| R(\d+) \|(.*)\|$", text, re.M)}
     assert sorted(rows) == list(range(1, 57))
-    absent = []
-    for number, row in rows.items():
-        for path, name in re.findall(r"`(tests/[\w/.-]+\.(?:py|rs))(?:::(\w+))?`", row):
-            file = ROOT / path
-            if not file.is_file() or (name and not re.search(rf"\b(?:def|fn) {name}\b", file.read_text())):
-                absent.append(f"R{number}: {path}::{name}")
-    assert absent == []
+    assert [test for row in rows.values() for test in absent(row)] == []
+
+
+def absent(row: str) -> list[str]:
+    """The tests that a row names and that do not exist."""
+    found = []
+    for path, name in re.findall(r"`(tests/[\w/.-]+\.(?:py|rs))(?:::(\w+))?`", row):
+        file = ROOT / path
+        if not file.is_file() or (name and not re.search(rf"\b(?:def|fn) {name}\b", file.read_text())):
+            found.append(f"{path}::{name}")
+    return found
+
+
+ADVISORIES = {
+    1: "CVE-2023-51764 CVE-2023-51765 CVE-2023-51766 CVE-2023-51747 CVE-2024-27305 Haraka#3268 PR#246 python-slimta "
+    "21Nails Stalwart CVE-2026-45185 PR#60 GHSA-r553 GHSA-w878",
+    2: "CVE-2011-0411 CVE-2024-34083 STARTTLS GHSA-vxj7-4xrp-5vr4 CVE-2016-0772 GHSA-3588-2mr7-vrcm CVE-2026-41016 "
+    "CVE-2026-49267 CVE-2026-41132",
+    3: "GHSA-v3q9-hj7j-63hq cpython#87290 CVE-2026-43964 CVE-2020-8794",
+    4: "CVE-2019-15846 CVE-2019-16928 CVE-2020-28007 CVE-2020-28026 CVE-2021-27216 CVE-2023-42114 CVE-2023-42115 "
+    "CVE-2023-42116 CVE-2023-42117 CVE-2023-42219 CVE-2025-30232 CVE-2026-40684 CVE-2026-40687 CVE-2025-62875 "
+    "CVE-2026-34752 CVE-2026-26312 CVE-2026-27859 CVE-2025-59028 OpenDKIM#271 KumoMTA Mailpit",
+    6: "CVE-2019-10149 CVE-2025-26794 CVE-2025-67896 CVE-2020-7247 CVE-2020-8793 CVE-2016-1000282 CVE-2026-40193 "
+    "CVE-2022-24732 mail-auth GHSA-54wq GHSA-qx5x CVE-2026-22689 CVE-2026-21859 CVE-2026-23845 CVE-2026-27808 "
+    "CVE-2026-55187 CVE-2024-39929",
+}
+"""What each section of the security requirements, which lie outside the repository, names; both ends of a range."""
+
+
+def test_r54_every_advisory_has_a_row_and_every_test_it_names_exists() -> None:
+    section = (ROOT / "docs" / "security.md").read_text().partition("## Incidents")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M)[1:]
+    assert len(rows) == section.count("\n|") - 2, "a row has another number of columns"
+    incidents = " ".join(row[0] for row in rows)
+    names = " ".join(ADVISORIES.values()).split()
+    assert [name for name in names if not re.search(rf"{re.escape(name)}(?![\w-])", incidents)] == []
+    for incident, _, answer, tests in rows:
+        assert absent(tests) == [], incident
+        assert "::" in tests or answer.startswith("not built: "), f"{incident}: neither a test nor a reason"
 
 
 def test_make_says_what_it_offers() -> None:
