@@ -2,7 +2,7 @@
 
 Promises: what a listener's keys say is what its server does; a reload gives new sessions the new keys, new handshakes
 the new certificates, and leaves open sessions alone. Where TLS is wanted and no certificate is configured, a
-self-signed one is made once and kept in the data directory.
+self-signed one is made, kept in the data directory, and made anew when it has expired.
 Refuses: certificates that cannot be used, with `server.tls.TlsError`; sockets that nobody handed over.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -212,7 +213,13 @@ def certificates(configuration: Configuration, name: str) -> TlsContext | None:
     if all(listener.tls == "none" for listener in configuration.listener):
         return None
     found = configured_certificates(configuration)
-    return found or _loaded(configuration, [_self_signed(configuration.data / "tls", name)])
+    if found is not None:
+        return found
+    folder = configuration.data / "tls"
+    own = _loaded(configuration, [_self_signed(folder, name)])
+    if own.expires > time.time():
+        return own
+    return _loaded(configuration, [_self_signed(folder, name, anew=True)])
 
 
 def configured_certificates(configuration: Configuration) -> TlsContext | None:
@@ -221,7 +228,7 @@ def configured_certificates(configuration: Configuration) -> TlsContext | None:
     Raises:
         TlsError: see `certificates`.
     """
-    pairs = [(one.chain, one.key.path) for one in configuration.tls.certificates]
+    pairs = [(one.chain, one.key) for one in configuration.tls.certificates]
     return _loaded(configuration, pairs) if pairs else None
 
 
@@ -230,9 +237,9 @@ def _loaded(configuration: Configuration, pairs: list[tuple[Path, Path]]) -> Tls
     return TlsContext.load(pairs, minimum="TLSv1.3" if tls.minimum == "1.3" else "TLSv1.2", client_ca=tls.client_ca)
 
 
-def _self_signed(folder: Path, name: str) -> tuple[Path, Path]:
+def _self_signed(folder: Path, name: str, *, anew: bool = False) -> tuple[Path, Path]:
     chain, key = folder / "self-signed.pem", folder / "self-signed.key"
-    if not (chain.exists() and key.exists()):
+    if anew or not (chain.exists() and key.exists()):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             write_self_signed(chain, key, list(dict.fromkeys((name, "localhost", "127.0.0.1", "::1"))))

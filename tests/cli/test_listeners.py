@@ -61,7 +61,7 @@ def der(chain: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(chain.read_text())
 
 
-def test_starttls_works_without_any_certificate_configured(serve: Callable[..., Any]) -> None:
+def test_r47_starttls_works_with_a_certificate_of_our_own_whose_key_only_we_read(serve: Callable[..., Any]) -> None:
     server = serve("")
     made = server.data / "tls" / "self-signed.pem"
     assert shown(server.port, "localhost") == der(made)
@@ -71,6 +71,12 @@ def test_starttls_works_without_any_certificate_configured(serve: Callable[..., 
     assert server.stop() == 0
     server.start()
     assert made.read_bytes() == before
+    assert server.stop() == 0
+    write_self_signed(made, made.with_suffix(".key"), ["mx.example"], days=-1)
+    server.start()
+    assert shown(server.port, "localhost") == der(made)
+    assert "expired" in server.log()
+    assert server.run("check", str(server.file)).returncode == 0
 
 
 def test_mail_by_tls_says_so_in_its_trace(serve: Callable[..., Any]) -> None:

@@ -10,7 +10,6 @@ import pytest
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
-from ironpost.config.values import Secret, secret
 from ironpost.model import Address
 
 WHOLE = """
@@ -156,7 +155,7 @@ def test_every_key_is_read_with_its_unit() -> None:
     assert (limits.connection_rate, limits.data_rate, limits.session_time) == (1, 1024, 3600)
     assert found.users == Path("accounts")
     assert found.auth.mechanisms == ("PLAIN", "CRAM-MD5")
-    assert found.tls.certificates[0].key == Secret("file", "key.pem")
+    assert found.tls.certificates[0].key == Path("key.pem")
     assert found.tls.certificates[0].chain == Path("chain.pem")
     assert found.local.domains == ("mail.example",)
     assert found.maildir == Path("inbox")
@@ -221,19 +220,6 @@ def test_a_listener_has_the_common_limits_but_for_its_own() -> None:
     assert lmtp == found.limits
     same = parse(WHOLE.replace("[listener.limits]\nconnections = 50", "[listener.limits]\nconnections = 70"))
     assert same.hash == parse(WHOLE.replace("[listener.limits]\nconnections = 50\n", "")).hash
-
-
-def test_a_secret_is_read_from_where_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "secret").write_text("s3cret\n")
-    assert secret(f"file:{tmp_path / 'secret'}").read() == "s3cret"
-    monkeypatch.setenv("IRONPOST_TEST_SECRET", "from the environment")
-    assert secret("env:IRONPOST_TEST_SECRET").read() == "from the environment"
-    monkeypatch.delenv("IRONPOST_TEST_SECRET")
-    with pytest.raises(ValueError, match="the environment variable IRONPOST_TEST_SECRET is not set"):
-        secret("env:IRONPOST_TEST_SECRET").read()
-    for wrong in ("s3cret", "file:", "vault:x", 7):
-        with pytest.raises(ValueError, match="a secret is named by its place"):
-            secret(wrong)
 
 
 def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
@@ -302,12 +288,11 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         (
             '[tls]\ncertificates = [{ chain = "c.pem", key = "k.pem" }]',
-            "c.toml:2: tls.certificates[1].key: a secret is named by its place, like "
-            '"file:secrets/key.pem" or "env:IRONPOST_SECRET"',
+            'c.toml:2: tls.certificates[1].key: a secret is named by its file, like "file:secrets/key.pem"',
         ),
         (
             '[tls]\ncertificates = [{ chain = "c.pem", key = "env:KEY" }]',
-            'c.toml:2: tls.certificates[1].key: this secret is a file of its own, like "file:secrets/key.pem"',
+            'c.toml:2: tls.certificates[1].key: a secret is named by its file, like "file:secrets/key.pem"',
         ),
         (
             "[limits]\nconnection_rate = 60",

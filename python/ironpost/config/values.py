@@ -1,15 +1,14 @@
 """The types of a configuration's values, as pydantic takes them: each reads text that a person wrote.
 
 Promises: a value that is none is refused with a sentence that shows a right one. A secret is never in the
-configuration itself: it names the file or the variable that holds it, so a configuration can be shown and hashed.
+configuration itself: it names the file that holds it, so a configuration can be shown and hashed.
 """
 
 from __future__ import annotations
 
-import os
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
@@ -39,52 +38,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Secret(NamedTuple):
-    """Where a secret is kept."""
-
-    kind: Literal["file", "env"]
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.name}"
-
-    @property
-    def path(self) -> Path:
-        """The file, of a secret that is in one."""
-        return Path(self.name)
-
-    def read(self) -> str:
-        """The secret, without the line end behind it.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: the variable is not set, or the file is not UTF-8; the text says which.
-        """
-        if self.kind == "env":
-            found = os.environ.get(self.name)
-            if found is None:
-                raise ValueError(f"the environment variable {self.name} is not set")
-            return found
-        return self.path.read_text(encoding="utf-8").rstrip("\r\n")
-
-
-def secret(value: object) -> Secret:
-    """The place in `file:PATH` or `env:NAME`.
-
-    Raises:
-        ValueError: if it is anything else, the secret itself for instance.
-    """
-    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if not colon or not name or "\0" in name or kind not in {"file", "env"}:
-        raise ValueError('a secret is named by its place, like "file:secrets/key.pem" or "env:IRONPOST_SECRET"')
-    return Secret("file" if kind == "file" else "env", name)
-
-
-def _secret_file(value: object) -> Secret:
-    found = secret(value)
-    if found.kind != "file":
-        raise ValueError('this secret is a file of its own, like "file:secrets/key.pem"')
-    return found
+def _secret_file(value: object) -> Path:
+    """The file that holds a secret: the configuration names it, and never holds one itself."""
+    path = value.removeprefix("file:") if isinstance(value, str) and value.startswith("file:") else ""
+    if not path or "\0" in path:
+        raise ValueError('a secret is named by its file, like "file:secrets/key.pem"')
+    return Path(path)
 
 
 def _domain(value: object) -> str:
@@ -189,5 +148,4 @@ Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str)]
-SecretPlace = Annotated[Secret, PlainValidator(secret), PlainSerializer(str)]
-SecretFile = Annotated[Secret, PlainValidator(_secret_file), PlainSerializer(str)]
+SecretFile = Annotated[Path, PlainValidator(_secret_file), PlainSerializer("file:{}".format)]
