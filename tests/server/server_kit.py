@@ -66,9 +66,12 @@ class Client:
         return b"".join([await self.reply() for _ in range(replies)])
 
     async def rest(self):
-        """Everything until the server closes."""
-        with contextlib.suppress(ConnectionResetError):
-            return await self.reader.read()
+        """Everything until the server closes, also where it closes on what a client still writes."""
+        found = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := await self.reader.read(65536):
+                found += piece
+        return found
 
     def reset(self):
         """Ends the connection with RST, as a client does that crashed."""
