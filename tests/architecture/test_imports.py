@@ -23,20 +23,7 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("protocol", "message", "policy", "queue", "routing", "reports"),
     ("server", "client", "delivery", "storage", "lookup"),
-    (
-        "service",
-        "config",
-        "compose",
-        "conform",
-        "compose_auth",
-        "compose_listeners",
-        "compose_delivery",
-        "compose_policy",
-        "compose_workers",
-        "cli",
-        "compat",
-        "testing",
-    ),
+    ("service", "config", "compose", "conform", "cli", "compat", "testing"),
 )
 """Inner to outer. A module imports from its own tier and inward."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.compose_auth import first_login
+from ironpost.compose.auth import first_login
 from ironpost.config import parse
 from ironpost.lookup.passwords import PasswordChecker
 from ironpost.lookup.users_file import UsersFile

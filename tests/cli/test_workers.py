@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.compose_workers import merged
+from ironpost.compose.workers import merged
 from ironpost.model import Address, Envelope, Recipient
 from ironpost.queue.store import NewMessage
 from ironpost.service.control import ControlError, ask

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.compose_auth import login_limit
+from ironpost.compose.auth import login_limit
 from ironpost.model.ports import Uncounted
 from ironpost.policy.buckets import Buckets
 from ironpost.policy.settings import Quota

@@ -11,9 +11,9 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration
-from ironpost.compose import own_name
-from ironpost.compose_delivery import own_system, resolver, routes
-from ironpost.compose_policy import policy_settings
+from ironpost.compose.delivery import own_system, resolver, routes
+from ironpost.compose.policy import policy_settings
+from ironpost.compose.system import own_name
 from ironpost.model import Address
 from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured

@@ -15,10 +15,10 @@ from ironpost import wire
 from ironpost.cli import exits, release
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration, source
-from ironpost.compose import DataError, System
-from ironpost.compose_auth import AuthError
-from ironpost.compose_listeners import ListenError
-from ironpost.compose_workers import Source, Supervised, TooManyWorkers
+from ironpost.compose.auth import AuthError
+from ironpost.compose.listeners import ListenError
+from ironpost.compose.system import DataError, System
+from ironpost.compose.workers import Source, Supervised, TooManyWorkers
 from ironpost.config import Configuration, default, load, parse, read
 from ironpost.config.quantities import Endpoint, Inherited
 from ironpost.server.tls import TlsError
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ironpost.compose_auth import Login
-    from ironpost.compose_listeners import Place
-    from ironpost.compose_workers import Reserved
+    from ironpost.compose.auth import Login
+    from ironpost.compose.listeners import Place
+    from ironpost.compose.workers import Reserved
     from ironpost.config import Listener
     from ironpost.config.quantities import SocketPath, Where
 

@@ -63,7 +63,7 @@ def check(named: Path | None) -> None:
     """Reads a configuration, its certificates and where it says that accounts are, and says what it found."""
     found = configuration(named)
     if found.tls.certificates:
-        from ironpost.compose_listeners import configured_certificates
+        from ironpost.compose.listeners import configured_certificates
         from ironpost.server.tls import TlsError
 
         try:
@@ -71,7 +71,7 @@ def check(named: Path | None) -> None:
         except TlsError as error:
             raise Stop(exits.CONFIGURATION, str(error)) from None
     if found.auth.model_fields_set:
-        from ironpost.compose_auth import AuthError, sources
+        from ironpost.compose.auth import AuthError, sources
 
         try:
             sources(found)

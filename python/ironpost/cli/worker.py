@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.cli.serve import run
-from ironpost.compose import Share, System
+from ironpost.compose.system import Share, System
 from ironpost.config import Configuration, default, parse
 from ironpost.service import collector, records
 from ironpost.service.control import ControlError

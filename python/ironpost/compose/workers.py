@@ -14,9 +14,9 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from ironpost.compose import Control, Lock, own_name, refuse_fixed, used
-from ironpost.compose_auth import authenticator, first_login
-from ironpost.compose_listeners import ListenError, certificates, handed_over, place_of
+from ironpost.compose.auth import authenticator, first_login
+from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
+from ironpost.compose.system import Control, Lock, own_name, refuse_fixed, used
 from ironpost.config import ConfigError
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.server.binding import bind, bind_unix, unbind_unix
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
 
-    from ironpost.compose_auth import Login
+    from ironpost.compose.auth import Login
     from ironpost.config import Configuration, Listener
     from ironpost.config.quantities import Where
 
@@ -119,7 +119,7 @@ class Reserved:
 
     @property
     def bound(self) -> list[Endpoint | SocketPath]:
-        """As `compose_listeners.Place.bound`."""
+        """As `compose.listeners.Place.bound`."""
         return [place_of(sock.getsockname()) for sock in self.sockets]
 
 

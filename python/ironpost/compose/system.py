@@ -15,10 +15,10 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
-from ironpost.compose_auth import AuthError, Login, authenticator, first_login, login_limit
-from ironpost.compose_delivery import Ways, customers, routes
-from ironpost.compose_listeners import Common, Manner, Place, certificates, handed_over, places
-from ironpost.compose_policy import policy_settings
+from ironpost.compose.auth import AuthError, Login, authenticator, first_login, login_limit
+from ironpost.compose.delivery import Ways, customers, routes
+from ironpost.compose.listeners import Common, Manner, Place, certificates, handed_over, places
+from ironpost.compose.policy import policy_settings
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.policy import Policy
@@ -76,7 +76,7 @@ def used(data: Path) -> Iterator[None]:
 
 
 class Share(NamedTuple):
-    """What a worker, one of several processes, is of the whole (`compose_workers`)."""
+    """What a worker, one of several processes, is of the whole (`compose.workers`)."""
 
     number: int
     """From 0."""
