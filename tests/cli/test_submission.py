@@ -71,6 +71,17 @@ def test_who_has_logged_in_may_send_anywhere(server: Any, client: smtplib.SMTP) 
     assert client.rcpt("jo@elsewhere.example")[0] == 250
 
 
+def test_a_login_sends_as_itself_and_as_what_the_map_allows(server: Any) -> None:
+    server.configure(f'trusted = []\n[policy.sender_login]\n"{USER}" = ["sales@localhost"]\n')
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
+        client.starttls(context=unverified())
+        client.login(USER, PASSWORD)
+        for sender, code in ((USER, 250), ("sales@localhost", 250), ("ceo@localhost", 553)):
+            assert client.mail(sender)[0] == code
+            client.rset()
+
+
 def test_implicit_tls_takes_a_login_at_once(server: Any) -> None:
     port = int(server.said[2].partition("127.0.0.1:")[2].partition(" ")[0])
     with smtplib.SMTP_SSL("127.0.0.1", port, "client.example", context=unverified()) as client:
