@@ -42,6 +42,7 @@ FLAWS = frozenset(
         "takes ten recipients",
         "loses pipelined commands",
         "executes NOOP that is too long",
+        "offers nonsense",
     }
 )
 NAME = re.compile(r'<(?:@[^:"]*:)?("(?:[^"\\]|\\.)*"@[^<>]*|[^<>]*)>(.*)')
@@ -204,6 +205,9 @@ class Scripted(asyncio.Protocol):
             self.reset()
         lines = ["250 scripted.example", "250 PIPELINING", "250 SIZE 100000", "250 8BITMIME", "250 CHUNKING"]
         lines.append("250 ENHANCEDSTATUSCODES")
+        if "offers nonsense" in self.wrong:
+            lines[2] = "250 SIZE much"
+            lines += ["250 FUTURERELEASE soon", "250 DELIVERBY never", "250 LIMITS? x", "250 BINARYMIME none"]
         if self.context is not None and (not self.secure or "offers STARTTLS again" in self.wrong):
             lines.append("250 STARTTLS")
         if self.auth:

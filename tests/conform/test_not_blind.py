@@ -122,6 +122,18 @@ SEEN = {
         ["starttls"],
         ["rfc3207-6-injected-noop", "rfc3207-6-injected-mail", "rfc3207-6-injected-half-is-not-prepended"],
     ),
+    "offers nonsense": (
+        MX,
+        ["extensions", "handling", "size", "bdat"],
+        [
+            "rfc5321-4.1.1.1-keywords",
+            "rfc1870-4-size-line",
+            "rfc4865-3-futurerelease-line",
+            "rfc2852-2-deliverby-line",
+            "rfc4865-4.2-not-for-relay",
+            "rfc4865-4.2-holdfor",
+        ],
+    ),
     "offers STARTTLS again": (TLS, ["starttls"], ["rfc3207-4.2-not-offered-again"]),
 }
 

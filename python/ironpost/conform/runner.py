@@ -140,6 +140,8 @@ async def _judge(case: Case, talk: Talk) -> tuple[Outcome, str]:
         return wrong, f"not done within {PATIENCE * talk.target.timeout:g} s"
     except (OSError, TlsFailed, Malformed, Silence) as error:
         return Outcome.ERROR, f"the connection broke: {error or type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - what a server says must not end the run
+        return Outcome.ERROR, f"the case did not expect this: {type(error).__name__}: {error}"
     return (Outcome.WARN, "; ".join(talk.warnings)) if talk.warnings else (Outcome.PASS, "")
 
 

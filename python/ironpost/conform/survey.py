@@ -42,7 +42,8 @@ async def survey(target: Target) -> tuple[Target, Survey]:
             found = replace(found, before_login=before)
             talk.survey = found
             await talk.log_in()
-            offers = await talk.hello()
+            with contextlib.suppress(Failed):  # some servers take one EHLO only
+                offers = await talk.hello()
         found = replace(found, greeting=words, clear=clear, before_login=before, offers=offers)
         talk.survey = found
         target = await _addresses(talk, target)

@@ -43,10 +43,19 @@ TOPIC.row(
     say(b"MAIL FROM:<" + b"a" * 385 + b"@client.example>\r\n", "5xx"),
 )  # fmt: skip
 for _octets in (510, 512):
-    TOPIC.row(
-        f"rfc5321-4.5.3.1.4-line-of-{_octets}", Level.MUST, f"A command line of {_octets} octets is understood.",
-        say(b"NOOP " + b"x" * (_octets - 7) + b"\r\n", "250 501"),
-    )  # fmt: skip
+
+    def _long_line(octets: int) -> None:
+        @TOPIC.case(
+            f"rfc5321-4.5.3.1.4-line-of-{octets}", Level.MUST, f"A command line of {octets} octets is understood."
+        )
+        async def _(talk: Talk) -> None:
+            reply = await talk.say(b"NOOP x\r\n", "2xx 5xx")
+            if reply is not None and reply.code != 250:
+                talk.skip("NOOP with an argument is refused")
+            await talk.say(b"NOOP " + b"x" * (octets - 7) + b"\r\n", "250")
+            await talk.in_step()
+
+    _long_line(_octets)
 for _octets in (4096, 65536, 1048576):
     TOPIC.row(
         f"rfc5321-4.5.3.1.9-line-of-{_octets}", Level.ROBUST,

@@ -58,7 +58,7 @@ def _maximum(talk: Talk) -> int:
 
 
 @TOPIC.case(
-    "rfc1870-6.1-beyond-the-maximum", Level.MUST, "SIZE beyond the announced maximum is refused, and 552 is the code."
+    "rfc1870-6.1-beyond-the-maximum", Level.SHOULD, "SIZE beyond the announced maximum is refused, and 552 is the code."
 )
 async def _beyond(talk: Talk) -> None:
     await talk.say(b"MAIL FROM:<{from}> SIZE=%d\r\n" % (_maximum(talk) * 2), "552 ~5xx")
@@ -75,7 +75,7 @@ async def _exactly(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc1870-6.3-too-large-content", Level.MUST,
+    "rfc1870-6.3-too-large-content", Level.SHOULD,
     "Content beyond the announced maximum is refused with 552 at its end, and nothing of it is executed.",
     start=Start.DATA,
 )  # fmt: skip
