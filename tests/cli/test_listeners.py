@@ -235,6 +235,24 @@ def test_eight_bit_content_must_be_declared_on_port_25_and_need_not_where_a_fron
     server.wait_for_mail(2)
 
 
+def test_r2_a_listener_may_mend_what_some_networks_send(serve: Callable[..., Any]) -> None:
+    here = 'role = "mx"\nlenient = ["127.0.0.0/8"]'
+    elsewhere = 'role = "lmtp"\nlenient = ["192.0.2.0/24"]'
+    server = serve("", here, elsewhere)
+    for role, hello, answer in (("mx", b"EHLO", b"250"), ("lmtp", b"LHLO", b"550")):
+        with socket.create_connection(("127.0.0.1", server.ports[role]), 30) as client, client.makefile("rb") as said:
+            assert said.readline().startswith(b"220")
+            client.sendall(hello + b" client.example\r\n")
+            while said.readline()[3:4] == b"-":
+                pass
+            client.sendall(b"MAIL FROM:<a@a.example>\r\nRCPT TO:<b@localhost>\r\nDATA\r\n")
+            assert [said.readline()[:3] for _ in range(3)] == [b"250", b"250", b"354"]
+            client.sendall(b"Subject: ironpost\n\n.\nx\n\r\n.\r\n")
+            assert said.readline()[:3] == answer
+    (message,) = server.wait_for_mail()
+    assert message.endswith(b"\nSubject: ironpost\n\n.\nx\n\n")
+
+
 def test_workers_share_a_unix_socket_and_one_certificate(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "mx.sock"
     server = serve("", f'role = "mx"\nlisten = ["127.0.0.1:0", "unix:{path}"]', workers=2)

@@ -105,6 +105,23 @@ def test_a_program_asks_for_it_in_send() -> None:
     assert len(handler.kept) == 2
 
 
+@pytest.mark.parametrize("value", ["x\r\nRSET", "\n", "\r", "x\0", "x y"])
+@pytest.mark.parametrize("keyword", ["RET", "ENVID", "BY", "HOLDFOR", "HOLDUNTIL", "AUTH", "SOLICIT"])
+def test_r17_no_parameter_of_a_program_ends_its_line(keyword: str, value: str) -> None:
+    handler = Keeper()
+
+    async def main() -> None:
+        async with Server(handler, "127.0.0.1", 0) as server, Client(*server.addresses[0]) as client:
+            with pytest.raises((ValueError, Unsupported)):
+                await client.send("a@a.example", "b@b.example", b"hi\r\n", parameters={keyword: value})
+            to = Recipient(Address.parse("b@b.example"), {"NOTIFY" if keyword == "RET" else keyword: value})
+            with pytest.raises((ValueError, Unsupported)):
+                await client.send("a@a.example", to, b"hi\r\n")
+
+    asyncio.run(main())
+    assert handler.kept == []
+
+
 def test_binary_content_streams_in_chunks() -> None:
     handler = Keeper()
     to = Recipient(Address.parse("b@b.example"))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from server_kit import Client, Open, codes
+from server_kit import ENVELOPE, Client, Open, codes
 
 from ironpost import Server
 from ironpost.protocol import replies
+from ironpost.protocol.settings import Settings
 from ironpost.protocol.transaction import Peer
 from ironpost.server import Timeouts
 from ironpost.server.proxy import V1_OCTETS, V2_OCTETS, ProxyFault, ProxyHeader, crc32c, parse
@@ -223,6 +225,24 @@ def test_r14_a_listed_proxy_speaks_for_its_clients(run):
                 await client.close()
         expected = Peer("192.0.2.7", 40000, "198.51.100.1", 25, via="127.0.0.1")
         assert handler.clients == [(expected, None)] * 3
+
+    run(scenario())
+
+
+def test_r2_the_client_of_a_proxy_is_mended_and_the_proxy_is_not(run):
+    async def scenario():
+        handler = Open()
+        settings = Settings(lenient=(ip_network("192.0.2.0/24"),))
+        async with Server(handler, "127.0.0.1", proxy=["127.0.0.0/8"], settings=settings) as server:
+            for ip, code in (("192.0.2.7", b"250"), ("192.0.3.7", b"550"), ("", b"550")):
+                client = await Client.to(server, greeted=False)
+                client.writer.write(f"PROXY TCP4 {ip} {ip} 1 2\r\n".encode() if ip else b"PROXY UNKNOWN\r\n")
+                assert codes(await client.reply()) == [b"220"]
+                await client.say(b"EHLO x.example\r\n")
+                assert codes(await client.say(ENVELOPE + b"DATA\r\n", 3)) == [b"250", b"250", b"354"]
+                assert codes(await client.say(b"a\nb\r\n.\r\n")) == [code]
+                await client.close()
+        assert handler.messages == [b"a\r\nb\r\n"]
 
     run(scenario())
 
