@@ -15,7 +15,11 @@ import pytest
 from tests.protocol.test_server_session import Open, codes, greeted, in_data, say
 
 import ironpost
+from ironpost.compose.listeners import Common, connection_limits, session_settings, timeouts_of
+from ironpost.config import parse
+from ironpost.protocol.sasl.backoff import LoginBackoff
 from ironpost.protocol.settings import Settings
+from ironpost.server import Limits, Timeouts
 
 PACKAGE = Path(ironpost.__file__).parent
 BUDGETS = {
@@ -65,6 +69,20 @@ def test_r23_each_budget_has_a_name_a_value_and_a_source(path: str, name: str) -
     assert value is not None
     assert eval(compile(ast.Expression(value), path, "eval"), {}) == BUDGETS[path, name]
     assert SOURCE.search(str(words)), "where is it from?"
+
+
+@pytest.mark.parametrize("role", ["mx", "submission", "lmtp"])
+def test_r23_the_program_runs_with_these_budgets_unless_told_otherwise(role: str) -> None:
+    configuration = parse(f'[[listener]]\nrole = "{role}"\nlisten = ["127.0.0.1:0"]')
+    (listener,) = configuration.listener
+    common = Common("mx.example", None, LoginBackoff(lambda: 0.0), lambda: 0.0)
+    found = session_settings(configuration, listener, common)
+    for name in ("max_recipients", "max_errors", "max_commands", "max_body_line", "long_lines"):
+        assert getattr(found, name) == getattr(Settings(), name), name
+    assert timeouts_of(configuration, listener) == Timeouts()
+    limits = connection_limits(configuration, listener)
+    for name in ("connections", "connections_per_prefix", "connection_rate"):
+        assert getattr(limits, name) == getattr(Limits(), name), name
 
 
 def test_r23_a_command_line_is_512_octets_where_no_extension_adds_to_it() -> None:
