@@ -10,7 +10,7 @@ import pytest
 from ironpost import BaseHandler, Client, Server
 from ironpost.client import ContentRefused, RecipientsRefused, Unsupported
 from ironpost.model import Reply
-from ironpost.protocol.client import CHUNK_LIMIT
+from ironpost.protocol.client_envelope import CHUNK_LIMIT
 from ironpost.protocol.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,3 +84,12 @@ def test_declarations_and_refusals() -> None:
     asyncio.run(main())
     assert handler.kept[0] == ("é@a.example", {"SIZE": 4, "BODY": "8BITMIME", "SMTPUTF8": None}, "é\r\n".encode())
     assert handler.kept[-1] == ("", {"SIZE": 6}, b"last\r\n")
+
+
+def test_a_parameter_that_no_extension_has_is_refused_before_anything_is_sent() -> None:
+    async def main() -> None:
+        async with Server(Keeper(), "127.0.0.1", 0) as server, Client(*server.addresses[0]) as client:
+            with pytest.raises(ValueError, match="XYZZY: there is no such parameter"):
+                await client.send("a@a.example", "b@b.example", b"", parameters={"XYZZY": "1"})
+
+    asyncio.run(main())

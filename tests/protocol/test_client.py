@@ -6,7 +6,8 @@ import pytest
 
 from ironpost import wire
 from ironpost.model import Address, Disposition, Envelope, Recipient, Reply
-from ironpost.protocol.client import CHUNK_LIMIT, TIMEOUTS, ClientSession, Ending, State, Step, Transaction
+from ironpost.protocol.client import TIMEOUTS, ClientSession, Ending, State, Step, Transaction
+from ironpost.protocol.client_envelope import CHUNK_LIMIT
 
 D, P, F = Disposition.DELIVERED, Disposition.DEFERRED, Disposition.FAILED
 EHLO = "S: 220 mx.example ESMTP\nC: EHLO client.example\n"

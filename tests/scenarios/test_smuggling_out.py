@@ -17,7 +17,7 @@ import pytest
 from ironpost import Server
 from ironpost.client.connection import HELD
 from ironpost.model import Address, Envelope, Recipient
-from ironpost.protocol.client import CHUNK_LIMIT
+from ironpost.protocol.client_envelope import CHUNK_LIMIT
 from ironpost.protocol.settings import Settings
 from ironpost.queue.store import NewMessage
 from ironpost.routing.route import Route, Routes, Rule

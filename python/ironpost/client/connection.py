@@ -17,7 +17,8 @@ from time import time
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Reply
-from ironpost.protocol.client import CHUNK_LIMIT, TIMEOUTS, ClientSession, Security, State, Step, check_hostname
+from ironpost.protocol.client import TIMEOUTS, ClientSession, Security, State, Step, check_hostname
+from ironpost.protocol.client_envelope import CHUNK_LIMIT
 from ironpost.protocol.client_opening import NOTHING
 from ironpost.server.certificate import read
 

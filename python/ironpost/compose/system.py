@@ -41,7 +41,7 @@ from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.shards import ShardedStore, lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from ironpost.config import Configuration
@@ -90,6 +90,22 @@ class Share(NamedTuple):
     """From and for the others."""
     front: Callable[[Mapping[str, Command], Callable[[], None]], Part]
     """Makes what stands in the place of the control socket, from the commands and a way to stop."""
+
+
+def reloading(reload: Callable[[], Awaitable[str]]) -> Command:
+    """The command of the control socket that reloads, and says so in the log."""
+
+    async def answer(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        del request
+        try:
+            said = await reload()
+        except (ConfigError, ControlError) as error:
+            log.error("reload failed, the old configuration stays: %s", error)
+            raise ControlError(f"the old configuration stays\n{error}") from None
+        log.info(said)
+        return {"said": said}
+
+    return answer
 
 
 class System:
@@ -181,7 +197,7 @@ class System:
         )
         queue = QueueCommands(self._store, self._clock, self._runner.wake)
         commands = {
-            "reload": self._command_reload,
+            "reload": reloading(self.reload),
             "status": self._status,
             "metrics": self._metrics,
             **queue.offered(),
@@ -286,16 +302,6 @@ class System:
         }
 
     # What the control socket offers
-
-    async def _command_reload(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        del request
-        try:
-            said = await self.reload()
-        except (ConfigError, ControlError) as error:
-            log.error("reload failed, the old configuration stays: %s", error)
-            raise ControlError(f"the old configuration stays\n{error}") from None
-        log.info(said)
-        return {"said": said}
 
     async def _status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         del request

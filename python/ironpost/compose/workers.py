@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ironpost.compose.auth import authenticator, first_login
 from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
-from ironpost.compose.system import Control, Lock, own_name, refuse_fixed, used
-from ironpost.config import ConfigError
+from ironpost.compose.system import Control, Lock, own_name, refuse_fixed, reloading, used
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
-from ironpost.service.control import ControlError, ControlServer
+from ironpost.service.control import ControlServer
 from ironpost.service.lending import ENDED
 from ironpost.service.queue_commands import queue_ids, refuse_unknown
 from ironpost.service.shared_limits import CONNECTIONS, Ledger
@@ -180,7 +179,7 @@ class Supervised:
             self._count, WORKER, self._orders, keep=self._kept, heard=self._heard, began=self._began, ended=self._ended
         )
         commands = {
-            "reload": self._command_reload,
+            "reload": reloading(self.reload),
             "status": self._status,
             "metrics": self._by_owner,
             **dict.fromkeys(("retry", "hold", "release", "drop"), self._by_owner),
@@ -249,16 +248,6 @@ class Supervised:
         self._told[worker.number] = source
 
     # -- what the control socket offers
-
-    async def _command_reload(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        del request
-        try:
-            said = await self.reload()
-        except (ConfigError, ControlError) as error:
-            log.error("reload failed, the old configuration stays: %s", error)
-            raise ControlError(f"the old configuration stays\n{error}") from None
-        log.info(said)
-        return {"said": said}
 
     async def _by_owner(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """To all workers; what names messages, to those who have them."""

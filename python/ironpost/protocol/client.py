@@ -27,19 +27,20 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
-from ironpost.model import BodyType, Disposition, Outcome, Reply
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.protocol import client_envelope as envelope
 from ironpost.protocol import client_opening as opening
 from ironpost.protocol import client_transaction as reasons
 from ironpost.protocol import replies
 from ironpost.protocol.client_opening import NOTHING, Security
 from ironpost.protocol.client_transaction import Step, Transaction
-from ironpost.protocol.extensions import EXTENSIONS, Outgoing, outgoing, outgoing_recipient
+from ironpost.protocol.extensions import EXTENSIONS
 from ironpost.protocol.extensions.limits import NO_LIMITS, peer_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ironpost.protocol.extensions import Extension, Parameters
+    from ironpost.protocol.extensions import Extension
     from ironpost.protocol.sasl import ClientExchange
 
 __all__ = ["TIMEOUTS", "ClientSession", "Ending", "Security", "State", "Step", "Transaction", "check_hostname"]
@@ -62,12 +63,6 @@ TIMEOUTS: Final[dict[Step, float]] = {
     Step.QUIT: 5.0,  # nothing is at stake any more (RFC 5321 §4.1.1.10 has no limit)
 }
 """Seconds that each wait may last."""
-
-CHUNK_LIMIT: Final = 64 * 1024
-"""Octets of content up to which BDAT is used; larger content is streamed by DATA.
-
-BDAT waits for the envelope's replies, although RFC 3030 §4.2 lets it go out with the envelope: a peer that refuses the
-envelope and then does not consume the chunk's octets (the fault of SECURITY R5) would execute them as commands."""
 
 
 class State(Enum):
@@ -107,9 +102,9 @@ class ClientSession:
     """One connection's worth of conversation."""
 
     # fmt: off
-    __slots__ = ("_awaited", "_bdat", "_binary", "_dirty", "_encoder", "_extensions", "_only_ascii", "_out",
-                 "_reader", "_unsent", "accepted", "authenticated", "bindings", "domain", "doubt", "ending",
-                 "exchange", "greeting", "held_response", "limits", "local_hostname", "nonce", "offered", "reason",
+    __slots__ = ("_awaited", "_dirty", "_encoder", "_out", "_reader", "_unsent", "accepted", "authenticated",
+                 "binary", "bindings", "chunking", "domain", "doubt", "ending", "exchange", "extensions",
+                 "greeting", "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason",
                  "remote", "replies", "secure", "security", "state", "tls_refused", "transaction", "transactions",
                  "verified")
     # fmt: on
@@ -185,12 +180,12 @@ class ClientSession:
         self._awaited: deque[tuple[Step, int]] = deque([(Step.GREETING, 0)])
         self._unsent: deque[tuple[Step, int, bytes]] = deque()
         self._encoder: wire.DataEncoder | None = None
-        self._bdat = chunking
-        self._extensions = extensions
-        self._binary = False
+        self.chunking = chunking
+        self.extensions = extensions
+        self.binary = False
         """The content is any octets, and goes in chunks."""
         self._dirty = False
-        self._only_ascii = False
+        self.only_ascii = False
 
     # -- what the outer ring calls ------------------------------------------------------------------------------------
 
@@ -315,22 +310,22 @@ class ClientSession:
         self.transaction = transaction
         self.transactions += 1
         self.replies = self.accepted = 0
-        message = self._outgoing(transaction)
-        parameters = self._parameters(transaction, message)
-        if parameters is None:
+        message = envelope.described(self, transaction)
+        mail = envelope.mail(self, transaction, message)
+        if mail is None:
             return
-        recipients = self._recipients(transaction, message)
+        recipients = envelope.recipients(self, transaction, message)
         if not recipients:
             return
         queue = self._unsent
         if self._dirty:
             queue.append((Step.RSET, 0, b"RSET\r\n"))
-        queue.append((Step.MAIL, 0, _line(f"MAIL FROM:<{transaction.envelope.reverse_path}>{parameters}")))
+        queue.append((Step.MAIL, 0, mail))
         queue.extend(recipients)
-        chunk = self._chunk(transaction)
+        chunk = envelope.chunk(self, transaction)
         if chunk is not None:
             queue.append((Step.BDAT, 0, chunk))
-        elif not self._binary:
+        elif not self.binary:
             queue.append((Step.DATA, 0, b"DATA\r\n"))
         self._dirty = True
         self.state = State.ENVELOPE
@@ -350,7 +345,7 @@ class ClientSession:
                 self._awaited.append((Step.CHUNK, 0))
                 self.state = State.CHUNK
             return
-        if self._only_ascii and not piece.isascii():
+        if self.only_ascii and not piece.isascii():
             # RFC 6152 §3: nothing has been ended yet, so nothing is delivered when the connection closes here.
             self._current().unsupported = True
             self._break(replies.PEER_LACKS_8BIT, Ending.ABORTED)
@@ -521,81 +516,17 @@ class ClientSession:
 
     # -- steps that the table's actions share -------------------------------------------------------------------------
 
-    def _outgoing(self, transaction: Transaction) -> Outgoing:
-        """What the extensions decide by."""
-        eight_bit = transaction.eight_bit
-        # Content that is only known as a stream is declared as 8-bit where that is allowed, else watched as it passes.
-        self._only_ascii = eight_bit is None and "8BITMIME" not in self.offered
-        return Outgoing(
-            transaction.envelope,
-            transaction.size,
-            not self._only_ascii if eight_bit is None else eight_bit,
-            transaction.needs_smtputf8,
-            transaction.now,
-            self.verified,
-            self.authenticated,
-        )
-
-    def _parameters(self, transaction: Transaction, message: Outgoing) -> str | None:
-        """What MAIL carries; None if the transaction was settled because the peer lacks something."""
-        added = outgoing(message, self.offered, self._extensions)
-        self._binary = not isinstance(added, Reply) and added.get("BODY") is BodyType.BINARY
-        limit = self.limits.transactions
-        if limit is not None and self.transactions > limit:
-            added = replies.PEER_WANTS_FEWER_MESSAGES
-        elif self._binary:
-            if not self._bdat:
-                added = replies.PEER_LACKS_BINARY
-        elif transaction.content is not None and b"\0" in transaction.content:
-            # RFC 2045 §2.8: neither 7-bit nor 8-bit text. A peer that drops NUL sees other line starts than we do (R3).
-            added = replies.PEER_LACKS_BINARY
-        if isinstance(added, Reply):
-            transaction.failed_at = Step.MAIL
-            transaction.unsupported = True
-            transaction.settle_rest(Outcome.of(added, self.remote))
-            return None
-        return _arguments(added)
-
-    def _recipients(self, transaction: Transaction, message: Outgoing) -> list[tuple[Step, int, bytes]]:
-        """RCPT for each recipient that this peer can serve; the others are settled."""
-        limit = self.limits.recipients
-        commands: list[tuple[Step, int, bytes]] = []
-        for number, recipient in enumerate(transaction.recipients):
-            added = outgoing_recipient(message, recipient, self.offered, self._extensions)
-            if limit is not None and len(commands) == limit:
-                added = replies.PEER_WANTS_FEWER_RECIPIENTS
-            if isinstance(added, Reply):
-                transaction.failed_at = Step.RCPT
-                transaction.settle(number, Outcome.of(added, self.remote))
-            else:
-                line = _line(f"RCPT TO:<{recipient.address}>{_arguments(added) if added else ''}")
-                commands.append((Step.RCPT, number, line))
-        transaction.unsupported = not commands
-        return commands
-
-    def _chunk(self, transaction: Transaction) -> bytes | None:
-        """The whole content as one last chunk (RFC 3030 §2), None where DATA is better or all there is."""
-        content = transaction.content
-        if content is not None and self._binary:
-            return b"BDAT %d LAST\r\n%b" % (len(content), content)
-        if content is None or not self._bdat or len(content) > CHUNK_LIMIT or "CHUNKING" not in self.offered:
-            return None
-        # SECURITY R4: counted content gets the line ends that DATA would have given it: encoded, then un-stuffed.
-        encoder = wire.DataEncoder()
-        normalised = wire.dot_unstuff(encoder.feed(content) + encoder.finish()[: -len(b".\r\n")])
-        return b"BDAT %d LAST\r\n%b" % (len(normalised), normalised)
-
     def _current(self) -> Transaction:
         assert self.transaction is not None, "a reply of the envelope comes only inside a transaction"
         return self.transaction
 
     def _say(self, step: Step) -> None:
-        self.say(step, _line(f"{step.value} {self.local_hostname}"))
+        self.say(step, envelope.line(f"{step.value} {self.local_hostname}"))
 
     def _send(self) -> None:
         """Everything that may go out together: one command, under PIPELINING all but the chunk (RFC 2920 §3.1)."""
         queue = self._unsent
-        if not queue and self._binary:
+        if not queue and self.binary:
             self.state = State.CONTENT  # RFC 3030 §3: no go-ahead is needed for a chunk
         while queue and (not self._awaited or ("PIPELINING" in self.offered and queue[0][0] is not Step.BDAT)):
             step, number, octets = queue.popleft()
@@ -653,18 +584,6 @@ def check_hostname(name: str) -> None:
     if not name.isascii():
         raise wire.WireFault("domain-malformed", next(at for at, octet in enumerate(name.encode()) if octet > 127))
     wire.parse_command(b"EHLO " + name.encode())
-
-
-def _arguments(parameters: Parameters) -> str:
-    return "".join(f" {key}" if value is None else f" {key}={value}" for key, value in parameters.items())
-
-
-def _line(text: str) -> bytes:
-    """A command line. The types of the model hold no CR or LF; this is the last gate (SECURITY R17)."""
-    octets = text.encode()
-    if b"\r" in octets or b"\n" in octets or b"\0" in octets:
-        raise ValueError(f"a command line cannot hold CR, LF or NUL: {text!r}")
-    return octets + b"\r\n"
 
 
 _TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, int], None]]] = {

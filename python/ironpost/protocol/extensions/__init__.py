@@ -71,6 +71,8 @@ EXTENSIONS: Final[tuple[Extension, ...]] = (
 _STORED: Final[Mapping[str, Callable[[str], Value]]] = {
     keyword: typed for extension in EXTENSIONS for keyword, typed in extension.stored.items()
 }
+_OWNED: Final = frozenset(key for each in EXTENSIONS for key in (*each.mail_parameters, *each.rcpt_parameters))
+"""Every parameter that an extension has."""
 
 
 @lru_cache(maxsize=8)
@@ -137,10 +139,13 @@ def checked_parameters(given: Parameters) -> Parameters:
     """What a program asks for: texts are made values, values are left alone.
 
     Raises:
-        ValueError: a text is not what the parameter's standard allows; the sentence says which and why.
+        ValueError: a text is not what the parameter's standard allows, or no extension has such a parameter; the
+            sentence says which and why.
     """
     checked: dict[str, Value] = {}
     for keyword, value in given.items():
+        if keyword not in _OWNED:
+            raise ValueError(f"{keyword}: there is no such parameter; the parameters are {', '.join(sorted(_OWNED))}")
         checked[keyword] = value
         if isinstance(value, str) and keyword in _STORED:
             try:

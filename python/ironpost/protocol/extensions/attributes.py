@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ironpost import wire
+from ironpost.protocol.extensions.base import Extension, Offer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from ironpost.protocol.settings import Settings
 
 UNKNOWN: Final = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
 """The front end does not know, or does not know now."""
@@ -94,3 +97,16 @@ def source(value: str) -> str:
     if value.upper() not in {"LOCAL", "REMOTE"}:
         raise ValueError("neither LOCAL nor REMOTE")
     return value.upper()
+
+
+class FrontEndExtension(Extension):
+    """What XCLIENT and XFORWARD have in common: they are offered to front ends of our own, with their attributes."""
+
+    attributes: ClassVar[tuple[str, ...]]
+    """Names, in the order in which they are shown."""
+
+    def available(self, settings: Settings) -> bool:
+        return bool(settings.xclient)
+
+    def advertise(self, offer: Offer) -> str | None:
+        return " ".join((self.keyword, *self.attributes)) if offer.peer_trusted else None

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State, interrupted
 from ironpost.protocol.extensions import attributes
-from ironpost.protocol.extensions.base import Extension, Offer
+from ironpost.protocol.extensions.attributes import FrontEndExtension
 from ironpost.protocol.transaction import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
 
 UNKNOWN_IP: Final = "0.0.0.0"
@@ -70,12 +69,7 @@ def _xclient(session: ServerSession, command: Command) -> None:
     return session.greet()
 
 
-class XClient(Extension):
+class XClient(FrontEndExtension):
     keyword = "XCLIENT"
     verbs: ClassVar = {"XCLIENT": _xclient}
-
-    def available(self, settings: Settings) -> bool:
-        return bool(settings.xclient)
-
-    def advertise(self, offer: Offer) -> str | None:
-        return " ".join((self.keyword, *_KINDS)) if offer.peer_trusted else None
+    attributes: ClassVar = tuple(_KINDS)

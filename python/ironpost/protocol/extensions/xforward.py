@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ironpost.protocol import replies
 from ironpost.protocol.commands import State
 from ironpost.protocol.extensions import attributes
-from ironpost.protocol.extensions.base import Extension, Offer
+from ironpost.protocol.extensions.attributes import FrontEndExtension
 from ironpost.protocol.extensions.etrn import out_of_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
     from ironpost.wire.interface import Command
 
 _KINDS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
@@ -52,15 +51,10 @@ def _xforward(session: ServerSession, command: Command) -> None:
     return session.write(_OK)
 
 
-class XForward(Extension):
+class XForward(FrontEndExtension):
     keyword = "XFORWARD"
     verbs: ClassVar = {"XFORWARD": _xforward}
-
-    def available(self, settings: Settings) -> bool:
-        return bool(settings.xclient)
-
-    def advertise(self, offer: Offer) -> str | None:
-        return " ".join((self.keyword, *_KINDS)) if offer.peer_trusted else None
+    attributes: ClassVar = tuple(_KINDS)
 
 
 _OK: Final = replies.NOTHING_DONE.octets
