@@ -11,6 +11,7 @@ from ironpost.conform import TOPICS, Profile, cases, chosen
 from ironpost.conform.case import Level, Topic, codes, say
 from ironpost.conform.target import WANTS
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 TEXTS = Path(__file__).resolve().parents[3] / "shared" / "rfc"
 
 
@@ -37,6 +38,13 @@ def test_each_is_named_for_a_section_that_exists():
         if not re.search(rf"^ {{0,6}}{re.escape(section)}\.?(?:\s|$)", text, re.M):
             missing.append(case.id)
     assert missing == []
+
+
+def test_the_document_names_cases_that_exist_and_says_how_many_there_are():
+    text = DOCUMENT.read_text()
+    names = {case.id for case in cases()}
+    assert set(re.findall(r"`(rfc\d[^`]+)`", text)) <= names
+    assert f"{len(names)} cases" in text
 
 
 def test_a_name_without_a_section_or_twice_is_refused():
