@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 HELLO = b"EHLO load.example\r\n"
 MAIL = b"MAIL FROM:<ada@load.example>\r\n"
-RCPT = b"RCPT TO:<grace@localhost>\r\n"
 DATA = b"DATA\r\n"
 QUIT = b"QUIT\r\n"
 PATIENCE = 60.0
@@ -57,8 +56,9 @@ def content(size: int) -> bytes:
 class Work:
     """How many messages are still to be sent, over all connections."""
 
-    def __init__(self, messages: int, size: int) -> None:
+    def __init__(self, messages: int, size: int, to: str) -> None:
         self.left = messages
+        self.rcpt = f"RCPT TO:<{to}>\r\n".encode()
         self.content = content(size)
 
     def take(self) -> bool:
@@ -85,9 +85,9 @@ def pipelined(work: Work) -> Iterator[Exchange]:
     if not work.take():
         yield QUIT, 1
         return
-    yield MAIL + RCPT + DATA, 3
+    yield MAIL + work.rcpt + DATA, 3
     while work.take():
-        yield work.content + MAIL + RCPT + DATA, 4
+        yield work.content + MAIL + work.rcpt + DATA, 4
     yield work.content + QUIT, 2
 
 
@@ -99,7 +99,7 @@ def nothing(work: Work) -> Iterator[Exchange]:
 
 def _transaction(work: Work) -> Iterator[Exchange]:
     yield MAIL, 1
-    yield RCPT, 1
+    yield work.rcpt, 1
     yield DATA, 1
     yield work.content, 1
 
@@ -189,7 +189,7 @@ class Kept(Connection):
 
 async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
     """Messages, over as many connections at a time as asked."""
-    work = Work(asked.messages, asked.size)
+    work = Work(asked.messages, asked.size, asked.to)
 
     async def worker() -> None:
         if asked.way == "conn":
@@ -206,7 +206,7 @@ async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
 
 async def handshakes(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
     """Connections one after the other: only what the server does counts."""
-    work = Work(0, 0)
+    work = Work(0, 0, asked.to)
     for _ in range(asked.messages):
         await converse(asked.port, asked.tls, context, nothing(work))
 
@@ -237,6 +237,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--size", type=int, default=1000, help="octets of a message")
     parser.add_argument("--connections", type=int, default=20)
+    parser.add_argument("--to", default="grace@localhost", help="the recipient")
     asked = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -77,6 +77,8 @@ def drive(server: Contestant, case: Case, messages: int) -> Figure:
     before, start = server.cpu(), time.perf_counter()
     arguments = [str(port), "--way", case.way, "--tls", case.tls, "--messages", str(messages)]
     arguments += ["--size", str(case.size), "--connections", str(server.connections)]
+    if server.sink:
+        arguments += ["--to", "grace@elsewhere.example"]
     done = subprocess.run(
         [sys.executable, str(DRIVER), *arguments], capture_output=True, text=True, timeout=600, check=False
     )
