@@ -15,7 +15,7 @@ from ironpost import Server
 from ironpost.protocol.settings import Settings
 from ironpost.server import TlsContext
 from ironpost.server.self_signed import write_self_signed
-from ironpost.server.turns import KEPT, LARGE, PIECES, Turns
+from ironpost.server.turns import KEPT, LARGE, PARTINGS, PIECES, Partings, Turns
 
 ROOMY = Settings(max_size=1 << 28, max_body_line=1 << 28)
 CONTENT = os.urandom(64).hex().encode() * 30_000  # 3.8 MB
@@ -135,5 +135,56 @@ def test_a_small_command_is_answered_while_others_send_much(run):
             for sender in senders:
                 assert codes(await sender.say(b"\r\n.\r\n")) == [b"250"]
                 await sender.close()
+
+    run(scenario())
+
+
+def test_many_that_go_at_once_are_written_down_in_turns(run):
+    async def scenario():
+        partings, gone = Partings(asyncio.get_running_loop()), []
+
+        class Party:
+            def __init__(self, number):
+                self.number = number
+
+            def part(self):
+                gone.append(self.number)
+
+        for number in range(3 * PARTINGS):
+            partings.end(Party(number))
+        assert len(gone) == PARTINGS  # few are written down at once, and none of a crowd is held up by the rest
+        seen = [PARTINGS]
+        while len(gone) < 3 * PARTINGS:
+            await asyncio.sleep(0)
+            seen.append(len(gone))
+        assert gone == list(range(3 * PARTINGS))
+        assert all(later - sooner <= PARTINGS for sooner, later in itertools.pairwise(seen))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        partings.end(Party(-1))
+        assert gone[-1] == -1
+
+    run(scenario())
+
+
+def test_a_crowd_that_is_cut_off_is_told_to_the_handler_one_by_one(run):
+    class Counting(Open):
+        left = 0
+
+        def disconnect(self, session):
+            self.left += 1
+
+    async def scenario():
+        handler = Counting()
+        async with Server(handler, "127.0.0.1") as server:
+            crowd = [await Client.to(server) for _ in range(PARTINGS + 20)]
+            for client in crowd:
+                client.reset()
+            while server.connections:
+                await asyncio.sleep(0)
+            assert handler.left == PARTINGS + 20
+            other = await Client.to(server)
+            assert codes(await other.say(b"NOOP\r\n")) == [b"250"]
+            await other.close()
 
     run(scenario())

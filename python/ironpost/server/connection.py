@@ -209,10 +209,15 @@ class Connection(asyncio.Protocol):
         """However it ended."""
         question, session = self._question, self.session
         committing = session.committing
-        session.lost()
+        session.close()
         if question is not None and not committing and isinstance(question, asyncio.Task):
             question.cancel()
-        server = self.server
+        self.server.partings.end(self)
+
+    def part(self) -> None:
+        """What is left to do for a client that is gone, when it is its turn."""
+        session, server = self.session, self.server
+        session.lost()
         server.hooks.counts.raised += session.failures
         if self.prefix:
             server.leave_client(self.prefix)

@@ -33,7 +33,7 @@ from ironpost.server.hooks import THREADS, Hooks
 from ironpost.server.limits import Excess, LimitBook, Limits, LocalBook, Network, within
 from ironpost.server.timeouts import Timeouts
 from ironpost.server.tls_transport import BUFFER
-from ironpost.server.turns import Turns
+from ironpost.server.turns import Partings, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -143,6 +143,7 @@ class Server:
         """Connections that a limit refused."""
         self.loop: asyncio.AbstractEventLoop
         self.turns: Turns
+        self.partings: Partings
         """For connections that send much."""
         self.buffer = memoryview(b"")
         """Where TLS decrypts; one for all connections, as they are served one after the other."""
@@ -201,6 +202,7 @@ class Server:
             raise RuntimeError("a Server is started once; make a new one")
         self.loop = asyncio.get_running_loop()
         self.turns = Turns(self.loop)
+        self.partings = Partings(self.loop)
         if self.tls is not None:
             self.buffer = memoryview(bytearray(BUFFER))
         sockets = list(self._given) or await self._bind()
