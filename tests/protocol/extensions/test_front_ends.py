@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -11,7 +12,7 @@ from ironpost.protocol import replies
 from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.server import ServerSession
 from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Identity, Peer
+from ironpost.protocol.transaction import Identity, Peer, Tls
 
 SETTINGS = Settings("mx.example", xclient=(ip_network("192.0.2.0/28"), ip_network("2001:db8::/64")))
 FRONT, STRANGER = Peer("192.0.2.5", 40000, "192.0.2.1", 25), Peer("198.51.100.7", 40000)
@@ -156,3 +157,19 @@ def test_xforward_is_kept_for_one_transaction() -> None:
     assert session.forwarded == {}
     say(session, first + b"RSET\r\n")
     assert session.forwarded == {}
+
+
+def test_r14_the_certificate_of_a_front_end_is_not_its_clients() -> None:
+    class Users:
+        mechanisms = ("EXTERNAL",)
+
+        def external(self, session, authzid):
+            return session.tls.names[0] if session.tls.names else None
+
+    tls = Tls("TLSv1.3", subject="CN=front", names=("front.example",))
+    session = ServerSession(Watch(), replace(SETTINGS, authenticator=Users()), FRONT, tls=tls)
+    settle(session, session.start())
+    assert b"AUTH EXTERNAL" in say(session, b"EHLO front.example\r\n")
+    assert b"AUTH" not in say(session, XCLIENT + b"EHLO client.example\r\n")
+    assert codes(say(session, b"AUTH EXTERNAL =\r\n"))[0] in {b"502", b"504"}
+    assert session.identity is None

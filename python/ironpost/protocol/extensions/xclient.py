@@ -62,7 +62,10 @@ def _xclient(session: ServerSession, command: Command) -> None:
         local_port=int(said["DESTPORT"] or 0) if "DESTPORT" in said else peer.local_port,
         name=said.get("NAME", "" if "ADDR" in said else peer.name),
         via=peer.via or peer.ip,
+        user="",
     )
+    if session.tls is not None:  # the certificate is the front end's: EXTERNAL would let its clients in by it
+        session.tls = session.tls._replace(subject="", names=())
     session.helo = said.get("HELO", "")  # until EHLO says it
     if said.get("LOGIN"):
         session.identity = Identity(said["LOGIN"], "XCLIENT")
