@@ -430,6 +430,17 @@ def test_r53_the_salt_of_an_unknown_name_stays_what_it_was() -> None:
     assert shown(settings(Stable())) == shown(settings(Stable()))
 
 
+def test_r53_an_unknown_name_is_compared_without_regard_to_case_as_the_known_ones_are() -> None:
+    same = settings()
+
+    def salt(name: str) -> bytes:
+        first = encoded(f"n,,n={name},r=c")
+        return b64decode(Talk(same).say(f"AUTH SCRAM-SHA-256 {first}")[4:]).split(b",", 1)[1]
+
+    assert salt("nobody") == salt("NoBody")
+    assert salt("nobody") != salt("nobodies")
+
+
 def limited(clock: Clock, users: Users) -> Settings:
     law = Law(free=2, first=10.0)
     return settings(users, login_limit=LoginBackoff(clock, account=law, network=Law(free=50)), max_errors=100)

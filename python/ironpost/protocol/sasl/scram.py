@@ -188,7 +188,7 @@ def encoded_name(name: str) -> str:
 
 def _decoy(login: str, secret: bytes) -> ScramCredential:
     """What a name that nobody has is shown: always the same, and like the others (RFC 5802 §9, SECURITY R53)."""
-    seed = _hmac(secret, login.encode())
+    seed = _hmac(secret, login.casefold().encode())  # as the users file compares names
     return ScramCredential(seed[:16], ITERATIONS, _sha256(seed), seed)
 
 
