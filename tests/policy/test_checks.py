@@ -377,3 +377,18 @@ def test_networks_and_logins_are_counted_each_by_itself(stage: Stage) -> None:
     assert [ask(STRANGER, JO), ask(FRIEND, JO), ask(FRIEND, Identity("flo", "PLAIN"))] == ["yes", "451 4.7.1", "yes"]
     clock.passed += 3600
     assert ask(STRANGER) == "yes"
+
+
+@pytest.mark.parametrize("stage", [Stage.MAIL, Stage.RECIPIENT])
+def test_a_login_has_one_quota_however_it_writes_its_name(stage: Stage) -> None:
+    """As the senders of a login are found without regard to case, and a database may compare names so."""
+    quota = Quota(1, 60.0)
+    policy = Policy(configured(settings(login_messages=quota, login_recipients=quota), Ports(Clock(), RESOLVER)))
+    to = Address.parse("a@here.example")
+
+    def taken(name: str) -> Any:
+        facts = Facts(ip=STRANGER, identity=Identity(name, "PLAIN"), reverse_path=to, forward_path=to)
+        return policy.decide(stage, facts)
+
+    assert taken("jo").verdict.action is Action.ACCEPT
+    assert taken("JO").verdict.action is Action.DEFER

@@ -49,7 +49,7 @@ class Rate:
         """Counts, and defers what is too much."""
         network, login = self._quotas
         if facts.identity is not None:
-            key, buckets, quota = facts.identity.name, self._by_login, login
+            key, buckets, quota = facts.identity.name.lower(), self._by_login, login
         elif self._settings.knows(facts):
             return _NOTHING
         else:
