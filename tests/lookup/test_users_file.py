@@ -163,3 +163,11 @@ def test_r22_whatever_stands_in_the_file_it_is_accounts_or_refused_with_its_plac
         fault = str(error)
     assert fault.startswith(str(path))
     assert all(UsersFile(path).find(name) is not None for name in names)
+
+
+def test_an_account_is_removed_by_the_name_with_which_it_was_added(tmp_path: Path) -> None:
+    file = UsersFile(tmp_path / "users")
+    file.add("\uff41da", "pencil")
+    assert file.names() == ["ada"]
+    assert file.remove("\uff41da") == "ada"
+    assert file.names() == []

@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ironpost.lookup.users import User, new_user, scram_credential, scram_text
@@ -122,6 +122,8 @@ class UsersFile:
             UsersFileError: the file is none.
             OSError: the file cannot be written.
         """
+        with suppress(PrepareError):  # then nobody has it, and it is told as it was given
+            name = prepare(name)
         with self._locked():
             users = self._read()
             user = users.pop(name.casefold(), None)
