@@ -364,3 +364,20 @@ def test_a_full_disk_is_452_and_the_server_lives(serve: Callable[..., Any]) -> N
                 client.sendmail("", ["a@localhost"], b"Subject: x\r\n\r\ny\r\n")
             assert (refused.value.smtp_code, refused.value.smtp_error[:5]) == (452, b"4.3.1")
     assert server.stop() == 0
+
+
+def test_a_host_that_is_no_name_and_a_password_that_is_no_text_are_told(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(b"x: y\r\n\r\nz\r\n")
+    (tmp_path / "word").write_bytes(b"\xff\n")
+    for host in ("a..b", "a" * 70 + ".example"):
+        done = ironpost(tmp_path, "send", "--to", "a@b.example", "--host", host, "m")
+        assert done.returncode == 69
+        assert host in done.stderr
+        assert "this is no host name" in done.stderr
+        done = ironpost(tmp_path, "conform", f"{host}:25")
+        assert done.returncode == 69
+        assert host in done.stderr
+        assert "this is no host name" in done.stderr
+    done = ironpost(tmp_path, "send", "--to", "a@b.example", "--user", "jo", "--password-file", "word", "m")
+    assert done.returncode == 66
+    assert done.stderr == "ironpost: word: this is not UTF-8\n"

@@ -123,6 +123,8 @@ def _password(file: Path | None, user: str, *, from_input: bool) -> str:
             return file.read_text(encoding="utf-8").partition("\n")[0]
         except OSError as error:
             raise Stop(exits.NO_INPUT, f"{file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise Stop(exits.NO_INPUT, f"{file}: this is not UTF-8") from None
     if from_input or not sys.stdin.isatty():
         raise Stop(exits.USAGE, "nobody is there to be asked for the password; --password-file names a file with it")
     return str(typer.prompt(f"Password of {user}", hide_input=True, err=True))

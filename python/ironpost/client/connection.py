@@ -371,15 +371,18 @@ async def connect(
     if tls is None and (implicit_tls or security.tries_tls):
         tls = verifying()
     name = server_name or host
-    async with asyncio.timeout(connect_timeout):
-        _, connection = await loop.create_connection(
-            lambda: Connection(
-                local_hostname, remote or host, timeouts,
-                chunking=chunking, security=security, tls=tls, server_name=name,
-            ),
-            host, port,
-            ssl=tls if implicit_tls else None,
-            server_hostname=name if implicit_tls else None,
-        )  # fmt: skip
+    try:
+        async with asyncio.timeout(connect_timeout):
+            _, connection = await loop.create_connection(
+                lambda: Connection(
+                    local_hostname, remote or host, timeouts,
+                    chunking=chunking, security=security, tls=tls, server_name=name,
+                ),
+                host, port,
+                ssl=tls if implicit_tls else None,
+                server_hostname=name if implicit_tls else None,
+            )  # fmt: skip
+    except UnicodeError:  # of the codec for host names
+        raise OSError("this is no host name") from None
     await connection.opened()
     return connection

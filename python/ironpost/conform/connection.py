@@ -126,6 +126,8 @@ class Connection:
             raise Untrusted from None
         except ssl.SSLError as error:
             raise TlsFailed(error.reason or str(error)) from None
+        except UnicodeError:  # of the codec for host names
+            raise OSError("this is no host name") from None
         except ConnectionError as error:
             if tls is not None and not isinstance(error, ConnectionRefusedError):
                 raise TlsFailed(str(error)) from None
