@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ironpost.queue.store import NewMessage, State, Update
 from ironpost.service.lending import ENDED, LendingStore, packed, unpacked
 from ironpost.service.news import News
 from ironpost.storage.shards import lay_out
+from ironpost.storage.sqlite_rows import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,6 +36,7 @@ class Crew:
 
     def __init__(self, data: Path, workers: int) -> None:
         lay_out(data)
+        self.data = data
         self.down: set[int] = set()
         self.woken: list[int] = []
         self.stores = [LendingStore.at(data, worker=number, workers=workers, reserve=0) for number in range(workers)]
@@ -42,6 +45,14 @@ class Crew:
             store.join(self.news[number], number, workers, lambda number=number: self.woken.append(number))  # type: ignore[misc]
             for number, store in enumerate(self.stores)
         ]
+
+    def restart(self, number: int) -> None:
+        store = LendingStore.at(self.data, worker=number, workers=len(self.stores), reserve=0)
+        self.stores[number] = store
+        self.news[number] = self._news(number)
+        self.commands[number] = store.join(
+            self.news[number], number, len(self.stores), lambda: self.woken.append(number)
+        )
 
     def _news(self, asking: int) -> News:
         async def ask(question: Any) -> Any:
@@ -200,3 +211,76 @@ def test_an_update_crosses_whole(state: State) -> None:
         assert repr(back) == repr(update), "with what comparing leaves out"
     assert len(dataclasses.fields(Outcome)) == 4
     assert len(dataclasses.fields(Reply)) == 5
+
+
+def test_what_becomes_of_a_borrowed_message_is_recorded_in_a_drained_shard_of_an_owner_that_began_anew(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        crew = Crew(tmp_path, 3)
+        await crew.queue(2, "m1")
+        for store in crew.stores:
+            await store.close()
+        crew = Crew(tmp_path, 2)  # shard 2 is drained by worker 0
+        assert await crew.stores[1].take("m1", DOMAINS, time.time()) is not None
+        await crew.stores[0].close()
+        crew.restart(0)
+        await crew.stores[1].record(updates("m1", YES, State.DELIVERED))
+        assert await crew.states(0, "m1") == [State.DELIVERED, State.DELIVERED, State.QUEUED]
+        for store in crew.stores:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def test_what_a_dead_borrower_gives_back_is_what_it_had_and_no_more(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        assert await crew.stores[0].take("m1", ("jo.example",), time.time()) is not None
+        (own,) = await crew.stores[1].claim(time.time(), 10)
+        assert [each.number for each in own.recipients] == [2], "the owner is at work on it"
+        crew.news[1].heard({ENDED: 0})
+        (back,) = await crew.stores[1].claim(time.time(), 10)
+        assert [each.number for each in back.recipients] == [0, 1]
+
+    among(tmp_path, 2, scenario)
+
+
+def test_two_borrowers_of_one_message_give_back_each_its_own(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        assert await crew.stores[0].take("m1", ("jo.example",), time.time()) is not None
+        assert await crew.stores[2].take("m1", ("al.example",), time.time()) is not None
+        await crew.stores[2].record(updates("m1", YES, State.DELIVERED, 2))
+        crew.news[1].heard({ENDED: 0})
+        (back,) = await crew.stores[1].claim(time.time(), 10)
+        assert [each.number for each in back.recipients] == [0, 1]
+
+    among(tmp_path, 3, scenario)
+
+
+def test_two_customers_at_one_worker_may_have_one_message(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        assert await crew.stores[0].take("m1", ("jo.example",), time.time()) is not None
+        assert await crew.stores[0].take("m1", ("al.example",), time.time()) is not None
+        await crew.stores[0].record(updates("m1", YES, State.DELIVERED, 2))
+        await crew.stores[0].record(updates("m1", YES, State.DELIVERED, 0, 1))
+        assert await crew.states(1, "m1") == []
+
+    among(tmp_path, 2, scenario)
+
+
+def test_a_borrower_that_cannot_read_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_directory: Path) -> Reader:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        with monkeypatch.context() as patched:
+            patched.setattr(Reader, "open_readonly", refuse)
+            with pytest.raises(OSError, match="unable to open"):
+                await crew.stores[0].take("m1", DOMAINS, time.time())
+        assert await crew.stores[0].take("m1", DOMAINS, time.time()) is not None
+
+    among(tmp_path, 2, scenario)

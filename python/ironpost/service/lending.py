@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,10 +39,10 @@ class LendingStore(ShardedStore):
     def __init__(self, main: SqliteStore, others: Sequence[SqliteStore]) -> None:
         """As `ShardedStore`; it is one until `join`."""
         super().__init__(main, others)
-        self._lent: dict[str, int] = {}
-        """To whom each message of ours is lent."""
-        self._borrowed: dict[str, bool] = {}
-        """Messages of others that are attempted here, and whether their report is committed."""
+        self._lent: dict[tuple[str, int], int] = {}
+        """To whom each recipient (message, number) of ours is lent."""
+        self._borrowed: dict[tuple[str, int], bool] = {}
+        """Recipients of others that are attempted here, and whether the report about them is committed."""
         self._readers: dict[str, Reader] = {}
         self._news: News
         self._number: int
@@ -90,12 +91,23 @@ class LendingStore(ShardedStore):
         }  # fmt: skip
         for answer in await self._news.ask(request):
             if answer["numbers"]:
-                whole = await self._reader(answer["directory"]).get(message)
-                if whole is not None:
-                    self._borrowed[message] = False
-                    chosen = tuple(each for each in whole.recipients if each.number in answer["numbers"])
-                    return whole._replace(recipients=chosen)
+                whole: QueuedMessage | None = None
+                try:
+                    whole = await self._reader(answer["directory"]).get(message)
+                except sqlite3.Error as error:
+                    raise OSError(errno.EIO, f"the queue's database: {error}", answer["directory"]) from error
+                finally:
+                    if whole is None:
+                        await self._return([(message, number) for number in answer["numbers"]])
+                if whole is None:
+                    return None  # an operator dropped it just now
+                self._borrowed.update(((message, number), False) for number in answer["numbers"])
+                chosen = tuple(each for each in whole.recipients if each.number in answer["numbers"])
+                return whole._replace(recipients=chosen)
         return None
+
+    async def _return(self, recipients: Sequence[tuple[str, int]]) -> None:
+        await self._news.ask({"do": "lending-release", "recipients": recipients, "borrower": self._number})
 
     def _reader(self, directory: str) -> Reader:
         reader = self._readers.get(directory)
@@ -114,28 +126,31 @@ class LendingStore(ShardedStore):
 
     def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
         """As `Store.record`; for a borrowed message its owner does it."""
-        if self._borrowed and updates and updates[0].message in self._borrowed:
+        if self._borrowed and updates and (updates[0].message, updates[0].number) in self._borrowed:
             return asyncio.get_running_loop().create_task(self._give_back(updates, reports))
         return super().record(updates, reports)
 
     async def _give_back(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
-        message = updates[0].message
-        if not self._borrowed[message]:
+        message, first = updates[0].message, (updates[0].message, updates[0].number)
+        if not self._borrowed[first]:
             for report in reports:
                 await self.release([(await self.commit(report)).id])
-            self._borrowed[message] = True
+            self._borrowed[first] = True
         answers = await self._news.ask(
             {"do": "lending-record", "id": message, "updates": [packed(update) for update in updates]}
         )
         if not any(answer["known"] for answer in answers) and len(answers) < self._workers - 1:
             raise OSError(errno.EAGAIN, f"the worker that has message {message} is being started again")
-        self._borrowed.pop(message, None)
+        for update in updates:
+            self._borrowed.pop((message, update.number), None)
 
     async def release(self, messages: Sequence[str]) -> None:
         """As `Store.release`."""
-        borrowed = [each for each in messages if self._borrowed.pop(each, None) is not None]
+        borrowed = [each for each in self._borrowed if each[0] in messages]
+        for each in borrowed:
+            del self._borrowed[each]
         if borrowed:
-            await self._news.ask({"do": "lending-release", "ids": borrowed})
+            await self._return(borrowed)
         await super().release(messages)
 
     async def close(self) -> None:
@@ -159,35 +174,36 @@ class LendingStore(ShardedStore):
         taken = await super().take(message, request["domains"], request["now"])
         if taken is None:
             return {"numbers": []}
-        self._lent[message] = request["borrower"]
+        self._lent.update(((message, each.number), request["borrower"]) for each in taken.recipients)
         directory = str(self._owner(message).directory)
         return {"numbers": [each.number for each in taken.recipients], "directory": directory}
 
     async def _record_lent(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        message = request["id"]
-        if message not in self._lent and not self.has(message):
+        updates = [unpacked(update) for update in request["updates"]]
+        recipients = [(update.message, update.number) for update in updates]
+        if self._lent.keys().isdisjoint(recipients) and not self.has(request["id"]):
             return {"known": False}
-        await super().record([unpacked(update) for update in request["updates"]])
-        self._lent.pop(message, None)
+        await super().record(updates)
+        for each in recipients:
+            self._lent.pop(each, None)
         self._wake()
         return {"known": True}
 
     async def _take_back(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        await self._back([each for each in request["ids"] if each in self._lent])
+        given = [(message, number) for message, number in request["recipients"]]
+        self._back([each for each in given if self._lent.get(each) == request["borrower"]])
         return {}
 
-    async def _back(self, messages: Sequence[str]) -> None:
-        for message in messages:
-            del self._lent[message]
-        await super().release(messages)
+    def _back(self, recipients: Sequence[tuple[str, int]]) -> None:
+        for message, number in recipients:
+            del self._lent[message, number]
+            self._owner(message).unclaim(message, number)
         self._wake()
 
     def _ended(self, number: int) -> None:
-        lost = [message for message, borrower in self._lent.items() if borrower == number]
+        lost = [each for each, borrower in self._lent.items() if borrower == number]
         if lost:
-            task = asyncio.get_running_loop().create_task(self._back(lost))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._back(lost)
 
 
 def packed(update: Update) -> list[Any]:

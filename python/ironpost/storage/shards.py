@@ -21,7 +21,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from ironpost.storage.lock import sync_directory
@@ -206,7 +206,10 @@ class ShardedStore:
         return asyncio.get_running_loop().create_task(self._record_beside(shard, updates, reports))
 
     def _owner(self, message: str) -> SqliteStore:
-        return next((shard for shard in self._others if shard.claims(message)), self._main)
+        claiming = (shard for shard in (self._main, *self._others) if shard.claims(message))
+        # Nobody claims what another worker attempted while this one was started again (`service.lending`).
+        having = (shard for shard in self._others if shard.has(message))
+        return next(chain(claiming, having), self._main)
 
     async def _record_beside(
         self, shard: SqliteStore, updates: Sequence[Update], reports: Sequence[NewMessage]

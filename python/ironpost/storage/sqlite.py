@@ -447,11 +447,15 @@ class SqliteStore:
 
     def _unclaim(self, updates: Sequence[Update]) -> None:
         for update in updates:
-            live = self._by_id.get(update.message)
-            if live is not None:
-                live.claimed.discard(update.number)
-                if not live.claimed:
-                    del self._by_id[live.id], self._by_seq[live.seq]
+            self.unclaim(update.message, update.number)
+
+    def unclaim(self, message: str, number: int) -> None:
+        """Gives back one recipient of a message; `release` gives back all."""
+        live = self._by_id.get(message)
+        if live is not None:
+            live.claimed.discard(number)
+            if not live.claimed:
+                del self._by_id[live.id], self._by_seq[live.seq]
 
     # -- gathering
 
