@@ -237,7 +237,9 @@ class Supervised:
                 await self._hand_over(worker, new)  # what it refuses, nobody has
             self._source = new
             records.change(new.configuration.log.level, new.configuration.log.format)
-            done = await asyncio.gather(*(self._hand_over(each, new) for each in living[1:]), return_exceptions=True)
+            # One that became ready meanwhile has the old one; who comes from here on hears of it by `_began`.
+            living = [each for each in self._workers.all if each.ready.is_set() and self._told[each.number] is not new]
+            done = await asyncio.gather(*(self._hand_over(each, new) for each in living), return_exceptions=True)
             said = f"configuration {new.configuration.hash} replaces {old.configuration.hash}"
             if new.configuration.hash == old.configuration.hash:  # certificates may have been read anew all the same
                 said = f"nothing has changed (configuration {old.configuration.hash})"
