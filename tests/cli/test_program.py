@@ -381,3 +381,13 @@ def test_a_host_that_is_no_name_and_a_password_that_is_no_text_are_told(tmp_path
     done = ironpost(tmp_path, "send", "--to", "a@b.example", "--user", "jo", "--password-file", "word", "m")
     assert done.returncode == 66
     assert done.stderr == "ironpost: word: this is not UTF-8\n"
+    done = ironpost(tmp_path, "send", "--to", "a@b.example", "--user", "jo", "--tls", "never", "m")
+    assert done.returncode == 64
+    assert "leave out --tls never" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that opens and cannot be read")
+def test_a_file_that_cannot_be_read_is_told(serve: Callable[..., Any]) -> None:
+    running = serve()
+    done = running.run("send", "/proc/self/mem", "--to", "jo@localhost", "--port", str(running.port))
+    assert (done.returncode, done.stderr) == (66, b"ironpost: /proc/self/mem: Input/output error\n")

@@ -87,6 +87,8 @@ def send(name: str, to: list[str], sender: str, access: Access) -> None:
         except ClientError as error:
             code = exits.TEMPORARY if error.reply.transient else exits.REFUSED
             raise Stop(code, str(error)) from None
+        except OSError as error:  # of the file: those of the network are all ClientError
+            raise Stop(exits.NO_INPUT, f"{name}: {error.strerror}") from None
     typer.echo(str(result.reply))
     if result.refused:
         worst = exits.REFUSED if any(reply.permanent for reply in result.refused.values()) else exits.TEMPORARY
@@ -97,6 +99,8 @@ def _client(access: Access, *, from_input: bool) -> Client:
     tls = access.tls
     if tls is None and not access.user and _is_here(access.host):
         tls = "never"
+    if tls == "never" and access.user:
+        raise Stop(exits.USAGE, "--user needs TLS, so that nobody reads the password: leave out --tls never")
     credentials = None
     try:
         context = None if access.authorities is None else verifying(str(access.authorities))
