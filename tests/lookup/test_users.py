@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from ironpost.lookup.users_hook import HookError, load
 from ironpost.lookup.users_sql import QueryError, UsersSql
 from ironpost.protocol.sasl.scram import credential
 from ironpost.protocol.server import ServerSession
+from ironpost.protocol.settings import Settings
 from ironpost.protocol.transaction import Peer, Tls
 from ironpost.server import BaseHandler, blocking
 
@@ -300,3 +302,27 @@ def test_a_hook_is_an_object_in_a_file_or_a_module(tmp_path: Path, monkeypatch: 
     ):
         with pytest.raises(HookError, match=why):
             load(place, tmp_path)
+
+
+def test_r53_an_unknown_name_is_shown_the_iterations_that_the_accounts_have() -> None:
+    """A database from elsewhere holds what PostgreSQL makes, for instance: 4096."""
+    users = Users([Source(User("ada", None, credential("pencil", bytes(16), 4096)))], decoy_key=b"k")
+    settings = Settings(hostname="mx.example", authenticator=users, nonce=lambda: "chance")
+
+    def shown(name: str) -> bytes:
+        async def talk() -> bytes:
+            session = ServerSession(BaseHandler(), settings, Peer("192.0.2.1"), tls=Tls("TLSv1.3"))
+            pending = session.start()
+            assert pending is None
+            session.receive(b"EHLO client.example\r\n")
+            session.output()
+            first = b64encode(f"n,,n={name},r=c".encode())
+            pending = session.receive(b"AUTH SCRAM-SHA-256 " + first + b"\r\n")
+            while pending is not None:
+                pending = session.answer(await pending)
+            return b64decode(session.output()[4:])
+
+        return asyncio.run(talk()).rpartition(b",")[2]
+
+    assert shown("ada") == b"i=4096"
+    assert shown("nobody") == b"i=4096"

@@ -135,6 +135,8 @@ class Users:
         self.mechanisms = mechanisms
         if decoy_key is not None:
             self.decoy_key = decoy_key
+        self.decoy_iterations: int | None = None
+        """Of SCRAM that unknown users are shown: those of the account that was asked for last, as with passwords."""
         self._sources = tuple(sources)
         self._hook = hook
         self._pool = Pool()
@@ -161,7 +163,10 @@ class Users:
         user = await self._pool.run(self._find, login)
         if user is None:
             return await self._ask("scram", session, login)  # type: ignore[no-any-return]
-        return None if user.scram is None else user.scram._replace(name=user.name)
+        if user.scram is None:
+            return None
+        self.decoy_iterations = user.scram.iterations
+        return user.scram._replace(name=user.name)
 
     async def _shared_secret(self, session: ServerSession, login: str) -> str | None:
         user = await self._pool.run(self._find, login)

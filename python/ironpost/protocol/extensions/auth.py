@@ -155,6 +155,7 @@ class _Attempt:
             hostname=settings.hostname,
             server_name="" if session.tls is None else session.tls.server_name,
             secret=settings.login_secret,
+            iterations=getattr(settings.authenticator, "decoy_iterations", None),
         )
         self._exchange = ServerExchange(mechanism, circumstances)
         self._question: Question | None = None

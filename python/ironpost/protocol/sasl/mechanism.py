@@ -95,6 +95,8 @@ class Circumstances:
     """The name that the client asked TLS for (RFC 6066), if any; server side only."""
     secret: bytes = b""
     """Keys the salts that unknown users are shown; server side only."""
+    iterations: int | None = None
+    """Of SCRAM that unknown users are shown; None for those of credentials that we make. Server side only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Scram(Mechanism):
         data = self._binding(circumstances, doubts=bool(doubts), binding=binding)
         login = prepared(decoded_name(first[6]))
         known = yield Question("scram", login, (login,))
-        entry = known or _decoy(login, circumstances.secret)
+        entry = known or _decoy(login, circumstances.secret, circumstances.iterations or ITERATIONS)
         nonce = first[7] + circumstances.nonce
         asked = f"r={nonce},s={_base64(entry.salt)},i={entry.iterations}"
         final = _FINAL.fullmatch(text((yield Challenge(asked.encode()))))
@@ -186,10 +186,10 @@ def encoded_name(name: str) -> str:
     return name.replace("=", "=3D").replace(",", "=2C")
 
 
-def _decoy(login: str, secret: bytes) -> ScramCredential:
+def _decoy(login: str, secret: bytes, iterations: int) -> ScramCredential:
     """What a name that nobody has is shown: always the same, and like the others (RFC 5802 §9, SECURITY R53)."""
     seed = _hmac(secret, login.casefold().encode())  # as the users file compares names
-    return ScramCredential(seed[:16], ITERATIONS, _sha256(seed), seed)
+    return ScramCredential(seed[:16], iterations, _sha256(seed), seed)
 
 
 def _proves(proof: bytes, stored_key: bytes, signed: bytes) -> bool:
