@@ -75,7 +75,8 @@ class Raw:
         self.socket.close()
 
     async def send(self, octets):
-        await asyncio.get_running_loop().sock_sendall(self.socket, octets)
+        if octets:  # else it may have shut its half down
+            await asyncio.get_running_loop().sock_sendall(self.socket, octets)
 
     async def receive(self):
         try:
@@ -443,7 +444,10 @@ def test_r6_whatever_ends_tls_inside_content_aborts_it(run, files, tls, start, e
     run(scenario())
 
 
-def test_r6_a_commit_that_was_asked_for_is_answered_behind_close_notify(run, files, tls):
+@pytest.mark.parametrize("cut", [False, True])
+def test_r6_a_commit_that_was_asked_for_is_answered_behind_close_notify(run, files, tls, cut):
+    """`cut`: the client's half of the TCP connection ends too, as its half of TLS did."""
+
     async def scenario():
         release = asyncio.Event()
 
@@ -463,6 +467,10 @@ def test_r6_a_commit_that_was_asked_for_is_answered_behind_close_notify(run, fil
             (connection,) = server.connections
             while not connection.session._eof:
                 await asyncio.sleep(0)
+            if cut:
+                client.socket.shutdown(socket.SHUT_WR)
+                for _ in range(100):  # turns of the loop, in which the server reads it
+                    await asyncio.sleep(0)
             release.set()
             assert codes(await client.say(b"", 1)) == [b"250"]
             await handler.gone.wait()

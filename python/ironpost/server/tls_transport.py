@@ -110,12 +110,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._read()
 
     def eof_received(self) -> bool:
-        """The wire ended without close_notify: somebody may have cut it, so nothing that was begun counts (R6)."""
-        if not self._deaf:
-            self._deaf = True
-            if not self._ready:
-                self._owner.handshake_failed("the client closed the connection")
-            self._wire.abort()
+        """The wire ended. Without close_notify somebody may have cut it, so nothing that was begun counts (R6)."""
+        if self._deaf:
+            return self._ready and not self._said_end  # behind close_notify the owner may still have something to say
+        self._deaf = True
+        if not self._ready:
+            self._owner.handshake_failed("the client closed the connection")
+        self._wire.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
