@@ -211,6 +211,28 @@ def test_an_override_that_takes_the_usual_way_waits_for_its_verdict():
     run(scenario())
 
 
+def test_a_verdict_about_content_that_comes_when_the_client_is_gone_is_nothing(caplog):
+    async def scenario():
+        handler, gone = Takes(), asyncio.Event()
+        answer = asyncio.get_running_loop().create_future()
+        handler.content = lambda session: answer
+        handler.disconnect = lambda session: gone.set()
+        async with talking(handler) as (server, client):
+            await client.say("MAIL FROM:<a@b.example>", "RCPT TO:<c@d.example>")
+            (connection,) = server.connections
+            await client.say("DATA", replies=0)
+            while connection.session.pending is None:
+                await asyncio.sleep(0)
+            client.reset()
+            await gone.wait()
+            answer.set_result(reject("No"))
+            while connection.session.pending is not None:
+                await asyncio.sleep(0)
+
+    run(scenario())
+    assert not caplog.records
+
+
 def test_a_tarpit_waits_on_the_loop_without_a_thread():
     async def scenario():
         async with talking(answering("mail", tarpit(0.05, reject("Slowly")))) as (_, client):

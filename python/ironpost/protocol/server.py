@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ironpost import wire
-from ironpost.model import Reply
+from ironpost.model import Reply, Verdict
 from ironpost.protocol import commands, content, replies
 from ironpost.protocol.answering import Answering
 from ironpost.protocol.commands import KNOWN, RESTARTING, SEQUENCE, State
@@ -214,7 +214,7 @@ class ServerSession(Answering):
         then = self._then
         self._then = self._pending = None
         if self.closing or then is None:
-            if then is content.content_answered and not isinstance(value, Reply):
+            if then is content.content_answered and not isinstance(value, Reply | Verdict):
                 self.spool = value  # that nobody waits for any more
                 content.discard(self)
             return None
