@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,11 @@ from server_kit import ENVELOPE, Client, Open, codes, talking
 
 from ironpost import Server
 from ironpost.protocol import replies
+from ironpost.protocol.settings import Settings
 from ironpost.server import Limits, Timeouts, TlsContext
 from ironpost.server.limits import RATE_WINDOW, REMEMBERED, Excess, LocalBook, within
 from ironpost.server.self_signed import write_self_signed
+from ironpost.server.turns import LARGE
 
 
 class Counted:
@@ -245,6 +248,22 @@ def test_r7_whoever_speaks_in_the_pause_is_refused(run):
     run(scenario())
 
 
+def test_r7_a_large_piece_that_waits_for_its_turn_is_found(run):
+    async def scenario():
+        handler = Open()
+        async with Server(handler, "127.0.0.1", pause=30) as server:
+            client = await Client.to(server, greeted=False)
+            while not server.connections:
+                await asyncio.sleep(0)
+            (connection,) = server.connections
+            connection.data_received(b"EHLO early.example\r\n" + b"NOOP\r\n" * LARGE)  # as the loop reads it
+            connection.greet()  # before the loop's next turn
+            assert await client.rest() == replies.EARLY_TALKER.octets
+            await client.close()
+
+    run(scenario())
+
+
 def test_the_pause_ends_for_each_in_its_turn(run):
     async def scenario():
         async with Server(Open(), "127.0.0.1", pause=0.05) as server:
@@ -348,6 +367,24 @@ def test_r23_a_client_that_never_says_hello_is_421(run):
                     await asyncio.wait([ended], timeout=0.01)
             assert (await ended).endswith(replies.NO_HELLO.octets)
             assert metrics.counts["sessions_ended", "hello"] == 1
+
+    run(scenario())
+
+
+def test_a_client_that_begins_anew_has_the_time_for_its_hello_anew(run):
+    async def scenario():
+        settings = Settings(xclient=(ip_network("127.0.0.1/32"),))
+        async with talking(Open(), settings=settings) as (server, client):
+            await client.say(b"EHLO x.example\r\n")
+            (connection,) = server.connections
+            later = server.loop.time() + server.timeouts.hello - 1
+            connection.sweep(later)
+            assert codes(await client.say(b"XCLIENT ADDR=192.0.2.7\r\n")) == [b"220"]
+            connection.sweep(later + 2)
+            assert codes(await client.say(b"EHLO y.example\r\n")) == [b"250"]
+            assert codes(await client.say(b"XCLIENT ADDR=192.0.2.7\r\n")) == [b"220"]
+            connection.sweep(later + 3 + server.timeouts.hello)
+            assert await client.rest() in {replies.NO_HELLO.octets, replies.TIMED_OUT.octets}
 
     run(scenario())
 

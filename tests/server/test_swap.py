@@ -15,6 +15,7 @@ from ironpost.protocol.client import Transaction
 from ironpost.protocol.transaction import Identity
 from ironpost.server import TlsContext
 from ironpost.server.self_signed import write_self_signed
+from ironpost.server.turns import LARGE
 
 
 class Provider(Open):
@@ -113,3 +114,30 @@ def test_r9_a_greeting_before_the_reply_to_atrn_closes() -> None:
         assert not handler.outcomes.done()
 
     asyncio.run(main())
+
+
+def test_r9_a_large_piece_behind_atrn_that_waits_for_its_turn_closes() -> None:
+    async def scenario():
+        made = []
+
+        class Asked(Provider):
+            def turn(self, session, domains):
+                session.successor = lambda: made.append(1) or asyncio.Protocol()
+                self.answer = asyncio.get_running_loop().create_future()
+                return self.answer
+
+        handler = Asked()
+        async with Server(handler, "127.0.0.1") as server:
+            client = await Client.to(server)
+            await client.say(b"EHLO x.example\r\n")
+            client.writer.write(b"ATRN\r\n")
+            (connection,) = server.connections
+            while connection.session.pending is None:
+                await asyncio.sleep(0)
+            handler.answer.set_result(None)
+            connection.data_received(bytes(LARGE))  # as the loop reads it
+            await asyncio.wait_for(client.rest(), 5)
+            assert not made
+            await client.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_mark",
         "_paused",
         "_question",
+        "_ready",
         "_resting",
         "_since",
         "_unwritten",
@@ -87,6 +88,8 @@ class Connection(asyncio.Protocol):
         """How far the session was when it last got on, and since when."""
         self._since = 0.0
         self._born = 0.0
+        self._ready = 0.0
+        """When the session was last seen not to wait for its first EHLO; STARTTLS and XCLIENT make it wait again."""
         self._window: tuple[float, int] | None = None
         """While content comes: since when its pace is measured, and how many octets there were then."""
 
@@ -131,7 +134,7 @@ class Connection(asyncio.Protocol):
         """
         server = self.server
         self.transport, self.prefix = transport, prefix
-        self._born = server.loop.time()
+        self._born = self._ready = server.loop.time()
         self.session = session = ServerSession(server.handler, server.settings, peer, server.overrides, tls)
         try:
             if server.pause is None:
@@ -157,7 +160,7 @@ class Connection(asyncio.Protocol):
             return
         self._between = False
         try:
-            if unread(self.transport):
+            if self._kept or unread(self.transport):
                 self._early()
             else:
                 self._go_on(session.start())
@@ -254,6 +257,8 @@ class Connection(asyncio.Protocol):
         if mark != self._mark:
             self._mark, self._since = mark, now
         quiet = now - self._since
+        if session.state is not State.READY:
+            self._ready = now
         if self._lingering:
             if quiet > timeouts.linger:
                 self.transport.abort()
@@ -279,9 +284,9 @@ class Connection(asyncio.Protocol):
                 self._expire(replies.TIMED_OUT, "command")
             elif session.state is State.READY:
                 if session.refused:
-                    if now - self._born > timeouts.refused:
+                    if now - self._ready > timeouts.refused:
                         self._expire(replies.NO_QUIT, "refused")
-                elif now - self._born > timeouts.hello:
+                elif now - self._ready > timeouts.hello:
                     self._expire(replies.NO_HELLO, "hello")
         elif quiet > timeouts.data:
             self._expire(replies.TIMED_OUT, "data")
@@ -307,6 +312,10 @@ class Connection(asyncio.Protocol):
 
     def _change(self, want: Want) -> None:
         """Everything that was replied is written, and nothing was read behind it: the connection changes."""
+        if self._kept:  # but something was, and waits for its turn (SECURITY R9)
+            self.session.close()
+            self._finish()
+            return
         if want is Want.SWAP:
             self._hand_over()
             return
@@ -420,10 +429,10 @@ class Connection(asyncio.Protocol):
         session = self.session
         try:
             value = await pending
-        except asyncio.CancelledError as exc:
+        except asyncio.CancelledError:
             task = asyncio.current_task()
             if session.closing or task is None:
-                session.fail(exc)
+                session.answer(None)  # the client left, the hook did not fail
                 raise
             task.uncancel()
             return session.fail(TimeoutError("a hook was cancelled or took too long"))
