@@ -441,6 +441,25 @@ def test_r53_an_unknown_name_is_compared_without_regard_to_case_as_the_known_one
     assert salt("nobody") != salt("nobodies")
 
 
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_who_asks_to_act_as_the_name_of_the_login_acts_as_itself(mechanism: str) -> None:
+    class AnyCase(Users):
+        def verify_password(self, session: Any, login: str, password: str) -> Any:
+            return "ada" if (login.lower(), password) == ("ada", "pencil") else None
+
+        def scram(self, session: Any, login: str) -> Any:
+            return STORED._replace(name="ada") if login.lower() == "ada" else None
+
+        def may_act_as(self, login: str, authzid: str) -> Any:
+            return False
+
+    talk = Talk(settings(AnyCase()))
+    assert talk.login(mechanism, Credentials("Ada", "pencil", authzid="Ada")) == GOOD
+    assert talk.session.identity == Identity("ada", mechanism)
+    other = Talk(settings(AnyCase()))
+    assert other.login(mechanism, Credentials("Ada", "pencil", authzid="Bob")) == BAD
+
+
 def limited(clock: Clock, users: Users) -> Settings:
     law = Law(free=2, first=10.0)
     return settings(users, login_limit=LoginBackoff(clock, account=law, network=Law(free=50)), max_errors=100)

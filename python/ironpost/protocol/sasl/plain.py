@@ -35,7 +35,7 @@ class Plain(Mechanism):
         name = yield Question("verify_password", login, (login, password))
         if name is None:
             raise Refused("unknown name or wrong password")
-        return (yield from acting(name, authzid))
+        return (yield from acting(name, "" if authzid == login else authzid))  # its name may be in another case
 
     def usable(self, credentials: Credentials) -> bool:
         return bool(credentials.login) and credentials.password is not None

@@ -105,7 +105,8 @@ class Scram(Mechanism):
             raise Refused("the nonce is not ours")
         if not hmac.compare_digest(bound, header.encode() + data):
             raise Refused("the channel is another")
-        granted = yield from acting(entry.name or login, prepared(decoded_name(authzid)))
+        actor = prepared(decoded_name(authzid))
+        granted = yield from acting(entry.name or login, "" if actor == login else actor)  # as in PLAIN
         rest = yield Challenge(b"v=" + b64encode(_hmac(entry.server_key, signed)))
         if rest:
             raise Malformed("something follows the end of the exchange")
