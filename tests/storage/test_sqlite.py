@@ -399,6 +399,25 @@ def test_a_sync_process_that_never_lives_is_an_error_and_no_hang(tmp_path, monke
     run(tmp_path, scenario)
 
 
+def test_what_waits_while_the_sync_process_is_lost_is_answered_and_the_store_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sqlite_commit, "MAX_BATCH", 1)
+
+    async def scenario(store):
+        await put(store, "m1")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", "/bin/false")
+            os.kill(store._syncer.pid, signal.SIGKILL)
+            async with asyncio.timeout(20):
+                three = (put(store, name) for name in ("m2", "m3", "m4"))
+                answers = await asyncio.gather(*three, return_exceptions=True)
+        assert [type(each) for each in answers] == [OSError] * 3
+        async with asyncio.timeout(20):
+            await put(store, "m5")
+        assert ids(await store.list()) == ["m1", "m5"]
+
+    run(tmp_path, scenario)
+
+
 def test_the_log_is_copied_into_the_database_outside_the_loop(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite_commit, "CHECKPOINT_OCTETS", 100_000)
 

@@ -113,9 +113,10 @@ class Syncer:
         """
         if self._log_waiter is not None:
             raise RuntimeError("a sync is under way")
-        assert self._loop is not None
-        self._log_waiter = waiter = self._loop.create_future()
-        self._send_log()
+        waiter = self._future()
+        if not waiter.done():
+            self._log_waiter = waiter
+            self._send_log()
         return waiter
 
     def file(self, name: str) -> asyncio.Future[None]:
@@ -134,11 +135,25 @@ class Syncer:
         """
         return self._job(b"C", "")
 
+    def _future(self) -> asyncio.Future[None]:
+        """A new one; it has failed if the process was lost and cannot be started."""
+        import asyncio  # the process itself has no use for it
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        if self._loop is None:  # lost after the caller had attached us
+            try:
+                self.attach(loop)
+            except OSError as error:
+                future.set_exception(OSError(*error.args))
+        return future
+
     def _job(self, kind: bytes, name: str) -> asyncio.Future[None]:
-        assert self._loop is not None
+        future = self._future()
+        if future.done():
+            return future
         self._serial += 1
         line = b"%d %s %s\n" % (self._serial, kind, os.fsencode(name))
-        future: asyncio.Future[None] = self._loop.create_future()
         self._jobs[self._serial] = line, future
         self._send_work(line)
         return future
