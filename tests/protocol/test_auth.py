@@ -465,6 +465,21 @@ def limited(clock: Clock, users: Users) -> Settings:
     return settings(users, login_limit=LoginBackoff(clock, account=law, network=Law(free=50)), max_errors=100)
 
 
+def test_r53_exchanges_that_began_before_the_first_guess_have_to_wait_as_well() -> None:
+    same = limited(Clock(), Users())
+    begun = []
+    for _ in range(6):
+        talk = Talk(same)
+        exchange = ClientExchange(
+            BY_NAME["SCRAM-SHA-256"], Credentials("ada", "pen"), Circumstances(nonce="c", offers_binding=True)
+        )
+        assert exchange.first is not None
+        challenge = talk.say(b"AUTH SCRAM-SHA-256 " + exchange.first)
+        begun.append((talk, exchange.respond(challenge[4:].encode())))
+    waiting = "454 4.7.0 Too many failed logins, try again later"
+    assert [talk.say(proof) for talk, proof in begun] == [BAD] * 3 + [waiting] * 3
+
+
 def test_r53_guesses_have_to_wait_and_the_authenticator_is_not_asked() -> None:
     clock, users = Clock(), Users()
     talk = Talk(limited(clock, users))

@@ -144,7 +144,7 @@ def _auth(session: ServerSession, command: Command) -> None:
 class _Attempt:
     """One AUTH command of one session, from the command to its last reply."""
 
-    __slots__ = ("_counted", "_exchange", "_question")
+    __slots__ = ("_counted", "_exchange", "_guesses", "_question")
 
     def __init__(self, session: ServerSession, mechanism: Mechanism, *, offers_binding: bool) -> None:
         settings = session.settings
@@ -162,6 +162,8 @@ class _Attempt:
         """What the authenticator was asked last."""
         self._counted = False
         """That the login failed was told to `Settings.login_limit`."""
+        self._guesses = False
+        """The client's next line is the guess: with SCRAM it comes behind the question."""
 
     def begin(self, session: ServerSession, response: bytes) -> None:
         """The command, with its initial response if it has one."""
@@ -183,6 +185,11 @@ class _Attempt:
             response = decode(octets)
         except Malformed as fault:
             return self._fail(session, replies.AUTH_MALFORMED, fault)
+        if self._guesses:
+            # Not when the exchange began: many may have, before the first of them guessed.
+            self._guesses = False
+            if self._waits(session, begins=True):
+                return None
         return self._advance(session, self._exchange.respond, response)
 
     def _advance(self, session: ServerSession, advance: Callable[[Any], Step], value: Any) -> None:
@@ -202,13 +209,9 @@ class _Attempt:
     def _ask(self, session: ServerSession, question: Question) -> None:
         settings = session.settings
         delegation = question.method == "may_act_as"
-        if settings.login_limit is not None and not delegation:
-            wait = settings.login_limit.admit(self._account, session.peer.ip)
-            if wait > 0.0:
-                LOG.info("login of %a from %s has to wait %.0f s", self._account, session.peer.ip, wait)
-                self._exchange.close()
-                session.failed_logins += 1
-                return session.refuse(replies.AUTH_WAIT)
+        self._guesses = question.method == "scram"
+        if not delegation and self._waits(session, begins=not self._guesses):
+            return None
         self._question = question
         method = getattr(settings.authenticator, question.method, None)
         if method is None:  # of the methods that a mechanism asks for, only this one may be missing
@@ -220,6 +223,18 @@ class _Attempt:
         if hasattr(answer, "__await__"):
             return session.wait(answer, self._answered)
         return self._answered(session, answer)
+
+    def _waits(self, session: ServerSession, *, begins: bool) -> bool:
+        """Whether the client has to wait, and was told so; `begins`: if not, what comes now is a guess."""
+        limit = session.settings.login_limit
+        wait = 0.0 if limit is None else limit.admit(self._account, session.peer.ip, begins=begins)
+        if wait <= 0.0:
+            return False
+        LOG.info("login of %a from %s has to wait %.0f s", self._account, session.peer.ip, wait)
+        self._exchange.close()
+        session.failed_logins += 1
+        session.refuse(replies.AUTH_WAIT)
+        return True
 
     def _answered(self, session: ServerSession, answer: Any) -> None:
         question = self._question

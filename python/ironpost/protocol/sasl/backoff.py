@@ -51,8 +51,9 @@ NETWORK: Final = Law(free=20)
 class LoginLimit(Protocol):
     """What a session asks about logins."""
 
-    def admit(self, account: str, ip: str) -> float:
-        """Seconds to wait before the account may be tried from there; 0: now, and the attempt is counted as begun."""
+    def admit(self, account: str, ip: str, *, begins: bool = True) -> float:
+        """Seconds to wait before the account may be tried from there; 0: now, and the attempt is counted as begun,
+        if it `begins`."""
         ...
 
     def failed(self, account: str, ip: str) -> None:
@@ -92,12 +93,12 @@ class LoginBackoff:
         self._remembered = remembered
         self._tell = tell
 
-    def admit(self, account: str, ip: str) -> float:
+    def admit(self, account: str, ip: str, *, begins: bool = True) -> float:
         """See `LoginLimit.admit`."""
         now = self._clock.monotonic()
         waiting = self._waiting(account, network_of(ip))
         wait = max((table.left(key, now) for table, key in waiting), default=0.0)
-        if wait <= 0.0:
+        if wait <= 0.0 and begins:
             for table, key in waiting:
                 table.begin(key, now)
         return max(wait, 0.0)
