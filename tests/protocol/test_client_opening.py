@@ -175,3 +175,17 @@ def test_a_server_that_does_not_prove_itself_is_not_believed() -> None:
     assert session.output().startswith(b"AUTH SCRAM-SHA-256 ")
     session.receive(b"235 2.7.0 never mind\r\n")
     assert (session.reason, session.ending) == (replies.PEER_UNTRUSTED, Ending.INSECURE)
+
+
+def test_a_login_that_was_given_up_is_not_taken_for_one_though_the_server_says_so() -> None:
+    security = Security(credentials=Credentials("ada", "pencil"), mechanisms=("PLAIN",))
+    session = ClientSession("client.example", security=security, secure=True)
+    session.receive(b"220 mx.example\r\n")
+    session.receive(b"250-mx.example\r\n250 AUTH PLAIN\r\n")
+    session.output()
+    session.receive(b"334 this is no base64\r\n")
+    assert session.output() == b"*\r\n"
+    session.receive(b"235 2.7.0 Authentication succeeded\r\n")
+    assert session.closed
+    assert not session.authenticated
+    assert session.ending is Ending.INSECURE

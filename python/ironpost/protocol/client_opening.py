@@ -146,6 +146,9 @@ def logged_in(session: ClientSession, _reply: wire.Reply, _step: Step, _number: 
     """235: done, if the mechanism thinks so too."""
     exchange, session.exchange = session.exchange, None
     assert exchange is not None
+    if session.doubt is not None:
+        session.forsake(session.doubt)  # it was told that we gave up
+        return
     try:
         exchange.succeeded()
     except Untrusted as reason:
