@@ -142,6 +142,29 @@ def test_a_report_goes_where_its_message_is(tmp_path, report):
     within(scenario)
 
 
+def test_a_shard_that_is_closed_while_another_is_changed_is_passed_over(tmp_path, monkeypatch):
+    async def scenario():
+        await filled(tmp_path, 3)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        waiting, empty = store._others
+        await store.claim(NOW + 60, 100)
+        monkeypatch.setattr(shards, "REST_SECONDS", 1e9)
+        await store.record([delivered("m2")])
+        await store.release(["m0", "m1"])
+        retry = waiting.retry
+
+        async def slowly(messages, now):
+            store._look(empty)
+            return await retry(messages, now)
+
+        monkeypatch.setattr(waiting, "retry", slowly)
+        assert await store.retry(None, NOW + 60) == 2
+        assert store.shards == 2
+        await store.close()
+
+    within(scenario)
+
+
 def test_questions_and_changes_concern_every_shard(tmp_path):
     async def scenario():
         await filled(tmp_path, 3)

@@ -279,8 +279,9 @@ class ShardedStore:
     async def _everywhere(self, change: Callable[[SqliteStore], Awaitable[int]]) -> int:
         total = await change(self._main)
         for shard in list(self._others):
-            total += await change(shard)
-            self._look_after(shard)
+            if shard in self._others:  # else it was empty and is closed since
+                total += await change(shard)
+                self._look_after(shard)
         return total
 
     async def list(self, limit: int = 1000) -> Messages:
