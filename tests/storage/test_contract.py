@@ -445,6 +445,19 @@ def test_mail_for_a_domain_is_found_and_taken_due_or_not(kind, tmp_path):
     run(kind, tmp_path, scenario)
 
 
+def test_waiting_mail_of_a_domain_in_utf8_is_found_however_it_is_written(kind, tmp_path):
+    async def scenario(store):
+        await put(store, "m1", "a@BÜCHER.example")
+        await put(store, "m2", "a@bÜcher.Example")
+        await put(store, "m3", "a@bucher.example")
+        await store.release(["m1", "m2", "m3"])
+        assert list(await store.waiting(["bücher.example"], NOW)) == ["m1", "m2"]
+        taken = await store.take("m1", ["bücher.example"], NOW)
+        assert [each.number for each in taken.recipients] == [0]
+
+    run(kind, tmp_path, scenario)
+
+
 @pytest.mark.parametrize("domain", ["'\";--", "x' OR '1'='1", "%", "a\0b"])
 def test_r41_a_domain_is_never_a_part_of_a_statement(kind, tmp_path, domain):
     async def scenario(store):

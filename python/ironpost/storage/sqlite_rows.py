@@ -129,6 +129,7 @@ class Reader:
     def __init__(self, connection: sqlite3.Connection, directory: Path) -> None:
         self._connection = connection
         self._directory = directory
+        connection.create_function("in_lower_case", 1, str.lower, deterministic=True)
 
     @classmethod
     def open_readonly(cls, directory: Path) -> Self:
@@ -191,7 +192,10 @@ class Reader:
         found: dict[str, None] = {}
         for part in _parts(domains):
             # A domain holds no wildcard of LIKE that could name more than itself, and `take` looks again.
-            tests = " OR ".join(["r.address LIKE ?"] * len(part))
+            # What it holds outside ASCII, LIKE compares by the octet: such a domain is sought in lower case, as it is.
+            tests = " OR ".join(
+                ["r.address LIKE ?" if domain.isascii() else "in_lower_case(r.address) LIKE ?" for domain in part]
+            )
             query = (
                 "SELECT m.id FROM message AS m WHERE m.released <= ? AND EXISTS (SELECT 1 FROM recipient AS r"  # noqa: S608 - constants and marks
                 f" WHERE r.message = m.seq AND r.state = 0 AND ({tests})) ORDER BY m.seq LIMIT ?"
