@@ -9,7 +9,7 @@ from tests.protocol.extensions.parameter_kit import SUBMISSION_FOR_ALL, Keeper, 
 from tests.protocol.test_server_session import ENVELOPE, codes, greeted, say
 
 from ironpost.model import Reply
-from ironpost.model.verdict import reject
+from ironpost.model.verdict import drop, reject
 from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.transaction import Identity
 from ironpost.server import BaseHandler
@@ -68,6 +68,15 @@ def test_a_message_by_url(fetcher: Fetcher) -> None:
     assert codes(say(session, ENVELOPE + b"BURL imap://h/whole LAST\r\n" + ENVELOPE)) == [b"250"] * 5
     assert fetcher.asked == [("imap://h/whole", True)]
     assert fetcher.messages == [REMOTE["imap://h/whole"]]
+
+
+@pytest.mark.parametrize("hook", ["mail", "recipient"])
+@pytest.mark.parametrize("octets", [b"BURL imap://h/whole LAST\r\n", b"BDAT 3\r\nx\r\nBURL imap://h/whole LAST\r\n"])
+def test_for_mail_that_is_dropped_no_url_is_followed(fetcher: Fetcher, hook: str, octets: bytes) -> None:
+    setattr(fetcher, hook, lambda *_: drop("unwanted"))
+    session = opened(fetcher)
+    assert set(codes(say(session, ENVELOPE + octets))) == {b"250"}
+    assert (fetcher.asked, fetcher.messages) == ([], [])
 
 
 def test_the_url_arrives_as_it_was_sent(fetcher: Fetcher) -> None:

@@ -19,7 +19,7 @@ from ironpost.protocol import content, replies
 from ironpost.protocol.commands import State
 from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.extensions.base import Extension, Offer
-from ironpost.protocol.verdicts import Stage, settle
+from ironpost.protocol.verdicts import NOWHERE, Stage, settle
 from ironpost.wire import BodyEnd
 
 if TYPE_CHECKING:
@@ -59,14 +59,15 @@ def begin(session: ServerSession) -> None:
 
 
 def _fetch(url: str, last: bool, session: ServerSession) -> None:
+    if session.spool is NOWHERE:  # what is dropped is not fetched
+        return _fetched(session, b"", last)
     try:
         answer = session.handler.burl(session, url, last)
     except Exception as exc:  # noqa: BLE001 - R26: whatever a hook raises, the session goes on
         answer = session.raised(exc)
     if hasattr(answer, "__await__"):
-        session.wait(cast("Awaitable[Any]", answer), partial(_fetched, last=last))
-    else:
-        _fetched(session, answer, last)
+        return session.wait(cast("Awaitable[Any]", answer), partial(_fetched, last=last))
+    return _fetched(session, answer, last)
 
 
 def _fetched(session: ServerSession, answer: Any, last: bool) -> None:
