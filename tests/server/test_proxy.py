@@ -304,6 +304,26 @@ def test_r15_a_header_that_does_not_come_is_not_waited_for(run):
     run(scenario())
 
 
+def test_a_connection_that_was_accepted_as_the_server_stopped_is_not_left_behind(run):
+    async def scenario():
+        server = Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"])
+        await server.start()
+        usual, stopping = server._factory, []
+
+        def stops(owner):  # accepted, and the server stops before the transport tells the protocol
+            stopping.append(server.loop.create_task(server.stop()))
+            return usual(owner)
+
+        server._factory = stops
+        client = await Client.to(server, greeted=False)
+        assert await asyncio.wait_for(client.rest(), 5) == b""
+        await client.close()
+        await asyncio.wait(stopping)
+        assert not server.connections
+
+    run(scenario())
+
+
 def test_r15_a_header_may_come_in_pieces(run):
     async def scenario():
         handler = Seen()

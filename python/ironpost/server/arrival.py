@@ -51,6 +51,9 @@ class Arrival(asyncio.Protocol):
         if refusal is not None:
             self._refuse(refusal)
             return
+        if self.server.stopping:  # it was accepted just before
+            self.shutdown()
+            return
         self.peer = peer_of(self.transport)
         if self.server.is_proxy(self.peer.ip):
             self._header = b""
