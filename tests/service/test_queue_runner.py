@@ -15,10 +15,12 @@ from ironpost.model.parameters import Notify
 from ironpost.queue.retry import DAY, HOUR
 from ironpost.queue.scheduler import LOOK_AGAIN
 from ironpost.queue.store import NewMessage, State
+from ironpost.reports.dsn import report_envelope
 from ironpost.routing.route import Kind, Route, Routes, Rule
 from ironpost.service import queue_runner
 from ironpost.service.queue_runner import QueueRunner
 from ironpost.storage.memory import MemoryStore
+from ironpost.storage.sqlite import SqliteStore
 
 NOW = 1_700_000_000.0
 OK = Outcome.of(Reply(250, "2.0.0", ("Taken",)), "mx.example [192.0.2.1]")
@@ -440,6 +442,36 @@ def test_an_outcome_is_recorded_again_until_the_store_takes_it():
         assert len(world.local.calls) == 1
 
     scenario({"remote": lambda message, recipient: NEVER, "store": Faulty(now=lambda: NOW)}, act)
+
+
+def test_a_report_that_the_store_did_not_take_leaves_nothing_behind(tmp_path):
+    class Sick(SqliteStore):
+        faults = 3
+
+        def record(self, updates, reports=()):
+            if self.faults and reports:
+                self.faults -= 1
+                future = asyncio.get_running_loop().create_future()
+                future.set_exception(OSError(5, "the disk is away"))
+                return future
+            return super().record(updates, reports)
+
+    async def main():
+        store = Sick.at(tmp_path, now=lambda: NOW, reserve=0)
+        world = World(lambda message, recipient: NEVER, store=store)
+        message = await world.commit("m1")
+        report = report_envelope(message), b"x" * 200_000
+        recording = asyncio.ensure_future(world.runner._record([], report, NOW))
+        while not recording.done():
+            await asyncio.sleep(0)
+            if world.clock.sleepers:
+                world.clock.leap()
+        await recording
+        assert store.faults == 0
+        assert len(list(tmp_path.glob("bodies/*/*"))) == 1, "the one that was taken"
+        await store.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_stop_lets_attempts_finish_and_cuts_off_what_takes_too_long():

@@ -362,8 +362,8 @@ class QueueRunner:
     async def _record(self, updates: Sequence[Update], report: tuple[Envelope, bytes] | None, now: float) -> None:
         """Until the store takes it: an outcome that is forgotten is a message sent twice."""
         while True:
+            reports: list[NewMessage] = []
             try:
-                reports = []
                 if report is not None:
                     envelope, content = report
                     spool = self._store.spool()
@@ -373,6 +373,8 @@ class QueueRunner:
                 # Shielded: what is on its way to the disk is not called back by `stop`.
                 await asyncio.shield(asyncio.ensure_future(self._store.record(updates, reports)))
             except OSError as error:
+                for each in reports:
+                    each.content.discard()  # the next time it is written anew
                 record(_log, "store-fault", logging.ERROR, detail=str(error))
                 await self._clock.sleep(STORE_WAIT)
             else:
