@@ -220,6 +220,15 @@ def test_the_key_for_decoys_is_made_once_and_is_ours_alone(tmp_path: Path) -> No
     assert [each.name for each in tmp_path.iterdir()] == ["login.key"]
 
 
+def test_a_key_for_decoys_that_a_crash_cut_short_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "login.key"
+    path.write_bytes(b"")
+    key = decoy_key(path)
+    assert len(key) == 32
+    assert decoy_key(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # SQL
 

@@ -75,6 +75,23 @@ def test_a_change_is_seen_at_the_next_login(tmp_path: Path) -> None:
     assert running.find("ada") is None
 
 
+def test_a_file_that_cannot_be_looked_at_leaves_what_was_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = UsersFile(tmp_path / "users")
+    file.add("ada", "pencil")
+    assert file.find("ada") is not None
+
+    def denied(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(file.path), "stat", denied)
+    assert file.find("ada") is not None
+    assert "the accounts that were read before stay" in caplog.text
+    with pytest.raises(PermissionError):
+        UsersFile(tmp_path / "users").find("ada")
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -93,17 +93,27 @@ def scram_credential(text: str) -> ScramCredential:
     return ScramCredential(b64decode(found[2], validate=True), iterations, b64decode(found[3]), b64decode(found[4]))
 
 
+KEY: Final = 32
+"""Octets of the key of decoy salts."""
+
+
 def decoy_key(path: Path) -> bytes:
     """The secret that keys the salts which unknown users are shown; made, 0600, if the file does not exist.
+
+    A file that is too short for one was left by a crash, and is made anew.
 
     Raises:
         OSError: it cannot be read or written.
     """
     with suppress(FileNotFoundError):
-        return path.read_bytes()
+        if len(key := path.read_bytes()) >= KEY:
+            return key
+        path.unlink()
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(secrets.token_bytes(32))
+        out.write(secrets.token_bytes(KEY))
+        out.flush()
+        os.fsync(out.fileno())
     try:
         with suppress(FileExistsError):  # several workers start at one time, and must have the same key
             path.hardlink_to(new)

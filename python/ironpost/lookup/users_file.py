@@ -71,7 +71,13 @@ class UsersFile:
         Raises:
             UsersFileError, OSError: it cannot be read, and never could.
         """
-        stamp = self._stat()
+        try:
+            stamp = self._stat()
+        except OSError as error:
+            if self._users is None:
+                raise
+            LOG.error("%s: %s; the accounts that were read before stay", self.path, error.strerror)
+            stamp = self._stamp
         if self._users is None or stamp != self._stamp:
             self._refresh(stamp)
         assert self._users is not None
