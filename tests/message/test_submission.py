@@ -86,3 +86,11 @@ def test_r23_a_header_section_is_bounded_in_octets_and_fields() -> None:
     assert [endless.feed(b"y" * 100) for _ in range(50)] == [b""] * 50
     assert endless.fault
     assert (wire.DEFAULT_LIMITS.header_octets, wire.DEFAULT_LIMITS.header_fields) == (1 << 20, 1000)
+
+
+def test_a_section_of_exactly_the_limit_is_taken_wherever_its_end_is_cut() -> None:
+    section = b"From: a@client.example\r\nBcc: b@client.example\r\n"
+    for cut in range(3):
+        header = SubmittedHeader(wire.Limits(header_octets=len(section)))
+        stored = header.feed(section + b"\r\n"[:cut]) + header.feed(b"\r\nx\r\n"[cut:]) + header.finish()
+        assert (header.fault, stored) == ("", b"From: a@client.example\r\n\r\nx\r\n")

@@ -48,7 +48,7 @@ class SubmittedHeader:
         start = max(0, len(head) - 3)
         head += piece
         complete = head.startswith(b"\r\n") or head.find(_EMPTY_LINE, start) >= 0
-        if not complete and len(head) <= self._limits.header_octets:
+        if not complete and len(head) < self._limits.header_octets + 2:  # the empty line's CRLF may be in two pieces
             return b""
         return self.finish()
 
