@@ -174,7 +174,14 @@ def test_r26_a_hook_that_holds_the_event_loop_is_named(kind, caplog):
     async def scenario():
         async with talking(Holds()) as (server, client):
             look = server.hooks._watchdog._holder
-            server.hooks._watchdog._holder = lambda frame: (look(frame), seen.set())[0]
+
+            def looked(frame):
+                found = look(frame)
+                if found is not None:  # not the machine, which holds the loop too at times
+                    seen.set()
+                return found
+
+            server.hooks._watchdog._holder = looked
             assert (await client.say("MAIL FROM:<a@b.example>"))[0].startswith("250")
             await turns(lambda: server.hooks.holds)
 

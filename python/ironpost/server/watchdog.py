@@ -66,8 +66,8 @@ class Watchdog:
             while not self._turned.wait(self._hold) and not self._over.is_set():
                 found = found or self._holder(sys._current_frames().get(thread))
             if found is not None:
-                self.holds += 1
                 _log.warning("hook %s held the event loop for %d ms at %s", found[0], _since(since), found[1])
+                self.holds += 1
 
     def _holder(self, frame: FrameType | None) -> tuple[str, str] | None:
         """The hook on the stack, and where it stands."""
