@@ -277,6 +277,31 @@ def test_r26_a_hook_that_never_answers_is_451_in_time(run, kind):
     run(scenario())
 
 
+def test_r26_a_place_for_content_that_comes_too_late_is_given_back(run):
+    class Late(Open):
+        def content(self, session):
+            self.place = asyncio.get_running_loop().create_future()
+            return self.place
+
+    class Place(MemorySpool):
+        given_back = False
+
+        def discard(self):
+            self.given_back = True
+
+    async def scenario():
+        handler = Late()
+        async with talking(handler, timeouts=Timeouts(hook=0.02)) as (_, client):
+            await client.say(b"EHLO x.example\r\n")
+            assert codes(await client.say(ENVELOPE + b"DATA\r\n", 3)) == [b"250", b"250", b"451"]
+            place = Place()
+            handler.place.set_result(place)
+            assert codes(await client.say(b"NOOP\r\n")) == [b"250"]
+            assert place.given_back
+
+    run(scenario())
+
+
 def test_a_client_that_leaves_cancels_its_hook_but_never_a_commit(run, caplog):
     async def scenario():
         cancelled, release, finished, asked = (asyncio.Event() for _ in range(4))

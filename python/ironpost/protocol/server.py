@@ -293,6 +293,11 @@ class ServerSession(Answering):
         return self._pending
 
     @property
+    def opening(self) -> bool:
+        """The handler was asked where content goes, and has not answered."""
+        return self._then is content.content_answered
+
+    @property
     def committing(self) -> bool:
         """The handler was asked to take responsibility for a message, and has not answered."""
         return self._then is content.message_answered

@@ -333,10 +333,12 @@ class Connection(asyncio.Protocol):
     def _hand_over(self) -> None:
         """The peer is the server now (RFC 2645 §5.3). For the session and for us, the connection is over."""
         transport, successor = self.transport, self.session.successor()
-        self.connection_lost(None)
+        self.session.close()
+        self.part()  # now, not when it is its turn: nothing may look at the transport as ours any more
+        paused, self._paused = self._paused, False
         transport.set_protocol(successor)
         successor.connection_made(transport)
-        if self._paused:
+        if paused:
             transport.resume_reading()
 
     def secured(self, transport: TlsTransport, tls: Tls, *, early: bool) -> None:  # noqa: ARG002 - TlsTransport's owner
@@ -448,6 +450,8 @@ class Connection(asyncio.Protocol):
             question.cancel()
         elif question is not None:
             self._question = None  # somebody else's future: not ours to cancel
+            if self.session.opening:
+                question.add_done_callback(_discard)
             self._go_on(self.session.fail(TimeoutError("a hook took too long")))
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -507,6 +511,13 @@ class Connection(asyncio.Protocol):
             self._go_on(None)
         except BaseException:  # noqa: BLE001 - nothing is left but to close
             self.transport.abort()
+
+
+def _discard(future: asyncio.Future[Any]) -> None:
+    """A place for content that came when nobody waited for it any more."""
+    spool = None if future.cancelled() or future.exception() is not None else future.result()
+    if spool is not None and hasattr(spool, "discard"):
+        spool.discard()
 
 
 def peer_of(transport: asyncio.Transport) -> Peer:
