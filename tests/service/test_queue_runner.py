@@ -368,6 +368,23 @@ def test_r25_a_message_that_crashes_its_agent_is_set_aside_and_the_queue_goes_on
     assert [record.fields["id"] for record in caplog.records if getattr(record, "event", "") == "poison"] == ["poison"]
 
 
+def test_r25_recipients_that_crash_their_agent_are_set_aside_though_others_of_the_message_only_wait():
+    def remote(message, recipient):
+        if recipient.recipient.address.domain == "remote.example":
+            raise RuntimeError("boom")
+        return LATER
+
+    async def act(world):
+        await world.put("m1", "a@remote.example", "b@other.example")
+        await world.run(DAY)
+        assert len(world.remote.calls) == queue_runner.POISON_CRASHES
+        assert len(world.other.calls) > queue_runner.POISON_CRASHES
+        (left,) = await world.store.list()
+        assert left.recipients[0].due == world.remote.calls[-1][0] + queue_runner.POISON_WAIT
+
+    scenario({"remote": remote}, act)
+
+
 def test_r25_a_report_that_cannot_be_written_does_not_lose_the_failure(monkeypatch):
     broken = True
     real = queue_runner.failure_report

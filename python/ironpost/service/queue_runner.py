@@ -99,7 +99,8 @@ class QueueRunner:
         self._waiting: deque[QueuedMessage] = deque()
         self._waiting_octets = 0
         self._given_back: list[str] = []
-        self._crashes: dict[str, int] = {}
+        self._crashes: dict[tuple[str, int], int] = {}
+        """By message and recipient: others of the message may go another way, and be well."""
         self._feeder: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
         self._sleeps_until = 0.0
@@ -281,7 +282,11 @@ class QueueRunner:
         await self._settle(message, [(to, outcomes.get(to.number, silent)) for to in recipients])
 
     def _crashed(self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], error: Exception) -> list[Result]:
-        count = self._crashes[message.id] = self._crashes.get(message.id, 0) + 1
+        count = 0
+        for recipient in recipients:
+            key = message.id, recipient.number
+            self._crashes[key] = self._crashes.get(key, 0) + 1
+            count = max(count, self._crashes[key])
         _log.error("an attempt at message %s crashed (%d)", message.id, count, exc_info=error)
         if count >= POISON_CRASHES:
             record(_log, "poison", logging.ERROR, id=message.id, crashes=count, wait=POISON_WAIT)
@@ -308,8 +313,8 @@ class QueueRunner:
                 unreported = True
         updates = [self._update(message, to, outcome, now, unreported, crashed) for to, outcome in results]
         await self._record(updates, report, now)
-        if not crashed:
-            self._crashes.pop(message.id, None)
+        for to, _ in results if not crashed else ():
+            self._crashes.pop((message.id, to.number), None)
         for update in updates:
             if update.state is State.QUEUED:
                 self._note(update.due)
@@ -329,7 +334,7 @@ class QueueRunner:
             if not unreported:
                 return Update(message.id, to.number, State.FAILED, attempts, now, outcome)
             due = now + UNREPORTED_WAIT
-        elif crashed and self._crashes.get(message.id, 0) >= POISON_CRASHES:
+        elif crashed and self._crashes.get((message.id, to.number), 0) >= POISON_CRASHES:
             due = now + POISON_WAIT
         else:
             due = self._law.next_attempt(_since(message), now, self._random)
