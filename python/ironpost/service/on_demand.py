@@ -5,7 +5,7 @@ asks for all of them, or for those that it names. ETRN makes their mail due. ATR
 message over the connection that the customer opened: each is claimed as the queue runner claims, attempted once, and
 recorded as every attempt is, so that a connection that breaks loses nothing. Mail that arrives meanwhile goes too.
 Refuses: a client that did not authenticate (530); domains that are not all its own (459, 450); a second ATRN of the
-same customer while one runs (450).
+same customer while one runs in this process (450; in another one it finds what is not claimed).
 
 Standards: RFC 1985 §5; RFC 2645 §5.2.1 and §5.3.
 """
