@@ -2,9 +2,9 @@
 much a client may send.
 
 Promises: no connection waits for another process. Between two exchanges, `EXCHANGE_SECONDS` apart while anything
-changes, a worker lets in its share of what is left, rounded up; so all together let in at most one connection for each
-other worker more than the limit, and that only when they come at once. A worker that ends takes its connections out of
-the count; one that begins is told of all the others'.
+changes, a worker lets in its share of what is left, rounded up; so all together let in a connection or two for each
+other worker more than the limit, and that only when they come within one exchange. A worker that ends takes its
+connections out of the count; one that begins is told of all the others'.
 Refuses: to be exact to the connection; a worker that gets far more than its share within one exchange refuses some
 although others have room.
 
