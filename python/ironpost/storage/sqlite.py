@@ -476,7 +476,19 @@ class SqliteStore:
         state = CODES[State.HELD] if message.held else 0
         sender = str(envelope.reverse_path)
         recipients = [
-            (seq, number, str(to.address), parameters_text(to.parameters), state, 0, released, accepted, "", "")
+            (
+                seq,
+                number,
+                str(to.address),
+                parameters_text(to.parameters),
+                state,
+                0,
+                released,
+                accepted,
+                "",
+                "",
+                to.address.key,
+            )
             for number, to in enumerate(envelope.recipients)
         ]
         job.messages.append(

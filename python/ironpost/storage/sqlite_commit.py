@@ -46,8 +46,14 @@ CHECKPOINT_OCTETS = 8 * 1024 * 1024
 PRUNE_ROWS = 100
 """Expired events that go with a transaction, beyond twice those it adds."""
 
-_INSERT_MESSAGE = "INSERT INTO message VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?,?)"
-_INSERT_RECIPIENT = "INSERT INTO recipient VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?)"
+_INSERT_MESSAGE = (
+    "INSERT INTO message (seq, id, accepted, reverse_path, parameters, origin, size, file, body, released)"
+    " VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?,?)"
+)
+_INSERT_RECIPIENT = (
+    "INSERT INTO recipient (message, number, address, parameters, state, attempts, due, changed, last, remote, domain)"
+    " VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?,?)"
+)
 _INSERT_ACCEPTED = "INSERT INTO event (at, kind, message, address, remote) VALUES (?,'accepted',?,?,?)"
 _INSERT_HELD = """INSERT INTO event (at, kind, message, number, address, attempts)
     SELECT ?, 'held', ?, number, address, attempts FROM recipient WHERE message=? AND state=4"""

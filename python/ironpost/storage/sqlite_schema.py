@@ -109,7 +109,26 @@ CREATE VIEW queue AS
     FROM message AS m JOIN recipient AS r ON r.message = m.seq;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
+# Where a body lies: in the row, in a record of a segment (`segment`, `start`), or in a file of its own (`file`).
+# `checksum` is the CRC-32 of the content without the prefix in `body`; NULL for a body stored before version 3.
+# `body_file` lists every file that this database answers for: 0 in use, 1 retired (nothing in it is needed any more).
+_THIRD = """
+ALTER TABLE message ADD COLUMN segment INTEGER;
+ALTER TABLE message ADD COLUMN start INTEGER;
+ALTER TABLE message ADD COLUMN checksum INTEGER;
+ALTER TABLE recipient ADD COLUMN domain TEXT NOT NULL DEFAULT '';
+UPDATE recipient SET domain = domain_key(address);
+CREATE TABLE body_file (
+    name TEXT PRIMARY KEY,
+    state INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+INSERT INTO body_file (name) SELECT DISTINCT file FROM message WHERE file IS NOT NULL;
+CREATE INDEX message_segment ON message (segment, start) WHERE segment IS NOT NULL;
+CREATE INDEX message_file ON message (file) WHERE file IS NOT NULL;
+CREATE INDEX recipient_domain ON recipient (domain, message) WHERE state = 0;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
 """Entry n takes a database from version n to n + 1. Entries are never changed once released, only added."""
 
 VERSION = len(MIGRATIONS)
@@ -206,8 +225,14 @@ def _wire_form(parameters: str | None) -> str | None:
     return " ".join(key if value is None else f"{key}={value}" for key, value in json.loads(parameters).items())
 
 
+def domain_key(address: str) -> str:
+    """The domain by which recipients are found: lower case, empty for an address without one."""
+    return address.rpartition("@")[2].lower() if "@" in address else ""
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
     connection.create_function("wire_form", 1, _wire_form, deterministic=True)
+    connection.create_function("domain_key", 1, domain_key, deterministic=True)
     for version in range(_version(connection), VERSION):
         # executescript would commit first, so the statements run one by one inside a transaction of their own.
         connection.execute("BEGIN IMMEDIATE")
