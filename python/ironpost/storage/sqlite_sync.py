@@ -1,131 +1,339 @@
-"""The sync process: fsync without the interpreter lock.
+"""The server's side of the sync process (`sync_process` is the program): fsync without the interpreter lock.
 
 A thread that has to win the interpreter lock from a busy event loop waits without bound (docs/storage.md has the
-figures), and an fsync on the loop stops every session. So a small process of its own does nothing but sync: the store
-writes its transaction into SQLite's log, sends one octet, and is told by one octet when the log is on the disk. On a
-second channel it syncs body files and copies the log into the database (checkpoint).
+figures), and an fsync on the loop stops every session. So a small process does the syncing: of SQLite's log, of body
+segments, of body files; and copying the log into the database, recovery, punching holes and unlinking.
 
-Promises: a future that ends without an error means that the file's octets as of the call are durable. The process ends
-when its channels close, however the server ended, and ignores the signals meant for the server. If it dies it is
-started again and asked again; if that does not help, the futures fail, and the next use starts it anew.
-Refuses: to run a second `sync` beside an unfinished one.
-
-Run as a program (`python -I -S sqlite_sync.py DIRECTORY DATABASE FD FD`) this file is that process; it imports nothing
-of the package.
+Promises: a future that ends without an error means that the file's octets as of the call are durable. Linux reports a
+failed write-back once for each open file description, so the log is opened once, here, and every sync process inherits
+that description. A process that does not answer within the deadlines below is killed, without waiting for its end; so
+is one whose channel breaks; another one takes its place.
+Failures: what a dead process was asked to sync may have failed without our hearing of it. Those futures therefore end
+with OSError, EIO, and are not asked again. Checkpoints, holes and unlinking are: to repeat them does no harm.
+Refuses: a second `sync` while one is outstanding.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import errno
+import logging
 import os
-import signal
+import select
 import socket
-import sqlite3
+import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections import deque
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import asyncio
-    import subprocess
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger("ironpost.storage")
 
 START_LIMIT = 3
-"""How often the process may die without having answered once before the store gives up."""
+"""How often in a row the process may die without having answered before the requests fail."""
+SYNC_SECONDS = 20.0
+"""A sync of the log or of a segment takes no longer, or the process is stuck."""
+WORK_SECONDS = 60.0
+"""Nor does anything else."""
+END_SECONDS = 2.0
+"""How long `close` waits for the process to end."""
+
+_ROOT: Final = str(Path(__file__).parents[2])
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from ironpost.storage.sync_process import main; main(*sys.argv[2:])"
+)
+
+
+class _Request:
+    """One line, and who waits for its answer."""
+
+    __slots__ = ("deadline", "descriptors", "future", "line", "repeat", "subject")
+
+    def __init__(
+        self,
+        line: bytes,
+        subject: str,
+        future: asyncio.Future[None],
+        seconds: float,
+        *,
+        repeat: bool = False,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        self.line = line
+        self.subject = subject
+        """The file, for the error."""
+        self.future = future
+        self.deadline = monotonic() + seconds
+        self.repeat = repeat
+        """Another process may be asked again."""
+        self.descriptors = descriptors
+
+    def fail(self, error: OSError) -> None:
+        if not self.future.done():
+            self.future.set_exception(OSError(*error.args))
+
+    def answer(self, code: int) -> None:
+        if self.future.done():
+            return
+        if code:
+            self.future.set_exception(OSError(code, os.strerror(code), self.subject))
+        else:
+            self.future.set_result(None)
+
+
+class _Channel:
+    """Requests in order, answers in the same order."""
+
+    def __init__(self, syncer: Syncer) -> None:
+        self._syncer = syncer
+        self.socket: socket.socket
+        self.requests: deque[_Request] = deque()
+        """Not answered yet."""
+        self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
+        self._answers = b""
+
+    def connect(self) -> socket.socket:
+        """A new pair; the process's end. What is unanswered is kept and not sent."""
+        self.socket, end = socket.socketpair()
+        self.socket.setblocking(False)
+        self._outbox.clear()
+        self._answers = b""
+        return end
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self.socket, self._answered)
+
+    def detach(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self.socket)
+        loop.remove_writer(self.socket)
+
+    def ask(self, request: _Request) -> None:
+        self.requests.append(request)
+        self.send(request)
+
+    def send(self, request: _Request) -> None:
+        self._outbox.append((memoryview(request.line), request.descriptors))
+        if len(self._outbox) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        loop = self._syncer.loop
+        try:
+            while self._outbox:
+                line, descriptors = self._outbox[0]
+                sent = socket.send_fds(self.socket, [line], descriptors) if descriptors else self.socket.send(line)
+                self._outbox.popleft()
+                if sent < len(line):
+                    self._outbox.appendleft((line[sent:], ()))
+        except BlockingIOError:
+            loop.add_writer(self.socket, self._writable)
+        except OSError as error:
+            self._syncer.lost(f"it cannot be asked: {error}")
+
+    def _writable(self) -> None:
+        self._syncer.loop.remove_writer(self.socket)
+        self._flush()
+
+    def _answered(self) -> None:
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._syncer.lost("it ended")
+            return
+        self._syncer.failures = 0
+        data = self._answers + data
+        whole = len(data) & ~1
+        self._answers = data[whole:]
+        for at in range(0, whole, 2):
+            self.requests.popleft().answer(int.from_bytes(data[at : at + 2], "big"))
 
 
 class Syncer:
     """The store's side. One event loop at a time."""
 
     def __init__(self, directory: Path, database: str, *, resting: bool = False) -> None:
-        """Starts the process.
+        """Opens the log and starts the process.
 
         Args:
-            directory: the store's directory; body files are named relative to it.
+            directory: the store's directory; files are named relative to it.
             database: the database file in it; its log (`-wal`) exists already.
             resting: the process starts only with the first use.
+
+        Raises:
+            OSError: the log cannot be opened, or the process cannot be started.
         """
         self._directory = directory
         self._database = database
+        self.failures = 0
+        """Deaths of the process since it last answered."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._log_waiter: asyncio.Future[None] | None = None
-        self._jobs: dict[int, tuple[bytes, asyncio.Future[None]]] = {}
-        self._serial = 0
-        self._answers = b""
-        self._failures = 0
-        self._outbox = b""
-        self._dead = resting
-        self._log: socket.socket
-        self._work: socket.socket
+        self._deadline: asyncio.TimerHandle | None = None
+        self._new = True
+        """The log's name may not be durable yet."""
+        self._segments: set[int] = set()
+        """Whose descriptors the process has."""
+        self._log, self._segment, self._work, self._background = (_Channel(self) for _ in range(4))
+        self._channels = self._log, self._segment, self._work, self._background
         self._process: subprocess.Popen[bytes] | None = None
-        if not resting:
-            self._start()
+        self._descriptor = os.open(directory / f"{database}-wal", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not resting:
+                self._start()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def _start(self) -> None:
-        import subprocess  # here, because the process itself has no use for it
-
-        if self._process is not None:
-            self._process.wait()
-        self._log, log = socket.socketpair()
-        self._work, work = socket.socketpair()
-        with log, work:
-            descriptors = log.fileno(), work.fileno()
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-                [sys.executable, "-I", "-S", __file__, *map(str, (self._directory, self._database, *descriptors))],
+        ends = [channel.connect() for channel in self._channels]
+        descriptors = (*(end.fileno() for end in ends), self._descriptor)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+                [
+                    *(sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT),
+                    *map(str, (self._directory, self._database, *descriptors)),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
             )
-        self._log.setblocking(False)
-        self._work.setblocking(False)
-        self._dead = False
+        except BaseException:
+            for channel in self._channels:
+                channel.socket.close()
+            raise
+        finally:
+            for end in ends:
+                end.close()
+        self._segments.clear()
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 while it rests."""
-        return 0 if self._dead or self._process is None else self._process.pid
+        """The process's id; 0 while there is none."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def log(self) -> int:
+        """The descriptor of the log."""
+        return self._descriptor
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one through which answers come."""
+        assert self._loop is not None
+        return self._loop
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answers come through this loop from now on."""
+        """Answers come through this loop from now on.
+
+        Raises:
+            OSError: the process cannot be started.
+            RuntimeError: another loop waits for answers.
+        """
         if loop is self._loop:
             return
-        if self._dead:
-            self._start()
-        if self._log_waiter or self._jobs:
+        if any(channel.requests for channel in self._channels):
             raise RuntimeError("the store is in use by another event loop")
+        if self._process is None:
+            self._start()
         self._detach()
         self._loop = loop
-        loop.add_reader(self._log, self._log_answered)
-        loop.add_reader(self._work, self._work_answered)
+        for channel in self._channels:
+            channel.attach(loop)
 
     def _detach(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._log)
-            self._loop.remove_reader(self._work)
-            self._loop.remove_writer(self._work)
+            for channel in self._channels:
+                channel.detach(self._loop)
         self._loop = None
+
+    # -- requests
 
     def sync(self) -> asyncio.Future[None]:
         """The log's octets written so far reach the disk.
 
         Raises (from the future):
-            OSError: the disk refused.
+            OSError: the disk refused, or nobody knows whether it did: the log must be recovered.
+            RuntimeError: a sync is outstanding.
         """
-        if self._log_waiter is not None:
-            raise RuntimeError("a sync is under way")
-        waiter = self._future()
-        if not waiter.done():
-            self._log_waiter = waiter
-            self._send_log()
-        return waiter
+        if self._log.requests:
+            raise RuntimeError("a sync is outstanding")
+        future = self._ask(self._log, b"sync-new" if self._new else b"sync", f"{self._database}-wal", SYNC_SECONDS)
+        if self._new:
+            future.add_done_callback(self._named)
+        return future
 
-    def file(self, name: str) -> asyncio.Future[None]:
-        """A body file, and the directories above it, reach the disk.
+    def _named(self, done: asyncio.Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._new = False
+
+    def recover(self, seconds: float) -> asyncio.Future[None]:
+        """After a failed `sync`: as `sqlite_recovery.Recovery.run`. Nothing may be written meanwhile.
 
         Raises (from the future):
-            OSError: the disk refused.
+            OSError: as there; EIO if the process was lost.
         """
-        return self._job(b"F", name)
+        return self._ask(self._log, b"recover %f" % seconds, self._database, seconds + SYNC_SECONDS)
+
+    def recover_now(self, seconds: float) -> None:
+        """The same, blocking: for a store that is being opened. Starts the process if there is none.
+
+        Raises:
+            OSError: as for `recover`.
+        """
+        if self._process is None:
+            self._start()
+        channel = self._log.socket
+        channel.send(b"recover %f\n" % seconds)
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
+        answer = channel.recv(2) if poll.poll((seconds + SYNC_SECONDS) * 1000) else b""
+        if len(answer) < 2:
+            self._discard()
+            raise OSError(errno.EIO, "the sync process does not answer", str(self._directory))
+        code = int.from_bytes(answer, "big")
+        if code:
+            raise OSError(code, os.strerror(code), self._database)
+
+    def segment(self, number: int, descriptor: int, *, new: bool) -> asyncio.Future[None]:
+        """A segment's octets written so far reach the disk. Several may be outstanding.
+
+        Args:
+            number: which segment; it stands for one open file description until `forget`.
+            descriptor: the segment's; it must stay open until the future is done.
+            new: its name in `segments/` must reach the disk, too.
+
+        Raises (from the future):
+            OSError: the disk refused, or nobody knows whether it did: never append to this segment again.
+        """
+        if number not in self._segments:
+            self._segments.add(number)
+            self._ask(self._segment, b"take %d" % number, f"segment {number}", SYNC_SECONDS, descriptors=(descriptor,))
+        words = b"sync-new %d" if new else b"sync %d"
+        return self._ask(self._segment, words % number, f"segment {number}", SYNC_SECONDS)
+
+    def forget(self, number: int) -> None:
+        """The segment is not synced again: the process closes its descriptor."""
+        if number in self._segments:
+            self._segments.discard(number)
+            self._ask(self._segment, b"forget %d" % number, f"segment {number}", SYNC_SECONDS)
+
+    def file(self, name: str) -> asyncio.Future[None]:
+        """A body file and its name reach the disk; the directories above it, too, when it is their first.
+
+        Raises (from the future):
+            OSError: the disk refused, or nobody knows whether it did.
+        """
+        return self._ask(self._work, b"file " + os.fsencode(name), name, WORK_SECONDS)
 
     def checkpoint(self) -> asyncio.Future[None]:
         """What the log holds as of the call is copied into the database, as far as no reader is in the way.
@@ -133,224 +341,160 @@ class Syncer:
         Raises (from the future):
             OSError: it cannot be.
         """
-        return self._job(b"C", "")
+        return self._ask(self._work, b"checkpoint", self._database, WORK_SECONDS, repeat=True)
 
-    def _future(self) -> asyncio.Future[None]:
-        """A new one; it has failed if the process was lost and cannot be started."""
-        import asyncio  # the process itself has no use for it
+    def punch(self, name: str, ranges: Iterable[tuple[int, int]]) -> asyncio.Future[None]:
+        """Gives octets in the middle of a file back to the disk; its size stays.
 
+        Args:
+            name: the file.
+            ranges: offset and length of each hole, in octets.
+
+        Raises (from the future):
+            OSError: EOPNOTSUPP where the file system cannot do it.
+        """
+        line = b" ".join([b"punch", os.fsencode(name), *(b"%d %d" % each for each in ranges)])
+        return self._ask(self._background, line, name, WORK_SECONDS, repeat=True)
+
+    def remove(self, names: Sequence[str]) -> asyncio.Future[None]:
+        """Unlinks files, durably. One that does not exist counts as unlinked.
+
+        Raises (from the future):
+            OSError: one cannot be unlinked; others may be.
+        """
+        line = b" ".join([b"remove", *map(os.fsencode, names)])
+        return self._ask(self._background, line, ", ".join(names[:3]), WORK_SECONDS, repeat=True)
+
+    def _ask(
+        self,
+        channel: _Channel,
+        line: bytes,
+        subject: str,
+        seconds: float,
+        *,
+        repeat: bool = False,
+        descriptors: Sequence[int] = (),
+    ) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        if self._loop is None:  # lost after the caller had attached us
-            try:
-                self.attach(loop)
-            except OSError as error:
-                future.set_exception(OSError(*error.args))
-        return future
-
-    def _job(self, kind: bytes, name: str) -> asyncio.Future[None]:
-        future = self._future()
-        if future.done():
-            return future
-        self._serial += 1
-        line = b"%d %s %s\n" % (self._serial, kind, os.fsencode(name))
-        self._jobs[self._serial] = line, future
-        self._send_work(line)
-        return future
-
-    def _send_log(self) -> None:
+        future.add_done_callback(_looked_at)
+        request = _Request(line + b"\n", subject, future, seconds, repeat=repeat, descriptors=descriptors)
         try:
-            self._log.send(b"s")
-        except OSError:
-            self._lost()
-
-    def _send_work(self, line: bytes) -> None:
-        assert self._loop is not None
-        self._outbox += line
-        try:
-            sent = self._work.send(self._outbox)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._lost()
-            return
-        self._outbox = self._outbox[sent:]
-        if self._outbox:
-            self._loop.add_writer(self._work, self._send_work, b"")
-        else:
-            self._loop.remove_writer(self._work)
-
-    def _log_answered(self) -> None:
-        answer = _receive(self._log, 1)
-        if answer is None:
-            return
-        if not answer:
-            self._lost()
-            return
-        self._failures = 0
-        waiter, self._log_waiter = self._log_waiter, None
-        if waiter is not None and not waiter.done():
-            if answer[0]:
-                waiter.set_exception(OSError(answer[0], os.strerror(answer[0]), self._database))
-            else:
-                waiter.set_result(None)
-
-    def _work_answered(self) -> None:
-        answer = _receive(self._work, 65536)
-        if answer is None:
-            return
-        if not answer:
-            self._lost()
-            return
-        *lines, self._answers = (self._answers + answer).split(b"\n")
-        for line in lines:
-            serial, code = map(int, line.split())
-            request, future = self._jobs.pop(serial)
-            if future.done():
-                continue
-            if code:
-                name = os.fsdecode(request.split(b" ", 2)[2].strip()) or self._database
-                future.set_exception(OSError(code, os.strerror(code), name))
-            else:
-                future.set_result(None)
-
-    def _lost(self) -> None:
-        """The process died: another one, and everything unanswered asked again."""
-        loop = self._loop
-        assert loop is not None
-        self._failures += 1
-        self._detach()
-        self._log.close()
-        self._work.close()
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._answers = self._outbox = b""
-        try:
-            if self._failures > START_LIMIT:
-                raise OSError(errno.EIO, "the sync process does not stay alive", str(self._directory))
-            self._start()
+            self.attach(loop)  # starts the process again if it was lost
         except OSError as error:
-            self._dead = True
-            self._failures = 0
-            waiters: list[asyncio.Future[None]] = [future for _, future in self._jobs.values()]
-            self._jobs.clear()
-            waiter, self._log_waiter = self._log_waiter, None
-            for future in (waiter, *waiters):
-                if future is not None and not future.done():
-                    future.set_exception(OSError(*error.args))
+            request.fail(error)
+            return future
+        channel.ask(request)
+        if self._deadline is None and self._loop is not None:
+            self._deadline = loop.call_later(seconds, self._look)
+        return future
+
+    # -- deadlines, and the end of the process
+
+    def _look(self) -> None:
+        """Looks for the earliest deadline. One timer serves all requests: they are many, and rarely late."""
+        self._deadline = None
+        waiting = [channel.requests[0].deadline for channel in self._channels if channel.requests]
+        if not waiting:
             return
+        left = min(waiting) - monotonic()
+        if left <= 0:
+            self.lost("it does not answer")
+        else:
+            self._deadline = self.loop.call_later(left, self._look)
+
+    def lost(self, why: str) -> None:
+        """The process is of no use any more: another one."""
+        loop = self._loop
+        if loop is None:
+            return
+        logger.error("the sync process %d is replaced: %s", self.pid, why)
+        self.failures += 1
+        self._discard()
+        unknown = OSError(errno.EIO, "the sync process was lost before it had answered", str(self._directory))
+        failed: list[_Request] = []
+        for channel in self._channels:
+            failed += [request for request in channel.requests if not request.repeat]
+            kept = [request for request in channel.requests if request.repeat]
+            channel.requests = deque(kept)
+        try:
+            if self.failures > START_LIMIT:
+                raise OSError(errno.EIO, "the sync process does not stay alive", str(self._directory))
+            self._start_again(loop)
+        except OSError as error:
+            self.failures = 0
+            for channel in self._channels:
+                failed += channel.requests
+                channel.requests.clear()
+            unknown = error
+        for request in failed:
+            request.fail(unknown)
+
+    def _start_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A new process, asked once more for what may be repeated.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self._start()
         self._loop = loop
-        loop.add_reader(self._log, self._log_answered)
-        loop.add_reader(self._work, self._work_answered)
-        if self._log_waiter is not None:
-            self._send_log()
-        for line, _ in list(self._jobs.values()):
-            self._send_work(line)
+        for channel in self._channels:
+            channel.attach(loop)
+        process = self._process
+        for channel in self._channels:
+            for request in list(channel.requests):
+                request.deadline = monotonic() + WORK_SECONDS
+                channel.send(request)
+                if self._process is not process:  # lost again, and all of it was repeated or failed
+                    return
+        if any(channel.requests for channel in self._channels):
+            self._deadline = loop.call_later(WORK_SECONDS, self._look)
+
+    def _discard(self) -> None:
+        """Kills the process. A thread reaps it: one that hangs in the kernel ends when it can."""
+        process, self._process = self._process, None
+        self._detach()
+        if process is not None:
+            for channel in self._channels:
+                channel.socket.close()
+            process.kill()
+            _reap(process)
 
     def rest(self) -> None:
-        """Ends the process until the next `attach`. Nothing may be waiting."""
-        if not self._dead:
-            self._detach()
-            self._log.close()
-            self._work.close()
-            self._dead = True
+        """Ends the process until the next use. Nothing may be outstanding."""
+        process, self._process = self._process, None
+        self._detach()
+        if process is not None:
+            for channel in self._channels:
+                channel.socket.close()
+            _reap(process)
 
     def close(self) -> None:
-        """Ends the process. Nothing may be waiting."""
-        self.rest()
-        if self._process is not None:
-            self._process.wait()
+        """Ends the process, and closes the log. What is outstanding is given up."""
+        process, busy = self._process, any(channel.requests for channel in self._channels)
+        self._process = None
+        self._detach()
+        if process is not None:
+            for channel in self._channels:
+                channel.socket.close()
+                channel.requests.clear()
+            if busy:
+                process.kill()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _reap(process)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
-def _receive(channel: socket.socket, limit: int) -> bytes | None:
-    """None: nothing yet. Empty: the other side is gone."""
-    try:
-        return channel.recv(limit)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    threading.Thread(target=process.wait, name="reaping a sync process", daemon=True).start()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The process
-
-
-def _durable(descriptor: int) -> None:
-    try:
-        import fcntl
-
-        # macOS: fsync leaves the octets in the drive's cache.
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
-    except (AttributeError, ImportError):
-        getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
-def _serve_log(path: str, channel: socket.socket) -> None:
-    descriptor = -1
-    while channel.recv(1):
-        code = 0
-        try:
-            if descriptor < 0:
-                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                _sync_directory(os.path.dirname(path))  # noqa: PTH120 - the log may be new: its name, too, must last
-            _durable(descriptor)
-        except OSError as error:
-            code = min(error.errno or errno.EIO, 255)
-        channel.send(bytes((code,)))
-
-
-def _serve_work(directory: str, database: str, channel: socket.socket) -> None:
-    connection: sqlite3.Connection | None = None
-    for line in channel.makefile("rb"):
-        serial, kind, name = line.rstrip(b"\n").split(b" ", 2)
-        code = 0
-        try:
-            if kind == b"F":
-                _sync_file(directory, os.fsdecode(name))
-            else:
-                if connection is None:
-                    connection = sqlite3.connect(os.path.join(directory, database), isolation_level=None)  # noqa: PTH118
-                    connection.execute("PRAGMA checkpoint_fullfsync=1")
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except OSError as error:
-            code = error.errno or errno.EIO
-        except sqlite3.Error:
-            code = errno.EIO
-        channel.sendall(b"%s %d\n" % (serial, code))
-
-
-def _sync_file(directory: str, name: str) -> None:
-    path = os.path.join(directory, name)  # noqa: PTH118 - pathlib costs this process 10 ms and a megabyte
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        _durable(descriptor)
-    finally:
-        os.close(descriptor)
-    while len(path) > len(directory):
-        path = os.path.dirname(path)  # noqa: PTH120
-        _sync_directory(path)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _main(directory: str, database: str, log: int, work: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    jobs = socket.socket(fileno=work)
-    threading.Thread(target=_serve_work, args=(directory, database, jobs), daemon=True).start()
-    path = os.path.join(directory, database + "-wal")  # noqa: PTH118
-    with contextlib.suppress(OSError):
-        _serve_log(path, socket.socket(fileno=log))
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+def _looked_at(future: asyncio.Future[None]) -> None:
+    """An error that nobody waits for any more is no news to asyncio."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,239 @@
+"""What happens after a failed sync of SQLite's log, and to a log that an earlier process left behind.
+
+After a failed write-back the kernel may drop the pages that it could not write and later read stale ones from the disk,
+while SQLite goes on appending after them: its recovery stops at the first bad frame, and everything after it is lost.
+SQLite does not verify checksums when it copies the log. So the log is verified, copied whole into the database, and
+verified again: a page that went stale does not become good by itself, so two good readings enclose a good copy. Then
+the database is synced and the log emptied and synced.
+
+Promises: when `Recovery.run` returns, everything committed so far is durable in the database and the log is empty.
+Failures: `OSError`: EBADMSG, a frame is damaged; EBUSY, another program reads the database and the log cannot be
+emptied; otherwise the disk's own error. EBADMSG and a failed sync of the copied database are final, everything else is
+tried again until the time is up.
+
+This module imports nothing of the package: the sync process loads it. The formats are SQLite's, documented at
+sqlite.org in "WAL-mode File Format", sections 1 and 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FINAL = frozenset({errno.EBADMSG, errno.ENOTRECOVERABLE})
+"""Errors after which recovering once more is no use."""
+RETRY_SECONDS = 0.05
+"""Pause between two attempts."""
+BUSY_SECONDS = 0.25
+"""How long SQLite itself waits for a reader within an attempt."""
+
+_HEADER = 32
+_FRAME_HEADER = 24
+_INDEX_HEADER = 48
+_MAGIC = 0x377F0682
+"""Its lowest bit is set if checksums add big-endian words."""
+_PAGES = 64
+"""Frames read at a time."""
+
+
+class LogIndex(NamedTuple):
+    """The header of the wal-index (the `-shm` file), which says how far the log goes."""
+
+    frames: int
+    page: int
+    """Octets in a page."""
+    salts: bytes
+    checksum: tuple[int, int]
+    """Cumulative, of the last frame."""
+
+    @classmethod
+    def read(cls, descriptor: int) -> LogIndex:
+        """From an open `-shm` file.
+
+        Raises:
+            OSError: EAGAIN, a writer is changing it; EBADMSG, it has no valid header.
+        """
+        first, second = (os.pread(descriptor, _INDEX_HEADER, at) for at in (0, _INDEX_HEADER))
+        if first != second:
+            raise OSError(errno.EAGAIN, "the log's index is being written")
+        if len(first) < _INDEX_HEADER or not first[12]:
+            raise OSError(errno.EBADMSG, "the log's index has no header")
+        page, frames = struct.unpack_from("=HI", first, 14)
+        # 65536 does not fit: SQLite keeps it as 1.
+        return cls(frames, (page & 0xFE00) | (page & 1) << 16, first[32:40], struct.unpack_from("=II", first, 24))
+
+
+def frames(descriptor: int) -> int:
+    """How many frames of the log are in use, from its index: cheap enough for every transaction.
+
+    Args:
+        descriptor: of the `-shm` file. Closing it drops this process's SQLite locks: close the database first.
+    """
+    return int.from_bytes(os.pread(descriptor, 4, 16), sys.byteorder)
+
+
+def verify(log: int, index: LogIndex) -> None:
+    """Reads the log back and compares every frame with its checksum.
+
+    Raises:
+        OSError: EBADMSG, a frame is not what was written; otherwise it cannot be read.
+    """
+    if not index.frames:
+        return
+    header = os.pread(log, _HEADER, 0)
+    if len(header) < _HEADER:
+        raise _damaged("its header is missing")
+    magic, _, page, _ = struct.unpack_from(">4I", header)
+    if magic & ~1 != _MAGIC or page != index.page or header[16:24] != index.salts:
+        raise _damaged("its header is not the one in use")
+    words = struct.Struct(f"{'>' if magic & 1 else '<'}{page // 4}I")
+    prefix = struct.Struct(words.format[:1] + "2I")
+    start = struct.Struct(words.format[:1] + "6I")
+    total = _add((0, 0), start.unpack_from(header))
+    if total != struct.unpack_from(">2I", header, 24):
+        raise _damaged("its header has the wrong checksum")
+    size = _FRAME_HEADER + page
+    for first in range(0, index.frames, _PAGES):
+        count = min(_PAGES, index.frames - first)
+        data = os.pread(log, count * size, _HEADER + first * size)
+        if len(data) < count * size:
+            raise _damaged(f"it ends before frame {first + len(data) // size + 1} of {index.frames}")
+        for at in range(0, count * size, size):
+            total = _add(total, prefix.unpack_from(data, at))
+            total = _add(total, words.unpack_from(data, at + _FRAME_HEADER))
+            if data[at + 8 : at + 16] != index.salts or total != struct.unpack_from(">2I", data, at + 16):
+                raise _damaged(f"frame {first + at // size + 1} of {index.frames} has the wrong checksum")
+    if total != index.checksum:
+        raise _damaged("its last frame is not the last one written")
+
+
+def _add(total: tuple[int, int], words: Iterable[int]) -> tuple[int, int]:
+    first, second = total
+    pairs = iter(words)
+    for even, odd in zip(pairs, pairs, strict=True):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
+
+
+def _damaged(what: str) -> OSError:
+    return OSError(errno.EBADMSG, f"the queue's log is damaged: {what}")
+
+
+class Recovery:
+    """Of one database, in the sync process.
+
+    Its descriptors of the database and the index are never closed: closing one would drop the locks that SQLite's
+    connections in this process hold on the same file (fcntl(2), "Record locking").
+    """
+
+    def __init__(self, database: str, log: int) -> None:
+        """Opens nothing yet.
+
+        Args:
+            database: the path of the database.
+            log: its log, through the open file description that all sync processes of the store share.
+        """
+        self._path = database
+        self._log = log
+        self._database = -1
+        self._index = -1
+
+    def run(self, seconds: float) -> None:
+        """Makes everything that was committed durable, and empties the log. No transaction may be under way.
+
+        Raises:
+            OSError: as the module says.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._attempt()
+            except OSError as error:
+                if error.errno in FINAL or time.monotonic() >= deadline:
+                    raise
+            except sqlite3.Error as error:
+                if time.monotonic() >= deadline:
+                    busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                    raise OSError(errno.EBUSY if busy else errno.EIO, str(error)) from error
+            else:
+                return
+            time.sleep(RETRY_SECONDS)
+
+    def _attempt(self) -> None:
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            for statement in ("synchronous=FULL", "checkpoint_fullfsync=1", "schema_version"):
+                # The last one reads: before its first read a connection knows of no log and copies nothing.
+                connection.execute(f"PRAGMA {statement}").fetchall()
+            self._open()
+            with contextlib.suppress(OSError):  # an error of earlier times, after which SQLite wrote the pages again
+                durable(self._database)
+            index = LogIndex.read(self._index)
+            verify(self._log, index)
+            copied = _checkpoint(connection, "FULL")
+            if copied != index.frames or LogIndex.read(self._index) != index:
+                raise OSError(errno.EAGAIN, "the log changed while it was copied")
+            verify(self._log, index)
+            try:
+                durable(self._database)
+            except OSError as error:
+                # SQLite counts the frames as copied and would not write them again.
+                raise OSError(errno.ENOTRECOVERABLE, f"the queue's database was not synced: {error}") from error
+            _checkpoint(connection, "TRUNCATE")
+            durable(self._log)
+        finally:
+            connection.close()
+
+    def _open(self) -> None:
+        if self._database < 0:
+            self._database = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        if self._index < 0:
+            self._index = os.open(f"{self._path}-shm", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _checkpoint(connection: sqlite3.Connection, mode: str) -> int:
+    """All of it, or an error; how many frames the log had."""
+    busy, found, copied = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
+    if busy or found != copied:
+        raise OSError(errno.EBUSY, "another program reads the queue's database, so that its log cannot be emptied")
+    if found < 0:
+        raise OSError(errno.EIO, "the queue's database has no log")
+    return int(found)
+
+
+def durable(descriptor: int) -> None:
+    """The file's octets, and its size, reach the disk.
+
+    Raises:
+        OSError: they do not.
+    """
+    try:
+        import fcntl
+
+        # macOS: fsync leaves the octets in the drive's cache.
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+    except (AttributeError, ImportError):
+        getattr(os, "fdatasync", os.fsync)(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    """The names in a directory reach the disk.
+
+    Raises:
+        OSError: they do not.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
