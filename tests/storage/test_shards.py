@@ -372,16 +372,34 @@ def test_a_damaged_older_database_is_named(tmp_path):
         lay_out(tmp_path)
 
 
-def test_a_damaged_shard_is_named_and_lets_go_of_the_others(tmp_path):
+@pytest.mark.parametrize("number", [0, 1], ids=["where new mail goes", "another"])
+def test_f11_a_damaged_shard_is_named_and_the_others_serve(tmp_path, caplog, number):
     async def scenario():
         await filled(tmp_path, 2)
-        path = tmp_path / "shards" / "01" / DATABASE
+        path = tmp_path / "shards" / f"{number:02}" / DATABASE
         good = path.read_bytes()
         path.write_bytes(b"no database " * 1000)
-        with pytest.raises(OSError, match="file is not a database"):
-            ShardedStore.at(tmp_path, reserve=0)
+        store = ShardedStore.at(tmp_path, reserve=0)
+        await put(store, "new")
+        assert set(ids(await store.list())) == {f"m{1 - number}", "new"}
+        await store.close()
+        assert str(path.parent) in caplog.text
+        assert path.read_bytes() == b"no database " * 1000
         path.write_bytes(good)
-        await ShardedStore.at(tmp_path, reserve=0).close()
+        store = ShardedStore.at(tmp_path, reserve=0)
+        assert set(ids(await store.list())) == {"m0", "m1", "new"}
+        await store.close()
+
+    within(scenario)
+
+
+def test_f11_without_a_usable_shard_the_error_names_it(tmp_path):
+    async def scenario():
+        await filled(tmp_path, 1)
+        (tmp_path / "shards" / "count").write_text("1\n")
+        (tmp_path / "shards" / "00" / DATABASE).write_bytes(b"no database " * 1000)
+        with pytest.raises(OSError, match=f"file is not a database.*{tmp_path}/shards/00"):
+            ShardedStore.at(tmp_path, reserve=0)
 
     within(scenario)
 

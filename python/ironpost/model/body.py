@@ -17,6 +17,13 @@ PIECE: int = 256 * 1024
 Pieces: TypeAlias = "AsyncIterator[bytes]"
 
 
+class BodyDamaged(OSError):
+    """Stored content is not what was written: its checksum differs, it ends early, or its file is missing.
+
+    Another attempt does not help: the message is held for an operator, and neither delivered nor deleted.
+    """
+
+
 class Body(Protocol):
     """Content at rest."""
 
@@ -26,7 +33,12 @@ class Body(Protocol):
         ...
 
     def pieces(self) -> Pieces:
-        """The content from its start, in pieces of at most `PIECE` octets. Each call starts anew."""
+        """The content from its start, in pieces of at most `PIECE` octets. Each call starts anew.
+
+        Raises:
+            BodyDamaged: in the place of the last piece; never after it.
+            OSError: it cannot be read.
+        """
         ...
 
     async def head(self, limit: int) -> bytes:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Disposition(Enum):
-    """The three ways an attempt can end."""
+    """The ways an attempt can end."""
 
     DELIVERED = "delivered"
     """Somebody else is responsible now."""
@@ -19,6 +19,8 @@ class Disposition(Enum):
     """Worth another attempt."""
     FAILED = "failed"
     """It will never work: report to the sender."""
+    HELD = "held"
+    """Our own copy is damaged: neither another attempt nor a report is right before an operator has looked."""
 
 
 @dataclass(frozen=True, slots=True)

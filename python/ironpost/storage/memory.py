@@ -22,7 +22,7 @@ from ironpost.queue.store import (
     StoreFull,
     Update,
 )
-from ironpost.storage.spool import MemoryBody
+from ironpost.storage.bodies.reading import MemoryBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

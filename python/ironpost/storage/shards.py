@@ -17,15 +17,18 @@ import asyncio
 import contextlib
 import errno
 import heapq
+import logging
 import os
 import sqlite3
 import time
 from collections import Counter
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from ironpost.storage.lock import sync_directory
-from ironpost.storage.spool import BODIES
+from ironpost.storage.bodies import BODIES, SEGMENTS
+from ironpost.storage.bodies.spool import MEMORY, MemoryBudget
+from ironpost.storage.lock import DirectoryInUse, sync_directory
 from ironpost.storage.sqlite import RESERVE, SqliteStore
 from ironpost.storage.sqlite_rows import Reader, Tally
 from ironpost.storage.sqlite_schema import DATABASE, SchemaError, connect
@@ -42,6 +45,8 @@ SHARDS = 64
 """How many a new data directory gets: the most processes that can ever work on it. An unused one costs nothing."""
 REST_SECONDS = 10.0
 """How long a drained shard keeps its sync process after it was last written to."""
+
+log = logging.getLogger("ironpost.storage")
 
 _FOLDER = "shards"
 _COUNT = "count"
@@ -99,13 +104,18 @@ def _take_over(data: Path, count: int) -> None:
     except sqlite3.Error as error:
         raise OSError(errno.EIO, f"the queue's database cannot be opened: {error}", str(data)) from error
     shard.mkdir(mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        (data / BODIES).rename(shard / BODIES)
+    for name in (BODIES, SEGMENTS):
+        with contextlib.suppress(FileNotFoundError):
+            (data / name).rename(shard / name)
     sync_directory(shard)
     sync_directory(shard.parent)
     (data / DATABASE).rename(shard / DATABASE)
     sync_directory(shard)
     sync_directory(data)
+
+
+def _count(data: Path) -> int:
+    return int((data / _FOLDER / _COUNT).read_text("ascii"))
 
 
 def _directory(data: Path, number: int) -> Path:
@@ -138,6 +148,7 @@ class ShardedStore:
         workers: int = 1,
         now: Callable[[], float] = time.time,
         reserve: int = RESERVE,
+        memory: int = MEMORY,
     ) -> Self:
         """Opens the shards of one of several processes in a data directory that `lay_out` has seen.
 
@@ -147,28 +158,51 @@ class ShardedStore:
             workers: how many there are, at most as many as shards.
             now: seconds since 1970.
             reserve: octets of the disk that new mail never takes.
+            memory: octets of content on its way in that this process may hold above `SMALL_BODY` a message.
+
+        A shard that cannot be used (damaged, or its database and its bodies do not belong together) is reported in the
+        log by name and left as it is; new mail goes into the next one.
 
         Raises:
             DirectoryInUse: another process owns one of them.
             SchemaError: a newer ironpost wrote one.
-            OSError: one cannot be created, read or written.
+            OSError: none of those of this process can be created, read or written.
         """
-        own = _directory(data, worker)
-        opened: list[SqliteStore] = []
+        main: SqliteStore | None = None
+        others: list[SqliteStore] = []
+        refused: OSError | None = None
+        numbers = range(worker, _count(data), workers)
+        open_shard = partial(SqliteStore.at, now=now, reserve=reserve, sharers=workers, memory=MemoryBudget(memory))
+        used = {_directory(data, number) for number in numbers} & set(_used(data))
         try:
-            opened.append(SqliteStore.at(own, now=now, reserve=reserve, sharers=workers))
-            for directory in _used(data):
-                if directory != own and int(directory.name) % workers == worker:
-                    store = SqliteStore.at(directory, now=now, reserve=reserve, sharers=workers, resting=True)
-                    if store.drained():
-                        store.abandon()
-                    else:
-                        opened.append(store)
+            for directory in (_directory(data, number) for number in numbers):
+                if main is not None and directory not in used:
+                    continue
+                try:
+                    store = open_shard(directory, resting=main is not None)
+                except DirectoryInUse:
+                    raise
+                except OSError as error:
+                    log.error("the shard %s cannot be used and is left as it is: %s", directory, error)
+                    refused = error
+                    if directory not in used:
+                        break  # the disk refuses a new one: the next would fare no better
+                    continue
+                if main is None:
+                    main = store
+                elif store.drained():
+                    store.abandon()
+                else:
+                    others.append(store)
+            if main is None:
+                assert refused is not None, "every worker has a shard"
+                raise refused
         except BaseException:
-            for store in opened:
-                store.abandon()
+            for opened in (main, *others):
+                if opened is not None:
+                    opened.abandon()
             raise
-        return cls(opened[0], opened[1:])
+        return cls(main, others)
 
     @property
     def shards(self) -> int:
@@ -214,10 +248,9 @@ class ShardedStore:
     async def _record_beside(
         self, shard: SqliteStore, updates: Sequence[Update], reports: Sequence[NewMessage]
     ) -> None:
-        for report in reports:
-            await shard.adopt(report.content)
+        moved = [report._replace(content=await shard.adopt(report.content)) for report in reports]
         try:
-            await shard.record(updates, reports)
+            await shard.record(updates, moved)
         finally:
             self._look_after(shard)
 

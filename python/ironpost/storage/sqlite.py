@@ -12,18 +12,26 @@ docs/storage.md has the layout, the views for operators and the measurement behi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import logging
 import os
 import sqlite3
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
+from ironpost.model.body import BodyDamaged
 from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedRecipient, State, StoreFull, Update
-from ironpost.storage.lock import DirectoryLock
-from ironpost.storage.spool import BODIES, SMALL_BODY, FileBody, FileSpool, MemoryBody
+from ironpost.storage.bodies import SMALL_BODY, Place
+from ironpost.storage.bodies.reading import MemoryBody, StoredBody
+from ironpost.storage.bodies.spool import BodySpool, MemoryBudget
+from ironpost.storage.bodies.store import ShardBodies
+from ironpost.storage.lock import DirectoryLock, sync_directory
+from ironpost.storage.sqlite_catalogue import SqliteCatalogue, forget_now, known
 from ironpost.storage.sqlite_commit import GroupCommit, Job, fail
-from ironpost.storage.sqlite_rows import CODES, STATES, Reader, micros, origin_text, parameters_text
+from ironpost.storage.sqlite_rows import CODES, STATES, Reader, micros, origin_text, parameters_text, place_of
 from ironpost.storage.sqlite_schema import DATABASE, PAGE, connect
 from ironpost.storage.sqlite_sync import Syncer
 
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ironpost.model.body import Body, Spool
+    from ironpost.storage.bodies.reading import Locate
 
 RESERVE = 64 * 1024 * 1024
 """Octets of the disk that new mail never takes: what is in the queue needs room to be recorded and to leave, and the
@@ -45,16 +54,22 @@ ROW_OCTETS = 8192
 """What a message takes beside its body, about."""
 
 
+log = logging.getLogger("ironpost.storage")
+
+
 class _Live:
     """A message of which this process has claimed recipients."""
 
-    __slots__ = ("claimed", "has_file", "id", "seq")
+    __slots__ = ("claimed", "id", "outside", "retired", "seq")
 
-    def __init__(self, seq: int, identifier: str, *, has_file: bool) -> None:
+    def __init__(self, seq: int, identifier: str, *, outside: bool) -> None:
         self.seq = seq
         self.id = identifier
-        self.has_file = has_file
+        self.outside = outside
+        """Its body does not lie in its row."""
         self.claimed: set[int] = set()
+        self.retired: list[Place] = []
+        """Places that no row names any more, and that an attempt may still read."""
 
 
 class SqliteStore:
@@ -69,6 +84,7 @@ class SqliteStore:
         sharers: int,
         *,
         resting: bool,
+        memory: MemoryBudget,
     ) -> None:
         """For `at`, which holds the lock."""
         self._lock = lock
@@ -89,7 +105,15 @@ class SqliteStore:
         self._seq = int(self._writer.execute("SELECT coalesce(max(seq), 0) FROM message").fetchall()[0][0])
         self._by_id: dict[str, _Live] = {}
         self._by_seq: dict[int, _Live] = {}
-        self._commits = GroupCommit(self._writer, syncer, directory, now, self._find)
+        self._commits = GroupCommit(self._writer, syncer, directory, now, self._find, self._retire)
+        self._bodies = ShardBodies(
+            directory,
+            SqliteCatalogue(self._writer, self._commits),
+            syncer,
+            memory=memory,
+            take_room=self._take_room,
+            relocate=self._relocate,
+        )
         self._closing = False
         self._large: set[asyncio.Task[Any]] = set()
 
@@ -102,8 +126,9 @@ class SqliteStore:
         reserve: int = RESERVE,
         sharers: int = 1,
         resting: bool = False,
+        memory: MemoryBudget | None = None,
     ) -> Self:
-        """Opens, and creates, the store in a directory; removes body files that no message owns.
+        """Opens, and creates, the store in a directory; removes body files that the database no longer needs.
 
         Args:
             directory: created with 0700 if it does not exist.
@@ -111,34 +136,37 @@ class SqliteStore:
             reserve: octets of the disk that new mail never takes.
             sharers: processes that take new mail onto this disk, this one among them.
             resting: the sync process starts only when something is written.
+            memory: what the content on its way into this and other shards may hold; a default of its own if None.
 
         Raises:
             DirectoryInUse: another process works there.
             SchemaError: a newer ironpost wrote it.
+            UnlistedBodies: its bodies do not belong to its database.
             OSError: it cannot be created or written.
         """
         lock = DirectoryLock(directory)
         try:
-            store = cls(directory, now, reserve, lock, sharers=sharers, resting=resting)
+            store = cls(directory, now, reserve, lock, sharers, resting=resting, memory=memory or MemoryBudget())
+            try:
+                store._load_bodies()
+            except BaseException:
+                store._commits.abandon()
+                raise
         except sqlite3.Error as error:
             lock.release()
             raise OSError(errno.EIO, f"the queue's database cannot be opened: {error}", str(directory)) from error
         except BaseException:
             lock.release()
             raise
-        store._remove_orphans()
         return store
 
     # -- content on its way in
 
-    def spool(self, size_hint: int | None = None) -> FileSpool:
+    def spool(self, size_hint: int | None = None) -> BodySpool:
         """As `Store.spool`."""
-        self._refuse_full(size_hint or 0, inside=(size_hint or 0) <= SMALL_BODY)
-        return FileSpool(self._directory, self._sync_file, self._take_room)
-
-    def _sync_file(self, name: str) -> asyncio.Future[None]:
-        self._syncer.attach(asyncio.get_running_loop())
-        return self._syncer.file(name)
+        hint = size_hint or 0
+        self._refuse_full(hint, inside=hint <= SMALL_BODY)
+        return self._bodies.spool(hint)
 
     def _refuse_full(self, octets: int, *, inside: bool) -> None:
         """The disk has room for so much new mail, and the reserve.
@@ -182,8 +210,8 @@ class SqliteStore:
     def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
         """As `Store.commit`; the awaitable is a future."""
         spool = _own(message.content)
-        if spool.name is not None:
-            return self._keep(self._commit_large(message, spool))
+        if spool.size > SMALL_BODY:
+            return self._keep(self._commit_outside(message, spool))
         job = self._commits.job()
         try:
             self._take_room(ROW_OCTETS + 2 * spool.size, inside=True)  # in the log, then in the database
@@ -193,40 +221,47 @@ class SqliteStore:
             return job.future
         return self._commits.submit(job)
 
-    async def _commit_large(self, message: NewMessage, spool: FileSpool) -> QueuedMessage:
-        try:
-            self._take_room(ROW_OCTETS, inside=True)
-            await spool.durable()
-        except BaseException:
-            spool.discard()
-            raise
+    async def _commit_outside(self, message: NewMessage, spool: BodySpool) -> QueuedMessage:
+        place = await self._written(spool)
         job = self._commits.job()
-        self._add_message(job, message, spool, claim=True)
+        self._add_message(job, message, spool, place, claim=True)
         result: QueuedMessage = await self._commits.submit(job)
         return result
 
+    async def _written(self, spool: BodySpool) -> Place:
+        try:
+            self._take_room(ROW_OCTETS, inside=True)
+            return await self._bodies.write(spool)
+        except BaseException:
+            spool.discard()
+            raise
+
     def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
         """As `Store.record`; the awaitable is a future."""
-        if any(_own(report.content).name is not None for report in reports):
-            return self._keep(self._record_large(updates, reports))
-        return self._record(updates, reports)
+        if any(_own(report.content).size > SMALL_BODY for report in reports):
+            return self._keep(self._record_outside(updates, reports))
+        return self._record(updates, [(report, None) for report in reports])
 
-    def _record(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> asyncio.Future[None]:
+    def _record(
+        self, updates: Sequence[Update], reports: Sequence[tuple[NewMessage, Place | None]]
+    ) -> asyncio.Future[None]:
         job = self._commits.job()
         job.updates = updates
         job.on_durable = partial(self._unclaim, updates)
         try:
-            for report in reports:
-                self._add_message(job, report, _own(report.content), claim=False)
+            for report, place in reports:
+                self._add_message(job, report, _own(report.content), place, claim=False)
         except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
             fail(job.future, error)
             return job.future
         return self._commits.submit(job)
 
-    async def _record_large(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
+    async def _record_outside(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
+        placed: list[tuple[NewMessage, Place | None]] = []
         for report in reports:
-            await _own(report.content).durable()
-        await self._record(updates, reports)
+            spool = _own(report.content)
+            placed.append((report, await self._written(spool) if spool.size > SMALL_BODY else None))
+        await self._record(updates, placed)
 
     async def claim(self, now: float, limit: int) -> Messages:
         """As `Store.claim`."""
@@ -269,16 +304,16 @@ class SqliteStore:
     def _live(self, seq: int, message: QueuedMessage) -> _Live:
         live = self._by_seq.get(seq)
         if live is None:
-            has_file = isinstance(message.body, FileBody)
-            self._by_seq[seq] = self._by_id[message.id] = live = _Live(seq, message.id, has_file=has_file)
+            outside = isinstance(message.body, StoredBody)
+            self._by_seq[seq] = self._by_id[message.id] = live = _Live(seq, message.id, outside=outside)
         return live
 
     async def release(self, messages: Sequence[str]) -> None:
         """As `Store.release`."""
         for identifier in messages:
-            live = self._by_id.pop(identifier, None)
+            live = self._by_id.get(identifier)
             if live is not None:
-                del self._by_seq[live.seq]
+                self._forget(live)
 
     async def next_due(self) -> float | None:
         """As `Store.next_due`."""
@@ -341,7 +376,7 @@ class SqliteStore:
                 if found is None:
                     continue
                 seq = found[0]
-                file = self._writer.execute("SELECT file FROM message WHERE seq=?", (seq,)).fetchall()[0][0]
+                place = place_of(self._writer, seq)
                 self._writer.execute(
                     """INSERT INTO event (at, kind, message, number, address, attempts)
                        SELECT ?, 'dropped', ?, number, address, attempts FROM recipient
@@ -350,8 +385,8 @@ class SqliteStore:
                 )
                 self._writer.execute("DELETE FROM recipient WHERE message=?", (seq,))
                 self._writer.execute("DELETE FROM message WHERE seq=?", (seq,))
-                if file is not None:
-                    job.files.append(file)
+                if place is not None:
+                    job.retired.append((seq, place))
                 count += 1
             return count
 
@@ -373,9 +408,23 @@ class SqliteStore:
         """As `Store.get`."""
         return await self._reader.get(message)
 
-    def adopt(self, content: Spool) -> Awaitable[None]:
-        """Takes over the spool of another store on the same file system, so that it may be committed here."""
-        return _own(content).move(self._directory, self._sync_file, self._take_room)
+    async def adopt(self, content: Spool) -> BodySpool:
+        """A copy of another shard's content, to be committed here; the original is discarded."""
+        original, copy = _own(content), self._bodies.spool(content.size)
+        parts: list[bytes] = [bytes(part) for part in original.parts]
+        try:
+            if original.file:
+                await original.durable()
+                place = Place(original.size, original.checksum, file=original.file)
+                parts = [piece async for piece in StoredBody(original.directory, b"", place).pieces()]
+            for part in parts:
+                if (behind := copy.write(part)) is not None:
+                    await behind
+        except BaseException:
+            copy.discard()
+            raise
+        original.discard()
+        return copy
 
     # -- for `shards`, which closes what is drained
 
@@ -399,14 +448,15 @@ class SqliteStore:
 
     def rest(self) -> bool:
         """Ends the sync process until it is needed again; False if it is in use."""
-        if self._large or not self._commits.idle:
+        self._bodies.segments.seal()
+        if self._large or self._bodies.busy or not self._commits.idle:
             return False
         self._commits.rest()
         return True
 
     def drained(self) -> bool:
         """No mail is left, and nobody is at work on any."""
-        busy = self._by_id or self._large or not self._commits.idle
+        busy = self._by_id or self._large or self._bodies.busy or not self._commits.idle
         return not busy and not self._writer.execute("SELECT 1 FROM message LIMIT 1").fetchall()
 
     def abandon(self) -> None:
@@ -422,6 +472,7 @@ class SqliteStore:
         self._closing = True
         while self._large:
             await asyncio.wait(self._large)
+        await self._bodies.close()
         await self._commits.close()
         self._lock.release()
 
@@ -436,8 +487,9 @@ class SqliteStore:
     def _find(self, identifier: str) -> tuple[int, bool] | None:
         live = self._by_id.get(identifier)
         if live is not None:
-            return live.seq, live.has_file
-        rows = self._writer.execute("SELECT seq, file IS NOT NULL FROM message WHERE id=?", (identifier,)).fetchall()
+            return live.seq, live.outside
+        query = "SELECT seq, file IS NOT NULL OR segment IS NOT NULL FROM message WHERE id=?"
+        rows = self._writer.execute(query, (identifier,)).fetchall()
         return (rows[0][0], bool(rows[0][1])) if rows else None
 
     def _take(self, job: Job, live: _Live) -> None:
@@ -455,7 +507,46 @@ class SqliteStore:
         if live is not None:
             live.claimed.discard(number)
             if not live.claimed:
-                del self._by_id[live.id], self._by_seq[live.seq]
+                self._forget(live)
+
+    def _forget(self, live: _Live) -> None:
+        del self._by_id[live.id], self._by_seq[live.seq]
+        for place in live.retired:
+            self._bodies.retire(place)
+
+    # -- bodies that no row names any more
+
+    def _retire(self, seq: int, place: Place) -> None:
+        """The row is durably gone, or names another place. Who has claimed the message may still read this one."""
+        live = self._by_seq.get(seq)
+        if live is not None:
+            live.retired.append(place)
+        else:
+            self._bodies.retire(place)
+
+    async def _relocate(self, segment: int) -> None:
+        """Moves the records of a segment to the end of the body log."""
+        rows = self._writer.execute("SELECT seq FROM message WHERE segment=? ORDER BY start", (segment,)).fetchall()
+        for (seq,) in rows:
+            old = place_of(self._writer, seq)
+            if old is None or old.segment != segment:
+                continue  # gone meanwhile
+            try:
+                parts = [piece async for piece in self._bodies.open(b"", old).pieces()]
+            except BodyDamaged as error:
+                log.error("a body cannot be moved: %s", error)
+                continue
+            new = await self._bodies.segments.append(parts, old.length, old.checksum or 0)
+            job = self._commits.job()
+            job.action = partial(self._move_record, job, seq, old, new)
+            await self._commits.submit(job)
+
+    def _move_record(self, job: Job, seq: int, old: Place, new: Place) -> None:
+        moved = self._writer.execute(
+            "UPDATE message SET segment=?, start=? WHERE seq=? AND segment=? AND start=?",
+            (new.segment, new.start, seq, old.segment, old.start),
+        ).rowcount
+        job.retired.append((seq, old if moved else new))
 
     # -- gathering
 
@@ -465,11 +556,16 @@ class SqliteStore:
         task.add_done_callback(self._large.discard)
         return task
 
-    def _add_message(self, job: Job, message: NewMessage, spool: FileSpool, *, claim: bool) -> None:
-        size = len(message.prefix) + spool.size
-        content = message.prefix if spool.name is not None else message.prefix + spool.take()
-        if spool.name is not None:
-            spool.take()
+    def _add_message(
+        self, job: Job, message: NewMessage, spool: BodySpool, place: Place | None = None, *, claim: bool
+    ) -> None:
+        """`place` is where the content lies, durably; None for content that goes into the row."""
+        prefix = message.prefix
+        content = prefix if place is not None else b"".join([prefix, *spool.take()])
+        checksum = crc32(content) if place is None else place.checksum
+        size = len(prefix) + spool.size
+        if place is not None:
+            job.places.append(place)
         self._seq += 1
         seq, envelope, accepted = self._seq, message.envelope, micros(message.accepted)
         released = accepted if message.due is None else max(accepted, micros(message.due))
@@ -501,9 +597,12 @@ class SqliteStore:
                     parameters_text(envelope.parameters),
                     origin_text(envelope.origin),
                     size,
-                    spool.name or "",
+                    "" if place is None else place.file,
                     content,
                     released,
+                    0 if place is None else place.segment,
+                    0 if place is None else place.start,
+                    checksum,
                 ),
                 recipients,
                 (accepted, message.id, sender, envelope.origin.ip),
@@ -513,13 +612,11 @@ class SqliteStore:
             job.held.append((accepted, message.id, seq))
         if claim:
             if released == accepted and not message.held:
-                live = _Live(seq, message.id, has_file=spool.name is not None)
+                live = _Live(seq, message.id, outside=place is not None)
                 live.claimed.update(range(len(recipients)))
                 job.on_durable = partial(self._take, job, live)
             at, due = accepted / 1e6, released / 1e6
-            body: Body = MemoryBody(content)
-            if spool.name is not None:
-                body = FileBody(content, self._directory / spool.name, size)
+            body: Body = MemoryBody(content) if place is None else self._bodies.open(prefix, place, self._locate(seq))
             job.result = QueuedMessage(
                 message.id,
                 envelope,
@@ -534,16 +631,23 @@ class SqliteStore:
 
     # -- housekeeping
 
-    def _remove_orphans(self) -> None:
-        """Files of contents whose commit never came (a crash), or whose removal did not."""
-        owned = {name for (name,) in self._writer.execute("SELECT file FROM message WHERE file IS NOT NULL").fetchall()}
-        for path in (self._directory / BODIES).glob("*/*"):
-            if path.relative_to(self._directory).as_posix() not in owned:
-                self._commits.unlink(path.relative_to(self._directory).as_posix())
+    def _locate(self, seq: int) -> Locate:
+        return partial(place_of, self._writer, seq)
+
+    def _load_bodies(self) -> None:
+        """What an earlier process left of bodies: files that nothing needs are removed, and then forgotten."""
+        unneeded = self._bodies.load(known(self._writer))
+        for name in unneeded:
+            (self._directory / name).unlink(missing_ok=True)
+        for directory in {(self._directory / name).parent for name in unneeded}:
+            with contextlib.suppress(FileNotFoundError):
+                sync_directory(directory)
+        if unneeded:
+            forget_now(self._writer, unneeded)
 
 
-def _own(content: Spool) -> FileSpool:
-    if not isinstance(content, FileSpool):
+def _own(content: Spool) -> BodySpool:
+    if not isinstance(content, BodySpool):
         raise TypeError("the content must come from this store's spool()")
     return content
 

@@ -19,13 +19,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ironpost.queue.store import State, StoreFull, Update
-from ironpost.storage.spool import storage_error
-from ironpost.storage.sqlite_rows import CODES, micros
+from ironpost.storage.bodies.spool import storage_error
+from ironpost.storage.sqlite_rows import CODES, micros, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ironpost.storage.bodies import Place
     from ironpost.storage.sqlite_sync import Syncer
 
 logger = logging.getLogger("ironpost.storage")
@@ -47,8 +48,8 @@ PRUNE_ROWS = 100
 """Expired events that go with a transaction, beyond twice those it adds."""
 
 _INSERT_MESSAGE = (
-    "INSERT INTO message (seq, id, accepted, reverse_path, parameters, origin, size, file, body, released)"
-    " VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?,?)"
+    "INSERT INTO message (seq, id, accepted, reverse_path, parameters, origin, size, file, body, released, segment,"
+    " start, checksum) VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?,?,nullif(?,0),?,?)"
 )
 _INSERT_RECIPIENT = (
     "INSERT INTO recipient (message, number, address, parameters, state, attempts, due, changed, last, remote, domain)"
@@ -71,7 +72,7 @@ _PRUNE = "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIM
 class Job:
     """One caller's part of a transaction."""
 
-    __slots__ = ("action", "files", "future", "held", "messages", "on_durable", "result", "updates")
+    __slots__ = ("action", "future", "held", "messages", "on_durable", "places", "result", "retired", "updates")
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self.future = future
@@ -84,8 +85,10 @@ class Job:
         self.action: Callable[[], Any] | None = None
         self.on_durable: Callable[[], None] | None = None
         """Called when this is durable, before the caller hears of it."""
-        self.files: list[str] = []
-        """Body files that nobody needs once this is durable."""
+        self.places: list[Place] = []
+        """Where the bodies of new messages lie: not needed if this cannot be written."""
+        self.retired: list[tuple[int, Place]] = []
+        """Bodies that no row names once this is durable, each with the `seq` of the row that did."""
 
 
 class GroupCommit:
@@ -98,6 +101,7 @@ class GroupCommit:
         directory: Path,
         now: Callable[[], float],
         find: Callable[[str], tuple[int, bool] | None],
+        retire: Callable[[int, Place], None],
     ) -> None:
         """Takes over `db` and `syncer`, and closes them.
 
@@ -106,13 +110,15 @@ class GroupCommit:
             syncer: of the same database.
             directory: the store's.
             now: seconds since 1970.
-            find: a message's `seq`, and whether it has a body file, by its id; None if it is not in the queue.
+            find: a message's `seq`, and whether its body lies outside its row, by its id; None if it is not queued.
+            retire: takes places that no row names any more, with the `seq` of the row that did.
         """
         self._db = db
         self._syncer = syncer
         self._directory = directory
         self._now = now
         self._find = find
+        self._retire = retire
         self._next_prune = self._oldest_event()
         self._waiting: list[Job] = []
         self._flying: list[Job] = []
@@ -217,6 +223,8 @@ class GroupCommit:
 
     def _transact(self, jobs: list[Job]) -> None:
         db = self._db
+        for job in jobs:
+            job.retired.clear()  # of a transaction that was rolled back
         db.execute("BEGIN IMMEDIATE")
         try:
             new = [message for job in jobs for message in job.messages]
@@ -230,7 +238,6 @@ class GroupCommit:
             self._apply(jobs)
             for job in jobs:
                 if job.action is not None:
-                    job.files.clear()
                     job.result = job.action()
             self._prune(2 * len(new))
             db.execute("COMMIT")
@@ -245,13 +252,13 @@ class GroupCommit:
         at = micros(self._now())
         rows: list[tuple[Any, ...]] = []
         events: list[tuple[Any, ...]] = []
-        final: dict[int, Job | None] = {}
+        final: dict[int, tuple[Job, Place] | None] = {}
         for job in jobs:
             for update in job.updates:
                 found = self._find(update.message)
                 if found is None:
                     continue  # dropped by an operator while the attempt ran
-                seq, has_file = found
+                seq, outside = found
                 reply = remote = None
                 kind = update.state.value if update.state is not State.QUEUED else "deferred"
                 if update.outcome is not None:
@@ -261,24 +268,25 @@ class GroupCommit:
                 )
                 events.append((at, kind, update.message, reply, remote, seq, update.number))
                 if update.state is not State.QUEUED:
-                    final[seq] = job if has_file else None
+                    place = place_of(self._db, seq) if outside else None
+                    final[seq] = (job, place) if place is not None else None
         if not rows:
             return
         db = self._db
         db.executemany(_UPDATE, rows)
         db.executemany(_UPDATE_EVENT, events)
         self._written += 1024 * len(rows)
-        for seq, owner in final.items():
-            if owner is not None:
-                owner.files += [name for (name,) in db.execute("SELECT file FROM message WHERE seq=?", (seq,)) if name]
         for statement in _FINISH:
             db.executemany(statement, [(seq,) for seq in final])
+        for seq, outside_row in final.items():
+            if outside_row is not None and not db.execute("SELECT 1 FROM message WHERE seq=?", (seq,)).fetchall():
+                job, place = outside_row
+                job.retired.append((seq, place))
 
     def _refuse(self, job: Job, error: BaseException) -> None:
         job.on_durable = None
-        for message, _, _ in job.messages:
-            if message[7]:
-                self.unlink(message[7])
+        for (message, _, _), place in zip(job.messages, job.places, strict=False):
+            self._retire(message[0], place)
         if isinstance(error, sqlite3.IntegrityError):
             error = ValueError(f"the message cannot be stored: {error}")
         elif isinstance(error, sqlite3.Error):
@@ -303,12 +311,11 @@ class GroupCommit:
         self._next()
 
     def _acknowledge(self, job: Job) -> None:
-        for name in job.files:
-            if not self._db.execute("SELECT 1 FROM message WHERE file=?", (name,)).fetchall():
-                self.unlink(name)
         if job.on_durable is not None:
             job.on_durable()
             job.on_durable = None  # it holds the job: nothing is left to the garbage collector
+        for seq, place in job.retired:
+            self._retire(seq, place)
         if not job.future.done():
             job.future.set_result(job.result)
 
@@ -381,13 +388,6 @@ class GroupCommit:
         if now >= self._next_prune:
             self._db.execute(_PRUNE, (added + PRUNE_ROWS, micros(now - HISTORY_SECONDS)))
             self._next_prune = self._oldest_event()
-
-    def unlink(self, name: str) -> None:
-        """Removes a body file that no message owns."""
-        try:
-            (self._directory / name).unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("a body file was not removed: %s", error)
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:

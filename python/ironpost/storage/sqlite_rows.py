@@ -6,16 +6,19 @@ the command line reads beside a running server.
 
 from __future__ import annotations
 
+import errno
 import json
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from zlib import crc32
 
 from ironpost.model import Address, Envelope, Origin, Recipient
-from ironpost.model.body import PIECE
+from ironpost.model.body import PIECE, BodyDamaged
 from ironpost.protocol.extensions import typed_parameters
 from ironpost.queue.store import Messages, QueuedMessage, QueuedRecipient, State
-from ironpost.storage.spool import FileBody
+from ironpost.storage.bodies import Place
+from ironpost.storage.bodies.reading import StoredBody
 from ironpost.storage.sqlite_schema import connect_readonly
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ STATES = (State.QUEUED, State.DELIVERED, State.FAILED, State.DROPPED, State.HELD
 """A row's state is the position in this tuple."""
 CODES = {state: code for code, state in enumerate(STATES)}
 
-MESSAGE_COLUMNS = "seq, id, accepted, reverse_path, parameters, origin, size, file, released"
+MESSAGE_COLUMNS = "seq, id, accepted, reverse_path, parameters, origin, size, file, released, segment, start, checksum"
 RECIPIENT_COLUMNS = "number, address, parameters, state, attempts, due, changed, last, remote"
 
 _VARIABLES = 500
@@ -90,12 +93,13 @@ class Tally(NamedTuple):
 class RowBody:
     """A small body that stays in the database until somebody reads it."""
 
-    __slots__ = ("_connection", "_seq", "_size")
+    __slots__ = ("_checksum", "_connection", "_seq", "_size")
 
-    def __init__(self, connection: sqlite3.Connection, seq: int, size: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, seq: int, size: int, checksum: int | None) -> None:
         self._connection = connection
         self._seq = seq
         self._size = size
+        self._checksum = checksum
 
     @property
     def size(self) -> int:
@@ -106,15 +110,24 @@ class RowBody:
         """The content in pieces of at most `PIECE` octets.
 
         Raises:
+            BodyDamaged: it is not what was written.
             FileNotFoundError: the message was removed meanwhile.
         """
-        content = self._read("SELECT body FROM message WHERE seq = ?", (self._seq,))
+        content = self._whole()
         for start in range(0, len(content), PIECE):
             yield content[start : start + PIECE]
 
     async def head(self, limit: int) -> bytes:
-        """At most `limit` octets from the start."""
+        """At most `limit` octets from the start; verified if that is all of it."""
+        if limit >= self._size:
+            return self._whole()
         return self._read("SELECT substr(body, 1, ?) FROM message WHERE seq = ?", (limit, self._seq))
+
+    def _whole(self) -> bytes:
+        content = self._read("SELECT body FROM message WHERE seq = ?", (self._seq,))
+        if self._checksum is not None and crc32(content) != self._checksum:
+            raise BodyDamaged(errno.EIO, f"the body in row {self._seq} has another checksum")
+        return content
 
     def _read(self, query: str, values: tuple[int, ...]) -> bytes:
         rows: list[tuple[bytes]] = self._connection.execute(query, values).fetchall()
@@ -224,18 +237,30 @@ class Reader:
         return [self._message(row, tuple(recipients.get(row[0], ()))) for row in rows]
 
     def _message(self, row: tuple[Any, ...], recipients: tuple[QueuedRecipient, ...]) -> QueuedMessage:
-        seq, identifier, accepted, reverse_path, parameters, origin, size, file, released = row
+        seq, identifier, accepted, reverse_path, parameters, origin, size, file, released = row[:9]
+        segment, start, checksum = row[9:]
         envelope = Envelope(
             Address.parse(reverse_path),
             tuple(queued.recipient for queued in recipients),
             _parameters(parameters) if parameters else _NONE,
             Origin(*json.loads(origin)) if origin else _HERE,
         )
-        body: Body = RowBody(self._connection, seq, size)
-        if file is not None:
-            prefix = self._connection.execute("SELECT body FROM message WHERE seq = ?", (seq,)).fetchall()
-            body = FileBody(prefix[0][0] if prefix else b"", self._directory / file, size)
+        body: Body = RowBody(self._connection, seq, size, checksum)
+        if file is not None or segment is not None:
+            found = self._connection.execute("SELECT body FROM message WHERE seq = ?", (seq,)).fetchall()
+            prefix = found[0][0] if found else b""
+            place = Place(size - len(prefix), checksum, segment or 0, start or 0, file or "")
+            body = StoredBody(self._directory, prefix, place, partial(place_of, self._connection, seq))
         return QueuedMessage(identifier, envelope, accepted / 1e6, body, recipients, released / 1e6)
+
+
+def place_of(connection: sqlite3.Connection, seq: int) -> Place | None:
+    """Where the body of a message lies outside its row; None if it lies there, or the message is gone."""
+    query = "SELECT size - length(body), checksum, segment, start, file FROM message WHERE seq = ?"
+    for length, checksum, segment, start, file in connection.execute(query, (seq,)).fetchall():
+        if segment is not None or file is not None:
+            return Place(length, checksum, segment or 0, start or 0, file or "")
+    return None
 
 
 def _recipient(row: tuple[Any, ...]) -> QueuedRecipient:
