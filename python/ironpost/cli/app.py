@@ -103,11 +103,18 @@ def check(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Configuration; as for serve if left out.")
     ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Also read the whole queue, and name every message that is damaged.")
+    ] = False,
 ) -> None:
     """Check a configuration without starting anything."""
     from ironpost.cli import settings as command
 
     command.check(file)
+    if data:
+        from ironpost.cli import check_data
+
+        check_data.show(file)
 
 
 @app.command()

@@ -20,6 +20,8 @@ SOFTWARE: Final = 70
 """A fault in ironpost; the traceback says where."""
 CANNOT_CREATE: Final = 73
 """The data directory cannot be written."""
+IO_ERROR: Final = 74
+"""The disk failed, or stored mail is damaged (`check --data`)."""
 TEMPORARY: Final = 75
 """Try again later: a port or the data directory is in use, or the peer deferred the message."""
 NO_PERMISSION: Final = 77

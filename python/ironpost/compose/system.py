@@ -229,16 +229,22 @@ class System:
         return SharedBooks(self._workers, self._share.news, later, self._clock.monotonic).book
 
     def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, ShardedStore]:
-        data, reserve, share = configuration.data, configuration.queue.reserve, self._share
+        data, queue, share = configuration.data, configuration.queue, self._share
+        reserve, memory = queue.reserve, queue.memory
         with used(data):
             if share is not None:
                 return None, LendingStore.at(
-                    data, worker=share.number, workers=share.workers, now=self._clock.now, reserve=reserve
+                    data,
+                    worker=share.number,
+                    workers=share.workers,
+                    now=self._clock.now,
+                    reserve=reserve,
+                    memory=memory,
                 )
             lock = DirectoryLock(data)
             try:
                 lay_out(data)
-                return lock, ShardedStore.at(data, now=self._clock.now, reserve=reserve)
+                return lock, ShardedStore.at(data, now=self._clock.now, reserve=reserve, memory=memory)
             except BaseException:
                 lock.release()
                 raise

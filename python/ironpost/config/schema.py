@@ -65,6 +65,8 @@ class Queue(Section):
     """Deliveries at one time."""
     reserve: Size = 64 << 20
     """Free disk space below which new mail is answered 452 4.3.1."""
+    memory: Size = 64 << 20
+    """Content above 64 KiB a message that each worker holds in memory until it is complete; more goes to files."""
 
 
 class Route(Section):

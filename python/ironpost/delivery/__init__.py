@@ -7,16 +7,21 @@ Refuses: to guess. A recipient whose fate is unknown is `DEFERRED`, so that mail
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model.body import BodyDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ironpost.model import Outcome
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.route import Route
 
-__all__ = ["Agent", "Agents"]
+__all__ = ["Agent", "Agents", "unreadable", "words"]
+
+_UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
+_DAMAGED: Final = Reply(451, "4.3.0", ("The stored message is damaged",))
 
 
 class Agent(Protocol):
@@ -39,3 +44,19 @@ class Agents(Protocol):
     def __call__(self, route: Route) -> Agent:
         """The agent for `route`. Equal routes may share one agent."""
         ...
+
+
+def unreadable(error: OSError) -> Outcome:
+    """What a body that cannot be read means for its recipients.
+
+    Deferred, because the next reading may succeed; held if the stored content is damaged.
+    """
+    if isinstance(error, BodyDamaged):
+        return Outcome(Disposition.HELD, _DAMAGED.because(words(error)))
+    return Outcome(Disposition.DEFERRED, _UNREADABLE.because(words(error)))
+
+
+def words(error: OSError) -> str:
+    """The system's reason, for a log line."""
+    text = error.strerror or str(error) or type(error).__name__
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -26,9 +26,11 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
+from ironpost.delivery import unreadable
 from ironpost.message.lineends import LineFeeds
 from ironpost.message.trace import FinalContent
 from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model.body import BodyDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,6 +82,8 @@ class Maildir:
         addresses = list(dict.fromkeys(recipient.recipient.address for recipient in recipients))
         try:
             outcomes = await self._write(message, len(addresses))
+        except BodyDamaged as error:
+            outcomes = [unreadable(error)] * len(addresses)
         except OSError as error:
             outcomes = [_deferred(error, self.path)] * len(addresses)
         of: dict[Address, Outcome] = dict(zip(addresses, outcomes, strict=True))

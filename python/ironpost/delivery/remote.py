@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
+from ironpost.delivery import unreadable, words
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
-from ironpost.delivery.sending import Sending, too_many, unreadable, words
+from ironpost.delivery.sending import Sending, too_many
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, check_hostname
 from ironpost.protocol.extensions import requiretls

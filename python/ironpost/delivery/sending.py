@@ -8,10 +8,11 @@ Standards: RFC 5321 §4.5.3.1.8 and §4.5.3.1.10 (a hundred recipients); RFC 615
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ironpost.client.connection import HELD
-from ironpost.model import Disposition, Outcome, Reply
+from ironpost.delivery import unreadable
+from ironpost.model import Disposition, Outcome
 from ironpost.protocol import replies
 from ironpost.protocol.client import Transaction
 from ironpost.protocol.extensions import future_release
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
 
     Results: TypeAlias = list[tuple[QueuedRecipient, Outcome]]
-
-_UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +94,6 @@ def same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
     return [(each, outcome) for each in recipients]
 
 
-def unreadable(error: OSError) -> Outcome:
-    """Our own store does not give us the message."""
-    return Outcome(Disposition.DEFERRED, _UNREADABLE.because(words(error)))
-
-
 def too_many(results: Results) -> Sequence[QueuedRecipient]:
     """Those that did not fit beside a hundred others: they go at once, in a transaction of their own.
 
@@ -119,9 +113,3 @@ def too_many(results: Results) -> Sequence[QueuedRecipient]:
         for each, outcome in results
         if outcome.disposition is Disposition.DEFERRED and outcome.reply.code in {452, 552}
     ]
-
-
-def words(error: OSError) -> str:
-    """The system's reason, for a log line."""
-    text = error.strerror or str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in text)

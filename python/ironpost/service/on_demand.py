@@ -17,7 +17,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from ironpost.client.connection import Connection
-from ironpost.delivery.sending import Sending, too_many, unreadable
+from ironpost.delivery import unreadable
+from ironpost.delivery.sending import Sending, too_many
 from ironpost.protocol import replies
 from ironpost.protocol.client import TIMEOUTS
 from ironpost.service.journal import record

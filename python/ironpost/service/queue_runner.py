@@ -320,9 +320,10 @@ class QueueRunner:
                 self._note(update.due)
         if report is not None:
             self._note(now)
-        if _log.isEnabledFor(logging.INFO):
-            for (to, outcome), update in zip(results, updates, strict=True):
-                _tell(message, to, outcome, update)
+        for (to, outcome), update in zip(results, updates, strict=True):
+            level = logging.ERROR if update.state is State.HELD else logging.INFO
+            if _log.isEnabledFor(level):
+                _tell(level, message, to, outcome, update)
 
     def _update(
         self, message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, now: float, unreported: bool, crashed: bool
@@ -330,6 +331,8 @@ class QueueRunner:
         attempts = to.attempts + outcome.asked
         if outcome.disposition is Disposition.DELIVERED:
             return Update(message.id, to.number, State.DELIVERED, attempts, now, outcome)
+        if outcome.disposition is Disposition.HELD:
+            return Update(message.id, to.number, State.HELD, attempts, now, outcome)
         if outcome.disposition is Disposition.FAILED:
             if not unreported:
                 return Update(message.id, to.number, State.FAILED, attempts, now, outcome)
@@ -395,10 +398,11 @@ def _ring(bell: asyncio.Future[None] | None) -> None:
         bell.set_result(None)
 
 
-def _tell(message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, update: Update) -> None:
+def _tell(level: int, message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, update: Update) -> None:
     record(
         _log,
-        outcome.disposition.value,
+        "damaged" if outcome.disposition is Disposition.HELD else outcome.disposition.value,
+        level,
         id=message.id,
         recipient=str(to.recipient.address),
         reply=str(outcome.reply),

@@ -122,7 +122,7 @@ def _directory(data: Path, number: int) -> Path:
     return data / _FOLDER / f"{number:02}"
 
 
-def _used(data: Path) -> list[Path]:
+def shard_directories(data: Path) -> list[Path]:
     """The directories that have a database; the top among them if it is of an earlier layout."""
     found = [path.parent for path in sorted((data / _FOLDER).glob(f"[0-9][0-9]/{DATABASE}"))]
     return [data, *found] if (data / DATABASE).exists() else found
@@ -173,7 +173,7 @@ class ShardedStore:
         refused: OSError | None = None
         numbers = range(worker, _count(data), workers)
         open_shard = partial(SqliteStore.at, now=now, reserve=reserve, sharers=workers, memory=MemoryBudget(memory))
-        used = {_directory(data, number) for number in numbers} & set(_used(data))
+        used = {_directory(data, number) for number in numbers} & set(shard_directories(data))
         try:
             for directory in (_directory(data, number) for number in numbers):
                 if main is not None and directory not in used:
@@ -368,7 +368,7 @@ class ShardsReader:
         """
         readers = []
         try:
-            for directory in _used(data):
+            for directory in shard_directories(data):
                 with contextlib.suppress(FileNotFoundError):  # it became a shard just now, or is being made
                     readers.append(Reader.open_readonly(directory))
             if not readers:

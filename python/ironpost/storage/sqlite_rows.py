@@ -175,6 +175,27 @@ class Reader:
         found = self.messages(rows.fetchall())
         return found[0] if found else None
 
+    def seqs_after(self, seq: int, limit: int) -> Sequence[int]:
+        """The next messages by `seq`."""
+        query = "SELECT seq FROM message WHERE seq > ? ORDER BY seq LIMIT ?"
+        return [found for (found,) in self._connection.execute(query, (seq, limit)).fetchall()]
+
+    def faults(self) -> Sequence[str]:
+        """What SQLite finds wrong with the database."""
+        found = [str(row[0]) for row in self._connection.execute("PRAGMA quick_check(20)").fetchall()]
+        return [] if found == ["ok"] else found
+
+    def unlisted(self, *patterns: str) -> Sequence[str]:
+        """Files of these patterns that the database does not answer for."""
+        # Files first: one that is created after this is listed already.
+        here = [
+            path.relative_to(self._directory).as_posix() for each in patterns for path in self._directory.glob(each)
+        ]
+        query = "SELECT 1 FROM body_file WHERE name = ?"
+        missing = (name for name in here if not self._connection.execute(query, (name,)).fetchall())
+        # One that was removed and forgotten between the two questions is not there any more.
+        return sorted(name for name in missing if (self._directory / name).exists())
+
     def due(self, now: int | None, claimed: Callable[[int, int], bool], limit: int) -> tuple[Sequence[int], int | None]:
         """Messages (their `seq`) with unclaimed recipients due at `now` (microseconds; None: ever), earliest first.
 

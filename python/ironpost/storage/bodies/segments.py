@@ -252,8 +252,7 @@ class SegmentLog:
             self._disk.forget(segment.number)
             os.close(segment.descriptor)
             segment.descriptor = -1
-            if segment.removable:
-                self._reclaim_soon()
+            self._reclaim_soon()
 
     # -- giving space back
 
@@ -269,7 +268,6 @@ class SegmentLog:
         """Begins a new segment with the next record: the shard has come to rest."""
         if self._current is not None:
             self._seal(self._current)
-            self._reclaim_soon()
 
     @property
     def busy(self) -> bool:
@@ -310,20 +308,20 @@ class SegmentLog:
         for segment in list(self._segments.values()):
             if segment.dead and not segment.removable:
                 ranges, segment.dead = merged(segment.dead), []
-                await self._give_back(segment, ranges)
+                if self._punches:
+                    await self._punch(segment, ranges)
+            if not self._punches and segment.sealed and segment.live and segment.octets * 2 < segment.end:
+                await self._relocate(segment.number)
 
-    async def _give_back(self, segment: _Segment, ranges: list[tuple[int, int]]) -> None:
-        if self._punches:
-            try:
-                await self._disk.punch(segment.name, ranges)
-            except OSError as error:
-                if error.errno not in _CANNOT_PUNCH:
-                    segment.dead += ranges
-                    raise
-                self._punches = False
-                log.info("the file system of %s cannot punch holes: records are moved instead", self._directory)
-        if not self._punches and segment.sealed and segment.octets * 2 < segment.end:
-            await self._relocate(segment.number)
+    async def _punch(self, segment: _Segment, ranges: list[tuple[int, int]]) -> None:
+        try:
+            await self._disk.punch(segment.name, ranges)
+        except OSError as error:
+            if error.errno not in _CANNOT_PUNCH:
+                segment.dead += ranges
+                raise
+            self._punches = False
+            log.info("the file system of %s cannot punch holes: records are moved instead", self._directory)
 
     async def close(self) -> None:
         """Gives back what it can and closes the segments. Nothing may be being written."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ironpost.storage.bodies import BODIES, SEGMENTS, Catalogue, Disk, Place, segment_name
 from ironpost.storage.bodies.reading import Locate, StoredBody
-from ironpost.storage.bodies.segments import SegmentLog, blocks, remove
+from ironpost.storage.bodies.segments import SEGMENT, SegmentLog, blocks, remove
 from ironpost.storage.bodies.spool import BodySpool, MemoryBudget
 from ironpost.storage.lock import sync_directory
 
@@ -78,8 +78,10 @@ class ShardBodies:
         self.list_file = catalogue.add
         self._catalogue = catalogue
         self._disk = disk
-        self.segments = SegmentLog(directory, catalogue, disk, relocate)
+        self.segments = SegmentLog(directory, catalogue, disk, relocate, size=SEGMENT)
         self._unneeded: list[str] = []
+        self._abandoned: set[asyncio.Future[None]] = set()
+        """Listings, on their way, of files that nobody needs."""
         self._removing: asyncio.Task[None] | None = None
         if not (directory / SEGMENTS).exists():
             (directory / SEGMENTS).mkdir(mode=0o700)
@@ -155,7 +157,9 @@ class ShardBodies:
 
     def abandon(self, name: str, listed: asyncio.Future[None]) -> None:
         """As `spool.Owner.abandon`."""
+        self._abandoned.add(listed)
         listed.add_done_callback(lambda _: self._remove(name))
+        listed.add_done_callback(self._abandoned.discard)
 
     def _remove(self, name: str) -> None:
         self._unneeded.append(name)
@@ -178,13 +182,13 @@ class ShardBodies:
     @property
     def busy(self) -> bool:
         """Something is being written or given back."""
-        return self._removing is not None or self.segments.busy
+        return bool(self._abandoned or self._removing or self.segments.busy)
 
     async def close(self) -> None:
         """Gives back what it can. Nothing may be being written."""
         await self.segments.close()
-        while self._removing is not None:
-            await asyncio.wait([self._removing])
+        while pending := [*self._abandoned, *([self._removing] if self._removing is not None else [])]:
+            await asyncio.wait(pending)
 
 
 def _gaps(records: Sequence[tuple[int, int]], size: int) -> Iterable[tuple[int, int]]:
