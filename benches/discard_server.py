@@ -1,11 +1,18 @@
-"""Accept and discard on `ironpost.Server`, for load comparisons."""
+"""Accept and discard on `ironpost.Server`, for load comparisons.
+
+With `--tally FILE` it keeps the number of messages it has accepted in the first eight octets of that file, which must
+exist, as an unsigned integer in native byte order: the load scripts read it while the server runs.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import gc
+import mmap
 import signal
+import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ironpost.protocol.settings import Settings
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1 << 30
 """Octets of one message."""
+TALLY = struct.Struct("=Q")
 
 
 class Nowhere:
@@ -51,6 +59,20 @@ class Discard(BaseHandler):
     def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
         assert content.size == facts.size
         return None
+
+
+class Counted(Discard):
+    """The same, with a count in a file that others can read."""
+
+    def __init__(self, file: Path) -> None:
+        self.count = 0
+        with file.open("r+b") as handle:
+            self._shared = mmap.mmap(handle.fileno(), TALLY.size)
+
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+        self.count += 1
+        TALLY.pack_into(self._shared, 0, self.count)
+        return super().message(session, content, facts)
 
 
 class Hooked(Discard):
@@ -84,7 +106,7 @@ class Hooked(Discard):
 
 
 async def main(asked: argparse.Namespace) -> None:
-    handler = Hooked() if asked.hooks else Discard()
+    handler = Counted(asked.tally) if asked.tally else Hooked() if asked.hooks else Discard()
     settings = Settings(max_size=LIMIT)
     limits = Limits(connections=20_000)
     tls = TlsContext.load([(asked.pem, None)]) if asked.pem else None
@@ -108,6 +130,7 @@ if __name__ == "__main__":
     parser.add_argument("port", type=int)
     parser.add_argument("--asyncio", action="store_true", help="instead of uvloop")
     parser.add_argument("--hooks", action="store_true", help="a Python function for every command")
+    parser.add_argument("--tally", type=Path, help="a file that holds the number of messages accepted")
     parser.add_argument("--pem", help="a certificate with its key, for STARTTLS")
     parser.add_argument("--implicit", type=int, help="a port for TLS from the start")
     asked = parser.parse_args()

@@ -1,10 +1,11 @@
-"""The servers that are compared: how each is configured and started, and what its work has cost.
+"""The servers that are compared: how each is configured and started, what it holds, and what its work has cost.
 
-Promises: each listens on a free port of 127.0.0.1 in a folder of its own; nothing is installed or left behind, but for
-the system users that Exim and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
+Promises: each listens on a free port of 127.0.0.1 and keeps its data in the folder it is given (OpenSMTPD in its
+compiled-in spool, emptied at each start); nothing is installed or left behind, except for the system users that Exim
+and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
 
-Each server takes mail in one of two ways: it throws it away (`discard`), or it has made it durable when it says 250 and
-does no more with it (`durable`).
+Each server takes mail in one of three ways: it throws it away (`discard`), it has made it durable when it says 250 and
+does no more with it (`durable`), or it passes it on to a receiver (`relay`).
 """
 
 from __future__ import annotations
@@ -14,45 +15,37 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
+import struct
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accounting import Group, family, group
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "interop"))
 import mtas  # noqa: E402 - found by the line above
 import peers  # noqa: E402
 
-TICK = os.sysconf("SC_CLK_TCK")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STOP = 60.0
+"""Seconds that a server may take to stop."""
+
+
+class CountError(Exception):
+    """A server holds more or fewer messages than it acknowledged."""
 
 
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-def family(pid: int) -> dict[int, float]:
-    """A process and its living descendants, each with the CPU seconds of it and of all that it has reaped."""
-    parents: dict[int, list[int]] = {}
-    times: dict[int, float] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            parents.setdefault(int(words[1]), []).append(int(entry.name))
-            times[int(entry.name)] = sum(map(int, words[11:15])) / TICK
-    members, found = [pid], {}
-    while members:
-        member = members.pop()
-        found[member] = times.get(member, 0.0)
-        members += parents.get(member, [])
-    return found
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -65,28 +58,6 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.05)
     raise SystemExit(f"no server on port {port}: {process.args}")
-
-
-class Sink:
-    """An smtp-sink that counts: where relays deliver to."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.count = 0
-        self.process = subprocess.Popen(
-            [peers.find("smtp-sink"), *_user(), "-c", f"127.0.0.1:{self.port}", "1024"],
-            env=peers.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_for(self.port, self.process)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        tail = b""
-        while piece := os.read(self.process.stdout.fileno(), 65536):
-            tail = (tail + piece)[-200:]
-            if found := re.findall(rb"mesg=(\d+)", tail):
-                self.count = int(found[-1])
 
 
 def _user() -> list[str]:
@@ -106,28 +77,70 @@ class Contestant:
     """Where it speaks TLS from the start; 0 if it does not."""
     connections: int = 20
     """At a time."""
-    sink: Sink | None = None
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    receiver: Receiver | None = None
+    """Where it delivers to; nobody else does."""
+    queued: Callable[[], int] | None = None
+    """How many messages its queue holds, for a server that keeps them. Called when it has stopped."""
+    outside: tuple[Path, ...] = ()
+    """Folders whose content is its data although they are not in its own folder."""
+    acknowledged: int = 0
+    """Messages it said 250 to, over all measurements."""
+    unknown: int = 0
+    """Messages that were cut off before its reply was seen: it may hold them."""
     process: subprocess.Popen[bytes] = field(init=False)
+    group: Group | None = field(init=False, default=None)
 
     def start(self, log: Path) -> None:
-        with (log / f"{self.name}.log").open("wb") as out:
+        """Starts it, its receiver first, and returns when it has sent a greeting."""
+        if self.receiver:
+            self.receiver.start(log)
+        self.group = group()
+        command = self.group.command(self.command) if self.group else self.command
+        with (log / f"{self.name}-{self.port}.log").open("wb") as out:
             self.process = subprocess.Popen(
-                self.command, env=self.env, cwd=log, stdout=out, stderr=out, start_new_session=True
+                command, env=self.env, cwd=log, stdout=out, stderr=out, start_new_session=True
             )
         wait_for(self.port, self.process)
 
     def stop(self) -> None:
+        """Stops it with all its processes."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(60)
+            self.process.wait(STOP)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.group:
+            self.group.remove()
+        if self.receiver:
+            self.receiver.stop()
+
+    def check(self) -> None:
+        """Compares what a stopped server holds, or its receiver was given, with what it acknowledged.
+
+        Raises:
+            CountError: they differ by more than the messages that were cut off.
+        """
+        if self.receiver:
+            verb, found = "delivered", self.receiver.count
+        elif self.queued:
+            verb, found = "holds", self.queued()
+        else:
+            return
+        if not self.acknowledged <= found <= self.acknowledged + self.unknown:
+            maybe = f", and up to {self.unknown} more were cut off" if self.unknown else ""
+            raise CountError(f"{self.name} {verb} {found} messages; {self.acknowledged} were acknowledged{maybe}")
+
+    def clear(self) -> None:
+        """Deletes the data of a stopped server that lies outside its own folder."""
+        for folder in self.outside:
+            for path in folder.iterdir():
+                shutil.rmtree(path)
 
     def cpu(self) -> float:
-        """CPU seconds so far."""
-        return sum(family(self.process.pid).values())
+        """CPU seconds so far, of all its processes."""
+        return self.group.seconds() if self.group else sum(family(self.process.pid).values())
 
     def memory(self) -> int:
         """Octets of resident memory, shared pages counted by their share."""
@@ -154,72 +167,110 @@ def certificate(folder: Path) -> Path:
     return both
 
 
+class Receiver(Contestant):
+    """Where relays deliver to: our discard server, which counts what it takes. smtp-sink costs more than we do."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self._tally = folder / f"tally-{port}"
+        self._tally.write_bytes(bytes(8))
+        script = str(HERE.parent / "discard_server.py")
+        super().__init__("receiver", [sys.executable, script, str(port), "--tally", str(self._tally)], port)
+
+    @property
+    def count(self) -> int:
+        """Messages so far."""
+        return int(struct.unpack("=Q", self._tally.read_bytes())[0])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# Which servers take part
+# Our own servers
 
 
-def discarding(folder: Path) -> list[Contestant]:
-    """Accept and throw away; ours first."""
-    found = []
-    pem = certificate(folder)
-    for name, hooks in (("ironpost", []), ("ironpost+hooks", ["--hooks"])):
-        port, implicit = free_port(), free_port()
-        script = [str(HERE.parent / "discard_server.py"), str(port), "--pem", str(pem), "--implicit", str(implicit)]
-        found.append(Contestant(name, [sys.executable, *script, *hooks], port, implicit_port=implicit))
-    port = free_port()
-    found.append(Contestant("aiosmtpd", [sys.executable, str(HERE / "aiosmtpd_server.py"), str(port), str(pem)], port))
-    port = free_port()
-    sink = [peers.find("smtp-sink"), *_user(), f"127.0.0.1:{port}", "1024"]
-    found.append(Contestant("smtp-sink", sink, port, tls=False, env=peers.environment()))
-    if os.geteuid() == 0:
-        found += [_postfix(folder, "discard"), _exim(folder, "discard")]
+def _ironpost_discards(folder: Path, *options: str) -> Contestant:
+    port, implicit = free_port(), free_port()
+    script = [str(HERE.parent / "discard_server.py"), str(port), "--pem", str(certificate(folder))]
+    command = [sys.executable, *script, "--implicit", str(implicit), *options]
+    return Contestant("ironpost", command, port, implicit_port=implicit)
+
+
+def _ironpost_with_hooks(folder: Path) -> Contestant:
+    found = _ironpost_discards(folder, "--hooks")
+    found.name = "ironpost+hooks"
     return found
 
 
-def durable(folder: Path) -> list[Contestant]:
-    """On the disk when it says 250, and there it stays; ours first."""
-    port = free_port()
-    script = [str(HERE / "hold_server.py"), str(port), str(folder / "data"), "--pem", str(certificate(folder))]
-    found = [Contestant("ironpost", [sys.executable, *script], port)]
-    if os.geteuid() == 0:
-        found += [_postfix(folder, "durable"), _exim(folder, "durable"), _opensmtpd(folder)]
-    return found
+def _ironpost_holds(folder: Path) -> Contestant:
+    port, data = free_port(), folder / "data"
+    script = [str(HERE / "hold_server.py"), str(port), str(data), "--pem", str(certificate(folder))]
+
+    def queued() -> int:
+        found = 0
+        for path in data.glob("shards/*/queue.sqlite3"):
+            with sqlite3.connect(path) as connection:
+                found += int(connection.execute("SELECT count(*) FROM message").fetchone()[0])
+            connection.close()
+        return found
+
+    return Contestant("ironpost", [sys.executable, *script], port, queued=queued)
 
 
-def relaying(folder: Path, sink: Sink) -> list[Contestant]:
-    """From one connection in to one connection out; ours first."""
-    port = free_port()
+def _ironpost_relays(folder: Path) -> Contestant:
+    port, receiver = free_port(), Receiver(folder)
     (folder / "ironpost.toml").write_text(
         f'data = "{folder / "data"}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
-        f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{sink.port}"]\n'
+        f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{receiver.port}"]\n'
     )
     command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(folder / "ironpost.toml")]
-    found = [Contestant("ironpost", command, port, tls=False, sink=sink)]
-    if os.geteuid() == 0:
-        found.append(_postfix(folder, "relay", sink))
-    return found
+    return Contestant("ironpost", command, port, tls=False, receiver=receiver)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # How the others are configured
 
 
-def _postfix(folder: Path, what: str, sink: Sink | None = None) -> Contestant:
+def _aiosmtpd(folder: Path) -> Contestant:
     port = free_port()
+    script = [str(HERE / "aiosmtpd_server.py"), str(port), str(certificate(folder))]
+    return Contestant("aiosmtpd", [sys.executable, *script], port)
+
+
+def _smtp_sink(folder: Path) -> Contestant:
+    del folder
+    port = free_port()
+    command = [peers.find("smtp-sink"), *_user(), f"127.0.0.1:{port}", "1024"]
+    return Contestant("smtp-sink", command, port, tls=False, env=peers.environment())
+
+
+def _files(folder: Path, pattern: str) -> int:
+    """How many files below a folder match."""
+    return sum(path.is_file() for path in folder.rglob(pattern))
+
+
+def _postfix(folder: Path, what: str) -> Contestant:
+    port, home = free_port(), folder / f"postfix-{what}"
+    receiver = Receiver(folder) if what == "relay" else None
     folder.chmod(0o755)
     option = {"durable": "-o smtpd_client_restrictions=static:HOLD", "discard": "-o content_filter=discard:"}
-    main = f"""relayhost = [127.0.0.1]:{sink.port if sink else 9}
+    main = f"""relayhost = [127.0.0.1]:{receiver.port if receiver else 9}
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate(folder)}
 smtpd_tls_loglevel = 0
 default_destination_concurrency_limit = 20
 initial_destination_concurrency = 20"""
-    ready = mtas.postfix(folder / f"postfix-{what}", port, options=option.get(what, ""), main=main)
-    return Contestant("Postfix", ready.command, port, sink=sink, env=ready.env)
+    ready = mtas.postfix(home, port, options=option.get(what, ""), main=main)
+
+    def queued() -> int:
+        return sum(_files(home / "queue" / name, "*") for name in ("incoming", "active", "deferred", "hold"))
+
+    return Contestant(
+        "Postfix", ready.command, port, env=ready.env, receiver=receiver, queued=queued if what == "durable" else None
+    )
 
 
 def _exim(folder: Path, what: str) -> Contestant:
     port, home = free_port(), folder / f"exim-{what}"
+    folder.chmod(0o755)
     mtas.user_exists(mtas.EXIM)
     mtas.owned(home, mtas.EXIM)
     pem = home / "both.pem"
@@ -232,7 +283,11 @@ def _exim(folder: Path, what: str) -> Contestant:
         acl="accept control = queue_only" if what == "durable" else "accept",
         routers="hole:\n  driver = redirect\n  data = :blackhole:",
     )
-    return Contestant("Exim", ready.command, port, env=ready.env)
+
+    def queued() -> int:
+        return _files(home / "spool" / "input", "*-H")
+
+    return Contestant("Exim", ready.command, port, env=ready.env, queued=queued if what == "durable" else None)
 
 
 def _opensmtpd(folder: Path) -> Contestant:
@@ -248,9 +303,6 @@ def _opensmtpd(folder: Path) -> Contestant:
     spool.chmod(0o711)
     Path("/var/lib/opensmtpd").chmod(0o711)
     Path("/var/lib/opensmtpd/empty").chmod(0o755)
-    for part in ("queue", "incoming"):  # of an earlier run
-        for path in (spool / part).iterdir():
-            shutil.rmtree(path)
     subprocess.run(["chown", "opensmtpq", *(spool / part for part in parts)], check=True)
     subprocess.run(["chown", "root:opensmtpq", spool / "offline"], check=True)
     (spool / "offline").chmod(0o770)
@@ -270,4 +322,53 @@ match from any for any action "out"
     inner = f"mount --bind {home}/resolv.conf /etc/resolv.conf; exec {program} -d -P mta -f {home}/smtpd.conf"
     command = ["unshare", "-m", "sh", "-c", inner]
     # With twenty it now and then leaves one without a greeting.
-    return Contestant("OpenSMTPD", command, port, tls=False, connections=5, env=peers.environment())
+    found = Contestant(
+        "OpenSMTPD", command, port, tls=False, connections=5, env=peers.environment(),
+        queued=lambda: _files(spool / "queue", "message"), outside=(spool / "queue", spool / "incoming"),
+    )  # fmt: skip
+    found.clear()  # of an earlier run
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which servers take part
+
+BUILDERS: dict[str, dict[str, Callable[[Path], Contestant]]] = {
+    "discard": {
+        "ironpost": _ironpost_discards,
+        "ironpost+hooks": _ironpost_with_hooks,
+        "aiosmtpd": _aiosmtpd,
+        "smtp-sink": _smtp_sink,
+        "Postfix": lambda folder: _postfix(folder, "discard"),
+        "Exim": lambda folder: _exim(folder, "discard"),
+    },
+    "durable": {
+        "ironpost": _ironpost_holds,
+        "Postfix": lambda folder: _postfix(folder, "durable"),
+        "Exim": lambda folder: _exim(folder, "durable"),
+        "OpenSMTPD": _opensmtpd,
+    },
+    "relay": {
+        "ironpost": _ironpost_relays,
+        "Postfix": lambda folder: _postfix(folder, "relay"),
+    },
+}
+"""By the way in which mail is taken; ours first. Each configures a server in a folder."""
+NEED_ROOT = {"Postfix", "Exim", "OpenSMTPD"}
+
+
+def entrants(what: str, chosen: list[str]) -> list[str]:
+    """The servers that take part.
+
+    Args:
+        what: `discard`, `durable` or `relay`.
+        chosen: names, in upper or lower case; empty for all.
+    """
+    wanted = {name.lower() for name in chosen}
+    able = [name for name in BUILDERS[what] if os.geteuid() == 0 or name not in NEED_ROOT]
+    return [name for name in able if not wanted or name.lower() in wanted]
+
+
+def build(what: str, name: str, folder: Path) -> Contestant:
+    """Configures one of them."""
+    return BUILDERS[what][name](folder)

@@ -1,12 +1,17 @@
 """The load that smtp-source cannot make: pipelined transactions, TLS, and connections that only stay open.
 
-    driver.py PORT --way conn|reuse|pipelined [--tls no|starttls|implicit] [--messages N] [--size N] [--connections N]
+    driver.py PORT --way conn|reuse|pipelined [--tls no|starttls|implicit] [--messages N | --seconds N] [--size N]
+              [--connections N] [--count]
     driver.py PORT --way handshakes [--tls starttls|implicit] [--messages N]        one after the other
     driver.py PORT --way idle --connections N        holds them after EHLO until standard input closes
 
 `conn` is a connection for each message, `reuse` four round trips for each message on connections that stay, `pipelined`
 one: the content goes out together with the next MAIL, RCPT and DATA (RFC 2920 §3.1). Every reply is checked; a wrong
-one ends the run with an error. Prints one JSON line: messages, seconds, and the driver's own CPU seconds.
+one ends the run with an error. Prints one JSON line: messages; start by `time.perf_counter`, which all processes share
+on Linux; seconds; and the driver's CPU seconds since then.
+
+`--seconds N` begins no message after that time and finishes those it has begun. `--count` prints how many messages were
+begun so far, each number followed by CR, as `smtp-source -c` does.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import resource
 import ssl
 import sys
@@ -30,7 +36,9 @@ MAIL = b"MAIL FROM:<ada@load.example>\r\n"
 DATA = b"DATA\r\n"
 QUIT = b"QUIT\r\n"
 PATIENCE = 60.0
-"""Seconds that a load may take."""
+"""Seconds that a load may take, or go on after `--seconds`."""
+COUNT_EVERY = 0.1
+"""Seconds between two numbers of `--count`."""
 WAVE = 200
 """Idle connections that are opened at a time."""
 
@@ -54,17 +62,28 @@ def content(size: int) -> bytes:
 
 
 class Work:
-    """How many messages are still to be sent, over all connections."""
+    """How many messages were begun, and whether there are more, over all connections.
 
-    def __init__(self, messages: int, size: int, to: str) -> None:
-        self.left = messages
+    Args:
+        messages: at most.
+        size: octets of a message.
+        to: the recipient.
+        end: on the clock of `time.monotonic`; nothing is begun after it.
+    """
+
+    def __init__(self, messages: int, size: int, to: str, end: float = math.inf) -> None:
+        self.begun = 0
+        self.messages = messages
+        self.end = end
         self.rcpt = f"RCPT TO:<{to}>\r\n".encode()
         self.content = content(size)
 
     def take(self) -> bool:
-        """Whether there is one more."""
-        self.left -= 1
-        return self.left >= 0
+        """Whether there is one more, which is then begun."""
+        if self.begun == self.messages or time.monotonic() >= self.end:
+            return False
+        self.begun += 1
+        return True
 
 
 def one(work: Work) -> Iterator[Exchange]:
@@ -173,7 +192,7 @@ async def converse(port: int, tls: str, context: ssl.SSLContext, script: Iterato
 
 
 class Kept(Connection):
-    """A connection that stays open behind its script when TLS follows."""
+    """A connection that stays open after its script when TLS follows."""
 
     def __init__(self, script: Iterator[Exchange], tls: str) -> None:
         super().__init__(script)
@@ -187,9 +206,10 @@ class Kept(Connection):
             super()._end(error)
 
 
-async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
-    """Messages, over as many connections at a time as asked."""
-    work = Work(asked.messages, asked.size, asked.to)
+async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> int:
+    """Messages, over as many connections at a time as asked; how many."""
+    end = time.monotonic() + asked.seconds if asked.seconds else math.inf
+    work = Work(asked.messages, asked.size, asked.to, end)
 
     async def worker() -> None:
         if asked.way == "conn":
@@ -199,19 +219,31 @@ async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
             script = pipelined if asked.way == "pipelined" else many
             await converse(asked.port, asked.tls, context, script(work))
 
-    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+    counter = asyncio.create_task(count(work)) if asked.count else None
+    async with asyncio.timeout(asked.seconds + PATIENCE), asyncio.TaskGroup() as group:
         for _ in range(min(asked.connections, asked.messages)):
             group.create_task(worker())
+    if counter:
+        counter.cancel()
+    return work.begun
 
 
-async def handshakes(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
+async def count(work: Work) -> None:
+    """Prints how many messages were begun."""
+    while True:
+        await asyncio.sleep(COUNT_EVERY)
+        print(work.begun, end="\r", flush=True)
+
+
+async def handshakes(asked: argparse.Namespace, context: ssl.SSLContext) -> int:
     """Connections one after the other: only what the server does counts."""
     work = Work(0, 0, asked.to)
     for _ in range(asked.messages):
         await converse(asked.port, asked.tls, context, nothing(work))
+    return asked.messages
 
 
-async def idle(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
+async def idle(asked: argparse.Namespace, context: ssl.SSLContext) -> int:
     """Connections that stay after EHLO."""
     loop = asyncio.get_running_loop()
     secure = context if asked.tls == "implicit" else None
@@ -226,6 +258,7 @@ async def idle(asked: argparse.Namespace, context: ssl.SSLContext) -> None:
         held += opened
     print(json.dumps({"idle": len(held)}), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
+    return 0
 
 
 def main() -> None:
@@ -237,6 +270,8 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1000)
     parser.add_argument("--size", type=int, default=1000, help="octets of a message")
     parser.add_argument("--connections", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=0.0, help="begin nothing after that time")
+    parser.add_argument("--count", action="store_true", help="print a running count")
     parser.add_argument("--to", default="grace@localhost", help="the recipient")
     asked = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -245,9 +280,9 @@ def main() -> None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # it measures, it does not trust
     start, before = time.perf_counter(), time.process_time()
-    uvloop.run({"handshakes": handshakes, "idle": idle}.get(asked.way, load)(asked, context))
+    messages = uvloop.run({"handshakes": handshakes, "idle": idle}.get(asked.way, load)(asked, context))
     seconds, spent = time.perf_counter() - start, time.process_time() - before
-    print(json.dumps({"messages": asked.messages, "seconds": round(seconds, 4), "cpu": round(spent, 4)}))
+    print(json.dumps({"messages": messages, "start": start, "seconds": round(seconds, 4), "cpu": round(spent, 4)}))
 
 
 if __name__ == "__main__":

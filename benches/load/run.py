@@ -1,13 +1,21 @@
 """Whole servers under load, beside servers that this project did not write, in one run.
 
     python benches/load/run.py matrix      sizes from 1 KB to 10 MB, plain and TLS, discarded and durable
-    python benches/load/run.py relay       to an smtp-sink behind
+    python benches/load/run.py relay       the same sizes, passed on to a receiver that counts
     python benches/load/run.py handshakes  TLS connections, one after the other
     python benches/load/run.py idle        memory of connections that only stay open
 
-Options: --rounds 3, --seconds 1 (about how long one measurement takes), --only WORDS (cases whose line holds them all),
---json FILE (every single measurement). Servers take turns in each round; printed are medians: messages a second, CPU
-milliseconds a message of the server with all its processes, and our CPU divided by its. The driver checks every reply.
+In bursts, all servers are up and take turns in each round: `--rounds` of about `--seconds`. With `--sustain SECONDS`
+each case runs for that long on one server at a time, which is started fresh, alone, and whose data is deleted before
+the next one starts; a run for which the disk has no room is refused. Data goes where TMPDIR says.
+
+`--driver` chooses what sends: `own` (driver.py) or `smtp-source` (Postfix's). `--only WORDS` takes the cases whose line
+holds all the words, such as `--only durable plain reuse "100 KB"`; `--servers NAMES` takes those servers only. `--json
+FILE` keeps every measurement.
+
+Printed are messages a second and CPU milliseconds a message: of the server with all its processes, of the driver, and
+of the receiver behind a relay; the last column is our server's CPU divided by its. Bursts print medians; sustained runs
+print the slowest and the median interval of 10 s beside the mean.
 """
 
 from __future__ import annotations
@@ -18,131 +26,97 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contestants import Contestant, Sink, discarding, durable, relaying
+from contestants import Contestant, CountError, build, entrants
+from measure import Case, Figure, burst, calibrate
+from sources import DRIVER, LoadError, able
+from sustained import NoRoomError, sustain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DRIVER = Path(__file__).with_name("driver.py")
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
-LEAST = 20
-"""Messages of one measurement at least."""
-OCTETS = 600_000_000
-"""Of one measurement at most: what is durable must find room."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is measured."""
-
-    what: str
-    tls: str
-    way: str
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.what}, {'TLS' if self.tls != 'no' else 'plain'}, {self.way}, {_octets(self.size)}"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measurement."""
-
-    case: str
-    server: str
-    rate: float
-    """Messages a second."""
-    cpu: float
-    """Milliseconds a message."""
-    messages: int
-
-
-def _octets(size: int) -> str:
-    for unit, octets in (("MB", 1_000_000), ("KB", 1000)):
-        if size >= octets:
-            return f"{size // octets} {unit}"
-    return f"{size} B"
-
-
-def drive(server: Contestant, case: Case, messages: int) -> Figure:
-    """Messages through one server."""
-    port = server.implicit_port if case.tls == "implicit" else server.port
-    already = server.sink.count if server.sink else 0
-    before, start = server.cpu(), time.perf_counter()
-    arguments = [str(port), "--way", case.way, "--tls", case.tls, "--messages", str(messages)]
-    arguments += ["--size", str(case.size), "--connections", str(server.connections)]
-    if server.sink:
-        arguments += ["--to", "grace@elsewhere.example"]
-    done = subprocess.run(
-        [sys.executable, str(DRIVER), *arguments], capture_output=True, text=True, timeout=600, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{server.name}, {case}: {done.stderr[-800:]}")
-    said = json.loads(done.stdout.splitlines()[-1])
-    seconds = said["seconds"]
-    if server.sink:
-        while server.sink.count < already + messages:
-            time.sleep(0.01)
-        seconds = time.perf_counter() - start
-    return Figure(str(case), server.name, messages / seconds, (server.cpu() - before) / messages * 1000, messages)
+HANDSHAKES = 300
+"""Of one measurement."""
 
 
 def compare(servers: list[Contestant], case: Case, asked: argparse.Namespace) -> list[Figure]:
-    """Rounds over all servers."""
+    """Rounds over all servers that can take part."""
     counts: dict[str, int] = {}
-    able = [server for server in servers if case.tls == "no" or server.tls]
-    for server in able:
-        most = max(LEAST, OCTETS // case.size)
-        count = max(LEAST, min(100, most, 20_000_000 // case.size))
-        try:
-            for _ in range(2):
-                figure = drive(server, case, count)
-                count = max(LEAST, min(most, int(figure.rate * asked.seconds), count * 20))
-        except RuntimeError as error:
-            print(f"left out: {error}", file=sys.stderr)
-            continue
-        counts[server.name] = count
+    for server in servers:
+        if case.tls == "no" or server.tls:
+            try:
+                counts[server.name], _ = calibrate(asked.driver, server, case, asked.seconds)
+            except LoadError as error:
+                print(f"left out: {error}", file=sys.stderr)
     figures = [
-        drive(server, case, counts[server.name])
+        burst(asked.driver, server, case, counts[server.name])
         for _ in range(asked.rounds)
-        for server in able
+        for server in servers
         if server.name in counts
     ]
     report(case, figures)
     return figures
 
 
-def report(case: Case, figures: list[Figure]) -> None:
+def in_turn(what: str, case: Case, asked: argparse.Namespace) -> list[Figure]:
+    """One server after the other, each alone."""
+    figures: list[Figure] = []
+    for name in entrants(what, asked.servers):
+        try:
+            figures.append(sustain(asked.driver, name, case, asked.sustain))
+        except LoadError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    report(case, figures)
+    return figures
+
+
+def heading(asked: argparse.Namespace) -> None:
+    """The first two lines of the table."""
+    rates = "messages/s | slowest interval | median interval" if asked.sustain else "messages/s"
+    line = f"| case | server | {rates} | CPU ms, server | driver | receiver | ours / its |"
+    print(line, "|" + "---|" * (line.count("|") - 1), sep="\n", flush=True)
+
+
+def report(case: Case | str, figures: list[Figure]) -> None:
     """The medians of one case as a table's rows."""
-    names = list(dict.fromkeys(figure.server for figure in figures))
-    cost = {name: statistics.median(figure.cpu for figure in figures if figure.server == name) for name in names}
-    for name in names:
-        rate = statistics.median(figure.rate for figure in figures if figure.server == name)
-        ratio = cost["ironpost"] / cost[name] if cost[name] and "ironpost" in cost else 0
-        shown = f"{ratio:.2f}" if name != "ironpost" else ""
-        print(f"| {case} | {name} | {rate:,.4g} | {cost[name]:.4g} | {shown} |", flush=True)
+    rows: dict[str, list[Figure]] = {}
+    for figure in figures:
+        rows.setdefault(figure.server, []).append(figure)
+    cost = {name: statistics.median(figure.cpu for figure in found) for name, found in rows.items()}
+    for name, found in rows.items():
+        cells = [f"{statistics.median(figure.rate for figure in found):,.4g}"]
+        if rates := [rate for figure in found for rate in figure.rates]:
+            cells += [f"{min(rates):,.4g}", f"{statistics.median(rates):,.4g}"]
+        cells.append(f"{cost[name]:.3g}")
+        cells.append(f"{statistics.median(figure.driver_cpu for figure in found):.3g}")
+        received = statistics.median(figure.receiver_cpu for figure in found)
+        cells.append(f"{received:.3g}" if received else "-")
+        compared = name != "ironpost" and "ironpost" in cost and cost[name]
+        cells.append(f"{cost['ironpost'] / cost[name]:.2f}" if compared else "")
+        print(f"| {case} | {name} | {' | '.join(cells)} |", flush=True)
 
 
 @contextmanager
-def running(servers: list[Contestant], folder: Path) -> Iterator[list[Contestant]]:
-    """The servers, up; down at the end."""
+def running(what: str, names: list[str], folder: Path) -> Iterator[list[Contestant]]:
+    """The servers, up; stopped and checked at the end."""
+    servers = [build(what, name, folder) for name in names]
     started: list[Contestant] = []
     try:
         for server in servers:
-            server.start(folder)
             started.append(server)
+            server.start(folder)
         yield started
     finally:
         for server in started:
             server.stop()
-        for sink in {id(server.sink): server.sink for server in servers if server.sink}.values():
-            sink.process.kill()
+    for server in started:
+        server.check()
+        server.clear()
 
 
 def cases(what: str) -> list[Case]:
@@ -155,50 +129,56 @@ def cases(what: str) -> list[Case]:
     return found
 
 
-def wanted(case: object, asked: argparse.Namespace) -> bool:
-    return all(word in str(case) for word in asked.only)
+def wanted(case: Case, asked: argparse.Namespace) -> bool:
+    """Whether it was asked for, and the driver can send it."""
+    return all(word in str(case) for word in asked.only) and able(asked.driver, case.way, case.tls)
+
+
+def measure(what: str, chosen: list[Case], asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """The chosen cases, in bursts or sustained."""
+    if asked.sustain:
+        return [figure for case in chosen for figure in in_turn(what, case, asked)]
+    with running(what, entrants(what, asked.servers) if chosen else [], folder) as servers:
+        return [figure for case in chosen for figure in compare(servers, case, asked)]
 
 
 def matrix(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     """Discarded, then durable."""
+    heading(asked)
     figures: list[Figure] = []
-    for what, contestants in (("discard", discarding), ("durable", durable)):
-        chosen = [case for case in cases(what) if wanted(case, asked)]
-        if chosen:
-            with running(contestants(folder), folder) as servers:
-                for case in chosen:
-                    figures += compare(servers, case, asked)
+    for what in ("discard", "durable"):
+        figures += measure(what, [case for case in cases(what) if wanted(case, asked)], asked, folder)
     return figures
 
 
 def relay(asked: argparse.Namespace, folder: Path) -> list[Figure]:
-    """From end to end."""
-    figures: list[Figure] = []
-    with running(relaying(folder, Sink()), folder) as servers:
-        for way in ("conn", "reuse"):
-            figures += compare(servers, Case("relay", "no", way, SIZES[0]), asked)
-    return figures
+    """From one connection in to one connection out."""
+    heading(asked)
+    every = [Case("relay", "no", "conn", SIZES[0]), *(Case("relay", "no", "reuse", size) for size in SIZES)]
+    return measure("relay", [case for case in every if wanted(case, asked)], asked, folder)
 
 
 def handshakes(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     """A whole TLS connection each: EHLO, QUIT."""
+    asked.driver, asked.sustain = "own", 0.0
+    heading(asked)
     figures: list[Figure] = []
-    with running(discarding(folder), folder) as servers:
+    with running("discard", entrants("discard", asked.servers), folder) as servers:
         for tls in ("starttls", "implicit"):
-            able = [s for s in servers if (s.implicit_port if tls == "implicit" else s.tls)]
-            case = Case(f"handshakes by {tls}", tls, "handshakes", 0)
-            rounds = [drive(server, case, 300) for _ in range(asked.rounds) for server in able]
-            report(case, rounds)
+            willing = [s for s in servers if (s.implicit_port if tls == "implicit" else s.tls)]
+            case = Case("handshakes", tls, "handshakes", 0)
+            rounds = [burst("own", server, case, HANDSHAKES) for _ in range(asked.rounds) for server in willing]
+            report(f"handshakes by {tls}", rounds)
             figures += rounds
     return figures
 
 
 def idle(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     """Octets of resident memory for each connection, each time on a fresh process."""
-    del asked
     for count, tls in ((2000, "no"), (10_000, "no"), (2000, "implicit")):
-        able = [s for s in discarding(folder) if s.name in {"ironpost", "aiosmtpd"}]
-        with running([s for s in able if tls == "no" or s.implicit_port], folder) as servers:
+        names = ["ironpost", "aiosmtpd"] if tls == "no" else ["ironpost"]
+        able = [name for name in entrants("discard", asked.servers) if name in names]
+        with running("discard", able, folder) as servers:
             for server in servers:
                 hold(server, count, tls)
     return []
@@ -227,12 +207,18 @@ def main() -> None:
     parser.add_argument("what", choices=["matrix", "relay", "handshakes", "idle"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sustain", type=float, default=0.0, metavar="SECONDS", help="instead of rounds")
+    parser.add_argument("--driver", choices=["own", "smtp-source"], default="own")
+    parser.add_argument("--only", nargs="*", default=[], metavar="WORDS")
+    parser.add_argument("--servers", nargs="*", default=[], metavar="NAMES")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(prefix="ironpost-load-") as name:
         what = {"matrix": matrix, "relay": relay, "handshakes": handshakes, "idle": idle}[asked.what]
-        figures = what(asked, Path(name))
+        try:
+            figures = what(asked, Path(name))
+        except (NoRoomError, CountError) as error:
+            raise SystemExit(str(error)) from None
     if asked.json:
         asked.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
 
