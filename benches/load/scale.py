@@ -58,6 +58,7 @@ def syncs(folder: Path, way: str, messages: int, connections: int) -> int:
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         os.kill(int(child), signal.SIGTERM)
     contestant.process.wait(60)
+    contestant.stop()
     rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?f\w+sync$", trace.read_text(), re.M)
     return sum(int(calls) for calls in rows)
 
