@@ -451,7 +451,7 @@ def test_f02_space_on_disk_is_bounded_under_a_long_random_load(tmp_path, monkeyp
     checksums: dict[str, int] = {}
 
     async def scenario(store):
-        for turn in range(60):
+        for turn in range(24):
             names = [f"m{turn}x{number}" for number in range(8)]
             bodies = {name: chance.randbytes(chance.randrange(SMALL_BODY + 1, 300_000)) for name in names}
             checksums.update((name, zlib.crc32(PREFIX + body)) for name, body in bodies.items())
@@ -461,7 +461,7 @@ def test_f02_space_on_disk_is_bounded_under_a_long_random_load(tmp_path, monkeyp
             for name in leaving:
                 del checksums[name]
             await asyncio.gather(*[store.record([delivered(name)]) for name in leaving])
-            if turn % 10 == 9:
+            if turn % 6 == 5:
                 await settled(store)
                 live = sum(octets for _, octets in store._bodies.segments.usage().values())
                 assert on_disk(tmp_path) <= 2 * live + 2 * segment
