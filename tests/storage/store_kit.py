@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ironpost.model import Address, BodyType, Disposition, Envelope, Origin, Outcome, Recipient, Reply
 from ironpost.model.parameters import (
@@ -43,7 +43,7 @@ class Clock:
 
 
 @contextlib.asynccontextmanager
-async def opened(kind: str, directory: Path, clock: Clock | None = None, **options: int) -> AsyncIterator[Store]:
+async def opened(kind: str, directory: Path, clock: Clock | None = None, **options: Any) -> AsyncIterator[Store]:
     """A store of that kind, closed at the end."""
     now = clock or Clock()
     store: Store

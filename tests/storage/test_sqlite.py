@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -305,27 +304,6 @@ def test_a_body_that_does_not_fit_is_a_full_store(tmp_path, monkeypatch, body, c
     run(tmp_path, scenario)
 
 
-def test_a_sync_that_fails_leaves_no_message_behind(tmp_path, monkeypatch, caplog):
-    async def scenario(store):
-        await put(store, "m0")
-
-        def broken(self):
-            future = asyncio.get_running_loop().create_future()
-            future.set_exception(OSError(errno.EIO, "Input/output error"))
-            return future
-
-        with monkeypatch.context() as patch:
-            patch.setattr(sqlite_sync.Syncer, "sync", broken)
-            for body in (b"small", LARGE):
-                with pytest.raises(OSError, match="Input/output"):
-                    await put(store, "m1", content=body)
-        assert ids(await store.list()) == ["m0"]
-        assert body_files(tmp_path) == []
-        await put(store, "m1")
-
-    run(tmp_path, scenario)
-
-
 def test_a_real_full_disk(tmp_path):
     """On a small tmpfs, where the machine lets us mount one in a namespace of our own."""
     script = """
@@ -372,69 +350,11 @@ asyncio.run(main())
     assert done.stdout == "fine\n", done.stderr
 
 
-# -- the sync process
-
-
-def test_the_sync_process_is_replaced_when_it_dies(tmp_path):
-    async def scenario(store):
-        await put(store, "m1")
-        before = store._syncer.pid
-        os.kill(before, signal.SIGKILL)
-        await put(store, "m2", content=LARGE)
-        await put(store, "m3")
-        assert store._syncer.pid != before
-        assert ids(await store.list()) == ["m1", "m2", "m3"]
-
-    run(tmp_path, scenario)
-
-
-def test_the_sync_process_ignores_the_signals_meant_for_the_server(tmp_path):
-    async def scenario(store):
-        await put(store, "m1")
-        before = store._syncer.pid
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            os.kill(before, number)
-        await put(store, "m2")
-        assert store._syncer.pid == before
-
-    run(tmp_path, scenario)
-
-
-def test_a_sync_process_that_never_lives_is_an_error_and_no_hang(tmp_path, monkeypatch, caplog):
-    async def scenario(store):
-        await put(store, "m1")
-        monkeypatch.setattr(sys, "executable", "/bin/false")
-        os.kill(store._syncer.pid, signal.SIGKILL)
-        with pytest.raises(OSError, match="does not stay alive"):
-            await put(store, "m2")
-        with pytest.raises(OSError, match="sync process"):
-            await put(store, "m3")
-        assert ids(await store.list()) == ["m1"]
-
-    run(tmp_path, scenario)
-
-
-def test_what_waits_while_the_sync_process_is_lost_is_answered_and_the_store_goes_on(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(sqlite_commit, "MAX_BATCH", 1)
-
-    async def scenario(store):
-        await put(store, "m1")
-        with monkeypatch.context() as patched:
-            patched.setattr(sys, "executable", "/bin/false")
-            os.kill(store._syncer.pid, signal.SIGKILL)
-            async with asyncio.timeout(20):
-                three = (put(store, name) for name in ("m2", "m3", "m4"))
-                answers = await asyncio.gather(*three, return_exceptions=True)
-        assert [type(each) for each in answers] == [OSError] * 3
-        async with asyncio.timeout(20):
-            await put(store, "m5")
-        assert ids(await store.list()) == ["m1", "m5"]
-
-    run(tmp_path, scenario)
+# -- the log
 
 
 def test_the_log_is_copied_into_the_database_outside_the_loop(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_OCTETS", 100_000)
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 25)
 
     async def scenario(store):
         for number in range(50):
@@ -453,7 +373,7 @@ def test_the_log_is_copied_into_the_database_outside_the_loop(tmp_path, monkeypa
 
 
 def test_the_log_starts_over_though_there_is_never_a_pause(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_OCTETS", 200_000)
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 50)
     largest = 0
 
     async def scenario(store):
@@ -466,7 +386,7 @@ def test_the_log_starts_over_though_there_is_never_a_pause(tmp_path, monkeypatch
         await asyncio.gather(*(produce(f"p{n}") for n in range(8)))
 
     run(tmp_path, scenario)
-    # 24 MB were written. A log that is never copied in whole grows to `WAL_PAGES`, 32 MB, before it starts over.
+    # 24 MB were written. A log that is never copied in whole does not start over.
     assert largest < 3_000_000
 
 

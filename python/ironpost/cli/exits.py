@@ -21,7 +21,7 @@ SOFTWARE: Final = 70
 CANNOT_CREATE: Final = 73
 """The data directory cannot be written."""
 IO_ERROR: Final = 74
-"""The disk failed, or stored mail is damaged (`check --data`)."""
+"""The disk failed and the queue's log could not be recovered, or `check --data` found damage."""
 TEMPORARY: Final = 75
 """Try again later: a port or the data directory is in use, or the peer deferred the message."""
 NO_PERMISSION: Final = 77

@@ -134,6 +134,13 @@ class Store(Protocol):
         """
         ...
 
+    def steady(self) -> Awaitable[None] | None:
+        """None, unless a failed sync leaves it open what is durable: then something that ends when it is known.
+
+        No attempt may begin before. Ask again after it ended.
+        """
+        ...
+
     async def claim(self, now: float, limit: int) -> Messages:
         """At most `limit` messages that have recipients due at `now` and not claimed, with those recipients."""
         ...

@@ -272,6 +272,8 @@ class QueueRunner:
                 tasks.create_task(self._deliver(message, route, recipients))
 
     async def _deliver(self, message: QueuedMessage, way: Route | Agent, recipients: Sequence[QueuedRecipient]) -> None:
+        while (known := self._store.steady()) is not None:
+            await known
         try:
             agent = self.agents(way) if isinstance(way, Route) else way
             outcomes = dict(await agent.deliver(message, recipients))

@@ -151,6 +151,9 @@ class MemoryStore:
         future.set_result(None)
         return future
 
+    def steady(self) -> None:
+        """As `Store.steady`: always."""
+
     async def claim(self, now: float, limit: int) -> Messages:
         """As `Store.claim`."""
         ready = [

@@ -30,6 +30,7 @@ from ironpost.storage.bodies import BODIES, SEGMENTS
 from ironpost.storage.bodies.spool import MEMORY, MemoryBudget
 from ironpost.storage.lock import DirectoryInUse, sync_directory
 from ironpost.storage.sqlite import RESERVE, SqliteStore
+from ironpost.storage.sqlite_commit import end_process
 from ironpost.storage.sqlite_rows import Reader, Tally
 from ironpost.storage.sqlite_schema import DATABASE, SchemaError, connect
 
@@ -149,6 +150,7 @@ class ShardedStore:
         now: Callable[[], float] = time.time,
         reserve: int = RESERVE,
         memory: int = MEMORY,
+        fatal: Callable[[OSError], object] = end_process,
     ) -> Self:
         """Opens the shards of one of several processes in a data directory that `lay_out` has seen.
 
@@ -159,6 +161,7 @@ class ShardedStore:
             now: seconds since 1970.
             reserve: octets of the disk that new mail never takes.
             memory: octets of content on its way in that this process may hold above `SMALL_BODY` a message.
+            fatal: as for `SqliteStore.at`.
 
         A shard that cannot be used (damaged, or its database and its bodies do not belong together) is reported in the
         log by name and left as it is; new mail goes into the next one.
@@ -172,7 +175,9 @@ class ShardedStore:
         others: list[SqliteStore] = []
         refused: OSError | None = None
         numbers = range(worker, _count(data), workers)
-        open_shard = partial(SqliteStore.at, now=now, reserve=reserve, sharers=workers, memory=MemoryBudget(memory))
+        open_shard = partial(
+            SqliteStore.at, now=now, reserve=reserve, sharers=workers, memory=MemoryBudget(memory), fatal=fatal
+        )
         used = {_directory(data, number) for number in numbers} & set(shard_directories(data))
         try:
             for directory in (_directory(data, number) for number in numbers):
@@ -253,6 +258,12 @@ class ShardedStore:
             await shard.record(updates, moved)
         finally:
             self._look_after(shard)
+
+    def steady(self) -> Awaitable[None] | None:
+        """As `Store.steady`."""
+        if not self._others:
+            return self._main.steady()
+        return next(filter(None, (shard.steady() for shard in (self._main, *self._others))), None)
 
     async def claim(self, now: float, limit: int) -> Messages:
         """As `Store.claim`, earliest first within each shard; each is the first to be asked in its turn."""

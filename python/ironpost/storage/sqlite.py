@@ -30,7 +30,7 @@ from ironpost.storage.bodies.spool import BodySpool, MemoryBudget
 from ironpost.storage.bodies.store import ShardBodies
 from ironpost.storage.lock import DirectoryLock, sync_directory
 from ironpost.storage.sqlite_catalogue import SqliteCatalogue, forget_now, known
-from ironpost.storage.sqlite_commit import GroupCommit, Job, fail
+from ironpost.storage.sqlite_commit import GroupCommit, Job, end_process, fail
 from ironpost.storage.sqlite_rows import CODES, STATES, Reader, micros, origin_text, parameters_text, place_of
 from ironpost.storage.sqlite_schema import DATABASE, PAGE, connect
 from ironpost.storage.sqlite_sync import Syncer
@@ -85,6 +85,7 @@ class SqliteStore:
         *,
         resting: bool,
         memory: MemoryBudget,
+        fatal: Callable[[OSError], object],
     ) -> None:
         """For `at`, which holds the lock."""
         self._lock = lock
@@ -93,6 +94,13 @@ class SqliteStore:
         try:
             self._reader = Reader(self._writer, directory)
             syncer = Syncer(directory, DATABASE, resting=resting)
+            try:
+                self._commits = GroupCommit(self._writer, syncer, directory, now, self._find, self._retire, fatal)
+                if resting:
+                    syncer.rest()  # it may have emptied a log
+            except BaseException:
+                syncer.close()
+                raise
         except BaseException:
             self._writer.close()
             raise
@@ -105,7 +113,6 @@ class SqliteStore:
         self._seq = int(self._writer.execute("SELECT coalesce(max(seq), 0) FROM message").fetchall()[0][0])
         self._by_id: dict[str, _Live] = {}
         self._by_seq: dict[int, _Live] = {}
-        self._commits = GroupCommit(self._writer, syncer, directory, now, self._find, self._retire)
         self._bodies = ShardBodies(
             directory,
             SqliteCatalogue(self._writer, self._commits),
@@ -127,6 +134,7 @@ class SqliteStore:
         sharers: int = 1,
         resting: bool = False,
         memory: MemoryBudget | None = None,
+        fatal: Callable[[OSError], object] = end_process,
     ) -> Self:
         """Opens, and creates, the store in a directory; removes body files that the database no longer needs.
 
@@ -135,18 +143,21 @@ class SqliteStore:
             now: seconds since 1970.
             reserve: octets of the disk that new mail never takes.
             sharers: processes that take new mail onto this disk, this one among them.
-            resting: the sync process starts only when something is written.
+            resting: the sync process starts only when something is written, or a log is left to be emptied.
             memory: what the content on its way into this and other shards may hold; a default of its own if None.
+            fatal: called when the log cannot be recovered after a failed sync; by default the process ends.
 
         Raises:
             DirectoryInUse: another process works there.
             SchemaError: a newer ironpost wrote it.
             UnlistedBodies: its bodies do not belong to its database.
-            OSError: it cannot be created or written.
+            OSError: it cannot be created or written, or a log that is left over cannot be emptied.
         """
         lock = DirectoryLock(directory)
         try:
-            store = cls(directory, now, reserve, lock, sharers, resting=resting, memory=memory or MemoryBudget())
+            store = cls(
+                directory, now, reserve, lock, sharers, resting=resting, memory=memory or MemoryBudget(), fatal=fatal
+            )
             try:
                 store._load_bodies()
             except BaseException:
@@ -265,6 +276,7 @@ class SqliteStore:
 
     async def claim(self, now: float, limit: int) -> Messages:
         """As `Store.claim`."""
+        await self._steady()
         due_by = micros(now)
         seqs, _ = self._reader.due(due_by, self._is_claimed, limit)
         result = []
@@ -285,6 +297,7 @@ class SqliteStore:
 
     async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
         """As `Store.take`."""
+        await self._steady()
         whole, found = await self.get(message), self._find(message)
         if whole is None or found is None or micros(whole.released) > micros(now):
             return None
@@ -300,6 +313,14 @@ class SqliteStore:
             return None
         self._live(seq, whole).claimed.update(queued.number for queued in chosen)
         return whole._replace(recipients=chosen)
+
+    def steady(self) -> Awaitable[None] | None:
+        """As `Store.steady`."""
+        return self._commits.steady()
+
+    async def _steady(self) -> None:
+        while (recovered := self._commits.steady()) is not None:
+            await recovered
 
     def _live(self, seq: int, message: QueuedMessage) -> _Live:
         live = self._by_seq.get(seq)

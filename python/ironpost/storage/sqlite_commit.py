@@ -1,8 +1,11 @@
 """Group commit: what callers want written, gathered into transactions, each made durable before anyone is told.
 
 Promises: everything that is submitted while a sync runs shares the next transaction, up to `MAX_BATCH` and
-`MAX_BATCH_OCTETS`, in the order in which it was submitted. A job that cannot be written fails alone. A transaction
-whose sync failed is undone as far as it concerns new messages.
+`MAX_BATCH_OCTETS`, in the order in which it was submitted. A job that cannot be written fails alone: its transaction is
+rolled back before anything reached the log for good.
+After a failed sync of the log nothing is known about the disk: no caller is answered and no transaction begins before
+the log was recovered (`sqlite_recovery`). Then the callers are answered as after a good sync. If it cannot be
+recovered, `fatal` ends the process: an error reply for a message that may yet be delivered is as wrong as a lost one.
 Refuses: nothing by itself; an error of the database becomes `StoreFull`, `OSError` or `ValueError` for its caller.
 """
 
@@ -12,6 +15,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import sqlite3
 from functools import partial
 from itertools import chain
@@ -19,11 +23,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ironpost.queue.store import State, StoreFull, Update
+from ironpost.storage import sqlite_recovery
 from ironpost.storage.bodies.spool import storage_error
 from ironpost.storage.sqlite_rows import CODES, micros, place_of
+from ironpost.storage.sqlite_schema import DATABASE, PAGE, close_keeping_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from ironpost.storage.bodies import Place
@@ -42,8 +48,18 @@ GATHER_SECONDS = 0.002
 shared by all that it carries."""
 QUIET_SECONDS = 30e-6
 """A turn of the loop shorter than this found nothing to do: nobody is on the way, so waiting is in vain."""
-CHECKPOINT_OCTETS = 8 * 1024 * 1024
-"""Octets written, about, after which the log is copied into the database."""
+CHECKPOINT_FRAMES = 2000
+"""Pages added to the log after which it is copied into the database: 8 MiB."""
+LONG_LOG_FRAMES = 16_000
+"""Pages in the log beyond which somebody is told that it does not start over: 64 MiB."""
+RECOVERY_SECONDS = 10.0
+"""How long a log whose sync failed may take to be recovered."""
+RECOVERY_PAUSE = 0.1
+"""Seconds before the next try, when the sync process was lost over one."""
+CLOSE_SECONDS = 20.0 + RECOVERY_SECONDS
+"""How long `close` waits for what was submitted: one sync at its deadline, and a recovery."""
+IO_ERROR = 74
+"""The exit code of a process whose log cannot be recovered (EX_IOERR in sysexits.h)."""
 PRUNE_ROWS = 100
 """Expired events that go with a transaction, beyond twice those it adds."""
 
@@ -67,6 +83,13 @@ _FINISH = (
 _UPDATE_EVENT = """INSERT INTO event (at, kind, message, number, address, attempts, reply, remote)
     SELECT ?, ?, ?, number, address, attempts, ?, ? FROM recipient WHERE message=? AND number=?"""
 _PRUNE = "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?) AND at < ?"
+
+
+def end_process(error: OSError) -> None:
+    """Ends the process at once, with `IO_ERROR`: connections close without a reply, so that clients send again."""
+    logger.critical("the queue's log cannot be recovered, the process ends: %s", error)
+    logging.shutdown()
+    os._exit(IO_ERROR)
 
 
 class Job:
@@ -102,8 +125,9 @@ class GroupCommit:
         now: Callable[[], float],
         find: Callable[[str], tuple[int, bool] | None],
         retire: Callable[[int, Place], None],
+        fatal: Callable[[OSError], object] = end_process,
     ) -> None:
-        """Takes over `db` and `syncer`, and closes them.
+        """Takes over `db` and `syncer`, and closes them. Empties the log if an earlier process left one.
 
         Args:
             db: the writing connection.
@@ -112,6 +136,10 @@ class GroupCommit:
             now: seconds since 1970.
             find: a message's `seq`, and whether its body lies outside its row, by its id; None if it is not queued.
             retire: takes places that no row names any more, with the `seq` of the row that did.
+            fatal: called when the log cannot be recovered; it should not return.
+
+        Raises:
+            OSError: a log that was left behind cannot be emptied.
         """
         self._db = db
         self._syncer = syncer
@@ -119,12 +147,22 @@ class GroupCommit:
         self._now = now
         self._find = find
         self._retire = retire
+        self._fatal = fatal
+        self._recovered: asyncio.Future[None] | None = None
+        """While the log is poisoned: done when it is recovered."""
+        self._recover_until = 0.0
+        self._empty_log()
+        self._copied_frames = 0
+        """Pages that the log had when it was last copied."""
+        self._synced = sqlite_recovery.Extent(0, b"")
+        """How far the log went when it was last synced."""
+        self._long_log = False
+        """Somebody was told that the log is long."""
         self._next_prune = self._oldest_event()
         self._waiting: list[Job] = []
         self._flying: list[Job] = []
         self._busy = False
         self._closing = False
-        self._written = 0
         self._checkpointing = False
         self._tail = False
         self.transactions = 0
@@ -134,6 +172,8 @@ class GroupCommit:
         """When the transaction to come began to gather, and when the loop last came by."""
         self.unsynced: set[int] = set()
         """New messages (`seq`) of the transaction that is being synced: nobody may claim them yet."""
+        # Closing it would drop SQLite's locks on the same file: it is closed after the database.
+        self._index = os.open(directory / f"{DATABASE}-shm", os.O_RDONLY | os.O_CLOEXEC)
 
     def job(self) -> Job:
         """An empty one, for this event loop.
@@ -164,19 +204,31 @@ class GroupCommit:
         """Ends the sync process until the next job. Only while `idle`."""
         self._syncer.rest()
 
+    def steady(self) -> Awaitable[None] | None:
+        """None while the log is as it should be; else something that ends when it is recovered."""
+        return None if self._recovered is None else asyncio.shield(self._recovered)
+
     async def close(self) -> None:
-        """Finishes what was submitted, then closes the database."""
+        """Finishes what was submitted, within `CLOSE_SECONDS`, then closes the database."""
         self._closing = True
         if not self.idle:
             self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            await asyncio.wait([self._idle], timeout=CLOSE_SECONDS)
+            if self._busy:
+                self._fatal(OSError(errno.ETIMEDOUT, "the store cannot be closed in time", str(self._directory)))
         self.abandon()
 
     def abandon(self) -> None:
-        """Closes the database at once. Only while `idle`."""
+        """Closes the database at once. What was submitted and is not written yet is given up."""
         self._closing = True
         self._syncer.close()
-        self._db.close()
+        if self._recovered is None:
+            self._db.close()
+        else:
+            close_keeping_log(self._db, self._directory)
+        if self._index >= 0:
+            os.close(self._index)
+            self._index = -1
 
     # -- the transaction
 
@@ -208,7 +260,10 @@ class GroupCommit:
             self._next()
             return
         self.unsynced = {message[0] for job in self._flying for message, _, _ in job.messages}
-        self._syncer.sync().add_done_callback(self._synced)
+        try:
+            self._syncer.sync().add_done_callback(self._answered)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the log was not synced
+            self._poison(error)
 
     def _written_jobs(self, batch: list[Job]) -> list[Job]:
         try:
@@ -234,7 +289,6 @@ class GroupCommit:
                 db.executemany(_INSERT_ACCEPTED, [event for _, _, event in new])
                 if any(job.held for job in jobs):
                     db.executemany(_INSERT_HELD, [row for job in jobs for row in job.held])
-                self._written += sum(len(message[8]) + 1024 for message, _, _ in new)
             self._apply(jobs)
             for job in jobs:
                 if job.action is not None:
@@ -275,7 +329,6 @@ class GroupCommit:
         db = self._db
         db.executemany(_UPDATE, rows)
         db.executemany(_UPDATE_EVENT, events)
-        self._written += 1024 * len(rows)
         for statement in _FINISH:
             db.executemany(statement, [(seq,) for seq in final])
         for seq, outside_row in final.items():
@@ -299,62 +352,111 @@ class GroupCommit:
             error = storage_error(error)
         fail(job.future, error)
 
-    def _synced(self, done: asyncio.Future[None]) -> None:
+    def _answered(self, done: asyncio.Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self._poison(error)
+        else:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """What was in the transaction is durable: everybody concerned hears of it, and the next one begins."""
         batch, self._flying = self._flying, []
         self.unsynced.clear()
-        error = done.exception()
-        if error is not None:
-            self._undo(batch, error)
-        else:
-            for job in batch:
-                self._acknowledge(job)
+        self._synced = sqlite_recovery.extent(self._index)
+        for job in batch:
+            try:
+                self._release(job)
+            except Exception:
+                # It costs this job its housekeeping; its caller, the other jobs and the store carry on.
+                logger.exception("what follows a commit failed")
+            if not job.future.done():
+                job.future.set_result(job.result)
         self._next()
 
-    def _acknowledge(self, job: Job) -> None:
-        if job.on_durable is not None:
-            job.on_durable()
-            job.on_durable = None  # it holds the job: nothing is left to the garbage collector
+    def _release(self, job: Job) -> None:
+        on_durable, job.on_durable = job.on_durable, None  # it holds the job: nothing is left to the garbage collector
+        if on_durable is not None:
+            on_durable()
         for seq, place in job.retired:
             self._retire(seq, place)
-        if not job.future.done():
-            job.future.set_result(job.result)
 
-    def _undo(self, batch: list[Job], error: BaseException) -> None:
-        """The log did not reach the disk: messages that were not acknowledged are taken out again.
+    # -- a failed sync
 
-        Updates stay: their callers hear of the error, and record them again.
-        """
-        logger.error("the queue's log was not synced: %s", error)
-        new = [message for job in batch for message, _, _ in job.messages]
-        seqs = [(message[0],) for message in new]
-        with contextlib.suppress(sqlite3.Error):
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("DELETE FROM recipient WHERE message=?", seqs)
-            self._db.executemany("DELETE FROM message WHERE seq=?", seqs)
-            self._db.executemany("DELETE FROM event WHERE message=?", [(message[1],) for message in new])
-            self._db.execute("COMMIT")
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-        for job in batch:
-            self._refuse(job, error)
+    def _empty_log(self) -> None:
+        """A log that is left over may have a hole that only the page cache hides: nothing is appended to it."""
+        if not os.fstat(self._syncer.log).st_size:
+            return
+        try:
+            self._syncer.recover_now(RECOVERY_SECONDS)
+        except OSError as error:
+            close_keeping_log(self._db, self._directory)
+            raise recovery_error(error, self._directory) from error
+
+    def _poison(self, error: BaseException) -> None:
+        """The log may not have reached the disk. The flying jobs wait, and everything else behind them."""
+        logger.error("the queue's log was not synced, it is being recovered: %s", error)
+        self._recovered = asyncio.get_running_loop().create_future()
+        self._recover_until = monotonic() + RECOVERY_SECONDS
+        self._recover()
+
+    def _recover(self) -> None:
+        left = max(0.0, self._recover_until - monotonic())
+        self._syncer.recover(left, self._synced).add_done_callback(self._tried)
+
+    def _tried(self, done: asyncio.Future[None]) -> None:
+        error = done.exception()
+        recovered = self._recovered
+        assert recovered is not None
+        if error is None:
+            logger.warning("the queue's log is recovered: nothing was lost")
+            self._recovered = None
+            recovered.set_result(None)
+            self._copied_frames = 0
+            self._acknowledge()
+        elif isinstance(error, OSError) and error.errno in sqlite_recovery.FINAL:
+            self._fatal(recovery_error(error, self._directory))
+        elif monotonic() < self._recover_until:
+            asyncio.get_running_loop().call_later(RECOVERY_PAUSE, self._recover)
+        else:
+            self._fatal(recovery_error(error, self._directory))
+
+    # -- the log into the database
 
     def _next(self) -> None:
         if self._tail:
             # What was written while the log was copied. Nothing is written meanwhile, so that the next transaction
             # finds an empty log and starts it over: else it would grow for as long as there is no pause.
             self._tail = False
-            self._checkpointing = True
-            self._syncer.checkpoint().add_done_callback(self._tail_copied)
+            self._checkpoint(self._tail_copied)
             return
-        if self._written >= CHECKPOINT_OCTETS and not self._checkpointing:
-            self._written = 0
-            self._checkpointing = True
-            self._syncer.checkpoint().add_done_callback(partial(self._copied, self.transactions))
+        if not self._checkpointing and self._log_has_grown():
+            self._checkpoint(partial(self._copied, self.transactions))
         self._busy = bool(self._waiting)
         if self._busy:
             self._gather_from_now()
         else:
             self._wake_closer()
+
+    def _log_has_grown(self) -> bool:
+        """By so much since it was last copied, or started over, that it should be copied."""
+        frames = sqlite_recovery.extent(self._index).frames
+        if frames < self._copied_frames:
+            self._copied_frames = 0
+            self._long_log = False
+        if frames >= LONG_LOG_FRAMES and not self._long_log:
+            self._long_log = True
+            logger.warning(
+                "the queue's log has grown to %d MiB: does another program read the database for long?",
+                frames * PAGE >> 20,
+            )
+        if frames - self._copied_frames < CHECKPOINT_FRAMES:
+            return False
+        self._copied_frames = frames
+        return True
+
+    def _checkpoint(self, then: Callable[[asyncio.Future[None]], None]) -> None:
+        self._checkpointing = True
+        self._syncer.checkpoint().add_done_callback(then)
 
     def _copied(self, before: int, done: asyncio.Future[None]) -> None:
         self._checkpointing = False
@@ -371,6 +473,7 @@ class GroupCommit:
         self._checkpointing = False
         if (error := done.exception()) is not None:
             logger.warning("the queue's log was not copied into the database: %s", error)
+        self._copied_frames = sqlite_recovery.extent(self._index).frames
         self._next()
 
     def _wake_closer(self) -> None:
@@ -388,6 +491,20 @@ class GroupCommit:
         if now >= self._next_prune:
             self._db.execute(_PRUNE, (added + PRUNE_ROWS, micros(now - HISTORY_SECONDS)))
             self._next_prune = self._oldest_event()
+
+
+def recovery_error(error: BaseException, directory: Path) -> OSError:
+    """What kept the log from being recovered, as a sentence."""
+    code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
+    if code == errno.EBUSY:
+        words = "another program reads the queue's database, so that its log cannot be emptied: end that program"
+    elif code == errno.EBADMSG:
+        words = "the queue's log does not hold what was written to it: the disk is faulty"
+    elif code == errno.ENOTRECOVERABLE:
+        words = "the queue's database cannot be synced: the disk is faulty"
+    else:
+        words = f"the queue's log cannot be synced: {error}"
+    return OSError(code, words, str(directory))
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:

@@ -72,17 +72,32 @@ class LogIndex(NamedTuple):
         return cls(frames, (page & 0xFE00) | (page & 1) << 16, first[32:40], struct.unpack_from("=II", first, 24))
 
 
-def frames(descriptor: int) -> int:
-    """How many frames of the log are in use, from its index: cheap enough for every transaction.
+class Extent(NamedTuple):
+    """How far the log went at some time."""
+
+    frames: int
+    """In use."""
+    salts: bytes
+    """Of the log as it was last started over."""
+
+
+def extent(descriptor: int) -> Extent:
+    """From the log's index: cheap enough for every transaction. The caller is the only writer.
 
     Args:
         descriptor: of the `-shm` file. Closing it drops this process's SQLite locks: close the database first.
     """
-    return int.from_bytes(os.pread(descriptor, 4, 16), sys.byteorder)
+    data = os.pread(descriptor, 24, 16)
+    return Extent(int.from_bytes(data[:4], sys.byteorder), data[16:])
 
 
-def verify(log: int, index: LogIndex) -> None:
+def verify(log: int, index: LogIndex, good: Extent | None = None) -> None:
     """Reads the log back and compares every frame with its checksum.
+
+    Args:
+        log: the log's descriptor.
+        index: how far it goes.
+        good: what was synced without an error, and need not be read again.
 
     Raises:
         OSError: EBADMSG, a frame is not what was written; otherwise it cannot be read.
@@ -102,7 +117,11 @@ def verify(log: int, index: LogIndex) -> None:
     if total != struct.unpack_from(">2I", header, 24):
         raise _damaged("its header has the wrong checksum")
     size = _FRAME_HEADER + page
-    for first in range(0, index.frames, _PAGES):
+    known = 0
+    if good is not None and good.salts == index.salts and 0 < good.frames <= index.frames:
+        known = good.frames
+        total = struct.unpack(">2I", os.pread(log, 8, _HEADER + (known - 1) * size + 16))
+    for first in range(known, index.frames, _PAGES):
         count = min(_PAGES, index.frames - first)
         data = os.pread(log, count * size, _HEADER + first * size)
         if len(data) < count * size:
@@ -148,8 +167,12 @@ class Recovery:
         self._database = -1
         self._index = -1
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, good: Extent | None = None) -> None:
         """Makes everything that was committed durable, and empties the log. No transaction may be under way.
+
+        Args:
+            seconds: for how long it is tried again.
+            good: as for `verify`.
 
         Raises:
             OSError: as the module says.
@@ -157,7 +180,7 @@ class Recovery:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                self._attempt()
+                self._attempt(good)
             except OSError as error:
                 if error.errno in FINAL or time.monotonic() >= deadline:
                     raise
@@ -169,21 +192,21 @@ class Recovery:
                 return
             time.sleep(RETRY_SECONDS)
 
-    def _attempt(self) -> None:
+    def _attempt(self, good: Extent | None) -> None:
+        self._open()
+        with contextlib.suppress(OSError):  # an error of earlier times, after which SQLite wrote the pages again
+            durable(self._database)
+        index = LogIndex.read(self._index)
+        verify(self._log, index, good)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             for statement in ("synchronous=FULL", "checkpoint_fullfsync=1", "schema_version"):
                 # The last one reads: before its first read a connection knows of no log and copies nothing.
                 connection.execute(f"PRAGMA {statement}").fetchall()
-            self._open()
-            with contextlib.suppress(OSError):  # an error of earlier times, after which SQLite wrote the pages again
-                durable(self._database)
-            index = LogIndex.read(self._index)
-            verify(self._log, index)
             copied = _checkpoint(connection, "FULL")
             if copied != index.frames or LogIndex.read(self._index) != index:
                 raise OSError(errno.EAGAIN, "the log changed while it was copied")
-            verify(self._log, index)
+            verify(self._log, index, good)
             try:
                 durable(self._database)
             except OSError as error:

@@ -26,10 +26,6 @@ OLDEST_SQLITE = (3, 33, 0)
 PAGE = 4096
 """Octets in a page of the database."""
 
-WAL_PAGES = 8_000
-"""Pages in the log at which a commit copies it into the database itself. The sync process does so long
-before (`sqlite_sync`); this is the bound should it ever fall behind."""
-
 WAL_OCTETS = 16 * 1024 * 1024
 """What the log file is cut back to after it grew beyond (under load, or because a reader held it)."""
 
@@ -163,7 +159,7 @@ def connect(directory: Path) -> sqlite3.Connection:
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "checkpoint_fullfsync=1",  # macOS: fsync alone does not reach the disk
-            f"wal_autocheckpoint={WAL_PAGES}",
+            "wal_autocheckpoint=0",  # the sync process copies the log, off the event loop
             f"journal_size_limit={WAL_OCTETS}",
             f"cache_size=-{CACHE_OCTETS // 1024}",
             "temp_store=MEMORY",
@@ -174,6 +170,21 @@ def connect(directory: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def close_keeping_log(connection: sqlite3.Connection, directory: Path) -> None:
+    """Closes a connection from `connect` and leaves the log as it is.
+
+    The last connection to close copies the log into the database, without verifying its checksums: wrong for a log
+    that could not be recovered. A reader beside it prevents that, and cannot copy anything itself.
+    """
+    beside = sqlite3.connect(f"{(directory / DATABASE).resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        with contextlib.suppress(sqlite3.Error):
+            beside.execute("PRAGMA schema_version").fetchall()
+        connection.close()
+    finally:
+        beside.close()
 
 
 def connect_readonly(directory: Path) -> sqlite3.Connection:

@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ironpost.storage.sqlite_recovery import Extent
+
 logger = logging.getLogger("ironpost.storage")
 
 START_LIMIT = 3
@@ -40,6 +42,8 @@ SYNC_SECONDS = 20.0
 """A sync of the log or of a segment takes no longer, or the process is stuck."""
 WORK_SECONDS = 60.0
 """Nor does anything else."""
+RECOVERY_GRACE = 2.0
+"""Seconds beyond its own limit in which a recovery must have answered."""
 END_SECONDS = 2.0
 """How long `close` waits for the process to end."""
 
@@ -276,16 +280,17 @@ class Syncer:
         if not done.cancelled() and done.exception() is None:
             self._new = False
 
-    def recover(self, seconds: float) -> asyncio.Future[None]:
+    def recover(self, seconds: float, good: Extent) -> asyncio.Future[None]:
         """After a failed `sync`: as `sqlite_recovery.Recovery.run`. Nothing may be written meanwhile.
 
         Raises (from the future):
             OSError: as there; EIO if the process was lost.
         """
-        return self._ask(self._log, b"recover %f" % seconds, self._database, seconds + SYNC_SECONDS)
+        line = b"recover %f %d %s" % (seconds, good.frames, good.salts.hex().encode())
+        return self._ask(self._log, line, self._database, seconds + RECOVERY_GRACE)
 
     def recover_now(self, seconds: float) -> None:
-        """The same, blocking: for a store that is being opened. Starts the process if there is none.
+        """The same over the whole log, blocking: for a store that is being opened. Starts the process if there is none.
 
         Raises:
             OSError: as for `recover`.

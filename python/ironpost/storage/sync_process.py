@@ -22,7 +22,7 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
-from ironpost.storage.sqlite_recovery import Recovery, durable, sync_directory
+from ironpost.storage.sqlite_recovery import Extent, Recovery, durable, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ def _serve(channel: _Channel, handle: Callable[[list[bytes]], None]) -> None:
 
 
 class _Log:
-    """`sync`: the log. `sync-new`: the names in its directory, too. `recover SECONDS`: see `sqlite_recovery`."""
+    """`sync`: the log. `sync-new`: its directory, too. `recover SECONDS [FRAMES SALTS]`: `Recovery.run`."""
 
     def __init__(self, directory: str, database: str, log: int) -> None:
         self._directory = directory
@@ -87,7 +87,8 @@ class _Log:
 
     def __call__(self, words: list[bytes]) -> None:
         if words[0] == b"recover":
-            self._recovery.run(float(words[1]))
+            good = Extent(int(words[2]), bytes.fromhex(words[3].decode())) if len(words) > 2 else None
+            self._recovery.run(float(words[1]), good)
             return
         durable(self._log)
         if words[0] == b"sync-new":

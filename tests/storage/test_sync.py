@@ -1,0 +1,768 @@
+"""The sync process, and what the store does when a sync fails or is not answered. All processes are real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from socket import socketpair
+
+import pytest
+from store_kit import NOW, content, delivered, ids, new, opened, put, turns
+
+from ironpost.storage import sqlite_commit, sqlite_recovery, sqlite_sync, sync_process
+from ironpost.storage.sqlite import SqliteStore
+from ironpost.storage.sqlite_schema import DATABASE, connect
+from ironpost.storage.sqlite_sync import Syncer
+
+LARGE = b"x" * 200_000
+LIMIT = 60
+"""Seconds after which a test hangs."""
+
+
+def run(path, scenario, **options):
+    async def main():
+        async with opened("sqlite", path, **options) as store:
+            return await asyncio.wait_for(scenario(store), LIMIT)
+
+    return asyncio.run(main())
+
+
+class Fatal:
+    """Stands for the end of the process."""
+
+    def __init__(self):
+        self.future = asyncio.get_running_loop().create_future()
+
+    def __call__(self, error):
+        self.future.set_result(error)
+
+
+def run_to_the_end(path, scenario):
+    """For a store that does not survive the scenario, which gets the future of its last error, too."""
+
+    async def main():
+        fatal = Fatal()
+        store = SqliteStore.at(path, reserve=0, now=lambda: NOW, fatal=fatal)
+        try:
+            await asyncio.wait_for(scenario(store, fatal.future), LIMIT)
+        finally:
+            store.abandon()
+
+    asyncio.run(main())
+
+
+def without_log(path):
+    """What messages the database file alone holds: what is left if the log is."""
+    alone = path / "alone.sqlite3"
+    shutil.copy(path / DATABASE, alone)
+    with contextlib.closing(sqlite3.connect(alone)) as connection:
+        return [name for (name,) in connection.execute("SELECT id FROM message ORDER BY seq")]
+
+
+def stop(process):
+    """Stopped, when this returns."""
+    os.kill(process, signal.SIGSTOP)
+    os.waitid(os.P_PID, process, os.WSTOPPED | os.WNOWAIT)
+
+
+async def asked(store):
+    """Until a sync of the log is outstanding."""
+    while not store._syncer._log.requests:
+        await asyncio.sleep(0)
+
+
+# -- a failed sync
+
+
+@pytest.mark.parametrize("body", [b"small", LARGE])
+def test_f01_after_a_failed_sync_the_log_is_emptied_and_the_message_acknowledged(tmp_path, failing, caplog, body):
+    async def scenario(store):
+        await put(store, "m0")
+        failing.write_text("-wal 1\n")
+        await put(store, "m1", content=body)
+        assert failing.read_text().split() == ["-wal", "0"]
+        assert (tmp_path / f"{DATABASE}-wal").stat().st_size == 0
+        assert without_log(tmp_path) == ["m0", "m1"]
+        await put(store, "m2")
+        assert await content(await store.get("m1")) == b"Received: trace\r\n" + body
+        assert ids(await store.list()) == ["m0", "m1", "m2"]
+        assert store.steady() is None
+
+    run(tmp_path, scenario)
+    assert "recovered: nothing was lost" in caplog.text
+
+
+def test_f10_nothing_is_refused_after_it_was_written(tmp_path, failing, monkeypatch):
+    """Whoever heard of an error and sends again would see the first copy delivered as well."""
+    monkeypatch.setattr(sqlite_commit, "RECOVERY_SECONDS", 0.2)
+    failing.write_text("none 0\n")
+
+    async def scenario(store, fatal):
+        await put(store, "m0")
+        failing.write_text("-wal -1\n")
+        waiting = [store.commit(await new(store, "m1")), store.commit(await new(store, "m2", content=LARGE))]
+        waiting.append(asyncio.ensure_future(store.record([delivered("m0")])))
+        error = await fatal
+        assert "cannot be synced" in str(error)
+        await turns()
+        assert not any(each.done() for each in waiting)
+        for each in waiting:
+            each.cancel()
+
+    run_to_the_end(tmp_path, scenario)
+
+
+def test_f01_nothing_begins_while_the_log_is_poisoned(tmp_path, failing):
+    async def scenario(store):
+        await put(store, "m0")
+        await store.release(["m0"])
+        reader = sqlite3.connect(tmp_path / DATABASE, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM message").fetchall()  # keeps the recovery from ending
+        failing.write_text("-wal 1\n")
+        first = store.commit(await new(store, "m1"))
+        while store.steady() is None:
+            await asyncio.sleep(0)
+        before = store.transactions
+        second = store.commit(await new(store, "m2"))
+        claim = asyncio.create_task(store.claim(NOW, 10))
+        take = asyncio.create_task(store.take("m0", ["rcpt.example"], NOW))
+        waiter = asyncio.ensure_future(store.steady())
+        await turns(100)
+        assert not any(each.done() for each in (first, second, claim, take, waiter))
+        assert store.transactions == before
+        waiter.cancel()  # one who waits no longer takes nothing from the others
+        reader.close()
+        await asyncio.gather(first, second)
+        assert (len(await claim), await take) in [(1, None), (0, await store.get("m0"))]
+        assert store.steady() is None
+
+    run(tmp_path, scenario)
+
+
+def test_f01_a_reader_that_holds_the_log_is_named_when_the_process_ends(tmp_path, failing, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "RECOVERY_SECONDS", 0.2)
+
+    async def scenario(store, fatal):
+        await put(store, "m0")
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM message").fetchall()
+            failing.write_text("-wal 1\n")
+            commit = store.commit(await new(store, "m1"))
+            error = await fatal
+            assert error.errno == errno.EBUSY
+            assert "another program reads the queue's database" in str(error)
+            assert not commit.done()
+            commit.cancel()
+
+    run_to_the_end(tmp_path, scenario)
+
+
+def test_f01_a_page_that_went_stale_is_never_acknowledged(tmp_path, failing):
+    async def scenario(store, fatal):
+        await put(store, "m0")
+        real = store._syncer.sync
+
+        def sync():
+            with (tmp_path / f"{DATABASE}-wal").open("r+b") as log:
+                log.seek(-100, os.SEEK_END)
+                log.write(b"\0" * 100)
+            return real()
+
+        store._syncer.sync = sync
+        failing.write_text("-wal 1\n")
+        commit = store.commit(await new(store, "m1"))
+        error = await fatal
+        assert error.errno == errno.EBADMSG
+        assert not commit.done()
+        commit.cancel()
+
+    run_to_the_end(tmp_path, scenario)
+    # The next start finds what was acknowledged.
+    run(tmp_path, only("m0"))
+
+
+def only(*names):
+    async def scenario(store):
+        assert ids(await store.list()) == list(names)
+
+    return scenario
+
+
+ENDING = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[2])
+import store_kit as kit
+from pathlib import Path
+from ironpost.storage import sqlite_commit
+sqlite_commit.RECOVERY_SECONDS = 0.2
+async def main():
+    store = kit.SqliteStore.at(Path(sys.argv[1]), reserve=0)
+    await kit.put(store, "m0")
+    print("good", flush=True)
+    sys.stdin.readline()
+    try:
+        await kit.put(store, "m1")
+    finally:
+        print("answered", flush=True)
+asyncio.run(main())
+"""
+
+
+def child(script, *arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}, **options,
+    )  # fmt: skip
+
+
+def test_f01_the_process_ends_without_an_answer(tmp_path, failing):
+    with child(ENDING, tmp_path, os.path.dirname(__file__)) as process:  # noqa: PTH120
+        assert process.stdout.readline() == "good\n"
+        failing.write_text("-wal -1\n")
+        said, errors = process.communicate("\n", LIMIT)
+    assert (said, process.returncode) == ("", sqlite_commit.IO_ERROR)
+    assert "cannot be recovered" in errors
+    assert "Traceback" not in errors
+
+
+def test_f01_every_process_has_the_same_description_of_the_log(tmp_path):
+    """A write-back error is reported once to each; one that is opened later may miss it."""
+
+    def place(process):
+        return int(Path(f"/proc/{process}/fdinfo/{store_log}").read_text().split()[1])
+
+    if not os.path.exists("/proc/self/fdinfo"):  # noqa: PTH110
+        pytest.skip("needs /proc")
+    store_log = -1
+
+    async def scenario(store):
+        nonlocal store_log
+        store_log = store._syncer.log
+        os.lseek(store_log, 12_345, os.SEEK_SET)
+        await put(store, "m1")
+        first = store._syncer.pid
+        assert place(first) == 12_345
+        os.kill(first, signal.SIGKILL)
+        await put(store, "m2")
+        await put(store, "m3")
+        assert store._syncer.pid != first
+        assert place(store._syncer.pid) == 12_345
+        os.lseek(store_log, 54_321, os.SEEK_SET)
+        assert place(store._syncer.pid) == 54_321
+
+    run(tmp_path, scenario)
+
+
+def test_f01_a_sync_whose_process_died_counts_as_failed(tmp_path, caplog):
+    async def scenario(store):
+        await put(store, "m0")
+        before = store._syncer.pid
+        stop(before)
+        commit = store.commit(await new(store, "m1"))
+        await asked(store)
+        os.kill(before, signal.SIGKILL)
+        await commit
+        assert store._syncer.pid != before
+        assert without_log(tmp_path) == ["m0", "m1"]
+        await put(store, "m2", content=LARGE)
+
+    run(tmp_path, scenario)
+    assert "recovered: nothing was lost" in caplog.text
+
+
+def test_f01_a_file_whose_process_died_counts_as_failed(tmp_path, caplog):
+    async def scenario(store):
+        stop(store._syncer.pid)
+        commit = store.commit(await new(store, "m1", content=LARGE))
+        while not store._syncer._work.requests:
+            await asyncio.sleep(0)
+        os.kill(store._syncer.pid, signal.SIGKILL)
+        with pytest.raises(OSError, match="lost before it had answered"):
+            await commit
+        await put(store, "m2", content=LARGE)
+        assert ids(await store.list()) == ["m2"]
+
+    run(tmp_path, scenario)
+
+
+# -- a log that is left over
+
+
+LEAVING = """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[2])
+import store_kit as kit
+from pathlib import Path
+async def main():
+    store = kit.SqliteStore.at(Path(sys.argv[1]), reserve=0)
+    await kit.put(store, "m0")
+    os._exit(0)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def left(tmp_path):
+    """The directory of a store that was not closed."""
+    with child(LEAVING, tmp_path, os.path.dirname(__file__)) as process:  # noqa: PTH120
+        assert process.communicate(timeout=LIMIT) == ("", "")
+    assert (tmp_path / f"{DATABASE}-wal").stat().st_size > 0
+    assert without_log(tmp_path) == []
+    return tmp_path
+
+
+@pytest.mark.parametrize("resting", [False, True])
+def test_f01_nothing_is_appended_to_a_log_that_is_left_over(left, resting):
+    async def scenario(store):
+        assert (left / f"{DATABASE}-wal").stat().st_size == 0
+        assert without_log(left) == ["m0"]
+        assert (store._syncer.pid == 0) == resting
+        await put(store, "m1")
+        assert ids(await store.list()) == ["m0", "m1"]
+
+    run(left, scenario, resting=resting)
+
+
+def test_f01_a_log_that_cannot_be_emptied_keeps_the_store_from_opening(left, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "RECOVERY_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(left / DATABASE, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM message").fetchall()
+        with pytest.raises(OSError, match="another program reads the queue's database"):
+            SqliteStore.at(left)
+    run(left, only("m0"))
+
+
+def test_f01_a_hole_that_a_reader_keeps_hidden_keeps_the_store_from_opening(left):
+    with contextlib.closing(sqlite3.connect(left / DATABASE)) as reader:
+        reader.execute("SELECT count(*) FROM message").fetchall()  # its index knows the log as it was
+        with (left / f"{DATABASE}-wal").open("r+b") as log:
+            log.seek(-100, os.SEEK_END)
+            log.write(b"\0" * 100)
+        with pytest.raises(OSError, match="does not hold what was written"):
+            SqliteStore.at(left)
+
+
+def test_f01_an_empty_log_costs_the_start_nothing(tmp_path, monkeypatch):
+    run(tmp_path, only())
+
+    def recover(self, seconds):
+        raise AssertionError("there is nothing to recover")
+
+    monkeypatch.setattr(Syncer, "recover_now", recover)
+    run(tmp_path, only())
+
+
+# -- each job by itself
+
+
+def test_f06_an_exception_after_a_commit_concerns_one_job_only(tmp_path, caplog):
+    async def scenario(store):
+        job = store._commits.job()
+        job.action = lambda: 1
+
+        def broken():
+            raise RuntimeError("on purpose")
+
+        job.on_durable = broken
+        first = store.commit(await new(store, "m1"))
+        futures = [store._commits.submit(job), store.commit(await new(store, "m2"))]
+        assert await first
+        assert await futures[0] == 1  # it is durable, whatever follows from that
+        assert await futures[1]
+        await put(store, "m3")
+        assert store._commits.idle
+
+    run(tmp_path, scenario)
+    assert "on purpose" in caplog.text
+
+
+def test_f06_a_sync_that_cannot_be_asked_for_is_a_failed_sync(tmp_path, monkeypatch, caplog):
+    async def scenario(store):
+        await put(store, "m0")
+        with monkeypatch.context() as patch:
+
+            def broken(self):
+                patch.undo()
+                raise RuntimeError("on purpose")
+
+            patch.setattr(Syncer, "sync", broken)
+            await put(store, "m1")
+        await put(store, "m2")
+        assert ids(await store.list()) == ["m0", "m1", "m2"]
+
+    run(tmp_path, scenario)
+    assert "on purpose" in caplog.text
+
+
+# -- a process that is silent
+
+
+def test_f14_a_stopped_sync_process_is_replaced(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sqlite_sync, "SYNC_SECONDS", 0.2)
+
+    async def scenario(store):
+        await put(store, "m1")
+        before = store._syncer.pid
+        stop(before)
+        await put(store, "m2")
+        assert store._syncer.pid != before
+        assert ids(await store.list()) == ["m1", "m2"]
+
+    run(tmp_path, scenario)
+    assert "does not answer" in caplog.text
+
+
+def test_f14_work_that_is_not_done_in_time_is_asked_of_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_sync, "WORK_SECONDS", 0.2)
+
+    async def scenario(store):
+        await put(store, "m1")
+        before = store._syncer.pid
+        stop(before)
+        monkeypatch.setattr(sqlite_sync, "WORK_SECONDS", 30.0)  # for the second one, which has to start
+        store._syncer._work.requests.clear()
+        checkpoint = store._syncer.checkpoint()
+        store._syncer._work.requests[0].deadline = 0.0
+        store._syncer._look()
+        await checkpoint
+        assert store._syncer.pid != before
+        assert without_log(tmp_path) == ["m1"]
+
+    run(tmp_path, scenario)
+
+
+def test_f14_a_recovery_that_is_not_answered_ends_the_process(tmp_path, monkeypatch):
+    async def scenario(store, fatal):
+        await put(store, "m0")
+        monkeypatch.setattr(sqlite_commit, "RECOVERY_SECONDS", 0.1)
+        monkeypatch.setattr(sqlite_sync, "RECOVERY_GRACE", 0.1)
+        process = store._syncer.pid
+
+        def sync():
+            stop(process)
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(OSError(errno.EIO, "Input/output error"))
+            return failed
+
+        store._syncer.sync = sync
+        commit = store.commit(await new(store, "m1"))
+        assert "was lost" in str(await fatal)
+        assert not commit.done()
+        commit.cancel()
+
+    run_to_the_end(tmp_path, scenario)
+
+
+def test_f14_a_sync_process_that_never_lives_ends_the_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "RECOVERY_SECONDS", 0.3)
+
+    async def scenario(store, fatal):
+        await put(store, "m1")
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        os.kill(store._syncer.pid, signal.SIGKILL)
+        commit = store.commit(await new(store, "m2"))
+        assert "cannot be synced" in str(await fatal)
+        assert not commit.done()
+        commit.cancel()
+
+    run_to_the_end(tmp_path, scenario)
+
+
+def test_f14_a_sync_process_that_lives_again_in_time_costs_nothing(tmp_path, monkeypatch):
+    async def scenario(store):
+        await put(store, "m1")
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", "/bin/false")
+            os.kill(store._syncer.pid, signal.SIGKILL)
+            three = asyncio.gather(*(put(store, name) for name in ("m2", "m3", "m4")))
+            while store.steady() is None:
+                await asyncio.sleep(0)
+        await three
+        assert ids(await store.list()) == ["m1", "m2", "m3", "m4"]
+
+    run(tmp_path, scenario)
+
+
+def test_f14_a_store_whose_sync_process_is_silent_is_closed_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "CLOSE_SECONDS", 0.2)
+
+    async def scenario(store, fatal):
+        await put(store, "m1")
+        stop(store._syncer.pid)
+        commit = store.commit(await new(store, "m2"))
+        await store.close()
+        assert "cannot be closed in time" in str(await fatal)
+        assert not commit.done()
+        commit.cancel()
+
+    run_to_the_end(tmp_path, scenario)
+
+
+def test_f14_a_checkpoint_that_hangs_does_not_keep_a_store_from_closing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "CLOSE_SECONDS", 0.2)
+
+    async def scenario(store, fatal):
+        await put(store, "m1")
+        stop(store._syncer.pid)
+        store._commits._checkpoint(lambda done: None)
+        await store.close()
+        assert not fatal.done()
+
+    run_to_the_end(tmp_path, scenario)
+    run(tmp_path, only("m1"))
+
+
+def test_the_sync_process_ignores_the_signals_meant_for_the_server(tmp_path):
+    async def scenario(store):
+        await put(store, "m1")
+        before = store._syncer.pid
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(before, number)
+        await put(store, "m2")
+        assert store._syncer.pid == before
+
+    run(tmp_path, scenario)
+
+
+# -- the program
+
+
+def test_f08_an_exception_that_nobody_expected_answers_and_the_thread_lives():
+    ours, theirs = socketpair()
+    handled = []
+
+    def handle(words):
+        handled.append(words)
+        if len(handled) == 1:
+            raise RuntimeError("on purpose")
+
+    with ours:
+        channel = sync_process._Channel(theirs.detach())
+        thread = threading.Thread(target=sync_process._serve, args=(channel, handle))
+        thread.start()
+        ours.settimeout(LIMIT)
+        ours.sendall(b"first 1\nsecond\n")
+        answers = b""
+        while len(answers) < 4:
+            answers += ours.recv(4)
+        ours.shutdown(1)
+        thread.join(LIMIT)
+        channel._socket.close()
+    assert not thread.is_alive()
+    assert answers == bytes((0, errno.EIO, 0, 0))
+    assert handled == [[b"first", b"1"], [b"second"]]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+sys.path.insert(0, sys.argv[2])
+import store_kit as kit
+from pathlib import Path
+async def main():
+    store = kit.SqliteStore.at(Path(sys.argv[1]), reserve=0)
+    await kit.put(store, "m0")
+    process = store._syncer.pid
+    os.kill(process, signal.SIGSTOP)
+    store._syncer.checkpoint()
+    store._syncer.remove(["none"])
+    store._syncer.sync()
+    print(process, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def test_f08_a_killed_server_leaves_no_traceback(tmp_path):
+    """Its sync process has answers to give, and nobody to give them to."""
+    with child(KILLED, tmp_path, os.path.dirname(__file__)) as server:  # noqa: PTH120
+        process = int(server.stdout.readline())
+        server.wait(LIMIT)
+        os.kill(process, signal.SIGCONT)
+        assert server.stderr.read() == ""  # the end of the file is that of the sync process
+
+
+@contextlib.contextmanager
+def syncer(path):
+    with contextlib.closing(connect(path)) as database, contextlib.closing(Syncer(path, DATABASE)) as found:
+        yield found, database
+
+
+def test_segments_are_handed_over_once_and_forgotten(tmp_path):
+    (tmp_path / "segments").mkdir()
+
+    def held(process):
+        return sum("/segments/" in str(each.readlink()) for each in Path(f"/proc/{process}/fd").iterdir())
+
+    async def scenario(syncer):
+        descriptors = {
+            number: os.open(tmp_path / "segments" / str(number), os.O_RDWR | os.O_CREAT) for number in (1, 2)
+        }
+        order = []
+        asked = [syncer.segment(number, descriptors[number], new=new) for number, new in
+                 ((1, True), (1, False), (2, True), (1, False))]  # fmt: skip
+        for at, each in enumerate(asked):
+            each.add_done_callback(lambda _, at=at: order.append(at))
+        await asyncio.gather(*asked)
+        assert order == [0, 1, 2, 3]
+        assert held(syncer.pid) == 2
+        syncer.forget(1)
+        await syncer.segment(2, descriptors[2], new=False)
+        assert held(syncer.pid) == 1
+        before = syncer.pid
+        os.kill(before, signal.SIGKILL)
+        with pytest.raises(OSError, match="lost before it had answered"):
+            await syncer.segment(2, descriptors[2], new=False)
+        await syncer.segment(2, descriptors[2], new=False)
+        assert syncer.pid != before
+        assert held(syncer.pid) == 1
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+    with syncer(tmp_path) as (found, _):
+        asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
+
+
+def test_a_segment_that_is_not_synced_is_an_error_and_the_log_is_not_concerned(tmp_path, failing):
+    (tmp_path / "segments").mkdir()
+
+    async def scenario(syncer):
+        descriptor = os.open(tmp_path / "segments" / "7", os.O_RDWR | os.O_CREAT)
+        await syncer.segment(7, descriptor, new=True)
+        failing.write_text("segments/7 1\n")
+        with pytest.raises(OSError, match="segment 7") as caught:
+            await syncer.segment(7, descriptor, new=False)
+        assert caught.value.errno == errno.EIO
+        await syncer.sync()
+        os.close(descriptor)
+
+    with syncer(tmp_path) as (found, _):
+        asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
+
+
+def test_a_channel_that_is_busy_keeps_no_other_waiting(tmp_path):
+    """A recovery that a reader holds up stands for whatever takes long on the log's channel."""
+    (tmp_path / "segments").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+
+    async def scenario(syncer, database):
+        descriptor = os.open(tmp_path / "segments" / "1", os.O_RDWR | os.O_CREAT)
+        database.execute("BEGIN")
+        database.execute("SELECT count(*) FROM message").fetchall()
+        database.execute("CREATE TABLE more (x)")
+        recovery = syncer.recover(30, sqlite_recovery.Extent(0, b""))
+        await syncer.segment(1, descriptor, new=True)
+        await syncer.file("file")
+        await syncer.remove(["file"])
+        assert not recovery.done()
+        database.execute("COMMIT")
+        await recovery
+        os.close(descriptor)
+
+    with syncer(tmp_path) as (found, database):
+        asyncio.run(asyncio.wait_for(scenario(found, database), LIMIT))
+
+
+def test_a_segment_file_gives_octets_back_and_keeps_its_size(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    before = (tmp_path / "file").stat().st_blocks
+
+    async def scenario(syncer):
+        (punched,) = await asyncio.gather(syncer.punch("file", [(4096, 8192), (40_960, 4096)]), return_exceptions=True)
+        if isinstance(punched, OSError) and punched.errno == errno.EOPNOTSUPP:
+            pytest.skip("this file system cannot punch holes")
+        assert punched is None
+        found = (tmp_path / "file").stat()
+        assert found.st_size == 100_000
+        assert found.st_blocks <= before - (8192 + 4096) // 512
+        data = (tmp_path / "file").read_bytes()
+        assert data == b"x" * 4096 + bytes(8192) + b"x" * 28_672 + bytes(4096) + b"x" * 54_944
+        with pytest.raises(OSError, match="none"):
+            await syncer.punch("none", [(0, 4096)])
+
+    with syncer(tmp_path) as (found, _):
+        asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
+
+
+def test_files_are_removed_and_a_missing_one_is_no_error(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"x")
+
+    async def scenario(syncer):
+        await syncer.remove(["a", "none", "c", "nowhere/at/all"])
+        assert [name for name in ("a", "b", "c") if (tmp_path / name).exists()] == ["b"]
+
+    with syncer(tmp_path) as (found, _):
+        asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
+
+
+# -- the log into the database
+
+
+def test_f13_the_log_is_copied_by_pages_whatever_is_in_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 60)
+    copied = 0
+    real = Syncer.checkpoint
+
+    def checkpoint(self):
+        nonlocal copied
+        copied += 1
+        return real(self)
+
+    monkeypatch.setattr(Syncer, "checkpoint", checkpoint)
+
+    async def scenario(store):
+        await put(store, "m1")
+        for _ in range(100):  # an event and a row each: hardly any octets
+            await store.hold(["m1"], NOW)
+            await store.resume(["m1"], NOW)
+        assert copied >= 5
+
+    run(tmp_path, scenario)
+
+
+def test_f13_no_commit_copies_the_log(tmp_path, monkeypatch):
+    """A commit that did would stop the event loop for it."""
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 10**9)
+
+    async def scenario(store):
+        assert store._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+        size = (tmp_path / DATABASE).stat().st_size
+        for number in range(100):
+            await put(store, f"m{number}", content=b"x" * 60_000)
+        assert sqlite_recovery.extent(store._commits._index).frames > 1500
+        assert (tmp_path / DATABASE).stat().st_size == size
+
+    run(tmp_path, scenario)
+
+
+def test_f13_a_log_that_a_reader_keeps_from_starting_over_is_named_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 20)
+    monkeypatch.setattr(sqlite_commit, "LONG_LOG_FRAMES", 100)
+
+    async def grow(store, name):
+        for number in range(30):
+            await put(store, f"{name}{number}", content=b"x" * 30_000)
+
+    async def scenario(store):
+        with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM message").fetchall()
+            await grow(store, "a")
+            assert caplog.text.count("has grown to") == 1
+        await grow(store, "b")
+        assert sqlite_recovery.extent(store._commits._index).frames < 100
+
+    run(tmp_path, scenario)
+    assert caplog.text.count("has grown to") == 1
