@@ -461,6 +461,30 @@ def test_an_outcome_is_recorded_again_until_the_store_takes_it():
     scenario({"remote": lambda message, recipient: NEVER, "store": Faulty(now=lambda: NOW)}, act)
 
 
+class Unsteady(MemoryStore):
+    """Does not know what is durable before `recovered` is done."""
+
+    recovered = None
+
+    def steady(self):
+        return None if self.recovered is None or self.recovered.done() else asyncio.shield(self.recovered)
+
+
+def test_f01_no_attempt_begins_while_the_store_does_not_know_what_is_durable():
+    async def act(world):
+        world.store.recovered = asyncio.get_running_loop().create_future()
+        await world.put("m1")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert world.remote.calls == []
+        world.store.recovered.set_result(None)
+        await world.run(60)
+        assert len(world.remote.calls) == 1
+        assert await world.store.list() == []
+
+    scenario({"store": Unsteady(now=lambda: NOW)}, act)
+
+
 def test_a_report_that_the_store_did_not_take_leaves_nothing_behind(tmp_path):
     class Sick(SqliteStore):
         faults = 3
