@@ -121,6 +121,63 @@ def test_f10_nothing_is_refused_after_it_was_written(tmp_path, failing, monkeypa
     run_to_the_end(tmp_path, scenario)
 
 
+class FailingCommit:
+    """A connection whose COMMIT fails."""
+
+    def __init__(self, connection):
+        self._connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def execute(self, statement, *values):
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._connection.execute(statement, *values)
+
+
+def test_f10_a_transaction_that_a_failed_commit_left_in_the_log_is_not_found_after_a_kill(tmp_path):
+    """SQLite writes all frames before it extends the index, which may fail: then the frames are there, and good."""
+    here, there, killed = (tmp_path / name for name in ("here", "there", "killed"))
+
+    def found(directory):
+        with contextlib.closing(sqlite3.connect(directory / DATABASE)) as connection:
+            return [name for (name,) in connection.execute("SELECT id FROM message ORDER BY seq")]
+
+    def copied(directory):
+        directory.mkdir()
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            shutil.copy(here / name, directory)
+
+    async def scenario(store):
+        await put(store, "m0")
+        end = sqlite_recovery.end_of(sqlite_recovery.extent(store._commits._index), 4096)
+        copied(there)
+        with contextlib.closing(sqlite3.connect(there / DATABASE)) as connection:
+            columns = "seq, id, accepted, reverse_path, size, body"
+            connection.execute(f"INSERT INTO message ({columns}) VALUES (9, 'm1', 0, '', 0, '')")
+            connection.commit()
+            frames = (there / f"{DATABASE}-wal").read_bytes()[end:]
+        with (here / f"{DATABASE}-wal").open("r+b") as log:
+            log.seek(end)
+            log.write(frames)
+        copied(killed)
+        assert found(killed) == ["m0", "m1"]
+        shutil.rmtree(killed)
+        store._commits._db = FailingCommit(store._writer)
+        with pytest.raises(OSError, match="disk I/O error"):
+            await put(store, "m2")
+        copied(killed)
+        assert found(killed) == ["m0"]
+        store._commits._db = store._writer
+        await put(store, "m3")
+        shutil.rmtree(killed)
+        copied(killed)
+        assert found(killed) == ["m0", "m3"]
+
+    run(here, scenario)
+
+
 def test_f01_nothing_begins_while_the_log_is_poisoned(tmp_path, failing):
     async def scenario(store):
         await put(store, "m0")

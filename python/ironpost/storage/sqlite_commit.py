@@ -300,7 +300,19 @@ class GroupCommit:
             if db.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     db.execute("ROLLBACK")
+            self._void_remains()
             raise
+
+    def _void_remains(self) -> None:
+        """Makes frames that a failed COMMIT wrote invalid.
+
+        If it failed after the last frame (the index could not grow), the log holds a whole transaction that was
+        refused, and SQLite's recovery would find it after a kill.
+        """
+        end = sqlite_recovery.end_of(sqlite_recovery.extent(self._index), PAGE)
+        with contextlib.suppress(OSError):  # if nothing can be written there, nothing was
+            if os.fstat(self._syncer.log).st_size > end:
+                os.pwrite(self._syncer.log, bytes(sqlite_recovery.FRAME_HEADER), end)
 
     def _apply(self, jobs: list[Job]) -> None:
         at = micros(self._now())

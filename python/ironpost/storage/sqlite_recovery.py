@@ -36,8 +36,10 @@ RETRY_SECONDS = 0.05
 BUSY_SECONDS = 0.25
 """How long SQLite itself waits for a reader within an attempt."""
 
+FRAME_HEADER = 24
+"""Octets before the page in a frame."""
+
 _HEADER = 32
-_FRAME_HEADER = 24
 _INDEX_HEADER = 48
 _MAGIC = 0x377F0682
 """Its lowest bit is set if checksums add big-endian words."""
@@ -91,6 +93,11 @@ def extent(descriptor: int) -> Extent:
     return Extent(int.from_bytes(data[:4], sys.byteorder), data[16:])
 
 
+def end_of(extent: Extent, page: int) -> int:
+    """Where the next frame goes: an offset in the log, for pages of so many octets."""
+    return _HEADER + extent.frames * (FRAME_HEADER + page)
+
+
 def verify(log: int, index: LogIndex, good: Extent | None = None) -> None:
     """Reads the log back and compares every frame with its checksum.
 
@@ -116,7 +123,7 @@ def verify(log: int, index: LogIndex, good: Extent | None = None) -> None:
     total = _add((0, 0), start.unpack_from(header))
     if total != struct.unpack_from(">2I", header, 24):
         raise _damaged("its header has the wrong checksum")
-    size = _FRAME_HEADER + page
+    size = FRAME_HEADER + page
     known = 0
     if good is not None and good.salts == index.salts and 0 < good.frames <= index.frames:
         known = good.frames
@@ -128,7 +135,7 @@ def verify(log: int, index: LogIndex, good: Extent | None = None) -> None:
             raise _damaged(f"it ends before frame {first + len(data) // size + 1} of {index.frames}")
         for at in range(0, count * size, size):
             total = _add(total, prefix.unpack_from(data, at))
-            total = _add(total, words.unpack_from(data, at + _FRAME_HEADER))
+            total = _add(total, words.unpack_from(data, at + FRAME_HEADER))
             if data[at + 8 : at + 16] != index.salts or total != struct.unpack_from(">2I", data, at + 16):
                 raise _damaged(f"frame {first + at // size + 1} of {index.frames} has the wrong checksum")
     if total != index.checksum:
