@@ -19,11 +19,13 @@ import pytest
 from store_kit import NOW, content, delivered, ids, new, opened, put, turns
 
 from ironpost.storage import sqlite_commit, sqlite_recovery, sqlite_sync, sync_process
+from ironpost.storage.bodies import RECORD_BODY
 from ironpost.storage.sqlite import SqliteStore
 from ironpost.storage.sqlite_schema import DATABASE, connect
 from ironpost.storage.sqlite_sync import Syncer
 
 LARGE = b"x" * 200_000
+HUGE = b"x" * (RECORD_BODY + 1)
 LIMIT = 60
 """Seconds after which a test hangs."""
 
@@ -74,6 +76,12 @@ def stop(process):
     os.waitid(os.P_PID, process, os.WSTOPPED | os.WNOWAIT)
 
 
+async def settled(store):
+    """Until nothing is being written."""
+    while store._bodies.busy or not store._commits.idle:
+        await asyncio.sleep(0)
+
+
 async def asked(store):
     """Until a sync of the log is outstanding."""
     while not store._syncer._log.requests:
@@ -86,7 +94,8 @@ async def asked(store):
 @pytest.mark.parametrize("body", [b"small", LARGE])
 def test_f01_after_a_failed_sync_the_log_is_emptied_and_the_message_acknowledged(tmp_path, failing, caplog, body):
     async def scenario(store):
-        await put(store, "m0")
+        await put(store, "m0", content=body)  # a body outside its row has its segment listed by then
+        await settled(store)
         failing.write_text("-wal 1\n")
         await put(store, "m1", content=body)
         assert failing.read_text().split() == ["-wal", "0"]
@@ -340,15 +349,32 @@ def test_f01_a_sync_whose_process_died_counts_as_failed(tmp_path, caplog):
 
 def test_f01_a_file_whose_process_died_counts_as_failed(tmp_path, caplog):
     async def scenario(store):
+        spool = await new(store, "m1", content=HUGE)
         stop(store._syncer.pid)
-        commit = store.commit(await new(store, "m1", content=LARGE))
+        commit = store.commit(spool)
         while not store._syncer._work.requests:
             await asyncio.sleep(0)
         os.kill(store._syncer.pid, signal.SIGKILL)
         with pytest.raises(OSError, match="lost before it had answered"):
             await commit
-        await put(store, "m2", content=LARGE)
+        await put(store, "m2", content=HUGE)
         assert ids(await store.list()) == ["m2"]
+
+    run(tmp_path, scenario)
+
+
+def test_f01_a_record_whose_process_died_is_written_to_another_segment(tmp_path, caplog):
+    async def scenario(store):
+        first = await put(store, "m1", content=LARGE)
+        await settled(store)
+        stop(store._syncer.pid)
+        commit = store.commit(await new(store, "m2", content=LARGE))
+        while not store._syncer._segment.requests:
+            await asyncio.sleep(0)
+        os.kill(store._syncer.pid, signal.SIGKILL)
+        second = await commit
+        assert second.body.place.segment == first.body.place.segment + 1
+        assert await content(second) == await content(first)
 
     run(tmp_path, scenario)
 

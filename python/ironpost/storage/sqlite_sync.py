@@ -44,6 +44,8 @@ WORK_SECONDS = 60.0
 """Nor does anything else."""
 RECOVERY_GRACE = 2.0
 """Seconds beyond its own limit in which a recovery must have answered."""
+LOOK_SECONDS = 5.0
+"""How often deadlines are looked at while something is outstanding: a sync that is late is noticed so much later."""
 END_SECONDS = 2.0
 """How long `close` waits for the process to end."""
 
@@ -391,7 +393,7 @@ class Syncer:
             return future
         channel.ask(request)
         if self._deadline is None and self._loop is not None:
-            self._deadline = loop.call_later(seconds, self._look)
+            self._deadline = loop.call_later(min(seconds, LOOK_SECONDS), self._look)
         return future
 
     # -- deadlines, and the end of the process
@@ -406,7 +408,7 @@ class Syncer:
         if left <= 0:
             self.lost("it does not answer")
         else:
-            self._deadline = self.loop.call_later(left, self._look)
+            self._deadline = self.loop.call_later(min(left, LOOK_SECONDS), self._look)
 
     def lost(self, why: str) -> None:
         """The process is of no use any more: another one."""
@@ -453,7 +455,7 @@ class Syncer:
                 if self._process is not process:  # lost again, and all of it was repeated or failed
                     return
         if any(channel.requests for channel in self._channels):
-            self._deadline = loop.call_later(WORK_SECONDS, self._look)
+            self._deadline = loop.call_later(LOOK_SECONDS, self._look)
 
     def _discard(self) -> None:
         """Kills the process. A thread reaps it: one that hangs in the kernel ends when it can."""
