@@ -17,7 +17,7 @@ import pytest
 from ironpost.delivery import maildir as module
 from ironpost.delivery.maildir import AT_ONCE, Maildir
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
-from ironpost.model.body import PIECE
+from ironpost.model.body import PIECE, BodyDamaged
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ STORED = b"Return-Path: <sender@example.org>\nReceived: by mx.example\nSubject: 
 class Content:
     octets: bytes
     times: int = 1
-    fails: bool = False
+    fails: type[OSError] | None = None
 
     @property
     def size(self) -> int:
@@ -41,8 +41,8 @@ class Content:
         for _ in range(self.times):
             for at in range(0, len(self.octets), PIECE):
                 yield self.octets[at : at + PIECE]
-        if self.fails:
-            raise OSError(errno.EIO, "the disk is broken")
+        if self.fails is not None:
+            raise self.fails(errno.EIO, "the disk is broken")
 
     async def head(self, limit: int) -> bytes:
         return self.octets[:limit]
@@ -251,10 +251,13 @@ def test_a_maildir_that_is_a_file_defers(tmp_path: Path) -> None:
     assert "mail" in outcome.reply.detail
 
 
-def test_a_body_that_cannot_be_read_defers_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    content = Content(b"Subject: x\r\n\r\n" + b"a" * AT_ONCE, times=3, fails=True)
+@pytest.mark.parametrize(("fails", "disposition"), [(OSError, Disposition.DEFERRED), (BodyDamaged, Disposition.HELD)])
+def test_a_body_that_cannot_be_read_leaves_nothing(
+    tmp_path: Path, fails: type[OSError], disposition: Disposition
+) -> None:
+    content = Content(b"Subject: x\r\n\r\n" + b"a" * AT_ONCE, times=3, fails=fails)
     (outcome,) = deliver(tmp_path, queued("jo@localhost", content=content))
-    assert outcome.disposition is Disposition.DEFERRED
+    assert outcome.disposition is disposition
     assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
 
 

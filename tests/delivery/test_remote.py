@@ -13,6 +13,7 @@ from ironpost.delivery.next_hop import LOOPBACK
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.lookup.static import StaticResolver
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
+from ironpost.model.body import BodyDamaged
 from ironpost.model.parameters import HoldUntil
 from ironpost.protocol.client import TIMEOUTS, Step
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
@@ -642,12 +643,13 @@ def test_r19_a_time_out_defers_and_the_connection_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("size", [10, HELD + 10])
-def test_a_body_that_cannot_be_read_defers_and_is_never_ended(size: int) -> None:
+@pytest.mark.parametrize(("kind", "disposition"), [(OSError, P), (BodyDamaged, Disposition.HELD)])
+def test_a_body_that_cannot_be_read_is_never_ended(size: int, kind: type[OSError], disposition: Disposition) -> None:
     async def main() -> None:
         async with peer() as here, delivery(here.port) as made:
-            body = Held(b"x" * size, OSError(5, "Input/output error"))
+            body = Held(b"x" * size, kind(5, "Input/output error"))
             outcome = one(await deliver(made, message("x@a.example", body=body)))
-            assert (outcome.disposition, outcome.reply.enhanced) == (P, "4.3.0")
+            assert (outcome.disposition, outcome.reply.enhanced) == (disposition, "4.3.0")
             assert "Input/output error" in outcome.reply.detail
             assert here.messages == []
 

@@ -10,7 +10,9 @@ import logging
 
 import pytest
 
+from ironpost.delivery import unreadable
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.model.body import BodyDamaged
 from ironpost.model.parameters import Notify
 from ironpost.queue.retry import DAY, HOUR
 from ironpost.queue.scheduler import LOOK_AGAIN
@@ -483,6 +485,33 @@ def test_f01_no_attempt_begins_while_the_store_does_not_know_what_is_durable():
         assert await world.store.list() == []
 
     scenario({"store": Unsteady(now=lambda: NOW)}, act)
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_damaged_message_is_held_and_neither_returned_nor_deleted(caplog, raised):
+    error = BodyDamaged(5, "another checksum")
+
+    def answer(message, recipient):
+        if raised:
+            raise error
+        return unreadable(error)
+
+    async def act(world):
+        await world.put("m1", "one@remote.example", "two@remote.example")
+        await world.run(2 * DAY)
+        (message,) = await world.store.list()
+        assert [each.state for each in message.recipients] == [State.HELD, State.HELD]
+        assert len(world.remote.calls) == 1
+        assert world.local.calls == [], "no report"
+        # An operator who has repaired it lets it go.
+        world.remote.answer = lambda message, recipient: OK
+        await world.store.resume(["m1"], world.clock.now())
+        world.runner.wake()
+        await world.run(60)
+        assert await world.store.list() == []
+
+    scenario({"remote": answer}, act)
+    assert [each.levelname for each in caplog.records if getattr(each, "event", "") == "damaged"] == ["ERROR", "ERROR"]
 
 
 def test_a_report_that_the_store_did_not_take_leaves_nothing_behind(tmp_path):

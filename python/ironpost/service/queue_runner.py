@@ -16,7 +16,9 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from ironpost.delivery import unreadable
 from ironpost.model import Disposition, Outcome
+from ironpost.model.body import BodyDamaged
 from ironpost.protocol import replies
 from ironpost.queue.retry import DAY, HOUR, RetryLaw, expired
 from ironpost.queue.scheduler import Scheduler
@@ -277,6 +279,9 @@ class QueueRunner:
         try:
             agent = self.agents(way) if isinstance(way, Route) else way
             outcomes = dict(await agent.deliver(message, recipients))
+        except BodyDamaged as error:
+            await self._settle(message, [(to, unreadable(error)) for to in recipients])
+            return
         except Exception as error:  # noqa: BLE001 - one bad message never stops the runner
             await self._settle(message, self._crashed(message, recipients, error), crashed=True)
             return
