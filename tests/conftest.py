@@ -33,13 +33,17 @@ def environment(**more: str) -> dict[str, str]:
 class Running:
     """One `ironpost serve`, its configuration and its folder."""
 
-    def __init__(self, folder: Path, text: str, listeners: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, text: str, listeners: tuple[str, ...] = (), program: tuple[str, ...] = PROGRAM
+    ) -> None:
         """Writes the configuration; `start` starts.
 
         `text` is TOML that stands behind `[smtp]`. Each of `listeners` is the TOML of one `[[listener]]`, which gets a
-        free port of 127.0.0.1 if it has no `listen`; without any there is one with the role `mx`.
+        free port of 127.0.0.1 if it has no `listen`; without any there is one with the role `mx`. `program` is what
+        is started.
         """
         self.folder = folder
+        self._program = program
         self.data = folder / "data"
         self.file = folder / "ironpost.toml"
         self.port = 0
@@ -63,7 +67,7 @@ class Running:
         """Starts it, with more arguments, and waits until it says that it listens."""
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, "serve", "-c", str(self.file), *arguments],
+                [*self._program, "serve", "-c", str(self.file), *arguments],
                 cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip
         assert self.process.stdout is not None
@@ -141,10 +145,10 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts servers, `serve(text, *listeners)` as `Running` says; each is killed at the end if it still runs."""
     started: list[Running] = []
 
-    def start(text: str = "", *listeners: str, workers: int = 1) -> Running:
+    def start(text: str = "", *listeners: str, workers: int = 1, program: tuple[str, ...] = PROGRAM) -> Running:
         folder = tmp_path / f"server{len(started)}"
         folder.mkdir()
-        started.append(Running(folder, text, listeners))
+        started.append(Running(folder, text, listeners, program))
         return started[-1].start("--workers", str(workers))
 
     yield start

@@ -21,7 +21,7 @@ class _Link:
         self.told: list[Any] = []
         self.meanwhile = lambda: None
 
-    async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def ask(self, request: Mapping[str, Any], _seconds: float) -> dict[str, Any]:
         self.told.append(request["text"])
         self.meanwhile()
         return {}

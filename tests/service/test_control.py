@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.service.control import REQUEST_OCTETS, ControlError, ControlServer, ask
+from ironpost.service import control
+from ironpost.service.control import REQUEST_OCTETS, ControlError, ControlServer, Unanswered, ask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -130,3 +132,85 @@ def test_a_path_that_no_socket_can_have_is_refused_with_the_way_out(tmp_path: Pa
 def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ask(tmp_path / "c", {"do": "echo"})
+
+
+def test_f14_a_command_that_takes_long_is_answered_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "COMMAND_SECONDS", 0.1)
+    monkeypatch.setattr(control, "UNFINISHED", 1)
+
+    async def run() -> None:
+        go_on, finished = asyncio.Event(), asyncio.Event()
+
+        async def wait(request: Mapping[str, Any]) -> Mapping[str, Any]:
+            await go_on.wait()
+            finished.set()
+            return {}
+
+        server = ControlServer(tmp_path / "c", {"wait": wait})
+        await server.start()
+        async with asyncio.timeout(30):
+            with pytest.raises(Unanswered, match=r"^wait has not finished within 0.1 s; the server is still working"):
+                await asyncio.to_thread(ask, tmp_path / "c", {"do": "wait"})
+            with pytest.raises(Unanswered, match="too many commands have not finished"):
+                await asyncio.to_thread(ask, tmp_path / "c", {"do": "wait"})
+            go_on.set()
+            await finished.wait()
+            assert await asyncio.to_thread(ask, tmp_path / "c", {"do": "wait"}) == {}
+            await server.stop()
+
+    asyncio.run(run())
+
+
+def test_f14_a_command_that_does_not_finish_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "COMMAND_SECONDS", 0.1)
+
+    async def wait(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def run() -> None:
+        server = ControlServer(tmp_path / "c", {"wait": wait})
+        await server.start()
+        async with asyncio.timeout(30):
+            with pytest.raises(Unanswered):
+                await asyncio.to_thread(ask, tmp_path / "c", {"do": "wait"})
+            await server.stop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answered", [b"", b" "], ids=["nothing", "one octet after the other"])
+def test_f14_a_server_that_does_not_answer_is_given_up(tmp_path: Path, answered: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "c"))
+        listener.listen()
+
+        async def run() -> None:
+            asking = asyncio.create_task(asyncio.to_thread(ask, tmp_path / "c", {"do": "echo"}, 0.2))
+            connection, _ = await asyncio.to_thread(listener.accept)
+            with connection:
+                async with asyncio.timeout(30):
+                    while not asking.done():
+                        connection.sendall(answered)
+                        await asyncio.wait([asking], timeout=0.05)
+                with pytest.raises(TimeoutError):
+                    await asking
+
+        asyncio.run(run())
+
+
+def test_f14_a_server_that_accepts_nothing_is_given_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as waiting:
+        listener.bind(str(tmp_path / "c"))
+        listener.listen(0)
+        while True:  # until its backlog is full
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(tmp_path / "c"))
+            except OSError:
+                break
+        with pytest.raises(TimeoutError):
+            ask(tmp_path / "c", {"do": "echo"}, 0.2)

@@ -60,7 +60,12 @@ class Crew:
             others = [each for each in range(len(self.stores)) if each != asking and each not in self.down]
             return {"answers": [await self.commands[each][request["do"]](request) for each in others]}
 
-        return News(lambda _note: None, ask)
+        def tell(note: Any) -> None:
+            for number, news in enumerate(self.news):
+                if number != asking and number not in self.down:
+                    news.heard(json.loads(json.dumps(note)))
+
+        return News(tell, ask)
 
     async def queue(self, worker: int, name: str, content: bytes = b"Subject: x\r\n\r\n") -> None:
         store = self.stores[worker]
@@ -282,5 +287,32 @@ def test_a_borrower_that_cannot_read_gives_back(tmp_path: Path, monkeypatch: pyt
             with pytest.raises(OSError, match="unable to open"):
                 await crew.stores[0].take("m1", DOMAINS, time.time())
         assert await crew.stores[0].take("m1", DOMAINS, time.time()) is not None
+
+    among(tmp_path, 2, scenario)
+
+
+def test_f14_what_is_lent_too_late_for_the_borrower_stays_with_its_owner(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        request = {"do": "lending-take", "id": "m1", "domains": list(DOMAINS), "now": time.time(), "borrower": 0}
+        late = {**request, "until": time.monotonic() - 1}
+        assert await crew.commands[1]["lending-take"](late) == {"numbers": []}
+        assert crew.stores[1]._lent == {}
+        assert [each.number for each in (await crew.stores[1].claim(time.time(), 10))[0].recipients] == [0, 1, 2]
+
+    among(tmp_path, 2, scenario)
+
+
+def test_f14_what_is_given_back_is_told_so_that_a_late_owner_hears_of_it(tmp_path: Path) -> None:
+    async def scenario(crew: Crew) -> None:
+        await crew.queue(1, "m1")
+        assert await crew.stores[0].take("m1", DOMAINS, time.time()) is not None
+
+        async def nobody(_request: Any) -> Any:
+            raise AssertionError("asked")
+
+        crew.news[0]._ask = nobody
+        await crew.stores[0].release(["m1"])
+        assert crew.stores[1]._lent == {}
 
     among(tmp_path, 2, scenario)

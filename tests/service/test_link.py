@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.service.control import ControlError
+from ironpost.service.control import ControlError, Unanswered
 from ironpost.service.link import Link, LinkLost
 
 if TYPE_CHECKING:
@@ -142,5 +144,59 @@ def test_r24_a_question_whose_command_is_none_is_refused() -> None:
         with pytest.raises(ControlError, match="failed; the server's log says why"):
             await one.link.ask({"do": ["echo"]})
         assert await one.link.ask({"do": "echo", "word": 1}) == {"said": 1}
+
+    between(scenario)
+
+
+def test_f14_a_question_has_a_deadline_and_the_link_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironpost.service.link.GRACE_SECONDS", 0.0)
+
+    async def scenario(one: End, other: End) -> None:
+        with pytest.raises(Unanswered, match=r"^no answer within 0\.1 s$"):
+            await one.link.ask({"do": "wait"}, 0.1)
+        other.never.set()  # its answer comes now, and nobody wants it
+        assert await one.link.ask({"do": "echo", "word": 1}) == {"said": 1}
+
+    between(scenario)
+
+
+def test_f14_a_question_that_is_read_after_its_deadline_is_not_acted_upon() -> None:
+    async def scenario(_one: End, _other: End) -> None:
+        late = End()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.setblocking(False)
+            await late.link.open(ours)
+            loop = asyncio.get_running_loop()
+            for serial, until in ((1, time.monotonic() - 1), (2, time.monotonic() + 60)):
+                request = {"do": "echo", "word": serial, "until": until}
+                line = json.dumps({"ask": serial, "request": request})
+                await loop.sock_sendall(theirs, line.encode() + b"\n")
+            assert json.loads(await loop.sock_recv(theirs, 65536)) == {"to": 2, "answer": {"said": 2}}
+        await late.gone.wait()
+
+    between(scenario)
+
+
+def test_f14_a_ping_shows_that_the_other_end_runs() -> None:
+    async def scenario(one: End, other: End) -> None:
+        assert one.link.received == 0
+        one.link.ping()
+        while not one.link.received:
+            await asyncio.sleep(0)
+        assert (one.notes, other.notes) == ([], [])
+
+    between(scenario)
+
+
+def test_f14_a_link_can_be_cut_though_the_other_end_reads_nothing() -> None:
+    async def scenario(_one: End, _other: End) -> None:
+        end = End()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await end.link.open(ours)
+            end.link.tell({"large": "x" * 10_000_000})
+            end.link.cut()
+            await end.gone.wait()
 
     between(scenario)

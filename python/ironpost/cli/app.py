@@ -126,11 +126,19 @@ def reload(config: File = None) -> None:
 
 
 @app.command()
-def metrics(config: File = None) -> None:
+def status(config: File = None, json: Json = False) -> None:
+    """Show where the running server listens, how many connections it has, and its workers."""
+    from ironpost.cli import status as command
+
+    command.show(config, as_json=json)
+
+
+@app.command()
+def metrics(config: File = None, json: Json = False) -> None:
     """Print the counters of the running server and the sizes of its queue, as Prometheus reads them."""
     from ironpost.cli import metrics as command
 
-    command.show(config)
+    command.show(config, as_json=json)
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
-from ironpost.cli.settings import command, configuration
+from ironpost.cli.settings import command, configuration, silent
 from ironpost.queue.store import State
 from ironpost.service.metrics import exposition
 from ironpost.storage.shards import ShardsReader
@@ -14,8 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def show(named: Path | None) -> None:
-    """Prints the text format of Prometheus. The queue is counted here, so that the server's loop does not wait."""
+def show(named: Path | None, *, as_json: bool) -> None:
+    """Prints the text format of Prometheus, or one JSON value. The queue is counted here, not on the server's loop.
+
+    Workers that do not answer are named on standard error.
+    """
     found = configuration(named)
     answer = command(found, {"do": "metrics"})
     reader = ShardsReader.open_readonly(found.data)
@@ -27,4 +31,9 @@ def show(named: Path | None) -> None:
         "queue_messages": {"": tally.messages},
         "queue_recipients": {state.value: tally.recipients.get(state, 0) for state in (State.QUEUED, State.HELD)},
     }
-    sys.stdout.write(exposition(answer["counts"], gauges))
+    if as_json:
+        sys.stdout.write(json.dumps({**answer, "gauges": gauges}) + "\n")
+    else:
+        sys.stdout.write(exposition(answer["counts"], gauges))
+    for line in silent(answer):
+        sys.stderr.write(f"ironpost: {line}\n")

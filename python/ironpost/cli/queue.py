@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
-from ironpost.cli.settings import command, configuration
+from ironpost.cli.settings import command, complete, configuration
 from ironpost.protocol.extensions import wire_parameters
 from ironpost.queue.store import UNFINISHED, QueuedMessage, QueuedRecipient, State
 from ironpost.storage.shards import ShardsReader
@@ -98,42 +98,46 @@ def retry(named: Path | None, ids: list[str], *, everything: bool, as_json: bool
     """Makes messages due now.
 
     Raises:
-        Stop: neither ids nor `--all`, or both; an id is unknown; no server runs.
+        Stop: neither ids nor `--all`, or both; an id is unknown; no server runs; a worker does not answer.
     """
     if everything == bool(ids):
         raise Stop(exits.USAGE, "name messages, or say --all")
     answer = command(configuration(named), {"do": "retry", "ids": None if everything else ids})
     _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are due now")
+    complete(answer)
 
 
 def hold(named: Path | None, ids: list[str], *, as_json: bool) -> None:
     """Sets messages aside.
 
     Raises:
-        Stop: an id is unknown; no server runs.
+        Stop: an id is unknown; no server runs; a worker does not answer.
     """
     answer = command(configuration(named), {"do": "hold", "ids": ids})
     _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are held")
+    complete(answer)
 
 
 def release(named: Path | None, ids: list[str], *, as_json: bool) -> None:
     """Lets go of messages that are held.
 
     Raises:
-        Stop: an id is unknown; no server runs.
+        Stop: an id is unknown; no server runs; a worker does not answer.
     """
     answer = command(configuration(named), {"do": "release", "ids": ids})
     _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are released")
+    complete(answer)
 
 
 def drop(named: Path | None, ids: list[str], *, as_json: bool) -> None:
     """Removes messages without a report.
 
     Raises:
-        Stop: an id is unknown; no server runs.
+        Stop: an id is unknown; no server runs; a worker does not answer.
     """
     answer = command(configuration(named), {"do": "drop", "ids": ids})
     _dump(answer) if as_json else typer.echo(f"{answer['messages']} messages dropped")
+    complete(answer)
 
 
 def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]) -> Any:

@@ -9,7 +9,7 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.config import DEFAULT_FILE, ConfigError, Configuration, default, load
-from ironpost.service.control import ControlError, ask
+from ironpost.service.control import ControlError, Unanswered, ask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,10 +40,12 @@ def command(found: Configuration, request: Mapping[str, Any]) -> dict[str, Any]:
     """Asks the server that runs on this configuration's data directory.
 
     Raises:
-        Stop: none runs, it may not be asked, or it refuses.
+        Stop: none runs, it may not be asked, it refuses, or it has no answer in time.
     """
     try:
         return ask(found.control, request)
+    except Unanswered as error:
+        raise Stop(exits.TEMPORARY, str(error)) from None
     except ControlError as error:
         raise Stop(exits.CONFIGURATION if request["do"] == "reload" else exits.NO_INPUT, str(error)) from None
     except (FileNotFoundError, ConnectionRefusedError):
@@ -57,6 +59,23 @@ def command(found: Configuration, request: Mapping[str, Any]) -> dict[str, Any]:
         raise Stop(exits.TEMPORARY, f"{found.control}: the server does not answer") from None
     except OSError as error:
         raise Stop(exits.UNAVAILABLE, f"{found.control}: {error}") from None
+
+
+def silent(answer: Mapping[str, Any]) -> list[str]:
+    """Which workers an answer comes without, and why: a sentence for each."""
+    return [each["why"] for each in answer.get("silent", ())]
+
+
+def complete(answer: Mapping[str, Any]) -> None:
+    """For a change, when its answer has been printed.
+
+    Raises:
+        Stop: a worker that was concerned did not answer.
+    """
+    if lines := silent(answer):
+        if not_done := answer.get("not_done"):
+            lines.append(f"this may not have been done: {' '.join(not_done)}")
+        raise Stop(exits.TEMPORARY, "\n".join(lines))
 
 
 def check(named: Path | None) -> None:
@@ -83,4 +102,6 @@ def check(named: Path | None) -> None:
 
 def reload(named: Path | None) -> None:
     """Has the running server re-read its configuration; prints what it says."""
-    typer.echo(command(configuration(named), {"do": "reload"})["said"])
+    answer = command(configuration(named), {"do": "reload"})
+    typer.echo(answer["said"])
+    complete(answer)

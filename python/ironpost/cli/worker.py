@@ -6,6 +6,7 @@ ends when that socket does: no worker outlives its supervisor. It logs to the st
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -20,7 +21,7 @@ from ironpost.config import Configuration, default, parse
 from ironpost.service import collector, records
 from ironpost.service.control import ControlError
 from ironpost.service.link import Link
-from ironpost.service.news import News
+from ironpost.service.news import OTHERS_SECONDS, News
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,16 +83,19 @@ def main(descriptor: int) -> int:
     orders = Orders(json.loads(line)["note"])
     front: Front
 
-    news = News(lambda note: front.link.tell(note), lambda request: front.link.ask(request))
+    news = News(lambda note: front.link.tell(note), lambda request: front.link.ask(request, OTHERS_SECONDS))
+
+    reloading = asyncio.Lock()
 
     def make_front(commands: Mapping[str, Command], stop: Callable[[], None]) -> Front:
         async def reload(request: Mapping[str, Any]) -> Mapping[str, Any]:
-            before, orders.text = orders.text, request["text"]
-            try:
-                return await commands["reload"](request)
-            except ControlError:
-                orders.text = before
-                raise
+            async with reloading:
+                before, orders.text = orders.text, request["text"]
+                try:
+                    return await commands["reload"](request)
+                except ControlError:
+                    orders.text = before
+                    raise
 
         nonlocal front
         front = Front(channel.dup(), {**commands, "reload": reload}, news.heard, stop)

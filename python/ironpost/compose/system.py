@@ -28,7 +28,7 @@ from ironpost.server.limits import LocalBook
 from ironpost.server.tls import TlsError
 from ironpost.service import records
 from ironpost.service.clock import SystemClock, SystemRandom
-from ironpost.service.control import ControlError, ControlServer
+from ironpost.service.control import ControlError, ControlServer, Unanswered
 from ironpost.service.inbound import Inbound
 from ironpost.service.lending import LendingStore
 from ironpost.service.metrics import Counters
@@ -101,7 +101,8 @@ def reloading(reload: Callable[[], Awaitable[str]]) -> Command:
             said = await reload()
         except (ConfigError, ControlError) as error:
             log.error("reload failed, the old configuration stays: %s", error)
-            raise ControlError(f"the old configuration stays\n{error}") from None
+            kind = Unanswered if isinstance(error, Unanswered) else ControlError
+            raise kind(f"the old configuration stays\n{error}") from None
         log.info(said)
         return {"said": said}
 

@@ -2,14 +2,16 @@
 
 Promises: the supervisor holds the data directory, the addresses and the control socket, and no mail. It is ready when
 every worker is. An address that another program has is refused before a worker starts. A command on the control socket
-reaches the workers that it concerns, and their answers come back as one; a reload is tried by one worker before the
-others hear of it, and a configuration that cannot be used leaves the old one everywhere.
+reaches the workers that it concerns, and their answers come back as one, with the names of those who did not answer
+(`silent`); a reload is tried by one worker before the others hear of it, and a configuration that cannot be used leaves
+the old one everywhere. A worker that did not answer a reload hears of it again as soon as it answers.
 Refuses: more workers than the data directory has shards.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -20,12 +22,12 @@ from ironpost.compose.system import Control, Lock, own_name, refuse_fixed, reloa
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
-from ironpost.service.control import ControlServer
+from ironpost.service.control import ControlServer, Unanswered
 from ironpost.service.lending import ENDED
 from ironpost.service.queue_commands import queue_ids, refuse_unknown
 from ironpost.service.shared_limits import CONNECTIONS, Ledger
 from ironpost.service.supervisor import Part, Supervisor
-from ironpost.service.workers import Worker, Workers
+from ironpost.service.workers import Answers, Worker, Workers
 from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.shards import lay_out
 
@@ -137,6 +139,8 @@ class Supervised:
         """As `System.first_login`."""
         self._told: dict[int, Source] = {}
         """What each worker runs with, as far as it was told."""
+        self._unsure: dict[int, str] = {}
+        """Workers that did not answer the last reload, and why: they may or may not have taken it over."""
         self._kept: list[int] = []
         self.places = [
             Reserved(number, listener, where, self._kept)
@@ -176,12 +180,13 @@ class Supervised:
             place.sockets = sockets.get(str(place.where), [])
         self._kept.append(lock.descriptor)  # a worker that lives on for a moment keeps the directory locked, too
         self._workers = Workers(
-            self._count, WORKER, self._orders, keep=self._kept, heard=self._heard, began=self._began, ended=self._ended
-        )
+            self._count, WORKER, self._orders, keep=self._kept,
+            heard=self._heard, began=self._began, ended=self._ended, alive=self._alive,
+        )  # fmt: skip
         commands = {
-            "reload": reloading(self.reload),
+            "reload": self._reload,
             "status": self._status,
-            "metrics": self._by_owner,
+            "metrics": self._metrics,
             **dict.fromkeys(("retry", "hold", "release", "drop"), self._by_owner),
         }
         parts: list[Part] = [
@@ -194,6 +199,7 @@ class Supervised:
 
     def _orders(self, number: int) -> Mapping[str, Any]:
         self._told[number] = self._source
+        self._unsure.pop(number, None)
         return {
             "number": number,
             "workers": self._count,
@@ -225,41 +231,97 @@ class Supervised:
             task = asyncio.ensure_future(self._hand_over(worker, self._source))
             task.add_done_callback(_logged)
 
+    def _alive(self, worker: Worker) -> None:
+        if worker.number in self._unsure and not self._reloading.locked():
+            log.warning("worker %d answers again and is told of the configuration again", worker.number)
+            task = asyncio.ensure_future(self._hand_over_again(worker))
+            task.add_done_callback(_logged)
+
+    async def _hand_over_again(self, worker: Worker) -> None:
+        async with self._reloading:
+            if worker.number in self._unsure:
+                await self._hand_over(worker, self._source)
+
     # -- reload
 
     async def reload(self) -> str:
-        """As `System.reload`, in every worker."""
+        """As `System.reload`, in every worker that answers; those that do not are named.
+
+        Raises:
+            ConfigError, ControlError: it cannot be used; nothing has changed.
+            Unanswered: two workers were asked to try it and did not answer; nothing has changed.
+        """
         async with self._reloading:
             new, old = self._again(), self._source
             refuse_fixed(old.configuration, new.configuration)
-            living = [worker for worker in self._workers.all if worker.ready.is_set()]
-            for worker in living[:1]:
-                await self._hand_over(worker, new)  # what it refuses, nobody has
+            await self._try_out(new)  # what is refused, nobody has
             self._source = new
             records.change(new.configuration.log.level, new.configuration.log.format)
             # One that became ready meanwhile has the old one; who comes from here on hears of it by `_began`.
-            living = [each for each in self._workers.all if each.ready.is_set() and self._told[each.number] is not new]
+            living = [
+                each for each in self._workers.all
+                if each.ready.is_set() and self._told[each.number] is not new and each.number not in self._unsure
+            ]  # fmt: skip
             done = await asyncio.gather(*(self._hand_over(each, new) for each in living), return_exceptions=True)
             said = f"configuration {new.configuration.hash} replaces {old.configuration.hash}"
             if new.configuration.hash == old.configuration.hash:  # certificates may have been read anew all the same
                 said = f"nothing has changed (configuration {old.configuration.hash})"
-            return "; ".join([said, *(str(each) for each in done if each is not None)])
+            refused = [str(each) for each in done if each is not None and not isinstance(each, Unanswered)]
+            return "; ".join([said, *refused, *self._unsure.values()])
+
+    async def _try_out(self, new: Source) -> None:
+        """Has one worker take it over; a second one, if the first does not answer."""
+        living = sorted((each for each in self._workers.all if each.ready.is_set()), key=lambda each: each.silent)
+        for worker in living[:2]:
+            with contextlib.suppress(Unanswered):
+                await self._hand_over(worker, new)
+                return
+        if living:
+            raise Unanswered("\n".join(self._unsure[each.number] for each in living[:2]))
 
     async def _hand_over(self, worker: Worker, source: Source) -> None:
-        await worker.ask({"do": "reload", "text": source.text})
+        self._unsure.pop(worker.number, None)
+        try:
+            await worker.ask({"do": "reload", "text": source.text})
+        except Unanswered as error:
+            self._unsure[worker.number] = str(error)
+            raise
         self._told[worker.number] = source
+
+    async def _reload(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**await reloading(self.reload)(request), "silent": _named(self._unsure)}
 
     # -- what the control socket offers
 
     async def _by_owner(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """To all workers; what names messages, to those who have them."""
+        """To all workers; what names messages, to those who have them.
+
+        With a worker that does not answer, the others do their part, and `not_done` lists what may not be done.
+        """
         if request.get("ids") is None:
-            return merged(await self._workers.ask_all(request))
+            return _whole(await self._workers.ask_all(request))
         ids = queue_ids(request)
-        found = [answer["ids"] for answer in await self._workers.ask_all({"do": "known", "ids": ids})]
-        refuse_unknown(ids, {each for known in found for each in known})
-        concerned = [(worker, known) for worker, known in zip(self._workers.all, found, strict=True) if known]
-        return merged([await worker.ask({**request, "ids": known}) for worker, known in concerned])
+        known = await self._workers.ask_all({"do": "known", "ids": ids})
+        owner = {each: number for number, answer in known.given.items() for each in answer["ids"]}
+        if not known.silent:
+            refuse_unknown(ids, owner)
+        requests = {
+            number: {**request, "ids": answer["ids"]} for number, answer in known.given.items() if answer["ids"]
+        }
+        answers = await self._workers.ask_each(requests)
+        not_done = [each for each in ids if each not in owner or owner[each] in answers.silent]
+        silent = {**(known.silent if len(owner) < len(set(ids)) else {}), **answers.silent}
+        if not silent:
+            return merged(list(answers.given.values()))
+        return {**_whole(Answers(answers.given, silent)), "not_done": not_done}
+
+    async def _metrics(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        answers = await self._workers.ask_all(request)
+        ours = {
+            "counts": {"worker_restarts": {"": self._workers.restarts}},
+            "gauges": {"workers_silent": {"": len(answers.silent)}},
+        }
+        return merged([_whole(answers), ours])
 
     async def _status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         workers = [
@@ -271,10 +333,34 @@ class Supervised:
             }
             for worker in self._workers.all
         ]
-        living = [worker for worker in self._workers.all if worker.ready.is_set()]
-        answers = await asyncio.gather(*(worker.ask(request) for worker in living), return_exceptions=True)
-        known = [answer for answer in answers if not isinstance(answer, BaseException)]
-        return {**merged(known), "workers": workers}
+        answers = await self._workers.ask_all(request)
+        ours = {
+            "configuration": self.configuration.hash,
+            "listening": [
+                {"role": place.role, "tls": place.tls, "at": str(bound)}
+                for place in self.places
+                for bound in place.bound
+            ],
+            "workers": workers,
+            "silent": _named(answers.silent),
+        }
+        return {**merged([{"connections": 0}, *answers.given.values()]), **ours}
+
+
+def _whole(answers: Answers) -> dict[str, Any]:
+    """One answer, with those who gave none.
+
+    Raises:
+        Unanswered: nobody gave one.
+    """
+    if not answers.given:
+        raise Unanswered("\n".join(answers.silent.values()))
+    return {**merged(list(answers.given.values())), "silent": _named(answers.silent)}
+
+
+def _named(silent: Mapping[int, str]) -> list[dict[str, Any]]:
+    """As answers on the control socket name those who did not answer."""
+    return [{"worker": number, "why": why} for number, why in sorted(silent.items())]
 
 
 def merged(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@ customer came.
 
 Promises: a message that is lent is claimed by its owner, so that nobody else attempts it; the borrower reads it beside
 its owner, and what became of it is recorded by the owner, who says so only when it is durable. A borrower that ends
-gives back by that what it had; a result whose owner is being started again waits for it.
+gives back by that what it had; a result whose owner is being started again, or does not answer, waits for it. What is
+lent too late for the borrower to hear of it stays with its owner.
 Refuses: to be exact about reports: one is committed by the borrower before the owner records the failure that it tells
 of, so that a crash between can send it twice, and never not at all.
 """
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import sqlite3
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 ENDED: Final = "ended"
 """The topic of `news` on which the supervisor says that a worker is gone."""
+RETURNED: Final = "returned"
+"""The topic on which a borrower says what it gives back. Told, not asked: an owner that is late
+ignores a question past its deadline, and the message would stay lent."""
 
 
 class LendingStore(ShardedStore):
@@ -63,12 +69,12 @@ class LendingStore(ShardedStore):
         """
         self._news, self._number, self._workers, self._wake = news, number, workers, wake
         news.on(ENDED, self._ended)
+        news.on(RETURNED, self._take_back)
         return {
             "lending-waiting": self._others_wait,
             "lending-retry": self._others_retry,
             "lending-take": self._lend,
             "lending-record": self._record_lent,
-            "lending-release": self._take_back,
         }
 
     # -- as a borrower
@@ -98,7 +104,7 @@ class LendingStore(ShardedStore):
                     raise OSError(errno.EIO, f"the queue's database: {error}", answer["directory"]) from error
                 finally:
                     if whole is None:
-                        await self._return([(message, number) for number in answer["numbers"]])
+                        self._return([(message, number) for number in answer["numbers"]])
                 if whole is None:
                     return None  # an operator dropped it just now
                 self._borrowed.update(((message, number), False) for number in answer["numbers"])
@@ -106,8 +112,8 @@ class LendingStore(ShardedStore):
                 return whole._replace(recipients=chosen)
         return None
 
-    async def _return(self, recipients: Sequence[tuple[str, int]]) -> None:
-        await self._news.ask({"do": "lending-release", "recipients": recipients, "borrower": self._number})
+    def _return(self, recipients: Sequence[tuple[str, int]]) -> None:
+        self._news.tell(RETURNED, [self._number, recipients])
 
     def _reader(self, directory: str) -> Reader:
         reader = self._readers.get(directory)
@@ -140,7 +146,9 @@ class LendingStore(ShardedStore):
             {"do": "lending-record", "id": message, "updates": [packed(update) for update in updates]}
         )
         if not any(answer["known"] for answer in answers) and len(answers) < self._workers - 1:
-            raise OSError(errno.EAGAIN, f"the worker that has message {message} is being started again")
+            raise OSError(
+                errno.EAGAIN, f"the worker that has message {message} is being started again or does not answer"
+            )
         for update in updates:
             self._borrowed.pop((message, update.number), None)
 
@@ -150,7 +158,7 @@ class LendingStore(ShardedStore):
         for each in borrowed:
             del self._borrowed[each]
         if borrowed:
-            await self._return(borrowed)
+            self._return(borrowed)
         await super().release(messages)
 
     async def close(self) -> None:
@@ -174,6 +182,11 @@ class LendingStore(ShardedStore):
         taken = await super().take(message, request["domains"], request["now"])
         if taken is None:
             return {"numbers": []}
+        if time.monotonic() > request.get("until", math.inf):  # the borrower has given up by now
+            for each in taken.recipients:
+                self._owner(message).unclaim(message, each.number)
+            self._wake()
+            return {"numbers": []}
         self._lent.update(((message, each.number), request["borrower"]) for each in taken.recipients)
         directory = str(self._owner(message).directory)
         return {"numbers": [each.number for each in taken.recipients], "directory": directory}
@@ -189,10 +202,11 @@ class LendingStore(ShardedStore):
         self._wake()
         return {"known": True}
 
-    async def _take_back(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        given = [(message, number) for message, number in request["recipients"]]
-        self._back([each for each in given if self._lent.get(each) == request["borrower"]])
-        return {}
+    def _take_back(self, told: tuple[int, Sequence[tuple[str, int]]]) -> None:
+        borrower, recipients = told
+        self._back(
+            [(message, number) for message, number in recipients if self._lent.get((message, number)) == borrower]
+        )
 
     def _back(self, recipients: Sequence[tuple[str, int]]) -> None:
         for message, number in recipients:

@@ -1,7 +1,9 @@
 """The channel between the supervisor and one of its workers: questions, answers and notes, both ways.
 
 Promises: what one end sends, the other gets whole and in order. A question is answered, refused with a sentence
-(`ControlError`), or fails when the other end is gone; nobody waits for the dead. Sending never blocks the event loop.
+(`ControlError`), or fails: at its deadline (`Unanswered`), or when the other end is gone (`LinkLost`). A question that
+is read after its deadline is not acted upon, so a process that was stopped does not carry out old orders when it goes
+on; one that was begun in time may still finish later. Sending never blocks the event loop.
 Trusts its peer: both ends are this program, over a socket pair that nobody else holds.
 """
 
@@ -10,15 +12,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING, Any, cast
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from ironpost.service.control import ControlError
+from ironpost.service.control import ControlError, Unanswered
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
     from ironpost.service.control import Command
+
+ANSWER_SECONDS: Final = 10.0
+"""How long the other end has to answer, unless the caller says otherwise."""
+GRACE_SECONDS: Final = 1.0
+"""How long an answer that was given in time may take to arrive."""
 
 log = logging.getLogger("ironpost.link")
 
@@ -47,6 +55,8 @@ class Link(asyncio.Protocol):
         self._heard = heard
         self._gone = gone
         self._transport: asyncio.Transport | None = None
+        self.received = 0
+        """Messages that came from the other end: as long as this grows, its event loop runs."""
         self._rest = b""
         self._serial = 0
         self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -61,14 +71,24 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def cut(self) -> None:
+        """Closes at once; what was not sent yet is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def ping(self) -> None:
+        """Makes the other end send something (`received`), if its event loop runs."""
+        self._send({"ping": True})
+
     def tell(self, note: Mapping[str, Any]) -> None:
         """Sends a note that nobody answers. To an end that is gone it is lost."""
         self._send({"note": note})
 
-    async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Sends a question.
+    async def ask(self, request: Mapping[str, Any], seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+        """Sends a question, with its deadline as `until`, which is `time.monotonic` on this machine.
 
         Raises:
+            Unanswered: there is no answer within `seconds`.
             ControlError: it is refused; the text says why.
             LinkLost: the other end went without an answer.
         """
@@ -78,9 +98,12 @@ class Link(asyncio.Protocol):
         serial = self._serial
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._questions[serial] = future
-        self._send({"ask": serial, "request": request})
+        self._send({"ask": serial, "request": {**request, "until": time.monotonic() + seconds}})
         try:
-            return await future
+            async with asyncio.timeout(seconds + GRACE_SECONDS):
+                return await future
+        except TimeoutError:
+            raise Unanswered(f"no answer within {seconds:g} s") from None
         finally:
             self._questions.pop(serial, None)
 
@@ -98,6 +121,7 @@ class Link(asyncio.Protocol):
         """Lines, or parts of them."""
         *lines, self._rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
         for line in lines:
+            self.received += 1
             try:
                 self._line(json.loads(line))
             except Exception:
@@ -120,7 +144,14 @@ class Link(asyncio.Protocol):
     def _line(self, line: Mapping[str, Any]) -> None:
         if "note" in line:
             self._heard(line["note"])
+        elif "ping" in line:
+            self._send({"pong": True})
+        elif "pong" in line:
+            pass  # it was counted
         elif "ask" in line:
+            if time.monotonic() > line["request"]["until"]:
+                log.warning("a question came too late and is ignored: %s", line["request"]["do"])
+                return
             task = asyncio.get_running_loop().create_task(
                 self._answer(line["ask"], line["request"]["do"], line["request"])
             )

@@ -41,9 +41,11 @@ COUNTERS: Final[dict[str, Counter]] = {
     "hook_failures": Counter("Hooks that raised."),
     "hook_timeouts": Counter("Hooks that took too long."),
     "storage_faults": Counter("Messages that the store could not take.", "reason"),
+    "worker_restarts": Counter("Times that a worker process was started again."),
 }
 
 GAUGES: Final[dict[str, Counter]] = {
+    "workers_silent": Counter("Worker processes that did not answer: their numbers are missing from the others."),
     "connections_open": Counter("Connections that are open.", "listener"),
     "queue_messages": Counter("Messages that wait in the queue."),
     "queue_recipients": Counter("Recipients of these that are not done, by their state.", "state"),

@@ -1,19 +1,22 @@
 """What the workers of one server tell and ask each other. The supervisor passes it on to all the others.
 
-Promises: telling is one write, hearing one call, and nobody waits. A question is answered by those who are there: a
-worker that is being started again hears and says nothing.
+Promises: telling is one write, hearing one call, and nobody waits. A question is answered within `OTHERS_SECONDS` by
+those who can: a worker that is being started again, or does not answer, is left out.
 Refuses: nothing; a topic that nobody listens to is passed over.
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.service.control import ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+OTHERS_SECONDS: Final = 15.0
+"""How long the supervisor has to ask the others: longer than it waits for each of them (10 s, all at once)."""
 
 
 class News:
@@ -24,7 +27,7 @@ class News:
         send: Callable[[Mapping[str, Any]], None],
         ask: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
     ) -> None:
-        """`send` takes a note for the supervisor, `ask` a question."""
+        """`send` takes a note for the supervisor, `ask` a question; it raises after `OTHERS_SECONDS`."""
         self._send = send
         self._ask = ask
         self._hearers: dict[str, Callable[[Any], None]] = {}
@@ -34,10 +37,10 @@ class News:
         self._send({topic: value})
 
     async def ask(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Asks all other workers; the answers of those that are there and do not refuse.
+        """Asks all other workers; the answers of those that give one in time.
 
         Raises:
-            OSError: the supervisor is gone, or at fault.
+            OSError: the supervisor is gone, at fault, or does not answer.
         """
         try:
             answers: list[dict[str, Any]] = (await self._ask({"do": "others", "request": request}))["answers"]

@@ -1,8 +1,10 @@
 """The workers of a server that runs in several processes: started, watched, started again, asked, stopped.
 
 Promises: `start` returns when every worker is ready, and raises the first one's sentence if one cannot be, with none
-left behind. A worker that ends by itself is started again, at once if it had run for a while, else after a growing
-pause; the others go on meanwhile. `stop` tells all to stop, waits for what they finish, and kills what does not end.
+left behind. A worker that dies without saying why is started again: during `start` up to `START_ATTEMPTS` times in all,
+later without limit, at once if it had run for a while, else after a growing pause; the others go on meanwhile. One that
+stops answering, or is not ready in time, is killed and treated as one that died. `stop` tells all to stop, waits for
+what they finish, and kills what does not answer or does not end; it returns within `STOP_SECONDS` and `KILL_SECONDS`.
 Refuses: to hold mail, listeners or shards: a worker that is gone has taken down nothing but itself.
 
 A worker is a fresh interpreter (spawned, not forked) that gets its orders as the first line over its `Link` and sends
@@ -18,10 +20,11 @@ import signal
 import socket
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from ironpost.service.control import ControlError
-from ironpost.service.link import Link, LinkLost
+from ironpost.service.control import Unanswered
+from ironpost.service.journal import record
+from ironpost.service.link import ANSWER_SECONDS, Link, LinkLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,11 +35,32 @@ LONGEST_PAUSE: Final = 30.0
 """Seconds that this can grow to."""
 HEALTHY: Final = 60.0
 """Seconds after which a worker counts as having run."""
-STOP_SECONDS: Final = 60.0
-"""How long workers may take to stop: more than sessions (30) and deliveries (10) have."""
+START_ATTEMPTS: Final = 3
+"""How often a worker may die during the first start without saying why."""
+START_SECONDS: Final = 300.0
+"""How long a worker may take until it is ready. With 100,000 queued messages it takes about a second; the limit leaves
+room for a recovery on a slow disk, because one that is too short would keep a server from ever starting."""
+PING_SECONDS: Final = 5.0
+"""How often a worker is asked whether it still runs."""
+MISSED_PINGS: Final = 6
+"""Rounds in a row (30 s) without a word from a worker that is ready, after which it is killed. Its event loop can be
+late: by a second for a command on 120,000 messages, by more on a machine that swaps. Clients wait 5 minutes for a
+greeting (RFC 5321 §4.5.3.2.1), so half a minute costs no mail. Rounds are counted, and not time, so that a supervisor
+that was itself suspended does not blame its workers."""
+MISSED_WHEN_STOPPING: Final = 3
+"""The same (15 s) while the server stops: a worker that is killed loses nothing that was acknowledged."""
+ENDING_SECONDS: Final = 30.0
+"""How long a process may live on after it closed its link, which it does when its sessions are over: deliveries have
+10 s, the rest is for the store."""
+STOP_SECONDS: Final = 50.0
+"""How long workers may take to stop: sessions have 30 s, deliveries 10, the rest is for the store."""
+KILL_SECONDS: Final = 5.0
+"""How long the system may take to end a process that was killed, and to close its link."""
 
 _SOFTWARE: Final = 70
 """The exit code of a fault that nobody explained."""
+_TEMPORARY: Final = 75
+"""The exit code of what may work another time."""
 
 log = logging.getLogger("ironpost.workers")
 
@@ -61,20 +85,37 @@ class Worker:
         self.process: asyncio.subprocess.Process | None = None
         self.failure: WorkerFailed | None = None
         """What its last process said before it ended."""
+        self.killed = ""
+        """Why its last process was killed here; empty if it was not."""
+        self.silent = 0
+        """Rounds of pings in a row in which nothing came from it."""
         self.starts = 0
+        """How often it became ready."""
 
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Asks the living process.
 
         Raises:
-            ControlError: it refuses, or is not there.
+            Unanswered: it is not running, or does not answer within `ANSWER_SECONDS`.
+            ControlError: it refuses.
         """
         if self.link is None or not self.ready.is_set():
-            raise ControlError(f"worker {self.number} is being started again; try again in a moment")
+            raise Unanswered(f"worker {self.number} is being started again")
         try:
-            return await self.link.ask(request)
+            return await self.link.ask(request, ANSWER_SECONDS)
         except LinkLost:
-            raise ControlError(f"worker {self.number} ended meanwhile; try again in a moment") from None
+            raise Unanswered(f"worker {self.number} ended before it answered") from None
+        except Unanswered:
+            raise Unanswered(f"worker {self.number} did not answer within {ANSWER_SECONDS:g} s") from None
+
+
+class Answers(NamedTuple):
+    """What several workers said."""
+
+    given: dict[int, dict[str, Any]]
+    """By the worker's number."""
+    silent: dict[int, str]
+    """Those who did not answer, and why: sentences for people."""
 
 
 class Workers:
@@ -90,6 +131,7 @@ class Workers:
         heard: Callable[[int, Note], None] = lambda _number, _note: None,
         began: Callable[[Worker], None] = lambda _worker: None,
         ended: Callable[[int], None] = lambda _number: None,
+        alive: Callable[[Worker], None] = lambda _worker: None,
     ) -> None:
         """Starts nothing yet.
 
@@ -101,6 +143,7 @@ class Workers:
             heard: takes the notes of a worker that are not about its start.
             began: called when a worker is ready, first and again.
             ended: called when a worker's process is gone.
+            alive: called every `PING_SECONDS` for a worker that is ready and answers.
         """
         self.all = [Worker(number) for number in range(count)]
         self._command = command
@@ -109,6 +152,9 @@ class Workers:
         self._heard = heard
         self._began = began
         self._ended = ended
+        self._alive = alive
+        self.restarts = 0
+        """How often any of them was started again."""
         self._tending: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
 
@@ -116,7 +162,8 @@ class Workers:
         """Returns when all are ready.
 
         Raises:
-            WorkerFailed: one cannot start; none runs any more.
+            WorkerFailed: one cannot start, died `START_ATTEMPTS` times, or was not ready within `START_SECONDS`; none
+                runs any more.
         """
         self._tending = [asyncio.create_task(self._tend(worker)) for worker in self.all]
         ready = asyncio.create_task(self._all_ready())
@@ -136,18 +183,28 @@ class Workers:
             await worker.ready.wait()
 
     async def stop(self) -> None:
-        """Returns when all have ended."""
+        """Returns when all have ended, or could not be killed."""
         self._stopping.set()
         for worker in self.all:
             _signal(worker, signal.SIGTERM)
+        await self._until_ended(STOP_SECONDS)
+        for worker in self._living():
+            _kill(worker, f"did not stop within {STOP_SECONDS:g} s")
+        await self._until_ended(KILL_SECONDS)
+        for worker in self._living():
+            assert worker.process is not None
+            log.error("worker %d (process %d) did not end when it was killed", worker.number, worker.process.pid)
+        for task in self._tending:
+            task.cancel()
+        await asyncio.gather(*self._tending, return_exceptions=True)
+
+    async def _until_ended(self, seconds: float) -> None:
         tending = [task for task in self._tending if not task.done()]
         if tending:
-            _, late = await asyncio.wait(tending, timeout=STOP_SECONDS)
-            for worker in self.all if late else ():
-                if worker.process is not None and worker.process.returncode is None:
-                    log.error("worker %d did not stop in %g s and is killed", worker.number, STOP_SECONDS)
-                    _signal(worker, signal.SIGKILL)
-        await asyncio.gather(*self._tending, return_exceptions=True)
+            await asyncio.wait(tending, timeout=seconds)
+
+    def _living(self) -> list[Worker]:
+        return [each for each in self.all if each.process is not None and each.process.returncode is None]
 
     def tell(self, number: int, note: Mapping[str, Any]) -> None:
         """Sends a note to a worker, if it is ready."""
@@ -161,17 +218,29 @@ class Workers:
             if worker.number != number:
                 self.tell(worker.number, note)
 
-    async def ask_all(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Asks every worker; the answers in their order.
+    async def ask_all(self, request: Mapping[str, Any]) -> Answers:
+        """Asks every worker, all at once.
 
         Raises:
-            ControlError: one refuses or is not there, the others may have done it.
+            ControlError: one refuses; the others have answered.
         """
-        answers = await asyncio.gather(*(worker.ask(request) for worker in self.all), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return await self.ask_each(dict.fromkeys(range(len(self.all)), request))
+
+    async def ask_each(self, requests: Mapping[int, Mapping[str, Any]]) -> Answers:
+        """As `ask_all`, with the requests by the number of the worker."""
+        asked = (self.all[number].ask(request) for number, request in requests.items())
+        found = Answers({}, {})
+        refusals: list[BaseException] = []
+        for number, answer in zip(requests, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if isinstance(answer, Unanswered):
+                found.silent[number] = str(answer)
+            elif isinstance(answer, BaseException):
+                refusals.append(answer)
+            else:
+                found.given[number] = answer
+        if refusals:
+            raise refusals[0]
+        return found
 
     async def _ask_others(self, worker: Worker, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """A question of one worker to all others."""
@@ -185,6 +254,7 @@ class Workers:
         """Keeps one worker running, until `stop`; raises if its very first start fails."""
         loop = asyncio.get_running_loop()
         pause = 0.0
+        attempts = 0
         while not self._stopping.is_set():
             began = loop.time()
             try:
@@ -195,16 +265,24 @@ class Workers:
             if self._stopping.is_set():
                 return
             if worker.starts == 0:
-                raise worker.failure or WorkerFailed(_SOFTWARE, f"worker {worker.number} {how} before it was ready")
+                attempts += 1
+                if worker.failure is not None:
+                    raise worker.failure
+                if worker.killed:
+                    raise WorkerFailed(_TEMPORARY, f"worker {worker.number} {how}")
+                if attempts >= START_ATTEMPTS:
+                    times = f"before it was ready, {attempts} times in a row"
+                    raise WorkerFailed(_SOFTWARE, f"worker {worker.number} {how} {times}")
             pause = 0.0 if loop.time() - began >= HEALTHY else min(max(FIRST_PAUSE, 2 * pause), LONGEST_PAUSE)
             log.error("worker %d %s; it is started again in %g s", worker.number, how, pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
+            self.restarts += not self._stopping.is_set()
 
     async def _run(self, worker: Worker) -> None:
         """One process of a worker, from its start to its end."""
         ours, its = socket.socketpair()
-        worker.failure = None
+        worker.failure, worker.killed, worker.silent = None, "", 0
         gone = asyncio.Event()
         link = Link({"others": partial(self._ask_others, worker)}, lambda note: self._note(worker, note), gone.set)
         try:
@@ -223,11 +301,42 @@ class Workers:
         link.tell(self._orders(worker.number))
         if self._stopping.is_set():  # it came too late to be told by `stop`
             _signal(worker, signal.SIGTERM)
-        await process.wait()
-        await gone.wait()  # by then everything that it said was heard
+        watch = asyncio.create_task(self._watch(worker, link, gone))
+        try:
+            await process.wait()
+        finally:
+            watch.cancel()
+        with contextlib.suppress(TimeoutError):  # another process can only hold its end of the link by a fault of ours
+            await asyncio.wait_for(gone.wait(), KILL_SECONDS)  # by then everything that it said was heard
+        link.cut()
         worker.ready.clear()
         worker.link = None
         self._ended(worker.number)
+
+    async def _watch(self, worker: Worker, link: Link, gone: asyncio.Event) -> None:
+        """Kills a process that is not ready in time, stops answering, or does not end after it closed its link."""
+        rounds = 0
+        while not gone.is_set():
+            before = link.received
+            if worker.ready.is_set():  # before that it reads nothing but its orders
+                link.ping()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), PING_SECONDS)
+            if gone.is_set():
+                break
+            rounds += 1
+            worker.silent = 0 if link.received != before else worker.silent + 1
+            if self._stopping.is_set() or worker.ready.is_set():
+                if worker.silent >= (MISSED_WHEN_STOPPING if self._stopping.is_set() else MISSED_PINGS):
+                    _kill(worker, f"did not answer for {worker.silent * PING_SECONDS:g} s")
+                    return
+                if not worker.silent and not self._stopping.is_set():
+                    self._alive(worker)
+            elif rounds * PING_SECONDS >= START_SECONDS:
+                _kill(worker, f"was not ready within {START_SECONDS:g} s")
+                return
+        await asyncio.sleep(ENDING_SECONDS)
+        _kill(worker, f"closed its link and did not end within {ENDING_SECONDS:g} s")
 
     def _note(self, worker: Worker, note: Note) -> None:
         if "ready" in note:
@@ -246,8 +355,17 @@ def _signal(worker: Worker, number: signal.Signals) -> None:
             worker.process.send_signal(number)
 
 
+def _kill(worker: Worker, why: str) -> None:
+    if worker.process is not None and worker.process.returncode is None:
+        worker.killed = why
+        record(log, "worker-killed", logging.ERROR, number=worker.number, pid=worker.process.pid, reason=why)
+        _signal(worker, signal.SIGKILL)
+
+
 def _how(worker: Worker) -> str:
     assert worker.process is not None
+    if worker.killed:
+        return f"(process {worker.process.pid}) {worker.killed} and was killed"
     code = worker.process.returncode or 0
     if worker.failure is not None:
         return f"cannot start: {worker.failure}"
