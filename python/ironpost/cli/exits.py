@@ -23,7 +23,8 @@ CANNOT_CREATE: Final = 73
 IO_ERROR: Final = 74
 """The disk failed and the queue's log could not be recovered, or `check --data` found damage."""
 TEMPORARY: Final = 75
-"""Try again later: a port or the data directory is in use, or the peer deferred the message."""
+"""Try again later: a port or the data directory is in use, the peer deferred the message, or the server or one of its
+workers does not answer."""
 NO_PERMISSION: Final = 77
 """The system forbids it, a port below 1024 for instance; or a login or a certificate was not accepted."""
 CONFIGURATION: Final = 78
