@@ -348,14 +348,15 @@ class Supervised:
 
 
 def _whole(answers: Answers) -> dict[str, Any]:
-    """One answer, with those who gave none.
+    """One answer, with those who gave none, if there are such.
 
     Raises:
         Unanswered: nobody gave one.
     """
     if not answers.given:
         raise Unanswered("\n".join(answers.silent.values()))
-    return {**merged(list(answers.given.values())), "silent": _named(answers.silent)}
+    answer = merged(list(answers.given.values()))
+    return {**answer, "silent": _named(answers.silent)} if answers.silent else answer
 
 
 def _named(silent: Mapping[int, str]) -> list[dict[str, Any]]:
