@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -150,3 +153,11 @@ async def turns(count: int = 20) -> None:
     """Lets everything that is ready run."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def child(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python process of its own, all of whose streams are ours."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+    )  # fmt: skip
