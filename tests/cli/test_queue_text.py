@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -87,3 +88,32 @@ def test_what_is_asked_for_due_later_or_held_is_shown(tmp_path: Path) -> None:
     assert value["parameters"] == {"SIZE": "12", "HOLDFOR": "60", "RET": "HDRS"}
     assert value["recipients"][0]["parameters"] == {"NOTIFY": "NEVER"}
     assert (value["recipients"][0]["state"], value["recipients"][0]["next"]) == ("held", None)
+
+
+def test_f04_a_message_that_cannot_be_read_is_shown_with_the_reason(tmp_path: Path) -> None:
+    asyncio.run(fill_with_requests(tmp_path / "data"))
+    connection = sqlite3.connect(tmp_path / "data" / "queue.sqlite3")
+    connection.execute("UPDATE message SET reverse_path='no \u009b mailbox', accepted=1 << 62 WHERE id='later'")
+    connection.execute("DELETE FROM recipient WHERE message=(SELECT seq FROM message WHERE id='later')")
+    connection.commit()
+    connection.close()
+    (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
+
+    def said(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "ironpost.cli", "queue", *arguments, "-c", str(tmp_path / "c.toml")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    listed = said("list")
+    assert "unreadable: " in listed
+    assert "apart" in listed
+    assert all(c.isprintable() or c == "\n" for c in listed)
+    shown = said("show", "later")
+    assert "fault     unreadable: " in shown
+    assert "from      <no \\x9b mailbox>" in shown
+    assert json.loads(said("show", "later", "--json"))["fault"].startswith("unreadable: ")
+    assert [bool(each["fault"]) for each in json.loads(said("list", "--json"))] == [True, False]

@@ -109,7 +109,10 @@ jo = ["mail.example"]
 [queue]
 expire = "3d"
 concurrency = 7
+memory = "32MiB"
 reserve = "1GiB"
+history = "1d"
+history_size = "64MiB"
 
 [[route]]
 domains = ["partner.example", "*.partner.example"]

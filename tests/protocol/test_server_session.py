@@ -318,10 +318,15 @@ FULL = OSError(errno.ENOSPC, "full")
 
 @pytest.mark.parametrize(
     ("exc", "reply"),
-    [(FULL, replies.NO_ROOM), (ConnectionResetError(), replies.HOOK_FAILED), (KeyError(1), replies.HOOK_FAILED)],
+    [
+        (FULL, replies.NO_ROOM),
+        (OSError(errno.EIO, "I/O error"), replies.HOOK_FAILED),
+        (ConnectionResetError(), replies.HOOK_FAILED),
+        (KeyError(1), replies.HOOK_FAILED),
+    ],
 )
 @pytest.mark.parametrize("at", ["open", "write", "commit"])
-def test_storage_that_fails_is_a_transient_reply_and_the_session_lives(at: str, exc: Exception, reply: Reply) -> None:
+def test_f16_failing_storage_is_a_transient_reply_and_the_session_lives(at: str, exc: Exception, reply: Reply) -> None:
     handler = Failing(at, exc)
     session = greeted(handler)
     written = say(session, ENVELOPE + b"DATA\r\n")

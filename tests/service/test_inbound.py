@@ -277,13 +277,16 @@ def test_r48_a_loop_is_refused_with_5_4_6_and_discarded() -> None:
     ("error", "expected"),
     [
         (StoreFull("full"), "452 4.3.1 "),
-        (OSError(5, "I/O error"), "452 4.3.1 "),
+        (OSError(28, "No space left on device"), "452 4.3.1 "),
+        (OSError(5, "I/O error"), "451 4.3.0 "),
         (RuntimeError("bug"), "451 4.3.0 "),
         (TimeoutError("no answer"), "451 4.3.0 "),
     ],
 )
 @pytest.mark.parametrize("when", ["spool", "commit", "later"])
-def test_a_failing_store_costs_the_transaction_and_not_the_session(error: Exception, expected: str, when: str) -> None:
+def test_f16_a_failing_store_costs_the_transaction_and_only_one_without_room_says_so(
+    error: Exception, expected: str, when: str
+) -> None:
     async def run() -> None:
         talk = Talk()
         talk.say("EHLO a.example")
@@ -300,6 +303,9 @@ def test_a_failing_store_costs_the_transaction_and_not_the_session(error: Except
                 answer = await talk.settle()
             assert answer.startswith(expected)
             assert talk.store.spools[0].discarded
+        if when != "spool" or isinstance(error, OSError):  # else the session answers for the hook
+            reason = "full" if expected.startswith("452") else "failed"
+            assert talk.metrics.snapshot()["storage_faults"] == {reason: 1}
         assert talk.accepted == []
         talk.store.fails = None
         assert "354" in talk.say("RSET", "MAIL FROM:<>", "RCPT TO:<jo@example.org>", "DATA")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
 import json
-import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -278,7 +278,7 @@ def test_two_customers_at_one_worker_may_have_one_message(tmp_path: Path) -> Non
 
 def test_a_borrower_that_cannot_read_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_directory: Path) -> Reader:
-        raise sqlite3.OperationalError("unable to open database file")
+        raise OSError(errno.EIO, "the queue's database: unable to open database file")
 
     async def scenario(crew: Crew) -> None:
         await crew.queue(1, "m1")

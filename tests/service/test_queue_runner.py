@@ -594,6 +594,39 @@ def test_a_retry_from_outside_is_seen_at_once():
     scenario({"remote": lambda message, recipient: next(answers)}, act)
 
 
+@pytest.mark.parametrize("method", ["claim", "next_due", "release"])
+@pytest.mark.parametrize("error", [OSError("disk I/O error"), KeyError("no such column"), RuntimeError("bug")])
+def test_f04_a_store_that_fails_is_asked_again_and_the_runner_never_ends(caplog, method, error):
+    async def scenario():
+        world = World(lambda message, recipient: OK)
+        await world.commit("m1")
+        await world.store.release(["m1"])
+        real = getattr(world.store, method)
+        failures = 3
+
+        async def failing(*arguments):
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise error
+            return await real(*arguments)
+
+        setattr(world.store, method, failing)
+        feeder = world.runner.start()
+        world.runner._given_back.append("m1")
+        await world.run(10 * queue_runner.STORE_WAIT)
+        assert failures == 0
+        assert not feeder.done()
+        assert world.runner._given_back == []
+        assert len(world.remote.calls) == 1
+        told = [each for each in caplog.records if each.levelno == logging.ERROR]
+        assert len(told) == 3
+        assert all(bool(each.exc_info) != isinstance(error, OSError) for each in told), "a bug has its traceback"
+        await world.runner.stop()
+
+    asyncio.run(scenario())
+
+
 def test_an_idle_runner_sleeps():
     async def act(world):
         await world.put("m1")

@@ -170,6 +170,39 @@ def test_retry_makes_queued_recipients_due_now(kind, tmp_path):
     run(kind, tmp_path, scenario)
 
 
+def test_f16_mail_that_was_accepted_while_the_clock_was_ahead_is_not_due_later(kind, tmp_path):
+    ahead = NOW + 731 * 86400
+
+    async def scenario(store):
+        await put(store, "ahead", at=ahead)
+        await put(store, "later", due=NOW + 3600)
+        await store.release(["ahead", "later"])
+        assert await store.claim(NOW, 10) == []
+        assert list(await store.waiting(["rcpt.example"], NOW)) == ["ahead"]
+        assert await store.retry(None, NOW) == 1
+        assert ids(await store.claim(NOW, 10)) == ["ahead"]
+        await store.release(["ahead"])
+        assert (await store.take("ahead", ["rcpt.example"], NOW)).id == "ahead"
+        assert await store.take("later", ["rcpt.example"], NOW) is None
+
+    run(kind, tmp_path, scenario)
+
+
+def test_f03_waiting_mail_of_many_domains_is_told_oldest_first_and_once(kind, tmp_path):
+    async def scenario(store):
+        for number in range(12):
+            await put(
+                store, f"m{number:02}", f"a@d{number % 5}.example", f"b@d{(number + 1) % 5}.example", "c@d0.example"
+            )
+        domains = [f"d{number}.example" for number in range(5)]
+        assert list(await store.waiting(domains, NOW)) == [f"m{number:02}" for number in range(12)]
+        assert list(await store.waiting(domains, NOW, 7)) == [f"m{number:02}" for number in range(7)]
+        assert list(await store.waiting(["d3.example", "d3.example"], NOW)) == ["m02", "m03", "m07", "m08"]
+        assert list(await store.waiting([], NOW)) == []
+
+    run(kind, tmp_path, scenario)
+
+
 def test_drop_removes_messages_and_a_late_result_is_harmless(kind, tmp_path):
     async def scenario(store):
         await put(store, "m1")

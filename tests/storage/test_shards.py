@@ -432,8 +432,8 @@ def test_of_the_room_that_is_seen_each_worker_counts_on_its_part(tmp_path, monke
         nonlocal free
         lay_out(tmp_path)
         store = ShardedStore.at(tmp_path, workers=workers, now=Clock(), reserve=40_000_000)
-        monkeypatch.setattr("ironpost.storage.sqlite.os.statvfs", lambda _: Space())
-        monkeypatch.setattr("ironpost.storage.sqlite.LOOK_SECONDS", 1e9)
+        monkeypatch.setattr("ironpost.storage.room.os.statvfs", lambda _: Space())
+        monkeypatch.setattr("ironpost.storage.room.LOOK_SECONDS", 1e9)
         store.spool(10_000_000).discard()
         assert looks == 1
         store.spool(20_000_000).discard()

@@ -15,7 +15,7 @@ import pytest
 from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put
 
 from ironpost.queue.store import State, StoreFull
-from ironpost.storage import sqlite_commit, sqlite_schema, sqlite_sync
+from ironpost.storage import sqlite_commit, sqlite_history, sqlite_schema, sqlite_sync
 from ironpost.storage.bodies import RECORD_BODY
 from ironpost.storage.lock import DirectoryInUse
 from ironpost.storage.sqlite import SqliteStore, open_readonly
@@ -272,7 +272,7 @@ def test_the_reserve_is_kept_from_new_mail_and_not_from_results(tmp_path, monkey
             return os.statvfs_result(values)
 
         monkeypatch.setattr(os, "statvfs", nearly_full)
-        store._next_look = 0.0
+        store._room.look_again()
         with pytest.raises(StoreFull, match="reserve"):
             store.spool()
         with pytest.raises(StoreFull, match="reserve"):
@@ -584,7 +584,7 @@ def test_history_is_pruned_by_age_in_pieces(tmp_path):
             await store.record([delivered(f"m{number}")])
         count = "SELECT count(*) FROM event"
         assert store._writer.execute(count).fetchone()[0] == 600
-        clock.time = NOW + sqlite_commit.HISTORY_SECONDS + 1
+        clock.time = NOW + sqlite_history.HISTORY_SECONDS + 1
         await put(store, "n0", at=clock.time)
         after_one = store._writer.execute(count).fetchone()[0]
         assert 400 < after_one < 600

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from ironpost.cli import exits
+from ironpost.cli.app import Stop
 from ironpost.cli.settings import command, configuration, silent
 from ironpost.queue.store import State
 from ironpost.service.metrics import exposition
@@ -19,14 +21,22 @@ def show(named: Path | None, *, as_json: bool) -> None:
     """Prints the text format of Prometheus, or one JSON value. The queue is counted here, not on the server's loop.
 
     Workers that do not answer are named on standard error.
+
+    Raises:
+        Stop: no server runs, or its queue cannot be read.
     """
     found = configuration(named)
     answer = command(found, {"do": "metrics"})
-    reader = ShardsReader.open_readonly(found.data)
     try:
-        tally = reader.tally()
-    finally:
-        reader.close()
+        reader = ShardsReader.open_readonly(found.data)
+        try:
+            tally = reader.tally()
+        finally:
+            reader.close()
+    except OSError as error:
+        raise Stop(exits.UNAVAILABLE, f"{found.data}: the queue cannot be read: {error}") from None
+    for fault in reader.faults:
+        sys.stderr.write(f"ironpost: part of the queue cannot be read: {fault}\n")
     gauges = answer["gauges"] | {
         "queue_messages": {"": tally.messages},
         "queue_recipients": {state.value: tally.recipients.get(state, 0) for state in (State.QUEUED, State.HELD)},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import sys
 import time
 from datetime import UTC, datetime
@@ -48,11 +47,12 @@ def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
     now = time.time()
     for message in found:
         waiting = [recipient for recipient in message.recipients if recipient.state in UNFINISHED]
-        first = waiting[0] if waiting else message.recipients[0]
+        first = next(iter(waiting or message.recipients), None)
         more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
         row = (
             message.id, _span(now - message.accepted), _octets(message.body.size), f"<{message.envelope.reverse_path}>",
-            f"{first.recipient.address}{more}", _next(first, now), first.last,
+            f"{first.recipient.address}{more}" if first else "-", _next(first, now) if first else "-",
+            message.fault or (first.last if first else ""),
         )  # fmt: skip
         table.add_row(*map(_text, row))
     _console().print(table)
@@ -80,6 +80,8 @@ def show(named: Path | None, identifier: str, *, as_json: bool) -> None:
         "from": f"<{message.envelope.reverse_path}>",
         "client": f"{origin.helo} [{origin.ip}] with {origin.protocol}" if origin.ip else "made here",
     }
+    if message.fault:
+        lines["fault"] = message.fault
     for name, value in lines.items():
         console.print(_text(f"{name:9} {value}"))
     if message.envelope.parameters:
@@ -147,6 +149,8 @@ def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]
         try:
             return asyncio.run(_awaited(question(reader)))
         finally:
+            for fault in reader.faults:
+                typer.echo(f"ironpost: part of the queue cannot be read: {fault}", err=True)
             reader.close()
     except FileNotFoundError:
         raise Stop(exits.UNAVAILABLE, f"there is no queue in {data}; has a server run on it?") from None
@@ -154,8 +158,8 @@ def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]
         raise Stop(exits.UNAVAILABLE, str(error)) from None
     except PermissionError:
         raise Stop(exits.NO_PERMISSION, f"{data}: only the user who runs the server may read its queue") from None
-    except sqlite3.Error as error:
-        raise Stop(exits.UNAVAILABLE, f"{data}: the queue's database cannot be read: {error}") from None
+    except OSError as error:
+        raise Stop(exits.UNAVAILABLE, f"{data}: the queue cannot be read: {error}") from None
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:
@@ -182,6 +186,7 @@ def _summary(message: QueuedMessage) -> dict[str, Any]:
         "accepted": _moment(message.accepted),
         "size": message.body.size,
         "from": str(message.envelope.reverse_path),
+        "fault": message.fault or None,
         "recipients": [_recipient(recipient) for recipient in message.recipients],
     }
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import resource
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
@@ -231,21 +232,18 @@ class System:
 
     def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, ShardedStore]:
         data, queue, share = configuration.data, configuration.queue, self._share
-        reserve, memory = queue.reserve, queue.memory
+        kind = ShardedStore if share is None else LendingStore
+        open_store = partial(
+            kind.at, data, now=self._clock.now, reserve=queue.reserve, memory=queue.memory, history=queue.history,
+            history_size=queue.history_size,
+        )  # fmt: skip
         with used(data):
             if share is not None:
-                return None, LendingStore.at(
-                    data,
-                    worker=share.number,
-                    workers=share.workers,
-                    now=self._clock.now,
-                    reserve=reserve,
-                    memory=memory,
-                )
+                return None, open_store(worker=share.number, workers=share.workers)
             lock = DirectoryLock(data)
             try:
                 lay_out(data)
-                return lock, ShardedStore.at(data, now=self._clock.now, reserve=reserve, memory=memory)
+                return lock, open_store()
             except BaseException:
                 lock.release()
                 raise

@@ -67,6 +67,10 @@ class Queue(Section):
     """Free disk space below which new mail is answered 452 4.3.1."""
     memory: Size = 64 << 20
     """Content above 64 KiB a message that each worker holds in memory until it is complete; more goes to files."""
+    history: Duration = 7 * 86400.0
+    """How long attempts and events of mail that is gone are kept for questions in SQL."""
+    history_size: Size = 1 << 30
+    """How many octets of them a shard keeps, about."""
 
 
 class Route(Section):

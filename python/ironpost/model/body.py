@@ -6,13 +6,17 @@ larger than a window, so that size costs no memory.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+import errno
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
 PIECE: int = 256 * 1024
 """Octets in the largest piece."""
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers (`OSError.errno`) that mean a lack of room. All others are faults of another kind."""
 
 Pieces: TypeAlias = "AsyncIterator[bytes]"
 

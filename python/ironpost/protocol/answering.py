@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from ironpost.model.body import NO_ROOM
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ class Answering:
         """Counts and logs what a hook raised; the reply that stands for it."""
         self.failures += 1
         LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc)
-        # ConnectionError and TimeoutError are OSErrors too, but say nothing about room.
-        if storage and isinstance(exc, OSError) and not isinstance(exc, ConnectionError | TimeoutError):
+        # RFC 5321 §4.2.3: 452 says that there is no room; any other error in storing is 451.
+        if storage and isinstance(exc, OSError) and exc.errno in NO_ROOM:
             return replies.NO_ROOM
         return replies.HOOK_FAILED
 

@@ -72,6 +72,9 @@ class QueuedMessage(NamedTuple):
     recipients: tuple[QueuedRecipient, ...] = ()
     released: float = 0.0
     """Seconds since 1970: from when it may be delivered. Retries and expiry count from here (`queue.retry`)."""
+    fault: str = ""
+    """Why the message cannot be read back, if it cannot. The rest is then what could be read, to be shown and nothing
+    else: such a message is never claimed."""
 
 
 class NewMessage(NamedTuple):
@@ -142,7 +145,10 @@ class Store(Protocol):
         ...
 
     async def claim(self, now: float, limit: int) -> Messages:
-        """At most `limit` messages that have recipients due at `now` and not claimed, with those recipients."""
+        """At most `limit` messages that have recipients due at `now` and not claimed, with those recipients.
+
+        A message that cannot be read is held instead, with the reason in `last`, and costs no other (SECURITY R25).
+        """
         ...
 
     async def release(self, messages: Sequence[str]) -> None:
@@ -151,7 +157,7 @@ class Store(Protocol):
 
     async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
         """Ids of messages with queued recipients at these domains (lower case), due or not, claimed or not, oldest
-        first; without those that must not be delivered yet (`released` after `now`)."""
+        first; without those that must not be delivered yet (`released` after `now` and after `accepted`)."""
         ...
 
     async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
@@ -174,7 +180,10 @@ class Store(Protocol):
     async def retry(self, messages: Sequence[str] | None, now: float) -> int:
         """Makes queued recipients due now; how many recipients that concerned.
 
-        None means every message that may be delivered now; one that may not (`released` after `now`) must be named.
+        None means every message that may be delivered now; one that may not (`released` after `now` and after
+        `accepted`) must be named. A message that was merely accepted while the clock was ahead is not one of those.
+        Many recipients are changed in several steps, each of which is durable by itself; the same holds for `hold`,
+        `resume` and `drop`.
         """
         ...
 

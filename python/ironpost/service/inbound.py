@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.message import received
 from ironpost.model import Action, Origin, Verdict
+from ironpost.model.body import NO_ROOM
 from ironpost.model.ports import Uncounted
 from ironpost.policy import Decision, Facts, Stage
 from ironpost.protocol import replies
 from ironpost.protocol.extensions.future_release import release_time
-from ironpost.queue.store import NewMessage
+from ironpost.queue.store import NewMessage, StoreFull
 from ironpost.service.content import Content, SubmittedContent
 from ironpost.service.journal import record
 
@@ -419,8 +420,9 @@ class Inbound:
 
     def _storage_fault(self, error: BaseException) -> Reply:
         """What the client is told, after the journal was told all of it."""
-        # A store over the network raises these when it is out of reach, which says nothing about room.
-        full = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+        # RFC 5321 §4.2.3 has 452 for a lack of room and 451 for an error in processing; RFC 3463 §3.4 has X.3.1 and
+        # X.3.0 for them.
+        full = isinstance(error, StoreFull) or (isinstance(error, OSError) and error.errno in NO_ROOM)
         self._metrics.count("storage_faults", "full" if full else "failed")
         record(_log, "storage-fault", logging.ERROR, error=type(error).__name__, detail=str(error))
         return replies.NO_ROOM if full else replies.HOOK_FAILED

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -42,9 +41,9 @@ ignores a question past its deadline, and the message would stay lent."""
 class LendingStore(ShardedStore):
     """The shards of one worker, and by way of the others theirs, for `waiting`, `take` and what follows from them."""
 
-    def __init__(self, main: SqliteStore, others: Sequence[SqliteStore]) -> None:
+    def __init__(self, main: SqliteStore, others: Sequence[SqliteStore], now: Callable[[], float] = time.time) -> None:
         """As `ShardedStore`; it is one until `join`."""
-        super().__init__(main, others)
+        super().__init__(main, others, now)
         self._lent: dict[tuple[str, int], int] = {}
         """To whom each recipient (message, number) of ours is lent."""
         self._borrowed: dict[tuple[str, int], bool] = {}
@@ -100,13 +99,11 @@ class LendingStore(ShardedStore):
                 whole: QueuedMessage | None = None
                 try:
                     whole = await self._reader(answer["directory"]).get(message)
-                except sqlite3.Error as error:
-                    raise OSError(errno.EIO, f"the queue's database: {error}", answer["directory"]) from error
                 finally:
-                    if whole is None:
+                    if whole is None or whole.fault:
                         self._return([(message, number) for number in answer["numbers"]])
-                if whole is None:
-                    return None  # an operator dropped it just now
+                if whole is None or whole.fault:
+                    return None  # an operator dropped it just now, or it cannot be read
                 self._borrowed.update(((message, number), False) for number in answer["numbers"])
                 chosen = tuple(each for each in whole.recipients if each.number in answer["numbers"])
                 return whole._replace(recipients=chosen)

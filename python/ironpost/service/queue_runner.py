@@ -6,6 +6,7 @@ else is done about it, and again and again if the store fails. A recipient that 
 reported to the sender in the same commit, unless NOTIFY says otherwise (RFC 3461 §4.1); never to a null reverse-path
 (RFC 5321 §4.5.5, §6.1). An agent that raises costs its message a deferral, counted; after `POISON_CRASHES` the message
 is set aside for `POISON_WAIT` at a time, with an error in the journal, and everything else goes on (SECURITY R25).
+A store that fails, in whatever way, is asked again after `STORE_WAIT`.
 Refuses: to conclude from an attempt that was cut off: its claim is given back, and mail is doubled at worst.
 """
 
@@ -181,8 +182,9 @@ class QueueRunner:
             now = self._clock.now()
             try:
                 if self._given_back:
-                    back, self._given_back = self._given_back, []
+                    back = list(self._given_back)
                     await self._store.release(back)
+                    del self._given_back[: len(back)]  # not before: what failed is given back the next time
                     self._scheduler.note(now)
                 room = self._concurrency - self.active
                 if room <= 0:
@@ -193,6 +195,10 @@ class QueueRunner:
                     await self._claim(now, room)
             except OSError as error:
                 record(_log, "store-fault", logging.ERROR, detail=str(error))
+                await self._clock.sleep(STORE_WAIT)
+                self._scheduler.note(now)
+            except Exception:  # noqa: BLE001 - one bad row, or a fault in a store, never stops the queue (R25)
+                _log.exception("the queue runner cannot take mail out of the store")
                 await self._clock.sleep(STORE_WAIT)
                 self._scheduler.note(now)
 

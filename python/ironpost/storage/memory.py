@@ -76,6 +76,10 @@ class _Entry:
     def seen(self) -> QueuedMessage:
         return self.message._replace(recipients=tuple(self.recipients))
 
+    def waits(self, now: float) -> bool:
+        """It must not be delivered yet. One that was accepted while the clock was ahead may."""
+        return self.message.released > max(now, self.message.accepted)
+
     def due(self, now: float) -> list[QueuedRecipient]:
         return [
             queued
@@ -168,13 +172,13 @@ class MemoryStore:
 
     async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
         """As `Store.waiting`."""
-        found = (entry.message for entry in self._entries.values() if entry.queued_at(domains))
-        return [message.id for message in found if message.released <= now][:limit]
+        found = (entry for entry in self._entries.values() if entry.queued_at(domains))
+        return [entry.message.id for entry in found if not entry.waits(now)][:limit]
 
     async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
         """As `Store.take`."""
         entry = self._entries.get(message)
-        if entry is None or entry.message.released > now:
+        if entry is None or entry.waits(now):
             return None
         chosen = [queued for queued in entry.queued_at(domains) if queued.number not in entry.claimed]
         entry.claimed.update(queued.number for queued in chosen)
@@ -204,7 +208,7 @@ class MemoryStore:
         count = 0
         for identifier in self._entries if messages is None else dict.fromkeys(messages):
             entry = self._entries.get(identifier)
-            if entry is None or (messages is None and entry.message.released > now):
+            if entry is None or (messages is None and entry.waits(now)):
                 continue
             for queued in entry.recipients:
                 if queued.state is State.QUEUED:

@@ -29,13 +29,15 @@ from typing import TYPE_CHECKING
 from ironpost.storage.bodies import BODIES, SEGMENTS
 from ironpost.storage.bodies.spool import MEMORY, MemoryBudget
 from ironpost.storage.lock import DirectoryInUse, sync_directory
-from ironpost.storage.sqlite import RESERVE, SqliteStore
+from ironpost.storage.room import RESERVE
+from ironpost.storage.sqlite import SqliteStore
 from ironpost.storage.sqlite_commit import end_process
+from ironpost.storage.sqlite_history import HISTORY_OCTETS, HISTORY_SECONDS
 from ironpost.storage.sqlite_rows import Reader, Tally
 from ironpost.storage.sqlite_schema import DATABASE, SchemaError, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
@@ -46,6 +48,9 @@ SHARDS = 64
 """How many a new data directory gets: the most processes that can ever work on it. An unused one costs nothing."""
 REST_SECONDS = 10.0
 """How long a drained shard keeps its sync process after it was last written to."""
+
+FAULT_SECONDS = 5.0
+"""How long a shard that could not be read is left alone."""
 
 log = logging.getLogger("ironpost.storage")
 
@@ -132,10 +137,13 @@ def shard_directories(data: Path) -> list[Path]:
 class ShardedStore:
     """The shards of one process. Implements `queue.store.Store`. Make it with `ShardedStore.at`."""
 
-    def __init__(self, main: SqliteStore, others: Sequence[SqliteStore]) -> None:
+    def __init__(self, main: SqliteStore, others: Sequence[SqliteStore], now: Callable[[], float] = time.time) -> None:
         """For `at`. New mail goes to `main`."""
         self._main = main
         self._others = list(others)
+        self._now = now
+        self._resting_until: dict[SqliteStore, float] = {}
+        """Shards that could not be read, and when they are asked again."""
         self._turn = 0
         self._watched: dict[SqliteStore, tuple[asyncio.TimerHandle, int]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -151,6 +159,8 @@ class ShardedStore:
         reserve: int = RESERVE,
         memory: int = MEMORY,
         fatal: Callable[[OSError], object] = end_process,
+        history: float = HISTORY_SECONDS,
+        history_size: int = HISTORY_OCTETS,
     ) -> Self:
         """Opens the shards of one of several processes in a data directory that `lay_out` has seen.
 
@@ -162,6 +172,8 @@ class ShardedStore:
             reserve: octets of the disk that new mail never takes.
             memory: octets of content on its way in that this process may hold above `SMALL_BODY` a message.
             fatal: as for `SqliteStore.at`.
+            history: seconds for which each shard keeps attempts and events.
+            history_size: how many octets of them each shard keeps, about.
 
         A shard that cannot be used (damaged, or its database and its bodies do not belong together) is reported in the
         log by name and left as it is; new mail goes into the next one.
@@ -176,8 +188,9 @@ class ShardedStore:
         refused: OSError | None = None
         numbers = range(worker, _count(data), workers)
         open_shard = partial(
-            SqliteStore.at, now=now, reserve=reserve, sharers=workers, memory=MemoryBudget(memory), fatal=fatal
-        )
+            SqliteStore.at, now=now, reserve=reserve, sharers=workers, memory=MemoryBudget(memory), fatal=fatal,
+            history=history, history_size=history_size,
+        )  # fmt: skip
         used = {_directory(data, number) for number in numbers} & set(shard_directories(data))
         try:
             for directory in (_directory(data, number) for number in numbers):
@@ -195,7 +208,7 @@ class ShardedStore:
                     continue
                 if main is None:
                     main = store
-                elif store.drained():
+                elif store.drained() and not store.untidy():
                     store.abandon()
                 else:
                     others.append(store)
@@ -207,7 +220,7 @@ class ShardedStore:
                 if opened is not None:
                     opened.abandon()
             raise
-        return cls(main, others)
+        return cls(main, others, now)
 
     @property
     def shards(self) -> int:
@@ -266,12 +279,32 @@ class ShardedStore:
         return next(filter(None, (shard.steady() for shard in (self._main, *self._others))), None)
 
     async def claim(self, now: float, limit: int) -> Messages:
-        """As `Store.claim`, earliest first within each shard; each is the first to be asked in its turn."""
+        """As `Store.claim`, earliest first within each shard; each is the first to be asked in its turn.
+
+        A shard that cannot be read is passed over for `FAULT_SECONDS`, and the others go on (SECURITY R25).
+        """
         found: Messages = []
         for shard in self._in_turn():
-            if len(found) < limit:
-                found += await shard.claim(now, limit - len(found))
+            if len(found) < limit and self._resting_until.get(shard, now) <= now:
+                with self._alone(shard, now):
+                    found += await shard.claim(now, limit - len(found))
+                if shard.tending:
+                    self._look_after(shard)
         return found
+
+    @contextlib.contextmanager
+    def _alone(self, shard: SqliteStore, now: float) -> Iterator[None]:
+        """An error of one shard, told, unless there is no other."""
+        try:
+            yield
+        except OSError as error:
+            if not self._others:
+                raise
+            self._resting_until[shard] = now + FAULT_SECONDS
+            fields = {"detail": str(error), "directory": str(shard.directory)}
+            log.error("a shard cannot be read: %s", error, extra={"event": "store-fault", "fields": fields})
+        else:
+            self._resting_until.pop(shard, None)
 
     def _in_turn(self) -> list[SqliteStore]:
         shards = [self._main, *self._others]
@@ -283,7 +316,8 @@ class ShardedStore:
         found: tuple[str, ...] = ()
         for shard in (self._main, *self._others):
             if len(found) < limit:
-                found += tuple(await shard.waiting(domains, now, limit - len(found)))
+                with self._alone(shard, now):
+                    found += tuple(await shard.waiting(domains, now, limit - len(found)))
         return found
 
     async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
@@ -301,7 +335,12 @@ class ShardedStore:
 
     async def next_due(self) -> float | None:
         """As `Store.next_due`."""
-        found = [await shard.next_due() for shard in (self._main, *self._others)]
+        found: list[float | None] = []
+        for shard in (self._main, *self._others):
+            if shard not in self._resting_until:
+                with self._alone(shard, self._now()):
+                    found.append(await shard.next_due())
+        found += self._resting_until.values()
         return min((due for due in found if due is not None), default=None)
 
     async def retry(self, messages: Sequence[str] | None, now: float) -> int:
@@ -334,7 +373,10 @@ class ShardedStore:
 
     async def get(self, message: str) -> QueuedMessage | None:
         """As `Store.get`."""
-        return await _first((self._main, *self._others), message)
+        for shard in (self._main, *self._others):
+            if (found := await shard.get(message)) is not None:
+                return found
+        return None
 
     async def close(self) -> None:
         """As `Store.close`."""
@@ -355,6 +397,7 @@ class ShardedStore:
         _, before = self._watched.pop(shard)
         if shard.drained():
             self._others.remove(shard)
+            self._resting_until.pop(shard, None)
             task = asyncio.get_running_loop().create_task(shard.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -365,9 +408,11 @@ class ShardedStore:
 class ShardsReader:
     """Questions to all shards, for another process than the server: `list`, `get`, `tally`, `close`."""
 
-    def __init__(self, readers: Sequence[Reader]) -> None:
+    def __init__(self, readers: Sequence[Reader], faults: Sequence[str] = ()) -> None:
         """For `open_readonly`."""
-        self._readers = readers
+        self._readers = list(readers)
+        self.faults = list(faults)
+        """What is wrong with shards that cannot be read: they are missing from the answers."""
 
     @classmethod
     def open_readonly(cls, data: Path) -> Self:
@@ -376,19 +421,27 @@ class ShardsReader:
         Raises:
             FileNotFoundError: there is no queue in this directory.
             SchemaError: another version of ironpost wrote it.
+            OSError: no shard can be read.
         """
-        readers = []
+        readers: list[Reader] = []
+        faults: list[OSError] = []
         try:
             for directory in shard_directories(data):
-                with contextlib.suppress(FileNotFoundError):  # it became a shard just now, or is being made
+                try:
                     readers.append(Reader.open_readonly(directory))
+                except FileNotFoundError:
+                    continue  # it became a shard just now, or is being made
+                except OSError as error:
+                    faults.append(error)
+            if not readers and faults:
+                raise faults[0]
             if not readers:
                 raise FileNotFoundError(f"There is no queue in {data}: it has no shard.")
         except BaseException:
             for reader in readers:
                 reader.close()
             raise
-        return cls(readers)
+        return cls(readers, [str(error) for error in faults])
 
     def close(self) -> None:
         """Lets go of the databases."""
@@ -397,11 +450,28 @@ class ShardsReader:
 
     async def list(self, limit: int = 1000) -> Messages:
         """As `Store.list`."""
-        return _oldest([await reader.list(limit) for reader in self._readers], limit)
+        found: list[Messages] = []
+        for reader in self._readers:
+            with self._told():
+                found.append(await reader.list(limit))
+        return _oldest(found, limit)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """A fault of one of several shards is kept for whoever asked, and the others are read."""
+        try:
+            yield
+        except OSError as error:
+            if len(self._readers) == 1:
+                raise
+            self.faults.append(str(error))
 
     def tally(self) -> Tally:
         """How much waits in all of them."""
-        found = [reader.tally() for reader in self._readers]
+        found: list[Tally] = []
+        for reader in self._readers:
+            with self._told():
+                found.append(reader.tally())
         recipients: Counter[State] = Counter()
         for each in found:
             recipients.update(each.recipients)
@@ -409,17 +479,14 @@ class ShardsReader:
 
     async def get(self, message: str) -> QueuedMessage | None:
         """As `Store.get`."""
-        return await _first(self._readers, message)
+        for reader in self._readers:
+            with self._told():
+                if (found := await reader.get(message)) is not None:
+                    return found
+        return None
 
 
 def _oldest(found: Sequence[Messages], limit: int) -> Messages:
     if len(found) == 1:
         return found[0]
     return list(islice(heapq.merge(*found, key=lambda message: message.accepted), limit))
-
-
-async def _first(places: Sequence[SqliteStore] | Sequence[Reader], message: str) -> QueuedMessage | None:
-    for place in places:
-        if (found := await place.get(message)) is not None:
-            return found
-    return None

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import sqlite3
 import time
 from functools import partial
@@ -23,15 +22,27 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from ironpost.model.body import BodyDamaged
-from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedRecipient, State, StoreFull, Update
+from ironpost.queue.store import Messages, NewMessage, QueuedMessage, QueuedRecipient, State, Update
 from ironpost.storage.bodies import SMALL_BODY, Place
 from ironpost.storage.bodies.reading import MemoryBody, StoredBody
 from ironpost.storage.bodies.spool import BodySpool, MemoryBudget
 from ironpost.storage.bodies.store import ShardBodies
 from ironpost.storage.lock import DirectoryLock, sync_directory
+from ironpost.storage.room import RESERVE, Room
 from ironpost.storage.sqlite_catalogue import SqliteCatalogue, forget_now, known
 from ironpost.storage.sqlite_commit import GroupCommit, Job, end_process, fail
-from ironpost.storage.sqlite_rows import CODES, STATES, Reader, micros, origin_text, parameters_text, place_of
+from ironpost.storage.sqlite_faults import store_faults
+from ironpost.storage.sqlite_history import HISTORY_OCTETS, HISTORY_SECONDS, TEND_EVENTS, History
+from ironpost.storage.sqlite_rows import (
+    CODES,
+    NO_MESSAGE,
+    STATES,
+    Reader,
+    micros,
+    origin_text,
+    parameters_text,
+    place_of,
+)
 from ironpost.storage.sqlite_schema import DATABASE, PAGE, connect
 from ironpost.storage.sqlite_sync import Syncer
 
@@ -43,18 +54,16 @@ if TYPE_CHECKING:
     from ironpost.model.body import Body, Spool
     from ironpost.storage.bodies.reading import Locate
 
-RESERVE = 64 * 1024 * 1024
-"""Octets of the disk that new mail never takes: what is in the queue needs room to be recorded and to leave, and the
-database's log lives there."""
-LOG_ROOM = 32 * 1024 * 1024
-"""Octets of the reserve that the log and its copying may need at once."""
-LOOK_SECONDS = 1.0
-"""How often the free space is looked at; between two looks, what is taken is counted."""
+logger = logging.getLogger("ironpost.storage")
+
+TEND_SECONDS = 60.0
+"""How often a store looks whether there is history to remove, or room to give back."""
 ROW_OCTETS = 8192
 """What a message takes beside its body, about."""
-
-
-log = logging.getLogger("ironpost.storage")
+STEP_RECIPIENTS = 250
+"""Recipients after which an operator's change goes on in another transaction: a few milliseconds of the event loop."""
+STEP_MESSAGES = 100
+"""The same of messages, which count even where none of their recipients changes."""
 
 
 class _Live:
@@ -86,16 +95,21 @@ class SqliteStore:
         resting: bool,
         memory: MemoryBudget,
         fatal: Callable[[OSError], object],
+        history: float,
+        history_size: int,
     ) -> None:
         """For `at`, which holds the lock."""
         self._lock = lock
-        self._sharers = sharers
+        self._room = Room(directory, reserve, sharers, self._free_pages)
         self._writer = connect(directory)
         try:
             self._reader = Reader(self._writer, directory)
+            self._history = History(self._writer, now, history, history_size)
             syncer = Syncer(directory, DATABASE, resting=resting)
             try:
-                self._commits = GroupCommit(self._writer, syncer, directory, now, self._find, self._retire, fatal)
+                self._commits = GroupCommit(
+                    self._writer, syncer, directory, now, self._find, self._retire, self._history, fatal
+                )
                 if resting:
                     syncer.rest()  # it may have emptied a log
             except BaseException:
@@ -107,9 +121,6 @@ class SqliteStore:
         self._directory = directory
         self._now = now
         self._syncer = syncer
-        self._reserve = reserve
-        self._next_look = 0.0
-        self._free = 0
         self._seq = int(self._writer.execute("SELECT coalesce(max(seq), 0) FROM message").fetchall()[0][0])
         self._by_id: dict[str, _Live] = {}
         self._by_seq: dict[int, _Live] = {}
@@ -118,9 +129,13 @@ class SqliteStore:
             SqliteCatalogue(self._writer, self._commits),
             syncer,
             memory=memory,
-            take_room=self._take_room,
+            take_room=self._room.take,
             relocate=self._relocate,
         )
+        self._next_tending = 0.0
+        self._tending = False
+        self._broken: set[int] = set()
+        """Messages (`seq`) that cannot be read, until that is recorded."""
         self._closing = False
         self._large: set[asyncio.Task[Any]] = set()
 
@@ -135,6 +150,8 @@ class SqliteStore:
         resting: bool = False,
         memory: MemoryBudget | None = None,
         fatal: Callable[[OSError], object] = end_process,
+        history: float = HISTORY_SECONDS,
+        history_size: int = HISTORY_OCTETS,
     ) -> Self:
         """Opens, and creates, the store in a directory; removes body files that the database no longer needs.
 
@@ -146,6 +163,8 @@ class SqliteStore:
             resting: the sync process starts only when something is written, or a log is left to be emptied.
             memory: what the content on its way into this and other shards may hold; a default of its own if None.
             fatal: called when the log cannot be recovered after a failed sync; by default the process ends.
+            history: seconds for which attempts and events are kept.
+            history_size: how many octets of them are kept, about.
 
         Raises:
             DirectoryInUse: another process works there.
@@ -156,8 +175,9 @@ class SqliteStore:
         lock = DirectoryLock(directory)
         try:
             store = cls(
-                directory, now, reserve, lock, sharers, resting=resting, memory=memory or MemoryBudget(), fatal=fatal
-            )
+                directory, now, reserve, lock, sharers, resting=resting, memory=memory or MemoryBudget(), fatal=fatal,
+                history=history, history_size=history_size,
+            )  # fmt: skip
             try:
                 store._load_bodies()
             except BaseException:
@@ -176,45 +196,13 @@ class SqliteStore:
     def spool(self, size_hint: int | None = None) -> BodySpool:
         """As `Store.spool`."""
         hint = size_hint or 0
-        self._refuse_full(hint, inside=hint <= SMALL_BODY)
+        self._room.check(hint, inside=hint <= SMALL_BODY)
         return self._bodies.spool(hint)
 
-    def _refuse_full(self, octets: int, *, inside: bool) -> None:
-        """The disk has room for so much new mail, and the reserve.
-
-        Args:
-            octets: of new mail.
-            inside: they go into the database, so that its free pages (it never shrinks) are room, too.
-
-        Raises:
-            StoreFull: it has not.
-        """
-        clock = time.monotonic()
-        if clock >= self._next_look or self._free - octets < self._reserve:
-            space = os.statvfs(self._directory)
-            # The log's file stays when its content has been copied: it lies in the reserve, and must not count against
-            # new mail for ever. Not all of it: what is not copied yet needs as much again in the database.
-            log = self._directory / f"{DATABASE}-wal"
-            taken = min(log.stat().st_size, max(0, self._reserve - LOG_ROOM)) if log.exists() else 0
-            free = space.f_bavail * space.f_frsize + taken
-            # What the others take until the next look is not seen here: of the room each counts on its part only.
-            self._free = self._reserve + (free - self._reserve) // self._sharers if free > self._reserve else free
-            self._next_look = clock + LOOK_SECONDS
-        else:
-            free = self._free
-        if free - octets >= self._reserve:
-            return
-        if inside:
-            free += PAGE * self._writer.execute("PRAGMA freelist_count").fetchall()[0][0]
-        if free - octets < self._reserve:
-            raise StoreFull(
-                errno.ENOSPC, f"{free} octets are free, {self._reserve} are kept in reserve", str(self._directory)
-            )
-
-    def _take_room(self, octets: int, *, inside: bool = False) -> None:
-        """As `_refuse_full`, and the room counts as taken until the next look."""
-        self._refuse_full(octets, inside=inside)
-        self._free -= octets
+    def _free_pages(self) -> int:
+        """Octets that the database can take without growing."""
+        with store_faults(self._directory):
+            return PAGE * int(self._writer.execute("PRAGMA freelist_count").fetchall()[0][0])
 
     # -- what the port promises
 
@@ -225,7 +213,7 @@ class SqliteStore:
             return self._keep(self._commit_outside(message, spool))
         job = self._commits.job()
         try:
-            self._take_room(ROW_OCTETS + 2 * spool.size, inside=True)  # in the log, then in the database
+            self._room.take(ROW_OCTETS + 2 * spool.size, inside=True)  # in the log, then in the database
             self._add_message(job, message, spool, claim=True)
         except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
             fail(job.future, error)
@@ -241,7 +229,7 @@ class SqliteStore:
 
     async def _written(self, spool: BodySpool) -> Place:
         try:
-            self._take_room(ROW_OCTETS, inside=True)
+            self._room.take(ROW_OCTETS, inside=True)
             return await self._bodies.write(spool)
         except BaseException:
             spool.discard()
@@ -277,10 +265,15 @@ class SqliteStore:
     async def claim(self, now: float, limit: int) -> Messages:
         """As `Store.claim`."""
         await self._steady()
+        self._tend_in_time()
         due_by = micros(now)
         seqs, _ = self._reader.due(due_by, self._is_claimed, limit)
-        result = []
-        for seq, message in zip(seqs, self._reader.by_seq(seqs), strict=True):
+        found = self._reader.by_seq(seqs)
+        result, broken = [], []
+        for seq, message in found:
+            if message.fault:
+                broken.append((seq, message))
+                continue
             live = self._live(seq, message)
             chosen = tuple(
                 queued
@@ -289,6 +282,11 @@ class SqliteStore:
             )
             live.claimed.update(queued.number for queued in chosen)
             result.append(message._replace(recipients=chosen))
+        if len(found) < len(seqs):
+            there = {seq for seq, _ in found}
+            broken += [(seq, NO_MESSAGE) for seq in seqs if seq not in there]
+        if broken:
+            await self._set_aside(broken)
         return result
 
     async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
@@ -299,9 +297,12 @@ class SqliteStore:
         """As `Store.take`."""
         await self._steady()
         whole, found = await self.get(message), self._find(message)
-        if whole is None or found is None or micros(whole.released) > micros(now):
+        if whole is None or found is None or whole.released > max(whole.accepted, micros(now) / 1e6):
             return None
         seq = found[0]
+        if whole.fault:
+            await self._set_aside([(seq, whole)])
+            return None
         chosen = tuple(
             queued
             for queued in whole.recipients
@@ -321,6 +322,35 @@ class SqliteStore:
     async def _steady(self) -> None:
         while (recovered := self._commits.steady()) is not None:
             await recovered
+
+    async def _set_aside(self, broken: Sequence[tuple[int, QueuedMessage]]) -> None:
+        """Holds messages that cannot be read (SECURITY R25).
+
+        If that cannot be written, they are passed over for as long as this process lives.
+        """
+        self._broken.update(seq for seq, _ in broken)
+        for seq, message in broken:
+            fields = {"id": message.id, "seq": seq, "detail": message.fault, "directory": str(self._directory)}
+            text = "message %s (%d) cannot be read, and is held: %s"
+            extra = {"event": "unreadable", "fields": fields}
+            logger.error(text, message.id, seq, message.fault, extra=extra)
+            try:
+                moved = await self._act(partial(self._hold_unread, seq, message))
+            except OSError as error:
+                logger.error("message %s (%d), which cannot be read, cannot be held: %s", message.id, seq, error)
+            else:
+                if moved:
+                    self._broken.discard(seq)
+
+    def _hold_unread(self, seq: int, message: QueuedMessage) -> int:
+        at, write = micros(self._now()), self._writer.execute
+        write(
+            """INSERT INTO event (at, kind, message, number, reply)
+               SELECT ?, 'unreadable', ?, number, ? FROM recipient WHERE message=? AND state=0""",
+            (at, message.id, message.fault, seq),
+        )
+        change = "UPDATE recipient SET state=4, changed=?, last=? WHERE message=? AND state=0"
+        return write(change, (at, message.fault, seq)).rowcount
 
     def _live(self, seq: int, message: QueuedMessage) -> _Live:
         live = self._by_seq.get(seq)
@@ -343,77 +373,111 @@ class SqliteStore:
 
     async def retry(self, messages: Sequence[str] | None, now: float) -> int:
         """As `Store.retry`."""
+        values = (micros(now), micros(self._now()))
+        if messages is not None:
+            return await self._stepwise(messages, partial(self._retry_one, values))
+        total = after = 0
+        while True:
+            job = self._commits.job()
+            job.action = partial(self._retry_some, values, after)
+            step: tuple[int, int] = await self._commits.submit(job)
+            after = step[0]
+            total += step[1]
+            if not after:
+                return total
 
-        def action() -> int:
-            values = (micros(now), micros(self._now()))
-            change = "UPDATE recipient SET due=?, changed=? WHERE state=0"
-            if messages is None:
-                released = " AND message IN (SELECT seq FROM message WHERE released <= ?)"
-                return self._writer.execute(change + released, (*values, micros(now))).rowcount
-            return sum(
-                self._writer.execute(f"{change} AND message=?", (*values, found[0])).rowcount
-                for identifier in dict.fromkeys(messages)
-                if (found := self._find(identifier)) is not None
-            )
+    def _retry_one(self, values: tuple[int, int], seq: int, identifier: str) -> tuple[int, int]:
+        del identifier
+        query = "UPDATE recipient SET due=?, changed=? WHERE state=0 AND message=?"
+        changed = self._writer.execute(query, (*values, seq)).rowcount
+        return changed, changed
 
-        return await self._act(action)
+    def _retry_some(self, values: tuple[int, int], after: int) -> tuple[int, int]:
+        """One step, from message `after` on: the last that it reached (0: the end), and how many recipients changed."""
+        query = "SELECT message FROM recipient WHERE message > ? ORDER BY message, number LIMIT 1 OFFSET ?"
+        last = self._writer.execute(query, (after, STEP_RECIPIENTS - 1)).fetchall()
+        changed = self._writer.execute(
+            """UPDATE recipient SET due=?1, changed=?2 WHERE state=0 AND message > ?3 AND message <= ?4
+               AND EXISTS (SELECT 1 FROM message WHERE seq=recipient.message
+                           AND (released <= ?1 OR released <= accepted))""",
+            (*values, after, last[0][0] if last else 1 << 62),
+        ).rowcount
+        return (last[0][0] if last else 0), changed
 
     async def hold(self, messages: Sequence[str], now: float) -> int:
         """As `Store.hold`."""
-        return await self._act(partial(self._move, messages, now, State.QUEUED, State.HELD, "held"))
+        return await self._stepwise(messages, partial(self._move, now, State.QUEUED, State.HELD, "held"))
 
     async def resume(self, messages: Sequence[str], now: float) -> int:
         """As `Store.resume`."""
-        return await self._act(partial(self._move, messages, now, State.HELD, State.QUEUED, "released"))
+        return await self._stepwise(messages, partial(self._move, now, State.HELD, State.QUEUED, "released"))
 
-    def _move(self, messages: Sequence[str], now: float, old: State, new: State, kind: str) -> int:
-        count, at, write = 0, micros(now), self._writer.execute
-        for identifier in dict.fromkeys(messages):
-            found = self._find(identifier)
-            if found is None:
-                continue
-            write(
-                """INSERT INTO event (at, kind, message, number, address, attempts)
-                   SELECT ?, ?, ?, number, address, attempts FROM recipient WHERE message=? AND state=?""",
-                (at, kind, identifier, found[0], CODES[old]),
-            )
-            moved = write(
-                "UPDATE recipient SET state=?, changed=? WHERE message=? AND state=?",
-                (CODES[new], micros(self._now()), found[0], CODES[old]),
-            ).rowcount
-            if moved and new is State.QUEUED:
-                write("UPDATE message SET released=max(released, ?) WHERE seq=?", (at, found[0]))
-            count += moved
-        return count
+    def _move(self, now: float, old: State, new: State, kind: str, seq: int, identifier: str) -> tuple[int, int]:
+        at, write = micros(now), self._writer.execute
+        write(
+            """INSERT INTO event (at, kind, message, number, address, attempts)
+               SELECT ?, ?, ?, number, address, attempts FROM recipient WHERE message=? AND state=?""",
+            (at, kind, identifier, seq, CODES[old]),
+        )
+        moved = write(
+            "UPDATE recipient SET state=?, changed=? WHERE message=? AND state=?",
+            (CODES[new], micros(self._now()), seq, CODES[old]),
+        ).rowcount
+        if moved and new is State.QUEUED:
+            write("UPDATE message SET released=max(released, ?) WHERE seq=?", (at, seq))
+        return moved, moved
 
     async def drop(self, messages: Sequence[str], now: float) -> int:
         """As `Store.drop`."""
-        job = self._commits.job()
 
-        def action() -> int:
-            count = 0
-            for identifier in messages:
-                found = self._find(identifier)
-                if found is None:
-                    continue
-                seq = found[0]
-                place = place_of(self._writer, seq)
-                self._writer.execute(
-                    """INSERT INTO event (at, kind, message, number, address, attempts)
-                       SELECT ?, 'dropped', ?, number, address, attempts FROM recipient
-                       WHERE message=? AND state IN (0, 4)""",
-                    (micros(now), identifier, seq),
-                )
-                self._writer.execute("DELETE FROM recipient WHERE message=?", (seq,))
-                self._writer.execute("DELETE FROM message WHERE seq=?", (seq,))
-                if place is not None:
-                    job.retired.append((seq, place))
-                count += 1
-            return count
+        def drop(seq: int, identifier: str, job: Job) -> tuple[int, int]:
+            place = place_of(self._writer, seq)
+            self._writer.execute(
+                """INSERT INTO event (at, kind, message, number, address, attempts)
+                   SELECT ?, 'dropped', ?, number, address, attempts FROM recipient
+                   WHERE message=? AND state IN (0, 4)""",
+                (micros(now), identifier, seq),
+            )
+            recipients = self._writer.execute("DELETE FROM recipient WHERE message=?", (seq,)).rowcount
+            self._writer.execute("DELETE FROM message WHERE seq=?", (seq,))
+            if place is not None:
+                job.retired.append((seq, place))
+            return 1, recipients
 
-        job.action = action
-        result: int = await self._commits.submit(job)
-        return result
+        return await self._stepwise(messages, drop, removes=True)
+
+    async def _stepwise(
+        self, messages: Sequence[str], change: Callable[..., tuple[int, int]], *, removes: bool = False
+    ) -> int:
+        """Changes messages in as many transactions as it takes for none to hold the event loop for long.
+
+        Args:
+            messages: their ids; those that are not here are passed over.
+            change: changes one, by `seq` and id, and returns what counts of it and how many recipients it touched.
+            removes: `change` takes the job as well, which gets the bodies that nobody needs any more.
+        """
+        rest, total = list(dict.fromkeys(messages)), 0
+        while rest:
+            job = self._commits.job()
+
+            def action(job: Job = job, rest: list[str] = rest) -> tuple[int, int]:
+                count = touched = done = 0
+                for identifier in rest[:STEP_MESSAGES]:
+                    done += 1
+                    found = self._find(identifier)
+                    if found is not None:
+                        added, recipients = change(found[0], identifier, *([job] if removes else ()))
+                        count += added
+                        touched += recipients
+                    if touched >= STEP_RECIPIENTS:
+                        break
+                return count, done
+
+            job.action = action
+            count, done = await self._commits.submit(job)
+            total += count
+            rest = rest[done:]
+        return total
 
     async def _act(self, action: Callable[[], int]) -> int:
         job = self._commits.job()
@@ -451,7 +515,8 @@ class SqliteStore:
 
     def has(self, message: str) -> bool:
         """Whether that message is in the queue."""
-        return bool(self._writer.execute("SELECT 1 FROM message WHERE id=?", (message,)).fetchall())
+        with store_faults(self._directory):
+            return bool(self._writer.execute("SELECT 1 FROM message WHERE id=?", (message,)).fetchall())
 
     def claims(self, message: str) -> bool:
         """Whether this process has claimed recipients of that message here."""
@@ -477,8 +542,10 @@ class SqliteStore:
 
     def drained(self) -> bool:
         """No mail is left, and nobody is at work on any."""
-        busy = self._by_id or self._large or self._bodies.busy or not self._commits.idle
-        return not busy and not self._writer.execute("SELECT 1 FROM message LIMIT 1").fetchall()
+        if self._by_id or self._large or self._bodies.busy or not self._commits.idle:
+            return False
+        with store_faults(self._directory):
+            return not self._writer.execute("SELECT 1 FROM message LIMIT 1").fetchall()
 
     def abandon(self) -> None:
         """Closes a store that nobody has used yet."""
@@ -500,7 +567,7 @@ class SqliteStore:
     # -- claims
 
     def _is_claimed(self, seq: int, number: int) -> bool:
-        if seq in self._commits.unsynced:
+        if seq in self._commits.unsynced or seq in self._broken:
             return True
         live = self._by_seq.get(seq)
         return live is not None and number in live.claimed
@@ -510,7 +577,8 @@ class SqliteStore:
         if live is not None:
             return live.seq, live.outside
         query = "SELECT seq, file IS NOT NULL OR segment IS NOT NULL FROM message WHERE id=?"
-        rows = self._writer.execute(query, (identifier,)).fetchall()
+        with store_faults(self._directory):
+            rows = self._writer.execute(query, (identifier,)).fetchall()
         return (rows[0][0], bool(rows[0][1])) if rows else None
 
     def _take(self, job: Job, live: _Live) -> None:
@@ -555,7 +623,7 @@ class SqliteStore:
             try:
                 parts = [piece async for piece in self._bodies.open(b"", old).pieces()]
             except BodyDamaged as error:
-                log.error("a body cannot be moved: %s", error)
+                logger.error("a body cannot be moved: %s", error)
                 continue
             new = await self._bodies.segments.append(parts, old.length, old.checksum or 0)
             job = self._commits.job()
@@ -666,6 +734,44 @@ class SqliteStore:
         if unneeded:
             forget_now(self._writer, unneeded)
 
+    async def tend(self) -> None:
+        """Removes overdue history and gives free pages back to the disk, in small transactions, to the end of it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        while not self._closing and self._history.overdue():
+            await self._act(partial(self._history.prune, TEND_EVENTS))
+        while not self._closing and self._history.spare_pages():
+            await self._act(self._history.give_back)
+
+    def untidy(self) -> bool:
+        """There is something for `tend` to do."""
+        with store_faults(self._directory):
+            return self._history.overdue() or self._history.spare_pages() > 0
+
+    def _tend_in_time(self) -> None:
+        # A store that nobody writes to is asked for due mail from time to time all the same.
+        clock = time.monotonic()
+        if clock >= self._next_tending and not self._tending and not self._closing:
+            self._next_tending = clock + TEND_SECONDS
+            if self.untidy():
+                self._tending = True
+                self._keep(self._tended())
+
+    async def _tended(self) -> None:
+        try:
+            await self.tend()
+        except OSError as error:
+            logger.warning("history was not removed, or free room not given back: %s", error)
+        finally:
+            self._tending = False
+
+    @property
+    def tending(self) -> bool:
+        """Housekeeping is under way."""
+        return self._tending
+
 
 def _own(content: Spool) -> BodySpool:
     if not isinstance(content, BodySpool):
@@ -678,4 +784,4 @@ def open_readonly(directory: Path) -> Reader:
     return Reader.open_readonly(directory)
 
 
-__all__ = ["RESERVE", "SMALL_BODY", "SqliteStore", "open_readonly"]
+__all__ = ["SMALL_BODY", "SqliteStore", "open_readonly"]

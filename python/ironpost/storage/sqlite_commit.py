@@ -22,9 +22,10 @@ from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ironpost.queue.store import State, StoreFull, Update
+from ironpost.queue.store import State, Update
 from ironpost.storage import sqlite_recovery
 from ironpost.storage.bodies.spool import storage_error
+from ironpost.storage.sqlite_faults import store_fault
 from ironpost.storage.sqlite_rows import CODES, micros, place_of
 from ironpost.storage.sqlite_schema import DATABASE, PAGE, close_keeping_log
 
@@ -33,12 +34,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.storage.bodies import Place
+    from ironpost.storage.sqlite_history import History
     from ironpost.storage.sqlite_sync import Syncer
 
 logger = logging.getLogger("ironpost.storage")
 
-HISTORY_SECONDS = 7 * 24 * 3600.0
-"""How long attempts and events are kept."""
 MAX_BATCH = 128
 """Commits and records in one transaction: about 4 ms of the event loop."""
 MAX_BATCH_OCTETS = 1024 * 1024
@@ -60,8 +60,6 @@ CLOSE_SECONDS = 20.0 + RECOVERY_SECONDS
 """How long `close` waits for what was submitted: one sync at its deadline, and a recovery."""
 IO_ERROR = 74
 """The exit code of a process whose log cannot be recovered (EX_IOERR in sysexits.h)."""
-PRUNE_ROWS = 100
-"""Expired events that go with a transaction, beyond twice those it adds."""
 
 _INSERT_MESSAGE = (
     "INSERT INTO message (seq, id, accepted, reverse_path, parameters, origin, size, file, body, released, segment,"
@@ -82,7 +80,6 @@ _FINISH = (
 )
 _UPDATE_EVENT = """INSERT INTO event (at, kind, message, number, address, attempts, reply, remote)
     SELECT ?, ?, ?, number, address, attempts, ?, ? FROM recipient WHERE message=? AND number=?"""
-_PRUNE = "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?) AND at < ?"
 
 
 def end_process(error: OSError) -> None:
@@ -125,6 +122,7 @@ class GroupCommit:
         now: Callable[[], float],
         find: Callable[[str], tuple[int, bool] | None],
         retire: Callable[[int, Place], None],
+        history: History,
         fatal: Callable[[OSError], object] = end_process,
     ) -> None:
         """Takes over `db` and `syncer`, and closes them. Empties the log if an earlier process left one.
@@ -136,6 +134,7 @@ class GroupCommit:
             now: seconds since 1970.
             find: a message's `seq`, and whether its body lies outside its row, by its id; None if it is not queued.
             retire: takes places that no row names any more, with the `seq` of the row that did.
+            history: what is kept of mail that is gone.
             fatal: called when the log cannot be recovered; it should not return.
 
         Raises:
@@ -147,6 +146,7 @@ class GroupCommit:
         self._now = now
         self._find = find
         self._retire = retire
+        self._history = history
         self._fatal = fatal
         self._recovered: asyncio.Future[None] | None = None
         """While the log is poisoned: done when it is recovered."""
@@ -158,7 +158,6 @@ class GroupCommit:
         """How far the log went when it was last synced."""
         self._long_log = False
         """Somebody was told that the log is long."""
-        self._next_prune = self._oldest_event()
         self._waiting: list[Job] = []
         self._flying: list[Job] = []
         self._busy = False
@@ -293,7 +292,7 @@ class GroupCommit:
             for job in jobs:
                 if job.action is not None:
                     job.result = job.action()
-            self._prune(2 * len(new))
+            self._history.added(2 * len(new) + sum(len(job.updates) for job in jobs))
             db.execute("COMMIT")
             self.transactions += 1
         except BaseException:
@@ -355,11 +354,7 @@ class GroupCommit:
         if isinstance(error, sqlite3.IntegrityError):
             error = ValueError(f"the message cannot be stored: {error}")
         elif isinstance(error, sqlite3.Error):
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_FULL:
-                error = StoreFull(errno.ENOSPC, "the disk is full", str(self._directory))
-            else:
-                error = OSError(errno.EIO, f"the queue's database: {error}", str(self._directory))
+            error = store_fault(error, self._directory)
         elif isinstance(error, OSError):
             error = storage_error(error)
         fail(job.future, error)
@@ -491,18 +486,6 @@ class GroupCommit:
     def _wake_closer(self) -> None:
         if self._idle is not None and not self._idle.done() and self.idle:
             self._idle.set_result(None)
-
-    # -- housekeeping
-
-    def _oldest_event(self) -> float:
-        rows = self._db.execute("SELECT at FROM event ORDER BY seq LIMIT 1").fetchall()
-        return (rows[0][0] / 1e6 if rows else self._now()) + HISTORY_SECONDS
-
-    def _prune(self, added: int) -> None:
-        now = self._now()
-        if now >= self._next_prune:
-            self._db.execute(_PRUNE, (added + PRUNE_ROWS, micros(now - HISTORY_SECONDS)))
-            self._next_prune = self._oldest_event()
 
 
 def recovery_error(error: BaseException, directory: Path) -> OSError:

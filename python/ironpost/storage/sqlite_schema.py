@@ -32,6 +32,10 @@ WAL_OCTETS = 16 * 1024 * 1024
 CACHE_OCTETS = 16 * 1024 * 1024
 """Page cache of the writing connection."""
 
+_FOR_NEW = (f"page_size={PAGE}", "auto_vacuum=INCREMENTAL")
+"""Settings of a database before its first table. The second, with which free pages can be given back to the disk, would
+write to the log of any other."""
+
 BUSY_SECONDS = 0.25
 """How long a statement of the server waits for another program that holds the database: it waits on the event loop."""
 
@@ -122,6 +126,7 @@ INSERT INTO body_file (name) SELECT DISTINCT file FROM message WHERE file IS NOT
 CREATE INDEX message_segment ON message (segment, start) WHERE segment IS NOT NULL;
 CREATE INDEX message_file ON message (file) WHERE file IS NOT NULL;
 CREATE INDEX recipient_domain ON recipient (domain, message) WHERE state = 0;
+CREATE INDEX recipient_held ON recipient (message) WHERE state = 4;
 """
 
 MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
@@ -155,7 +160,7 @@ def connect(directory: Path) -> sqlite3.Connection:
     try:
         _refuse_newer(connection, path)
         for pragma in (
-            f"page_size={PAGE}",  # for a new database
+            *(_FOR_NEW if not _version(connection) else ()),
             "journal_mode=WAL",
             "synchronous=NORMAL",
             "checkpoint_fullfsync=1",  # macOS: fsync alone does not reach the disk

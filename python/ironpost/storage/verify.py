@@ -63,8 +63,11 @@ async def verify(data: Path) -> AsyncIterator[Damage | Extent]:
             last = 0
             while seqs := reader.seqs_after(last, _PAGE):
                 last = seqs[-1]
-                for message in reader.by_seq(seqs):
+                for _, message in reader.by_seq(seqs):
                     messages += 1
+                    if message.fault:
+                        yield Damage(directory, message.id, message.fault)
+                        continue
                     try:
                         async for piece in message.body.pieces():
                             octets += len(piece)

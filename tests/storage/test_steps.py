@@ -1,0 +1,171 @@
+"""What a store does in small steps: history that goes by age and size, free pages given back, changes of many."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from itertools import pairwise
+
+import pytest
+from store_kit import NOW, Clock, delivered, opened, put
+
+from ironpost.queue.store import StoreFull
+from ironpost.storage import sqlite, sqlite_history, sqlite_schema
+from ironpost.storage.sqlite_schema import DATABASE
+
+
+def run(path, scenario, **options):
+    async def main():
+        async with opened("sqlite", path, **options) as store:
+            return await asyncio.wait_for(scenario(store), 60)
+
+    return asyncio.run(main())
+
+
+def test_f13_history_is_pruned_by_size_oldest_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_history, "LOOK_EVENTS", 100)
+
+    async def scenario(store):
+        for number in range(600):
+            await put(store, f"m{number}")
+            await store.record([delivered(f"m{number}")])
+        events = store._writer.execute("SELECT count(*), max(message) FROM event WHERE message='m599'").fetchall()
+        assert events == [(2, "m599")]
+        count, octets = store._writer.execute(
+            "SELECT count(*), sum(length(kind || message || address || coalesce(reply, '') || remote)) FROM event"
+        ).fetchone()
+        assert 200 < count < 700
+        assert octets + sqlite_history.ROW_OCTETS * count < 60_000
+
+    run(tmp_path, scenario, history_size=50_000)
+
+
+def test_f13_history_goes_where_nobody_writes_any_more(tmp_path):
+    clock = Clock()
+
+    async def scenario(store):
+        for number in range(700):
+            await put(store, f"m{number}")
+        await store.drop([f"m{number}" for number in range(700)], NOW)
+        assert store._writer.execute("SELECT count(*) FROM event").fetchone()[0] == 1400
+        clock.time = NOW + 101
+        before = store.transactions
+        assert await store.claim(clock.time, 10) == []
+        assert store.tending
+        while store.tending:
+            await asyncio.sleep(0)
+        assert store._writer.execute("SELECT count(*) FROM event").fetchone()[0] == 0
+        assert store.transactions - before == 3, "no transaction has more than TEND_EVENTS to remove"
+        assert await store.claim(clock.time, 10) == []
+        assert not store.tending
+
+    run(tmp_path, scenario, clock=clock, history=100)
+
+
+def test_f13_a_shard_without_mail_is_opened_for_its_old_history(tmp_path):
+    clock = Clock()
+
+    async def fill():
+        directory = tmp_path / "shards" / "01"
+        directory.mkdir(parents=True)
+        async with opened("sqlite", directory) as store:
+            await put(store, "m1")
+            await store.record([delivered("m1")])
+
+    async def look(time):
+        clock.time = time
+        async with opened("shards", tmp_path, clock=clock) as store:
+            found = store.shards
+            await store.claim(time, 1)
+            return found
+
+    asyncio.run(fill())
+    assert asyncio.run(look(NOW + 1)) == 1
+    assert asyncio.run(look(NOW + sqlite_history.HISTORY_SECONDS + 1)) == 2
+    assert asyncio.run(look(NOW + sqlite_history.HISTORY_SECONDS + 2)) == 1
+
+
+def test_f13_an_empty_queue_gives_its_room_back_and_is_not_full(tmp_path, monkeypatch):
+    disk = 24_000_000
+    monkeypatch.setattr(sqlite_history, "FREE_PAGES", 256)
+
+    async def scenario(store):
+        def pages_used():
+            return store._writer.execute("PRAGMA page_count").fetchone()[0]
+
+        def statvfs(_):  # of a disk on which the log is always copied
+            return os.statvfs_result((4096, 4096, 0, 0, disk // 4096 - pages_used(), 0, 0, 0, 0, 255))
+
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        pages = []
+        for number in range(300):
+            await put(store, f"m{number}", content=b"x" * 60_000)
+        store._room.look_again()
+        with pytest.raises(StoreFull):
+            store.spool(10_000_000)
+        await store.drop([f"m{number}" for number in range(300)], NOW)
+        give_back = store._history.give_back
+        monkeypatch.setattr(
+            store._history, "give_back", lambda: pages.append(store._history.spare_pages()) or give_back()
+        )
+        await store.tend()
+        assert max(a - b for a, b in pairwise(pages)) <= sqlite_history.VACUUM_PAGES
+        assert store._history.spare_pages() == 0
+        assert pages_used() < 500
+        store._room.look_again()
+        store.spool(10_000_000).discard()
+
+    run(tmp_path, scenario)
+
+
+def test_f13_a_database_of_before_goes_on_as_it_is_and_can_be_converted(tmp_path):
+    path = tmp_path / DATABASE
+    connection = sqlite3.connect(path)
+    for statement in sqlite_schema._statements(sqlite_schema.MIGRATIONS[0]):
+        connection.execute(statement)
+    connection.execute("PRAGMA user_version=1")
+    connection.close()
+
+    async def use(store):
+        for number in range(20):
+            await put(store, f"m{number}", content=b"x" * 60_000)
+        await store.drop([f"m{number}" for number in range(20)], NOW)
+        await store.tend()
+        return store._history.spare_pages(), store._history._shrinks
+
+    run(tmp_path, use)
+    assert sqlite3.connect(path).execute("PRAGMA auto_vacuum").fetchone() == (0,)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+    connection.execute("VACUUM")
+    connection.close()
+    assert run(tmp_path, use)[1]
+
+
+# -- what an operator changes goes in steps
+
+
+@pytest.mark.parametrize("what", ["retry all", "retry", "hold", "resume", "drop"])
+def test_f16_a_change_of_many_recipients_goes_in_steps(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(sqlite, "STEP_RECIPIENTS", 10)
+    many = [f"m{number}" for number in range(30)]
+
+    async def scenario(store):
+        for each in many:
+            await put(store, each, *(f"r{number}@rcpt.example" for number in range(4)), held=what == "resume")
+        await store.release(many)
+        before = store.transactions
+        changes = {
+            "retry all": lambda: store.retry(None, NOW + 5),
+            "retry": lambda: store.retry(many, NOW + 5),
+            "hold": lambda: store.hold(many, NOW),
+            "resume": lambda: store.resume(many, NOW),
+            "drop": lambda: store.drop(many, NOW),
+        }
+        assert await changes[what]() == (30 if what == "drop" else 120)
+        assert store.transactions - before >= 10
+        if what.startswith("retry"):
+            assert store._writer.execute("SELECT DISTINCT due FROM recipient").fetchall() == [((NOW + 5) * 1e6,)]
+
+    run(tmp_path, scenario)
