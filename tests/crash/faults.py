@@ -1,0 +1,134 @@
+"""The harness's side of the shim (faults.c): compiles it, and arms rules in the control file that every process maps.
+
+Promises: a rule that `arm` returns is seen by each running process at its next call; `fired` tells how often it struck.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+SYNC, WRITE, OPEN, UNLINK, RENAME, ALLOCATE, TRUNCATE = (1 << bit for bit in range(7))
+"""Kinds of call, to be or-ed."""
+
+KILL_BEFORE, KILL_AFTER, FAIL, TEAR, SHORTEN, DELAY, LOSE = range(1, 8)
+"""What a rule does; faults.c describes each."""
+
+_HEADER = struct.Struct("=iiq48x")
+_RULE = struct.Struct("=iIiiiiiiii216s")
+_RULES = 16
+
+
+class BuildError(Exception):
+    """A C program of this folder cannot be compiled here; the message is the compiler's."""
+
+
+def build(source: str, target: Path, *arguments: str) -> Path:
+    """Compiles a C file of this folder.
+
+    Raises:
+        BuildError: there is no compiler, or a header or library is missing.
+    """
+    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(target), str(HERE / source), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise BuildError(str(error)) from error
+    if done.returncode:
+        raise BuildError(done.stderr)
+    return target
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is to happen at one call, or several."""
+
+    name: str
+    """For the figures."""
+    calls: int
+    pattern: str
+    action: int
+    error: int = errno.EIO
+    skip: int = 0
+    """Matching calls that pass first."""
+    times: int = 1
+    amount: int = 500
+    """Thousandths of a write, microseconds of a delay, or writes that the disk refuses."""
+    group: bool = True
+    """A kill takes all processes of the server, not only the one that made the call."""
+
+
+class Faults:
+    """The shim, compiled into `folder`, and its control file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `BuildError` if the shim cannot be compiled."""
+        self.library = build("faults.c", folder / "libfaults.so", "-shared", "-fPIC", "-ldl")
+        self.file = folder / "faults.control"
+        self.file.write_bytes(bytes(_HEADER.size + _RULES * _RULE.size))
+        with self.file.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._next = 0
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to be subject to the faults, and its children with it."""
+        return {"LD_PRELOAD": str(self.library), "TORTURE_FAULTS": str(self.file)}
+
+    def arm(self, fault: Fault) -> int:
+        """Makes the fault due; the rule's number. Sixteen can be armed at a time: the oldest goes."""
+        number = self._next % _RULES
+        self._next += 1
+        at = self._at(number)
+        self.disarm(number)
+        record = _RULE.pack(
+            0, fault.calls, fault.action, fault.error, fault.skip, fault.times, fault.amount, fault.group, 0, 0,
+            os.fsencode(fault.pattern),
+        )  # fmt: skip
+        self._map[at : at + _RULE.size] = record
+        self._map[at : at + 4] = struct.pack("=i", 1)
+        return number
+
+    def disarm(self, number: int) -> None:
+        """The rule strikes no more; its counters can still be read."""
+        at = self._at(number)
+        self._map[at : at + 4] = bytes(4)
+
+    def disarm_all(self) -> None:
+        for number in range(_RULES):
+            self.disarm(number)
+
+    def fired(self, number: int) -> int:
+        """How often the rule has struck."""
+        return int(self._rule(number)[8])
+
+    def result(self, number: int) -> int:
+        """For LOSE: the errno with which the last call ended, 0 if it succeeded nevertheless."""
+        return int(self._rule(number)[9])
+
+    @property
+    def refused(self) -> int:
+        """Writes that the disk has refused so far."""
+        return int(_HEADER.unpack_from(self._map)[1])
+
+    @property
+    def records(self) -> int:
+        """Writes and flushes that the disk has recorded so far; 0 without a disk."""
+        return int(_HEADER.unpack_from(self._map)[2])
+
+    def reset_records(self) -> None:
+        """For a disk that starts with an empty record."""
+        self._map[: _HEADER.size] = bytes(_HEADER.size)
+
+    def _rule(self, number: int) -> tuple[int, ...]:
+        return _RULE.unpack_from(self._map, self._at(number))
+
+    @staticmethod
+    def _at(number: int) -> int:
+        return _HEADER.size + number * _RULE.size
