@@ -26,6 +26,7 @@ def _loaded(name: str) -> ModuleType:
 
 
 faults_module = _loaded("faults")
+disk_module = _loaded("disk")
 
 
 def skip(reason: str) -> None:
@@ -50,3 +51,11 @@ def shim(tmp_path: Path):
         return faults_module.Faults(tmp_path)
     except faults_module.BuildError as error:
         skip(f"the shim cannot be compiled: {error}")
+
+
+@pytest.fixture
+def disk(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The module of the disk in user space, where there can be one."""
+    if reason := disk_module.unavailable(tmp_path_factory.mktemp("built")):
+        skip(reason)
+    return disk_module

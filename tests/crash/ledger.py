@@ -1,0 +1,310 @@
+"""Who was promised what, and what came of it: a load of messages, the replies to them, and the receiver they go to.
+
+Promises: each message is asked for once. Its reply is one of three: `ACCEPTED` (250), `REFUSED` (4yz or 5yz) or
+`SILENT` (the connection ended without a reply). The receiver hashes each copy from its identifying field on, past the
+trace fields that the server adds, so that a copy with altered content is not counted as the message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ACCEPTED, REFUSED, SILENT = "250", "refused", "no reply"
+REPLY_SECONDS = 120.0
+"""A guard: a server that answers nothing for so long hangs."""
+
+_TEXT = random.Random(5322).randbytes(8 << 20).hex().encode()
+_LINE = 76
+
+
+def sizes(chance: random.Random) -> int:
+    """Octets of a message: mostly small ones, some of 65 to 4,000 KiB, few of up to 6 MiB."""
+    kind = chance.random()
+    if kind < 0.72:
+        return chance.randint(1 << 10, 64 << 10)
+    if kind < 0.95:
+        return chance.randint(65 << 10, 400 << 10)
+    if kind < 0.985:
+        return chance.randint(400 << 10, 4000 << 10)
+    return chance.randint(4000 << 10, 6 << 20)
+
+
+def content(name: str, size: int) -> bytes:
+    """The text of a message: CRLF lines, some of which start with a dot, about `size` octets."""
+    start = int(hashlib.sha256(name.encode()).hexdigest()[:6], 16)
+    lines = [
+        b"X-Torture: " + name.encode(),
+        b"Date: Fri, 27 Nov 2026 08:00:00 +0000",
+        b"From: <sender@client.example>",
+        b"Message-ID: <" + name.encode() + b"@client.example>",
+        b"",
+    ]
+    for number, at in enumerate(range(start, start + size, _LINE)):
+        line = _TEXT[at : at + _LINE]
+        lines.append(b"." + line[1:] if number % 50 == 7 else line)
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+@dataclass
+class Sent:
+    """One message of the load."""
+
+    name: str
+    digest: str
+    reply: str = SILENT
+    text: str = ""
+    """The reply that decided, or what ended the connection."""
+    record: int = 0
+    """The disk's records when the reply was read: a power cut at this record or later comes after the reply."""
+
+
+@dataclass
+class Copy:
+    """One copy that the receiver has read to its end."""
+
+    digest: str
+    epoch: int
+    """How many times the server had been ended by then."""
+    record: int
+    """The disk's records before the receiver replied."""
+    answered: bool = True
+    """False: the receiver closed the connection instead of replying."""
+
+
+@dataclass
+class Ledger:
+    """Both sides of a run."""
+
+    records: Callable[[], int] = lambda: 0
+    epoch: Callable[[], int] = lambda: 0
+    sent: dict[str, Sent] = field(default_factory=dict)
+    copies: dict[str, list[Copy]] = field(default_factory=dict)
+
+    def of(self, reply: str) -> list[Sent]:
+        return [sent for sent in self.sent.values() if sent.reply == reply]
+
+    def missing(self) -> list[str]:
+        """Messages with a 250 that have not arrived."""
+        return [sent.name for sent in self.of(ACCEPTED) if sent.name not in self.copies]
+
+    def refused_but_delivered(self) -> list[str]:
+        return [sent.name for sent in self.of(REFUSED) if sent.name in self.copies]
+
+    def altered(self) -> list[str]:
+        """Messages of which some copy has not the content that was sent."""
+        return [
+            name
+            for name, copies in self.copies.items()
+            if any(name not in self.sent or copy.digest != self.sent[name].digest for copy in copies)
+        ]
+
+    def duplicates(self) -> dict[str, list[str]]:
+        """Names by the window in which another copy was made: `kill`, `lost reply`, or `unexplained`."""
+        found: dict[str, list[str]] = {"kill": [], "lost reply": [], "unexplained": []}
+        for name, copies in self.copies.items():
+            for first, second in zip(copies, copies[1:], strict=False):
+                if not first.answered:
+                    found["lost reply"].append(name)
+                elif first.epoch != second.epoch:
+                    found["kill"].append(name)
+                else:
+                    found["unexplained"].append(name)
+        return found
+
+
+class Receiver:
+    """The next hop: an SMTP server that keeps nothing but the ledger's copies."""
+
+    def __init__(self, ledger: Ledger, chance: random.Random) -> None:
+        self.ledger = ledger
+        self.port = 0
+        self.defers = 0.0
+        """Probability of 451 to RCPT or to the content."""
+        self.vanishes = 0.0
+        """Probability that the content is taken and the connection closed without a reply."""
+        self._chance = chance
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=16 << 20)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._converse(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        recipients = 0
+        writer.write(b"220 receiver.example\r\n")
+        while line := await reader.readline():
+            verb = line[:4].upper()
+            if verb == b"EHLO":
+                writer.write(b"250-receiver.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n")
+            elif verb == b"RCPT":
+                if self._chance.random() < self.defers:
+                    writer.write(b"451 4.2.1 Later\r\n")
+                else:
+                    recipients += 1
+                    writer.write(b"250 2.1.5 Yes\r\n")
+            elif verb == b"DATA":
+                if not recipients:
+                    writer.write(b"554 5.5.1 Nobody\r\n")
+                    continue
+                recipients = 0
+                writer.write(b"354 Go on\r\n")
+                text = await reader.readuntil(b"\r\n.\r\n")
+                if self._chance.random() < self.defers:
+                    writer.write(b"451 4.2.1 Later\r\n")
+                elif self._chance.random() < self.vanishes:
+                    self._take(text, answered=False)
+                    return
+                else:
+                    self._take(text)
+                    writer.write(b"250 2.6.0 Taken\r\n")
+            elif verb == b"QUIT":
+                writer.write(b"221 2.0.0 Bye\r\n")
+                return
+            else:
+                if verb == b"RSET":
+                    recipients = 0
+                writer.write(b"250 2.0.0 Yes\r\n")
+
+    def _take(self, text: bytes, *, answered: bool = True) -> None:
+        text = text[:-3].replace(b"\r\n.", b"\r\n")
+        at = text.find(b"X-Torture: ")
+        found = re.match(rb"X-Torture: (\S+)\r\n", text[max(at, 0) : max(at, 0) + 200])
+        name = found[1].decode() if found else "unidentified"
+        ledger = self.ledger
+        copy = Copy(digest(text[max(at, 0) :]), ledger.epoch(), ledger.records(), answered)
+        ledger.copies.setdefault(name, []).append(copy)
+
+
+class Load:
+    """Clients that send messages to a server that may die at any moment, and note what they were told."""
+
+    def __init__(self, ledger: Ledger, chance: random.Random, port: Callable[[], int], prefix: str) -> None:
+        self.ledger = ledger
+        self.size = sizes
+        self._chance = chance
+        self._port = port
+        """Of the server that runs now; 0 while none does."""
+        self._prefix = prefix
+        self._number = 0
+        self.settled = 0
+        """Messages whose reply is known, or known not to come."""
+        self._progress = asyncio.Event()
+
+    async def reach(self, count: int) -> None:
+        """Returns when `count` messages are settled."""
+        while self.settled < count:
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def send(self, count: int, clients: int) -> None:
+        """Sends `count` messages over `clients` connections at a time."""
+        left = iter(range(count))
+        await asyncio.gather(*(self._client(left) for _ in range(clients)))
+
+    async def _client(self, left: object) -> None:
+        reader: asyncio.StreamReader | None = None
+        writer: asyncio.StreamWriter | None = None
+        for _ in left:  # type: ignore[attr-defined]
+            while writer is None:
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                    reader, writer = await self._connected()
+            assert reader is not None
+            self._number += 1
+            name = f"{self._prefix}{self._number}"
+            text = content(name, self.size(self._chance))
+            sent = Sent(name, digest(text))
+            self.ledger.sent[name] = sent
+            try:
+                await asyncio.wait_for(self._transact(reader, writer, sent, text), REPLY_SECONDS)
+                closes = sent.text.startswith("421") or self._chance.random() < 0.05
+            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+                sent.text = sent.text or f"{type(error).__name__}: {error}"
+                closes = True
+            self.settled += 1
+            self._progress.set()
+            if closes:
+                writer.close()
+                writer = None
+        if writer is not None:
+            writer.close()
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        pause = asyncio.Event()
+        while not self._port():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pause.wait(), 0.01)
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port())
+        except OSError:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pause.wait(), 0.01)
+            raise
+        try:
+            await asyncio.wait_for(_reply(reader), REPLY_SECONDS)
+            writer.write(b"EHLO client.example\r\n")
+            await asyncio.wait_for(_reply(reader), REPLY_SECONDS)
+        except (OSError, asyncio.IncompleteReadError):
+            writer.close()
+            raise
+        return reader, writer
+
+    async def _transact(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: Sent, text: bytes
+    ) -> None:
+        for command in (b"MAIL FROM:<sender@client.example>\r\n", b"RCPT TO:<someone@far.example>\r\n", b"DATA\r\n"):
+            writer.write(command)
+            reply = await _reply(reader)
+            if reply[:1] not in b"23":
+                self._note(sent, reply)
+                writer.write(b"RSET\r\n")
+                await _reply(reader)
+                return
+        writer.write(text.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        await writer.drain()
+        self._note(sent, await _reply(reader))
+
+    def _note(self, sent: Sent, reply: bytes) -> None:
+        sent.text = reply.decode("ascii", "replace").strip()
+        sent.reply = ACCEPTED if reply[:1] == b"2" else REFUSED
+        sent.record = self.ledger.records()
+
+
+async def _reply(reader: asyncio.StreamReader) -> bytes:
+    """The last line of a reply."""
+    while True:
+        line = await reader.readuntil(b"\n")
+        if line[3:4] != b"-":
+            return line
