@@ -17,6 +17,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,14 +104,28 @@ class Disk:
         """
         self.path = folder / "mounted"
         self._fuse = folder / "fuse"
-        self._image, self._base, self._log = folder / "live.img", folder / "base.img", folder / "records"
+        self._memory = folder / "memory"
+        for directory in (self.path, self._fuse, self._memory):
+            directory.mkdir()
         program = build("disk.c", folder / "disk", *_FUSE)
+        # Images and records in memory: the syncs of many mounts would wait for the machine's real disk.
+        _run("mount", "-t", "tmpfs", "-o", "size=8g", "torture", self._memory)
+        self._image, self._base, self._log = (self._memory / name for name in ("live.img", "base.img", "records"))
         with self._image.open("wb") as file:
             file.truncate(SIZE)
-        _run("mkfs.ext4", "-q", "-F", "-J", "size=16", "-E", "lazy_itable_init=0,lazy_journal_init=0", self._image)
+        _run(
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-N",
+            "8192",
+            "-J",
+            "size=16",
+            "-E",
+            "lazy_itable_init=0,lazy_journal_init=0",
+            self._image,
+        )
         _run("cp", "--sparse=always", self._image, self._base)
-        for directory in (self.path, self._fuse):
-            directory.mkdir()
         faults.reset_records()
         words = [program, self._fuse, self._image, self._log, faults.file, *_tables(self._image)]
         self._server = subprocess.Popen([str(word) for word in words])
@@ -133,13 +148,17 @@ class Disk:
             self._server.kill()
             self._server.wait()
 
-    def cuts(self, cuts: list[Cut], folder: Path, chance: random.Random) -> Iterator[tuple[Cut, Path]]:
+    def discard(self) -> None:
+        """Forgets the record, too. The disk must be closed."""
+        _run("umount", self._memory)
+
+    def cuts(self, cuts: list[Cut], chance: random.Random) -> Iterator[tuple[Cut, Path]]:
         """Mounts what each cut leaves, in the order of their records, and unmounts it when the next is asked for.
 
         Raises:
             RuntimeError: the file system cannot be mounted any more.
         """
-        durable, victim, mounted = folder / "durable.img", folder / "victim.img", folder / "after-cut"
+        durable, victim, mounted = (self._memory / name for name in ("durable.img", "victim.img", "after"))
         mounted.mkdir(exist_ok=True)
         _run("cp", "--sparse=always", self._base, durable)
         with self._log.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
@@ -166,7 +185,7 @@ def tail(records: list[tuple[int, int, int, int]], kind: str, chance: random.Ran
         # Where a write is torn: into a few pieces, at sectors.
         edges = {0, length, *(chance.randrange(0, length + 1, SECTOR) for _ in range(min(3, length // SECTOR)))}
         ordered = sorted(edges)
-        pieces += [(what, offset + a, b - a, at + a) for a, b in zip(ordered, ordered[1:], strict=False)]
+        pieces += [(what, offset + a, b - a, at + a) for a, b in pairwise(ordered)]
     kept = [piece for piece in pieces if chance.random() < 0.5]
     chance.shuffle(kept)
     return kept

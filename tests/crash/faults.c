@@ -46,7 +46,7 @@ struct rule {
     int32_t group;  /* SIGKILL to the process group, not to the calling process alone */
     int32_t fired;  /* faults so far */
     int32_t result; /* errno of the last call that was made under LOSE; 0 if it succeeded */
-    char pattern[216]; /* fnmatch(3), over the whole path */
+    char pattern[216]; /* fnmatch(3) with FNM_EXTMATCH, over the whole path */
 };
 
 struct control {
@@ -92,7 +92,7 @@ static struct rule *strikes(enum call call, const char *path, int descriptor)
             continue;
         if (!path)
             path = path_of(descriptor, found);
-        if (fnmatch(rule->pattern, path, 0))
+        if (fnmatch(rule->pattern, path, FNM_EXTMATCH))
             continue;
         if (__atomic_fetch_sub(&rule->skip, 1, __ATOMIC_ACQ_REL) > 0)
             continue;

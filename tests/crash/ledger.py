@@ -13,6 +13,7 @@ import hashlib
 import random
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Ledger:
         """Names by the window in which another copy was made: `kill`, `lost reply`, or `unexplained`."""
         found: dict[str, list[str]] = {"kill": [], "lost reply": [], "unexplained": []}
         for name, copies in self.copies.items():
-            for first, second in zip(copies, copies[1:], strict=False):
+            for first, second in pairwise(copies):
                 if not first.answered:
                     found["lost reply"].append(name)
                 elif first.epoch != second.epoch:

@@ -23,7 +23,7 @@ PROGRAM = (sys.executable, "-m", "ironpost.cli")
 PACKAGE = Path(__file__).resolve().parents[2] / "python"
 START_SECONDS = 60.0
 STOP_SECONDS = 120.0
-FAILED_STARTS = 20
+FAILED_STARTS = 5
 """Starts in a row that may fail, for example because a fault is still armed."""
 
 
@@ -31,9 +31,16 @@ class Server:
     """One data directory and whatever process serves it."""
 
     def __init__(
-        self, folder: Path, data: Path, smart_host: int, environment: dict[str, str], workers: int = 1
+        self,
+        folder: Path,
+        data: Path,
+        smart_host: int,
+        faults: dict[str, str],
+        *,
+        workers: int = 1,
+        tls: str = "none",
     ) -> None:
-        """`folder` takes the configuration and the log; `data` is the data directory, which must not exist or be one."""
+        """`folder` takes the configuration and the log; `faults` is added to the server's environment."""
         self.folder = folder
         self.data = data
         self.port = 0
@@ -41,13 +48,14 @@ class Server:
         """The exit codes of the servers that ended by themselves or were killed; negative for a signal."""
         self.file = folder / "ironpost.toml"
         self.file.write_text(
-            f'data = "{data}"\nhostname = "mx.example"\n[[listener]]\nlisten = ["127.0.0.1:0"]\nrole = "mx"\n'
+            f'data = "{data}"\nhostname = "mx.example"\n'
+            f'[[listener]]\nlisten = ["127.0.0.1:0"]\nrole = "mx"\ntls = "{tls}"\n'
             f'[queue]\nreserve = "1MiB"\n[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{smart_host}"]\n'
         )
         self._environment = {
             **os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1",
         }  # fmt: skip
-        self._faults = environment
+        self._faults = faults
         self._workers = workers
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -59,6 +67,11 @@ class Server:
     def epoch(self) -> int:
         return len(self.ends)
 
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and not stopped for good."""
+        return self._supervisor is not None and not self._supervisor.done()
+
     async def start(self) -> None:
         """Starts it, and restarts it from now on; returns when it listens."""
         self._stopping = False
@@ -66,7 +79,7 @@ class Server:
         while not await self._launch():
             failures += 1
             if failures > FAILED_STARTS:
-                raise RuntimeError(f"the server does not start: {self.log()[-2000:]}")
+                raise RuntimeError(f"the server does not start: {self.log()[-300:]}")
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise())
 
     async def _launch(self) -> bool:
@@ -104,7 +117,7 @@ class Server:
                     break
                 failures += 1
                 if failures > FAILED_STARTS:
-                    raise RuntimeError(f"the server does not start again: {self.log()[-2000:]}")
+                    raise RuntimeError(f"the server does not start again: {self.log()[-300:]}")
             if self._stopping:
                 return
 

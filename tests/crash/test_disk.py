@@ -1,4 +1,4 @@
-"""The disk in user space: a power cut leaves what was flushed, and a failed write stays lost though a later sync succeeds."""
+"""The disk in user space: what a power cut leaves, and that a failed write stays lost though later syncs succeed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ try:
 finally:
     disk.close()
 found = []
-for _, path in disk.cuts([Cut(n, "dropped") for n in range(shim.records + 1)], folder, random.Random(1)):
+for _, path in disk.cuts([Cut(n, "dropped") for n in range(0, shim.records + 1, 2)], random.Random(1)):
     log = path / "log"
     found.append(log.read_bytes()[::4096].decode() if log.exists() else "")
 print(json.dumps([said, shim.fired(rule), shim.result(rule), shim.refused, found]))

@@ -1,0 +1,116 @@
+"""Which faults a round injects, and when: drawn from a seed, counted in messages, never in seconds.
+
+Patterns name files by what they are for, as docs/storage.md has them. A fault on a file that a server does not have is
+never met, and is counted as such.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from faults import (
+    ALLOCATE,
+    DELAY,
+    FAIL,
+    KILL_AFTER,
+    KILL_BEFORE,
+    LOSE,
+    RENAME,
+    SHORTEN,
+    SYNC,
+    TEAR,
+    TRUNCATE,
+    UNLINK,
+    WRITE,
+    Fault,
+)
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+DATA, LOG, DATABASE = "*/data/*", "*/queue.sqlite3-wal", "*/queue.sqlite3"
+BODIES = "*/@(bodies|segments)/*"
+
+LOG_SYNC_FAILS = "log sync fails"
+LOG_SYNC_LOSES = "log sync fails, pages lost"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One fault, due once so many messages of the round have their reply."""
+
+    after: int
+    what: Fault | str
+    """A fault for the shim, or `SIGKILL` or `SIGTERM`, sent by the harness."""
+
+    @property
+    def name(self) -> str:
+        return self.what if isinstance(self.what, str) else self.what.name
+
+
+def _error(chance: random.Random) -> int:
+    return chance.choice((errno.EIO, errno.ENOSPC))
+
+
+KINDS: dict[str, Callable[[random.Random], Fault | str]] = {
+    "SIGKILL": lambda chance: "SIGKILL",
+    "SIGTERM": lambda chance: "SIGTERM",
+    "kill before a write": lambda chance: Fault("", WRITE, DATA, KILL_BEFORE, skip=chance.randrange(40)),
+    "kill after a write": lambda chance: Fault("", WRITE, DATA, KILL_AFTER, skip=chance.randrange(40)),
+    "kill before a sync": lambda chance: Fault("", SYNC, DATA, KILL_BEFORE, skip=chance.randrange(8)),
+    "kill after a sync": lambda chance: Fault("", SYNC, DATA, KILL_AFTER, skip=chance.randrange(8)),
+    "kill at an unlink, rename or allocation": lambda chance: Fault(
+        "",
+        UNLINK | RENAME | TRUNCATE | ALLOCATE,
+        DATA,
+        chance.choice((KILL_BEFORE, KILL_AFTER)),
+        skip=chance.randrange(4),
+    ),
+    "torn write": lambda chance: Fault(
+        "", WRITE, DATA, TEAR, skip=chance.randrange(40), amount=chance.randrange(1, 1000)
+    ),
+    "process that syncs killed": lambda chance: Fault(
+        "", SYNC, LOG, chance.choice((KILL_BEFORE, KILL_AFTER)), skip=chance.randrange(4), group=False
+    ),
+    LOG_SYNC_FAILS: lambda chance: Fault("", SYNC, LOG, FAIL, _error(chance), skip=chance.randrange(4)),
+    "body sync fails": lambda chance: Fault("", SYNC, BODIES, FAIL, _error(chance)),
+    "database sync fails": lambda chance: Fault("", SYNC, DATABASE, FAIL, _error(chance)),
+    "log write fails": lambda chance: Fault("", WRITE, LOG, FAIL, _error(chance), skip=chance.randrange(10)),
+    "body write fails": lambda chance: Fault("", WRITE, BODIES, FAIL, _error(chance), skip=chance.randrange(3)),
+    "database write fails": lambda chance: Fault("", WRITE, DATABASE, FAIL, _error(chance)),
+    "short write": lambda chance: Fault(
+        "", WRITE, DATA, SHORTEN, skip=chance.randrange(10), times=3, amount=chance.randrange(1, 1000)
+    ),
+    "slow sync": lambda chance: Fault(
+        "", SYNC, DATA, DELAY, skip=chance.randrange(4), times=2, amount=chance.randrange(20_000, 1_500_000)
+    ),
+}
+"""What can be done to a server on any file system."""
+
+DISK_KINDS: dict[str, Callable[[random.Random], Fault | str]] = {
+    LOG_SYNC_LOSES: lambda chance: Fault(
+        "", SYNC, LOG, LOSE, skip=chance.randrange(4), amount=chance.choice((1, 1, 2, 1000))
+    ),
+    "body sync fails, pages lost": lambda chance: Fault("", SYNC, BODIES, LOSE, amount=chance.choice((1, 1000))),
+    "database sync fails, pages lost": lambda chance: Fault("", SYNC, DATABASE, LOSE, amount=1),
+}
+"""And what needs the disk in user space."""
+
+
+def plan(chance: random.Random, messages: int, count: int, *, disk: bool) -> list[Step]:
+    """`count` faults over a round of `messages`, one of them a failing sync of the log."""
+    kinds = KINDS | DISK_KINDS if disk else KINDS
+    names = [LOG_SYNC_LOSES if disk else LOG_SYNC_FAILS, *chance.choices(sorted(kinds), k=count - 1)]
+    chance.shuffle(names)
+    # The first tenth builds up a queue; the last lets the last fault be met.
+    moments = sorted(chance.randrange(messages // 10, messages * 9 // 10) for _ in names)
+    return [Step(after, _named(name, kinds[name](chance))) for after, name in zip(moments, names, strict=True)]
+
+
+def _named(name: str, what: Fault | str) -> Fault | str:
+    if isinstance(what, str):
+        return what
+    return Fault(name, **{key: value for key, value in vars(what).items() if key != "name"})
