@@ -1,6 +1,7 @@
 # make run    build into .venv and start the server          make test   build and run every test and quality gate
 # make build  build into .venv                               make bench  the benchmarks, Rust and Python
 # make fmt    format everything                              make lint   the quality gates without the tests
+# make torture  an hour of faults and power cuts, as root; SECONDS=600 SEEDS=7,8 say how long and with which seeds
 # make wheel  the wheel that a release ships, into dist/     make clean  remove what was built; mail and queue stay
 PYTHON ?= python3
 VENV   := .venv
@@ -9,8 +10,10 @@ RUST   := $(shell find src -name '*.rs') Cargo.toml $(wildcard Cargo.lock)
 INPUTS := $(RUST) pyproject.toml
 # Workers of pytest; the machine's cores unless said otherwise.
 JOBS   ?= auto
+SECONDS ?= 3600
+SEEDS   ?= 1,2,3
 
-.PHONY: run build test bench fmt lint docs-check wheel clean
+.PHONY: run build test bench torture fmt lint docs-check wheel clean
 .DEFAULT_GOAL := build
 
 # Pip's build isolation brings maturin; the install is editable, so that Python changes need no second build.
@@ -50,6 +53,9 @@ test: lint
 bench: $(VENV)/built-test
 	cargo bench
 	$(BIN)/python -m pytest benches -p no:xdist --benchmark-only --benchmark-group-by=group --benchmark-columns=min,median,ops
+
+torture: $(VENV)/built-test
+	$(BIN)/python tests/crash/torture.py --seconds $(SECONDS) --seeds $(SEEDS)
 
 fmt: $(VENV)/built-test
 	cargo fmt

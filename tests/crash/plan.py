@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 DATA, LOG, DATABASE = "*/data/*", "*/queue.sqlite3-wal", "*/queue.sqlite3"
 BODIES = "*/@(bodies|segments)/*"
 
+FOR_GOOD = 1 << 30
+"""Times, of a fault that passes only when the server has ended."""
 LOG_SYNC_FAILS = "log sync fails"
 LOG_SYNC_LOSES = "log sync fails, pages lost"
 
@@ -76,6 +78,7 @@ KINDS: dict[str, Callable[[random.Random], Fault | str]] = {
         "", SYNC, LOG, chance.choice((KILL_BEFORE, KILL_AFTER)), skip=chance.randrange(4), group=False
     ),
     LOG_SYNC_FAILS: lambda chance: Fault("", SYNC, LOG, FAIL, _error(chance), skip=chance.randrange(4)),
+    "log sync fails for good": lambda chance: Fault("", SYNC, LOG, FAIL, errno.EIO, times=FOR_GOOD),
     "body sync fails": lambda chance: Fault("", SYNC, BODIES, FAIL, _error(chance)),
     "database sync fails": lambda chance: Fault("", SYNC, DATABASE, FAIL, _error(chance)),
     "log write fails": lambda chance: Fault("", WRITE, LOG, FAIL, _error(chance), skip=chance.randrange(10)),

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from disk import TAILS, Cut, Disk, enclosed, unavailable
 from faults import LOSE, SYNC, Fault, Faults
 from ledger import ACCEPTED, REFUSED, SILENT, Ledger, Load, Receiver, sizes
-from plan import DISK_KINDS, KINDS, LOG, LOG_SYNC_LOSES, Step, plan
+from plan import DISK_KINDS, FOR_GOOD, KINDS, LOG, LOG_SYNC_LOSES, Step, plan
 
 from server import Server
 
@@ -41,7 +41,7 @@ HANG_SECONDS = 300.0
 """A guard: a round's load takes seconds."""
 QUIET_SECONDS = 2.0
 """Without an arrival for so long, the queue is looked at."""
-STUCK_SECONDS = 45.0
+STUCK_SECONDS = 20.0
 """After so long without progress a queue that is being emptied is taken to be stuck."""
 ENCLOSED = "IRONPOST_TORTURE_ENCLOSED"
 AFTER_A_CUT = 1 << 30
@@ -117,6 +117,11 @@ async def empty(server: Server, ledger: Ledger) -> list[dict[str, Any]]:
             return queue
 
 
+def stay(left: list[dict[str, Any]]) -> str:
+    """What is said of messages that do not leave the queue."""
+    return f"{len(left)} stay in the queue, the first with {left[0].get('recipients')}"
+
+
 class Round:
     """One round, and the power cuts after it."""
 
@@ -132,6 +137,8 @@ class Round:
         self.defers, self.vanishes = (0.4, 0.01) if disk else (0.1, 0.01)
         self.size = sizes
         self.tls = "none"
+        self.drains = True
+        """The queue is emptied after the load, not only after the power cuts."""
         self._rules: list[tuple[Step, int]] = []
 
     async def run(self) -> None:
@@ -155,7 +162,6 @@ class Round:
             )
             ledger.epoch = lambda: server.epoch
             await self._live(server, ledger, receiver)
-            figures.judge(ledger, f"seed {self.seed}")
             self._count(ledger, server)
             if disk is not None:
                 disk.close()
@@ -186,10 +192,14 @@ class Round:
             self.faults.disarm_all()
             self.end = self.faults.records
             receiver.defers = receiver.vanishes = 0.0
+            if not self.drains:
+                await server.stop(signal.SIGKILL)
+                return
             if left := await empty(server, ledger):
-                self.figures.broken.append(f"seed {self.seed}: {len(left)} stay in the queue: {left[0]}")
+                self.figures.broken.append(f"seed {self.seed}: {stay(left)}")
             if code := await server.stop():
                 self.figures.broken.append(f"seed {self.seed}: the server ended with {code} on SIGTERM")
+            self.figures.judge(ledger, f"seed {self.seed}")
         finally:
             for task in tasks:
                 task.cancel()
@@ -201,12 +211,23 @@ class Round:
             server.check()
             if isinstance(step.what, Fault):
                 self._rules.append((step, self.faults.arm(step.what)))
+                if step.what.times == FOR_GOOD:
+                    await self._endure(server, load)
                 continue
             self._rules.append((step, -1))
             if step.what == "SIGKILL":
                 server.kill()
             else:
                 server.terminate()
+
+    async def _endure(self, server: Server, load: Load) -> None:
+        """A fault that does not pass by itself ends with the server, or after some messages."""
+        number, epoch = self._rules[-1][1], server.epoch
+        goal = min(load.settled + 30, self.shape.messages)
+        server.on_end = lambda: self.faults.disarm(number)
+        while server.epoch == epoch and load.settled < goal:
+            await asyncio.sleep(0.02)
+        self.faults.disarm(number)
 
     def _count(self, ledger: Ledger, server: Server) -> None:
         figures = self.figures
@@ -224,16 +245,14 @@ class Round:
         cuts = [Cut(place, TAILS[number % len(TAILS)]) for number, place in enumerate(places)]
         for number, (cut, path) in enumerate(disk.cuts(cuts, self.chance)):
             where = f"seed {self.seed}, power cut at record {cut.record}, unflushed writes {cut.tail}"
-            after = await survivors(self.folder / f"cut{number}", path / "data", ledger, cut, self.tls)
-            if isinstance(after, str):
-                self.figures.broken.append(f"{where}: {after}")
-            else:
-                self.figures.judge(after, where)
+            after, broken = await survivors(self.folder / f"cut{number}", path / "data", ledger, cut, self.tls)
+            self.figures.judge(after, where)
+            self.figures.broken += [f"{where}: {line}" for line in broken]
             self.figures.cuts += 1
 
 
-async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str) -> Ledger | str:
-    """What a server delivers after a power cut: the ledger as of the cut, with what arrives afterwards; or why none.
+async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str) -> tuple[Ledger, list[str]]:
+    """What a server delivers after a power cut: the ledger as of the cut, with what arrives afterwards; and what broke.
 
     A reply that was read at the record of the cut or before it binds the server; one that was read later does not.
     """
@@ -245,6 +264,7 @@ async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str
     for name, copies in ledger.copies.items():
         if earlier := [copy for copy in copies if copy.record <= cut.record]:
             after.copies[name] = earlier
+    broken: list[str] = []
     receiver = Receiver(after, random.Random(0))
     await receiver.start()
     try:
@@ -252,18 +272,18 @@ async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str
         await server.start()
         try:
             if left := await empty(server, after):
-                return f"{len(left)} stay in the queue: {left[0]}"
+                broken.append(stay(left))
             if code := await server.stop():
-                return f"the server ended with {code} on SIGTERM"
+                broken.append(f"the server ended with {code} on SIGTERM")
         finally:
             server.kill()
             if server.running:
                 await server.stop(signal.SIGKILL)
     except RuntimeError as error:
-        return str(error)
+        broken.append(str(error))
     finally:
         await receiver.close()
-    return after
+    return after, broken
 
 
 def failed_sync(seed: str, folder: Path, figures: Figures) -> Round:
@@ -274,6 +294,7 @@ def failed_sync(seed: str, folder: Path, figures: Figures) -> Round:
     round_ = Round(seed, Shape(messages=25, clients=1, cuts=1), folder, figures, disk=True)
     round_.steps = [Step(5, Fault(LOG_SYNC_LOSES, SYNC, LOG, LOSE, amount=1))]
     round_.defers = 1.0
+    round_.drains = False
     round_.size = lambda chance: chance.randint(1 << 10, 20 << 10)
     return round_
 
@@ -283,6 +304,7 @@ def first_start(seed: str, folder: Path, figures: Figures) -> Round:
     round_ = Round(seed, Shape(messages=5, clients=1, cuts=1), folder, figures, disk=True)
     round_.steps = []
     round_.defers = 1.0
+    round_.drains = False
     round_.tls = "starttls"
     round_.size = lambda chance: chance.randint(1 << 10, 20 << 10)
     return round_
@@ -320,6 +342,15 @@ def table(figures: Figures) -> str:
         f"| second copies without such a reason | {figures.duplicates['unexplained']} |",
     ]
     return "\n".join(lines)
+
+
+def publish(document: Path, text: str) -> None:
+    """Replaces what stands between the markers of a document."""
+    before, marker, rest = document.read_text().partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- end of figures -->")
+    if not (marker and end):
+        raise SystemExit(f"{document} has no markers for the figures")
+    document.write_text(f"{before}{marker}\n{text}\n\n{end}{after}")
 
 
 def once(scenario: str, seed: str) -> Figures:
@@ -378,6 +409,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=Shape.cuts, help="power cuts after a round with the disk")
     parser.add_argument("--workers", type=int, default=Shape.workers, help="of the server")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--document", type=Path, help="put the figures into this document, between its markers")
     parser.add_argument("--keep", type=Path, help="copy the server's log of rounds with a violation to this folder")
     options = parser.parse_args()
     if options.scenario is not None:
@@ -395,16 +427,21 @@ def main() -> int:
         options.kinds = "plain"
     shape = Shape(options.messages, faults=options.faults, cuts=options.cuts, workers=options.workers)
     seeds = options.seeds.split(",")
+    start = time.monotonic()
     if options.scenario is not None:
         figures = once(options.scenario, seeds[0])
     else:
         figures = torture(seeds, options.seconds, shape, options.kinds, options.keep)
-    print(table(figures))
+    shown = table(figures)
+    print(shown)
+    if options.document is not None:
+        run = f"{time.strftime('%d %B %Y')}, seeds {', '.join(seeds)}, {(time.monotonic() - start) / 60:.0f} minutes"
+        publish(options.document, f"{run}, Linux {os.uname().release}, Python {sys.version.split()[0]}:\n\n{shown}")
     for name in ("lost", "refused_but_delivered", "altered", "unexplained", "broken"):
         for line in getattr(figures, name)[:50]:
             print(f"{name.replace('_', ' ')}: {line}", file=sys.stderr)
     if options.json is not None:
-        options.json.write_text(json.dumps(asdict(figures)))
+        options.json.write_text(json.dumps(vars(figures)))
     if figures.violations > len(figures.broken):
         return 1
     return 2 if figures.broken else 0
