@@ -2,7 +2,7 @@
  *
  * disk MOUNTPOINT IMAGE LOG CONTROL [FROM LENGTH]...
  *
- * Runs in the foreground until it is unmounted. IMAGE holds the content. LOG gets a record for each write (three 64-bit
+ * Returns when it is mounted, and goes on in the background until it is unmounted. IMAGE holds the content. LOG gets a record for each write (three 64-bit
  * words: 1, offset, length; then the octets), each range that is zeroed (3, offset, length) and each flush (2, 0, 0), in
  * the order in which they were completed, so that disk.py can rebuild what a power cut would have left at any point.
  * CONTROL is the file of the shim (faults.c): `records` counts the records, and as long as `refuse` is positive, a
@@ -153,6 +153,6 @@ int main(int count, char **words)
         range[ranges][0] = strtoull(words[i], NULL, 10);
         range[ranges][1] = strtoull(words[i + 1], NULL, 10);
     }
-    char *arguments[] = {words[0], "-f", "-s", words[1], NULL};
-    return fuse_main(4, arguments, &operations, NULL);
+    char *arguments[] = {words[0], "-s", words[1], NULL};
+    return fuse_main(3, arguments, &operations, NULL);
 }

@@ -15,7 +15,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SIZE = 1 << 30
 SECTOR = 512
-WAIT_SECONDS = 30.0
 TAILS = ("dropped", "kept", "partly kept")
 """What becomes of the writes since the last flush."""
 
@@ -127,10 +126,8 @@ class Disk:
         )
         _run("cp", "--sparse=always", self._image, self._base)
         faults.reset_records()
-        words = [program, self._fuse, self._image, self._log, faults.file, *_tables(self._image)]
-        self._server = subprocess.Popen([str(word) for word in words])
+        _run(program, self._fuse, self._image, self._log, faults.file, *_tables(self._image))
         try:
-            _wait_for(self._fuse / "disk.img", self._server)
             _run("mount", "-o", "loop,noatime", self._fuse / "disk.img", self.path)
         except BaseException:
             self.close()
@@ -138,15 +135,9 @@ class Disk:
 
     def close(self) -> None:
         """Unmounts it; the record stays. May be called again."""
-        with suppress(RuntimeError):
-            _run("umount", self.path)
-        with suppress(RuntimeError):
-            _run("umount", self._fuse)
-        try:
-            self._server.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._server.kill()
-            self._server.wait()
+        for path in (self.path, self._fuse):
+            if path.is_mount():
+                _run("umount", path)
 
     def discard(self) -> None:
         """Forgets the record, too. The disk must be closed."""
@@ -237,11 +228,3 @@ def _tables(image: Path) -> list[str]:
             start = number
         previous = number
     return ranges
-
-
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    waiter = subprocess.run(
-        ["timeout", str(WAIT_SECONDS), "sh", "-c", 'until [ -e "$0" ]; do sleep 0.02; done', str(path)], check=False
-    )
-    if waiter.returncode or process.poll() is not None:
-        raise RuntimeError("the disk in user space did not start")

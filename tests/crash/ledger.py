@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 ACCEPTED, REFUSED, SILENT = "250", "refused", "no reply"
 REPLY_SECONDS = 120.0
@@ -93,6 +93,8 @@ class Ledger:
     epoch: Callable[[], int] = lambda: 0
     sent: dict[str, Sent] = field(default_factory=dict)
     copies: dict[str, list[Copy]] = field(default_factory=dict)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set with each copy."""
 
     def of(self, reply: str) -> list[Sent]:
         return [sent for sent in self.sent.values() if sent.reply == reply]
@@ -207,17 +209,18 @@ class Receiver:
         ledger = self.ledger
         copy = Copy(digest(text[max(at, 0) :]), ledger.epoch(), ledger.records(), answered)
         ledger.copies.setdefault(name, []).append(copy)
+        ledger.arrived.set()
 
 
 class Load:
     """Clients that send messages to a server that may die at any moment, and note what they were told."""
 
-    def __init__(self, ledger: Ledger, chance: random.Random, port: Callable[[], int], prefix: str) -> None:
+    def __init__(self, ledger: Ledger, chance: random.Random, port: Callable[[], Awaitable[int]], prefix: str) -> None:
         self.ledger = ledger
         self.size = sizes
         self._chance = chance
         self._port = port
-        """Of the server that runs now; 0 while none does."""
+        """Of the server, as soon as one runs."""
         self._prefix = prefix
         self._number = 0
         self.settled = 0
@@ -263,16 +266,7 @@ class Load:
             writer.close()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        pause = asyncio.Event()
-        while not self._port():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pause.wait(), 0.01)
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port())
-        except OSError:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pause.wait(), 0.01)
-            raise
+        reader, writer = await asyncio.open_connection("127.0.0.1", await self._port())
         try:
             await asyncio.wait_for(_reply(reader), REPLY_SECONDS)
             writer.write(b"EHLO client.example\r\n")

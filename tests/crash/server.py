@@ -44,6 +44,7 @@ class Server:
         self.folder = folder
         self.data = data
         self.port = 0
+        self._listening = asyncio.Event()
         self.ends: list[int] = []
         """The exit codes of the servers that ended by themselves or were killed; negative for a signal."""
         self.file = folder / "ironpost.toml"
@@ -72,6 +73,12 @@ class Server:
         """Whether it has been started and not stopped for good."""
         return self._supervisor is not None and not self._supervisor.done()
 
+    async def listening(self) -> int:
+        """Waits until a server runs; its port."""
+        while not self.port:
+            await self._listening.wait()
+        return self.port
+
     async def start(self) -> None:
         """Starts it, and restarts it from now on; returns when it listens."""
         self._stopping = False
@@ -99,6 +106,7 @@ class Server:
                         port = int(found[1])
                     if line.startswith("stop with") and port:
                         self.port = port
+                        self._listening.set()
                         self._output = asyncio.get_running_loop().create_task(process.stdout.read())
                         return True
         self.kill()
@@ -123,6 +131,7 @@ class Server:
 
     def _ended(self, code: int) -> None:
         self.port = 0
+        self._listening.clear()
         # What a server leaves behind ends with it: else a child that lives on would hold the data directory.
         self.kill()
         self.ends.append(code)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -102,16 +103,15 @@ class Shape:
 
 async def empty(server: Server, ledger: Ledger) -> list[dict[str, Any]]:
     """Has the queue delivered; what stays in it though it is tried again and again."""
-    arrived, moved = -1, time.monotonic()
+    moved = time.monotonic()
     while True:
         server.check()
         await server.command("queue", "retry", "--all")
-        quiet = time.monotonic()
-        while ledger.missing() and time.monotonic() - quiet < QUIET_SECONDS:
-            if arrived != (now := sum(map(len, ledger.copies.values()))):
-                arrived, quiet = now, time.monotonic()
-                moved = quiet
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            while ledger.missing():
+                ledger.arrived.clear()
+                await asyncio.wait_for(ledger.arrived.wait(), QUIET_SECONDS)
+                moved = time.monotonic()
         queue = await server.queue()
         if not queue or time.monotonic() - moved > STUCK_SECONDS:
             return queue
@@ -180,7 +180,7 @@ class Round:
 
     async def _live(self, server: Server, ledger: Ledger, receiver: Receiver) -> None:
         await server.start()
-        load = Load(ledger, random.Random(self.seed + "load"), lambda: server.port, "m")
+        load = Load(ledger, random.Random(self.seed + "load"), server.listening, "m")
         load.size = self.size
         tasks = {
             asyncio.create_task(load.send(self.shape.messages, self.shape.clients)),
@@ -222,12 +222,20 @@ class Round:
 
     async def _endure(self, server: Server, load: Load) -> None:
         """A fault that does not pass by itself ends with the server, or after some messages."""
-        number, epoch = self._rules[-1][1], server.epoch
+        number = self._rules[-1][1]
+        ended = asyncio.Event()
+
+        def lift() -> None:
+            self.faults.disarm(number)
+            ended.set()
+
+        server.on_end = lift
         goal = min(load.settled + 30, self.shape.messages)
-        server.on_end = lambda: self.faults.disarm(number)
-        while server.epoch == epoch and load.settled < goal:
-            await asyncio.sleep(0.02)
-        self.faults.disarm(number)
+        waits = {asyncio.create_task(ended.wait()), asyncio.create_task(load.reach(goal))}
+        _, left = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in left:
+            task.cancel()
+        lift()
 
     def _count(self, ledger: Ledger, server: Server) -> None:
         figures = self.figures
@@ -246,13 +254,16 @@ class Round:
         for number, (cut, path) in enumerate(disk.cuts(cuts, self.chance)):
             where = f"seed {self.seed}, power cut at record {cut.record}, unflushed writes {cut.tail}"
             after, broken = await survivors(self.folder / f"cut{number}", path / "data", ledger, cut, self.tls)
-            self.figures.judge(after, where)
+            if after is not None:
+                self.figures.judge(after, where)
             self.figures.broken += [f"{where}: {line}" for line in broken]
             self.figures.cuts += 1
 
 
-async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str) -> tuple[Ledger, list[str]]:
+async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str) -> tuple[Ledger | None, list[str]]:
     """What a server delivers after a power cut: the ledger as of the cut, with what arrives afterwards; and what broke.
+
+    No ledger if no server starts.
 
     A reply that was read at the record of the cut or before it binds the server; one that was read later does not.
     """
@@ -280,7 +291,7 @@ async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str
             if server.running:
                 await server.stop(signal.SIGKILL)
     except RuntimeError as error:
-        broken.append(str(error))
+        return None, [str(error)]
     finally:
         await receiver.close()
     return after, broken
