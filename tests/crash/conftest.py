@@ -27,6 +27,7 @@ def _loaded(name: str) -> ModuleType:
 
 faults_module = _loaded("faults")
 disk_module = _loaded("disk")
+ledger_module = _loaded("ledger")
 
 
 def skip(reason: str) -> None:
@@ -59,3 +60,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     if reason := disk_module.unavailable(tmp_path_factory.mktemp("built")):
         skip(reason)
     return disk_module
+
+
+@pytest.fixture(scope="session")
+def accounts() -> ModuleType:
+    """The module of the ledger."""
+    return ledger_module

@@ -114,11 +114,16 @@ class Ledger:
             if any(name not in self.sent or copy.digest != self.sent[name].digest for copy in copies)
         ]
 
-    def duplicates(self) -> dict[str, list[str]]:
-        """Names by the window in which another copy was made: `kill`, `lost reply`, or `unexplained`."""
+    def duplicates(self, since: int = 0) -> dict[str, list[str]]:
+        """Names by the window in which another copy was made: `kill`, `lost reply`, or `unexplained`.
+
+        Copies of an epoch before `since` count as first ones only.
+        """
         found: dict[str, list[str]] = {"kill": [], "lost reply": [], "unexplained": []}
         for name, copies in self.copies.items():
             for first, second in pairwise(copies):
+                if second.epoch < since:
+                    continue
                 if not first.answered:
                     found["lost reply"].append(name)
                 elif first.epoch != second.epoch:

@@ -78,13 +78,13 @@ class Figures:
     def violations(self) -> int:
         return sum(map(len, (self.lost, self.refused_but_delivered, self.altered, self.unexplained, self.broken)))
 
-    def judge(self, ledger: Ledger, where: str) -> None:
-        """Adds what a ledger shows."""
+    def judge(self, ledger: Ledger, where: str, since: int = 0) -> None:
+        """Adds what a ledger shows; of second copies, those since an epoch."""
         self.checked += len(ledger.of(ACCEPTED))
         self.lost += [f"{where}: {name}" for name in ledger.missing()]
         self.refused_but_delivered += [f"{where}: {name}" for name in ledger.refused_but_delivered()]
         self.altered += [f"{where}: {name}" for name in ledger.altered()]
-        for window, names in ledger.duplicates().items():
+        for window, names in ledger.duplicates(since).items():
             if window == "unexplained":
                 self.unexplained += [f"{where}: {name}" for name in names]
             self.duplicates[window] += len(names)
@@ -255,7 +255,7 @@ class Round:
             where = f"seed {self.seed}, power cut at record {cut.record}, unflushed writes {cut.tail}"
             after, broken = await survivors(self.folder / f"cut{number}", path / "data", ledger, cut, self.tls)
             if after is not None:
-                self.figures.judge(after, where)
+                self.figures.judge(after, where, AFTER_A_CUT)
             self.figures.broken += [f"{where}: {line}" for line in broken]
             self.figures.cuts += 1
 
@@ -263,9 +263,8 @@ class Round:
 async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str) -> tuple[Ledger | None, list[str]]:
     """What a server delivers after a power cut: the ledger as of the cut, with what arrives afterwards; and what broke.
 
-    No ledger if no server starts.
-
     A reply that was read at the record of the cut or before it binds the server; one that was read later does not.
+    There is no ledger if no server starts.
     """
     folder.mkdir(exist_ok=True)
     after = Ledger(epoch=lambda: AFTER_A_CUT)
