@@ -137,7 +137,10 @@ class Disk:
         """Unmounts it; the record stays. May be called again."""
         for path in (self.path, self._fuse):
             if path.is_mount():
-                _run("umount", path)
+                try:
+                    _run("umount", path)
+                except RuntimeError:  # a process that was killed has not gone yet
+                    _run("umount", "-l", path)
 
     def discard(self) -> None:
         """Forgets the record, too. The disk must be closed."""

@@ -153,6 +153,13 @@ class Server:
         if self._supervisor is not None and self._supervisor.done() and not self._stopping:
             self._supervisor.result()
 
+    async def beside(self, work: asyncio.Future[Any]) -> None:
+        """Waits for the work; raises what ends the supervision if that comes first."""
+        assert self._supervisor is not None
+        await asyncio.wait({work, self._supervisor}, return_when=asyncio.FIRST_COMPLETED)
+        self.check()
+        await work
+
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends the server for good; its exit code."""
         self._stopping = True

@@ -63,6 +63,8 @@ class Figures:
     restarts: int = 0
     checked: int = 0
     """Messages with a 250 that were looked for, in all rounds and after all cuts."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """The texts of 4yz and 5yz."""
     injected: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     survived: Counter[str] = field(default_factory=Counter)
@@ -182,13 +184,10 @@ class Round:
         await server.start()
         load = Load(ledger, random.Random(self.seed + "load"), server.listening, "m")
         load.size = self.size
-        tasks = {
-            asyncio.create_task(load.send(self.shape.messages, self.shape.clients)),
-            asyncio.create_task(self._inject(server, load)),
-        }
+        work = asyncio.gather(load.send(self.shape.messages, self.shape.clients), self._inject(server, load))
         try:
             async with asyncio.timeout(HANG_SECONDS):
-                await asyncio.gather(*tasks)
+                await server.beside(work)
             self.faults.disarm_all()
             self.end = self.faults.records
             receiver.defers = receiver.vanishes = 0.0
@@ -201,9 +200,9 @@ class Round:
                 self.figures.broken.append(f"seed {self.seed}: the server ended with {code} on SIGTERM")
             self.figures.judge(ledger, f"seed {self.seed}")
         finally:
-            for task in tasks:
-                task.cancel()
-            server.kill()
+            work.cancel()
+            if server.running:
+                await server.stop(signal.SIGKILL)
 
     async def _inject(self, server: Server, load: Load) -> None:
         for step in self.steps:
@@ -242,6 +241,7 @@ class Round:
         figures.messages += len(ledger.sent)
         figures.accepted += len(ledger.of(ACCEPTED))
         figures.refused += len(ledger.of(REFUSED))
+        figures.refusals.update(sent.text for sent in ledger.of(REFUSED))
         figures.silent += len(ledger.of(SILENT))
         figures.delivered += sum(map(len, ledger.copies.values()))
         figures.restarts += len(server.ends) - 1
@@ -286,7 +286,6 @@ async def survivors(folder: Path, data: Path, ledger: Ledger, cut: Cut, tls: str
             if code := await server.stop():
                 broken.append(f"the server ended with {code} on SIGTERM")
         finally:
-            server.kill()
             if server.running:
                 await server.stop(signal.SIGKILL)
     except RuntimeError as error:
