@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ironpost.compose.delivery import routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.model import Address
+from ironpost.routing.route import Kind
 
 WHOLE = """
 data = "spool"
@@ -140,9 +142,46 @@ def test_the_default_is_what_make_run_promises() -> None:
         ("submission", (Endpoint("127.0.0.1", 2587),)),
     ]
     assert found.smtp.trusted == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-    assert found.local.domains == ("localhost",)
+    assert found.local.domains == ("*",)
     assert found.maildir == Path("ironpost-data/mail")
     assert found.route == ()
+
+
+def test_f60_a_file_even_an_empty_one_relays_unless_it_says_otherwise() -> None:
+    assert parse("").local.domains == ("localhost",)
+    assert routes(parse("")).decide(Address.parse("jo@other.example")).route.kind is Kind.MX
+
+
+@pytest.mark.parametrize("text", ["jo@other.example", "jo@[192.0.2.1]", "jo@localhost", "postmaster"])
+@pytest.mark.parametrize("found", [default(), parse('local.domains = ["*"]')], ids=["no file", "star"])
+def test_f60_without_a_file_and_with_a_star_nothing_leaves(found: Configuration, text: str) -> None:
+    assert routes(found).decide(Address.parse(text)).route.kind is Kind.LOCAL
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ('[[route]]\ndomains = ["a.example"]\nsmart_host = ["192.0.2.9:25"]', "no route is ever taken"),
+        ('[policy]\nown_sender = "reject"', "every sender would be one of ours"),
+        ('[[on_demand]]\nlogin = "c"\ndomains = ["c.example"]', "c.example is local"),
+    ],
+)
+def test_f60_what_a_catch_all_makes_useless_is_refused(more: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse('local.domains = ["*"]\n' + more)
+
+
+def test_f60_recipients_may_be_patterns() -> None:
+    found = parse('local.recipients = ["Jo@A.example", "*@B.example", "*@*.c.example", "*@*"]')
+    assert found.local.recipients == ("jo@a.example", "*@b.example", "*@*.c.example", "*@*")
+    for wrong in ("a.example", "*", "*@", "*@*@a.example", "jo@*"):
+        with pytest.raises(ConfigError):
+            parse(f'local.recipients = ["{wrong}"]')
+
+
+def test_f60_a_sender_that_would_match_nobody_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r'for every address of a domain write "a\.example"'):
+        parse('[[policy.sender]]\nsenders = ["*@a.example"]\naction = "reject"')
 
 
 def test_every_key_is_read_with_its_unit() -> None:
@@ -228,7 +267,7 @@ def test_a_listener_has_the_common_limits_but_for_its_own() -> None:
 def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
     assert parse(WHOLE).hash == parse(WHOLE + "\n# a comment\n").hash
     assert parse(WHOLE).hash != parse(WHOLE.replace("25MiB", "26MiB")).hash
-    assert parse('[smtp]\nmax_message = "1GiB"').hash == default().hash
+    assert parse('[smtp]\nmax_message = "1GiB"').hash == parse("").hash
     assert len(default().hash) == 12
 
 

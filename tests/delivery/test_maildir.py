@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 CONTENT = b"Received: by mx.example\r\nReturn-Path: <old@example.org>\r\nSubject: x\r\n\r\n.dot\r\nbare \r cr\r\n"
-STORED = b"Return-Path: <sender@example.org>\nReceived: by mx.example\nSubject: x\n\n.dot\nbare \r cr\n"
+
+
+def stored(recipient: str) -> bytes:
+    """What `CONTENT` is in the Maildir."""
+    top = b"Return-Path: <sender@example.org>\nDelivered-To: %b\n" % recipient.encode()
+    return top + b"Received: by mx.example\nSubject: x\n\n.dot\nbare \r cr\n"
+
+
+STORED = stored("jo@localhost")
 
 
 @dataclass
@@ -132,20 +140,46 @@ def test_r42_names_hold_nothing_of_an_address(tmp_path: Path) -> None:
     assert names == [f"1234567890.M250000P{os.getpid()}RT{n}.mx.example" for n in (1, 2)]
 
 
-def test_each_recipient_gets_a_file_and_equal_addresses_share_one(tmp_path: Path) -> None:
+BOTH = sorted([stored("jo@localhost"), stored("flo@localhost")])
+
+
+def test_f60_each_recipient_gets_a_file_of_its_own_and_equal_addresses_share_one(tmp_path: Path) -> None:
     outcomes = deliver(tmp_path, queued("jo@localhost", "flo@localhost", "jo@LOCALHOST"))
     assert [outcome.disposition for outcome in outcomes] == [Disposition.DELIVERED] * 3
-    assert files(tmp_path) == [STORED] * 2
+    assert sorted(files(tmp_path)) == BOTH
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_where_there_are_no_links_each_recipient_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f60_large_content_is_whole_in_each_copy(tmp_path: Path) -> None:
+    body = b"0123456789abcde\r\n" * (PIECE // 17)
+    content = Content(b"Subject: large\r\n\r\n" + body, times=40)
+    deliver(tmp_path, queued("a-much-longer-name@localhost", "jo@localhost", content=content))
+    rest = (content.octets * 40).replace(b"\r\n", b"\n")
+    assert len(rest) > 2 * AT_ONCE
+    for name, found in zip((b"a-much-longer-name", b"jo"), files(tmp_path), strict=True):
+        assert found == b"Return-Path: <sender@example.org>\nDelivered-To: %b@localhost\n" % name + rest
+
+
+def test_f60_a_copy_that_cannot_be_written_defers_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(fd: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", no_room)
+        outcomes = deliver(tmp_path, queued("jo@localhost", "flo@localhost"))
+    assert {outcome.disposition for outcome in outcomes} == {Disposition.DEFERRED}
+    assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
+
+
+def test_where_there_are_no_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(source: Path, target: Path) -> None:
         raise OSError(errno.EPERM, "no links here", str(target))
 
     monkeypatch.setattr(os, "link", no_links)
     deliver(tmp_path, queued("jo@localhost", "flo@localhost"))
-    assert files(tmp_path) == [STORED] * 2
-    assert all(file.stat().st_nlink == 1 for file in (tmp_path / "new").iterdir())
+    assert sorted(files(tmp_path)) == BOTH
 
 
 def test_large_content_passes_in_pieces(tmp_path: Path) -> None:
@@ -155,7 +189,8 @@ def test_large_content_passes_in_pieces(tmp_path: Path) -> None:
     (outcome,) = deliver(tmp_path, message)
     assert outcome.disposition is Disposition.DELIVERED
     assert content.size > 10 * AT_ONCE
-    assert files(tmp_path) == [b"Return-Path: <sender@example.org>\n" + (content.octets * 60).replace(b"\r\n", b"\n")]
+    top = b"Return-Path: <sender@example.org>\nDelivered-To: jo@localhost\n"
+    assert files(tmp_path) == [top + (content.octets * 60).replace(b"\r\n", b"\n")]
 
 
 def test_no_disk_is_touched_on_the_loops_thread_and_all_is_synced(

@@ -44,6 +44,8 @@ def delivered(received: bytes, reverse_path: str) -> bytes:
     assert b"\r" not in received
     first, _, rest = received.partition(b"\n")
     assert first.decode() == f"Return-Path: <{reverse_path}>"
+    second, _, rest = rest.partition(b"\n")
+    assert second.startswith(b"Delivered-To: ")
     assert rest.startswith(b"Received: from ")
     lines = rest.splitlines(keepends=True)
     after = 1

@@ -1,4 +1,4 @@
-"""Loops are seen, and final delivery leaves exactly one Return-Path (RFC 5321 §4.4, §6.3)."""
+"""Loops are seen, and final delivery leaves exactly one Return-Path and one Delivered-To (RFC 5321 §4.4, §6.3)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost import wire
-from ironpost.message.trace import MAX_RECEIVED, FinalContent, Hops, return_path
+from ironpost.message.trace import MAX_RECEIVED, FinalContent, Hops, delivered_to, return_path
 from ironpost.model import NULL, Address
 
 SENDER = Address.parse("sender@example.org")
-LINE = b"Return-Path: <sender@example.org>\r\n"
+LINE = b"Return-Path: <sender@example.org>\r\nDelivered-To: jo@here.example\r\n"
+RECIPIENT = Address.parse("jo@here.example")
 
 
 def final(content: bytes, *cuts: int) -> bytes:
-    rewriter = FinalContent(SENDER)
+    rewriter = FinalContent(return_path(SENDER) + delivered_to(RECIPIENT, "mx.here.example"))
     out, at = b"", 0
     for cut in sorted(cuts):
         out += rewriter.feed(content[at:cut])
@@ -66,6 +67,24 @@ def test_a_return_path_comes_first_and_the_rest_is_untouched() -> None:
     assert final(content) == LINE + content
 
 
+def test_f60_delivered_to_names_the_recipient_as_the_envelope_has_it() -> None:
+    def line(text: str) -> bytes:
+        return delivered_to(Address.parse(text), "mx.here.example")
+
+    assert line("Jo+tag@Here.EXAMPLE") == b"Delivered-To: Jo+tag@Here.EXAMPLE\r\n"
+    assert line('"a b"@here.example') == b'Delivered-To: "a b"@here.example\r\n'
+    assert line("jö@here.example") == "Delivered-To: jö@here.example\r\n".encode()
+    assert line("postmaster") == b"Delivered-To: postmaster@mx.here.example\r\n"
+    assert line("jo@[192.0.2.1]") == b"Delivered-To: jo@[192.0.2.1]\r\n"
+
+
+def test_f30_a_forged_delivered_to_goes() -> None:
+    content = (
+        b"Delivered-To: eve@here.example\r\nA: 1\r\ndelivered-to:\r\n flo@here.example\r\n\r\nDelivered-To: body\r\n"
+    )
+    assert final(content) == LINE + b"A: 1\r\n\r\nDelivered-To: body\r\n"
+
+
 def test_every_other_return_path_in_the_header_section_goes() -> None:
     content = b"return-path: <a@example.org>\r\nA: 1\r\nReturn-Path:\r\n <b@example.org>\r\nB: 2\r\n\r\nbody\r\n"
     assert final(content) == LINE + b"A: 1\r\nB: 2\r\n\r\nbody\r\n"
@@ -89,7 +108,7 @@ def test_content_without_a_header_section_is_kept() -> None:
 
 
 def test_r8_a_header_section_without_end_is_passed_on_at_the_limit() -> None:
-    rewriter = FinalContent(SENDER)
+    rewriter = FinalContent(return_path(SENDER) + delivered_to(RECIPIENT, "mx.here.example"))
     piece = b"X: " + b"a" * 65000 + b"\r\n"
     limit = wire.DEFAULT_LIMITS.header_octets
     fed = given_back = 0

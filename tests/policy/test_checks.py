@@ -9,6 +9,7 @@ import pytest
 
 from ironpost.lookup.static import StaticResolver
 from ironpost.model import NULL, Address
+from ironpost.model.patterns import Domains
 from ironpost.model.verdict import Action, Verdict, drop, reject, tarpit
 from ironpost.policy import Decision, Facts, Policy, Stage
 from ironpost.policy.buckets import Buckets
@@ -53,7 +54,7 @@ RESOLVER = StaticResolver(
 
 
 def settings(**values: Any) -> Settings:
-    return Settings(local_domains=frozenset({"here.example"}), own_names=frozenset({"mx.here.example"}), **values)
+    return Settings(local_domains=Domains(["here.example"]), own_names=frozenset({"mx.here.example"}), **values)
 
 
 def decide(stage: Stage, facts: Facts, ports: Ports = Ports(Clock(), RESOLVER), **values: Any) -> Decision:  # noqa: B008

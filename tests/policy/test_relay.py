@@ -77,6 +77,24 @@ def test_with_a_list_of_mailboxes_the_others_are_unknown() -> None:
     assert (refused.code, refused.enhanced) == (550, "5.1.1")
 
 
+def test_f60_with_a_star_every_recipient_is_local() -> None:
+    settings = Settings.of(local_domains=["*"], trusted_networks=[])
+    for recipient in ("jo@a.example", "jo@[192.0.2.1]", "jo@B.EXAMPLE"):
+        assert decide(recipient, settings=settings).verdict.action is Action.ACCEPT
+    assert decide("jo@a.example", settings=settings).reasons == ("relay: a.example is local by *",)
+
+
+def test_f60_mailboxes_may_be_patterns() -> None:
+    settings = Settings.of(
+        local_domains=["a.example", "b.example", "*.c.example"],
+        local_recipients=["jo@a.example", "*@B.example", "*@*.c.example"],
+    )
+    for recipient in ("jo@a.example", "any@b.example", "any@x.c.example", "*@b.example"):
+        assert decide(recipient, settings=settings).verdict.action is Action.ACCEPT, recipient
+    for recipient in ("flo@a.example", "*@a.example", "any@c.example"):
+        assert decide(recipient, settings=settings).verdict.refused, recipient
+
+
 def test_trusted_networks_are_what_the_operator_says() -> None:
     settings = Settings.of(trusted_networks=["192.0.2.0/24", "2001:db8::/32"])
     assert settings.trusts("192.0.2.200")

@@ -22,6 +22,26 @@ def test_local_domains_stay_here_whatever_their_case_and_whatever_the_rules_say(
     assert decide(routes, "x@b.a.example") == ONE
 
 
+def test_f60_with_a_star_every_domain_is_local() -> None:
+    routes = Routes(["*"])
+    for text in (
+        "x@a.example",
+        "x@B.a.EXAMPLE",
+        "x@[192.0.2.1]",
+        "x@[IPv6:2001:db8::1]",
+        "x@bücher.example",
+        "postmaster",
+    ):
+        assert decide(routes, text).kind is Kind.LOCAL
+    assert routes.decide(Address.parse("x@a.example")).reasons == ("a.example is a local domain by *",)
+
+
+def test_f60_a_local_wildcard_is_what_lies_below() -> None:
+    routes = Routes(["*.a.example"])
+    assert decide(routes, "x@b.A.example").kind is Kind.LOCAL
+    assert decide(routes, "x@a.example").kind is Kind.MX
+
+
 def test_postmaster_without_a_domain_is_local() -> None:  # RFC 5321 §4.5.1
     decision = Routes(["a.example"]).decide(Address.parse("Postmaster"))
     assert decision.route.kind is Kind.LOCAL

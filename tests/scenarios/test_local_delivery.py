@@ -28,8 +28,8 @@ def attachment() -> bytes:
 
 
 def split(stored: bytes) -> tuple[str, bytes]:
-    """The two trace fields, unfolded, and what follows them."""
-    match = re.match(rb"(Return-Path: .*\nReceived: .*\n(?:[ \t].*\n)*)", stored)
+    """The three trace fields, unfolded, and what follows them."""
+    match = re.match(rb"(Return-Path: .*\nDelivered-To: .*\nReceived: .*\n(?:[ \t].*\n)*)", stored)
     assert match is not None, stored[:500]
     return re.sub(r"\n(?=[ \t])", "", match[1].decode()), stored[match.end() :]
 
@@ -44,11 +44,11 @@ def test_content_arrives_unchanged_under_return_path_and_received(system: Callab
         trace, rest = split(stored)
         assert rest == content.replace(b"\r\n", b"\n")
         lines = trace.splitlines()
-        assert lines[0] == "Return-Path: <jo@elsewhere.example>"
+        assert lines[:2] == ["Return-Path: <jo@elsewhere.example>", "Delivered-To: flo@here.example"]
         assert re.fullmatch(
             r"Received: from client\.example \(\[127\.0\.0\.1\]\) by mx\.here\.example with ESMTP id \w+"
             r" for <flo@here\.example>; Tue, 14 Nov 2023 22:13:20 \+0000",
-            lines[1],
+            lines[2],
         )
 
     asyncio.run(scenario())
@@ -94,11 +94,11 @@ def test_each_of_several_recipients_gets_a_message_that_names_nobody_else(system
             await here.queue_empty()
             stored = here.delivered()
         assert len(stored) == 2
-        for each in stored:
-            trace, rest = split(each)
+        for own, other in (("flo", "mo"), ("mo", "flo")):
+            (trace, rest) = next(split(each) for each in stored if b"Delivered-To: %b@" % own.encode() in each)
             assert rest == PLAIN.replace(b"\r\n", b"\n")
-            assert "flo@" not in trace
-            assert "mo@" not in trace
+            assert trace.count(f"{own}@here.example") == 1
+            assert f"{other}@" not in trace.replace(f"{own}@", "")
 
     asyncio.run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -21,6 +22,9 @@ from ironpost.compose.system import DataError, System
 from ironpost.compose.workers import Source, Supervised, TooManyWorkers
 from ironpost.config import Configuration, default, load, parse, read
 from ironpost.config.quantities import Endpoint, Inherited
+from ironpost.config.schema import Local
+from ironpost.lookup.users_file import UsersFile, UsersFileError
+from ironpost.model.patterns import EVERY, Domains
 from ironpost.server.tls import TlsError
 from ironpost.service import collector, records
 from ironpost.service.workers import WorkerFailed
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
     from ironpost.compose.auth import Login
     from ironpost.compose.listeners import Place
     from ironpost.compose.workers import Reserved
-    from ironpost.config import Listener
     from ironpost.config.quantities import SocketPath, Where
 
 
@@ -168,24 +171,36 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def _banner(system: System | Supervised, file: Path | None) -> list[str]:
     found, login = system.configuration, system.first_login
-    domain = found.local.domains[0] if found.local.domains else "localhost"
+    name, password = _account(found, login)
+    to = sample_recipient(found.local)
     origin = file or "built-in default"
     lines = [f"ironpost {release()}, {wire.IMPLEMENTATION} wire, configuration {found.hash} ({origin})"]
     tries: list[str] = []
     for place, bound in _bound(system):
         listener = found.listener[place.listener]
         lines.append(f"listening on {bound} for {place.role}, {TLS_WORDS[place.tls]}, {AUTH_WORDS[listener.auth]}")
-        tries.append(_try(place, bound, listener, domain, login))
+        if listener.auth != "required":
+            tries.append(f"{_try(place, bound)} --to {to}")
+        elif name:
+            sender = name if "@" in name else f"{name}@{found.local.sample_domain}"
+            account = f"--auth PLAIN --auth-user {name} --from {sender}{password}"
+            tries.append(f"{_try(place, bound)} {account} --to {to}")
     if not found.tls.certificates and any(listener.tls != "none" for listener in found.listener):
         lines.append(f"no certificate is configured: a self-signed one is in {found.data / 'tls'}")
     if login is not None:
         lines.append(f"made the user {login.name} with the password {login.password}, which is shown only now")
         lines.append(f"choose another one with: ironpost user add --replace {login.name}")
+    elif not name and any(listener.auth == "required" for listener in found.listener):
+        lines.append(f"nobody can log in yet; add a user with: ironpost user add you@{found.local.sample_domain}")
     lines += [f"{'try: ' if number == 0 else 'or:  '} {line}" for number, line in enumerate(tries)]
-    lines += [
-        f"mail for {', '.join(f'*@{name}' for name in found.local.domains)} goes to the Maildir {found.maildir}",
-        "stop with Ctrl-C",
-    ]
+    everywhere = EVERY in found.local.domains
+    whose = "every domain" if everywhere else ", ".join(f"*@{name}" for name in found.local.domains)
+    if file is None:
+        lines.append("there is no configuration file, so that mail for every domain stays here")
+    lines.append(f"mail for {whose or 'postmaster'} goes to the Maildir {found.maildir}")
+    if everywhere:
+        lines.append("nothing is sent to other systems")
+    lines.append("stop with Ctrl-C")
     return lines
 
 
@@ -193,10 +208,8 @@ TLS_WORDS: Final = {"none": "in clear", "starttls": "STARTTLS", "implicit": "TLS
 AUTH_WORDS: Final = {"none": "no login", "offered": "login offered", "required": "login required"}
 
 
-def _try(
-    place: Place | Reserved, bound: Endpoint | SocketPath, listener: Listener, domain: str, login: Login | None
-) -> str:
-    """A line that sends a message through one listener."""
+def _try(place: Place | Reserved, bound: Endpoint | SocketPath) -> str:
+    """The start of a line that sends a message through one listener."""
     if isinstance(bound, Endpoint):
         words = [f"swaks --server {bound.host} --port {bound.port}"]
     else:
@@ -207,12 +220,32 @@ def _try(
         words.append("--tls-on-connect")
     elif place.tls == "starttls" and place.role == "submission":
         words.append("--tls")
-    if listener.auth == "required":
-        name = f"you@{domain}" if login is None else login.name
-        words.append(f"--auth PLAIN --auth-user {name} --from {name}")
-        if login is not None:
-            words.append(f"--auth-password {login.password}")
-    return " ".join([*words, f"--to you@{domain}"])
+    return " ".join(words)
+
+
+def _account(found: Configuration, login: Login | None) -> tuple[str, str]:
+    """Who may log in, for examples, and the option with the password where it is known."""
+    if login is not None:
+        return login.name, f" --auth-password {login.password}"
+    with contextlib.suppress(UsersFileError, OSError):
+        names = UsersFile(found.users).names()
+        if names:
+            return names[0], ""
+    elsewhere = found.auth.database is not None or found.auth.hook is not None
+    return (f"you@{found.local.sample_domain}" if elsewhere else ""), ""
+
+
+def sample_recipient(local: Local) -> str:
+    """An address that the configuration accepts, for examples."""
+    if local.recipients is None:
+        return f"you@{local.sample_domain}"
+    domains = Domains(local.domains)
+    for each in local.recipients:
+        local_part, _, domain = each.rpartition("@")
+        sample = local.sample_domain if domain == EVERY else Local(domains=(domain,)).sample_domain
+        if sample in domains:
+            return f"{'you' if local_part == EVERY else local_part}@{sample}"
+    return f"postmaster@{local.sample_domain}" if local.domains else "postmaster"  # RFC 5321 §4.5.1
 
 
 def _bound(system: System | Supervised) -> Iterator[tuple[Place | Reserved, Endpoint | SocketPath]]:

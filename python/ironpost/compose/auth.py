@@ -108,9 +108,8 @@ def first_login(configuration: Configuration) -> Login | None:
     """
     if configuration.listener != LISTENERS or configuration.auth != Auth() or configuration.users.exists():
         return None
-    domain = next(iter(configuration.local.domains), "localhost")
     password = "".join(secrets.choice(ALPHABET) for _ in range(16))
-    made = Login(f"{FIRST_USER}@{domain}", password)
+    made = Login(f"{FIRST_USER}@{configuration.local.sample_domain}", password)
     try:
         UsersFile(configuration.users).add(*made)
     except UsersFileError as fault:

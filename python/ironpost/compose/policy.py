@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from ironpost.config.quantities import Endpoint
+from ironpost.model.patterns import Addresses, Domains
 from ironpost.policy.settings import AccessRule, Measure, SenderRule, Settings, rule_verdict
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def policy_settings(configuration: Configuration, name: str) -> Settings:
     access = (AccessRule(each.networks, rule_verdict(each.action, each.text, policy.delay)) for each in policy.access)
     senders = (SenderRule(each.senders, rule_verdict(each.action, each.text, policy.delay)) for each in policy.sender)
     return Settings(
-        local_domains=frozenset(local.domains),
-        local_recipients=None if local.recipients is None else frozenset(local.recipients),
+        local_domains=Domains(local.domains),
+        local_recipients=None if local.recipients is None else Addresses(local.recipients),
         customer_domains=frozenset(domain for each in configuration.on_demand for domain in each.domains),
         trusted_networks=configuration.smtp.trusted,
         own_names=frozenset({name.lower(), *_own_literals(configuration)}),

@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ironpost.config.schema import Configuration
+from ironpost.config.schema import Configuration, Local
+from ironpost.model.patterns import EVERY
 
 DEFAULT_FILE = Path("ironpost.toml")
 """Read when no file is named and it exists."""
@@ -54,8 +55,8 @@ class ConfigError(Exception):
 
 
 def default() -> Configuration:
-    """What runs without a file."""
-    return Configuration()
+    """What runs without a file: every domain is local, so that whoever tries the program mails nobody."""
+    return Configuration(local=Local(domains=(EVERY,)))
 
 
 def load(path: Path) -> Configuration:

@@ -1,7 +1,8 @@
 """Every key that a configuration may hold, with its meaning, its unit and its default.
 
-Promises: the defaults are what `ironpost serve` runs with when there is no file. Models are frozen; a key that is not
-here is an error. Order of `[[route]]` is its semantics: the first that matches decides.
+Promises: models are frozen; a key that is not here is an error. Order of `[[route]]` is its semantics: the first that
+matches decides. Without a file `load.default` decides, which differs from the defaults here in one thing: every domain
+is local, and no mail leaves the system.
 Standards: RFC 5321 §4.5.3.1.8 (recipients), RFC 1870 (size), RFC 5321 §5.1 (routes).
 """
 
@@ -31,6 +32,7 @@ from ironpost.config.values import (
     least,
     some,
 )
+from ironpost.model.patterns import EVERY, Domains
 from ironpost.policy.settings import LOOPBACK
 
 
@@ -48,12 +50,22 @@ class Smtp(Section):
 class Local(Section):
     """`[local]`: mail that ends here."""
 
-    domains: tuple[Domain, ...] = ("localhost",)
-    """Domains whose mail is delivered here, every local part."""
+    domains: tuple[Pattern, ...] = ("localhost",)
+    """Domains whose mail is delivered here: `mail.example`, `*.mail.example` for all below it, or `*` for every domain:
+    then no mail leaves this system."""
     recipients: tuple[Recipient, ...] | None = None
-    """The addresses that exist in these domains; without the key every local part does."""
+    """The addresses that exist in these domains, `jo@mail.example` or `*@mail.example`; without the key every local
+    part does."""
     maildir: Path | None = None
     """The Maildir that takes it; `mail` in the data directory unless said otherwise."""
+
+    @property
+    def sample_domain(self) -> str:
+        """A domain whose mail is delivered here, for examples: the first, if it is no pattern."""
+        first = next(iter(self.domains), EVERY)
+        if first == EVERY:
+            return "localhost"
+        return "host." + first[2:] if first.startswith("*.") else first
 
 
 class Queue(Section):
@@ -133,10 +145,10 @@ class Configuration(Section):
 
     @model_validator(mode="after")
     def _customers(self) -> Configuration:
-        taken = set(self.local.domains)
+        local, taken = Domains(self.local.domains), set[str]()
         for customer in self.on_demand:
             for domain in customer.domains:
-                if domain in taken:
+                if domain in local or domain in taken:
                     raise ValueError(f"on_demand: {domain} is local, or another customer's")
                 taken.add(domain)
         if self.on_demand and not any(each.role == "mx" and each.auth != "none" for each in self.listener):
@@ -144,6 +156,16 @@ class Configuration(Section):
                 "on_demand: nobody can fetch mail, because no listener with the role mx has "
                 'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _catch_all(self) -> Configuration:
+        if EVERY not in self.local.domains:
+            return self
+        if self.route:
+            raise ValueError('route: local.domains has "*", so that every domain is local and no route is ever taken')
+        if self.policy.own_sender != "off":
+            raise ValueError('policy.own_sender: local.domains has "*", so that every sender would be one of ours')
         return self
 
     @property

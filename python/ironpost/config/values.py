@@ -74,13 +74,15 @@ def _pattern(value: object) -> str:
 
 
 def _recipient(value: object) -> str:
-    """An address in lower case."""
+    """An address in lower case, or `*@` and a domain pattern."""
+    if isinstance(value, str) and value.startswith("*@"):
+        return "*@" + _pattern(value[2:])
     try:
         address = Address.parse(value) if isinstance(value, str) else None
     except ValueError as fault:
         raise ValueError(f'"{value}" is no address: {fault}') from None
     if address is None or not address.domain:
-        raise ValueError('an address is like "jo@mail.example"')
+        raise ValueError('an address is like "jo@mail.example", or "*@mail.example" for every one of a domain')
     return f"{address.local_part.lower()}@{address.key}"
 
 

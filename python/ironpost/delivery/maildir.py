@@ -3,12 +3,12 @@
 Promises: DELIVERED is said when file and directory are on the disk (fsync of both); a reader of the Maildir never sees
 half a message; a file's name is made of time, process, chance and host name, never of an address (SECURITY R42); files
 are 0600 and directories 0700 (R47). Content is kept octet for octet, with LF for CRLF as Unix mailboxes have it, and a
-Return-Path on top (RFC 5321 §4.4). Large content passes in pieces, and no disk is touched on the event loop's thread.
+Return-Path (RFC 5321 §4.4) and a Delivered-To (RFC 9228) on top, so that one Maildir can take the mail of many
+addresses. Large content passes in pieces, and no disk is touched on the event loop's thread.
 Refuses nothing: a full disk or a missing right is DEFERRED with a detail that says what to do.
 
-Several recipients of one message get a file each, which share the disk's blocks (hard links) where the file system has
-them; equal addresses share one file. Messages that come while others are made durable share the next sync of the
-directory, and one hop between threads.
+Several recipients of one message get a file each; equal addresses share one. Messages that come while others are made
+durable share the next sync of the directory, and one hop between threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.delivery import unreadable
 from ironpost.message.lineends import LineFeeds
-from ironpost.message.trace import FinalContent
+from ironpost.message.trace import FinalContent, delivered_to, return_path
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.model.body import BodyDamaged
 
@@ -81,7 +81,7 @@ class Maildir:
         """Writes a file for each different address among `recipients`; the outcome for each of them."""
         addresses = list(dict.fromkeys(recipient.recipient.address for recipient in recipients))
         try:
-            outcomes = await self._write(message, len(addresses))
+            outcomes = await self._write(message, addresses)
         except BodyDamaged as error:
             outcomes = [unreadable(error)] * len(addresses)
         except OSError as error:
@@ -89,12 +89,14 @@ class Maildir:
         of: dict[Address, Outcome] = dict(zip(addresses, outcomes, strict=True))
         return [(recipient.number, of[recipient.recipient.address]) for recipient in recipients]
 
-    async def _write(self, message: QueuedMessage, copies: int) -> list[Outcome]:
+    async def _write(self, message: QueuedMessage, addresses: Sequence[Address]) -> list[Outcome]:
         loop = asyncio.get_running_loop()
         threads = self._threads
-        names = [self._name() for _ in range(copies)]
+        path = return_path(message.envelope.reverse_path)
+        fields = [path + delivered_to(address, self._host) for address in addresses]
+        names = [self._name() for _ in addresses]
         file = _File(self.path, self._name())
-        final = FinalContent(message.envelope.reverse_path)
+        final = FinalContent(fields[0])
         lines = LineFeeds()
         held: list[bytes] = []
         size = 0
@@ -108,7 +110,8 @@ class Maildir:
                     await loop.run_in_executor(threads, file.write, held)
                     held, size = [], 0
             held += (lines.feed(final.finish()), lines.finish())
-            job = _Job(file, held, names, loop.create_future())
+            tops = [top.replace(b"\r\n", b"\n") for top in fields]
+            job = _Job(file, held, names, tops, loop.create_future())
             self._waiting.append(job)
             if self._batches < BATCHES:
                 self._next_batch(loop)
@@ -153,7 +156,7 @@ class Maildir:
 class _File:
     """One file on its way from `tmp` to `new`. Every method blocks: they run in threads.
 
-    Either `abandon` has it, or a batch, which calls `complete`, `sync`, `show` and `remove`.
+    Either `abandon` has it, or a batch, which calls `complete`, `sync`, `copy`, `show` and `remove`.
     """
 
     def __init__(self, maildir: Path, name: str) -> None:
@@ -163,6 +166,7 @@ class _File:
         self._lock = Lock()
         self._abandoned = False
         self._publishing = False
+        self._copies: list[Path] = []
         self._shown: list[Path] = []
 
     def write(self, pieces: Sequence[bytes]) -> None:
@@ -188,13 +192,30 @@ class _File:
         assert self._fd is not None
         os.fsync(self._fd)
 
+    def copy(self, names: Sequence[str], tops: Sequence[bytes]) -> None:
+        """Makes a durable copy under each of `names[1:]`, with the first octets, `tops[0]`, replaced by its own."""
+        assert self._fd is not None
+        for name, top in zip(names[1:], tops[1:], strict=True):
+            path = self._maildir / "tmp" / name
+            fd = _create(path)
+            self._copies.append(path)
+            try:
+                _write_all(fd, top)
+                at = len(tops[0])
+                while piece := os.pread(self._fd, AT_ONCE, at):
+                    _write_all(fd, piece)
+                    at += len(piece)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
     def show(self, names: Sequence[str]) -> list[Outcome]:
-        """Lets the file appear in `new` under each of `names`."""
+        """Lets the file, and its copies, appear in `new` under `names`."""
         outcomes: list[Outcome] = []
-        for name in names:
+        for source, name in zip((self._path, *self._copies), names, strict=True):
             target = self._maildir / "new" / name
             try:
-                _link(self._path, target)
+                _link(source, target)
             except OSError as error:
                 outcomes.append(_deferred(error, self._maildir))
             else:
@@ -209,12 +230,13 @@ class _File:
                 path.unlink()
 
     def remove(self) -> None:
-        """Closes the file and removes it from `tmp`. Harmless if called twice."""
+        """Closes the file and removes it and its copies from `tmp`. Harmless if called twice."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-            with suppress(OSError):  # a reader of the Maildir may clean up, too
-                self._path.unlink()
+            for path in (self._path, *self._copies):
+                with suppress(OSError):  # a reader of the Maildir may clean up, too
+                    path.unlink()
 
     def _append(self, pieces: Sequence[bytes]) -> None:
         if self._abandoned:
@@ -228,9 +250,7 @@ class _File:
                 fd = _create(self._path)
             self._fd = fd
         for piece in pieces:
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            _write_all(fd, piece)
 
 
 @dataclass(slots=True, eq=False)
@@ -240,6 +260,8 @@ class _Job:
     file: _File
     pieces: list[bytes]
     names: list[str]
+    tops: list[bytes]
+    """The delivery fields of each, of the same order; the file has the first."""
     done: asyncio.Future[list[Outcome]]
 
 
@@ -263,6 +285,7 @@ def _publish(maildir: Path, jobs: Sequence[_Job]) -> list[list[Outcome]]:
     try:
         good = attempt(lambda job: job.file.complete(job.pieces), range(len(jobs)))
         good = attempt(lambda job: job.file.sync(), good)
+        good = attempt(lambda job: job.file.copy(job.names, job.tops), good)
         for number in good:
             outcomes[number] = jobs[number].file.show(jobs[number].names)
         try:
@@ -280,8 +303,14 @@ def _publish(maildir: Path, jobs: Sequence[_Job]) -> list[list[Outcome]]:
 
 
 def _create(path: Path) -> int:
-    # O_EXCL: the name is new or the attempt fails; O_NOFOLLOW: nobody's link is written through.
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # O_EXCL: the name is new or the attempt fails; O_NOFOLLOW: nobody's link is written through. Read for `copy`.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _write_all(fd: int, octets: bytes) -> None:
+    rest = memoryview(octets)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def _create_folders(maildir: Path) -> None:

@@ -130,13 +130,13 @@ class Header:
         values = self.values(name)
         return values[0] if values else None
 
-    def without(self, name: str) -> bytes:
-        """All octets that were scanned, body included, without the fields of that name."""
-        wanted = name.lower()
+    def without(self, *names: str) -> bytes:
+        """All octets that were scanned, body included, without the fields of those names."""
+        wanted = {name.lower() for name in names}
         kept: list[bytes] = []
         at = 0
         for entry in self.section.fields:
-            if entry.name.lower() == wanted:
+            if entry.name.lower() in wanted:
                 kept.append(self.octets[at : entry.start])
                 at = entry.end
         kept.append(self.octets[at:])

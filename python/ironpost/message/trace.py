@@ -1,9 +1,9 @@
-"""Trace at the two ends of a message's way: loops refused on the way in, Return-Path written at final delivery.
+"""Trace at the two ends of a message's way: loops refused on the way in, delivery fields written at final delivery.
 
-Promises: a delivered message starts with one Return-Path, which names the envelope's reverse-path, and any other among
-the fields that are scanned (the first 1,000, in the first MiB) is gone (RFC 5321 §4.4); everything else passes octet
-for octet. Memory is bounded by the limit of the header section.
-Standards: RFC 5321 §4.4 (Return-Path), §6.3 (loop detection).
+Promises: a delivered message starts with one Return-Path, which names the envelope's reverse-path, and one
+Delivered-To, which names the recipient; any other of the two among the fields that are scanned (the first 1,000, in the
+first MiB) is gone; everything else passes octet for octet. Memory is bounded by the limit of the header section.
+Standards: RFC 5321 §4.4 (Return-Path), §6.3 (loop detection), RFC 9228 (Delivered-To).
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ _RECEIVED: Final = b"\nreceived:"
 def return_path(reverse_path: Address) -> bytes:
     """The Return-Path field with its CRLF (RFC 5321 §4.4); UTF-8 where the address is (RFC 6531 §3.7.3)."""
     return header.field("Return-Path", (header.path(reverse_path),), utf8=True)
+
+
+def delivered_to(recipient: Address, host: str) -> bytes:
+    """The Delivered-To field with its CRLF (RFC 9228 §4); `<postmaster>` without a domain is that of `host`."""
+    text = header.shown(str(recipient), utf8=True)
+    return header.field("Delivered-To", (text if recipient.domain else f"{text}@{host}",), utf8=True)
 
 
 class Hops:
@@ -55,12 +61,13 @@ class Hops:
 
 
 class FinalContent:
-    """Rewrites content for final delivery, piece by piece: the new Return-Path first, old ones removed."""
+    """Rewrites content for final delivery, piece by piece: the new delivery fields first, old ones removed."""
 
-    __slots__ = ("_head", "_path")
+    __slots__ = ("_fields", "_head")
 
-    def __init__(self, reverse_path: Address) -> None:
-        self._path = return_path(reverse_path)
+    def __init__(self, fields: bytes) -> None:
+        """`fields`: what `return_path` and `delivered_to` gave."""
+        self._fields = fields
         self._head: bytearray | None = bytearray()
         """What came of the header section so far; None once it was passed on."""
 
@@ -81,4 +88,5 @@ class FinalContent:
         head, self._head = self._head, None
         if head is None:
             return b""
-        return self._path + header.Header(bytes(head)).without("Return-Path")
+        # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here a reader may trust each one that it finds.
+        return self._fields + header.Header(bytes(head)).without("Return-Path", "Delivered-To")

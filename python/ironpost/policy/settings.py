@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from ironpost.model import Address
+from ironpost.model.patterns import Addresses, Domains
 from ironpost.model.verdict import Verdict, accept, defer, drop, quarantine, reject, tarpit
 from ironpost.policy.verdict import NEUTRAL, Finding
 
@@ -90,6 +91,8 @@ class Pattern:
             return
         if "@" in text:
             address = Address.parse(text)
+            if address.local_part == "*":
+                raise ValueError(f'for every address of a domain write "{address.domain}"')
             self._address = f"{address.local_part.lower()}@{address.key}"
         else:
             below = text.startswith("*.")
@@ -127,10 +130,10 @@ class SenderRule:
 class Settings:
     """Policy's configuration."""
 
-    local_domains: frozenset[str] = frozenset({"localhost"})
-    """Lower case; an address literal of ours with its brackets."""
-    local_recipients: frozenset[str] | None = None
-    """`local-part@domain`, lower case; None accepts every local part of the local domains."""
+    local_domains: Domains = Domains(["localhost"])  # noqa: RUF009 - immutable
+    """An address literal of ours stands there with its brackets."""
+    local_recipients: Addresses | None = None
+    """Those that exist in the local domains; None accepts every local part."""
     trusted_networks: tuple[Network, ...] = LOOPBACK
     """Clients in these may relay."""
     customer_domains: frozenset[str] = frozenset()
@@ -177,11 +180,11 @@ class Settings:
         """From text, as configuration holds it.
 
         Raises:
-            ValueError: a network is not an address or prefix; the sentence names it.
+            ValueError: a network is not an address or prefix, or a pattern is malformed; the sentence names it.
         """
         return cls(
-            frozenset(domain.lower() for domain in local_domains),
-            None if local_recipients is None else frozenset(address.lower() for address in local_recipients),
+            Domains(local_domains),
+            None if local_recipients is None else Addresses(local_recipients),
             tuple(ip_network(network) for network in trusted_networks),
         )
 

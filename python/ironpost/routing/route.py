@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ironpost.model.patterns import Domains
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Self
@@ -143,36 +145,14 @@ class Rule:
     route: Route
     name: str = ""
     """How a reason calls the rule; empty for its position."""
-    _exact: frozenset[str] = field(init=False, repr=False, compare=False)
-    _below: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    _all: bool = field(init=False, repr=False, compare=False)
+    _domains: Domains = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        exact: set[str] = set()
-        below: list[str] = []
-        for domain in self.domains:
-            pattern = domain.lower()
-            if pattern == "*":
-                continue
-            if pattern.startswith("*."):
-                below.append(pattern[1:])
-                pattern = pattern[2:]
-            else:
-                exact.add(pattern)
-            if not pattern or "*" in pattern or pattern.startswith(".") or any(c in pattern for c in " @<>"):
-                raise ValueError(f"domain pattern {domain!r}: write example.org, *.example.org or *")
-        object.__setattr__(self, "_exact", frozenset(exact))
-        object.__setattr__(self, "_below", tuple(below))
-        object.__setattr__(self, "_all", "*" in self.domains)
+        object.__setattr__(self, "_domains", Domains(self.domains))
 
     def matches(self, domain: str) -> str | None:
         """The pattern that matches `domain` (in lower case), or None."""
-        if domain in self._exact:
-            return domain
-        for suffix in self._below:
-            if domain.endswith(suffix) and len(domain) > len(suffix):
-                return "*" + suffix
-        return "*" if self._all else None
+        return self._domains.match(domain)
 
 
 class Routes:
@@ -191,12 +171,12 @@ class Routes:
         """Builds the table.
 
         Args:
-            local_domains: domains whose mail stays here, compared without regard to case.
+            local_domains: patterns of the domains whose mail stays here, as in `Rule.domains`; with `*` nothing leaves.
             rules: tried in order, first match wins.
             local: the route of local domains; `Route.local()` if None.
             default: for everything else; `Route.mx()` if None.
         """
-        self._local = frozenset(domain.lower() for domain in local_domains)
+        self._local = Domains(local_domains)
         self._rules = tuple(rules)
         self._local_route = local or Route.local()
         self._default = default or Route.mx()
@@ -213,8 +193,10 @@ class Routes:
                 raise ValueError("the null reverse-path has no route")
             # RFC 5321 §4.5.1: <postmaster> without a domain is this system's own.
             return Decision(self._local_route, ("<postmaster> without a domain is local",))
-        if domain in self._local:
-            return Decision(self._local_route, (f"{domain} is a local domain",))
+        pattern = self._local.match(domain)
+        if pattern is not None:
+            by = "" if pattern == domain else f" by {pattern}"
+            return Decision(self._local_route, (f"{domain} is a local domain{by}",))
         reasons = [f"{domain} is not a local domain"]
         for position, rule in enumerate(self._rules, 1):
             pattern = rule.matches(domain)

@@ -40,11 +40,13 @@ class Relay:
             return Finding(_REFUSED, "no recipient")
         if not address.domain:
             return Finding(ACCEPT, "postmaster is always accepted")
-        if address.key in settings.local_domains:
+        local = settings.local_domains.match(address.key)
+        if local is not None:
             known = settings.local_recipients
             if known is None:
-                return Finding(ACCEPT, f"{address.key} is local")
-            if address.local_part.lower() == "postmaster" or f"{address.local_part.lower()}@{address.key}" in known:
+                by = "" if local == address.key else f" by {local}"
+                return Finding(ACCEPT, f"{address.key} is local{by}")
+            if address.local_part.lower() == "postmaster" or address in known:
                 return Finding(ACCEPT, f"{address} is a local mailbox")
             return Finding(_UNKNOWN, f"{address.key} is local, and {address} is not listed")
         if address.key in settings.customer_domains:
