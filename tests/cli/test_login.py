@@ -46,43 +46,43 @@ def login(port: int, name: str, password: str) -> tuple[int, bytes]:
 def test_accounts_come_and_go_beside_the_server(serve: Callable[..., Any]) -> None:
     server = serve("trusted = []\n", SUBMISSION)
     port = server.ports["submission"]
-    assert login(port, "ada", "pencil")[0] == 535
-    added = server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil\n")
+    assert login(port, "ada", "pencil case")[0] == 535
+    added = server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil case\n")
     assert added.returncode == 0, added.stderr
-    assert login(port, "ada", "pencil")[0] == 235
-    server.run("user", "add", "--replace", "ada", "-c", str(server.file), stdin=b"eraser\n")
-    assert login(port, "ada", "pencil")[0] == 535
-    assert login(port, "ADA", "eraser")[0] == 235
+    assert login(port, "ada", "pencil case")[0] == 235
+    server.run("user", "add", "--replace", "ada", "-c", str(server.file), stdin=b"eraser and rubber\n")
+    assert login(port, "ada", "pencil case")[0] == 535
+    assert login(port, "ADA", "eraser and rubber")[0] == 235
     server.run("user", "remove", "ada", "-c", str(server.file))
-    assert login(port, "ada", "eraser")[0] == 535
+    assert login(port, "ada", "eraser and rubber")[0] == 535
 
 
 def test_whoever_is_logged_in_may_send_and_the_trace_says_so(serve: Callable[..., Any]) -> None:
     server = serve("trusted = []\n", SUBMISSION)
-    server.run("user", "add", "ada@localhost", "-c", str(server.file), stdin=b"pencil\n")
+    server.run("user", "add", "ada@localhost", "-c", str(server.file), stdin=b"pencil case\n")
     with connected(server.ports["submission"]) as client:
         with pytest.raises(smtplib.SMTPSenderRefused) as refused:
             client.sendmail("ada@localhost", ["grace@localhost"], MESSAGE)
         assert refused.value.smtp_code == 530
         assert "SCRAM-SHA-256-PLUS" in client.esmtp_features["auth"]
         assert "CRAM-MD5" not in client.esmtp_features["auth"]
-        client.login("ada@localhost", "pencil")
+        client.login("ada@localhost", "pencil case")
         client.sendmail("ada@localhost", ["grace@localhost"], MESSAGE)
         client.mail("ada@localhost")
         assert client.rcpt("grace@elsewhere.example")[0] == 250
     (found,) = server.wait_for_mail()
     assert b"with ESMTPSA" in found
-    assert b"pencil" not in server.log().encode()
+    assert b"pencil case" not in server.log().encode()
 
 
 def test_logins_are_counted_and_stand_in_the_log(serve: Callable[..., Any]) -> None:
     server = serve("", SUBMISSION)
     port = server.ports["submission"]
-    server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil\n")
+    server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil case\n")
     with connected(port) as client:
         wrong = base64.b64encode("\0ada\0pen\u00a9".encode()).decode()
         assert [client.docmd("AUTH", f"PLAIN {wrong}")[0] for _ in range(2)] == [535, 535]
-        assert client.login("ada", "pencil")[0] == 235
+        assert client.login("ada", "pencil case")[0] == 235
     assert server.stop() == 0
     records = [json.loads(line) for line in server.log().splitlines()]
     (session,) = [record for record in records if record.get("event") == "session"]
@@ -97,9 +97,9 @@ def test_r13_in_clear_nobody_can_log_in(serve: Callable[..., Any]) -> None:
         assert "auth" not in client.esmtp_features
         assert client.docmd("AUTH", "PLAIN AGFkYQBwZW5jaWw=")[0] == 538
     named = serve("", f'{SUBMISSION}\ntls = "none"\nauth_in_clear = true')
-    named.run("user", "add", "ada", "-c", str(named.file), stdin=b"pencil\n")
+    named.run("user", "add", "ada", "-c", str(named.file), stdin=b"pencil case\n")
     with smtplib.SMTP("127.0.0.1", named.ports["submission"], "client.example") as client:
-        assert client.login("ada", "pencil")[0] == 235
+        assert client.login("ada", "pencil case")[0] == 235
 
 
 def test_r53_guessing_gets_slower_and_outlives_a_reload(serve: Callable[..., Any]) -> None:
@@ -127,21 +127,21 @@ def test_a_database_and_a_hook_are_asked_behind_the_file(serve: Callable[..., An
     port = server.ports["submission"]
     with closing(sqlite3.connect(server.folder / "accounts.sqlite3")) as database, database:
         database.execute("CREATE TABLE accounts (name TEXT, password TEXT)")
-        database.execute("INSERT INTO accounts VALUES ('bob', ?)", (hash_password("of bob"),))
+        database.execute("INSERT INTO accounts VALUES ('bob', ?)", (hash_password("pass of bob"),))
     (server.folder / "accounts.py").write_text(
         "class Accounts:\n"
         "    async def verify_password(self, session, login, password):\n"
         "        if login == 'broken': raise OSError('as asked')\n"
-        "        return 'Carol' if (login, password) == ('carol', 'of carol') else None\n"
+        "        return 'Carol' if (login, password) == ('carol', 'pass of carol') else None\n"
         "accounts = Accounts()\n"
     )
-    server.run("user", "add", "ada", "-c", str(server.file), stdin=b"of ada\n")
+    server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pass of ada\n")
     query = "SELECT name, password FROM accounts WHERE name = :login"
     auth = f'[auth]\ndatabase = "accounts.sqlite3"\nquery = "{query}"\nhook = "accounts.py:accounts"\n'
     server.configure(auth)
     assert b" replaces " in server.run("reload", "-c", str(server.file)).stdout
     for name in ("ada", "bob", "carol"):
-        assert login(port, name, f"of {name}")[0] == 235
+        assert login(port, name, f"pass of {name}")[0] == 235
         assert login(port, name, "wrong")[0] == 535
     assert login(port, "nobody", "wrong")[0] == 535
     assert login(port, "broken", "wrong") == (454, b"4.7.0 Temporary authentication failure")

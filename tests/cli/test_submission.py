@@ -71,6 +71,11 @@ def test_who_has_logged_in_may_send_anywhere(server: Any, client: smtplib.SMTP) 
     assert client.rcpt("jo@elsewhere.example")[0] == 250
 
 
+def test_f61_a_login_sends_as_itself_alone(client: smtplib.SMTP) -> None:
+    for sender, code in (("ceo@localhost", 553), ("ada@elsewhere.example", 553), ("", 250)):
+        assert client.mail(sender)[0] == code
+
+
 def test_a_login_sends_as_itself_and_as_what_the_map_allows(server: Any) -> None:
     server.configure(f'trusted = []\n[policy.sender_login]\n"{USER}" = ["sales@localhost"]\n')
     assert server.run("reload", "-c", str(server.file)).returncode == 0

@@ -40,15 +40,15 @@ def test_add_list_change_remove(tmp_path: Path) -> None:
     empty = "ironpost-data/users holds no users; add one: ironpost user add NAME"
     assert said(user(tmp_path, "list")) == (0, empty, "")
     assert said(user(tmp_path, "list", "--json")) == (0, "[]", "")
-    assert said(user(tmp_path, "add", "ada@mail.example", stdin="pencil\n")) == (0, "ada@mail.example: added", "")
-    assert right(tmp_path, "ada@mail.example", "pencil")
-    again = user(tmp_path, "add", "ADA@mail.example", stdin="other\n")
+    assert said(user(tmp_path, "add", "ada@mail.example", stdin="pencil case\n")) == (0, "ada@mail.example: added", "")
+    assert right(tmp_path, "ada@mail.example", "pencil case")
+    again = user(tmp_path, "add", "ADA@mail.example", stdin="another one\n")
     exists = "ironpost: ADA@mail.example exists already; to change its password: ironpost user add --replace "
     assert said(again) == (64, "", f"{exists}ADA@mail.example")
-    assert right(tmp_path, "ada@mail.example", "pencil")
-    changed = user(tmp_path, "add", "--replace", "--json", "ada@mail.example", stdin="other")
+    assert right(tmp_path, "ada@mail.example", "pencil case")
+    changed = user(tmp_path, "add", "--replace", "--json", "ada@mail.example", stdin="another one")
     assert json.loads(changed.stdout) == {"user": "ada@mail.example", "replaced": True}
-    assert right(tmp_path, "ada@mail.example", "other")
+    assert right(tmp_path, "ada@mail.example", "another one")
     assert said(user(tmp_path, "list", "--json")) == (0, '["ada@mail.example"]', "")
     assert said(user(tmp_path, "remove", "bob")) == (66, "", "ironpost: there is no user bob")
     assert said(user(tmp_path, "remove", "Ada@mail.example")) == (0, "ada@mail.example: removed", "")
@@ -58,16 +58,17 @@ def test_add_list_change_remove(tmp_path: Path) -> None:
 
 def test_another_file_is_named_by_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "mail.toml").write_text('[auth]\nusers = "accounts"\n')
-    assert user(tmp_path, "add", "-c", "mail.toml", "ada", stdin="pencil").returncode == 0
+    assert user(tmp_path, "add", "-c", "mail.toml", "ada", stdin="pencil case").returncode == 0
     assert UsersFile(tmp_path / "accounts").names() == ["ada"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "why"),
     [
-        (["add", "a b"], "pencil\n", "'a b' can be no name: 1 to 255 octets, without spaces, not starting with #"),
-        (["add", "ada"], "\n", "a password that is empty protects nothing"),
-        (["add", "ada"], "", "a password that is empty protects nothing"),
+        (["add", "a b"], "pencil case\n", "'a b' can be no name: 1 to 255 octets, without spaces, not starting with #"),
+        (["add", "ada"], "\n", "the password is too short: it needs at least 8 characters"),
+        (["add", "ada"], "1234567\n", "the password is too short: it needs at least 8 characters"),
+        (["add", "ada"], "", "the password is too short: it needs at least 8 characters"),
         (["add", "ada"], "pen\x07cil\n", "the password cannot be used: it holds a control character"),
     ],
 )
@@ -79,16 +80,16 @@ def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "ironpost-data").mkdir()
     (tmp_path / "ironpost-data" / "users").write_text("ada pencil\n")
     for arguments in (["list"], ["add", "bob"], ["remove", "ada"]):
-        done = user(tmp_path, *arguments, stdin="x")
+        done = user(tmp_path, *arguments, stdin="long enough")
         assert done.returncode == 78
         assert "ironpost-data/users, line 1: not a name, a hash of argon2" in done.stderr
     (tmp_path / "other.toml").write_text('[auth]\nusers = "no/such/folder/users"\n')
-    done = user(tmp_path, "add", "-c", "other.toml", "ada", stdin="x")
+    done = user(tmp_path, "add", "-c", "other.toml", "ada", stdin="long enough")
     assert said(done) == (73, "", "ironpost: no/such/folder/users: No such file or directory")
 
 
 def test_on_a_terminal_the_password_is_asked_twice_and_not_shown(tmp_path: Path) -> None:
-    for second, code in (("pencil", 0), ("pen", None)):
+    for second, code in (("pencil case", 0), ("pen", None)):
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "ironpost.cli", "user", "add", "--replace", "ada"], cwd=tmp_path, env=ENVIRONMENT,
@@ -96,7 +97,7 @@ def test_on_a_terminal_the_password_is_asked_twice_and_not_shown(tmp_path: Path)
         )  # fmt: skip
         os.close(theirs)
         shown = _until(ours, b"Password: ")
-        os.write(ours, b"pencil\n")
+        os.write(ours, b"pencil case\n")
         shown += _until(ours, b"Again: ")
         os.write(ours, second.encode() + b"\n")
         if code is None:
@@ -107,8 +108,8 @@ def test_on_a_terminal_the_password_is_asked_twice_and_not_shown(tmp_path: Path)
             assert process.wait(60) == code
             shown += _until(ours, b"added")
         os.close(ours)
-        assert b"pencil" not in shown
-    assert right(tmp_path, "ada", "pencil")
+        assert b"pencil case" not in shown
+    assert right(tmp_path, "ada", "pencil case")
 
 
 def _until(file: int, words: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
@@ -27,22 +28,22 @@ def test_an_account_is_added_found_changed_and_removed(tmp_path: Path) -> None:
     file = UsersFile(tmp_path / "users")
     assert file.find("ada") is None
     assert file.names() == []
-    assert file.add("Ada@mail.example", "pencil") is False
+    assert file.add("Ada@mail.example", "pencil case") is False
     file.add("bob", "pâte à crayons")
     assert file.names() == ["Ada@mail.example", "bob"]
     ada = file.find("ada@MAIL.example")
     assert ada is not None
     assert ada.name == "Ada@mail.example"
-    assert PasswordChecker().check(ada.password, "pencil")
+    assert PasswordChecker().check(ada.password, "pencil case")
     assert ada.scram is not None
-    assert ada.scram == credential("pencil", ada.scram.salt, ada.scram.iterations)
+    assert ada.scram == credential("pencil case", ada.scram.salt, ada.scram.iterations)
     with pytest.raises(UserExists):
-        file.add("ADA@mail.example", "other")
-    assert file.add("ADA@mail.example", "other", replace=True) is True
+        file.add("ADA@mail.example", "another one")
+    assert file.add("ADA@mail.example", "another one", replace=True) is True
     assert file.names() == ["ADA@mail.example", "bob"]
     changed = file.find("ada@mail.example")
     assert changed is not None
-    assert not PasswordChecker().check(changed.password, "pencil")
+    assert not PasswordChecker().check(changed.password, "pencil case")
     assert file.remove("ada@mail.example") == "ADA@mail.example"
     assert file.names() == ["bob"]
     with pytest.raises(UserUnknown):
@@ -53,23 +54,23 @@ def test_r47_the_file_is_ours_alone_and_holds_no_password(tmp_path: Path) -> Non
     path = tmp_path / "users"
     old = os.umask(0)
     try:
-        UsersFile(path).add("ada", "pencil")
+        UsersFile(path).add("ada", "pencil case")
         path.chmod(0o644)
-        UsersFile(path).add("bob", "pencil")
+        UsersFile(path).add("bob", "pencil case")
     finally:
         os.umask(old)
     assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
-    assert "pencil" not in path.read_text()
+    assert "pencil case" not in path.read_text()
 
 
 def test_a_change_is_seen_at_the_next_login(tmp_path: Path) -> None:
     running, command = UsersFile(tmp_path / "users"), UsersFile(tmp_path / "users")
     assert running.find("ada") is None
-    command.add("ada", "pencil")
+    command.add("ada", "pencil case")
     assert running.find("ada") is not None
     command.remove("ada")
     assert running.find("ada") is None
-    command.add("ada", "pencil")
+    command.add("ada", "pencil case")
     assert running.find("ada") is not None
     (tmp_path / "users").unlink()
     assert running.find("ada") is None
@@ -79,7 +80,7 @@ def test_a_file_that_cannot_be_looked_at_leaves_what_was_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = UsersFile(tmp_path / "users")
-    file.add("ada", "pencil")
+    file.add("ada", "pencil case")
     assert file.find("ada") is not None
 
     def denied(_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_line_of_another_form_is_named_and_what_was_read_before_stays(
         assert running.find("eve") is not None
     assert len(caplog.records) == 1
     with pytest.raises(UsersFileError):
-        UsersFile(path).add("new", "pencil")
+        UsersFile(path).add("new", "pencil case")
     assert "new" not in path.read_text()
     path.write_text(f"eve {HASH} {SCRAM}\n")
     assert running.find("bob") is None
@@ -136,11 +137,18 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "a b", "a\tb", "a\r\nb", "#ada", "\u00ad", "x" * 256, "a\u2028b", "\ue000"])
 def test_r17_what_can_be_no_name_is_not_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(WordError):
-        UsersFile(tmp_path / "users").add(name, "pencil")
+        UsersFile(tmp_path / "users").add(name, "pencil case")
     assert not (tmp_path / "users").exists()
 
 
-@pytest.mark.parametrize("password", ["", "\u00ad", "a\nb", "\ue000"])
+@pytest.mark.parametrize(("password", "good"), [("1234567", False), ("\u00ad" * 8, False), ("12345678", True)])
+def test_f61_a_short_password_is_not_written(tmp_path: Path, password: str, good: bool) -> None:
+    with contextlib.nullcontext() if good else pytest.raises(WordError, match="at least 8 characters"):
+        UsersFile(tmp_path / "users").add("ada", password)
+    assert (tmp_path / "users").exists() is good
+
+
+@pytest.mark.parametrize("password", ["", "\u00ad", "long enough\nb", "long enough\ue000"])
 def test_what_can_be_no_password_is_not_written(tmp_path: Path, password: str) -> None:
     with pytest.raises(WordError):
         UsersFile(tmp_path / "users").add("ada", password)
@@ -149,7 +157,7 @@ def test_what_can_be_no_password_is_not_written(tmp_path: Path, password: str) -
 
 def test_changes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     threads = [
-        threading.Thread(target=lambda number=number: UsersFile(tmp_path / "users").add(f"user{number}", "pencil"))
+        threading.Thread(target=lambda number=number: UsersFile(tmp_path / "users").add(f"user{number}", "pencil case"))
         for number in range(8)
     ]
     for thread in threads:
@@ -184,7 +192,7 @@ def test_r22_whatever_stands_in_the_file_it_is_accounts_or_refused_with_its_plac
 
 def test_an_account_is_removed_by_the_name_with_which_it_was_added(tmp_path: Path) -> None:
     file = UsersFile(tmp_path / "users")
-    file.add("\uff41da", "pencil")
+    file.add("\uff41da", "pencil case")
     assert file.names() == ["ada"]
     assert file.remove("\uff41da") == "ada"
     assert file.names() == []

@@ -239,7 +239,8 @@ def test_a_sender_to_whom_no_report_can_come_back(measure: Measure) -> None:
             assert f".{status} " in shown(decision)
     for sender in ("jo@mail.example", "jo@plain.example", "jo@[192.0.2.1]", "jo@here.example", ""):
         assert decide(Stage.MAIL, mail(sender), sender_domain=measure).reasons == ()
-    assert decide(Stage.MAIL, mail("jo@nowhere.example", identity=JO), sender_domain=measure).reasons == ()
+    known = Identity("jo@nowhere.example", "PLAIN")
+    assert decide(Stage.MAIL, mail("jo@nowhere.example", identity=known), sender_domain=measure).reasons == ()
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -270,6 +271,7 @@ LOGINS = {
         ("flo@here.example", "Flo@here.example", True),
         ("flo@here.example", "jo@here.example", False),
         ("unlisted", "jo@here.example", False),
+        ("unlisted", "unlisted@here.example", True),
     ],
 )
 def test_a_login_uses_its_own_senders(login: str, sender: str, allowed: bool) -> None:
@@ -281,7 +283,30 @@ def test_a_login_uses_its_own_senders(login: str, sender: str, allowed: bool) ->
     if not allowed:
         assert shown(decision).startswith("553 5.7.1")
     assert decide(Stage.MAIL, mail(sender), **values).verdict.action is Action.ACCEPT
-    assert decide(Stage.MAIL, mail(sender, identity=Identity(login, "PLAIN"))).verdict.action is Action.ACCEPT
+
+
+@pytest.mark.parametrize(
+    ("login", "sender", "allowed"),
+    [
+        ("jo", "jo@here.example", True),
+        ("JO", "Jo@HERE.example", True),
+        ("jo", "jo@other.example", False),
+        ("jo", "flo@here.example", False),
+        ("flo@other.example", "flo@other.example", True),
+        ("flo@other.example", "flo@here.example", False),
+        ("", "jo@here.example", False),
+        ("jo", "", True),
+    ],
+)
+def test_f61_without_a_map_a_login_sends_as_itself_alone(login: str, sender: str, allowed: bool) -> None:
+    decision = decide(Stage.MAIL, mail(sender, identity=Identity(login, "PLAIN")))
+    assert decision.verdict.refused != allowed
+
+
+def test_f61_a_map_can_let_every_login_use_every_sender() -> None:
+    facts = mail("any@wherever.example", identity=JO)
+    assert decide(Stage.MAIL, facts).verdict.refused
+    assert not decide(Stage.MAIL, facts, sender_login={"*": (Pattern("*"),)}).verdict.refused
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -363,7 +388,7 @@ def test_networks_and_logins_are_counted_each_by_itself(stage: Stage) -> None:
 
     def ask(ip: str, identity: Identity | None = None) -> str:
         facts = Facts(
-            ip=ip, identity=identity, reverse_path=Address.parse("a@b.example"),
+            ip=ip, identity=identity, reverse_path=NULL,
             forward_path=Address.parse("jo@here.example"),
         )  # fmt: skip
         decision = policy.decide(stage, facts)
@@ -385,7 +410,7 @@ def test_a_login_has_one_quota_however_it_writes_its_name(stage: Stage) -> None:
     """As the senders of a login are found without regard to case, and a database may compare names so."""
     quota = Quota(1, 60.0)
     policy = Policy(configured(settings(login_messages=quota, login_recipients=quota), Ports(Clock(), RESOLVER)))
-    to = Address.parse("a@here.example")
+    to = Address.parse("jo@here.example")
 
     def taken(name: str) -> Any:
         facts = Facts(ip=STRANGER, identity=Identity(name, "PLAIN"), reverse_path=to, forward_path=to)

@@ -44,7 +44,7 @@ def logged_in(port: int) -> smtplib.SMTP:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     client.starttls(context=context)
-    client.login("customer", "pencil")
+    client.login("customer", "pencil case")
     return client
 
 
@@ -63,7 +63,7 @@ def serve_on(connection: socket.socket) -> list[tuple[list[str], bytes]]:
 
 def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
     server = serve(CUSTOMER, MX)
-    assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil\n").returncode == 0
+    assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil case\n").returncode == 0
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         client.sendmail("ada@client.example", ["jo@customer.example", "a@localhost"], CONTENT)
     server.wait_for_mail()
@@ -91,7 +91,7 @@ def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
 
 def test_a_customer_fetches_its_mail_from_whatever_worker_took_it(serve: Callable[..., Any]) -> None:
     server = serve(CUSTOMER, MX, workers=3)
-    assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil\n").returncode == 0
+    assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil case\n").returncode == 0
     sent = {f"n{number}@customer.example" for number in range(20)}
     for to in sent:
         with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from ironpost.config.quantities import duration
 from ironpost.config.values import Duration, Network, Quota, Section, SenderPattern, least, some
@@ -52,8 +52,9 @@ class Policy(Section):
 
     access: tuple[Access, ...] = ()
     sender: tuple[Sender, ...] = ()
-    sender_login: dict[str, tuple[SenderPattern, ...]] | None = None
-    """Login to the senders that it may use, beside itself. Without the table every login may use every sender."""
+    sender_login: dict[str, tuple[SenderPattern, ...]] = Field(default={})
+    """Login to the senders that it may use beside its own; `"*"` is for every login. Its own are itself, if it is an
+    address, and a bare name in each local domain."""
     helo_own_name: Refusable = "record"
     """A stranger calls itself by our name or address."""
     helo_bare_name: Refusable = "off"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("ironpost.lookup")
 NAME: Final = 255
 """Octets in a name."""
+PASSWORD: Final = 8
+"""Characters in a password, at least. Accounts that are in the file already are not judged."""
 _HASH: Final = re.compile(r"\$argon2(?:id|i|d)\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _HEADER: Final = "# Accounts of ironpost, written by: ironpost user add|remove NAME\n"
 _Stamp = tuple[int, int, int]
@@ -36,7 +38,7 @@ class UsersFileError(ValueError):
 
 
 class WordError(UsersFileError):
-    """A name or a password can be none."""
+    """A name cannot be used, or a password cannot or should not be."""
 
 
 class UserExists(UsersFileError):
@@ -100,14 +102,14 @@ class UsersFile:
 
         Raises:
             UserExists: it exists, and is not to be replaced.
-            WordError: the name or the password can be none.
+            WordError: the name or the password cannot be used, or the password is too short.
             UsersFileError: the file is none.
             OSError: the file cannot be written.
         """
         form = checked_name(name)
         try:
-            if not prepare(password):
-                raise WordError("a password that is empty protects nothing")
+            if len(prepare(password)) < PASSWORD:
+                raise WordError(f"the password is too short: it needs at least {PASSWORD} characters")
             user = new_user(form, password)
         except PrepareError as fault:
             raise WordError(f"the password cannot be used: {fault}") from None

@@ -8,7 +8,7 @@ it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -144,8 +144,8 @@ class Settings:
     """By the client's address; the first that matches decides."""
     senders: tuple[SenderRule, ...] = ()
     """By the reverse-path; the first that matches decides."""
-    sender_login: Mapping[str, tuple[Pattern, ...]] | None = None
-    """Login, in lower case, to the senders that it may use; `*` is for every login. None: any login may use any."""
+    sender_login: Mapping[str, tuple[Pattern, ...]] = field(default_factory=dict)
+    """Login, in lower case, to the senders that it may use beside its own; `*` is for every login."""
     helo_own_name: Measure = Measure.RECORD
     """A stranger calls itself by our name or our address."""
     helo_bare_name: Measure = Measure.OFF
