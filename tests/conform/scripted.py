@@ -43,6 +43,9 @@ FLAWS = frozenset(
         "loses pipelined commands",
         "executes NOOP that is too long",
         "offers nonsense",
+        "RSET delivers",
+        "takes twenty recipients and forgets them",
+        "an enhanced code behind 354",
     }
 )
 NAME = re.compile(r'<(?:@[^:"]*:)?("(?:[^"\\]|\\.)*"@[^<>]*|[^<>]*)>(.*)')
@@ -226,6 +229,8 @@ class Scripted(asyncio.Protocol):
         self.say("214 2.0.0 read RFC 5321")
 
     def do_rset(self, argument):
+        if "RSET delivers" in self.wrong and self.chunks:
+            self.messages.append(b"".join(self.chunks))
         if "forgets RSET" not in self.wrong:
             self.reset()
         self.say("250 2.0.0 OK")
@@ -302,6 +307,9 @@ class Scripted(asyncio.Protocol):
             return self.refuse("550 5.1.1 not here")
         if "takes ten recipients" in self.wrong and len(self.recipients) >= 10:
             return self.refuse("550 5.5.3 enough")
+        if "takes twenty recipients and forgets them" in self.wrong and len(self.recipients) >= 20:
+            self.reset()
+            return self.refuse("452 4.5.3 enough")
         self.recipients.append(address)
         if "loses pipelined commands" in self.wrong:
             self.buffer = b""
@@ -312,7 +320,7 @@ class Scripted(asyncio.Protocol):
             return self.refuse("503 5.5.1 no recipients")
         self.mode = "data"
         self.fresh = True
-        return self.say("354 go on")
+        return self.say("354 3.0.0 go on" if "an enhanced code behind 354" in self.wrong else "354 go on")
 
     def do_bdat(self, argument):
         match = re.fullmatch(r"(\d{1,18})( LAST)?", argument, re.I)

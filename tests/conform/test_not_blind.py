@@ -134,6 +134,8 @@ SEEN = {
             "rfc4865-4.2-holdfor",
         ],
     ),
+    "an enhanced code behind 354": (MX, ["replies"], ["rfc2034-4-data"]),
+    "takes twenty recipients and forgets them": (MX, ["limits"], ["rfc5321-4.5.3.1.10-too-many-recipients"]),
     "offers STARTTLS again": (TLS, ["starttls"], ["rfc3207-4.2-not-offered-again"]),
 }
 
@@ -178,5 +180,17 @@ def test_dots_that_stay_are_seen_where_messages_can_be_read(against_scripted, tm
     assert wrong(against_scripted(target, (), patterns, messages=Folder())) == {}
 
 
+def test_f80_a_message_that_rset_delivers_is_seen(against_scripted, tmp_path: Path):
+    class Folder(list):
+        def append(self, content):
+            super().append(content)
+            (tmp_path / str(len(self))).write_bytes(content)
+
+    target = Target("127.0.0.1", 1, maildir=tmp_path, timeout=1.0)
+    seen = wrong(against_scripted(target, {"RSET delivers"}, ["rset-delivers-nothing"], messages=Folder()))
+    assert set(seen) == {"rfc5321-4.1.1.5-rset-delivers-nothing"}
+    assert wrong(against_scripted(target, (), ["rset-delivers-nothing"], messages=Folder())) == {}
+
+
 def test_every_flaw_is_tried(flaws):
-    assert flaws == set(SEEN) | {"dots stay stuffed"}
+    assert flaws == set(SEEN) | {"dots stay stuffed", "RSET delivers"}

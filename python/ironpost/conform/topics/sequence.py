@@ -197,7 +197,13 @@ TOPIC.row(
     start=Start.RCPT, wants=("maildir",),
 )  # fmt: skip
 async def _rset_delivers(talk: Talk) -> None:
+    message = talk.message()
+    if "CHUNKING" in talk.survey.offers:
+        await talk.say(b"BDAT %d\r\n%b" % (len(message), message), "250")
     await talk.say(b"RSET\r\n", "250")
+    reply = await talk.say(b"DATA\r\n", "503 554 ~5xx ~4xx 354")
+    if reply is not None and reply.code == 354:
+        await talk.finish(message + b".\r\n", "2xx 4xx 5xx")
     await talk.in_step()
     await talk.delivered(0)
 
