@@ -300,7 +300,7 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ('[[listener]]\nlisten = ["x:1"]', "c.toml:1: listener[1].role: this key is needed"),
         (
             '[[listener]]\nrole = "mta"\nlisten = ["x:1"]',
-            "c.toml:2: listener[1].role: input should be 'mx', 'submission' or 'lmtp'",
+            "c.toml:2: listener[1].role: this must be 'mx', 'submission' or 'lmtp'",
         ),
         (
             '[[listener]]\nrole = "lmtp"\nlisten = ["[::]:25"]',
@@ -407,7 +407,7 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
             'c.toml:2: smtp.trusted[1]: a network is an address with a prefix length, like "192.0.2.0/24": '
             "10.0.0.1/8 has host bits set",
         ),
-        ("[smtp]\nmax_recipients = 99", "c.toml:2: smtp.max_recipients: input should be greater than or equal to 100"),
+        ("[smtp]\nmax_recipients = 99", "c.toml:2: smtp.max_recipients: the least is 100"),
         ('[smtp]\nmax_message = "1KiB"', "c.toml:2: smtp.max_message: the least is 64KiB"),
         ('[limits]\ndata_timeout = "0s"', "c.toml:2: limits.data_timeout: the least is 1s"),
         ('[queue]\nexpire = "59s"', "c.toml:2: queue.expire: the least is 60s"),

@@ -26,9 +26,12 @@ def release() -> str:
 
 def main() -> None:
     """The console script. Ends the process with one of `exits`."""
-    if sys.argv[1:] == ["--version"]:
+    try:
         from ironpost import wire
-
+    except ImportError as error:  # IRONPOST_WIRE asks for what there is not
+        sys.stderr.write(f"ironpost: {error}\n")
+        sys.exit(exits.CONFIGURATION)
+    if sys.argv[1:] == ["--version"]:
         print(f"ironpost {release()} ({wire.IMPLEMENTATION} wire, Python {sys.version.split()[0]})")
         sys.exit(exits.OK)
     if any(find_spec(name) is None for name in NEEDED):

@@ -129,6 +129,9 @@ def _cannot_use(error: DataError) -> Stop:
         return Stop(exits.TEMPORARY, f"{error.path}: {cause.strerror}")
     if isinstance(cause, FileExistsError | NotADirectoryError):
         return Stop(exits.CANNOT_CREATE, f"{error}: it is no directory")
+    elsewhere = cause.filename is not None and not str(cause.filename).startswith(str(error.path))
+    if elsewhere:  # a program that should be started, for instance
+        return Stop(exits.SOFTWARE, f"{cause.filename}: {cause.strerror}")
     if isinstance(cause, PermissionError):
         return Stop(exits.CANNOT_CREATE, f"{error}: this user may not write there")
     return Stop(exits.CANNOT_CREATE, f"{error}: {cause.strerror or cause}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -79,16 +81,19 @@ def complete(answer: Mapping[str, Any]) -> None:
 
 
 def check(named: Path | None) -> None:
-    """Reads a configuration, its certificates and where it says that accounts are, and says what it found."""
-    found = configuration(named)
-    if found.tls.certificates:
-        from ironpost.compose.listeners import configured_certificates
-        from ironpost.server.tls import TlsError
+    """Reads a configuration, its certificates and where it says that accounts are, and says what it found.
 
-        try:
-            configured_certificates(found)
-        except TlsError as error:
-            raise Stop(exits.CONFIGURATION, str(error)) from None
+    What is allowed but most likely not meant is a warning on standard error, and changes no exit code.
+    """
+    found = configuration(named)
+    from ironpost.compose.advice import remarks
+    from ironpost.server.tls import TlsError
+
+    logging.getLogger("ironpost").setLevel(logging.ERROR)  # what is worth a warning is among the remarks
+    try:
+        warnings = remarks(found, time.time())
+    except TlsError as error:
+        raise Stop(exits.CONFIGURATION, str(error)) from None
     if found.auth.model_fields_set:
         from ironpost.compose.auth import AuthError, sources
 
@@ -96,8 +101,10 @@ def check(named: Path | None) -> None:
             sources(found)
         except AuthError as error:
             raise Stop(exits.CONFIGURATION, str(error)) from None
-    file = source(named)
-    typer.echo(f"{file or 'built-in default'}: good (configuration {found.hash})")
+    file = source(named) or "built-in default"
+    for warning in warnings:
+        typer.echo(f"{file}: warning: {warning}", err=True)
+    typer.echo(f"{file}: good (configuration {found.hash})")
 
 
 def reload(named: Path | None) -> None:

@@ -56,6 +56,9 @@ that requires TLS is delivered here, or handed to a next hop that promises the s
 SPARE_FILES = 512
 """Descriptors beyond those of connections: the store, deliveries, DNS."""
 
+UNCHANGED = "nothing has changed in the configuration ({}); certificates and accounts were read again"
+"""What a reload says when the text is the same; the argument is the hash."""
+
 log = logging.getLogger("ironpost.compose")
 
 
@@ -152,7 +155,7 @@ class System:
             AuthError: the accounts cannot be used.
         """
         configuration = self.configuration
-        raise_file_limit(_connections(configuration) + SPARE_FILES)
+        raise_file_limit(_connections(configuration) + SPARE_FILES, asked=asked_for_connections(configuration))
         lock, self._store = self._opened(configuration)
         share = self._share
         if share is not None:
@@ -279,7 +282,7 @@ class System:
         for place in self.places:
             place.take_over(handlers[place.role], manners[place.listener], tls)
         if new.hash == old.hash:
-            return f"nothing has changed (configuration {old.hash})"
+            return UNCHANGED.format(old.hash)
         return f"configuration {new.hash} replaces {old.hash}"
 
     def _common(self, configuration: Configuration, name: str) -> Common:
@@ -406,8 +409,16 @@ def _connections(configuration: Configuration) -> int:
     )
 
 
-def raise_file_limit(wanted: int) -> None:
-    """Asks the system for as many open files as the configuration may need."""
+def asked_for_connections(configuration: Configuration) -> bool:
+    """Whether somebody wrote how many there may be."""
+    asked = [configuration.limits]
+    if "listener" in configuration.model_fields_set:
+        asked += [listener.limits for listener in configuration.listener]
+    return any("connections" in limits.model_fields_set for limits in asked)
+
+
+def raise_file_limit(wanted: int, *, asked: bool = True) -> None:
+    """Asks the system for as many open files as the configuration may need; `asked`: somebody wrote that number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
@@ -415,6 +426,7 @@ def raise_file_limit(wanted: int) -> None:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, target), hard))
     if target < wanted:
-        log.warning(
-            "%d open files are allowed, %d may be needed: raise the limit, or lower limits.connections", target, wanted
-        )
+        # Who did not ask for so many connections is not warned of what the default could need.
+        level = logging.WARNING if asked else logging.INFO
+        told = "%d open files are allowed, %d may be needed: raise the limit, or lower limits.connections"
+        log.log(level, told, target, wanted)

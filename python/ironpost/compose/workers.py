@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ironpost.compose.auth import authenticator, first_login
 from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
-from ironpost.compose.system import Control, Lock, own_name, refuse_fixed, reloading, used
+from ironpost.compose.system import UNCHANGED, Control, Lock, own_name, refuse_fixed, reloading, used
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.server.binding import bind, bind_unix, unbind_unix
 from ironpost.service import records
@@ -265,7 +265,7 @@ class Supervised:
             done = await asyncio.gather(*(self._hand_over(each, new) for each in living), return_exceptions=True)
             said = f"configuration {new.configuration.hash} replaces {old.configuration.hash}"
             if new.configuration.hash == old.configuration.hash:  # certificates may have been read anew all the same
-                said = f"nothing has changed (configuration {old.configuration.hash})"
+                said = UNCHANGED.format(old.configuration.hash)
             refused = [str(each) for each in done if each is not None and not isinstance(each, Unanswered)]
             return "; ".join([said, *refused, *self._unsure.values()])
 

@@ -27,6 +27,7 @@ from ironpost.config.values import (
     Section,
     Size,
     SizeRate,
+    Switch,
     Timeout,
     least,
     some,
@@ -124,7 +125,7 @@ class Listener(Section):
     """Octets in a line of content (RFC 5321 §4.5.3.1.6 asks for 998)."""
     auth: Literal["none", "offered", "required"]
     """Whether clients can, or must, say who they are (RFC 4954)."""
-    auth_in_clear: bool = False
+    auth_in_clear: Switch = False
     """Passwords may come over a connection without TLS."""
     proxy: tuple[Network, ...] = ()
     """Networks whose connections start with a PROXY header."""

@@ -9,25 +9,58 @@ import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ironpost.config.schema import Configuration, Local
+from ironpost.config.auth import Auth
+from ironpost.config.listeners import Limits, Listener, Tls
+from ironpost.config.policies import Policy
+from ironpost.config.schema import Configuration, Local, Log, OnDemand, Queue, Route, Smtp
 from ironpost.model.patterns import EVERY
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 DEFAULT_FILE = Path("ironpost.toml")
 """Read when no file is named and it exists."""
 
 Key = tuple[int | str, ...]
 
+RESEMBLES = 0.65
+"""How alike two keys are, from 0 to 1, for one to be suggested for the other."""
+
+TABLES: dict[str, type[BaseModel]] = {
+    "the top of the file": Configuration,
+    "[smtp]": Smtp,
+    "[local]": Local,
+    "[queue]": Queue,
+    "[tls]": Tls,
+    "[limits]": Limits,
+    "[auth]": Auth,
+    "[policy]": Policy,
+    "[log]": Log,
+    "[[listener]]": Listener,
+    "[[route]]": Route,
+    "[[on_demand]]": OnDemand,
+}
+"""Where keys stand."""
+
 SENTENCES = {
     "missing": "this key is needed",
     "tuple_type": 'this is a list: write it in brackets, like ["..."]',
     "path_type": "this is a path: write it in quotes",
+    "string_type": "this is text: write it in quotes",
+    "string_too_short": "this must not be empty",
+    "bool_type": "this is true or false, without quotes",
+    "bool_parsing": "this is true or false, without quotes",
     "int_type": "this is a whole number, without quotes and without a unit",
+    "dict_type": "this is a table of keys and values",
+    "literal_error": "this must be {expected}",
+    "greater_than_equal": "the least is {ge}",
+    "less_than_equal": "the most is {le}",
 }
-"""What is said for a kind of error whose own message speaks of Python."""
+"""What is said for a kind of error whose own message speaks of Python; in braces, what pydantic knows of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +128,24 @@ def parse(text: str, source: str = "configuration") -> Configuration:
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(text, detail["type"], detail["loc"], detail["msg"]) for detail in error.errors()]
+        problems = [_problem(text, detail) for detail in error.errors()]
         problems.sort(key=lambda problem: problem.line or 0)
         raise ConfigError(source, problems) from None
 
 
-def _problem(text: str, kind: str, place: Key, message: str) -> Problem:
+def _problem(text: str, detail: ErrorDetails) -> Problem:
+    kind, place = detail["type"], detail["loc"]
     line = _line_of(text, place)
     key = _shown(place)
     if kind == "extra_forbidden":
         return Problem(_unknown(place), key, line)
     if kind == "model_type":
         return Problem(f"this is a table: write its keys under [{key}]", key, line)
-    sentence = SENTENCES.get(kind, message.removeprefix("Value error, "))
+    if kind == "tuple_type" and isinstance(detail["input"], dict):
+        return Problem(f"there may be several of these: write [[{key}]], with two brackets on each side", key, line)
+    sentence = detail["msg"].removeprefix("Value error, ")
+    if kind in SENTENCES:
+        sentence = SENTENCES[kind].format(**detail.get("ctx", {}))
     if not sentence[1:2].isupper():  # pydantic's sentences have a capital, those of ours start with names too
         sentence = sentence[:1].lower() + sentence[1:]
     return Problem(sentence, key, line)
@@ -115,9 +153,12 @@ def _problem(text: str, kind: str, place: Key, message: str) -> Problem:
 
 def _unknown(place: Key) -> str:
     names = sorted(_section(place[:-1]).model_fields)
-    near = difflib.get_close_matches(str(place[-1]), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(place[-1]), names, n=1, cutoff=RESEMBLES)
     if near:
         return f'unknown key; did you mean "{near[0]}"?'
+    homes = [table for table, model in TABLES.items() if place[-1] in model.model_fields]
+    if homes:
+        return f"unknown key; it belongs to {' or '.join(homes)}"
     return f"unknown key; the keys here are {', '.join(names)}"
 
 

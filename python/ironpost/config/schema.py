@@ -29,6 +29,7 @@ from ironpost.config.values import (
     Recipient,
     Section,
     Size,
+    Switch,
     least,
     some,
 )
@@ -104,7 +105,7 @@ class OnDemand(Section):
     """As whom the customer authenticates."""
     domains: Annotated[tuple[Domain, ...], AfterValidator(some)]
     """The domains whose mail is the customer's."""
-    waits: bool = True
+    waits: Switch = True
     """The mail stays here until it is fetched with ATRN; if not, it is delivered as other mail, and ETRN hurries it."""
 
 
@@ -156,6 +157,14 @@ class Configuration(Section):
                 "on_demand: nobody can fetch mail, because no listener with the role mx has "
                 'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Configuration:
+        places = [str(place) for listener in self.listener for place in listener.listen if getattr(place, "port", 1)]
+        for place in places:
+            if places.count(place) > 1:
+                raise ValueError(f"listener: {place} is there twice")
         return self
 
     @model_validator(mode="after")

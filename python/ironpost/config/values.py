@@ -27,6 +27,7 @@ from ironpost.config.quantities import (
 )
 from ironpost.model import Address
 from ironpost.policy import settings as policy
+from ironpost.wire import WireFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,17 @@ def _domain(value: object) -> str:
     try:
         return Address("x", value).key
     except ValueError as fault:
-        raise ValueError(f'"{value}" is no domain: {fault}') from None
+        raise ValueError(f'"{value}" is no domain: {_why(fault)}') from None
+
+
+def _why(fault: ValueError) -> str:
+    """What is wrong with a word in a configuration, where nobody counts octets."""
+    if isinstance(fault, WireFault):
+        return DOMAIN_FORM if fault.id == "domain-malformed" else fault.sentence
+    return str(fault)
+
+
+DOMAIN_FORM = "it needs labels of letters, digits and inner hyphens, with one dot between two of them"
 
 
 def _hostname(value: object) -> str:
@@ -80,7 +91,7 @@ def _recipient(value: object) -> str:
     try:
         address = Address.parse(value) if isinstance(value, str) else None
     except ValueError as fault:
-        raise ValueError(f'"{value}" is no address: {fault}') from None
+        raise ValueError(f'"{value}" is no address: {_why(fault)}') from None
     if address is None or not address.domain:
         raise ValueError('an address is like "jo@mail.example", or "*@mail.example" for every one of a domain')
     return f"{address.local_part.lower()}@{address.key}"
@@ -109,7 +120,7 @@ def _sender_pattern(value: object) -> policy.Pattern:
     try:
         return policy.Pattern(value)
     except ValueError as fault:
-        raise ValueError(f'"{value}" is neither an address, a domain, "*.domain" nor "*": {fault}') from None
+        raise ValueError(f'"{value}" is neither an address, a domain, "*.domain" nor "*": {_why(fault)}') from None
 
 
 def _quota_text(value: policy.Quota) -> str:
@@ -142,6 +153,7 @@ Quota = Annotated[policy.Quota, PlainValidator(lambda value: policy.Quota(*quota
 SenderPattern = Annotated[policy.Pattern, PlainValidator(_sender_pattern), PlainSerializer(lambda value: value.text)]
 SizeRate = Annotated[float, BeforeValidator(size_rate)]
 Count = Annotated[int, Field(strict=True, ge=1)]
+Switch = Annotated[bool, Field(strict=True)]
 Domain = Annotated[str, BeforeValidator(_domain)]
 Hostname = Annotated[str, BeforeValidator(_hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
