@@ -198,6 +198,10 @@ fn split_verb(line: &[u8]) -> Result<(Verb<'_>, usize), Fault> {
         if octet == b' ' && at > 0 {
             break;
         }
+        // RFC 5321 §4.1.1: white space at the end is tolerated, and a tab may be all of it.
+        if octet == b'\t' && at > 0 && line[at..].iter().all(|&octet| matches!(octet, b' ' | b'\t')) {
+            break;
+        }
         if !octet.is_ascii_alphanumeric() {
             return Err(FaultId::VerbMalformed.at(at));
         }

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ironpost.cli.app import Stop
 from ironpost.cli.serve import _cannot_use
 from ironpost.compose import system
 from ironpost.compose.advice import DAY, remarks
@@ -95,13 +94,13 @@ def test_f62_a_wire_that_is_not_there_is_one_line(tmp_path: Path, command: str) 
 
 
 def test_f62_a_program_that_cannot_be_started_is_not_taken_for_the_data_directory() -> None:
-    def stop(filename: str) -> Stop:
+    def stop(filename: str) -> str:
         error = DataError(Path("data"))
         error.__cause__ = PermissionError(errno.EACCES, "Permission denied", filename)
-        return _cannot_use(error)
+        return str(_cannot_use(error))
 
-    assert str(stop("/opt/python")) == "/opt/python: Permission denied"
-    assert str(stop("data/queue")) == "cannot use the data directory data: this user may not write there"
+    assert stop("/opt/python") == "/opt/python: Permission denied"
+    assert stop("data/queue") == "cannot use the data directory data: this user may not write there"
 
 
 def test_f62_nobody_is_warned_of_connections_that_nobody_asked_for(

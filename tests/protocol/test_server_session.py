@@ -11,6 +11,7 @@ import pytest
 
 from ironpost.model import Reply
 from ironpost.protocol import replies
+from ironpost.protocol.dialect import SMTP
 from ironpost.protocol.extensions import EXTENSIONS, Extension
 from ironpost.protocol.server import DEFAULT, ServerSession
 from ironpost.protocol.settings import Settings
@@ -223,7 +224,19 @@ def test_r5_a_chunk_size_that_cannot_be_read_ends_the_connection(line: bytes, cl
     session = greeted(Open())
     written = say(session, ENVELOPE + line + b"\r\nNOOP\r\n")
     assert session.closing == closes
-    assert codes(written) == [b"250", b"250"] + [b"501"] * closes
+    assert codes(written) == [b"250", b"250"] + [b"501", b"421"] * closes
+
+
+@pytest.mark.parametrize("line", [b"BDAT x", b"BDAT", b"BDAT 1 FIRST", b"bdat 99999999999999999999"])
+def test_f82_421_comes_before_the_end_of_a_connection_with_a_chunk_that_cannot_be_counted(line: bytes) -> None:
+    session = greeted(Open())
+    assert say(session, line + b"\r\nNOOP\r\n").endswith(
+        b"\r\n421 4.5.0 The end of the chunk is not known, closing\r\n"
+    )
+    assert session.closing
+    unknown = greeted(Open(), Settings(dialect=SMTP._replace(authenticate=True)))
+    assert codes(say(unknown, line + b"\r\nNOOP\r\n")) == [b"530", b"421"]
+    assert unknown.closing
 
 
 # ---------------------------------------------------------------------------------------------------------------------

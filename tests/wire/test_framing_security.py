@@ -18,6 +18,7 @@ from ironpost.wire.interface import (
     Command,
     Fault,
     Limits,
+    WireFault,
 )
 
 if TYPE_CHECKING:
@@ -231,3 +232,12 @@ def test_a_faulty_line_never_becomes_a_command(wire: ModuleType) -> None:
         assert [type(event).__name__ for event in events] == ["Fault"]
         assert framer.mode == MODE_COMMAND
         assert not framer.held
+
+
+@pytest.mark.parametrize("verb", ["QUIT", "RSET", "NOOP", "DATA", "HELP"])
+@pytest.mark.parametrize("blanks", ["\t", " \t", "\t ", "\t\t"])
+def test_f81_white_space_behind_a_verb_means_nothing(wire: ModuleType, verb: str, blanks: str) -> None:
+    command = wire.parse_command((verb + blanks).encode())
+    assert (command.verb, command.argument.strip(b" \t"), command.fault) == (verb, b"", None)
+    with pytest.raises(WireFault, match="verb"):
+        wire.parse_command((verb + "\tx" + blanks).encode())

@@ -110,6 +110,11 @@ class Answering:
         fault = command.fault.id if command.fault is not None else "argument-missing"
         self.refuse(table[fault])
 
+    def refuse_unknown_chunk(self, reply: Reply) -> None:
+        """Refuses a BDAT whose octets cannot be counted, and closes, which only 421 may announce (RFC 5321 §3.8)."""
+        self.refuse(reply)
+        self.end_with(replies.CHUNK_LOST)
+
     def reply_each(self, answers: Sequence[Reply]) -> None:
         """Queues the replies to one message, all of them whatever they are; counts it as one message or one error."""
         self._out.extend(answer.octets for answer in answers)

@@ -347,10 +347,11 @@ class Dialogue:
         """The same table where every other verb that is known meets a refusal."""
 
         def refused(session: ServerSession, command: Command) -> None:
-            if command.verb == "BDAT" and command.fault is None:
+            if command.verb != "BDAT":
+                return session.refuse(refusal)
+            if command.fault is None:
                 return session.refuse_chunk(refusal)  # its octets come all the same (SECURITY R5)
-            session.refuse(refusal)
-            return session.close() if command.verb == "BDAT" else None
+            return session.refuse_unknown_chunk(refusal)
 
         dialogue = Dialogue(frozenset(), {})
         dialogue.known, dialogue.help_reply = self.known, self.help_reply

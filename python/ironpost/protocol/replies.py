@@ -78,6 +78,7 @@ TOO_MANY_TRANSACTIONS: Final = reply(421, "7.0", "Too many messages in one sessi
 TOO_MANY_CONNECTIONS: Final = reply(421, "3.2", "Too many connections, try again later")
 TOO_MANY_FROM_NETWORK: Final = reply(421, "7.0", "Too many connections from your network, try again later")
 TOO_MANY_NEW: Final = reply(421, "7.0", "Too many new connections from your network in a minute, try again later")
+CHUNK_LOST: Final = reply(421, "5.0", "The end of the chunk is not known, closing")
 NO_QUIT: Final = reply(421, "4.2", "No QUIT in time, closing")
 NO_HELLO: Final = reply(421, "4.2", "No EHLO or HELO in time, closing")
 TOO_SLOW: Final = reply(421, "7.0", "Content comes more slowly than this server allows, closing")

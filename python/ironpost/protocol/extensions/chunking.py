@@ -1,7 +1,8 @@
 """CHUNKING: content in counted chunks by BDAT instead of DATA (RFC 3030 §2).
 
 Promises: the octets of every BDAT whose size could be read are consumed exactly, accepted or not, and answered once,
-behind them (SECURITY R4, R5). A BDAT whose size cannot be read ends the connection: nobody knows where its octets end.
+behind them (SECURITY R4, R5). A BDAT whose size cannot be read ends the connection, after 421: nobody knows where its
+octets end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
 def _bdat(session: ServerSession, command: Command) -> None:
     if command.fault is not None:
-        session.refuse(replies.FAULT_REPLIES[command.fault.id])
-        return session.close()
+        return session.refuse_unknown_chunk(replies.FAULT_REPLIES[command.fault.id])
     if session.state is State.RCPT and Burl.keyword in session.settings.keywords:
         begin(session)
     return session.chunk()

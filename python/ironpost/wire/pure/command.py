@@ -71,7 +71,8 @@ def read_command(line: bytes) -> Command:
     end = 0
     while end < len(line) and line[end] in ALPHANUMERIC:
         end += 1
-    if end == 0 or line[end : end + 1] not in (b" ", b""):
+    # RFC 5321 §4.1.1: white space at the end is tolerated, and a tab may be all of it.
+    if end == 0 or (line[end : end + 1] not in (b" ", b"") and line[end:].strip(BLANKS)):
         return Command("", b"", fault=fault or Fault("verb-malformed", end))
     verb = line[:end].decode().upper()
     start = end + 1
