@@ -92,3 +92,7 @@ def test_an_expiry_quotes_the_last_reply_and_its_author():
     assert "mx.example [192.0.2.1] said: 451 4.7.1 Grey" in text
     assert len(text) <= 400
     assert outcome.remote == ""
+
+
+def test_f09_mail_from_the_future_is_tried_as_rarely_as_old_mail() -> None:
+    assert RetryLaw(jitter=0.0).next_attempt(ACCEPTED + DAY, ACCEPTED, Chance()) == ACCEPTED + 3 * HOUR

@@ -172,6 +172,56 @@ def scenario(world_options, act):
     return asyncio.run(main())
 
 
+class SetClock(VirtualClock):
+    """One whose wall time can be set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_by = 0.0
+
+    def now(self) -> float:
+        return self.time + self.set_by
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+@pytest.mark.parametrize("step", [-DAY, -400 * DAY, -2 * HOUR])
+def test_f09_mail_does_not_wait_for_a_clock_that_was_set_back(monkeypatch, caplog, step):
+    monkeypatch.setitem(World.__init__.__globals__, "VirtualClock", SetClock)
+
+    async def act(world):
+        await world.put("m1")
+        await world.settle()
+        assert world.times() == [0]
+        await world.put("later", due=world.clock.time + 30 * DAY)
+        world.clock.set_by = step
+        await world.run(LOOK_AGAIN + 1)
+        assert len(world.times()) == 2
+        assert world.times()[1] <= LOOK_AGAIN
+        await world.run(4 * HOUR)
+        assert len(world.times()) == 3
+        assert {identifier for _, identifier, *_ in world.remote.calls} == {"m1"}
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+    (told,) = [each for each in caplog.records if getattr(each, "event", "") == "clock-step"]
+    assert told.fields == {"seconds": step}
+
+
+def test_f09_a_clock_that_is_corrected_by_seconds_changes_nothing(monkeypatch, caplog):
+    monkeypatch.setitem(World.__init__.__globals__, "VirtualClock", SetClock)
+
+    async def act(world):
+        await world.put("m1")
+        for _ in range(5):
+            world.clock.set_by -= 10
+            await world.run(LOOK_AGAIN / 10)
+        assert world.times() == [0]
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+    assert not [each for each in caplog.records if getattr(each, "event", "") == "clock-step"]
+
+
 def test_a_fresh_message_is_delivered_at_once_and_leaves_the_queue():
     async def act(world):
         await world.put("m1")

@@ -60,7 +60,8 @@ class RetryLaw:
     def next_attempt(self, released: float, now: float, random: Random) -> float:
         """Seconds since 1970: when to try again after an attempt at `now`; never after the expiry."""
         age = now - released
-        wait = next((wait for limit, wait in self.waits if age < limit), self.waits[-1][1])
+        # Tried before it was there: the clock was set back, and nobody knows the age. It may be that for long.
+        wait = next((wait for limit, wait in self.waits if 0 <= age < limit), self.waits[-1][1])
         wait *= random.uniform(1 - self.jitter, 1 + self.jitter)
         return max(min(now + wait, released + self.expiry), now)
 

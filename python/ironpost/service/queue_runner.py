@@ -6,7 +6,8 @@ else is done about it, and again and again if the store fails. A recipient that 
 reported to the sender in the same commit, unless NOTIFY says otherwise (RFC 3461 §4.1); never to a null reverse-path
 (RFC 5321 §4.5.5, §6.1). An agent that raises costs its message a deferral, counted; after `POISON_CRASHES` the message
 is set aside for `POISON_WAIT` at a time, with an error in the journal, and everything else goes on (SECURITY R25).
-A store that fails, in whatever way, is asked again after `STORE_WAIT`.
+A store that fails, in whatever way, is asked again after `STORE_WAIT`. A wall clock that is set back delays no mail:
+what was deferred is tried again as soon as it is noticed, within `scheduler.LOOK_AGAIN`.
 Refuses: to conclude from an attempt that was cut off: its claim is given back, and mail is doubled at worst.
 """
 
@@ -51,6 +52,8 @@ UNREPORTED_WAIT: Final = HOUR
 """Seconds until the next attempt when a report could not be written."""
 STORE_WAIT: Final = 5.0
 """Seconds after which a store that failed is asked again."""
+CLOCK_STEP: Final = 60.0
+"""Seconds by which the wall clock moves against the monotonic one before it counts as set."""
 STOP_SECONDS: Final = 10.0
 """How long `stop` lets running attempts finish."""
 
@@ -107,6 +110,8 @@ class QueueRunner:
         self._feeder: asyncio.Task[None] | None = None
         self._bell: asyncio.Future[None] | None = None
         self._sleeps_until = 0.0
+        self._offset = clock.now() - clock.monotonic()
+        """Of the wall clock from the monotonic one, when the feeder last looked."""
         self._stopping = False
 
     @property
@@ -181,6 +186,7 @@ class QueueRunner:
         while True:
             now = self._clock.now()
             try:
+                await self._watch_clock(now)
                 if self._given_back:
                     back = list(self._given_back)
                     await self._store.release(back)
@@ -201,6 +207,19 @@ class QueueRunner:
                 _log.exception("the queue runner cannot take mail out of the store")
                 await self._clock.sleep(STORE_WAIT)
                 self._scheduler.note(now)
+
+    async def _watch_clock(self, now: float) -> None:
+        """Due times are wall-clock times: when the clock is set back, they would come that much later."""
+        offset = now - self._clock.monotonic()
+        step = offset - self._offset
+        if abs(step) < CLOCK_STEP:
+            self._offset = offset
+            return
+        record(_log, "clock-step", logging.WARNING, seconds=round(step, 3))
+        if step < 0:
+            await self._store.retry(None, now)
+            self._scheduler.note(now)
+        self._offset = offset  # only now: a store that failed is asked once more
 
     async def _claim(self, now: float, room: int) -> None:
         self._scheduler.asking(now)
