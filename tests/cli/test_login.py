@@ -87,7 +87,12 @@ def test_logins_are_counted_and_stand_in_the_log(serve: Callable[..., Any]) -> N
     records = [json.loads(line) for line in server.log().splitlines()]
     (session,) = [record for record in records if record.get("event") == "session"]
     assert (session["identity"], session["failed_logins"]) == ("ada", 2)
-    assert [record["level"] for record in records if "login of 'ada'" in record.get("message", "")] == ["info"] * 2
+    failed = [record for record in records if record.get("event") == "login-failed"]
+    assert [(record["level"], record["account"], record["ip"]) for record in failed] == [
+        ("info", "ada", "127.0.0.1")
+    ] * 2
+    sessions = [record["session"] for record in records if record.get("event") == "session"]
+    assert {record["session"] for record in failed} <= set(sessions)
 
 
 def test_r13_in_clear_nobody_can_log_in(serve: Callable[..., Any]) -> None:

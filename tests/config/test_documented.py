@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ironpost.config import Configuration, default, parse
 from ironpost.config.listeners import DEFAULTS, Certificate, Listener
 from ironpost.config.policies import Access, Sender
 from ironpost.config.schema import OnDemand, Route
+from ironpost.model import Disposition
 from ironpost.service.metrics import COUNTERS, GAUGES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
@@ -68,6 +70,49 @@ def test_every_metric_is_in_the_table() -> None:
     rows = re.findall(r"^\| `ironpost_(\w+)` \| ([\w-]+) \| ([^|]+) \|", TEXT, re.M)
     known = {f"{name}_total": about for name, about in COUNTERS.items()} | GAUGES
     assert rows == [(name, about.label or "-", about.meaning) for name, about in known.items()]
+
+
+PACKAGE = Path(__file__).resolve().parents[2] / "python" / "ironpost"
+
+
+def events() -> dict[str, set[str]]:
+    """Every event that the code writes, with the fields that its records may have."""
+    found: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "record":
+                event = ast.unparse(node.args[1])
+                names = re.findall(r"'([^']+)'", event) or [each.value for each in Disposition]
+                fields = {keyword.arg for keyword in node.keywords if keyword.arg} - {"level"}
+            elif path.name == "auth.py" and isinstance(node, ast.Call) and ast.unparse(node.func) == "self._tell":
+                _, name, more = node.args
+                assert isinstance(more, ast.Dict)
+                names, fields = [ast.literal_eval(name)], {"session", "ip", "mechanism", "account"}
+                fields |= {ast.literal_eval(key) for key in more.keys}
+            elif isinstance(node, ast.Dict) and "'event'" in map(ast.unparse, filter(None, node.keys)):
+                value = dict(zip(map(ast.unparse, filter(None, node.keys)), node.values, strict=False))["'event'"]
+                if not isinstance(value, ast.Constant):
+                    continue  # the two helpers through which the calls above go
+                names, fields = [value.value], {"session", "ip", "error", "traceback"}
+            else:
+                continue
+            for name in names:
+                found.setdefault(name, set()).update(fields)
+    return found
+
+
+def test_f63_every_event_is_in_the_table_with_its_fields() -> None:
+    section = TEXT.partition("## Logs")[2].partition("\n## ")[0]
+    rows: dict[str, set[str]] = {}
+    for name, fields in re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ([^|]+) \|$", section, re.M):
+        same = re.fullmatch(r"as for `(.+)`", fields)
+        rows[name] = rows[same[1]] if same else set(re.findall(r"`(\w+)`", fields))
+    assert rows == events()
+
+
+def test_f63_records_of_a_session_say_which() -> None:
+    of_queue = {"delivered", "deferred", "failed", "unreportable", "poison", "body-fault", "clock-step"}
+    assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:

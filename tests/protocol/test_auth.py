@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ironpost.model import NULL, Address, Envelope, Recipient
 from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.extensions import Outgoing, outgoing, typed_parameters, wire_parameters
-from ironpost.protocol.extensions.auth import Submitter
+from ironpost.protocol.extensions.auth import SHOWN, Submitter
 from ironpost.protocol.sasl import BY_NAME, MECHANISMS, Circumstances, ClientExchange, Credentials
 from ironpost.protocol.sasl.backoff import Law, LoginBackoff
 from ironpost.protocol.sasl.scram import credential
@@ -555,6 +555,20 @@ def test_an_answer_of_the_wrong_type_is_no_login(answer: Any) -> None:
     talk = Talk(settings(Wrong()))
     assert talk.login("PLAIN", ADA) == LATER
     assert talk.session.identity is None
+
+
+def test_f63_a_failed_login_is_an_event_and_its_record_does_not_grow_with_the_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "ironpost.protocol")
+    talk = Talk(settings())
+    talk.session.id = "s1"
+    assert talk.say(f"AUTH PLAIN {encoded(chr(0) + 'e' * 3000 + chr(0) + 'guess')}").startswith("535")
+    (record,) = [each for each in caplog.records if getattr(each, "event", "") == "login-failed"]
+    fields = record.fields  # type: ignore[attr-defined]
+    assert (fields["session"], fields["ip"], fields["mechanism"]) == ("s1", "192.0.2.1", "PLAIN")
+    assert fields["account"] == "e" * SHOWN
+    assert "guess" not in str(fields)
 
 
 def test_too_many_failed_logins_close_the_connection() -> None:

@@ -475,12 +475,26 @@ def test_r44_the_journal_has_one_line_for_each_message_refusal_and_session(caplo
     assert refused["reasons"] == [f"relay: elsewhere.example is not local, and {OUTSIDE} is not trusted"]
     assert accepted["event"] == "accepted"
     assert (accepted["id"], accepted["recipients"], accepted["sender"]) == ("Q1", ["jo@example.org"], "")
+    # f63: one id joins them
+    assert {refused["session"], accepted["session"]} == {session["session"]}
+    assert len(session["session"]) == 16
     assert session == {
-        "event": "session", "listener": "mx", "ip": OUTSIDE, "port": 25000, "name": None, "via": None,
-        "helo": "a.example", "tls": None, "cipher": None, "identity": None, "commands": 6, "messages": 1,
+        "event": "session", "session": session["session"], "listener": "mx", "ip": OUTSIDE, "port": 25000,
+        "name": None, "via": None, "helo": "a.example", "tls": None, "cipher": None, "identity": None,
+        "commands": 6, "messages": 1,
         "octets": accepted["size"], "refused": 1, "errors": 1, "failed_logins": 0, "failed_hooks": 0, "ended": None,
         "seconds": 0.0,
     }  # fmt: skip
+
+
+def test_f63_two_sessions_have_two_ids(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ironpost.inbound")
+    for _ in range(2):
+        talk = Talk()
+        talk.say("QUIT")
+        talk.session.lost()
+    first, second = (json.loads(record.getMessage())["session"] for record in caplog.records)
+    assert first != second
 
 
 def test_the_journal_says_what_a_front_end_said_of_where_the_message_comes_from(
@@ -548,7 +562,7 @@ def submitted(content: bytes) -> tuple[str, Store]:
         talk = Talk(role="submission", dialect=SUBMISSION)
         talk.session.tls = Tls("TLSv1.2", "ECDHE-RSA-AES128-GCM-SHA256")
         talk.session.identity = Identity("ada@example.org", "PLAIN")
-        assert "354" in talk.start()
+        assert "354" in talk.start(mail="MAIL FROM:<ada@example.org>")
         answer = talk.say(content + b".\r\n")
         if talk.store.asked:
             talk.store.finish()

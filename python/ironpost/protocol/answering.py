@@ -36,6 +36,7 @@ class Answering:
         "ended",
         "errors",
         "failures",
+        "id",
         "messages",
         "peer",
         "refusals",
@@ -46,6 +47,8 @@ class Answering:
     def __init__(self, settings: Settings, peer: Peer) -> None:
         self.settings = settings
         self.peer = peer
+        self.id = ""
+        """What joins the log records of this session; the handler may set it when the client connects."""
         self.closing = False
         """Write what `output` holds, then close the connection. Nothing that comes is interpreted."""
         self.ended: Reply | None = None
@@ -135,7 +138,9 @@ class Answering:
     def raised(self, exc: BaseException, *, storage: bool = False) -> Reply:
         """Counts and logs what a hook raised; the reply that stands for it."""
         self.failures += 1
-        LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc)
+        fields = {"session": self.id, "ip": self.peer.ip, "error": type(exc).__name__}
+        extra = {"event": "hook-failed", "fields": fields}
+        LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc, extra=extra)
         # RFC 5321 §4.2.3: 452 says that there is no room; any other error in storing is 451.
         if storage and isinstance(exc, OSError) and exc.errno in NO_ROOM:
             return replies.NO_ROOM

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,8 @@ class _Visit:
 
     facts: Facts
     started: float
+    session: str
+    """What joins the records of one session."""
     octets: int = 0
     refused: int = 0
     """Decisions of policy against the client."""
@@ -113,7 +116,8 @@ class Inbound:
         """Asks policy about the client's address."""
         visit: _Visit | None = session.extra
         if visit is None:
-            session.extra = visit = _Visit(Facts(), self._clock.monotonic())
+            session.id = secrets.token_hex(8)
+            session.extra = visit = _Visit(Facts(), self._clock.monotonic(), session.id)
         # A front end of ours may speak for another client now (XCLIENT).
         visit.facts = Facts(
             ip=session.peer.ip,
@@ -158,13 +162,14 @@ class Inbound:
 
     def content(self, session: ServerSession) -> ContentAnswer:
         """A spool of the store; 452 if it has no room for the size that MAIL declared (RFC 1870 §6.1)."""
+        visit: _Visit = session.extra
         transaction = session.transaction
         assert transaction is not None  # content follows RCPT
         declared = transaction.parameters.get("SIZE")
         try:
             spool = self._store.spool(declared or None)
         except OSError as error:
-            return self._storage_fault(error)
+            return self._storage_fault(error, visit)
         return self._content(spool)
 
     def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
@@ -238,6 +243,7 @@ class Inbound:
         record(
             _log,
             "session",
+            session=visit.session,
             listener=self._role,
             ip=peer.ip,
             port=peer.port,
@@ -285,6 +291,7 @@ class Inbound:
         record(
             _log,
             "refused" if verdict.refused else "policy",
+            session=visit.session,
             stage=stage.value,
             action=action.value,
             delay=verdict.seconds or None,
@@ -354,7 +361,7 @@ class Inbound:
             pending = self._store.commit(new)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, the client gets an answer
             content.discard()
-            return self._storage_fault(error)
+            return self._storage_fault(error, visit)
         visit.forwarded = session.forwarded
         # A task only if the store needs one. The commit is never cancelled: a message that became durable must reach
         # the runner, even if nobody waits for the answer any more.
@@ -377,7 +384,7 @@ class Inbound:
             error = commit.exception()
         if error is not None:
             content.discard()
-            reply = self._storage_fault(error)
+            reply = self._storage_fault(error, visit)
         else:
             message = commit.result()
             size = message.body.size
@@ -387,7 +394,7 @@ class Inbound:
             reply = replies.queued(message.id)
             self._hand_over(message)
             if _log.isEnabledFor(logging.INFO):
-                self._journal(message, size, apart, visit.forwarded or {})
+                self._journal(message, size, apart, visit)
         if not answer.done():  # the session may have ended meanwhile
             answer.set_result(reply)
 
@@ -398,13 +405,14 @@ class Inbound:
             # The message is durable, so the client is told 250 all the same; the runner finds it in the store.
             _log.exception("the queue runner did not take message %s", message.id)
 
-    def _journal(self, message: QueuedMessage, size: int, apart: tuple[str, ...], forwarded: Mapping[str, str]) -> None:
+    def _journal(self, message: QueuedMessage, size: int, apart: tuple[str, ...], visit: _Visit) -> None:
         envelope = message.envelope
         origin = envelope.origin
         record(
             _log,
             "accepted",
             id=message.id,
+            session=visit.session,
             listener=self._role,
             ip=origin.ip,
             helo=origin.helo,
@@ -415,16 +423,17 @@ class Inbound:
             recipients=[str(recipient.address) for recipient in envelope.recipients],
             size=size,
             quarantine=list(apart) or None,
-            forwarded=[f"{name}={value}" for name, value in forwarded.items()] or None,
+            forwarded=[f"{name}={value}" for name, value in (visit.forwarded or {}).items()] or None,
         )
 
-    def _storage_fault(self, error: BaseException) -> Reply:
+    def _storage_fault(self, error: BaseException, visit: _Visit) -> Reply:
         """What the client is told, after the journal was told all of it."""
         # RFC 5321 §4.2.3 has 452 for a lack of room and 451 for an error in processing; RFC 3463 §3.4 has X.3.1 and
         # X.3.0 for them.
         full = isinstance(error, StoreFull) or (isinstance(error, OSError) and error.errno in NO_ROOM)
         self._metrics.count("storage_faults", "full" if full else "failed")
-        record(_log, "storage-fault", logging.ERROR, error=type(error).__name__, detail=str(error))
+        detail = str(error)
+        record(_log, "storage-fault", logging.ERROR, session=visit.session, error=type(error).__name__, detail=detail)
         return replies.NO_ROOM if full else replies.HOOK_FAILED
 
 

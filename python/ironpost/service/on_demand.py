@@ -83,7 +83,15 @@ class OnDemand:
         login = session.identity.name
         domains = _asked(node, self.customers.get(login, frozenset()))
         if not domains:
-            record(_log, "etrn", ip=session.peer.ip, identity=login, node=node, reply=str(replies.NODE_NOT_ALLOWED))
+            record(
+                _log,
+                "etrn",
+                session=session.id,
+                ip=session.peer.ip,
+                identity=login,
+                node=node,
+                reply=str(replies.NODE_NOT_ALLOWED),
+            )
             return replies.NODE_NOT_ALLOWED
         now = self._clock.now()
         try:
@@ -91,10 +99,10 @@ class OnDemand:
             if found:
                 await self._store.retry(found, now)
         except OSError as error:
-            record(_log, "store-fault", logging.ERROR, detail=str(error))
+            record(_log, "store-fault", logging.ERROR, session=session.id, detail=str(error))
             return replies.NODE_FAILED
         self._wake()
-        record(_log, "etrn", ip=session.peer.ip, identity=login, node=node, messages=len(found))
+        record(_log, "etrn", session=session.id, ip=session.peer.ip, identity=login, node=node, messages=len(found))
         return replies.waiting(len(found)) if found else replies.NOTHING_WAITS
 
     async def turn(self, session: ServerSession, domains: tuple[str, ...]) -> Reply | None:
@@ -105,7 +113,15 @@ class OnDemand:
         own = self.customers.get(login, frozenset())
         asked = tuple(domains) or tuple(sorted(own))
         if not asked or not own.issuperset(asked):
-            record(_log, "atrn", ip=ip, identity=login, domains=list(asked), reply=str(replies.TURN_REFUSED))
+            record(
+                _log,
+                "atrn",
+                session=session.id,
+                ip=ip,
+                identity=login,
+                domains=list(asked),
+                reply=str(replies.TURN_REFUSED),
+            )
             return replies.TURN_REFUSED
         if login in self._running.values():
             return replies.TURN_RUNNING
@@ -113,12 +129,12 @@ class OnDemand:
             if not await self._store.waiting(asked, self._clock.now(), 1):
                 return replies.NO_MAIL
         except OSError as error:
-            record(_log, "store-fault", logging.ERROR, detail=str(error))
+            record(_log, "store-fault", logging.ERROR, session=session.id, detail=str(error))
             return replies.CANNOT_TURN
 
         def successor() -> Connection:
             connection = Connection(self._local_hostname, f"{login} [{ip}]" if ip else login, self._timeouts)
-            task = asyncio.get_running_loop().create_task(self._give(login, ip, asked, connection))
+            task = asyncio.get_running_loop().create_task(self._give(session.id, login, ip, asked, connection))
             self._running[task] = login
             task.add_done_callback(self._running.pop)
             return connection
@@ -134,7 +150,7 @@ class OnDemand:
         if running:
             await asyncio.wait(running)
 
-    async def _give(self, login: str, ip: str, domains: Sequence[str], connection: Connection) -> None:
+    async def _give(self, session: str, login: str, ip: str, domains: Sequence[str], connection: Connection) -> None:
         """All that waits, once each, over the customer's connection."""
         tried: dict[str, None] = {}
         agent = _Turned(connection)
@@ -152,13 +168,15 @@ class OnDemand:
             if not connection.gone:
                 await connection.quit()
         except OSError as error:
-            record(_log, "store-fault", logging.ERROR, detail=str(error))
+            record(_log, "store-fault", logging.ERROR, session=session, detail=str(error))
         finally:
             connection.abort()
             sent = connection.session.transactions
             reason = connection.session.reason
             ended = None if reason is None else str(reason)
-            record(_log, "atrn", ip=ip, identity=login, domains=list(domains), messages=sent, ended=ended)
+            record(
+                _log, "atrn", session=session, ip=ip, identity=login, domains=list(domains), messages=sent, ended=ended
+            )
 
     async def _untried(
         self, domains: Sequence[str], tried: Mapping[str, None], connection: Connection

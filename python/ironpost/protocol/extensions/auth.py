@@ -54,6 +54,8 @@ LOG = logging.getLogger("ironpost.protocol")
 LINE: Final = 12288
 """Octets of a line that carries a response (RFC 4954 §4). The command takes as much, because tokens come with it."""
 _COMMAND: Final = 512
+SHOWN: Final = 200
+"""Characters of a login name that the log shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class _Attempt:
         wait = 0.0 if limit is None else limit.admit(self._account, session.peer.ip, begins=begins)
         if wait <= 0.0:
             return False
-        LOG.info("login of %a from %s has to wait %.0f s", self._account, session.peer.ip, wait)
+        self._tell(session, "login-delayed", {"wait": round(wait)})
         self._exchange.close()
         session.failed_logins += 1
         session.refuse(replies.AUTH_WAIT)
@@ -264,10 +266,19 @@ class _Attempt:
             self._count(session)
         if reply is not replies.AUTH_CANCELLED:
             session.failed_logins += 1
-        LOG.info(
-            "%s login of %a from %s failed: %s", self._exchange.mechanism.name, self._account, session.peer.ip, reason
-        )
+        self._tell(session, "login-failed", {"reason": str(reason)})
         session.refuse(reply)
+
+    def _tell(self, session: ServerSession, event: str, more: dict[str, object]) -> None:
+        """Writes an event into the log; what the client gave is cut, so that no line grows with it."""
+        fields = {
+            "session": session.id,
+            "ip": session.peer.ip,
+            "mechanism": self._exchange.mechanism.name,
+            "account": self._account[:SHOWN],
+            **more,
+        }
+        LOG.info("%s: %a", event, fields, extra={"event": event, "fields": fields})
 
     def _count(self, session: ServerSession) -> None:
         limit = session.settings.login_limit
