@@ -79,7 +79,8 @@ def events() -> dict[str, set[str]]:
     """Every event that the code writes, with the fields that its records may have."""
     found: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "record":
                 event = ast.unparse(node.args[1])
                 names = re.findall(r"'([^']+)'", event) or [each.value for each in Disposition]
@@ -93,11 +94,25 @@ def events() -> dict[str, set[str]]:
                 value = dict(zip(map(ast.unparse, filter(None, node.keys)), node.values, strict=False))["'event'"]
                 if not isinstance(value, ast.Constant):
                     continue  # the two helpers through which the calls above go
-                names, fields = [value.value], {"session", "ip", "error", "traceback"}
+                names, fields = [value.value], fields_before(tree, node)
             else:
                 continue
             for name in names:
                 found.setdefault(name, set()).update(fields)
+    return found
+
+
+def fields_before(tree: ast.Module, node: ast.Dict) -> set[str]:
+    """The keys of the dictionary `fields` that stands last before a record, and the traceback if it has one."""
+    found: set[str] = set()
+    for each in sorted((each for each in ast.walk(tree) if hasattr(each, "lineno")), key=lambda each: each.lineno):
+        if each.lineno > node.lineno + 2:
+            break
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "fields":
+            assert isinstance(each.value, ast.Dict)
+            found = {ast.literal_eval(key) for key in each.value.keys if key is not None}
+        if isinstance(each, ast.keyword) and each.arg == "exc_info" and each.lineno >= node.lineno:
+            found = found | {"traceback"}
     return found
 
 
@@ -111,7 +126,8 @@ def test_f63_every_event_is_in_the_table_with_its_fields() -> None:
 
 
 def test_f63_records_of_a_session_say_which() -> None:
-    of_queue = {"delivered", "deferred", "failed", "unreportable", "poison", "body-fault", "clock-step"}
+    of_queue = {"delivered", "deferred", "failed", "held", "unreportable", "poison", "body-fault", "clock-step"}
+    of_queue |= {"unreadable", "worker-killed"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 

@@ -561,7 +561,7 @@ def test_a_damaged_message_is_held_and_neither_returned_nor_deleted(caplog, rais
         assert await world.store.list() == []
 
     scenario({"remote": answer}, act)
-    assert [each.levelname for each in caplog.records if getattr(each, "event", "") == "damaged"] == ["ERROR", "ERROR"]
+    assert [each.levelname for each in caplog.records if getattr(each, "event", "") == "held"] == ["ERROR", "ERROR"]
 
 
 def test_a_report_that_the_store_did_not_take_leaves_nothing_behind(tmp_path):

@@ -433,7 +433,7 @@ def _ring(bell: asyncio.Future[None] | None) -> None:
 def _tell(level: int, message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, update: Update) -> None:
     record(
         _log,
-        "damaged" if outcome.disposition is Disposition.HELD else outcome.disposition.value,
+        outcome.disposition.value,
         level,
         id=message.id,
         recipient=str(to.recipient.address),
