@@ -10,6 +10,7 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration
+from ironpost.storage.ownership import acting_for
 from ironpost.storage.verify import Extent, verify
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def show(named: Path | None) -> None:
         return count
 
     try:
-        damaged = asyncio.run(look())
+        with acting_for(data):
+            damaged = asyncio.run(look())
     except FileNotFoundError as error:
         raise Stop(exits.NO_INPUT, str(error)) from None
     if damaged:

@@ -11,6 +11,7 @@ from ironpost.cli.app import Stop
 from ironpost.cli.settings import command, configuration, silent
 from ironpost.queue.store import State
 from ironpost.service.metrics import exposition
+from ironpost.storage.ownership import acting_for
 from ironpost.storage.shards import ShardsReader
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def show(named: Path | None, *, as_json: bool) -> None:
     found = configuration(named)
     answer = command(found, {"do": "metrics"})
     try:
-        reader = ShardsReader.open_readonly(found.data)
-        try:
-            tally = reader.tally()
-        finally:
-            reader.close()
+        with acting_for(found.data):
+            reader = ShardsReader.open_readonly(found.data)
+            try:
+                tally = reader.tally()
+            finally:
+                reader.close()
     except OSError as error:
         raise Stop(exits.UNAVAILABLE, f"{found.data}: the queue cannot be read: {error}") from None
     for fault in reader.faults:

@@ -19,6 +19,7 @@ from ironpost.cli.app import Stop
 from ironpost.cli.settings import command, complete, configuration
 from ironpost.protocol.extensions import wire_parameters
 from ironpost.queue.store import UNFINISHED, QueuedMessage, QueuedRecipient, State
+from ironpost.storage.ownership import acting_for
 from ironpost.storage.shards import ShardsReader
 from ironpost.storage.sqlite_schema import SchemaError
 
@@ -145,13 +146,14 @@ def drop(named: Path | None, ids: list[str], *, as_json: bool) -> None:
 def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]) -> Any:
     data = configuration(named).data
     try:
-        reader = ShardsReader.open_readonly(data)
-        try:
-            return asyncio.run(_awaited(question(reader)))
-        finally:
-            for fault in reader.faults:
-                typer.echo(f"ironpost: part of the queue cannot be read: {fault}", err=True)
-            reader.close()
+        with acting_for(data):  # SQLite opens files beside the database, and would give links' targets to its owner
+            reader = ShardsReader.open_readonly(data)
+            try:
+                return asyncio.run(_awaited(question(reader)))
+            finally:
+                for fault in reader.faults:
+                    typer.echo(f"ironpost: part of the queue cannot be read: {fault}", err=True)
+                reader.close()
     except FileNotFoundError:
         raise Stop(exits.UNAVAILABLE, f"there is no queue in {data}; has a server run on it?") from None
     except SchemaError as error:

@@ -13,6 +13,7 @@ from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.cli.settings import configuration
 from ironpost.lookup.users_file import UserExists, UsersFile, UsersFileError, UserUnknown, WordError, checked_name
+from ironpost.storage.ownership import acting_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,7 @@ def add(named: Path | None, name: str, *, replace: bool, as_json: bool) -> None:
     with _explained(file):
         form = checked_name(name)
         file.path.parent.mkdir(mode=0o700, exist_ok=True)  # the data directory of a server that has not run yet
-        if not replace and form in file:
+        if not replace and form.casefold() in (name.casefold() for name in _names(file)):
             raise UserExists(form)
         existed = file.add(form, _password(), replace=replace)
     _say(as_json, {"user": form, "replaced": existed}, f"{form}: {'password changed' if existed else 'added'}")
@@ -35,7 +36,7 @@ def show(named: Path | None, *, as_json: bool) -> None:
     """Lists the accounts."""
     file = _file(named)
     with _explained(file):
-        names = file.names()
+        names = _names(file)
     _say(as_json, names, "\n".join(names) or f"{file.path} holds no users; add one: ironpost user add NAME")
 
 
@@ -56,6 +57,14 @@ def _password() -> str:
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt="Again", err=True))
     line = sys.stdin.readline()
     return line.rstrip("\r\n")
+
+
+def _names(file: UsersFile) -> list[str]:
+    """The accounts, read with the rights of the directory's owner."""
+    if not file.path.parent.exists():
+        return []
+    with acting_for(file.path.parent) as folder:
+        return file.names(folder)
 
 
 @contextmanager

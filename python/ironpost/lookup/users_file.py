@@ -3,7 +3,8 @@
     ada@mail.example $argon2id$v=19$m=19456,t=2,p=1$... SCRAM-SHA-256$65536:...
 
 Promises: the file is 0600, is replaced as a whole or not at all, and two programs that change it do so one after the
-other. A server that reads it notices a change at the next login. Names are compared without regard to case.
+other. Root changes it with the rights of the directory's owner, and follows no link that was put there. A server that
+reads it notices a change at the next login. Names are compared without regard to case.
 Refuses: a line of another form, with its number; a server that has read the file before goes on with what it read.
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.lookup.users import User, new_user, scram_credential, scram_text
 from ironpost.protocol.sasl.names import PrepareError, prepare
+from ironpost.storage.ownership import acting_for, open_private, replace_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,13 +91,13 @@ class UsersFile:
         """Whether there is an account of that name. Raises: as `find`."""
         return self.find(name) is not None
 
-    def names(self) -> list[str]:
-        """The names of all accounts, in the order of the file.
+    def names(self, folder: int | None = None) -> list[str]:
+        """The names of all accounts, in the order of the file; `folder`: read it there, as `acting_for` yielded it.
 
         Raises:
             UsersFileError, OSError: it cannot be read.
         """
-        return [user.name for user in self._read().values()]
+        return [user.name for user in self._read(folder).values()]
 
     def add(self, name: str, password: str, *, replace: bool = False) -> bool:
         """Adds an account; with `replace`, changes its password if it exists. Whether it existed.
@@ -113,13 +115,13 @@ class UsersFile:
             user = new_user(form, password)
         except PrepareError as fault:
             raise WordError(f"the password cannot be used: {fault}") from None
-        with self._locked():
-            users = self._read()
+        with self._locked() as folder:
+            users = self._read(folder)
             known = form.casefold() in users
             if known and not replace:
                 raise UserExists(form)
             users[form.casefold()] = user
-            self._write(users)
+            self._write(users, folder)
         return known
 
     def remove(self, name: str) -> str:
@@ -132,12 +134,12 @@ class UsersFile:
         """
         with suppress(PrepareError):  # then nobody has it, and it is told as it was given
             name = prepare(name)
-        with self._locked():
-            users = self._read()
+        with self._locked() as folder:
+            users = self._read(folder)
             user = users.pop(name.casefold(), None)
             if user is None:
                 raise UserUnknown(name)
-            self._write(users)
+            self._write(users, folder)
         return user.name
 
     def _refresh(self, stamp: _Stamp | None) -> None:
@@ -156,9 +158,13 @@ class UsersFile:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    def _read(self) -> dict[str, User]:
+    def _read(self, folder: int | None = None) -> dict[str, User]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            if folder is None:
+                text = self.path.read_text(encoding="utf-8")
+            else:
+                with os.fdopen(open_private(self.path.name, os.O_RDONLY, folder), encoding="utf-8") as file:
+                    text = file.read()
         except FileNotFoundError:
             return {}
         except UnicodeDecodeError:
@@ -175,34 +181,23 @@ class UsersFile:
                 users[user.name.casefold()] = user
         return users
 
-    def _write(self, users: dict[str, User]) -> None:
-        new = self.path.with_name(self.path.name + ".new")
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8") as out:
-            self._own(out.fileno())
-            out.write(_HEADER)
-            out.writelines(f"{_line(user)}\n" for user in users.values())
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(self.path)
-
-    def _own(self, file: int) -> None:
-        """Ours alone; written by root, of the user whose file or directory it is, because the server must read it."""
-        os.fchmod(file, 0o600)
-        if os.geteuid() == 0:
-            owner = (self.path if self.path.exists() else self.path.parent).stat()
-            os.fchown(file, owner.st_uid, owner.st_gid)
+    def _write(self, users: dict[str, User], folder: int) -> None:
+        text = _HEADER + "".join(f"{_line(user)}\n" for user in users.values())
+        replace_private(self.path.name, text.encode(), folder)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One change at a time. The lock is a file of its own: the other one is replaced."""
-        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            self._own(lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+    def _locked(self) -> Iterator[int]:
+        """One change at a time, with the rights of the directory's owner. Yields the directory's descriptor.
+
+        The lock is a file of its own because the users file is replaced.
+        """
+        with acting_for(self.path.parent) as folder:
+            lock = open_private(f"{self.path.name}.lock", os.O_RDWR | os.O_CREAT, folder)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield folder
+            finally:
+                os.close(lock)
 
 
 def checked_name(name: str) -> str:

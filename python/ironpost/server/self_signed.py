@@ -9,6 +9,7 @@ Refuses: to run without the package `cryptography`, and says what to install.
 from __future__ import annotations
 
 import os
+import secrets
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -79,7 +80,10 @@ def write_self_signed(certificate: Path, key: Path, names: Sequence[str], *, day
 
 def _write(path: Path, octets: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # O_EXCL: whoever else may write in the directory cannot have put a link there.
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as handle:
         handle.write(octets)
+        handle.flush()
+        os.fsync(handle.fileno())
     fresh.replace(path)

@@ -11,6 +11,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from ironpost.storage.ownership import open_private
+
 LOCK = "lock"
 """The file below the data directory; it holds the owner's process id for people."""
 
@@ -33,7 +35,7 @@ class DirectoryLock:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_directory(directory.parent)  # the name of a new directory must outlive a crash, too
         path = Path(directory, LOCK)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

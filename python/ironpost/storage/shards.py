@@ -75,7 +75,8 @@ def lay_out(data: Path) -> int:
     record = folder / _COUNT
     if not record.exists():
         draft = folder / f"{_COUNT}.new"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        draft.unlink(missing_ok=True)  # of a start that was cut short
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, b"%d\n" % SHARDS)
             os.fsync(descriptor)
