@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,3 +100,73 @@ def test_r44_what_nobody_can_catch_is_one_line_too(monkeypatch: pytest.MonkeyPat
     Broken()
     (line,) = stream.getvalue().splitlines()
     assert json.loads(line)["message"] == "ValueError ignored: one\ntwo"
+
+
+def test_f21_a_full_pipe_costs_lines_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setattr(records, "QUEUED", 1000)
+    logger = logging.getLogger("ironpost.inbound")
+    with os.fdopen(writing, "w") as stream, os.fdopen(reading, "rb") as reader:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4095 + b"\n")
+        os.set_blocking(writing, True)
+        records.write_to(stream, "info", "json", worker=3)
+        for number in range(200):
+            record(logger, "accepted", number=number)
+        lost = records.dropped()
+        assert 150 < lost < 200
+        read = b""
+        while read.count(b'"accepted"') < 200 - lost:
+            read += os.read(reading, 65536)
+        record(logger, "accepted", number=200)
+        records.flush()
+        stream.close()
+        read += reader.read()
+    lines = [json.loads(line) for line in read.splitlines() if line.startswith(b"{")]
+    assert [line["number"] for line in lines if line["event"] == "accepted"] == [*range(200 - lost), 200]
+    assert [(line["lines"], line["worker"]) for line in lines if line["event"] == "log-lines-dropped"] == [(lost, 3)]
+
+
+def test_f21_what_cannot_be_written_is_counted() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        records.write_to(stream, "info", "json")
+        (handler,) = logging.getLogger("ironpost").handlers
+        record(logging.getLogger("ironpost.inbound"), "accepted")
+        handler.out.close()  # type: ignore[attr-defined]
+        assert records.dropped() == 1
+        records.flush()
+
+
+def test_f21_a_stream_that_is_closed_loses_what_is_said() -> None:
+    records.write_to(None, "info", "json")
+    record(logging.getLogger("ironpost.inbound"), "accepted")
+    records.flush()
+
+
+def test_f21_a_record_that_cannot_be_rendered_costs_itself_alone() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        records.write_to(stream, "info", "json")
+        logging.getLogger("ironpost.inbound").info("%d", "no number")
+        logging.getLogger("ironpost.inbound").info("after")
+        records.flush()
+    with os.fdopen(reading) as reader:
+        assert [json.loads(line)["message"] for line in reader] == ["a record could not be rendered", "after"]
+
+
+def test_f21_warnings_of_other_packages_are_records_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", None)
+    monkeypatch.setattr(logging, "lastResort", None)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        records.write_to(stream, "info", "json")
+        records.take_uncaught()
+        other = logging.Logger("asyncio")
+        other.warning("one\ntwo")
+        records.flush()
+    with os.fdopen(reading) as reader:
+        assert [json.loads(line)["message"] for line in reader] == ["one\ntwo"]

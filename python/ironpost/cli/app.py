@@ -47,8 +47,9 @@ def run() -> int:
     try:
         app()
     except Stop as stop:
-        for line in str(stop).splitlines():
-            sys.stderr.write(f"ironpost: {line}\n")
+        from ironpost.service.records import complain
+
+        complain("".join(f"ironpost: {line}\n" for line in str(stop).splitlines()))
         return stop.code
     except BrokenPipeError:
         # The reader of a pipe has seen enough. Python would complain once more when it flushes at exit.

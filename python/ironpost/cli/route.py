@@ -44,7 +44,7 @@ def explain(
         raise Stop(exits.USAGE, f"--client {client}: this is no IP address")
 
     async def run() -> Explanation:
-        name, dns, random = own_name(found), resolver(), SystemRandom()
+        name, dns, random = await own_name(found), resolver(), SystemRandom()
         policy = Policy(configured(policy_settings(found, name), Ports(SystemClock(), dns)))
         explainer = Explainer(policy, routes(found), dns, random, own_system(found, name), f"Maildir {found.maildir}")
         return await explainer.explain(to, by, client=client, hello=hello, login=login)

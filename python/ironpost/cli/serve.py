@@ -10,8 +10,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-import typer
-
 from ironpost import wire
 from ironpost.cli import exits, release
 from ironpost.cli.app import Stop
@@ -53,6 +51,7 @@ def serve(named: Path | None, workers: int) -> None:
     Raises:
         Stop: it cannot start; the sentence says why and what to do.
     """
+    records.keep_descriptors()
     found = configuration(named)
     records.write_to(sys.stderr, found.log.level, found.log.format)
     records.take_uncaught()
@@ -66,7 +65,7 @@ def serve(named: Path | None, workers: int) -> None:
     def ready() -> None:
         collector.settle()
         log.info("ironpost %s serves with configuration %s", release(), found.hash)
-        typer.echo("\n".join(_banner(system, file)))
+        records.say("\n".join(_banner(system, file)))
 
     run(system, ready)
 
@@ -93,6 +92,8 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
         raise Stop(exits.USAGE, str(error)) from None
     except WorkerFailed as error:
         raise Stop(error.code, str(error)) from None
+    finally:
+        records.flush()
 
 
 def _cannot_listen(error: ListenError) -> Stop:

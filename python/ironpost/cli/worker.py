@@ -41,6 +41,7 @@ class Orders:
             for name, descriptors in line["sockets"].items()
         }
         self.text: str | None = line["text"]
+        self.name: str = line["name"]
         self._source: str = line["source"]
 
     def configuration(self) -> Configuration:
@@ -76,6 +77,7 @@ class Front:
 
 def main(descriptor: int) -> int:
     """Runs until told to stop, or until the supervisor is gone; returns the exit code."""
+    records.keep_descriptors()
     channel = socket.socket(fileno=descriptor)
     line = _first_line(channel)
     if not line:
@@ -109,7 +111,7 @@ def main(descriptor: int) -> int:
         configuration = orders.configuration()
         records.write_to(sys.stderr, configuration.log.level, configuration.log.format, orders.number)
         records.take_uncaught()
-        share = Share(orders.number, orders.workers, orders.ports, orders.sockets, news, make_front)
+        share = Share(orders.number, orders.workers, orders.name, orders.ports, orders.sockets, news, make_front)
         run(System(configuration, orders.configuration, share), ready)
     except Stop as stop:
         with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import resource
 import socket
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,8 @@ CLAIMS = frozenset({"FUTURERELEASE", "REQUIRETLS"})
 that requires TLS is delivered here, or handed to a next hop that promises the same under verified TLS, or fails."""
 SPARE_FILES = 512
 """Descriptors beyond those of connections: the store, deliveries, DNS."""
+NAME_SECONDS = 5.0
+"""How long the start waits for the machine's full name."""
 
 UNCHANGED = "nothing has changed in the configuration ({}); certificates and accounts were read again"
 """What a reload says when the text is the same; the argument is the hash."""
@@ -86,6 +89,8 @@ class Share(NamedTuple):
     """From 0."""
     workers: int
     """How many there are."""
+    name: str
+    """What the server calls itself."""
     ports: tuple[int, ...]
     """Where to listen, in the order of the listeners' addresses: others listen there, too."""
     sockets: Mapping[str, list[socket.socket]]
@@ -139,6 +144,8 @@ class System:
         """The account that this start made, for whoever started it."""
         self.places: list[Place] = []
         """Where it listens."""
+        self._name: str
+        """What the server calls itself."""
         self._ways: Ways
         self._runner: QueueRunner
         self._on_demand: OnDemand
@@ -160,8 +167,8 @@ class System:
         share = self._share
         if share is not None:
             self._quotas = SharedQuotas(share.news, asyncio.get_running_loop().call_later)
-        name = own_name(configuration)
         try:
+            self._name = name = await own_name(configuration) if share is None else share.name
             if share is None:
                 self.first_login = first_login(configuration)
             tls = certificates(configuration, name)
@@ -264,7 +271,7 @@ class System:
         """
         new, old = self._again(), self.configuration
         refuse_fixed(old, new)
-        name = own_name(new)
+        name = self._name  # `hostname` is fixed; and a reload waits for no name server
         new_routes = routes(new)
         handlers = self._handlers(new, name)
         try:
@@ -328,7 +335,8 @@ class System:
         connections: dict[str, int] = {}
         for place in self.places:
             connections[place.role] = connections.get(place.role, 0) + len(place.server.connections)
-        return {"counts": self._counters.snapshot(), "gauges": {"connections_open": connections}}
+        counts = self._counters.snapshot() | {"log_lines_dropped": {"": records.dropped()}}
+        return {"counts": counts, "gauges": {"connections_open": connections}}
 
 
 class Lock:
@@ -367,16 +375,53 @@ class Control:
             await self._server.start()
 
 
-def own_name(configuration: Configuration) -> str:
-    """What the server calls itself: as configured, else the machine's full name, else its short one."""
+async def own_name(configuration: Configuration) -> str:
+    """What the server calls itself: as configured, else the machine's full name, else its short one.
+
+    The full name may have to be asked for from a name server, which the event loop does not wait for, and nobody
+    longer than `NAME_SECONDS`. The log says what is waited for, and what could not be used.
+    """
     if configuration.hostname is not None:
         return configuration.hostname
     short = socket.gethostname()
-    for name in (short if "." in short else socket.getfqdn(), short):
-        with contextlib.suppress(wire.WireFault):
+    names = [short]
+    if "." not in short:
+        log.info("no hostname is configured: looking for the full name of %a, for at most %g s", short, NAME_SECONDS)
+        full = await _full_name(short)
+        if full is None:
+            log.warning("the full name of %a was not found in %g s: configure hostname", short, NAME_SECONDS)
+        elif full != short:
+            names.insert(0, full)
+    for name in names:
+        try:
             wire.parse_mailbox(f"x@{name}")
+        except wire.WireFault as fault:
+            log.warning("this machine is called %a, which no mail server can be (%s): configure hostname", name, fault)
+        else:
             return name.lower()
+    log.warning("this server calls itself localhost, which others may refuse: configure hostname")
     return "localhost"
+
+
+async def _full_name(short: str) -> str | None:
+    """`socket.getfqdn`, in a thread that nobody waits for at the end; None if it takes too long."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[str] = loop.create_future()
+
+    def settle(name: str) -> None:
+        if not found.done():
+            found.set_result(name)
+
+    def look() -> None:
+        name = socket.getfqdn(short)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it was too late
+            loop.call_soon_threadsafe(settle, name)
+
+    threading.Thread(target=look, name="ironpost-name", daemon=True).start()
+    try:
+        return await asyncio.wait_for(found, NAME_SECONDS)
+    except TimeoutError:
+        return None
 
 
 def refuse_fixed(old: Configuration, new: Configuration) -> None:

@@ -132,6 +132,8 @@ class Supervised:
         self._source = source
         self._again = again
         self._count = workers
+        self._name: str
+        """What the server calls itself."""
         self._workers: Workers
         self._reloading = asyncio.Lock()
         self._ledger = Ledger()
@@ -170,7 +172,8 @@ class Supervised:
                 if self._count > shards:
                     raise TooManyWorkers(self._count, shards)
                 self.first_login = first_login(self.configuration)
-                certificates(self.configuration, own_name(self.configuration))  # one is made here, if at all
+                self._name = await own_name(self.configuration)
+                certificates(self.configuration, self._name)  # one is made here, if at all
                 authenticator(self.configuration)  # the same
                 sockets = handed_over(self.configuration)
             except BaseException:
@@ -203,6 +206,7 @@ class Supervised:
         return {
             "number": number,
             "workers": self._count,
+            "name": self._name,
             "ports": [place.port for place in self.places],
             "sockets": {
                 str(place.where): [sock.fileno() for sock in place.sockets]

@@ -40,6 +40,7 @@ COUNTERS: Final[dict[str, Counter]] = {
     "logins": Counter("Attempts to log in.", "result"),
     "hook_failures": Counter("Hooks that raised."),
     "hook_timeouts": Counter("Hooks that took too long."),
+    "log_lines_dropped": Counter("Lines of the log that were dropped because nobody read them."),
     "storage_faults": Counter("Messages that the store could not take.", "reason"),
     "worker_restarts": Counter("Times that a worker process was started again."),
 }
