@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
 import time
+import weakref
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ironpost.compose.auth import authenticator
+from ironpost.config import parse
 from ironpost.lookup import passwords
 from ironpost.lookup.passwords import Busy, PasswordChecker, Pool, hash_password
 from ironpost.lookup.users import User, Users, decoy_key, new_user, scram_credential, scram_text
@@ -335,3 +339,28 @@ def test_r53_an_unknown_name_is_shown_the_iterations_that_the_accounts_have() ->
 
     assert shown("ada") == b"i=4096"
     assert shown("nobody") == b"i=4096"
+
+
+def test_f12_reloads_add_no_threads_and_leave_no_accounts_behind(tmp_path: Path) -> None:
+    configuration = parse(f'data = "{tmp_path}"\n[[listener]]\nrole = "submission"\nlisten = ["127.0.0.1:0"]\n', "test")
+    UsersFile(configuration.users).add("ada", "pencil")
+    pool = Pool()
+    left: list[weakref.ref[Users]] = []
+
+    async def login(users: Users) -> None:
+        assert await users.verify_password(SESSION, "ada", "wrong") is None
+        assert await users.verify_password(SESSION, "ada", "pencil") == "ada"
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = threading.active_count()
+        for _ in range(10):
+            users = authenticator(configuration, pool)
+            assert users is not None
+            asyncio.run(login(users))
+            left.append(weakref.ref(users))
+        assert threading.active_count() <= before + 2
+        assert sum(each() is not None for each in left) <= 1
+    finally:
+        gc.enable()

@@ -21,6 +21,7 @@ from ironpost.protocol.sasl.backoff import LoginBackoff
 
 if TYPE_CHECKING:
     from ironpost.config import Configuration
+    from ironpost.lookup.passwords import Pool
     from ironpost.lookup.users import UserSource
     from ironpost.model.ports import Clock, Metrics
     from ironpost.service.news import News
@@ -44,8 +45,8 @@ class AuthError(Exception):
     """The accounts cannot be used; the text says which and why."""
 
 
-def authenticator(configuration: Configuration) -> Users | None:
-    """Who knows the users; None if no listener lets anybody log in.
+def authenticator(configuration: Configuration, pool: Pool | None = None) -> Users | None:
+    """Who knows the users; None if no listener lets anybody log in. `pool`: the threads to check passwords in.
 
     Raises:
         AuthError: a source cannot be read.
@@ -58,7 +59,7 @@ def authenticator(configuration: Configuration) -> Users | None:
         key = decoy_key(path)
     except OSError as error:
         raise AuthError(f"{path}: {error.strerror}") from error
-    return Users(found, hook, mechanisms=configuration.auth.mechanisms, decoy_key=key)
+    return Users(found, hook, mechanisms=configuration.auth.mechanisms, decoy_key=key, pool=pool)
 
 
 def sources(configuration: Configuration) -> tuple[list[UserSource], object]:

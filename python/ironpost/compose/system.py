@@ -23,6 +23,7 @@ from ironpost.compose.listeners import Common, Manner, Place, certificates, hand
 from ironpost.compose.policy import policy_settings
 from ironpost.config import ConfigError
 from ironpost.config.schema import FIXED, FIXED_LISTENER
+from ironpost.lookup.passwords import Pool
 from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured
 from ironpost.queue.retry import RetryLaw
@@ -139,6 +140,8 @@ class System:
         self._random = SystemRandom()
         self._counters = Counters()
         self._login_limit = login_limit(self._clock, self._counters, share and share.news)
+        self._pool = Pool()
+        """The threads that check passwords: one pool, however often the accounts are read anew."""
         self._quotas: SharedQuotas | None = None
         self.first_login: Login | None = None
         """The account that this start made, for whoever started it."""
@@ -293,7 +296,7 @@ class System:
         return f"configuration {new.hash} replaces {old.hash}"
 
     def _common(self, configuration: Configuration, name: str) -> Common:
-        return Common(name, authenticator(configuration), self._login_limit, self._clock.now)
+        return Common(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
 
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
         """One for each role that a listener has."""

@@ -132,6 +132,7 @@ class Users:
         *,
         mechanisms: Collection[str] = BY_DEFAULT,
         decoy_key: bytes | None = None,
+        pool: Pool | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -141,6 +142,7 @@ class Users:
                 knows. Methods that block are marked `server.hooks.blocking`.
             mechanisms: those that may be offered.
             decoy_key: see the function of that name; None for one that lasts as long as the server.
+            pool: the threads for what blocks, which may be shared with the accounts of before a reload.
         """
         self.mechanisms = mechanisms
         if decoy_key is not None:
@@ -149,19 +151,30 @@ class Users:
         """Of SCRAM that unknown users are shown: those of the account that was asked for last, as with passwords."""
         self._sources = tuple(sources)
         self._hook = hook
-        self._pool = Pool()
+        self._pool = Pool() if pool is None else pool
         self._checker = PasswordChecker()
-        # What cannot be answered does not exist: `hasattr` is what decides on the offer.
-        for method in METHODS:
-            if (call := self._hooked(method)) is not None:
-                setattr(self, method, call)
+        hooked = {method for method in METHODS if callable(getattr(hook, method, None))}
+        ours: set[str] = set()
         if self._sources:
-            self.verify_password = self._verify_password
-            self.scram = self._scram
-            if self._hooked("shared_secret") is not None or any(source.secrets for source in self._sources):
-                self.shared_secret = self._shared_secret
-            if self._hooked("external") is None:
-                self.external = self._external
+            ours = {"verify_password", "scram"}
+            if "shared_secret" in hooked or any(source.secrets for source in self._sources):
+                ours.add("shared_secret")
+            if "external" not in hooked:
+                ours.add("external")
+        self._ours, self._hooks = frozenset(ours), frozenset(hooked)
+
+    def __getattr__(self, method: str) -> Any:
+        """What cannot be answered does not exist: `hasattr` decides on the offer.
+
+        Not attributes that hold bound methods: those are cycles, which keep the accounts of before each reload in
+        memory until the collector comes to them.
+        """
+        if method in METHODS:
+            if method in self._ours:
+                return getattr(self, f"_{method}")
+            if method in self._hooks:
+                return self._hooked(method)
+        raise AttributeError(f"{type(self).__name__} has no {method}", name=method, obj=self)
 
     async def _verify_password(self, session: ServerSession, login: str, password: str) -> str | None:
         user, right = await self._pool.run(self._check, login, password)
