@@ -105,6 +105,19 @@ def comment(text: str) -> str:
     return "(" + _SPECIAL_IN_COMMENT.sub(r"\\\1", shown(text)) + ")"
 
 
+def above(fields: bytes, content: bytes) -> bytes:
+    """Our fields as they stand above content that others wrote.
+
+    White space at the start of the content would continue the last of our fields (RFC 5322 §2.2.3), and so could put
+    words into it. Such content has no header section; an empty line says so.
+
+    Args:
+        fields: complete header fields.
+        content: its first octets, or all.
+    """
+    return fields + b"\r\n" if content.startswith((b" ", b"\t")) else fields
+
+
 class Header:
     """A header section that was read: fields by name, without regard to case (RFC 5322 §1.2.2)."""
 

@@ -89,4 +89,5 @@ class FinalContent:
         if head is None:
             return b""
         # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here a reader may trust each one that it finds.
-        return self._fields + header.Header(bytes(head)).without("Return-Path", "Delivered-To")
+        rest = header.Header(bytes(head)).without("Return-Path", "Delivered-To")
+        return header.above(self._fields, rest) + rest

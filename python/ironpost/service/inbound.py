@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ironpost.message import received
+from ironpost.message import header, received
 from ironpost.model import Action, Origin, Verdict
 from ironpost.model.body import NO_ROOM
 from ironpost.model.ports import Uncounted
@@ -353,7 +353,8 @@ class Inbound:
             recipient=recipients[0].address if len(recipients) == 1 else None,
             utf8=envelope.smtputf8,
         )
-        prefix = trace + content.additions(now=now, id=identifier, host=self._hostname)
+        added = content.additions(now=now, id=identifier, host=self._hostname)
+        prefix = header.above(trace + added, content.head)
         due = release_time(transaction.parameters)
         apart = transaction.quarantine
         new = NewMessage(identifier, envelope, now, prefix, content.spool, due, bool(apart))
