@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.service.test_inbound import Talk
 
 from ironpost import wire
 from ironpost.message.trace import FinalContent
 from ironpost.model import Address
 from ironpost.protocol.dialect import LMTP, SMTP, Dialect
-from tests.service.test_inbound import Talk
 
 FORGED = " for <victim@example.org>; Thu, 01 Jan 1970 00:00:00 +0000\r\nSubject: x\r\n\r\nbody\r\n"
 

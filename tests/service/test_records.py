@@ -170,3 +170,14 @@ def test_f21_warnings_of_other_packages_are_records_as_well(monkeypatch: pytest.
         records.flush()
     with os.fdopen(reading) as reader:
         assert [json.loads(line)["message"] for line in reader] == ["one\ntwo"]
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_f23_no_client_chooses_how_long_a_line_is(form: str) -> None:
+    long = "\U0001f600" * 100_000
+    assert len(written(form, helo=long, recipients=[long])) < 30_000
+    stream = io.StringIO()
+    records.write_to(stream, "info", form)  # type: ignore[arg-type]
+    logging.getLogger("ironpost.inbound").info("login of %a", long)
+    assert len(stream.getvalue()) < 15_000
+    assert written(form, helo="x" * 1024).count("x") == 1024

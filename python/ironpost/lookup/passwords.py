@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ironpost.protocol.sasl.names import prepare
+from ironpost.protocol.sasl.names import PASSWORD, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def hash_password(password: str) -> str:
     Raises:
         PrepareError: the password holds what RFC 4013 prohibits.
     """
-    return _hasher(TIME_COST, MEMORY_COST, PARALLELISM).hash(prepare(password))
+    return _hasher(TIME_COST, MEMORY_COST, PARALLELISM).hash(prepare(password, PASSWORD))
 
 
 class PasswordChecker:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ironpost.lookup.users import User, new_user, scram_credential, scram_text
-from ironpost.protocol.sasl.names import PrepareError, prepare
+from ironpost.protocol.sasl.names import NAME, PASSWORD, PrepareError, prepare
 from ironpost.storage.ownership import acting_for, open_private, replace_private
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG = logging.getLogger("ironpost.lookup")
-NAME: Final = 255
-"""Octets in a name."""
-PASSWORD: Final = 8
+SHORTEST_PASSWORD: Final = 8
 """Characters in a password, at least. Accounts that are in the file already are not judged."""
 _HASH: Final = re.compile(r"\$argon2(?:id|i|d)\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _HEADER: Final = "# Accounts of ironpost, written by: ironpost user add|remove NAME\n"
@@ -110,8 +108,8 @@ class UsersFile:
         """
         form = checked_name(name)
         try:
-            if len(prepare(password)) < PASSWORD:
-                raise WordError(f"the password is too short: it needs at least {PASSWORD} characters")
+            if len(prepare(password, PASSWORD)) < SHORTEST_PASSWORD:
+                raise WordError(f"the password is too short: it needs at least {SHORTEST_PASSWORD} characters")
             user = new_user(form, password)
         except PrepareError as fault:
             raise WordError(f"the password cannot be used: {fault}") from None

@@ -32,6 +32,8 @@ QUEUED: Final = 4 << 20
 """Octets of lines that wait to be written before more are dropped."""
 PIECE: Final = 1 << 16
 """Octets (about) that are written at one time."""
+TEXT: Final = 1024
+"""Characters of a text in a record; the rest is cut off."""
 FLUSH: Final = 2.0
 """Seconds that the end of a program waits for its last lines to be written."""
 
@@ -39,6 +41,13 @@ _DUMP: Final = json.JSONEncoder(ensure_ascii=True, default=str).encode
 
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9@._:/+<>!*~-]+")
+
+
+def _cut(value: Any) -> Any:
+    """The value, with texts no longer than `TEXT`: a client must not choose how long a line is."""
+    if isinstance(value, str):
+        return value if len(value) <= TEXT else f"{value[:TEXT]}... ({len(value)} characters)"
+    return [_cut(each) for each in value] if isinstance(value, list) else value
 
 
 class _Lines(logging.Formatter):
@@ -53,10 +62,10 @@ class _Lines(logging.Formatter):
         }
         event = getattr(record, "event", None)
         if event is None:
-            line["message"] = record.getMessage()
+            line["message"] = _cut(record.getMessage())
         else:
             line["event"] = event
-            line.update(getattr(record, "fields", {}))
+            line.update((name, _cut(value)) for name, value in getattr(record, "fields", {}).items())
         if (worker := getattr(record, "worker", None)) is not None:
             line["worker"] = worker
         if record.exc_info:

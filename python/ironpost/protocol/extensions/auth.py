@@ -200,6 +200,7 @@ class _Attempt:
         except Malformed as fault:
             return self._fail(session, replies.AUTH_MALFORMED, fault)
         except Refused as reason:
+            self._count(session)  # also what was refused before anybody was asked: it cost us something
             return self._fail(session, replies.AUTH_FAILED, reason)
         if isinstance(step, Challenge):
             session.write(b"334 " + b64encode(step.octets) + b"\r\n")

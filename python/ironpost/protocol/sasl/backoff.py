@@ -3,7 +3,8 @@
 Promises: the wait doubles with each failure beyond the first ones, for the account and for the client's network (an
 IPv4 address, an IPv6 /64), whichever is longer; attempts beside one another count as one after the other. A network
 from which an account was used lately has a count of its own for it, so nobody is locked out there by somebody else's
-guesses. Unknown names count like known ones. What is remembered is bounded: the oldest is forgotten first.
+guesses. Unknown names count like known ones. What is remembered is bounded, in octets as well, because names are kept
+as digests: the oldest is forgotten first.
 Refuses: nothing by itself. The session answers 454 4.7.0 and asks no authenticator, so a wait costs us nothing, and no
 client takes it for a wrong password.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -89,7 +91,7 @@ class LoginBackoff:
         self._clock = clock
         self._accounts = _Failures(account, remembered)
         self._networks = _Failures(network, remembered)
-        self._owners: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._owners: OrderedDict[bytes, None] = OrderedDict()
         self._remembered = remembered
         self._tell = tell
 
@@ -109,8 +111,8 @@ class LoginBackoff:
         network = network_of(ip)
         for table, key in self._waiting(account, network):
             table.count(key, now)
-        if (account, network) in self._owners:
-            self._networks.count(network, now)
+        if _key(account, network) in self._owners:
+            self._networks.count(_key(network), now)
         if self._tell is not None and not told:
             self._tell(account, ip, False)
 
@@ -123,19 +125,20 @@ class LoginBackoff:
             else:
                 table.relieve(key)
         if account:
-            self._owners[account, network] = None
-            self._owners.move_to_end((account, network))
+            owner = _key(account, network)
+            self._owners[owner] = None
+            self._owners.move_to_end(owner)
             if len(self._owners) > self._remembered:
                 self._owners.popitem(last=False)
         if self._tell is not None and not told:
             self._tell(account, ip, True)
 
-    def _waiting(self, account: str, network: str) -> list[tuple[_Failures, str]]:
+    def _waiting(self, account: str, network: str) -> list[tuple[_Failures, bytes]]:
         """What an attempt is counted under, and has to wait for."""
-        if account and (account, network) in self._owners:
-            return [(self._accounts, f"{account}\0{network}")]  # a prepared name holds no NUL
-        waiting = [(self._accounts, account)] if account else []
-        return [*waiting, (self._networks, network)] if network else waiting
+        if account and (owner := _key(account, network)) in self._owners:
+            return [(self._accounts, owner)]
+        waiting = [(self._accounts, _key(account))] if account else []
+        return [*waiting, (self._networks, _key(network))] if network else waiting
 
 
 class _Failures:
@@ -144,22 +147,22 @@ class _Failures:
     def __init__(self, law: Law, remembered: int) -> None:
         self._law = law
         self._remembered = remembered
-        self._entries: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[int, float, float]] = OrderedDict()
         """Key to failures, until when, and when the last one was. The one that failed last stands last."""
 
-    def left(self, key: str, now: float) -> float:
+    def left(self, key: bytes, now: float) -> float:
         """Seconds that the key still has to wait."""
         entry = self._entries.get(key)
         return 0.0 if entry is None else entry[1] - now
 
-    def begin(self, key: str, now: float) -> None:
+    def begin(self, key: bytes, now: float) -> None:
         """An attempt begins: until it is over, others wait as if it had failed."""
         entry = self._entries.get(key)
         if entry is not None:
             failures, _, last = entry
             self._entries[key] = failures, now + self._law.wait(failures), last
 
-    def count(self, key: str, now: float) -> None:
+    def count(self, key: bytes, now: float) -> None:
         """One more failure."""
         failures, _, last = self._entries.pop(key, (0, 0.0, now))
         failures = 1 if now - last > self._law.forget else failures + 1
@@ -167,15 +170,20 @@ class _Failures:
         if len(self._entries) > self._remembered:
             self._entries.popitem(last=False)
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: bytes) -> None:
         """The key is good."""
         self._entries.pop(key, None)
 
-    def relieve(self, key: str) -> None:
+    def relieve(self, key: bytes) -> None:
         """Nobody waits for what was there, but the failures stand: others may be in that network."""
         entry = self._entries.get(key)
         if entry is not None:
             self._entries[key] = entry[0], 0.0, entry[2]
+
+
+def _key(*parts: str) -> bytes:
+    """What an entry is remembered by, of one length whatever a client sent."""
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()  # parts hold no NUL
 
 
 def network_of(ip: str) -> str:

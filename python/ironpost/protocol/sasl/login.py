@@ -15,9 +15,9 @@ from ironpost.protocol.sasl.mechanism import (
     Question,
     Refused,
     Response,
-    prepared,
-    text,
+    typed,
 )
+from ironpost.protocol.sasl.names import PASSWORD
 
 if TYPE_CHECKING:
     from ironpost.protocol.sasl.mechanism import Circumstances, ClientSide, Credentials, ServerSide
@@ -28,8 +28,8 @@ class Login(Mechanism):
     needs = "verify_password"
 
     def server(self, circumstances: Circumstances) -> ServerSide:  # noqa: ARG002 - the port's
-        login = prepared(text((yield Challenge(b"Username:"))))
-        password = prepared(text((yield Challenge(b"Password:"))))
+        login = typed((yield Challenge(b"Username:")))
+        password = typed((yield Challenge(b"Password:")), PASSWORD)
         if not login or not password:
             raise Refused("no name or no password")
         name = yield Question("verify_password", login, (login, password))

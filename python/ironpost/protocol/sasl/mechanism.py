@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
-from ironpost.protocol.sasl.names import PrepareError, prepare
+from ironpost.protocol.sasl.names import NAME, PrepareError, prepare
 
 _NO_BINDINGS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
@@ -121,7 +121,11 @@ class Credentials:
 
     def __post_init__(self) -> None:
         for word in (self.login, self.password, self.token, self.authzid, self.host):
-            prepare(word or "")
+            prepare(word or "", CREDENTIAL)
+
+
+CREDENTIAL: Final = 1 << 16
+"""Octets of anything that our client authenticates with; tokens are long."""
 
 
 class Mechanism:
@@ -160,15 +164,24 @@ def text(octets: bytes) -> str:
         raise Malformed("the response is not UTF-8") from None
 
 
-def prepared(name: str) -> str:
-    """A user's name or password as it is compared (RFC 4954 §4), or `Refused`."""
+def prepared(name: str, limit: int = NAME) -> str:
+    """A user's name or password as it is compared (RFC 4954 §4), or `Refused`. `limit`: in octets."""
     try:
-        form = prepare(name)
+        form = prepare(name, limit)
     except PrepareError as fault:
         raise Refused(f"in a name or password: {fault}") from None
     if name and not form:
         raise Refused("nothing is left of a name or password when it is prepared")
     return form
+
+
+def typed(octets: bytes, limit: int = NAME) -> str:
+    """As `prepared`, of octets that somebody's program sent: what is not UTF-8 is a wrong password and no syntax error,
+    so that the program asks again (RFC 4616 §2)."""
+    try:
+        return prepared(octets.decode(), limit)
+    except UnicodeDecodeError:
+        raise Refused("a name or password is not UTF-8") from None
 
 
 def acting(login: str, authzid: str) -> Generator[Question, Any, Granted]:

@@ -24,16 +24,27 @@ _PROHIBITED: Final = (
 )
 
 
+NAME: Final = 255
+"""Octets in a name, before and after it is prepared."""
+PASSWORD: Final = 1024
+"""Octets in a password, before and after it is prepared."""
+
+
 class PrepareError(ValueError):
     """The text cannot be a name or a password."""
 
 
-def prepare(text: str) -> str:
+def prepare(text: str, limit: int = NAME) -> str:
     """The form in which a name or a password is stored and compared.
 
+    Args:
+        text: as somebody wrote it.
+        limit: octets, judged before anything is done with the text: one code point can become 18.
+
     Raises:
-        PrepareError: the text holds what RFC 4013 prohibits.
+        PrepareError: the text holds what RFC 4013 prohibits, or is longer than the limit.
     """
+    _measure(text, limit)
     if text.isascii() and text.isprintable():
         return text  # the profile changes nothing here
     mapped = "".join(
@@ -42,6 +53,7 @@ def prepare(text: str) -> str:
         if not stringprep.in_table_b1(character)
     )
     form = ucd_3_2_0.normalize("NFKC", mapped)
+    _measure(form, limit)
     for character in form:
         for prohibited, what in _PROHIBITED:
             if prohibited(character):
@@ -51,3 +63,9 @@ def prepare(text: str) -> str:
         if not ends or any(map(stringprep.in_table_d2, form)):
             raise PrepareError("it mixes text that is written to the right with text that is written to the left")
     return form
+
+
+def _measure(text: str, limit: int) -> None:
+    # A character is an octet at least, so that what is far too long is not even encoded.
+    if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
+        raise PrepareError(f"it is longer than {limit} octets")

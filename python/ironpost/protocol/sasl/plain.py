@@ -12,9 +12,9 @@ from ironpost.protocol.sasl.mechanism import (
     Refused,
     Response,
     acting,
-    prepared,
-    text,
+    typed,
 )
+from ironpost.protocol.sasl.names import PASSWORD
 
 if TYPE_CHECKING:
     from ironpost.protocol.sasl.mechanism import Circumstances, ClientSide, Credentials, ServerSide
@@ -29,7 +29,8 @@ class Plain(Mechanism):
         parts = message.split(b"\0")
         if len(parts) != 3:
             raise Malformed("PLAIN is three texts with NUL between them")
-        authzid, login, password = (prepared(text(part)) for part in parts)
+        authzid, login = map(typed, parts[:2])
+        password = typed(parts[2], PASSWORD)
         if not login or not password:  # RFC 4616 §2: 1*SAFE
             raise Refused("no name or no password")
         name = yield Question("verify_password", login, (login, password))

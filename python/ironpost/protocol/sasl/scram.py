@@ -33,7 +33,7 @@ from ironpost.protocol.sasl.mechanism import (
     prepared,
     text,
 )
-from ironpost.protocol.sasl.names import prepare
+from ironpost.protocol.sasl.names import PASSWORD, prepare
 
 if TYPE_CHECKING:
     from ironpost.protocol.sasl.mechanism import Circumstances, ClientSide, Credentials, ServerSide
@@ -73,7 +73,7 @@ def credential(password: str, salt: bytes, iterations: int = ITERATIONS) -> Scra
     Raises:
         PrepareError: the password holds what RFC 4013 prohibits.
     """
-    salted = _salted(prepare(password), salt, iterations)
+    salted = _salted(prepare(password, PASSWORD), salt, iterations)
     return ScramCredential(salt, iterations, _sha256(_hmac(salted, b"Client Key")), _hmac(salted, b"Server Key"))
 
 
@@ -138,7 +138,7 @@ class Scram(Mechanism):
             raise Untrusted("the server's nonce does not continue ours")
         if not LEAST_ITERATIONS <= iterations <= MOST_ITERATIONS:
             raise Untrusted(f"the server asks for {iterations} iterations")
-        password = prepare(credentials.password or "")
+        password = prepare(credentials.password or "", PASSWORD)
         salted = _salted(password, _trusted_octets(first[2]), iterations)
         final = f"c={_base64(header.encode() + data)},r={nonce}"
         signed = f"{bare},{asked},{final}".encode()
