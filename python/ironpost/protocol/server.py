@@ -24,7 +24,7 @@ Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.1 to §4.3, §4.5.3; RFC 2920 §3
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ironpost import wire
 from ironpost.model import Reply, Verdict
@@ -57,6 +57,9 @@ LineThen: TypeAlias = "Callable[[ServerSession, bytes | Fault], None]"
 DEFAULT = Settings()
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
+SAMPLE: Final = 32
+"""Replies (a count) between two looks at how large all are that wait to be written."""
+
 
 class ServerSession(Answering):
     """One conversation.
@@ -88,6 +91,7 @@ class ServerSession(Answering):
         "extra",
         "failed_logins",
         "forwarded",
+        "full",
         "handler",
         "heard_out",
         "helo",
@@ -102,6 +106,7 @@ class ServerSession(Answering):
         "transactions",
         "trusted",
         "want",
+        "window",
     )
 
     def __init__(
@@ -162,6 +167,10 @@ class ServerSession(Answering):
         self._overrides = overrides
         self._framer = wire.ServerFramer(settings.limits, settings.framed_newlines)
         self._events: Iterator[wire.ServerEvent] = iter(())
+        self.window = 0
+        """Octets of replies (about) after which nothing more is answered before `proceed`; 0 for any number."""
+        self.full = False
+        """There are as many. Write them, and call `proceed` when the client has taken them."""
         self._unread: list[bytes] = []
         self._pending: Pending = None
         self._then: Then | None = None
@@ -203,10 +212,18 @@ class ServerSession(Answering):
             else:
                 self._unread.append(data)
             return None
+        if self.full:
+            self._unread.append(data)
+            return None
         if self.state is State.GREETING:
             self.early()
             return None
         self._events = iter(self._framer.feed(data))
+        return self._run()
+
+    def proceed(self) -> Pending:
+        """The client took the replies that made the session `full`: answers what came behind."""
+        self.full = False
         return self._run()
 
     def answer(self, value: Any) -> Pending:
@@ -234,7 +251,7 @@ class ServerSession(Answering):
     def eof(self) -> None:
         """The client sends no more. Content without its end is discarded (SECURITY R6)."""
         self.heard_out = True
-        if self._pending is not None and self.state is not State.GREETING:
+        if self.full or (self._pending is not None and self.state is not State.GREETING):
             self._eof = True  # what came before is still answered
         else:
             self.close()
@@ -510,6 +527,10 @@ class ServerSession(Answering):
                     return self._pending
                 if self.closing:
                     return None
+                # Looked at now and then, so that a pipelined batch does not pay for it with each reply.
+                if len(self._out) % SAMPLE == SAMPLE - 1 and 0 < self.window < sum(map(len, self._out)):
+                    self.full = True
+                    return None
             if self.want is not None:
                 return None
             if framer.held:
@@ -574,7 +595,7 @@ class ServerSession(Answering):
 
     def _settle(self) -> None:
         """Ends a session that was asked to end, once nothing is going on in it."""
-        if self.closing or self._pending is not None or self.want is not None:
+        if self.closing or self.full or self._pending is not None or self.want is not None:
             return
         if self._eof:
             self.close()

@@ -2,10 +2,11 @@
 
 Promises: what one read holds is answered with one write. No task is made unless a hook returned a coroutine that must
 be awaited, and then one for everything that suspends in that batch; a Future costs a callback. While a question is out,
-or the client does not read our replies, at most one more read is taken in. An exception in our own code closes this
-connection with 421 and no other (SECURITY R22, R24). A hook that was asked to take a message is never cancelled because
-the client went away: what it commits, it commits whole. A client that speaks before the greeting is found out, also if
-its octets wait in the kernel when the greeting is due (SECURITY R7). Behind STARTTLS, whatever comes is cipher text.
+or the client does not read our replies, at most one more read is taken in, and no more replies are made. An exception
+in our own code closes this connection with 421 and no other (SECURITY R22, R24). A hook that was asked to take a
+message is never cancelled because the client went away: what it commits, it commits whole. A client that speaks before
+the greeting is found out, also if its octets wait in the kernel when the greeting is due (SECURITY R7). Behind
+STARTTLS, whatever comes is cipher text.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ LOG = logging.getLogger("ironpost.server")
 
 DATA_QUANTUM = 1024
 """Octets of content that must come within `Timeouts.data`: fewer are no progress."""
+
+WINDOW = 65536
+"""Octets of replies that are made before anybody looks whether the client reads them."""
 
 _EAGER = sys.version_info >= (3, 12)
 
@@ -136,6 +140,7 @@ class Connection(asyncio.Protocol):
         self.transport, self.prefix = transport, prefix
         self._born = self._ready = server.loop.time()
         self.session = session = ServerSession(server.handler, server.settings, peer, server.overrides, tls)
+        session.window = WINDOW
         try:
             if server.pause is None:
                 self._go_on(session.start())
@@ -184,7 +189,7 @@ class Connection(asyncio.Protocol):
         session = self.session
         try:
             pending = session.receive(data)
-            if pending is None and self._question is None:
+            if pending is None and self._question is None and not session.full:
                 out = session.output()
                 if out:
                     self.transport.write(out)
@@ -234,6 +239,11 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It reads again."""
         self._unwritten = False
+        if self.session.full and self._question is None:
+            try:
+                self._go_on(None)
+            except BaseException as exc:  # noqa: BLE001 - see data_received
+                self._broken(exc)
         self._resume()
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -365,7 +375,12 @@ class Connection(asyncio.Protocol):
             if out:
                 self.transport.write(out)
             if pending is None:
-                break
+                if not session.full or session.closing:
+                    break
+                if self._unwritten:
+                    return  # `resume_writing` goes on
+                pending = session.proceed()
+                continue
             if isinstance(pending, asyncio.Future):
                 if not pending.done():
                     self._question = pending
@@ -483,7 +498,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _resume(self) -> None:
-        wanted = self._question is None or self.session.closing
+        wanted = (self._question is None and not self.session.full) or self.session.closing
         if self._paused and wanted and not self._unwritten and not self._resting and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
