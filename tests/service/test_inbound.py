@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -136,7 +136,7 @@ class Talk:
 
     def __init__(
         self, *checks: Check, ip: str = LOCAL, accept: Callable[[QueuedMessage], None] | None = None, role: str = "mx",
-        dialect: Dialect = SMTP,
+        dialect: Dialect = SMTP, **more: Any,
     ) -> None:  # fmt: skip
         self.store = Store()
         self.accepted: list[QueuedMessage] = []
@@ -147,7 +147,7 @@ class Talk:
             store=self.store, policy=policy, clock=world, random=world, hostname="mx.example",
             accept=accept or self.accepted.append, role=role, metrics=self.metrics,
         )  # fmt: skip
-        self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect), Peer(ip, 25000))
+        self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect, **more), Peer(ip, 25000))
         self.pending = self.session.start()
 
     def say(self, *lines: str | bytes) -> str:

@@ -6,6 +6,7 @@ Content that users submit passes through `message.submission` on its way.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from ironpost.message.submission import SubmittedHeader
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ironpost.model.body import Spool
 
+_BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 HEAD: Final = 64 * 1024
 """Octets from the start of the content that policy may look at."""
 
@@ -64,6 +66,19 @@ class Content:
                 self._head.append(piece[:room])
                 self._room = 0
         return self.spool.write(piece)
+
+    def bare_in_header(self) -> str:
+        """Why content in which bare CR or LF are accepted is refused; empty if it is not.
+
+        They leave as CRLF, and what stands behind one in the header section leaves as a field that nobody looked at:
+        so they may stand in the body alone.
+        """
+        head = self.head
+        end = 0 if head.startswith(b"\r\n") else head.find(b"\r\n\r\n")
+        unseen = end < 0 and self.size > len(head)  # the section is longer than the head
+        if unseen or _BARE.search(head[: end if end >= 0 else len(head)]) is not None:
+            return "Header section holds a bare CR or LF (RFC 5322 section 2.2)"
+        return ""
 
     def finish(self) -> None:
         """The true end was reached."""

@@ -178,10 +178,11 @@ class Inbound:
         visit: _Visit = session.extra
         try:
             content.finish()
-            if content.fault:
-                refusal = Decision(
-                    Verdict.refuse(replies.malformed(content.fault)), ("submission: its header section",)
-                )
+            fault = content.fault
+            if not fault and session.settings.newlines == "accept" and (facts.bare_cr or facts.bare_lf):
+                fault = content.bare_in_header()
+            if fault:
+                refusal = Decision(Verdict.refuse(replies.malformed(fault)), (f"{self._role}: its header section",))
                 return self._commit(session, visit, content, refusal)
             visit.facts.head = content.head
             visit.facts.hops = content.hops
