@@ -220,10 +220,10 @@ def test_a_limit_of_a_listener_is_its_own(serve: Callable[..., Any]) -> None:
     assert b'ironpost_connections_refused_total{limit="total"} 1.0' in metrics
 
 
-def test_eight_bit_content_must_be_declared_on_port_25_and_need_not_where_a_front_speaks(
+def test_eight_bit_content_must_be_declared_where_a_listener_says_so(
     serve: Callable[..., Any],
 ) -> None:
-    server = serve("", 'role = "mx"', 'role = "lmtp"')
+    server = serve("", 'role = "mx"\neight_bit = "reject"', 'role = "lmtp"')
     content = b"Subject: \xc3\xa9\r\n\r\ny\r\n"
     with smtplib.SMTP("127.0.0.1", server.ports["mx"], "client.example") as client:
         with pytest.raises(smtplib.SMTPDataError) as refused:

@@ -57,7 +57,7 @@ def test_every_key_is_in_the_table_with_its_default() -> None:
 
 def test_the_defaults_by_role_are_in_their_table() -> None:
     rows = re.findall(r"^\| (mx|submission|lmtp) \| `(\w+)` \| `(\w+)` \| `(\w+)` \| `(\w+)` \|", TEXT, re.M)
-    shown = {role: dict(zip(("tls", "newlines", "eight_bit", "auth"), values, strict=True)) for role, *values in rows}
+    shown = {role: dict(zip(("tls", "newlines", "hello", "auth"), values, strict=True)) for role, *values in rows}
     assert shown == DEFAULTS
 
 

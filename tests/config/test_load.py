@@ -249,10 +249,11 @@ def test_a_policy_that_cannot_be_is_refused(text: str, sentence: str) -> None:
 def test_what_a_key_of_a_listener_is_depends_on_its_role() -> None:
     text = "".join(f'[[listener]]\nrole = "{role}"\nlisten = ["127.0.0.1:0"]\n' for role in DEFAULTS)
     mx, submission, lmtp = parse(text).listener
-    assert (mx.tls, mx.newlines, mx.eight_bit, mx.auth) == ("starttls", "reject", "reject", "none")
-    assert (submission.tls, submission.newlines, submission.eight_bit) == ("starttls", "normalise", "accept")
+    assert (mx.tls, mx.newlines, mx.hello, mx.auth) == ("starttls", "reject", "strict", "none")
+    assert (submission.tls, submission.newlines, submission.hello) == ("starttls", "normalise", "lenient")
     assert submission.auth == "required"
-    assert (lmtp.tls, lmtp.newlines, lmtp.eight_bit, lmtp.auth) == ("none", "reject", "accept", "none")
+    assert (lmtp.tls, lmtp.newlines, lmtp.hello, lmtp.auth) == ("none", "reject", "strict", "none")
+    assert {each.eight_bit for each in (mx, submission, lmtp)} == {"accept"}
 
 
 def test_a_listener_has_the_common_limits_but_for_its_own() -> None:

@@ -268,6 +268,7 @@ def session_settings(configuration: Configuration, listener: Listener, common: C
         newlines=listener.newlines,
         lenient=listener.lenient,
         eight_bit=listener.eight_bit,
+        hello=listener.hello,
         dialect=DIALECTS[listener.role]._replace(authenticate=listener.auth == "required"),
         authenticator=None if listener.auth == "none" else common.authenticator,
         auth_in_clear=listener.auth_in_clear,

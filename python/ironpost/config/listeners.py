@@ -38,9 +38,9 @@ Role: TypeAlias = Literal["mx", "submission", "lmtp"]
 SMTP_PORT: Final = 25
 
 DEFAULTS: Final[dict[str, dict[str, str]]] = {
-    "mx": {"tls": "starttls", "newlines": "reject", "eight_bit": "reject", "auth": "none"},
-    "submission": {"tls": "starttls", "newlines": "normalise", "eight_bit": "accept", "auth": "required"},
-    "lmtp": {"tls": "none", "newlines": "reject", "eight_bit": "accept", "auth": "none"},
+    "mx": {"tls": "starttls", "newlines": "reject", "hello": "strict", "auth": "none"},
+    "submission": {"tls": "starttls", "newlines": "normalise", "hello": "lenient", "auth": "required"},
+    "lmtp": {"tls": "none", "newlines": "reject", "hello": "strict", "auth": "none"},
 }
 """What a role's keys are unless they are written. Port 25 is strict; submission clients are forgiven what their users
 cannot mend; an LMTP client is our own front, which has judged the content already."""
@@ -117,8 +117,10 @@ class Listener(Section):
     """What a bare CR or LF in content meets."""
     lenient: tuple[Network, ...] = ()
     """Networks whose clients get `normalise` where `newlines` is `reject`."""
-    eight_bit: Literal["accept", "reject"]
+    eight_bit: Literal["accept", "reject"] = "accept"
     """What 8-bit content meets that was not declared (RFC 6152 §3)."""
+    hello: Literal["strict", "lenient"]
+    """What EHLO meets whose name is neither a domain nor an address literal."""
     long_lines: Literal["accept", "reject"] = "reject"
     """What a longer line of content meets than `max_line`."""
     max_line: Annotated[Size, least(size, "998B")] = 1 << 20

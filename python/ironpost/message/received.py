@@ -23,7 +23,7 @@ _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")  # RFC 5321 §4.1.2 Domain
 _U_LABEL: Final = r"[^\W_](?:[\w-]*[^\W_])?"
 _U_DOMAIN: Final = re.compile(rf"{_U_LABEL}(?:\.{_U_LABEL})*")  # RFC 6531 §3.3 sub-domain =/ U-label
-_LITERAL: Final = re.compile(r"\[[!-Z^-~]+\]")  # RFC 5321 §4.1.3, dcontent
+_LITERAL: Final = re.compile(r"\[(?:[0-9.]+|[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+)\]")  # RFC 5321 §4.1.3
 _CIPHER: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")  # RFC 8314 §4.3 tls-cipher-name
 _REGISTERED: Final = {
     "ECDHE-ECDSA-AES256-GCM-SHA384": "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",

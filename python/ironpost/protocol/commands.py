@@ -9,6 +9,7 @@ Standards: RFC 5321 §3.3 (transaction), §4.1.1 (commands), §4.1.4 (order), §
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
@@ -52,23 +53,38 @@ class State(Enum):
 
 def hello(session: ServerSession, command: Command) -> None:
     """EHLO, HELO (RFC 5321 §4.1.1.1), LHLO (RFC 2033 §4.1). Refused, the session stays in its state (§4.1.4)."""
-    if command.fault is not None or command.domain is None:
-        return session.refuse_fault(command, replies.FAULT_REPLIES)
-    session.candidate = command
+    domain = command.domain
+    if command.fault is not None or domain is None:
+        domain = _said(command.argument) if session.settings.hello == "lenient" else None
+        if domain is None:
+            return session.refuse_fault(command, replies.FAULT_REPLIES)
+        session.lenient_hellos += 1
+    session.candidate = command.verb, domain
     try:
-        answer = session.handler.hello(session, command.verb, command.domain)
+        answer = session.handler.hello(session, command.verb, domain)
     except Exception as exc:  # noqa: BLE001 - R26: whatever a hook raises, the session goes on
         answer = session.raised(exc)
     return session.ask(answer, hello_answered)
+
+
+def _said(argument: bytes) -> str | None:
+    """What a client calls itself that is no domain, as text to be shown; None if there is nothing to show.
+
+    RFC 5321 §4.1.4 lets no server refuse mail because a name does not belong to the client's address, and a program
+    that does not know its own name cannot mend it. What is no domain stands in Received as a comment.
+    """
+    argument = argument.strip(b" ")
+    if not 0 < len(argument) <= HELLO or _CONTROL.search(argument) is not None:
+        return None
+    return argument.decode("utf-8", "backslashreplace")
 
 
 def hello_answered(session: ServerSession, answer: Reply | None) -> None:
     """What the handler said to EHLO, HELO or LHLO."""
     if answer is not None and not answer.positive:
         return session.reply(answer)
-    command = session.candidate
-    session.helo = command.domain or ""
-    session.esmtp = command.verb != "HELO"
+    verb, session.helo = session.candidate
+    session.esmtp = verb != "HELO"
     session.drop_transaction()  # EHLO resets as RSET does (RFC 5321 §4.1.4)
     if answer is not None:
         return session.reply(answer)
@@ -250,6 +266,9 @@ def hello_between_chunks(session: ServerSession, command: Command) -> None:
     hello(session, command)
 
 
+HELLO: Final = 255
+"""Octets of a name in EHLO that is none."""
+_CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _SENDER_OK: Final = replies.SENDER_OK.octets
 _RECIPIENT_OK: Final = replies.RECIPIENT_OK.octets
 _RESET: Final = replies.RESET.octets

@@ -95,6 +95,7 @@ class ServerSession(Answering):
         "handler",
         "heard_out",
         "helo",
+        "lenient_hellos",
         "octets",
         "quarantine",
         "refusal",
@@ -136,6 +137,8 @@ class ServerSession(Answering):
         self.want: Want | None = None
         """What the outer ring must do once `output` is written. While it is set nothing is interpreted."""
         self.helo = ""
+        self.lenient_hellos = 0
+        """EHLO and HELO whose name is none, which `Settings.hello` let pass."""
         """What the client called itself; empty before EHLO or HELO."""
         self.esmtp = False
         """The client said EHLO, so extensions apply."""

@@ -72,6 +72,9 @@ class Settings:
     """Networks whose clients get `normalise` where `newlines` is `reject` (SECURITY R2)."""
     eight_bit: Literal["accept", "reject"] = "accept"
     """What octets above 127 meet in content that was declared with neither BODY=8BITMIME nor SMTPUTF8 (RFC 6152 §3)."""
+    hello: Literal["strict", "lenient"] = "strict"
+    """What EHLO meets whose name is neither a domain nor an address literal: 501, or nothing: the name is taken as it
+    stands, and is a comment in Received."""
     dialect: Dialect = SMTP
     starttls: bool = False
     """The server has a certificate, so STARTTLS is offered on connections in clear."""

@@ -234,6 +234,8 @@ class Inbound:
         count("replies", "positive", session.replies - session.deferrals - session.refusals)
         if session.ended in _LIMITS:
             count("sessions_ended", _LIMITS[session.ended])
+        if session.lenient_hellos:
+            count("leniencies", "hello", session.lenient_hellos)
         if session.failures:
             count("hook_failures", amount=session.failures)
         if _log.isEnabledFor(logging.INFO):

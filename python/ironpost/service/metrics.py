@@ -34,6 +34,7 @@ COUNTERS: Final[dict[str, Counter]] = {
     "proxy_faults": Counter("Connections with a PROXY header that is none."),
     "commands": Counter("Commands of sessions that have ended."),
     "replies": Counter("Replies to them, by their class.", "class"),
+    "leniencies": Counter("What only a leniency let pass.", "kind"),
     "recipients_refused": Counter("Recipients that policy refused."),
     "messages": Counter("Messages whose end was reached, by what became of them.", "result"),
     "octets": Counter("Octets of content in messages that were accepted."),
