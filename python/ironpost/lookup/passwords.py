@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ironpost.protocol.answering import Overloaded
 from ironpost.protocol.sasl.names import PASSWORD, prepare
 
 if TYPE_CHECKING:
@@ -27,13 +29,15 @@ MEMORY_COST: Final = 19 * 1024
 PARALLELISM: Final = 1
 THREADS: Final = 2
 """Hashes that are computed at one time."""
-WAITING: Final = 64
-"""Checks that run or wait for a thread."""
+WAITING: Final = 256
+"""Checks that run or wait for a thread; the last of them waits for a few seconds."""
+SHARE: Final = 64
+"""Those of one network, so that who guesses leaves room for others."""
 
 T = TypeVar("T")
 
 
-class Busy(Exception):
+class Busy(Overloaded):
     """Too many checks wait already."""
 
 
@@ -74,15 +78,34 @@ class PasswordChecker:
 class Pool:
     """Some threads for what takes too long for the event loop."""
 
-    def __init__(self, threads: int = THREADS, waiting: int = WAITING) -> None:
+    def __init__(self, threads: int = THREADS, waiting: int = WAITING, share: int = SHARE) -> None:
         """Starts no thread yet.
 
         Args:
             threads: that run at one time.
             waiting: calls that run or wait, before `run` raises.
+            share: of them, for one client of `run_for`.
         """
         self._threads = ThreadPoolExecutor(threads, "ironpost-users")
         self._room = threading.BoundedSemaphore(waiting)
+        self._share = share
+        self._clients: Counter[str] = Counter()
+
+    async def run_for(self, client: str, function: Callable[..., T], *arguments: Any) -> T:
+        """As `run`; `client` says who waits, and may not fill the queue alone.
+
+        Raises:
+            Busy: too many wait, or too many for that client.
+        """
+        if self._clients[client] >= self._share:
+            raise Busy("too many logins from there wait for a thread")
+        self._clients[client] += 1
+        try:
+            return await self.run(function, *arguments)
+        finally:
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         """What the function returns, later.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from ironpost.lookup.passwords import PasswordChecker, Pool, hash_password
 from ironpost.protocol.sasl import BY_DEFAULT, ScramCredential
+from ironpost.protocol.sasl.backoff import network_of
 from ironpost.protocol.sasl.scram import LEAST_ITERATIONS, credential
 from ironpost.server.hooks import blocks
 
@@ -177,13 +178,13 @@ class Users:
         raise AttributeError(f"{type(self).__name__} has no {method}", name=method, obj=self)
 
     async def _verify_password(self, session: ServerSession, login: str, password: str) -> str | None:
-        user, right = await self._pool.run(self._check, login, password)
+        user, right = await self._pool.run_for(network_of(session.peer.ip), self._check, login, password)
         if user is not None:
             return user.name if right else None
         return await self._ask("verify_password", session, login, password)  # type: ignore[no-any-return]
 
     async def _scram(self, session: ServerSession, login: str) -> ScramCredential | None:
-        user = await self._pool.run(self._find, login)
+        user = await self._pool.run_for(network_of(session.peer.ip), self._find, login)
         if user is None:
             return await self._ask("scram", session, login)  # type: ignore[no-any-return]
         if user.scram is None:
@@ -192,13 +193,13 @@ class Users:
         return user.scram._replace(name=user.name)
 
     async def _shared_secret(self, session: ServerSession, login: str) -> str | None:
-        user = await self._pool.run(self._find, login)
+        user = await self._pool.run_for(network_of(session.peer.ip), self._find, login)
         return user.secret if user is not None else await self._ask("shared_secret", session, login)
 
     async def _external(self, session: ServerSession, authzid: str) -> str | None:
         tls = session.tls
         for known in (session.peer.user, *(() if tls is None else tls.names)):
-            user = await self._pool.run(self._find, known) if known else None
+            user = await self._pool.run_for(network_of(session.peer.ip), self._find, known) if known else None
             if user is not None and authzid in {"", user.name, known}:
                 return user.name
         return None

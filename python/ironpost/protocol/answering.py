@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("ironpost.protocol")
 
 
+class Overloaded(Exception):
+    """What a hook raises that has too much to do already: its client is told to come later, and no code is at fault."""
+
+
 class Answering:
     """The speaking half of `ServerSession`."""
 
@@ -138,9 +142,12 @@ class Answering:
     def raised(self, exc: BaseException, *, storage: bool = False) -> Reply:
         """Counts and logs what a hook raised; the reply that stands for it."""
         self.failures += 1
-        fields = {"session": self.id, "ip": self.peer.ip, "error": type(exc).__name__}
-        extra = {"event": "hook-failed", "fields": fields}
-        LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc, extra=extra)
+        if isinstance(exc, Overloaded):  # as often as clients like: one line each is enough
+            LOG.warning("%s has to try later: %s", self.peer.ip, exc)
+        else:
+            fields = {"session": self.id, "ip": self.peer.ip, "error": type(exc).__name__}
+            extra = {"event": "hook-failed", "fields": fields}
+            LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc, extra=extra)
         # RFC 5321 §4.2.3: 452 says that there is no room; any other error in storing is 451.
         if storage and isinstance(exc, OSError) and exc.errno in NO_ROOM:
             return replies.NO_ROOM

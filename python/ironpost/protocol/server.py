@@ -535,6 +535,8 @@ class ServerSession(Answering):
                     self.full = True
                     return None
             if self.want is not None:
+                if self._eof:  # nobody is there any more to shake hands with, or to turn round for
+                    self.tls_failed()
                 return None
             if framer.held:
                 if self._line_then is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import inspect
 import logging
 import pwd
 import socket
@@ -220,6 +221,10 @@ class Connection(asyncio.Protocol):
         session.close()
         if question is not None and not committing and isinstance(question, asyncio.Task):
             question.cancel()
+            # Cancelled before its first step, the task never gets to await this.
+            pending = session.pending
+            if inspect.iscoroutine(pending) and inspect.getcoroutinestate(pending) == inspect.CORO_CREATED:
+                pending.close()
         self.server.partings.end(self)
 
     def part(self) -> None:
@@ -250,7 +255,11 @@ class Connection(asyncio.Protocol):
     # The listener's side
 
     def shutdown(self) -> None:
-        """The server stops: 421 when nothing is going on."""
+        """The server stops: 421 when nothing is going on; during a handshake there is nobody to say it to."""
+        if self.session.want is not None:
+            self.session.tls_failed()
+            self.transport.abort()
+            return
         self.session.shutdown()
         self._go_on(None)
 

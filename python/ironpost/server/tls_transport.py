@@ -28,6 +28,10 @@ BUFFER: Final = 16 * RECORD
 """Octets of the buffer into which records are decrypted: as much as a loop reads at once."""
 
 
+PIECE: Final = 16384
+"""Octets of cipher text that OpenSSL gets at one time."""
+
+
 class Owner(Protocol):
     """Whose connection it is."""
 
@@ -100,14 +104,23 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Cipher text."""
         if self._deaf:
             return
-        self._incoming.write(data)
-        if not self._ready:
-            facts = self._shake_hands()
-            if facts is None:
+        rest = memoryview(data)
+        while not self._ready:
+            if not rest:
                 return
-            self._owner.secured(self, facts, early=self._incoming.pending > 0)
-        if self._incoming.pending and not self._deaf:
-            self._read()
+            rest = self._take_in(rest)
+            facts = self._shake_hands()
+            if self._deaf:
+                return
+            if facts is not None:
+                self._owner.secured(self, facts, early=self._incoming.pending > 0 or len(rest) > 0)
+        if (self._incoming.pending or rest) and not self._deaf:
+            self._read(rest)
+
+    def _take_in(self, rest: memoryview) -> memoryview:
+        """Hands the first part to OpenSSL, whose buffer never gets smaller again; what is left."""
+        self._incoming.write(rest[:PIECE])
+        return rest[PIECE:]
 
     def eof_received(self) -> bool:
         """The wire ended. Without close_notify somebody may have cut it, so nothing that was begun counts (R6)."""
@@ -152,14 +165,17 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._send()
         return facts
 
-    def _read(self) -> None:
+    def _read(self, rest: memoryview) -> None:
         tls, incoming, buffer = self._tls, self._incoming, self._buffer
         size, ended = 0, False
         while True:
             try:
                 octets = cast("int", tls.read(RECORD, buffer[size:]))  # type: ignore[arg-type,unused-ignore]
             except ssl.SSLWantReadError:
-                break
+                if not rest:
+                    break
+                rest = self._take_in(rest)
+                continue
             except (ssl.SSLError, OSError):  # a record that was changed, an alert: nobody vouches for what follows
                 self._deaf = True
                 break
@@ -171,7 +187,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._owner.data_received(bytes(buffer[:size]))
                 size = 0
             if not incoming.pending and not tls.pending():
-                break
+                if not rest:
+                    break
+                rest = self._take_in(rest)
         if self._outgoing.pending:  # an answer of OpenSSL's own
             self._send()
         if size:
