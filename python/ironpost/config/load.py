@@ -108,7 +108,7 @@ def read(path: Path) -> str:
         ConfigError: it cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Problem(f"the file is not UTF-8 (octet {error.start})")]) from None
     except OSError as error:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 from ironpost.config.auth import Auth
 from ironpost.config.listeners import Limits, Listener, Tls
 from ironpost.config.policies import Policy
-from ironpost.config.quantities import duration, size
+from ironpost.config.quantities import Endpoint, duration, size
 from ironpost.config.values import (
     Domain,
     Duration,
@@ -143,6 +143,17 @@ class Configuration(Section):
     route: tuple[Route, ...] = ()
     on_demand: tuple[OnDemand, ...] = ()
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _places(self) -> Configuration:
+        taken: set[str] = set()
+        for listener in self.listener:
+            for where in listener.listen:
+                if not (isinstance(where, Endpoint) and where.port == 0):
+                    if str(where) in taken:
+                        raise ValueError(f"listener: {where} is listened on twice")
+                    taken.add(str(where))
+        return self
 
     @model_validator(mode="after")
     def _customers(self) -> Configuration:

@@ -57,6 +57,7 @@ LineThen: TypeAlias = "Callable[[ServerSession, bytes | Fault], None]"
 DEFAULT = Settings()
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
+GREETING: Final = 220
 SAMPLE: Final = 32
 """Replies (a count) between two looks at how large all are that wait to be written."""
 
@@ -489,7 +490,8 @@ class ServerSession(Answering):
     # The dialogue
 
     def _connect_answered(self, answer: Reply | None) -> None:
-        if answer is None:
+        if answer is None or (answer.positive and answer.code != GREETING):
+            # "Yes" is no greeting by itself, and a client waits for its code (RFC 5321 §4.3.2).
             self._out.append(self.settings.greeting)
         elif answer.positive:
             self._out.append(answer.octets)

@@ -12,14 +12,11 @@ STARTTLS, whatever comes is cipher text.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import inspect
 import logging
-import pwd
 import socket
 import struct
 import sys
-import termios
 from typing import TYPE_CHECKING, Any, cast
 
 from ironpost.protocol import replies
@@ -28,6 +25,15 @@ from ironpost.protocol.server import ServerSession
 from ironpost.protocol.transaction import Peer, Tls, Want
 from ironpost.server.tls_transport import TlsTransport
 from ironpost.server.turns import LARGE
+
+try:
+    import fcntl
+    import pwd
+    import termios
+except ImportError:  # Windows; our client imports this package, too
+    _POSIX = False
+else:
+    _POSIX = True
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -567,5 +573,7 @@ def _user_of(transport: asyncio.Transport) -> str:
 
 def unread(transport: asyncio.Transport) -> bool:
     """Whether octets of the client's wait in the kernel."""
+    if not _POSIX:
+        return False
     count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
     return bool(struct.unpack("i", count)[0])

@@ -130,6 +130,8 @@ def complete(handler: object, hooks: Hooks) -> Handler:
         TypeError: it has no hook at all, so it cannot have been meant as a handler; or it says in two ways what
             becomes of content.
     """
+    if isinstance(handler, type):
+        raise TypeError(f"{handler.__name__} is a class: Server wants an object, {handler.__name__}()")
     found = [getattr(handler, name) for name in (*HOOKS, "data") if callable(getattr(handler, name, None))]
     if not found:
         raise TypeError(f"{type(handler).__name__} is no handler: it has none of {', '.join(HOOKS)}, data")

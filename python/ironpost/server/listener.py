@@ -236,11 +236,15 @@ class Server:
         return [sock]
 
     async def serve_forever(self) -> None:
-        """Returns when `stop` was called and is done."""
+        """Returns when `stop` was called and is done. Cancelled, it stops the server at once."""
         if self._stopped is None:
             await self.start()
         assert self._stopped is not None
-        await self._stopped.wait()
+        try:
+            await self._stopped.wait()
+        except asyncio.CancelledError:
+            await self.stop(grace=0.0)
+            raise
 
     async def stop(self, grace: float = GRACE) -> None:
         """Stops listening, ends every connection, returns when they are gone.

@@ -306,9 +306,15 @@ _ANSWERS: Final[Mapping[str, tuple[type, ...]]] = {
 
 def _submitter(session: ServerSession, value: str | None) -> Submitter | Reply:
     try:
-        submitter = Submitter.parse(value or "")
+        text = wire.xtext_decode(value or "")
     except ValueError:
         return replies.BAD_PARAMETER
+    if not text:
+        return replies.BAD_PARAMETER
+    try:
+        submitter = Submitter.parse(value or "")
+    except ValueError:
+        return UNKNOWN  # a name that is no address says nothing to us, and costs no mail (RFC 4954 §5)
     return submitter if session.identity is not None else UNKNOWN
 
 
