@@ -43,7 +43,8 @@ LISTENER = '[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:25"]\n'
         ('[log]\nlevel = "loud"', "c.toml:2: log.level: this must be 'debug', 'info', 'warning' or 'error'"),
         ('[smtp]\nlisten = ["127.0.0.1:25"]', "c.toml:2: smtp.listen: unknown key; it belongs to [[listener]]"),
         ('concurrency = 5', "c.toml:1: concurrency: unknown key; it belongs to [queue]"),
-        ('[queue]\nzzz = 5', "c.toml:2: queue.zzz: unknown key; the keys here are concurrency, expire, history, history_size, memory, reserve"),
+        ('[queue]\nzzz = 5', "c.toml:2: queue.zzz: unknown key; the keys here are concurrency, expire, history, "
+            "history_size, memory, reserve"),
     ],
 )  # fmt: skip
 def test_f62_each_sentence_says_what_is_wrong_and_where(text: str, sentence: str) -> None:
