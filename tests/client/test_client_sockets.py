@@ -17,6 +17,7 @@ from ironpost.client import (
     ContentRefused,
     PeerFault,
     RecipientsRefused,
+    Refused,
     SenderRefused,
     ServiceRefused,
     TimedOut,
@@ -498,3 +499,85 @@ def test_under_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+# -- faults of the dialogue (f40) -------------------------------------------------------------------------------------
+
+
+def test_f40_a_server_that_rejects_bdat_gets_data_on_a_new_connection() -> None:
+    seen: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        while line := await reader.readline():
+            seen.append(line)
+            replies = {b"EHLO": b"250-hi\r\n250 CHUNKING\r\n", b"BDAT": b"502 5.5.1 what\r\n", b"DATA": b"354 go\r\n"}
+            writer.write(replies.get(line[:4], b"250 ok\r\n"))
+            if line.startswith(b"DATA"):
+                await reader.readuntil(b"\r\n.\r\n")
+                writer.write(b"250 2.0.0 taken\r\n")
+
+    async def main() -> None:
+        async with peer(script) as port, Client("127.0.0.1", port) as client:
+            for _ in range(2):
+                result = await client.send("a@a.example", "b@b.example", b"hi\r\n")
+                assert result.reply.code == 250
+        assert [line[:4] for line in seen].count(b"BDAT") == 1
+
+    run(main)
+
+
+def test_f40_a_refused_rset_makes_the_client_connect_anew() -> None:
+    connections = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(b"220 hi\r\n")
+        while line := await reader.readline():
+            replies = {b"RSET": b"502 what\r\n", b"RCPT TO:<no@b.example>\r\n": b"550 who\r\n", b"DATA": b"354 go\r\n"}
+            writer.write(replies.get(line, replies.get(line[:4], b"250 ok\r\n")))
+            if line.startswith(b"DATA"):
+                await reader.readuntil(b"\r\n.\r\n")
+                writer.write(b"250 2.0.0 taken\r\n")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"hi\r\n"
+
+    async def main() -> None:
+        async with peer(script) as port, Client("127.0.0.1", port) as client:
+            with pytest.raises(RecipientsRefused):
+                await client.send("a@a.example", "no@b.example", b"hi\r\n")
+            assert (await client.send("a@a.example", "b@b.example", pieces())).reply.code == 250
+        assert connections == 2
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [
+        ((b"503 5.5.1 no\r\n",), SenderRefused),
+        ((b"250 ok\r\n", b"503 5.5.1 no\r\n"), RecipientsRefused),
+        ((b"250 ok\r\n", b"250 ok\r\n", b"503 5.5.1 no\r\n"), ContentRefused),
+        ((b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n", b"503 5.5.1 no\r\n"), ContentRefused),
+    ],
+)
+def test_f40_an_error_of_the_dialogue_says_that_another_attempt_makes_sense(
+    steps: tuple[bytes, ...], error: type[Refused]
+) -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number, step in enumerate((*HELLO, *steps)):
+            if number:
+                await reader.readline()
+            writer.write(step)
+        await reader.read()
+
+    async def main() -> None:
+        async with peer(script) as port, Client("127.0.0.1", port) as client:
+            with pytest.raises(error) as caught:
+                await client.send("a@a.example", "b@b.example", b"")
+            assert caught.value.reply.transient
+            assert "503 5.5.1 no" in str(caught.value)
+
+    run(main)

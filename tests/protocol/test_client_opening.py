@@ -189,3 +189,32 @@ def test_a_login_that_was_given_up_is_not_taken_for_one_though_the_server_says_s
     assert session.closed
     assert not session.authenticated
     assert session.ending is Ending.INSECURE
+
+
+@pytest.mark.parametrize(
+    "reply", [b"500", b"501 5.5.4", b"502", b"503 5.5.1", b"504 5.5.4", b"534 5.7.9", b"538 5.7.11"]
+)
+def test_f40_a_mechanism_that_is_rejected_is_followed_by_the_next(reply: bytes) -> None:
+    session = greeted(OFFER, Security(credentials=ADA), secure=True)
+    assert session.output().startswith(b"AUTH PLAIN ")
+    session.receive(reply + b" no\r\n")
+    assert session.output() == b"AUTH LOGIN\r\n"
+    session.receive(b"334 VXNlcm5hbWU6\r\n")
+    session.receive(b"334 UGFzc3dvcmQ6\r\n")
+    session.output()
+    session.receive(b"235 2.7.0 welcome\r\n")
+    assert session.state is State.READY
+    assert session.authenticated
+
+
+def test_f40_when_every_mechanism_is_rejected_the_last_reply_is_the_reason() -> None:
+    session = greeted(OFFER, Security(credentials=ADA), secure=True)
+    session.receive(b"504 5.5.4 no PLAIN\r\n")
+    session.receive(b"504 5.5.4 no LOGIN\r\n")
+    assert session.closed
+    assert (str(session.reason), session.ending) == ("504 5.5.4 no LOGIN", Ending.REFUSED)
+    session = greeted(OFFER, Security(credentials=ADA), secure=True)
+    session.receive(b"503 5.5.1 not now\r\n")
+    session.receive(b"503 5.5.1 not now\r\n")
+    assert session.reason is not None
+    assert session.reason.transient

@@ -92,6 +92,7 @@ class Client:
         credentials: Credentials | tuple[str, str] | None = None,
         mechanisms: Collection[str] = BY_DEFAULT,
         login_in_clear: bool = False,
+        chunking: bool = True,
     ) -> None:
         """Describes the server; nothing is opened yet.
 
@@ -106,6 +107,7 @@ class Client:
             credentials: to log in with; a name and a password.
             mechanisms: SASL mechanisms that may be used.
             login_in_clear: log in without TLS too; whoever listens then knows what the mechanism shows.
+            chunking: use BDAT for small content where the server offers it.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.
@@ -129,6 +131,7 @@ class Client:
         self._implicit = tls == "implicit"
         self._security = Security("never" if tls == "implicit" else tls, credentials, login_in_clear, mechanisms)
         self._context = context
+        self._chunking = chunking
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
@@ -154,12 +157,17 @@ class Client:
         """
         if self._connection is not None:
             raise RuntimeError("this client is connected already")
+        self._connection = await self._open()
+
+    async def _open(self) -> Connection:
+        """A ready connection. Raises: as `connect`."""
         remote = f"{self.host}:{self.port}"
         local = self._local_hostname or await _own_name()
         try:
             connection = await connect(
                 self.host, self.port, local,
                 remote=remote, timeouts=self._timeouts, connect_timeout=self._connect_timeout,
+                chunking=self._chunking,
                 security=self._security, tls=self._context, implicit_tls=self._implicit,
             )  # fmt: skip
         except TimeoutError as error:
@@ -171,7 +179,7 @@ class Client:
             raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_words(error)}",)), remote) from error
         if not connection.ready:
             raise _ended(connection, Step.GREETING)
-        self._connection = connection
+        return connection
 
     async def close(self) -> None:
         """QUIT, and closes; a send that runs ends in `ConnectionLost`. Harmless when closed."""
@@ -213,6 +221,7 @@ class Client:
             Unsupported: the server does not offer what the message needs; nothing was sent.
             SenderRefused, RecipientsRefused, ContentRefused, ServiceRefused: the server refused.
             TimedOut, ConnectionLost, PeerFault: the connection is of no use any more.
+            ConnectFailed, Insecure, LoginRefused: as `connect`, when the server made a new connection necessary.
             RuntimeError: not connected.
         """
         sender = _address(reverse_path)
@@ -233,14 +242,22 @@ class Client:
             held = None
             size = getattr(content, "size", None)
             pieces = content if isinstance(content, AsyncIterator) else content.pieces()
-        transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
         async with self._lock:
             connection = self._connection
             if connection is None:
                 raise RuntimeError("this client is not connected: use `async with`, or `connect`")
             if not connection.ready:
                 raise _ended(connection, Step.MAIL)
+            if not await connection.reset():
+                connection = self._connection = await self._open()
+            transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
             await connection.transact(transaction, pieces)
+            if transaction.without_chunks:
+                # The server offers CHUNKING and rejects BDAT: DATA, on a connection that is in step.
+                self._chunking = False
+                connection = self._connection = await self._open()
+                transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
+                await connection.transact(transaction)
         return _result(connection, transaction)
 
 
@@ -317,7 +334,7 @@ def _result(connection: Connection, transaction: Transaction) -> SendResult:
     if transaction.unsupported:
         raise Unsupported(last.reply, connection.remote, step)
     session = connection.session
-    if last.reply is session.reason and not (step is Step.CONTENT and session.ending is Ending.REFUSED):
+    if last.reply is session.reason and (session.ending is not Ending.REFUSED or last.reply.code == 421):
         raise _ended(connection, step)
     if step is Step.MAIL:
         raise SenderRefused(last.reply, connection.remote, step)

@@ -137,6 +137,18 @@ class Connection(asyncio.Protocol):
             self.abort()
             raise
 
+    async def reset(self) -> bool:
+        """Clears what a failed transaction may have left at the peer; False if the connection is of no use any more."""
+        try:
+            if self.ready:
+                self.session.reset()
+                self._advance(rearm=True)
+                await self._turn()
+        except BaseException:
+            self.abort()
+            raise
+        return self.ready
+
     async def transact(self, transaction: Transaction, pieces: Pieces | None = None) -> None:
         """Runs one transaction to its end: afterwards every recipient has its outcome.
 

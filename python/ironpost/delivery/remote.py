@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
 from ironpost.delivery import unreadable, words
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
-from ironpost.delivery.sending import Sending, too_many
+from ironpost.delivery.sending import Sending, too_many, undecided
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, check_hostname
 from ironpost.protocol.extensions import requiretls
@@ -50,21 +50,72 @@ class _ServiceError(Exception):
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Way:
+    """A connection and where it leads."""
+
     connection: Connection
-    since: float
+    target: Target
+    since: float = 0.0
+    """When it was last used, on the loop's clock."""
+    reused: bool = False
 
 
 class _Destination:
     """The connections to one place, and whose turn it is."""
 
-    __slots__ = ("gate", "idle", "users")
+    __slots__ = ("gate", "idle", "users", "without_chunks")
 
     def __init__(self, limit: int) -> None:
         self.gate = asyncio.Semaphore(limit)
-        self.idle: deque[_Kept] = deque()
+        self.idle: deque[_Way] = deque()
         """The one used last is at the right end, and used first."""
         self.users = 0
+        self.without_chunks: set[str] = set()
+        """Addresses of hosts that offer CHUNKING and then reject BDAT, for as long as the destination is in use."""
+
+
+class _Hosts:
+    """The hosts of one attempt, in their order; one that failed is not tried again."""
+
+    __slots__ = ("_targets", "failed", "worst")
+
+    def __init__(self, targets: AsyncGenerator[Target, None], failed: Iterable[str] = ()) -> None:
+        self._targets = targets
+        self.failed = set(failed)
+        """Addresses of those that were no use."""
+        self.worst: Outcome | None = None
+        """Of those that did not take us as a client. What may still work outweighs what never will: one host that is
+        only away keeps the mail alive."""
+
+    async def next(self) -> Target:
+        """The next one.
+
+        Raises:
+            NowhereError: DNS has none at all.
+            _ServiceError: every one was tried.
+        """
+        try:
+            while len(self.failed) < MAX_ADDRESSES and (target := await anext(self._targets, None)) is not None:
+                if target.ip not in self.failed:
+                    return target
+        except NowhereError as nowhere:
+            if self.worst is None:
+                raise
+            if self.worst.disposition is Disposition.FAILED:
+                self.blame(None, nowhere.outcome)
+        assert self.worst is not None, "no target at all raises NowhereError"
+        raise _ServiceError(self.worst)
+
+    def blame(self, target: Target | None, outcome: Outcome) -> None:
+        """A host was no use, or could not be found."""
+        if target is not None:
+            self.failed.add(target.ip)
+        if self.worst is None or outcome.disposition is Disposition.DEFERRED:
+            self.worst = outcome
+
+    async def close(self) -> None:
+        """No more are wanted."""
+        await self._targets.aclose()
 
 
 class RemoteDelivery:
@@ -179,74 +230,77 @@ class RemoteDelivery:
             sending = await Sending.of(message)
         except OSError as error:
             return _same(recipients, unreadable(error))
-        settled: Results = []
-        while True:
-            connection = self._kept(destination)
-            if connection is not None and _unfit(connection, message) is not None:
-                self._keep(destination, connection)
-                connection = None
-            reused = connection is not None
-            if connection is None:
-                try:
-                    connection = await self._fresh(route, domain, message)
-                except NowhereError as nowhere:
-                    return settled + _same(recipients, nowhere.outcome)
-                except _ServiceError as refused:
-                    return settled + _same(recipients, refused.outcome)
-            results = await sending.over(connection, recipients)
-            if reused and _was_dead(connection):
-                continue
-            self._keep(destination, connection)
-            recipients = too_many(results)
-            again = {each.number for each in recipients}
-            settled += [(each.number, outcome) for each, outcome in results if each.number not in again]
-            if not recipients:
-                return settled
-
-    async def _fresh(self, route: Route, domain: str, message: QueuedMessage) -> Connection:
-        """A ready connection to the first host that takes us, and may have the message."""
-        worst: Outcome | None = None
-        tried = 0
-        targets = self._targets(route, domain)
+        settled: dict[int, Outcome] = {}
+        hosts = _Hosts(self._targets(route, domain))
+        way: _Way | None = None
         try:
-            async for target in targets:
-                if tried == MAX_ADDRESSES:
-                    break
-                tried += 1
-                remote = str(target)
-                try:
-                    connection = await connect(
-                        target.ip,
-                        target.port,
-                        self._local_hostname,
-                        remote=remote,
-                        timeouts=self._timeouts,
-                        connect_timeout=self._connect_timeout,
-                        chunking=self._chunking,
-                    )
-                except OSError as error:
-                    reply = Reply(451, "4.4.1", (f"Cannot connect: {words(error)}",))
-                    outcome = Outcome(Disposition.DEFERRED, reply, remote, asked=True)
+            while recipients:
+                way = way or self._kept(destination, message) or await self._fresh(hosts, destination, message)
+                transaction, results = await sending.transact(way.connection, recipients)
+                if way.reused and _was_dead(way.connection):
+                    way = None
+                    continue
+                settled.update((each.number, outcome) for each, outcome in results)
+                if transaction.without_chunks and way.target.ip not in destination.without_chunks:
+                    # BDAT is what this peer promised, DATA is what every peer takes: once more, to the same host.
+                    destination.without_chunks.add(way.target.ip)
+                    recipients = undecided(transaction, results)
+                    way = await self._connected(way.target, hosts, destination, message)
+                elif transaction.undecided:
+                    # RFC 5321 §5.1: this host did not judge the mail, so the next one is asked.
+                    recipients = undecided(transaction, results)
+                    hosts.blame(way.target, settled[recipients[0].number])
+                    self._dismiss(way.connection)
+                    way = None
                 else:
-                    unfit = _unfit(connection, message)
-                    if connection.ready and unfit is None:
-                        return connection
-                    if connection.ready:
-                        self._dismiss(connection)
-                    reply = connection.session.reason or unfit or Reply(451, "4.4.2", ("The connection was closed",))
-                    outcome = Outcome.of(reply, remote)
-                # What may still work outweighs what never will: one host that is only away keeps the mail alive.
-                if worst is None or outcome.disposition is Disposition.DEFERRED:
-                    worst = outcome
+                    self._keep(destination, way)
+                    way = None
+                    recipients = too_many(results)
+                    if recipients:
+                        await hosts.close()
+                        hosts = _Hosts(self._targets(route, domain), hosts.failed)
         except NowhereError as nowhere:
-            if worst is None:
-                raise
-            if worst.disposition is Disposition.FAILED and nowhere.outcome.disposition is Disposition.DEFERRED:
-                worst = nowhere.outcome
+            _settle_rest(settled, recipients, nowhere.outcome)
+        except _ServiceError as refused:
+            _settle_rest(settled, recipients, refused.outcome)
         finally:
-            await targets.aclose()
-        assert worst is not None, "no target at all raises NowhereError"
-        raise _ServiceError(worst)
+            await hosts.close()
+        return list(settled.items())
+
+    async def _fresh(self, hosts: _Hosts, destination: _Destination, message: QueuedMessage) -> _Way:
+        """A ready connection to the first host that takes us, and may have the message."""
+        while True:
+            way = await self._connected(await hosts.next(), hosts, destination, message)
+            if way is not None:
+                return way
+
+    async def _connected(
+        self, target: Target, hosts: _Hosts, destination: _Destination, message: QueuedMessage
+    ) -> _Way | None:
+        """A ready connection to one host; None if it is no use, which `hosts` is told."""
+        remote = str(target)
+        try:
+            connection = await connect(
+                target.ip,
+                target.port,
+                self._local_hostname,
+                remote=remote,
+                timeouts=self._timeouts,
+                connect_timeout=self._connect_timeout,
+                chunking=self._chunking and target.ip not in destination.without_chunks,
+            )
+        except OSError as error:
+            reply = Reply(451, "4.4.1", (f"Cannot connect: {words(error)}",))
+            hosts.blame(target, Outcome(Disposition.DEFERRED, reply, remote, asked=True))
+            return None
+        unfit = _unfit(connection, message)
+        if connection.ready and unfit is None:
+            return _Way(connection, target)
+        if connection.ready:
+            self._dismiss(connection)
+        reply = connection.session.reason or unfit or Reply(451, "4.4.2", ("The connection was closed",))
+        hosts.blame(target, Outcome.of(reply, remote))
+        return None
 
     def _targets(self, route: Route, domain: str) -> AsyncGenerator[Target, None]:
         if route.kind is Kind.SMART_HOST:
@@ -255,15 +309,22 @@ class RemoteDelivery:
 
     # -- kept connections ---------------------------------------------------------------------------------------------
 
-    def _kept(self, destination: _Destination) -> Connection | None:
+    def _kept(self, destination: _Destination, message: QueuedMessage) -> _Way | None:
+        """One that may have the message."""
         while destination.idle:
-            connection = destination.idle.pop().connection
-            if connection.ready:
-                return connection
-            connection.abort()
+            way = destination.idle.pop()
+            if not way.connection.ready:
+                way.connection.abort()
+            elif _unfit(way.connection, message) is not None:
+                destination.idle.append(way)
+                return None
+            else:
+                way.reused = True
+                return way
         return None
 
-    def _keep(self, destination: _Destination, connection: Connection) -> None:
+    def _keep(self, destination: _Destination, way: _Way) -> None:
+        connection = way.connection
         if not connection.ready:
             return
         if self._closed or connection.session.transactions >= min(
@@ -272,7 +333,8 @@ class RemoteDelivery:
             self._dismiss(connection)
             return
         loop = asyncio.get_running_loop()
-        destination.idle.append(_Kept(connection, loop.time()))
+        way.since = loop.time()
+        destination.idle.append(way)
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._idle_seconds, self._sweep)
 
@@ -330,6 +392,12 @@ def _same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
     return [(each.number, outcome) for each in recipients]
 
 
+def _settle_rest(settled: dict[int, Outcome], recipients: Sequence[QueuedRecipient], outcome: Outcome) -> None:
+    """For those whom no host judged; what one said of them already is better than that the last one was away."""
+    for each in recipients:
+        settled.setdefault(each.number, outcome)
+
+
 def _unfit(connection: Connection, message: QueuedMessage) -> Reply | None:
     """Why this host cannot have the message, though another may."""
     session = connection.session
@@ -339,6 +407,9 @@ def _unfit(connection: Connection, message: QueuedMessage) -> Reply | None:
 def _was_dead(connection: Connection) -> bool:
     """A kept connection that was closed before it said anything about this message: its host had let go of it."""
     session = connection.session
+    transaction = session.transaction
+    if transaction is not None and transaction.failed_at is Step.RSET:
+        return True  # it still held the transaction before, or did not know: nothing was said about this one
     if session.ending is Ending.REFUSED:
         return session.replies <= 1 and session.reason is not None and session.reason.code == 421
     return session.ending is Ending.LOST and session.replies == 0

@@ -50,6 +50,12 @@ class Sending:
 
     async def over(self, connection: Connection, recipients: Sequence[QueuedRecipient]) -> Results:
         """One transaction."""
+        return (await self.transact(connection, recipients))[1]
+
+    async def transact(
+        self, connection: Connection, recipients: Sequence[QueuedRecipient]
+    ) -> tuple[Transaction, Results]:
+        """One transaction, with what it knows beyond the outcomes. Its numbers are positions in `recipients`."""
         body = self.message.body
         transaction = Transaction(
             future_release.released(self.message.envelope),
@@ -62,8 +68,9 @@ class Sending:
             await connection.transact(transaction, None if self.content is not None else body.pieces())
         except OSError as error:
             # The body could not be read to its end: the connection is gone.
-            return same(recipients, unreadable(error))
-        return [
+            transaction.undecided.clear()
+            return transaction, same(recipients, unreadable(error))
+        return transaction, [
             (each, outcome)
             for each, outcome in zip(recipients, transaction.outcomes, strict=True)
             if outcome is not None
@@ -112,4 +119,13 @@ def too_many(results: Results) -> Sequence[QueuedRecipient]:
         each
         for each, outcome in results
         if outcome.disposition is Disposition.DEFERRED and outcome.reply.code in {452, 552}
+    ]
+
+
+def undecided(transaction: Transaction, results: Results) -> Sequence[QueuedRecipient]:
+    """Those whom this host did not judge, in their order: another may be asked (RFC 5321 §5.1)."""
+    return [
+        each
+        for position, (each, outcome) in enumerate(results)
+        if position in transaction.undecided or outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS
     ]

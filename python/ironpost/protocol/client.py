@@ -102,11 +102,11 @@ class ClientSession:
     """One connection's worth of conversation."""
 
     # fmt: off
-    __slots__ = ("_awaited", "_dirty", "_encoder", "_out", "_reader", "_unsent", "accepted", "authenticated",
-                 "binary", "bindings", "chunking", "domain", "doubt", "ending", "exchange", "extensions",
-                 "greeting", "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason",
-                 "remote", "replies", "secure", "security", "state", "tls_refused", "transaction", "transactions",
-                 "verified")
+    __slots__ = ("_awaited", "_dirty", "_encoder", "_leaving", "_out", "_parameters", "_reader", "_unsent",
+                 "accepted", "authenticated", "binary", "bindings", "chunking", "domain", "doubt", "ending",
+                 "exchange", "extensions", "greeting", "held_response", "limits", "local_hostname", "nonce",
+                 "offered", "only_ascii", "reason", "rejected", "remote", "replies", "secure", "security", "state",
+                 "tls_refused", "transaction", "transactions", "verified")
     # fmt: on
 
     def __init__(
@@ -159,6 +159,8 @@ class ClientSession:
         """The login that is going on."""
         self.held_response: bytes | None = None
         """Its initial response, which was too long for the command."""
+        self.rejected: set[str] = set()
+        """Mechanisms that the peer lists but does not accept."""
         self.doubt: Reply | None = None
         """Why we gave it up; the peer was told."""
         self.authenticated = False
@@ -185,6 +187,10 @@ class ClientSession:
         self.binary = False
         """The content is any octets, and goes in chunks."""
         self._dirty = False
+        self._parameters = False
+        """MAIL carried ESMTP parameters."""
+        self._leaving: Reply | None = None
+        """Why the session ends with the present transaction."""
         self.only_ascii = False
 
     # -- what the outer ring calls ------------------------------------------------------------------------------------
@@ -317,6 +323,7 @@ class ClientSession:
         recipients = envelope.recipients(self, transaction, message)
         if not recipients:
             return
+        self._parameters = not mail.endswith(b">\r\n")
         queue = self._unsent
         if self._dirty:
             queue.append((Step.RSET, 0, b"RSET\r\n"))
@@ -330,6 +337,20 @@ class ClientSession:
         self._dirty = True
         self.state = State.ENVELOPE
         self._send()
+
+    def reset(self) -> None:
+        """Clears what a failed transaction may have left at the peer (RFC 5321 §4.1.1.5), if anything.
+
+        `begin` does it by itself; a caller that can reconnect, but cannot repeat its content, does it first.
+
+        Raises:
+            RuntimeError: the session is not READY.
+        """
+        if self.state is not State.READY:
+            raise RuntimeError(f"only a session that is ready can be reset, not one that is {self.state.value}")
+        if self._dirty:
+            self.state = State.ENVELOPE
+            self.say(Step.RSET, b"RSET\r\n")
 
     def content(self, piece: bytes) -> None:
         """The next piece of content, of any size; line ends that are not CRLF are made so.
@@ -426,7 +447,10 @@ class ClientSession:
         self._say(Step.HELO)  # RFC 5321 §3.2: a server that does not know EHLO
 
     def turned_away(self, reply: wire.Reply, step: Step, _number: int) -> None:
-        self._give_up(step, Reply.of(reply))
+        reason = Reply.of(reply)
+        if reasons.blames_dialogue(reply, step):
+            reason = reasons.dialogue(step, reason)
+        self._give_up(step, reason)
         self._out.append(b"QUIT\r\n")  # RFC 5321 §4.1.1.10; nobody waits for the answer
 
     # -- for client_opening -------------------------------------------------------------------------------------------
@@ -456,11 +480,23 @@ class ClientSession:
     # -- replies of a transaction -------------------------------------------------------------------------------------
 
     def _sender_fine(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
-        """MAIL was accepted, or RSET: nothing is decided yet."""
+        """MAIL was accepted: nothing is decided yet."""
+
+    def _reset(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
+        if self._current().done:
+            self._dirty = False  # `reset`, not the start of a transaction
+
+    def _not_reset(self, reply: wire.Reply, step: Step, _number: int) -> None:
+        """RSET refused: the peer may still hold the last transaction, so this one needs another connection."""
+        self._give_up(step, reasons.dialogue(step, Reply.of(reply)))
 
     def _sender_refused(self, reply: wire.Reply, step: Step, _number: int) -> None:
         self._dirty = False
-        self._refuse_rest(Reply.of(reply), step)
+        if reasons.blames_dialogue(reply, step, parameters=self._parameters):
+            self._blamed(reply, step)
+        else:
+            # RFC 5321 §5.1: a host that cannot take mail now may be followed by the next.
+            self._refuse_rest(Reply.of(reply), step, undecided=reply.code < 500)
 
     def _recipient_fine(self, _reply: wire.Reply, _step: Step, number: int) -> None:
         transaction = self._current()
@@ -469,14 +505,20 @@ class ClientSession:
 
     def _recipient_refused(self, reply: wire.Reply, step: Step, number: int) -> None:
         transaction = self._current()
+        if transaction.outcomes[number] is not None:
+            return  # it answers a command that was sent before the refusal of another was read
         refusal = Reply.of(reply)
+        if reasons.blames_dialogue(reply, step, parameters=bool(transaction.recipients[number].parameters)):
+            self._leaving = refusal = reasons.dialogue(step, refusal)
+            transaction.settle(number, Outcome.of(refusal, self.remote), undecided=True)
+            transaction.failed_at = step
+            return
         outcome = Outcome.of(refusal, self.remote)
         if reply.code == 552 and self.accepted and reply.enhanced in (None, "5.5.3"):
             # RFC 5321 §4.5.3.1.10: an old way to say too many recipients, which is a transient failure.
             outcome = Outcome(Disposition.DEFERRED, refusal, self.remote, asked=True)
-        if transaction.outcomes[number] is None:
-            transaction.settle(number, outcome)
-            transaction.failed_at = step
+        transaction.settle(number, outcome)
+        transaction.failed_at = step
 
     def _go_ahead(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
         transaction = self._current()
@@ -494,7 +536,11 @@ class ClientSession:
                 self.end_content()
 
     def _content_refused(self, reply: wire.Reply, step: Step, _number: int) -> None:
-        self._refuse_rest(Reply.of(reply), step)
+        """DATA refused. When every recipient was, or MAIL, any refusal of it is in order (RFC 2920 §3.1)."""
+        if self._current().open and reasons.blames_dialogue(reply, step):
+            self._blamed(reply, step)
+        else:
+            self._refuse_rest(Reply.of(reply), step, undecided=reply.code < 500)
 
     def _taken(self, reply: wire.Reply, _step: Step, _number: int) -> None:
         self._dirty = False
@@ -509,7 +555,12 @@ class ClientSession:
     def _not_taken(self, reply: wire.Reply, step: Step, _number: int) -> None:
         # RFC 5321 §4.1.1.4: the reply to the end of the content clears the peer's buffers. A refused BDAT may not.
         self._dirty = step is not Step.END
-        self._refuse_rest(Reply.of(reply), step)
+        if reasons.blames_dialogue(reply, step):
+            # A peer that does not know BDAT may have read the chunk as commands: this connection is of no use (R5).
+            self._current().without_chunks = step is not Step.END and not self.binary
+            self._blamed(reply, step)
+        else:
+            self._refuse_rest(Reply.of(reply), step)
 
     def _bye(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
         self._close()
@@ -533,19 +584,28 @@ class ClientSession:
             self._out.append(octets)
             self._awaited.append((step, number))
 
-    def _refuse_rest(self, reply: Reply, step: Step) -> None:
+    def _refuse_rest(self, reply: Reply, step: Step, *, undecided: bool = False) -> None:
         transaction = self._current()
         if transaction.open:
             transaction.failed_at = step
-            transaction.settle_rest(Outcome.of(reply, self.remote))
+            transaction.settle_rest(Outcome.of(reply, self.remote), undecided=undecided)
         self.accepted = 0
         self._rest()
+
+    def _blamed(self, reply: wire.Reply, step: Step) -> None:
+        """The peer says that the conversation went wrong: no verdict on the mail, and no use going on here."""
+        self._leaving = reasons.dialogue(step, Reply.of(reply))
+        self._refuse_rest(self._leaving, step, undecided=step is not Step.END)
 
     def _rest(self) -> None:
         """Nothing more to say in this transaction: ready, once every reply that is owed has come."""
         self._unsent.clear()
         if not self._awaited:
-            self.state = State.READY
+            if self._leaving is not None:
+                self._give_up(self._current().failed_at or Step.MAIL, self._leaving)
+                self._out.append(b"QUIT\r\n")
+            else:
+                self.state = State.READY
 
     def _uninvited(self, reply: Reply) -> None:
         if reply.code == 421 or (self.state is State.CONTENT and not reply.positive):
@@ -559,7 +619,11 @@ class ClientSession:
         transaction = self.transaction
         if transaction is not None and transaction.open:
             transaction.failed_at = step
-            transaction.settle_rest(Outcome.of(reply, self.remote))
+            # RFC 1047: behind the end of the content the message may have been taken. What the peer says in the middle
+            # of it is about the content, unless it is 421.
+            verdict = step is Step.CONTENT and ending is Ending.REFUSED and reply.code != 421
+            undecided = step not in _ENDS and ending is not Ending.ABORTED and not verdict
+            transaction.settle_rest(Outcome.of(reply, self.remote), undecided=undecided)
         self.reason, self.ending = reply, ending
         self._close()
 
@@ -586,9 +650,13 @@ def check_hostname(name: str) -> None:
     wire.parse_command(b"EHLO " + name.encode())
 
 
+_ENDS: Final = frozenset({Step.END, Step.BDAT})
+"""Steps at which the whole content has been sent."""
+
 _TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, int], None]]] = {
     # The step whose reply came, and the reply's first digit (RFC 5321 §4.2.1, §4.3.2). Absent: unexpected, the session
-    # ends. 421 is not looked up here: it ends the session at every step (RFC 5321 §3.8).
+    # ends. 421 is not looked up here: it ends the session at every step (RFC 5321 §3.8). 500 to 503 are refusals, too,
+    # but mostly of the dialogue and not of the mail: `client_transaction.blames_dialogue`.
     (Step.GREETING, 2): ClientSession._greeted,
     (Step.GREETING, 4): ClientSession.turned_away,
     (Step.GREETING, 5): ClientSession.turned_away,  # RFC 5321 §3.1: 554; RFC 7504 §3: 521
@@ -605,7 +673,9 @@ _TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, 
     (Step.AUTH, 3): opening.challenged,
     (Step.AUTH, 4): opening.login_refused,
     (Step.AUTH, 5): opening.login_refused,
-    (Step.RSET, 2): ClientSession._sender_fine,
+    (Step.RSET, 2): ClientSession._reset,
+    (Step.RSET, 4): ClientSession._not_reset,
+    (Step.RSET, 5): ClientSession._not_reset,
     (Step.MAIL, 2): ClientSession._sender_fine,
     (Step.MAIL, 4): ClientSession._sender_refused,
     (Step.MAIL, 5): ClientSession._sender_refused,
@@ -625,6 +695,7 @@ _TABLE: Final[dict[tuple[Step, int], Callable[[ClientSession, wire.Reply, Step, 
     (Step.BDAT, 4): ClientSession._not_taken,
     (Step.BDAT, 5): ClientSession._not_taken,
     (Step.QUIT, 2): ClientSession._bye,
+    (Step.QUIT, 3): ClientSession._bye,
     (Step.QUIT, 4): ClientSession._bye,
     (Step.QUIT, 5): ClientSession._bye,
 }

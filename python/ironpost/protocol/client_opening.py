@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 StartTls: TypeAlias = Literal["never", "may", "must"]
 
+_NOT_THIS_WAY: Final = frozenset({500, 501, 502, 503, 504, 534, 538})
+"""Refusals of AUTH that are about the mechanism or the dialogue, so another mechanism may work (RFC 4954 §6). 535 is
+not one of them: the same password would be counted as another wrong guess."""
+
 COMMAND: Final = 512
 """Octets of a command line with CRLF; a longer initial response waits for the server's turn (RFC 4954 §4)."""
 
@@ -92,7 +96,8 @@ def tls_refused(session: ClientSession, reply: wire.Reply, _step: Step, _number:
         proceed(session)
 
 
-def _log_in(session: ClientSession, credentials: Credentials) -> None:
+def _log_in(session: ClientSession, credentials: Credentials, last: wire.Reply | None = None) -> None:
+    """By the best mechanism that was not rejected yet; `last` is the reply that rejected one."""
     offered = session.offered.get("AUTH", "").upper().split()
     circumstances = Circumstances(
         nonce=session.nonce,
@@ -100,7 +105,12 @@ def _log_in(session: ClientSession, credentials: Credentials) -> None:
         offers_binding=any(name.endswith("-PLUS") for name in offered),
         hostname=session.domain,
     )
-    mechanism = choose(offered, credentials, circumstances, session.security.mechanisms)
+    allowed = [name for name in session.security.mechanisms if name not in session.rejected]
+    mechanism = choose(offered, credentials, circumstances, allowed)
+    if mechanism is None and session.rejected:
+        assert last is not None, "a mechanism is rejected by a reply"
+        session.turned_away(last, Step.AUTH, 0)
+        return
     if mechanism is None:
         session.forsake(replies.PEER_LACKS_MECHANISM.because(f"it offers {' '.join(offered) or 'none'}"))
         return
@@ -159,9 +169,13 @@ def logged_in(session: ClientSession, _reply: wire.Reply, _step: Step, _number: 
 
 
 def login_refused(session: ClientSession, reply: wire.Reply, step: Step, number: int) -> None:
-    """4yz or 5yz: the credentials do not hold, or cannot be checked now."""
+    """4yz or 5yz: the credentials do not hold, cannot be checked now, or this is not the way to show them."""
+    exchange, credentials = session.exchange, session.security.credentials
     if session.doubt is not None:
         session.forsake(session.doubt)
+    elif reply.code in _NOT_THIS_WAY and exchange is not None and credentials is not None:
+        session.rejected.add(exchange.mechanism.name)
+        _log_in(session, credentials, reply)
     else:
         session.turned_away(reply, step, number)
 

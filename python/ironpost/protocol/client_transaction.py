@@ -3,19 +3,20 @@
 Promises: `outcomes` has one place for each recipient, in order; when `done` is true every place is filled. A fate once
 settled is never changed.
 Refuses: a transaction without recipients, with ValueError.
-Standards: RFC 5321 §3.3, §4.2.1.
+Standards: RFC 5321 §3.3, §4.2.1, §4.2.3, §5.1; RFC 3463 §3.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Outcome, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ironpost import wire
     from ironpost.model import Envelope, Recipient
 
 
@@ -54,7 +55,9 @@ class Transaction:
         "outcomes",
         "recipients",
         "size",
+        "undecided",
         "unsupported",
+        "without_chunks",
     )
 
     def __init__(
@@ -90,6 +93,11 @@ class Transaction:
         """The step at which the last refusal came, None if there was none."""
         self.unsupported = False
         """The refusal is ours: the peer does not offer what the message needs."""
+        self.undecided: set[int] = set()
+        """Recipients whose outcome says nothing about the mail: the host or the dialogue failed before the end of the
+        content was sent, so another connection or another host may be tried at once (RFC 5321 §5.1)."""
+        self.without_chunks = False
+        """The peer offered CHUNKING and then rejected BDAT as a command: DATA on a new connection may work."""
         self._eight_bit = eight_bit
 
     @property
@@ -111,14 +119,18 @@ class Transaction:
             return True
         return self.envelope.smtputf8 and self.eight_bit is not False
 
-    def settle(self, number: int, outcome: Outcome) -> None:
+    def settle(self, number: int, outcome: Outcome, *, undecided: bool = False) -> None:
         """The outcome of one recipient, unless it has one."""
         if self.outcomes[number] is None:
             self.outcomes[number] = outcome
             self.open -= 1
+            if undecided:
+                self.undecided.add(number)
 
-    def settle_rest(self, outcome: Outcome) -> None:
+    def settle_rest(self, outcome: Outcome, *, undecided: bool = False) -> None:
         """The same outcome for every recipient that has none."""
+        if undecided:
+            self.undecided.update(number for number, known in enumerate(self.outcomes) if known is None)
         self.outcomes = [outcome if known is None else known for known in self.outcomes]
         self.open = 0
 
@@ -149,6 +161,40 @@ def faulty(step: Step, sentence: str) -> Reply:
 def unexpected(step: Step, reply: Reply) -> Reply:
     """A reply whose first digit means nothing at this step."""
     return Reply(451, "4.5.0", (f"Unexpected reply at {step.value}: {reply}",))
+
+
+DIALOGUE_FAULTS: Final = frozenset({500, 501, 502, 503})
+"""Replies about the form or the order of commands (RFC 5321 §4.2.1: x0z, syntax; §4.2.3)."""
+_PROTOCOL: Final = frozenset({"0", "5"})
+"""Subjects of an enhanced code that do not contradict that: unspecified, and the delivery protocol (RFC 3463 §3)."""
+
+
+def blames_dialogue(reply: wire.Reply, step: Step, *, parameters: bool = False) -> bool:
+    """Whether a reply says that the conversation went wrong, and nothing about the mail.
+
+    A 501 to MAIL or RCPT is a verdict on the address when its enhanced code says so, or when it has none and the
+    command carried nothing but the address. A reply to the content is a verdict when its enhanced code names another
+    subject than the protocol.
+
+    Args:
+        reply: the peer's.
+        step: what it answers.
+        parameters: the command carried ESMTP parameters.
+    """
+    if reply.code not in DIALOGUE_FAULTS:
+        return False
+    if reply.code == 501 and step in (Step.MAIL, Step.RCPT):
+        return parameters if reply.enhanced is None else _subject(reply) in _PROTOCOL
+    return step not in (Step.END, Step.BDAT) or reply.enhanced is None or _subject(reply) in _PROTOCOL
+
+
+def _subject(reply: wire.Reply) -> str:
+    return (reply.enhanced or "..").split(".")[1]
+
+
+def dialogue(step: Step, reply: Reply) -> Reply:
+    """The peer says that the conversation went wrong (`blames_dialogue`)."""
+    return Reply(451, "4.5.0", (f"Protocol error reported at {step.value}: {reply}",))
 
 
 def unsolicited(reply: Reply) -> Reply:

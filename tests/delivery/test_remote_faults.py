@@ -1,0 +1,168 @@
+"""Delivery to peers that misbehave: what one host, one command or one recipient suffers must not reach the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.delivery.test_remote import D, F, P, deliver, delivery, message, one, peer, run
+
+from ironpost.protocol.client import TIMEOUTS, Step
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+CHUNKS = {"EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n"}
+
+
+# -- f40: faults of the dialogue --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [500, 501, 502, 503])
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", "."])
+def test_f40_a_fault_of_the_dialogue_defers_and_leaves_the_connection(step: str, code: int) -> None:
+    async def main() -> None:
+        async with peer({step: b"%d 5.5.1 what\r\n" % code}) as here, delivery(here.port) as made:
+            assert one(await deliver(made, message("x@a.example"))).disposition is P
+            await here.until(lambda: not here.open)
+
+    run(main)
+
+
+def test_f40_a_host_that_rejects_bdat_gets_data_on_a_new_connection() -> None:
+    async def main() -> None:
+        async with peer({**CHUNKS, "BDAT": b"502 5.5.1 what\r\n"}) as here, delivery(here.port) as made:
+            usual = here.answer
+
+            def strict(writer: asyncio.StreamWriter, key: str, verb: str) -> bool:
+                # It reads the chunk's octets as commands, and so must not be believed any more.
+                return usual(writer, key, "BDAT" if verb in {"Subject:", "hi", ""} else verb)
+
+            here.answer = strict  # type: ignore[method-assign]
+            assert one(await deliver(made, message("x@a.example"))).disposition is D
+            assert here.connections == 2
+            assert here.messages == [b"Subject: x\r\n\r\nhi\r\n"]
+
+    run(main)
+
+
+def test_f40_a_refused_rset_costs_the_next_message_a_new_connection_only() -> None:
+    async def main() -> None:
+        answers = {"RCPT TO:<no@a.example>": b"550 5.1.1 who\r\n", "RSET": b"502 5.5.1 what\r\n"}
+        answers["DATA"] = b"554 5.5.1 nobody\r\n"
+        async with peer(answers) as here, delivery(here.port) as made:
+            assert one(await deliver(made, message("no@a.example"))).disposition is F
+            here.answers["DATA"] = b"354 go\r\n"
+            assert one(await deliver(made, message("x@a.example"))).disposition is D
+            assert here.connections == 2
+            assert len(here.messages) == 1
+
+    run(main)
+
+
+# -- f42: one host does not decide for all ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"MAIL": b"421 4.3.2 closing\r\n"},
+        {"MAIL": b"451 4.3.0 later\r\n"},
+        {"MAIL": None},
+        {"MAIL": b"503 5.5.1 what\r\n"},
+        {"RCPT": None},
+        {"RCPT": b"421 4.7.0 closing\r\n"},
+        {"DATA": b"421 closing\r\n"},
+        {"DATA": b"451 4.3.0 later\r\n"},
+        {"DATA": None},
+        {"DATA": b"250 what\r\n"},
+        {"MAIL": b"250-a\r\n251 b\r\n"},
+    ],
+)
+def test_f42_a_host_that_judges_nothing_is_followed_by_the_next(answers: Mapping[str, bytes | None]) -> None:
+    """RFC 5321 §5.1."""
+
+    async def main() -> None:
+        async with (
+            peer(answers) as first,
+            peer(ip="127.0.0.2", port=first.port) as second,
+            delivery(first.port) as made,
+        ):
+            outcomes = await deliver(made, message("x@a.example", "y@a.example"))
+            assert [outcome.disposition for outcome in outcomes] == [D, D]
+            assert not any(first.messages)
+            assert len(second.messages) == 1
+            assert outcomes[0].remote.startswith("mx2.a.example")
+
+    run(main)
+
+
+def test_f42_a_silent_host_is_followed_by_the_next() -> None:
+    async def main() -> None:
+        async with (
+            peer({"MAIL": b"", "RCPT": b"", "DATA": b""}) as first,
+            peer(ip="127.0.0.2", port=first.port) as second,
+            delivery(first.port, timeouts={**TIMEOUTS, Step.MAIL: 0.03}) as made,
+        ):
+            assert one(await deliver(made, message("x@a.example"))).disposition is D
+            assert len(second.messages) == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"MAIL": b"550 5.7.1 no\r\n"}, F),
+        ({"RCPT": b"450 4.2.0 greylisted\r\n"}, P),
+        ({".": b"451 4.3.0 later\r\n"}, P),
+        ({".": None}, P),  # RFC 1047: it may have taken the message
+        ({".": b"421 closing\r\n"}, P),
+    ],
+)
+def test_f42_a_verdict_or_a_doubt_after_the_content_is_not_taken_to_another_host(
+    answers: Mapping[str, bytes | None], expected: object
+) -> None:
+    async def main() -> None:
+        async with (
+            peer(answers) as first,
+            peer(ip="127.0.0.2", port=first.port) as second,
+            delivery(first.port) as made,
+        ):
+            assert one(await deliver(made, message("x@a.example"))).disposition is expected
+            assert second.connections == 0
+
+    run(main)
+
+
+def test_f42_only_recipients_without_a_verdict_go_to_the_next_host() -> None:
+    async def main() -> None:
+        answers = {
+            "EHLO": b"250 peer.example\r\n",  # one command at a time
+            "RCPT TO:<no@a.example>": b"550 5.1.1 who\r\n",
+            "RCPT TO:<y@a.example>": b"421 4.7.0 closing\r\n",
+        }
+        async with (
+            peer(answers) as first,
+            peer(ip="127.0.0.2", port=first.port) as second,
+            delivery(first.port) as made,
+        ):
+            outcomes = await deliver(made, message("no@a.example", "x@a.example", "y@a.example"))
+            assert [outcome.disposition for outcome in outcomes] == [F, D, D]
+            assert [command for command in second.commands if command.startswith("RCPT")] == [
+                "RCPT TO:<x@a.example>",
+                "RCPT TO:<y@a.example>",
+            ]
+
+    run(main)
+
+
+def test_f42_when_no_host_judges_the_mail_the_last_word_about_it_counts() -> None:
+    async def main() -> None:
+        async with peer({"MAIL": b"451 4.7.1 busy\r\n"}) as first, delivery(first.port) as made:
+            outcome = one(await deliver(made, message("x@a.example")))  # nobody listens at the second
+            assert (outcome.disposition, outcome.reply.enhanced) == (P, "4.7.1")
+            assert first.connections == 1
+
+    run(main)
