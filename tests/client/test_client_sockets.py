@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, AuthResult
 
 from ironpost import wire
 from ironpost.client import (
@@ -579,5 +579,102 @@ def test_f40_an_error_of_the_dialogue_says_that_another_attempt_makes_sense(
                 await client.send("a@a.example", "b@b.example", b"")
             assert caught.value.reply.transient
             assert "503 5.5.1 no" in str(caught.value)
+
+    run(main)
+
+
+# -- servers that want no parameters (f43), that hang up (f44), that want fewer recipients (f83) ----------------------
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN"])
+def test_f43_aiosmtpd_takes_mail_after_a_login(mechanism: str) -> None:
+    """aiosmtpd 1.4.6 offers AUTH, and answers 555 to AUTH= in MAIL."""
+
+    def anyone(*_: object) -> AuthResult:
+        return AuthResult(success=True)
+
+    async def main() -> None:
+        options = {"auth_require_tls": False, "authenticator": anyone}
+        async with aiosmtpd(**options) as (port, mailbox):
+            client = Client(
+                "127.0.0.1", port, credentials=("ada", "secret"), login_in_clear=True, mechanisms=(mechanism,)
+            )
+            async with client:
+                result = await client.send("a@a.example", "b@b.example", b"Subject: x\r\n\r\nhi\r\n")
+            assert result.reply.code == 250
+            assert len(mailbox.messages) == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("parameter", ["SIZE", "BODY"])
+def test_f43_a_server_that_offers_nothing_is_told_nothing(parameter: str) -> None:
+    seen: list[bytes] = []
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hi\r\n")
+        while line := await reader.readline():
+            seen.append(line)
+            writer.write(b"250-hi\r\n250 AUTH PLAIN\r\n" if line.startswith(b"EHLO") else b"250 ok\r\n")
+
+    async def main() -> None:
+        async with peer(script) as port, Client("127.0.0.1", port) as client:
+            with suppress(Exception):
+                await client.send("a@a.example", "b@b.example", b"hi\r\n")
+        assert not any(parameter.encode() in line for line in seen)
+        assert b"MAIL FROM:<a@a.example>\r\n" in seen
+
+    run(main)
+
+
+def test_f44_what_the_server_said_before_it_hung_up_is_heard() -> None:
+    """It refuses in the middle of the content, and the next write meets a reset: the reply lies in the socket."""
+    refused = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for reply in (b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"):
+            writer.write(reply)
+            await (reader.read(1) if reply.startswith(b"354") else reader.readline())
+        # Content is left unread, so that the close becomes a reset.
+        writer.write(b"552 5.3.4 too large\r\n")
+        writer.close()
+        refused.set()
+
+    async def main() -> None:
+        async with peer(script) as port:
+            client = Client("127.0.0.1", port)
+            await client.connect()
+            connection = client._connection
+            assert connection is not None
+
+            async def pieces() -> AsyncIterator[bytes]:
+                while True:
+                    if refused.is_set():  # asyncio shall notice the reset before the reply
+                        connection._transport.pause_reading()
+                    yield b"x" * 70_000
+
+            with pytest.raises(ContentRefused) as caught:
+                await client.send("a@a.example", "b@b.example", pieces())
+            assert caught.value.reply.enhanced == "5.3.4"
+            await client.close()
+
+    run(main)
+
+
+def test_f83_one_recipient_too_many_is_transient() -> None:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        replies = (b"220 hi\r\n", b"250 hi\r\n", b"250 ok\r\n", b"250 ok\r\n", b"552 too many\r\n", b"354 go\r\n")
+        for reply in replies:
+            writer.write(reply)
+            await reader.readline()
+        await reader.readuntil(b".\r\n")
+        writer.write(b"250 taken\r\n")
+        await reader.read()
+
+    async def main() -> None:
+        async with peer(script) as port, Client("127.0.0.1", port) as client:
+            result = await client.send("a@a.example", ["b@b.example", "c@b.example"], b"hi\r\n")
+        refusal = result.refused[Address.parse("c@b.example")]
+        assert (refusal.code, refusal.transient) == (452, True)
 
     run(main)

@@ -166,3 +166,32 @@ def test_f42_when_no_host_judges_the_mail_the_last_word_about_it_counts() -> Non
             assert first.connections == 1
 
     run(main)
+
+
+# -- f44: a malformed reply to the content ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reply", [b"OK\r\n", b"354 what\r\n", b"250-a\r\n550 b\r\n", b"354 what\n"])
+def test_f44_a_host_with_unreadable_replies_to_the_content_gets_two_copies_at_most(reply: bytes) -> None:
+    """RFC 1047: nobody knows whether it took the first one."""
+
+    async def main() -> None:
+        async with peer({".": reply}) as here, delivery(here.port) as made:
+            sent = message("x@a.example")
+            first = one(await deliver(made, sent))
+            assert first.disposition is P
+            again = sent._replace(recipients=tuple(each._replace(last=str(first.reply)) for each in sent.recipients))
+            second = one(await deliver(made, again))
+            assert (second.disposition, second.reply.enhanced) == (F, "5.5.0")
+            assert len(here.messages) == 2
+
+    run(main)
+
+
+def test_f44_an_acceptance_that_breaks_the_framing_is_one_all_the_same() -> None:
+    async def main() -> None:
+        async with peer({".": b"250 OK\n"}) as here, delivery(here.port) as made:
+            assert one(await deliver(made, message("x@a.example"))).disposition is D
+            await here.until(lambda: not here.open)
+
+    run(main)

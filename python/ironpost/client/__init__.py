@@ -16,6 +16,7 @@ from ironpost.client.errors import (
     TimedOut,
     Unsupported,
 )
+from ironpost.protocol.client_tolerance import Tolerance
 
 __all__ = [
     "Client",
@@ -32,5 +33,6 @@ __all__ = [
     "SenderRefused",
     "ServiceRefused",
     "TimedOut",
+    "Tolerance",
     "Unsupported",
 ]

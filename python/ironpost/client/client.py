@@ -39,6 +39,7 @@ from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, R
 from ironpost.model.body import PIECE
 from ironpost.protocol import replies
 from ironpost.protocol.client import TIMEOUTS, Ending, Security, Step, Transaction, check_hostname
+from ironpost.protocol.client_tolerance import TOLERANCES
 from ironpost.protocol.extensions import checked_parameters
 from ironpost.protocol.sasl import BY_DEFAULT, Credentials
 
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ironpost.model import Pieces
+    from ironpost.model.ports import Metrics
+    from ironpost.protocol.client_tolerance import Tolerance
     from ironpost.protocol.extensions import Parameters
 
     Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
@@ -93,6 +96,8 @@ class Client:
         mechanisms: Collection[str] = BY_DEFAULT,
         login_in_clear: bool = False,
         chunking: bool = True,
+        tolerances: Collection[Tolerance] = TOLERANCES,
+        metrics: Metrics | None = None,
     ) -> None:
         """Describes the server; nothing is opened yet.
 
@@ -108,6 +113,8 @@ class Client:
             mechanisms: SASL mechanisms that may be used.
             login_in_clear: log in without TLS too; whoever listens then knows what the mechanism shows.
             chunking: use BDAT for small content where the server offers it.
+            tolerances: what is put up with in the server.
+            metrics: where that is counted.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.
@@ -132,6 +139,8 @@ class Client:
         self._security = Security("never" if tls == "implicit" else tls, credentials, login_in_clear, mechanisms)
         self._context = context
         self._chunking = chunking
+        self._tolerances = tolerances
+        self._metrics = metrics
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
@@ -167,7 +176,7 @@ class Client:
             connection = await connect(
                 self.host, self.port, local,
                 remote=remote, timeouts=self._timeouts, connect_timeout=self._connect_timeout,
-                chunking=self._chunking,
+                chunking=self._chunking, tolerances=self._tolerances, metrics=self._metrics,
                 security=self._security, tls=self._context, implicit_tls=self._implicit,
             )  # fmt: skip
         except TimeoutError as error:

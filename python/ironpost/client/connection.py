@@ -11,7 +11,9 @@ Standards: RFC 5321 §4.5.3.2 (time-outs; by the session's table), §4.1.1.10 (Q
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 import ssl
 from time import time
 from typing import TYPE_CHECKING, Final
@@ -20,18 +22,23 @@ from ironpost.model import Reply
 from ironpost.protocol.client import TIMEOUTS, ClientSession, Security, State, Step, check_hostname
 from ironpost.protocol.client_envelope import CHUNK_LIMIT
 from ironpost.protocol.client_opening import NOTHING
+from ironpost.protocol.client_tolerance import TOLERANCES
 from ironpost.server.certificate import read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ironpost.model import Pieces
+    from ironpost.model.ports import Metrics
     from ironpost.protocol.client import Transaction
+    from ironpost.protocol.client_tolerance import Tolerance
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds to wait for TCP; the RFC names no limit."""
 HELD: Final = CHUNK_LIMIT
 """Octets up to which a caller should read content whole and let the transaction hold it: no pieces to wait for."""
+UNREAD: Final = 65536
+"""Octets that are read from a connection after it has failed."""
 NONCE: Final = 18
 """Octets of chance in a nonce."""
 _CALLERS_TURN: Final = frozenset({State.SECURING, State.READY, State.CONTENT, State.CLOSED})
@@ -51,6 +58,8 @@ class Connection(asyncio.Protocol):
         security: Security = NOTHING,
         tls: ssl.SSLContext | None = None,
         server_name: str = "",
+        tolerances: Collection[Tolerance] = TOLERANCES,
+        metrics: Metrics | None = None,
     ) -> None:
         """See `connect`."""
         self.remote = remote
@@ -60,6 +69,8 @@ class Connection(asyncio.Protocol):
         self._security = security
         self._tls = tls
         self._server_name = server_name
+        self._tolerances = tolerances
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
@@ -80,8 +91,10 @@ class Connection(asyncio.Protocol):
         secure = transport.get_extra_info("ssl_object") is not None
         nonce = secrets.token_urlsafe(NONCE) if self._security.credentials is not None else ""
         self.session = ClientSession(
-            local, self.remote, chunking=self._chunking, security=self._security, secure=secure, nonce=nonce
-        )
+            local, self.remote,
+            chunking=self._chunking, security=self._security, secure=secure, nonce=nonce,
+            tolerances=self._tolerances, metrics=self._metrics,
+        )  # fmt: skip
         if secure:
             self.session.bindings, self.session.verified = self._facts()
         self._arm()
@@ -100,9 +113,11 @@ class Connection(asyncio.Protocol):
         self._advance(rearm=True)
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the session needs no cause
+    def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self.gone = True
+        if exc is not None and not self.session.closed:
+            self.session.receive(self._unread())
         self.session.eof()
         if self._timer is not None:
             self._timer.cancel()
@@ -232,6 +247,23 @@ class Connection(asyncio.Protocol):
         verified = connection.context.verify_mode is ssl.CERT_REQUIRED and connection.context.check_hostname
         return bindings, verified
 
+    def _unread(self) -> bytes:
+        """What the peer said before a write failed: it lies in the socket, which asyncio does not read any more.
+
+        Under TLS it is of no use, because the octets in the socket are not the peer's words.
+        """
+        transport = self._transport
+        lost = transport.get_extra_info("socket")
+        if lost is None or transport.get_extra_info("ssl_object") is not None:
+            return b""
+        try:
+            # The transport closes its socket when this callback returns, and not before.
+            with socket.socket(fileno=os.dup(lost.fileno())) as copy:
+                copy.setblocking(False)
+                return copy.recv(UNREAD)
+        except OSError:  # there is nothing, or it is closed
+            return b""
+
     async def _pump(self, pieces: Pieces) -> None:
         session = self.session
         async for piece in pieces:
@@ -357,6 +389,8 @@ async def connect(
     tls: ssl.SSLContext | None = None,
     implicit_tls: bool = False,
     server_name: str = "",
+    tolerances: Collection[Tolerance] = TOLERANCES,
+    metrics: Metrics | None = None,
 ) -> Connection:
     """Connects and waits until the session is READY or CLOSED (`session.reason` says why).
 
@@ -372,6 +406,8 @@ async def connect(
         tls: how the peer is verified; a context that verifies certificate and name by the system's authorities if None.
         implicit_tls: the connection begins with TLS (RFC 8314 §3).
         server_name: the name that the peer's certificate must have; `host` if empty.
+        tolerances: what is put up with in the peer.
+        metrics: where that is counted.
 
     Raises:
         OSError: no connection (TimeoutError is one), or implicit TLS failed (ssl.SSLError is one).
@@ -389,6 +425,7 @@ async def connect(
                 lambda: Connection(
                     local_hostname, remote or host, timeouts,
                     chunking=chunking, security=security, tls=tls, server_name=name,
+                    tolerances=tolerances, metrics=metrics,
                 ),
                 host, port,
                 ssl=tls if implicit_tls else None,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ironpost.config import Configuration
     from ironpost.delivery import Agent
-    from ironpost.model.ports import Resolver
+    from ironpost.model.ports import Metrics, Resolver
     from ironpost.service.clock import SystemClock, SystemRandom
 
 log = logging.getLogger("ironpost.compose")
@@ -35,7 +35,9 @@ log = logging.getLogger("ironpost.compose")
 class Ways:
     """The delivery agents."""
 
-    def __init__(self, configuration: Configuration, name: str, clock: SystemClock, random: SystemRandom) -> None:
+    def __init__(
+        self, configuration: Configuration, name: str, clock: SystemClock, random: SystemRandom, metrics: Metrics
+    ) -> None:
         self._make = partial(Maildir, clock=clock, random=random, host=name)
         self._maildir = self._make(configuration.maildir)
         self._former: list[Maildir] = []
@@ -48,6 +50,7 @@ class Ways:
             local_hostname=name if "." in name else None,
             own_names=(name,),
             own_networks=_own_networks(configuration),
+            metrics=metrics,
         )
 
     def agent(self, route: Route) -> Agent:

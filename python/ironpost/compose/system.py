@@ -181,7 +181,7 @@ class System:
             if lock is not None:
                 lock.release()
             raise
-        self._ways = Ways(configuration, name, self._clock, self._random)
+        self._ways = Ways(configuration, name, self._clock, self._random, self._counters)
         self._runner = QueueRunner(
             store=self._store,
             routes=routes(configuration),

@@ -21,14 +21,16 @@ from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, e
 from ironpost.delivery.sending import Sending, too_many, undecided
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, check_hostname
+from ironpost.protocol.client_tolerance import TOLERANCES
 from ironpost.protocol.extensions import requiretls
 from ironpost.routing.route import SMTP_PORT, Kind, Route
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 
     from ironpost.delivery.next_hop import Target
-    from ironpost.model.ports import Random, Resolver
+    from ironpost.model.ports import Metrics, Random, Resolver
+    from ironpost.protocol.client_tolerance import Tolerance
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
 
     Results: TypeAlias = list[tuple[int, Outcome]]
@@ -136,6 +138,8 @@ class RemoteDelivery:
         timeouts: Mapping[Step, float] = TIMEOUTS,
         connect_timeout: float = CONNECT_TIMEOUT,
         chunking: bool = True,
+        tolerances: Collection[Tolerance] = TOLERANCES,
+        metrics: Metrics | None = None,
     ) -> None:
         """Opens nothing yet.
 
@@ -153,6 +157,8 @@ class RemoteDelivery:
             timeouts: seconds by step (RFC 5321 §4.5.3.2).
             connect_timeout: seconds to wait for TCP, each address.
             chunking: use BDAT for small content where the peer offers it.
+            tolerances: what is put up with in a peer.
+            metrics: where that is counted.
 
         Raises:
             ValueError: `own_networks` holds what is neither address nor network.
@@ -172,6 +178,8 @@ class RemoteDelivery:
         self._timeouts = timeouts
         self._connect_timeout = connect_timeout
         self._chunking = chunking
+        self._tolerances = tolerances
+        self._metrics = metrics
         self._destinations: dict[tuple[Route, str], _Destination] = {}
         self._leaving: set[Connection] = set()
         """Connections whose QUIT is not answered yet."""
@@ -288,6 +296,8 @@ class RemoteDelivery:
                 timeouts=self._timeouts,
                 connect_timeout=self._connect_timeout,
                 chunking=self._chunking and target.ip not in destination.without_chunks,
+                tolerances=self._tolerances,
+                metrics=self._metrics,
             )
         except OSError as error:
             reply = Reply(451, "4.4.1", (f"Cannot connect: {words(error)}",))

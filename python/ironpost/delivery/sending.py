@@ -15,6 +15,7 @@ from ironpost.delivery import unreadable
 from ironpost.model import Disposition, Outcome
 from ironpost.protocol import replies
 from ironpost.protocol.client import Transaction
+from ironpost.protocol.client_transaction import UNREADABLE
 from ironpost.protocol.extensions import future_release
 from ironpost.protocol.settings import RECIPIENTS_MINIMUM
 
@@ -71,10 +72,18 @@ class Sending:
             transaction.undecided.clear()
             return transaction, same(recipients, unreadable(error))
         return transaction, [
-            (each, outcome)
+            (each, _once(each, outcome))
             for each, outcome in zip(recipients, transaction.outcomes, strict=True)
             if outcome is not None
         ]
+
+
+def _once(recipient: QueuedRecipient, outcome: Outcome) -> Outcome:
+    """RFC 1047: a host that has the message, and whose replies to it nobody can read, gets two copies of it at most."""
+    if outcome.reply.transient and UNREADABLE in recipient.last and outcome.reply.text[0].startswith(UNREADABLE):
+        reply = Reply(554, "5.5.0", outcome.reply.text)
+        return Outcome(Disposition.FAILED, reply, outcome.remote, outcome.asked)
+    return outcome
 
 
 async def _eight_bit(message: QueuedMessage) -> bool | None:

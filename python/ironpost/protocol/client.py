@@ -28,18 +28,22 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
 from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model.ports import Uncounted
 from ironpost.protocol import client_envelope as envelope
 from ironpost.protocol import client_opening as opening
 from ironpost.protocol import client_transaction as reasons
 from ironpost.protocol import replies
 from ironpost.protocol.client_opening import NOTHING, Security
+from ironpost.protocol.client_tolerance import TOLERANCES, Tolerance
 from ironpost.protocol.client_transaction import Step, Transaction
 from ironpost.protocol.extensions import EXTENSIONS
+from ironpost.protocol.extensions.auth import listed
 from ironpost.protocol.extensions.limits import NO_LIMITS, peer_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ironpost.model.ports import Metrics
     from ironpost.protocol.extensions import Extension
     from ironpost.protocol.sasl import ClientExchange
 
@@ -102,11 +106,12 @@ class ClientSession:
     """One connection's worth of conversation."""
 
     # fmt: off
-    __slots__ = ("_awaited", "_dirty", "_encoder", "_leaving", "_out", "_parameters", "_reader", "_unsent",
-                 "accepted", "authenticated", "binary", "bindings", "chunking", "domain", "doubt", "ending",
-                 "exchange", "extensions", "greeting", "held_response", "limits", "local_hostname", "nonce",
-                 "offered", "only_ascii", "reason", "rejected", "remote", "replies", "secure", "security", "state",
-                 "tls_refused", "transaction", "transactions", "verified")
+    __slots__ = ("_again", "_awaited", "_dirty", "_encoder", "_final", "_informs", "_leaving", "_metrics", "_out",
+                 "_parameters", "_reader", "_tolerances", "_unsent", "accepted", "authenticated", "bare", "binary",
+                 "bindings", "chunking", "domain", "doubt", "ending", "exchange", "extensions", "greeting",
+                 "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason", "rejected",
+                 "remote", "replies", "secure", "security", "state", "tls_refused", "transaction", "transactions",
+                 "verified")
     # fmt: on
 
     def __init__(
@@ -119,6 +124,8 @@ class ClientSession:
         security: Security = NOTHING,
         secure: bool = False,
         nonce: str = "",
+        tolerances: Collection[Tolerance] = TOLERANCES,
+        metrics: Metrics | None = None,
     ) -> None:
         """Waits for the greeting.
 
@@ -130,6 +137,8 @@ class ClientSession:
             security: TLS and AUTH before the first transaction.
             secure: TLS protects the connection from its start (RFC 8314 §3).
             nonce: fresh and not to be guessed, for mechanisms that need one.
+            tolerances: what is put up with in the peer.
+            metrics: where that is counted.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal (SECURITY R17).
@@ -182,6 +191,14 @@ class ClientSession:
         self._awaited: deque[tuple[Step, int]] = deque([(Step.GREETING, 0)])
         self._unsent: deque[tuple[Step, int, bytes]] = deque()
         self._encoder: wire.DataEncoder | None = None
+        self._final = b""
+        """The first octets of the reply to the content, as far as they came."""
+        self._tolerances = tolerances
+        self._metrics = metrics or Uncounted()
+        self.bare = False
+        """MAIL goes without the parameters that only inform: the peer rejected one that it offers."""
+        self._again = False
+        """The envelope is to be said once more, when every reply that is owed has come."""
         self.chunking = chunking
         self.extensions = extensions
         self.binary = False
@@ -189,6 +206,8 @@ class ClientSession:
         self._dirty = False
         self._parameters = False
         """MAIL carried ESMTP parameters."""
+        self._informs = False
+        """One of them only informs the peer: the message can do without."""
         self._leaving: Reply | None = None
         """Why the session ends with the present transaction."""
         self.only_ascii = False
@@ -237,12 +256,14 @@ class ClientSession:
             self._injected()
             return
         owed = len(self._awaited)
+        if owed and self._awaited[0][0] in _ENDS and len(self._final) < 3:
+            self._final += data[: 3 - len(self._final)]
         for event in self._reader.feed(data):
             if self.securing:
                 self._injected()
                 return
             if isinstance(event, wire.Fault):
-                self._break(reasons.faulty(self.step or Step.GREETING, wire.FAULTS[event.id]), Ending.FAULT)
+                self._unreadable(event)
                 return
             if owed:
                 owed -= 1
@@ -316,6 +337,12 @@ class ClientSession:
         self.transaction = transaction
         self.transactions += 1
         self.replies = self.accepted = 0
+        self._final = b""
+        self._start()
+
+    def _start(self) -> None:
+        """Says the envelope of the present transaction."""
+        transaction = self._current()
         message = envelope.described(self, transaction)
         mail = envelope.mail(self, transaction, message)
         if mail is None:
@@ -324,6 +351,7 @@ class ClientSession:
         if not recipients:
             return
         self._parameters = not mail.endswith(b">\r\n")
+        self._informs = any(b" %b=" % key.encode() in mail for key in envelope.INFORMING)
         queue = self._unsent
         if self._dirty:
             queue.append((Step.RSET, 0, b"RSET\r\n"))
@@ -419,9 +447,15 @@ class ClientSession:
             self._break(reasons.unexpected(step, Reply.of(reply)), Ending.FAULT)
             return
         self._awaited.popleft()
-        action(self, reply, step, number)
+        if not self._again:
+            action(self, reply, step, number)
+        elif step is Step.DATA and reply.code // 100 == 3:  # after a refused MAIL
+            self._break(reasons.unexpected(step, Reply.of(reply)), Ending.FAULT)
         if not self._awaited and self.state is State.ENVELOPE:
-            if self._current().done:
+            if self._again:
+                self._again = False
+                self._start()
+            elif self._current().done:
                 self._rest()
             else:
                 self._send()
@@ -432,9 +466,13 @@ class ClientSession:
 
     def _offers(self, reply: wire.Reply, _step: Step, _number: int) -> None:
         try:
-            self.domain, self.offered = wire.parse_ehlo(reply)
-        except wire.WireFault:  # 2yz, but not 250: nothing is offered
+            # RFC 5321 §4.3.2: any 2yz is as good as 250.
+            self.domain, self.offered = wire.parse_ehlo(wire.Reply(250, None, reply.lines))
+        except wire.WireFault:  # no line can be read
             self.offered = {}
+        mechanisms = listed(reply.lines)
+        if mechanisms and mechanisms != self.offered.get("AUTH", "").upper() and self.tolerates(Tolerance.AUTH_LINES):
+            self.offered = {**self.offered, "AUTH": mechanisms}
         self.limits = peer_limits(self.offered)
         opening.proceed(self)
 
@@ -459,6 +497,18 @@ class ClientSession:
         """One command, and the wait for its reply."""
         self._out.append(line)
         self._awaited.append((step, 0))
+
+    def tolerates(self, tolerance: Tolerance) -> bool:
+        """Whether it is put up with, which is counted."""
+        if tolerance not in self._tolerances:
+            return False
+        self._metrics.count("client_tolerances", tolerance.value)
+        return True
+
+    @property
+    def patient(self) -> bool:
+        """Challenges that a mechanism does not depend on are answered whatever they are."""
+        return Tolerance.CHALLENGES in self._tolerances
 
     def become_ready(self) -> None:
         """It is the caller's turn."""
@@ -492,7 +542,12 @@ class ClientSession:
 
     def _sender_refused(self, reply: wire.Reply, step: Step, _number: int) -> None:
         self._dirty = False
-        if reasons.blames_dialogue(reply, step, parameters=self._parameters):
+        blamed = reasons.blames_dialogue(reply, step, parameters=self._parameters)
+        rejected = reply.code in (504, 555) or (reply.code == 501 and blamed)
+        if rejected and self._informs and not self.bare and self.tolerates(Tolerance.FEWER_PARAMETERS):
+            self.bare = self._again = True
+            self._unsent.clear()
+        elif blamed:
             self._blamed(reply, step)
         else:
             # RFC 5321 §5.1: a host that cannot take mail now may be followed by the next.
@@ -513,11 +568,10 @@ class ClientSession:
             transaction.settle(number, Outcome.of(refusal, self.remote), undecided=True)
             transaction.failed_at = step
             return
-        outcome = Outcome.of(refusal, self.remote)
         if reply.code == 552 and self.accepted and reply.enhanced in (None, "5.5.3"):
-            # RFC 5321 §4.5.3.1.10: an old way to say too many recipients, which is a transient failure.
-            outcome = Outcome(Disposition.DEFERRED, refusal, self.remote, asked=True)
-        transaction.settle(number, outcome)
+            # RFC 5321 §4.5.3.1.10: an old way to say too many recipients, to be treated as 452.
+            refusal = Reply(452, "4.5.3", refusal.text).because(f"the reply was {refusal}")
+        transaction.settle(number, Outcome.of(refusal, self.remote))
         transaction.failed_at = step
 
     def _go_ahead(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
@@ -557,7 +611,8 @@ class ClientSession:
         self._dirty = step is not Step.END
         if reasons.blames_dialogue(reply, step):
             # A peer that does not know BDAT may have read the chunk as commands: this connection is of no use (R5).
-            self._current().without_chunks = step is not Step.END and not self.binary
+            chunk = step is not Step.END and not self.binary
+            self._current().without_chunks = chunk and self.tolerates(Tolerance.NO_BDAT)
             self._blamed(reply, step)
         else:
             self._refuse_rest(Reply.of(reply), step)
@@ -606,6 +661,19 @@ class ClientSession:
                 self._out.append(b"QUIT\r\n")
             else:
                 self.state = State.READY
+
+    def _unreadable(self, fault: wire.Fault) -> None:
+        """Octets that are no reply: nothing that comes after can be read (SECURITY R18, R19)."""
+        step = self.step or Step.GREETING
+        reason = reasons.faulty(step, wire.FAULTS[fault.id])
+        transaction = self.transaction
+        if step in _ENDS and transaction is not None:
+            # RFC 1047: the peer has the message. Replies of which one line says this and another that say nothing.
+            code = reasons.final_code(self._final) if fault.id != "reply-codes-differ" else None
+            if code is not None and self.tolerates(Tolerance.FINAL_REPLY):
+                final = reasons.garbled(code, wire.FAULTS[fault.id])
+                transaction.settle_rest(Outcome(Outcome.of(final).disposition, final, self.remote, asked=True))
+        self._break(reason, Ending.FAULT)
 
     def _uninvited(self, reply: Reply) -> None:
         if reply.code == 421 or (self.state is State.CONTENT and not reply.positive):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ironpost.protocol.client_transaction import Transaction
     from ironpost.protocol.extensions import Parameters
 
+INFORMING: Final = ("SIZE", "AUTH")
+"""Parameters of MAIL that a message can do without."""
+
 CHUNK_LIMIT: Final = 64 * 1024
 """Octets of content up to which BDAT is used; larger content is streamed by DATA.
 
@@ -64,6 +67,8 @@ def mail(session: ClientSession, transaction: Transaction, message: Outgoing) ->
         transaction.unsupported = True
         transaction.settle_rest(Outcome.of(added, session.remote))
         return None
+    if session.bare:
+        added = {key: value for key, value in added.items() if key not in INFORMING}
     return line(f"MAIL FROM:<{transaction.envelope.reverse_path}>{_arguments(added)}")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from ironpost.model import Reply
 from ironpost.protocol import replies
+from ironpost.protocol.client_tolerance import Tolerance
 from ironpost.protocol.client_transaction import Step
 from ironpost.protocol.sasl import BY_DEFAULT, Circumstances, ClientExchange, Credentials, Untrusted, choose
 
@@ -115,7 +116,7 @@ def _log_in(session: ClientSession, credentials: Credentials, last: wire.Reply |
         session.forsake(replies.PEER_LACKS_MECHANISM.because(f"it offers {' '.join(offered) or 'none'}"))
         return
     try:
-        exchange = ClientExchange(mechanism, credentials, circumstances)
+        exchange = ClientExchange(mechanism, credentials, circumstances, patient=session.patient)
     except Untrusted as reason:
         session.forsake(_untrusted(reason))
         return
@@ -130,13 +131,10 @@ def _log_in(session: ClientSession, credentials: Credentials, last: wire.Reply |
 
 
 def challenged(session: ClientSession, reply: wire.Reply, _step: Step, _number: int) -> None:
-    """334: the mechanism answers, or gives up."""
+    """334, or any 3yz (RFC 5321 §4.3.2): the mechanism answers, or gives up."""
     exchange, held = session.exchange, session.held_response
     assert exchange is not None
     session.held_response = None
-    if reply.code != 334:
-        session.forsake(_untrusted(f"{reply.code} is no answer to AUTH"))
-        return
     if session.doubt is not None:
         session.forsake(session.doubt)  # it was told that we gave up
         return
@@ -164,6 +162,8 @@ def logged_in(session: ClientSession, _reply: wire.Reply, _step: Step, _number: 
     except Untrusted as reason:
         session.forsake(_untrusted(reason))
         return
+    if exchange.strange:
+        session.tolerates(Tolerance.CHALLENGES)  # only to count it: it was allowed
     session.authenticated = True
     session.become_ready()
 

@@ -8,6 +8,7 @@ Standards: RFC 5321 §3.3, §4.2.1, §4.2.3, §5.1; RFC 3463 §3.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -155,11 +156,15 @@ def expired(step: Step) -> Reply:
 
 def faulty(step: Step, sentence: str) -> Reply:
     """The peer's octets are no reply (SECURITY R18, R19)."""
+    if step in (Step.END, Step.BDAT):
+        return Reply(451, "4.5.0", (f"{UNREADABLE}: {sentence}",))
     return Reply(451, "4.5.0", (f"Protocol error at {step.value}: {sentence}",))
 
 
 def unexpected(step: Step, reply: Reply) -> Reply:
     """A reply whose first digit means nothing at this step."""
+    if step in (Step.END, Step.BDAT):
+        return Reply(451, "4.5.0", (f"{UNREADABLE}: {reply}",))
     return Reply(451, "4.5.0", (f"Unexpected reply at {step.value}: {reply}",))
 
 
@@ -167,6 +172,27 @@ DIALOGUE_FAULTS: Final = frozenset({500, 501, 502, 503})
 """Replies about the form or the order of commands (RFC 5321 §4.2.1: x0z, syntax; §4.2.3)."""
 _PROTOCOL: Final = frozenset({"0", "5"})
 """Subjects of an enhanced code that do not contradict that: unspecified, and the delivery protocol (RFC 3463 §3)."""
+
+
+UNREADABLE: Final = "No readable reply to the end of the message"
+"""How the reason begins when nobody knows whether the peer took the message (RFC 1047)."""
+_CODE: Final = re.compile(rb"[2-5][0-9]{2}")
+
+
+def final_code(octets: bytes) -> int | None:
+    """The code at the start of a reply whose rest cannot be read."""
+    return int(octets) if _CODE.fullmatch(octets) else None
+
+
+def garbled(code: int, sentence: str) -> Reply:
+    """What is understood of such a reply by its first digit (RFC 5321 §4.3.2); 3yz means nothing here."""
+    if code // 100 == 2:
+        return Reply(250, "2.5.0", (f"Accepted with {code} in a malformed reply: {sentence}",))
+    if code // 100 == 5:
+        return Reply(554, "5.5.0", (f"Refused with {code} in a malformed reply: {sentence}",))
+    if code // 100 == 4:
+        return Reply(451, "4.5.0", (f"Refused with {code} in a malformed reply: {sentence}",))
+    return Reply(451, "4.5.0", (f"{UNREADABLE}: {sentence}",))
 
 
 def blames_dialogue(reply: wire.Reply, step: Step, *, parameters: bool = False) -> bool:

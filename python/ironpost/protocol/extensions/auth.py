@@ -5,7 +5,7 @@ settings say so. Every refusal of credentials reads 535 5.7.8, whoever was tried
 raises or is late is 454 4.7.0, and so is a login that has to wait (`Settings.login_limit`), for which no authenticator
 is asked. Whatever the client sends, the session lives, and no other notices (CVE-2025-59028, SECURITY R22).
 AUTH= in MAIL is believed only of a client that has authenticated; else it counts as `<>` (RFC 4954 §5). Our client
-passes it on to hosts that it has authenticated to, as `<>` where nothing better is known.
+passes it on to hosts that it has authenticated to, if the message came with it.
 
 Refuses: AUTH before EHLO, inside a transaction and for a second time (503), a mechanism that is not offered (504, or
 538 where it is only TLS that is missing), an initial response where the server speaks first (501 5.7.0), what is not
@@ -15,6 +15,7 @@ base64 (501 5.5.2), a line longer than 12,288 octets (500 5.5.6), and an exchang
 from __future__ import annotations
 
 import logging
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -40,7 +41,7 @@ from ironpost.protocol.transaction import Identity
 from ironpost.wire import Fault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
     from ironpost.protocol.extensions.base import Offer, Outgoing, Parameters
@@ -56,6 +57,8 @@ LINE: Final = 12288
 _COMMAND: Final = 512
 SHOWN: Final = 200
 """Characters of a login name that the log shows."""
+_LISTED: Final = re.compile(rb"AUTH(?:=| +)([A-Z0-9_ -]*)", re.IGNORECASE)
+"""An AUTH line of an EHLO reply; names of mechanisms are those of RFC 4422 §3.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +307,19 @@ _ANSWERS: Final[Mapping[str, tuple[type, ...]]] = {
 """What each method may answer."""
 
 
+def listed(lines: Sequence[bytes]) -> str:
+    """The mechanisms in the lines of an EHLO reply, in upper case and in order, wherever they stand.
+
+    Some servers have more than one AUTH line, or the form `AUTH=` that old clients knew.
+    """
+    names: dict[str, None] = {}
+    for line in lines[1:]:
+        found = _LISTED.fullmatch(line)
+        if found is not None:
+            names.update(dict.fromkeys(found[1].decode().upper().split()))
+    return " ".join(names)
+
+
 def _submitter(session: ServerSession, value: str | None) -> Submitter | Reply:
     try:
         text = wire.xtext_decode(value or "")
@@ -326,9 +342,12 @@ class Auth(Extension):
     verbs: ClassVar = {"AUTH": _auth}
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters:
-        if not message.authenticated or "AUTH" not in offered:
+        # RFC 4954 §5 wants `AUTH=<>` also where nobody asked for it. Servers that log us in and then reject the
+        # parameter take no mail at all with it, and nothing depends on it.
+        submitter = message.envelope.parameters.get("AUTH")
+        if submitter is None or not message.authenticated or "AUTH" not in offered:
             return {}
-        return {"AUTH": message.envelope.parameters.get("AUTH", UNKNOWN)}  # RFC 4954 §5: a must
+        return {"AUTH": submitter}
 
     def available(self, settings: Settings) -> bool:
         return settings.authenticator is not None

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Step: TypeAlias = Challenge | Question | Granted
 """What is next: answer the client, ask the authenticator, or be done."""
 
+MOST_CHALLENGES: Final = 5
+"""Challenges that a patient client answers, at most."""
+
 _BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # RFC 4954 §8
 
 
@@ -83,10 +86,18 @@ class ServerExchange:
 class ClientExchange:
     """The client's side of one exchange."""
 
-    __slots__ = ("_final", "_side", "first", "mechanism", "said")
+    __slots__ = ("_challenges", "_final", "_last", "_side", "first", "mechanism", "patient", "said", "strange")
 
-    def __init__(self, mechanism: Mechanism, credentials: Credentials, circumstances: Circumstances) -> None:
+    def __init__(
+        self, mechanism: Mechanism, credentials: Credentials, circumstances: Circumstances, *, patient: bool = False
+    ) -> None:
         """Starts it.
+
+        Args:
+            mechanism: which.
+            credentials: what we have.
+            circumstances: what is known of the connection.
+            patient: answer any challenge where the mechanism depends on none (`Mechanism.deaf`).
 
         Raises:
             Untrusted: the mechanism cannot be used on this connection.
@@ -95,7 +106,12 @@ class ClientExchange:
         self._side = mechanism.client(credentials, circumstances)
         self.said = b""
         """The last challenge; of OAUTHBEARER and XOAUTH2, whose only one is an error, the reason."""
+        self.patient = patient
+        self.strange = False
+        """The server's part of the exchange was not what the mechanism has, and was answered all the same."""
+        self._challenges = 0
         first, self._final = next(self._side)
+        self._last = first
         self.first: bytes | None = None if first is None else b64encode(first) or b"="
         """The initial response as it follows the mechanism's name; None if the server speaks first."""
 
@@ -105,15 +121,21 @@ class ClientExchange:
         Raises:
             Untrusted: the exchange cannot go on; cancel it with `*`.
         """
+        patient = self.patient and self.mechanism.deaf
+        self._challenges += 1
         try:
             self.said = decode(challenge)
         except Malformed:
-            raise Untrusted("the server's challenge is not base64") from None
+            if not patient:
+                raise Untrusted("the server's challenge is not base64") from None
+            self.said, self.strange = challenge, True
         try:
-            response, self._final = self._side.send(self.said)
+            self._last, self._final = self._side.send(self.said)
         except StopIteration:
-            raise Untrusted("the server asks for more than the mechanism has") from None
-        return b64encode(response or b"")
+            if not patient or self._challenges > MOST_CHALLENGES:
+                raise Untrusted("the server asks for more than the mechanism has") from None
+            self.strange = True
+        return b64encode(self._last or b"")
 
     def succeeded(self) -> None:
         """The server says that it is done (235).
@@ -121,5 +143,7 @@ class ClientExchange:
         Raises:
             Untrusted: it says so before the exchange is at its end; SCRAM's is that the server has proved itself.
         """
-        if not self._final:
+        if not self._final and self.patient and self.mechanism.deaf:
+            self.strange = True
+        elif not self._final:
             raise Untrusted(f"the server says that {self.mechanism.name} is done before it is")

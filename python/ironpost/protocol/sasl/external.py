@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class External(Mechanism):
     name = "EXTERNAL"
     needs = "external"
+    deaf: ClassVar = True
     by_connection: ClassVar = True
 
     def server(self, circumstances: Circumstances) -> ServerSide:  # noqa: ARG002 - the port's

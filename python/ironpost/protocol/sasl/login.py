@@ -5,7 +5,7 @@ The challenges are those that clients compare with. Some clients send the name w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.protocol.sasl.mechanism import (
     SERVER_FIRST,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 class Login(Mechanism):
     name = "LOGIN"
     needs = "verify_password"
+    deaf: ClassVar = True
 
     def server(self, circumstances: Circumstances) -> ServerSide:  # noqa: ARG002 - the port's
         login = typed((yield Challenge(b"Username:")))
@@ -41,7 +42,7 @@ class Login(Mechanism):
         return bool(credentials.login) and credentials.password is not None and not credentials.authzid
 
     def client(self, credentials: Credentials, circumstances: Circumstances) -> ClientSide:  # noqa: ARG002
-        # Servers differ in their challenges, not in their order.
+        # Servers differ in their challenges, not in their order: whatever they say is answered.
         yield SERVER_FIRST
         yield Response(credentials.login.encode())
         yield Response((credentials.password or "").encode(), final=True)

@@ -142,6 +142,8 @@ class Mechanism:
     """The connection itself authenticates: a client certificate, or a Unix socket."""
     chance: ClassVar[bool] = False
     """It needs a nonce."""
+    deaf: ClassVar[bool] = False
+    """What a client says depends on no challenge, so one that is malformed, or comes once more, can be answered."""
 
     def server(self, circumstances: Circumstances) -> ServerSide:
         """The server's side."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.protocol.sasl.mechanism import (
     Challenge,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Plain(Mechanism):
     name = "PLAIN"
     needs = "verify_password"
+    deaf: ClassVar = True
 
     def server(self, circumstances: Circumstances) -> ServerSide:  # noqa: ARG002 - the port's
         message = yield Challenge()
