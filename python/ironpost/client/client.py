@@ -40,6 +40,7 @@ from ironpost.model.body import PIECE
 from ironpost.protocol import replies
 from ironpost.protocol.client import TIMEOUTS, Ending, Security, Step, Transaction, check_hostname
 from ironpost.protocol.client_tolerance import TOLERANCES
+from ironpost.protocol.client_transaction import header_is_ascii
 from ironpost.protocol.extensions import checked_parameters
 from ironpost.protocol.sasl import BY_DEFAULT, Credentials
 
@@ -242,8 +243,10 @@ class Client:
         if isinstance(content, bytearray | memoryview):
             content = bytes(content)
         eight_bit: bool | None = None
+        header_ascii: bool | None = None
         if isinstance(content, bytes):
             eight_bit = not content.isascii()
+            header_ascii = header_is_ascii(content)
             size: int | None = len(content)
             held = content if len(content) <= HELD else None
             pieces: Pieces | None = None if held is not None else _slices(content)
@@ -259,13 +262,15 @@ class Client:
                 raise _ended(connection, Step.MAIL)
             if not await connection.reset():
                 connection = self._connection = await self._open()
-            transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
+            transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit, header_ascii=header_ascii)
             await connection.transact(transaction, pieces)
             if transaction.without_chunks:
                 # The server offers CHUNKING and rejects BDAT: DATA, on a connection that is in step.
                 self._chunking = False
                 connection = self._connection = await self._open()
-                transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit)
+                transaction = Transaction(
+                    envelope, size=size, content=held, eight_bit=eight_bit, header_ascii=header_ascii
+                )
                 await connection.transact(transaction)
         return _result(connection, transaction)
 

@@ -8,14 +8,14 @@ Standards: RFC 5321 §4.5.3.1.8 and §4.5.3.1.10 (a hundred recipients); RFC 615
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.client.connection import HELD
 from ironpost.delivery import unreadable
 from ironpost.model import Disposition, Outcome
 from ironpost.protocol import replies
 from ironpost.protocol.client import Transaction
-from ironpost.protocol.client_transaction import UNREADABLE
+from ironpost.protocol.client_transaction import UNREADABLE, header_is_ascii
 from ironpost.protocol.extensions import future_release
 from ironpost.protocol.settings import RECIPIENTS_MINIMUM
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Results: TypeAlias = list[tuple[QueuedRecipient, Outcome]]
 
+HEADER_OCTETS: Final = 1 << 20
+"""Octets of a large message in which its header section must end (SECURITY R23)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sending:
@@ -37,6 +40,8 @@ class Sending:
     content: bytes | None
     """All of it, if it is small."""
     eight_bit: bool | None
+    header_ascii: bool | None = None
+    """Of a message that came under SMTPUTF8."""
 
     @classmethod
     async def of(cls, message: QueuedMessage) -> Self:
@@ -47,7 +52,12 @@ class Sending:
         """
         body = message.body
         content = await body.head(body.size) if body.size <= HELD else None
-        return cls(message, content, await _eight_bit(message) if content is None else None)
+        if content is not None:
+            return cls(message, content, None)
+        header_ascii = None
+        if message.envelope.smtputf8:
+            header_ascii = header_is_ascii(await body.head(HEADER_OCTETS), whole=False)
+        return cls(message, None, await _eight_bit(message), header_ascii)
 
     async def over(self, connection: Connection, recipients: Sequence[QueuedRecipient]) -> Results:
         """One transaction."""
@@ -64,6 +74,7 @@ class Sending:
             size=body.size,
             content=self.content,
             eight_bit=self.eight_bit,
+            header_ascii=self.header_ascii,
         )
         try:
             await connection.transact(transaction, None if self.content is not None else body.pieces())

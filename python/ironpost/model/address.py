@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
+from ironpost.model.idna import a_labels
 
 if TYPE_CHECKING:
     from typing import Self
@@ -72,8 +73,20 @@ class Address:
 
     @property
     def needs_smtputf8(self) -> bool:
-        """It holds non-ASCII characters, so it travels only under SMTPUTF8 (RFC 6531 §3.3)."""
+        """It holds non-ASCII characters, so as it stands it travels only under SMTPUTF8 (RFC 6531 §3.3)."""
         return not (self.local_part.isascii() and self.domain.isascii())
+
+    def in_ascii(self) -> Self:
+        """The same mailbox with A-labels in its domain (RFC 6531 §3.2).
+
+        Raises:
+            ValueError: the local part is not ASCII, or the domain has no such form.
+        """
+        if not self.needs_smtputf8:
+            return self
+        if not self.local_part.isascii():
+            raise ValueError("a local part that is not ASCII has no other form")
+        return type(self)(self.local_part, a_labels(self.domain))
 
     def __str__(self) -> str:
         """Without angle brackets; the local part quoted where it must be."""

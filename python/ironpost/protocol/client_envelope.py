@@ -19,6 +19,7 @@ from ironpost.protocol.client_transaction import Step
 from ironpost.protocol.extensions import Outgoing, outgoing, outgoing_recipient
 
 if TYPE_CHECKING:
+    from ironpost.model import Address
     from ironpost.protocol.client import ClientSession
     from ironpost.protocol.client_transaction import Transaction
     from ironpost.protocol.extensions import Parameters
@@ -42,7 +43,8 @@ def described(session: ClientSession, transaction: Transaction) -> Outgoing:
         transaction.envelope,
         transaction.size,
         not session.only_ascii if eight_bit is None else eight_bit,
-        transaction.needs_smtputf8,
+        # RFC 6531 §3.2: a peer without SMTPUTF8 can have what is ASCII, or has an ASCII form.
+        transaction.needs_smtputf8 if "SMTPUTF8" in session.offered else transaction.depends_on_smtputf8,
         transaction.now,
         session.verified,
         session.authenticated,
@@ -62,6 +64,9 @@ def mail(session: ClientSession, transaction: Transaction, message: Outgoing) ->
     elif transaction.content is not None and b"\0" in transaction.content:
         # RFC 2045 §2.8: neither 7-bit nor 8-bit text. A peer that drops NUL sees other line starts than we do (R3).
         added = replies.PEER_LACKS_BINARY
+    sender = _address(session, transaction.envelope.reverse_path)
+    if isinstance(sender, Reply):
+        added = sender
     if isinstance(added, Reply):
         transaction.failed_at = Step.MAIL
         transaction.unsupported = True
@@ -69,7 +74,7 @@ def mail(session: ClientSession, transaction: Transaction, message: Outgoing) ->
         return None
     if session.bare:
         added = {key: value for key, value in added.items() if key not in INFORMING}
-    return line(f"MAIL FROM:<{transaction.envelope.reverse_path}>{_arguments(added)}")
+    return line(f"MAIL FROM:<{sender}>{_arguments(added)}")
 
 
 def recipients(session: ClientSession, transaction: Transaction, message: Outgoing) -> list[tuple[Step, int, bytes]]:
@@ -78,13 +83,16 @@ def recipients(session: ClientSession, transaction: Transaction, message: Outgoi
     commands: list[tuple[Step, int, bytes]] = []
     for number, recipient in enumerate(transaction.recipients):
         added = outgoing_recipient(message, recipient, session.offered, session.extensions)
-        if limit is not None and len(commands) == limit:
+        address = _address(session, recipient.address)
+        if isinstance(address, Reply):
+            added = address
+        elif limit is not None and len(commands) == limit:
             added = replies.PEER_WANTS_FEWER_RECIPIENTS
         if isinstance(added, Reply):
             transaction.failed_at = Step.RCPT
             transaction.settle(number, Outcome.of(added, session.remote))
         else:
-            command = line(f"RCPT TO:<{recipient.address}>{_arguments(added) if added else ''}")
+            command = line(f"RCPT TO:<{address}>{_arguments(added) if added else ''}")
             commands.append((Step.RCPT, number, command))
     transaction.unsupported = not commands
     return commands
@@ -101,6 +109,16 @@ def chunk(session: ClientSession, transaction: Transaction) -> bytes | None:
     encoder = wire.DataEncoder()
     normalised = wire.dot_unstuff(encoder.feed(content) + encoder.finish()[: -len(b".\r\n")])
     return b"BDAT %d LAST\r\n%b" % (len(normalised), normalised)
+
+
+def _address(session: ClientSession, address: Address) -> Address | Reply:
+    """How an address is written for this peer, or why it cannot be: that concerns this address alone."""
+    if not address.needs_smtputf8 or "SMTPUTF8" in session.offered:
+        return address
+    try:
+        return address.in_ascii()
+    except ValueError:
+        return replies.PEER_LACKS_SMTPUTF8
 
 
 def _arguments(parameters: Parameters) -> str:

@@ -43,11 +43,24 @@ class Step(Enum):
     __hash__ = object.__hash__  # members are singletons; Enum's own hash is a Python call
 
 
+_HEADER_END: Final = re.compile(rb"(?>\A|\r\n|\n|\r)(?>\r\n|\n|\r)")
+"""An empty line, by any line ends: content may come from a file."""
+
+
+def header_is_ascii(content: bytes, *, whole: bool = True) -> bool | None:
+    """Whether the header section is ASCII; None if its end is not in `content`, which is not the `whole` message."""
+    end = _HEADER_END.search(content)
+    if end is not None:
+        return content[: end.start()].isascii()
+    return content.isascii() if whole else None
+
+
 class Transaction:
     """The envelope and the facts about the content that extensions decide by."""
 
     __slots__ = (
         "_eight_bit",
+        "_header_ascii",
         "content",
         "envelope",
         "failed_at",
@@ -69,6 +82,7 @@ class Transaction:
         size: int | None = None,
         content: bytes | None = None,
         eight_bit: bool | None = None,
+        header_ascii: bool | None = None,
     ) -> None:
         """Describes what to send.
 
@@ -78,6 +92,7 @@ class Transaction:
             size: octets of content, None if unknown.
             content: the whole content when it is small enough to be held; None when it is streamed.
             eight_bit: whether the content holds octets above 127, if the caller knows; seen from `content` otherwise.
+            header_ascii: whether the header section is ASCII, likewise.
         """
         self.envelope = envelope
         self.recipients = envelope.recipients if recipients is None else recipients
@@ -100,6 +115,7 @@ class Transaction:
         self.without_chunks = False
         """The peer offered CHUNKING and then rejected BDAT as a command: DATA on a new connection may work."""
         self._eight_bit = eight_bit
+        self._header_ascii = header_ascii
 
     @property
     def done(self) -> bool:
@@ -114,8 +130,26 @@ class Transaction:
         return self._eight_bit
 
     @property
+    def header_ascii(self) -> bool | None:
+        """The header section is ASCII, whatever the body is; None if only the stream can tell."""
+        if self._header_ascii is None:
+            if self.content is not None:
+                self._header_ascii = header_is_ascii(self.content)
+            elif self.eight_bit is False:
+                self._header_ascii = True
+        return self._header_ascii
+
+    @property
+    def depends_on_smtputf8(self) -> bool:
+        """No recipient can have it without SMTPUTF8: for the sender's local part, or for the header section."""
+        if not self.envelope.reverse_path.local_part.isascii():
+            return True
+        return self.envelope.smtputf8 and self.header_ascii is not True
+
+    @property
     def needs_smtputf8(self) -> bool:
-        """It travels only under SMTPUTF8 (RFC 6531 §3.3, §3.4): for an address, or for what its header may hold."""
+        """As it stands it travels under SMTPUTF8 (RFC 6531 §3.3, §3.4): for an address, or for what its header may
+        hold."""
         if self.envelope.reverse_path.needs_smtputf8 or any(r.address.needs_smtputf8 for r in self.recipients):
             return True
         return self.envelope.smtputf8 and self.eight_bit is not False
