@@ -8,6 +8,7 @@ import pytest
 from tests.delivery.test_remote import D, F, P, deliver, delivery, message, one, peer, run
 
 from ironpost.protocol.client import TIMEOUTS, Step
+from ironpost.routing.route import Host, Route
 
 if TYPE_CHECKING:
     import asyncio
@@ -193,5 +194,92 @@ def test_f44_an_acceptance_that_breaks_the_framing_is_one_all_the_same() -> None
         async with peer({".": b"250 OK\n"}) as here, delivery(here.port) as made:
             assert one(await deliver(made, message("x@a.example"))).disposition is D
             await here.until(lambda: not here.open)
+
+    run(main)
+
+
+# -- f15: a smart host that does not take us --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"greeting": b"554 5.7.1 not you\r\n"},
+        {"EHLO": b"500 5.5.1 LHLO\r\n", "HELO": b"500 5.5.1 LHLO\r\n", "greeting": b"220 lmtp.example LMTP\r\n"},
+        {"EHLO": b"550 5.7.1 not you\r\n", "HELO": b"550 5.7.1 not you\r\n"},
+        {"MAIL": b"530 5.7.0 Authentication required\r\n"},
+        {"MAIL": b"550 5.7.1 not you\r\n"},
+        {"RCPT": b"530 5.7.0 Authentication required\r\n"},
+        {"DATA": b"538 5.7.11 Encryption required\r\n"},
+        {".": b"535 5.7.8 who are you\r\n"},
+    ],
+)
+def test_f15_mail_waits_and_the_operator_is_told_when_the_smart_host_does_not_take_us(
+    answers: Mapping[str, bytes | None],
+) -> None:
+    async def main() -> None:
+        async with peer(answers) as here, delivery(25) as made:
+            route = Route.smart([Host("127.0.0.1", here.port)])
+            outcome = one(await deliver(made, message("x@a.example"), route))
+            assert (outcome.disposition, outcome.ours) == (P, True)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"RCPT": b"550 5.1.1 who\r\n"}, F),
+        ({".": b"554 5.6.0 spam\r\n"}, F),
+        ({"MAIL": b"451 4.3.0 later\r\n"}, P),
+        ({"greeting": b"421 4.3.2 later\r\n"}, P),
+        ({}, D),
+    ],
+)
+def test_f15_a_verdict_on_the_mail_stays_one_at_a_smart_host(
+    answers: Mapping[str, bytes | None], expected: object
+) -> None:
+    async def main() -> None:
+        async with peer(answers) as here, delivery(25) as made:
+            route = Route.smart([Host("127.0.0.1", here.port)])
+            outcome = one(await deliver(made, message("x@a.example"), route))
+            assert (outcome.disposition, outcome.ours) == (expected, False)
+
+    run(main)
+
+
+def test_f15_what_a_message_demands_is_no_fault_of_the_route() -> None:
+    async def main() -> None:
+        sent = message("x@a.example")
+        sent = sent._replace(envelope=sent.envelope._replace(parameters={"REQUIRETLS": None}))
+        async with peer() as here, delivery(25) as made:
+            outcome = one(await deliver(made, sent, Route.smart([Host("127.0.0.1", here.port)])))
+            assert (outcome.disposition, outcome.ours) == (F, False)
+
+    run(main)
+
+
+def test_f15_the_next_smart_host_is_asked_first() -> None:
+    async def main() -> None:
+        async with peer({"MAIL": b"530 5.7.0 log in\r\n"}) as first, peer() as second, delivery(25) as made:
+            route = Route.smart([Host("127.0.0.1", first.port), Host("127.0.0.1", second.port)])
+            outcome = one(await deliver(made, message("x@a.example"), route))
+            assert outcome.disposition is D
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "answers", [{"greeting": b"554 5.7.1 not you\r\n"}, {"MAIL": b"530 5.7.0 Authentication required\r\n"}]
+)
+def test_f15_at_an_exchanger_such_a_refusal_is_a_verdict(answers: Mapping[str, bytes | None]) -> None:
+    async def main() -> None:
+        async with (
+            peer(answers) as first,
+            peer(answers, "127.0.0.2", first.port),
+            delivery(first.port) as made,
+        ):
+            outcome = one(await deliver(made, message("x@a.example")))
+            assert (outcome.disposition, outcome.ours) == (F, False)
 
     run(main)

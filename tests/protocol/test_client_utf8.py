@@ -1,4 +1,4 @@
-"""Internationalised mail and a peer without SMTPUTF8: what has an ASCII form goes, the rest concerns itself alone (f42)."""
+"""Internationalised mail and a peer without SMTPUTF8: ASCII forms are used, one address decides for none (f42)."""
 
 from __future__ import annotations
 

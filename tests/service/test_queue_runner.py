@@ -712,3 +712,37 @@ def test_a_large_message_comes_back_in_a_report_by_its_head(size):
         assert len(octets) < 140_000
 
     scenario({"remote": lambda message, recipient: NEVER}, act)
+
+
+def test_f07_recipients_that_wait_together_are_due_together():
+    class Jitter(Chance):
+        def uniform(self, low: float, high: float) -> float:
+            self.count += 1
+            return (low, high)[self.count % 2]
+
+    async def act(world):
+        world.runner._random = Jitter()
+        await world.put("m1", *(f"u{number}@remote.example" for number in range(5)))
+        await world.run(HOUR)
+        assert {tuple(addresses) for _, _, addresses, _ in world.remote.calls} == {
+            tuple(f"u{number}@remote.example" for number in range(5))
+        }
+        assert len(world.remote.calls) > 2
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+
+
+def test_f15_a_route_that_does_not_take_us_is_told_to_the_operator(caplog):
+    ours = Outcome(Disposition.DEFERRED, Reply(530, "5.7.0", ("Log in",)), "smart.example", asked=True, ours=True)
+
+    async def act(world):
+        await world.put("m1", "a@remote.example", "b@remote.example")
+        await world.settle()
+        ((first, second),) = [m.recipients for m in await world.store.list()]
+        assert (first.state, second.state) == (State.QUEUED, State.QUEUED)
+
+    with caplog.at_level(logging.ERROR, "ironpost.queue"):
+        scenario({"remote": lambda message, recipient: ours}, act)
+    (told,) = caplog.records
+    assert told.levelno == logging.ERROR
+    assert "route-fault" in told.getMessage()

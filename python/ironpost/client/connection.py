@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.model import Reply
 from ironpost.protocol.client import TIMEOUTS, ClientSession, Security, State, Step, check_hostname
 from ironpost.protocol.client_envelope import CHUNK_LIMIT
+from ironpost.protocol.client_name import address_literal
 from ironpost.protocol.client_opening import NOTHING
 from ironpost.protocol.client_tolerance import TOLERANCES
 from ironpost.server.certificate import read
@@ -354,12 +355,6 @@ def words(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or "TLS failed").replace("_", " ").lower()
     return error.strerror or str(error) or type(error).__name__
-
-
-def address_literal(ip: str) -> str:
-    """The address literal of RFC 5321 §4.1.3 for an IP address (a zone is dropped)."""
-    address = ip.partition("%")[0]
-    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
 def verifying(authorities: str | None = None) -> ssl.SSLContext:

@@ -50,6 +50,11 @@ class Target:
     ip: str
     port: int
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Where a connection leads, whatever the host is called."""
+        return self.ip, self.port
+
     def __str__(self) -> str:
         ip = f"[{self.ip}]:{self.port}" if self.port != SMTP_PORT else f"[{self.ip}]"
         return ip if self.host == self.ip else f"{self.host} {ip}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
 
     Results: TypeAlias = list[tuple[int, Outcome]]
+    Place: TypeAlias = tuple[str, int]
 
 DESTINATION_LIMIT: Final = 20
 """Connections to one destination at a time."""
@@ -41,6 +42,10 @@ CONNECTION_MESSAGES: Final = 100
 """Messages sent over one connection before it is replaced, so that load spreads over equal hosts."""
 IDLE_SECONDS: Final = 5.0
 """How long a connection is kept without work."""
+
+
+AUTHENTICATION_NEEDED: Final = frozenset({530, 535, 538})
+"""RFC 4954 §6: a login, or TLS, is missing."""
 
 
 class _ServiceError(Exception):
@@ -72,8 +77,8 @@ class _Destination:
         self.idle: deque[_Way] = deque()
         """The one used last is at the right end, and used first."""
         self.users = 0
-        self.without_chunks: set[str] = set()
-        """Addresses of hosts that offer CHUNKING and then reject BDAT, for as long as the destination is in use."""
+        self.without_chunks: set[Place] = set()
+        """Hosts that offer CHUNKING and then reject BDAT, for as long as the destination is in use."""
 
 
 class _Hosts:
@@ -81,10 +86,10 @@ class _Hosts:
 
     __slots__ = ("_targets", "failed", "worst")
 
-    def __init__(self, targets: AsyncGenerator[Target, None], failed: Iterable[str] = ()) -> None:
+    def __init__(self, targets: AsyncGenerator[Target, None], failed: Iterable[Place] = ()) -> None:
         self._targets = targets
         self.failed = set(failed)
-        """Addresses of those that were no use."""
+        """Those that were no use."""
         self.worst: Outcome | None = None
         """Of those that did not take us as a client. What may still work outweighs what never will: one host that is
         only away keeps the mail alive."""
@@ -98,7 +103,7 @@ class _Hosts:
         """
         try:
             while len(self.failed) < MAX_ADDRESSES and (target := await anext(self._targets, None)) is not None:
-                if target.ip not in self.failed:
+                if target.place not in self.failed:
                     return target
         except NowhereError as nowhere:
             if self.worst is None:
@@ -111,7 +116,7 @@ class _Hosts:
     def blame(self, target: Target | None, outcome: Outcome) -> None:
         """A host was no use, or could not be found."""
         if target is not None:
-            self.failed.add(target.ip)
+            self.failed.add(target.place)
         if self.worst is None or outcome.disposition is Disposition.DEFERRED:
             self.worst = outcome
 
@@ -248,13 +253,16 @@ class RemoteDelivery:
                 if way.reused and _was_dead(way.connection):
                     way = None
                     continue
+                if route.kind is Kind.SMART_HOST:
+                    early = transaction.failed_at is Step.MAIL and not transaction.unsupported
+                    results = [(each, _excused(outcome, early=early)) for each, outcome in results]
                 settled.update((each.number, outcome) for each, outcome in results)
-                if transaction.without_chunks and way.target.ip not in destination.without_chunks:
+                if transaction.without_chunks and way.target.place not in destination.without_chunks:
                     # BDAT is what this peer promised, DATA is what every peer takes: once more, to the same host.
-                    destination.without_chunks.add(way.target.ip)
+                    destination.without_chunks.add(way.target.place)
                     recipients = undecided(transaction, results)
                     way = await self._connected(way.target, hosts, destination, message)
-                elif transaction.undecided:
+                elif transaction.undecided or any(outcome.ours for _, outcome in results):
                     # RFC 5321 §5.1: this host did not judge the mail, so the next one is asked.
                     recipients = undecided(transaction, results)
                     hosts.blame(way.target, settled[recipients[0].number])
@@ -270,7 +278,9 @@ class RemoteDelivery:
         except NowhereError as nowhere:
             _settle_rest(settled, recipients, nowhere.outcome)
         except _ServiceError as refused:
-            _settle_rest(settled, recipients, refused.outcome)
+            outcome = refused.outcome
+            outcome = _excused(outcome, early=False) if route.kind is Kind.SMART_HOST else replace(outcome, ours=False)
+            _settle_rest(settled, recipients, outcome)
         finally:
             await hosts.close()
         return list(settled.items())
@@ -295,7 +305,7 @@ class RemoteDelivery:
                 remote=remote,
                 timeouts=self._timeouts,
                 connect_timeout=self._connect_timeout,
-                chunking=self._chunking and target.ip not in destination.without_chunks,
+                chunking=self._chunking and target.place not in destination.without_chunks,
                 tolerances=self._tolerances,
                 metrics=self._metrics,
             )
@@ -309,7 +319,7 @@ class RemoteDelivery:
         if connection.ready:
             self._dismiss(connection)
         reply = connection.session.reason or unfit or Reply(451, "4.4.2", ("The connection was closed",))
-        hosts.blame(target, Outcome.of(reply, remote))
+        hosts.blame(target, replace(Outcome.of(reply, remote), ours=connection.session.turned_down))
         return None
 
     def _targets(self, route: Route, domain: str) -> AsyncGenerator[Target, None]:
@@ -400,6 +410,19 @@ class RemoteAgent:
 
 def _same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
     return [(each.number, outcome) for each in recipients]
+
+
+def _excused(outcome: Outcome, *, early: bool) -> Outcome:
+    """The outcome at a smart host, which the operator chose: it refuses what our configuration lacks, not the mail.
+
+    Args:
+        outcome: as it would be at any host.
+        early: no recipient had been judged.
+    """
+    wants_login = outcome.reply.code in AUTHENTICATION_NEEDED
+    if (outcome.disposition is Disposition.FAILED and early) or wants_login or outcome.ours:
+        return replace(outcome, disposition=Disposition.DEFERRED, ours=True)
+    return outcome
 
 
 def _settle_rest(settled: dict[int, Outcome], recipients: Sequence[QueuedRecipient], outcome: Outcome) -> None:

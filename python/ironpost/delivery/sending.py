@@ -147,5 +147,5 @@ def undecided(transaction: Transaction, results: Results) -> Sequence[QueuedReci
     return [
         each
         for position, (each, outcome) in enumerate(results)
-        if position in transaction.undecided or outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS
+        if position in transaction.undecided or outcome.ours or outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS
     ]

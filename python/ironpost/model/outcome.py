@@ -34,6 +34,8 @@ class Outcome:
     """Who said so: `mx.example [192.0.2.1]`, empty if nobody was asked."""
     asked: bool = False
     """A remote was asked: only then does the retry counter rise (FEATURES, Queue)."""
+    ours: bool = False
+    """Our configuration is to blame and not the mail: it waits, and the operator is told."""
 
     @classmethod
     def of(cls, reply: Reply, remote: str = "", *, asked: bool = True) -> Outcome:

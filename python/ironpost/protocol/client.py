@@ -33,6 +33,7 @@ from ironpost.protocol import client_envelope as envelope
 from ironpost.protocol import client_opening as opening
 from ironpost.protocol import client_transaction as reasons
 from ironpost.protocol import replies
+from ironpost.protocol.client_name import check_hostname
 from ironpost.protocol.client_opening import NOTHING, Security
 from ironpost.protocol.client_tolerance import TOLERANCES, Tolerance
 from ironpost.protocol.client_transaction import Step, Transaction
@@ -111,7 +112,7 @@ class ClientSession:
                  "bindings", "chunking", "domain", "doubt", "ending", "exchange", "extensions", "greeting",
                  "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason", "rejected",
                  "remote", "replies", "secure", "security", "state", "tls_refused", "transaction", "transactions",
-                 "verified")
+                 "turned_down", "verified")
     # fmt: on
 
     def __init__(
@@ -178,6 +179,8 @@ class ClientSession:
         """Why the session closed before `quit`, or why it never became ready."""
         self.ending: Ending | None = None
         """Whose doing that was; None while open and after `quit`."""
+        self.turned_down = False
+        """The peer refused us for good, before the first message."""
         self.transaction: Transaction | None = None
         """The last one begun."""
         self.transactions = 0
@@ -486,6 +489,7 @@ class ClientSession:
 
     def turned_away(self, reply: wire.Reply, step: Step, _number: int) -> None:
         reason = Reply.of(reply)
+        self.turned_down = reason.permanent
         if reasons.blames_dialogue(reply, step):
             reason = reasons.dialogue(step, reason)
         self._give_up(step, reason)
@@ -705,17 +709,6 @@ class ClientSession:
         self._unsent.clear()
         self._out.clear()
         self._encoder = None
-
-
-def check_hostname(name: str) -> None:
-    """Refuses what EHLO cannot carry (RFC 5321 §4.1.1.1; RFC 6531 §3.7.1: a client says A-labels, never U-labels).
-
-    Raises:
-        wire.WireFault: `name` is neither a domain nor an address literal, or not ASCII.
-    """
-    if not name.isascii():
-        raise wire.WireFault("domain-malformed", next(at for at, octet in enumerate(name.encode()) if octet > 127))
-    wire.parse_command(b"EHLO " + name.encode())
 
 
 _ENDS: Final = frozenset({Step.END, Step.BDAT})

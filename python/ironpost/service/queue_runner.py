@@ -343,7 +343,10 @@ class QueueRunner:
             except Exception:  # noqa: BLE001 - one bad message never stops the runner
                 _log.exception("the report about message %s cannot be written", message.id)
                 unreported = True
-        updates = [self._update(message, to, outcome, now, unreported, crashed) for to, outcome in results]
+        # RFC 5321 §4.5.4.1: one copy for all recipients at a host, so those who wait together are due together.
+        waits = any(outcome.disposition is Disposition.DEFERRED for _, outcome in results)
+        due = self._law.next_attempt(_since(message), now, self._random) if waits else now
+        updates = [self._update(message, to, outcome, now, due, unreported, crashed) for to, outcome in results]
         await self._record(updates, report, now)
         for to, _ in results if not crashed else ():
             self._crashes.pop((message.id, to.number), None)
@@ -352,13 +355,24 @@ class QueueRunner:
                 self._note(update.due)
         if report is not None:
             self._note(now)
+        for remote, reply in dict.fromkeys(
+            (outcome.remote, str(outcome.reply)) for _, outcome in results if outcome.ours
+        ):
+            record(_log, "route-fault", logging.ERROR, id=message.id, remote=remote, reply=reply)
         for (to, outcome), update in zip(results, updates, strict=True):
             level = logging.ERROR if update.state is State.HELD else logging.INFO
             if _log.isEnabledFor(level):
                 _tell(level, message, to, outcome, update)
 
     def _update(
-        self, message: QueuedMessage, to: QueuedRecipient, outcome: Outcome, now: float, unreported: bool, crashed: bool
+        self,
+        message: QueuedMessage,
+        to: QueuedRecipient,
+        outcome: Outcome,
+        now: float,
+        due: float,
+        unreported: bool,
+        crashed: bool,
     ) -> Update:
         attempts = to.attempts + outcome.asked
         if outcome.disposition is Disposition.DELIVERED:
@@ -371,8 +385,6 @@ class QueueRunner:
             due = now + UNREPORTED_WAIT
         elif crashed and self._crashes.get((message.id, to.number), 0) >= POISON_CRASHES:
             due = now + POISON_WAIT
-        else:
-            due = self._law.next_attempt(_since(message), now, self._random)
         return Update(message.id, to.number, State.QUEUED, attempts, due, outcome)
 
     async def _report(
