@@ -323,13 +323,14 @@ def test_a_host_that_takes_nothing_now_is_not_asked_for_the_rest() -> None:
     run(main)
 
 
-def test_a_host_that_takes_fewer_than_a_hundred_is_asked_again_later() -> None:
+def test_a_recipient_that_never_fits_is_asked_again_later() -> None:
     async def main() -> None:
         answers = {"RCPT TO:<y@a.example>": b"452 4.5.3 Too many recipients\r\n"}
         async with peer(answers) as here, delivery(here.port) as made:
             outcomes = await deliver(made, message("x@a.example", "y@a.example"))
         assert [outcome.disposition for outcome in outcomes] == [D, P]
-        assert len(here.messages) == 1
+        assert [content for content in here.messages if content] == [b"Subject: x\r\n\r\nhi\r\n"]
+        assert sum(command.startswith("MAIL") for command in here.commands) == 2
 
     run(main)
 

@@ -283,3 +283,44 @@ def test_f15_at_an_exchanger_such_a_refusal_is_a_verdict(answers: Mapping[str, b
             assert (outcome.disposition, outcome.ours) == (F, False)
 
     run(main)
+
+
+# -- f46: fewer than a hundred recipients -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reply", [b"452 too many\r\n", b"452 4.5.3 too many\r\n", b"552 too many\r\n"])
+@pytest.mark.parametrize("limit", [1, 3])
+def test_f46_those_that_a_host_does_not_take_at_once_follow_at_once(reply: bytes, limit: int) -> None:
+    taken = 0
+
+    async def main() -> None:
+        async with peer() as here:
+            usual = here.answer
+
+            def limited(writer: asyncio.StreamWriter, key: str, verb: str) -> bool:
+                nonlocal taken
+                taken = 0 if verb == "MAIL" else taken + (verb == "RCPT")
+                if verb == "RCPT" and taken > limit:
+                    writer.write(reply)
+                    return True
+                return usual(writer, key, verb)
+
+            here.answer = limited  # type: ignore[method-assign]
+            async with delivery(here.port) as made:
+                outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(7))))
+            assert [outcome.disposition for outcome in outcomes] == [D] * 7
+            assert len(here.messages) == -(-7 // limit)
+            assert here.connections == 1
+
+    run(main)
+
+
+def test_f46_a_full_mailbox_is_not_too_many_recipients() -> None:
+    async def main() -> None:
+        answers = {"RCPT TO:<y@a.example>": b"452 4.2.2 mailbox full\r\n"}
+        async with peer(answers) as here, delivery(here.port) as made:
+            outcomes = await deliver(made, message("x@a.example", "y@a.example"))
+        assert [outcome.disposition for outcome in outcomes] == [D, P]
+        assert sum(command.startswith("MAIL") for command in here.commands) == 1
+
+    run(main)

@@ -345,3 +345,17 @@ def test_a_message_id_that_is_none_is_not_repeated() -> None:
 def test_a_sender_with_a_line_separator_still_gets_a_report() -> None:
     content = octets(queued("jo@example.net", sender="a\u2028b@example.org"))
     assert b"To: <a\\u2028b@example.org>\r\n" in content
+
+
+@pytest.mark.parametrize(
+    ("remote", "named"),
+    [
+        ("mx.example.net [192.0.2.9]:2525", "dns; mx.example.net"),
+        ("[192.0.2.9]:2525", "dns; [192.0.2.9]"),
+        ("[2001:db8::9]:2525", "dns; [2001:db8::9]"),
+        ("[2001:db8::9]", "dns; [2001:db8::9]"),
+    ],
+)
+def test_f46_a_remote_mta_has_no_port(remote: str, named: str) -> None:  # RFC 3464 §2.3.5
+    content = octets(queued("joe@example.net"), outcome(Reply(550, "5.1.1", ("no",)), remote))
+    assert f"Remote-MTA: {named}\r\n".encode() in content

@@ -16,6 +16,7 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.app import Stop
 from ironpost.client import Client, ClientError, ConnectFailed, Insecure, LoginRefused, SendResult
+from ironpost.client.client import SUBMISSIONS
 from ironpost.client.connection import verifying
 from ironpost.model import Address
 from ironpost.model.body import PIECE
@@ -52,7 +53,7 @@ class Access(NamedTuple):
     host: str
     port: int
     tls: TlsUse | None
-    """None: never on this machine itself, else as the client decides."""
+    """None: never on this machine itself, but for port 465, else as the client decides."""
     user: str
     """Whom to log in as; empty for nobody."""
     password: Path | None
@@ -97,7 +98,7 @@ def send(name: str, to: list[str], sender: str, access: Access) -> None:
 
 def _client(access: Access, *, from_input: bool) -> Client:
     tls = access.tls
-    if tls is None and not access.user and _is_here(access.host):
+    if tls is None and not access.user and _is_here(access.host) and access.port != SUBMISSIONS:
         tls = "never"
     if tls == "never" and access.user:
         raise Stop(exits.USAGE, "--user needs TLS, so that nobody reads the password: leave out --tls never")

@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
-from ironpost import wire
 from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect, words
 from ironpost.client.errors import (
     ClientError,
@@ -35,7 +33,8 @@ from ironpost.client.errors import (
     TimedOut,
     Unsupported,
 )
-from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.client.reach import own_name, plain_host
+from ironpost.model import NULL, Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.body import PIECE
 from ironpost.protocol import replies
 from ironpost.protocol.client import TIMEOUTS, Ending, Security, Step, Transaction, check_hostname
@@ -56,6 +55,13 @@ if TYPE_CHECKING:
 
     Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
 
+
+SUBMISSIONS: Final = 465
+"""RFC 8314 §3.3: TLS from the start."""
+OWN_NAME_TIMEOUT: Final = 5.0
+"""Seconds in which this host's own name must be found; after that our address serves."""
+SILENCE: Final = 20.0
+"""Seconds to wait for a greeting in clear at port 465, where a server that expects TLS is silent for ever."""
 
 TlsUse: TypeAlias = Literal["never", "may", "must", "implicit"]
 """STARTTLS never, where it is offered, or always; or TLS from the start."""
@@ -103,12 +109,13 @@ class Client:
         """Describes the server; nothing is opened yet.
 
         Args:
-            host: name or IP address.
+            host: name or IP address, with or without brackets.
             port: TCP port.
             local_hostname: what we say in EHLO; this host's full name if None, or its address literal if it has none.
             connect_timeout: seconds to wait for TCP.
-            timeouts: seconds by step (RFC 5321 §4.5.3.2).
-            tls: `must` if None and there are credentials, else `may`: where the server offers STARTTLS.
+            timeouts: seconds by step (RFC 5321 §4.5.3.2); steps that are not named keep their usual ones.
+            tls: if None, `implicit` at port 465, `must` where there are credentials, and else `may`: where the server
+                offers STARTTLS.
             context: how the server is verified; certificate and name, by the system's authorities, if None.
             credentials: to log in with; a name and a password.
             mechanisms: SASL mechanisms that may be used.
@@ -124,7 +131,9 @@ class Client:
         """
         if isinstance(credentials, tuple):
             credentials = Credentials(credentials[0], credentials[1], host=host, port=port)
-        tls = tls or ("must" if credentials is not None and not login_in_clear else "may")
+        if tls is None:
+            needed: TlsUse = "must" if credentials is not None and not login_in_clear else "may"
+            tls = "implicit" if port == SUBMISSIONS else needed
         if tls not in ("never", "may", "must", "implicit"):
             raise ValueError(f'tls is "never", "may", "must" or "implicit", not {tls!r}')
         if tls == "never" and credentials is not None and not login_in_clear:
@@ -135,7 +144,7 @@ class Client:
         self.port = port
         self._local_hostname = local_hostname
         self._connect_timeout = connect_timeout
-        self._timeouts = timeouts
+        self._timeouts = {**TIMEOUTS, **timeouts}
         self._implicit = tls == "implicit"
         self._security = Security("never" if tls == "implicit" else tls, credentials, login_in_clear, mechanisms)
         self._context = context
@@ -157,6 +166,8 @@ class Client:
     async def connect(self) -> None:
         """Connects, reads the greeting, says EHLO.
 
+        After an error on a connection it makes a new one.
+
         Raises:
             ConnectFailed: nobody answers there.
             ServiceRefused: the greeting, EHLO or HELO was refused.
@@ -165,18 +176,23 @@ class Client:
             TimedOut, ConnectionLost, PeerFault: see there.
             RuntimeError: already connected.
         """
-        if self._connection is not None:
+        if self.connected:
             raise RuntimeError("this client is connected already")
+        await self.close()
         self._connection = await self._open()
 
     async def _open(self) -> Connection:
         """A ready connection. Raises: as `connect`."""
-        remote = f"{self.host}:{self.port}"
-        local = self._local_hostname or await _own_name()
+        literal = ":" in self.host and not self.host.startswith("[")
+        remote = f"[{self.host}]:{self.port}" if literal else f"{self.host}:{self.port}"
+        local = self._local_hostname or await own_name(min(OWN_NAME_TIMEOUT, self._connect_timeout))
+        timeouts = self._timeouts
+        if self.port == SUBMISSIONS and not self._implicit:
+            timeouts = {**timeouts, Step.GREETING: min(timeouts[Step.GREETING], SILENCE)}
         try:
             connection = await connect(
-                self.host, self.port, local,
-                remote=remote, timeouts=self._timeouts, connect_timeout=self._connect_timeout,
+                plain_host(self.host), self.port, local,
+                remote=remote, timeouts=timeouts, connect_timeout=self._connect_timeout,
                 chunking=self._chunking, tolerances=self._tolerances, metrics=self._metrics,
                 security=self._security, tls=self._context, implicit_tls=self._implicit,
             )  # fmt: skip
@@ -188,6 +204,8 @@ class Client:
         except OSError as error:
             raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_words(error)}",)), remote) from error
         if not connection.ready:
+            if connection.session.greeting is None and not self._implicit:
+                raise _without_greeting(_ended(connection, Step.GREETING))
             raise _ended(connection, Step.GREETING)
         return connection
 
@@ -202,13 +220,18 @@ class Client:
             await connection.quit()
 
     @property
+    def connected(self) -> bool:
+        """The connection lives: a message can be sent over it, as far as is known."""
+        return self._connection is not None and self._connection.ready
+
+    @property
     def extensions(self) -> Mapping[str, str]:
         """What the server offers: keyword in upper case to its parameters; empty when not connected."""
         return self._connection.session.offered if self._connection is not None else {}
 
     async def send(
         self,
-        reverse_path: str | Address,
+        reverse_path: str | Address | None,
         recipients: str | Address | Recipient | Iterable[str | Address | Recipient],
         content: Content,
         *,
@@ -218,7 +241,7 @@ class Client:
         """Sends one message.
 
         Args:
-            reverse_path: the sender; the empty string is the null reverse-path.
+            reverse_path: the sender; the empty string, or None, is the null reverse-path.
             recipients: one, or several; a `Recipient` says what is asked for it, such as NOTIFY. Those beyond what the
                 server takes at once (RFC 9422 §4.2) are refused with 452.
             content: header and body. An async iterator may yield pieces of any size.
@@ -234,7 +257,7 @@ class Client:
             ConnectFailed, Insecure, LoginRefused: as `connect`, when the server made a new connection necessary.
             RuntimeError: not connected.
         """
-        sender = _address(reverse_path)
+        sender = NULL if reverse_path is None else _address(reverse_path)
         if isinstance(recipients, str | Address | Recipient):
             recipients = (recipients,)
         to = tuple(_recipient(each) for each in recipients)
@@ -290,20 +313,6 @@ async def _slices(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + PIECE]
 
 
-async def _own_name() -> str | None:
-    """This host's full name, None if it has none that EHLO can carry."""
-    name = socket.gethostname()
-    if "." not in name:
-        name = await asyncio.get_running_loop().run_in_executor(None, socket.getfqdn)
-    if "." not in name or name.startswith("localhost."):
-        return None
-    try:
-        check_hostname(name)
-    except wire.WireFault:
-        return None
-    return name
-
-
 def _words(error: OSError) -> str:
     """What the system says. asyncio's own text names its calls, and repeats them for each address of a host."""
     numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno ([0-9]+)\]", str(error)))
@@ -319,14 +328,23 @@ def _ended(connection: Connection, step: Step) -> ClientError:
     if session.ending is Ending.INSECURE:
         return Insecure(reply, connection.remote)
     if session.ending is Ending.REFUSED and session.exchange is not None:
-        return LoginRefused(reply, connection.remote, Step.AUTH)
+        return LoginRefused(reply, connection.remote, session.ended_at or Step.AUTH)
     if session.ending is Ending.REFUSED:
-        return ServiceRefused(reply, connection.remote, step)
+        return ServiceRefused(reply, connection.remote, session.ended_at or step)
     if session.ending is Ending.EXPIRED:
         return TimedOut(reply, connection.remote)
     if session.ending is Ending.FAULT:
         return PeerFault(reply, connection.remote)
     return ConnectionLost(reply, connection.remote)
+
+
+def _without_greeting(error: ClientError) -> ClientError:
+    """The error for a server that said nothing, or nothing readable, and so may be waiting for TLS."""
+    if not isinstance(error, TimedOut | PeerFault | ConnectionLost):
+        return error
+    hint = 'does it expect TLS from the start, as at port 465? Then say tls="implicit"'
+    text = (*error.reply.text[:-1], f"{error.reply.text[-1]}: {hint}")
+    return type(error)(replace(error.reply, text=text), error.remote)
 
 
 def _result(connection: Connection, transaction: Transaction) -> SendResult:
@@ -342,16 +360,16 @@ def _result(connection: Connection, transaction: Transaction) -> SendResult:
             refused[recipient.address] = outcome.reply
     if final is not None:
         return SendResult(final.reply, tuple(accepted), refused)
-    last = transaction.outcomes[-1]
-    assert last is not None, "transact settles every recipient"
-    step = transaction.failed_at or Step.MAIL
+    step, reply = transaction.failed_at, transaction.refusal
+    assert step is not None, "whoever has no copy was refused somewhere"
+    assert reply is not None, "whoever has no copy was refused somewhere"
     if transaction.unsupported:
-        raise Unsupported(last.reply, connection.remote, step)
+        raise Unsupported(reply, connection.remote, step)
     session = connection.session
-    if last.reply is session.reason and (session.ending is not Ending.REFUSED or last.reply.code == 421):
+    if reply is session.reason and (session.ending is not Ending.REFUSED or reply.code == 421):
         raise _ended(connection, step)
     if step is Step.MAIL:
-        raise SenderRefused(last.reply, connection.remote, step)
+        raise SenderRefused(reply, connection.remote, step)
     if step is Step.RCPT:
-        raise RecipientsRefused(last.reply, connection.remote, step, refused)
-    raise ContentRefused(last.reply, connection.remote, step)
+        raise RecipientsRefused(reply, connection.remote, step, refused)
+    raise ContentRefused(reply, connection.remote, step)

@@ -18,6 +18,7 @@ import ssl
 from time import time
 from typing import TYPE_CHECKING, Final
 
+from ironpost.client.reach import reach
 from ironpost.model import Reply
 from ironpost.protocol.client import TIMEOUTS, ClientSession, Security, State, Step, check_hostname
 from ironpost.protocol.client_envelope import CHUNK_LIMIT
@@ -65,7 +66,7 @@ class Connection(asyncio.Protocol):
         """See `connect`."""
         self.remote = remote
         self._local_hostname = local_hostname
-        self._timeouts = timeouts
+        self._timeouts = timeouts if timeouts is TIMEOUTS else {**TIMEOUTS, **timeouts}
         self._chunking = chunking
         self._security = security
         self._tls = tls
@@ -394,8 +395,8 @@ async def connect(
         port: TCP port.
         local_hostname: what we say in EHLO; None for our address literal on this connection.
         remote: how outcomes call the peer; `host` if empty.
-        timeouts: seconds by step.
-        connect_timeout: seconds to wait for TCP.
+        timeouts: seconds by step; steps that are not named keep their usual ones.
+        connect_timeout: seconds to wait for TCP, the look-up of the name included.
         chunking: use BDAT for small content where the peer offers it.
         security: TLS and AUTH before the first transaction.
         tls: how the peer is verified; a context that verifies certificate and name by the system's authorities if None.
@@ -414,19 +415,23 @@ async def connect(
     if tls is None and (implicit_tls or security.tries_tls):
         tls = verifying()
     name = server_name or host
+    async with asyncio.timeout(connect_timeout):
+        reached = await reach(host, port)
+    handshake = {**TIMEOUTS, **timeouts}[Step.TLS]
     try:
-        async with asyncio.timeout(connect_timeout):
-            _, connection = await loop.create_connection(
-                lambda: Connection(
-                    local_hostname, remote or host, timeouts,
-                    chunking=chunking, security=security, tls=tls, server_name=name,
-                    tolerances=tolerances, metrics=metrics,
-                ),
-                host, port,
-                ssl=tls if implicit_tls else None,
-                server_hostname=name if implicit_tls else None,
-            )  # fmt: skip
-    except UnicodeError:  # of the codec for host names
-        raise OSError("this is no host name") from None
+        _, connection = await loop.create_connection(
+            lambda: Connection(
+                local_hostname, remote or host, timeouts,
+                chunking=chunking, security=security, tls=tls, server_name=name,
+                tolerances=tolerances, metrics=metrics,
+            ),
+            sock=reached,
+            ssl=tls if implicit_tls else None,
+            server_hostname=name if implicit_tls else None,
+            ssl_handshake_timeout=handshake if implicit_tls else None,
+        )  # fmt: skip
+    except BaseException:
+        reached.close()
+        raise
     await connection.opened()
     return connection

@@ -19,11 +19,20 @@ class ClientError(Exception):
     """Nothing was accepted."""
 
     def __init__(self, reply: Reply, remote: str) -> None:
-        super().__init__(reply, remote)
+        # One argument: the OSErrors among us would take two for a number and its meaning.
+        super().__init__(f"{remote}: {reply}")
         self.reply = reply
         """The peer's reply, or our own reason."""
         self.remote = remote
         """Whom we spoke to."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """By our own arguments: so that errors can be copied, and cross to other processes."""
+        return type(self), self._arguments, self.__dict__
+
+    @property
+    def _arguments(self) -> tuple[object, ...]:
+        return self.reply, self.remote
 
     def __str__(self) -> str:
         return f"{self.remote}: {self.reply}{self._detail}"
@@ -63,6 +72,10 @@ class Refused(ClientError):
         self.step = step
         """What was refused."""
 
+    @property
+    def _arguments(self) -> tuple[object, ...]:
+        return self.reply, self.remote, self.step
+
     def __str__(self) -> str:
         return f"{self.remote} refused at {self.step.value}: {self.reply}"
 
@@ -86,6 +99,10 @@ class RecipientsRefused(Refused):
         super().__init__(reply, remote, step)
         self.refused = refused
         """Each recipient's reply."""
+
+    @property
+    def _arguments(self) -> tuple[object, ...]:
+        return self.reply, self.remote, self.step, self.refused
 
 
 class ContentRefused(Refused):

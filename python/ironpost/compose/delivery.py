@@ -19,6 +19,7 @@ from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.waiting import Waiting
 from ironpost.lookup.dns import DnsResolver
 from ironpost.model.ports import Answer, ResolverError
+from ironpost.protocol.client_name import full_name
 from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Ways:
         self._remote = RemoteDelivery(
             self.resolver,
             random,
-            local_hostname=name if "." in name else None,
+            local_hostname=full_name(name),
             own_names=(name,),
             own_networks=_own_networks(configuration),
             metrics=metrics,

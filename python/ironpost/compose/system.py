@@ -26,6 +26,7 @@ from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.lookup.passwords import Pool
 from ironpost.policy import Policy
 from ironpost.policy.checks import Ports, configured
+from ironpost.protocol.client_name import full_name
 from ironpost.queue.retry import RetryLaw
 from ironpost.server.limits import LocalBook
 from ironpost.server.tls import TlsError
@@ -198,7 +199,7 @@ class System:
             attempt=self._runner.attempt,
             wake=self._runner.wake,
             clock=self._clock,
-            local_hostname=name if "." in name else None,
+            local_hostname=full_name(name),
         )
         self.places = places(
             configuration,

@@ -2,7 +2,7 @@
 
 Promises: one outcome for each recipient and transaction; a body that cannot be read to its end closes the connection
 and defers. Small content is read once, whatever the number of transactions.
-Standards: RFC 5321 §4.5.3.1.8 and §4.5.3.1.10 (a hundred recipients); RFC 6152 §3 (declared as what it is).
+Standards: RFC 5321 §4.5.3.1.8 and §4.5.3.1.10 (too many recipients); RFC 6152 §3 (declared as what it is).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from ironpost.protocol import replies
 from ironpost.protocol.client import Transaction
 from ironpost.protocol.client_transaction import UNREADABLE, header_is_ascii
 from ironpost.protocol.extensions import future_release
-from ironpost.protocol.settings import RECIPIENTS_MINIMUM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
 
 HEADER_OCTETS: Final = 1 << 20
 """Octets of a large message in which its header section must end (SECURITY R23)."""
+
+_TOO_MANY: Final = frozenset({None, "4.5.3"})
+"""The enhanced code of a 452 about the number of recipients, if it has one (RFC 3463 §3.6). Others are about one of
+them, such as 4.2.2, a full mailbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +125,19 @@ def same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
 
 
 def too_many(results: Results) -> Sequence[QueuedRecipient]:
-    """Those that did not fit beside a hundred others: they go at once, in a transaction of their own.
+    """Those that did not fit beside others: they go at once, in a transaction of their own.
 
-    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer takes at least a hundred, and says 452 to the rest, or 552 as RFC 821
-    had it. As each transaction disposes of a hundred, there is an end to it. A peer that said before how many it takes
-    (RFC 9422 §4.2) was asked for no more; if it disposed of one of these, the others are next.
+    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer should take a hundred, and says 452 to the rest; one that takes fewer
+    says it sooner. As each transaction disposes of somebody, there is an end to it. A peer that said before how many it
+    takes (RFC 9422 §4.2) was asked for no more; if it disposed of one of these, the others are next.
     """
     waiting = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
     if waiting:
         decided = any(outcome.disposition is not Disposition.DEFERRED for _, outcome in results)
         return waiting if decided else ()
-    delivered = sum(outcome.disposition is Disposition.DELIVERED for _, outcome in results)
-    if delivered < RECIPIENTS_MINIMUM:
+    if not any(outcome.disposition is Disposition.DELIVERED for _, outcome in results):
         return ()
-    return [
-        each
-        for each, outcome in results
-        if outcome.disposition is Disposition.DEFERRED and outcome.reply.code in {452, 552}
-    ]
+    return [each for each, outcome in results if outcome.reply.code == 452 and outcome.reply.enhanced in _TOO_MANY]
 
 
 def undecided(transaction: Transaction, results: Results) -> Sequence[QueuedRecipient]:

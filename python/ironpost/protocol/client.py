@@ -109,10 +109,10 @@ class ClientSession:
     # fmt: off
     __slots__ = ("_again", "_awaited", "_dirty", "_encoder", "_final", "_informs", "_leaving", "_metrics", "_out",
                  "_parameters", "_reader", "_tolerances", "_unsent", "accepted", "authenticated", "bare", "binary",
-                 "bindings", "chunking", "domain", "doubt", "ending", "exchange", "extensions", "greeting",
-                 "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason", "rejected",
-                 "remote", "replies", "secure", "security", "state", "tls_refused", "transaction", "transactions",
-                 "turned_down", "verified")
+                 "bindings", "chunking", "domain", "doubt", "ended_at", "ending", "exchange", "extensions",
+                 "greeting", "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason",
+                 "rejected", "remote", "replies", "secure", "security", "state", "tls_refused", "transaction",
+                 "transactions", "turned_down", "verified")
     # fmt: on
 
     def __init__(
@@ -181,6 +181,8 @@ class ClientSession:
         """Whose doing that was; None while open and after `quit`."""
         self.turned_down = False
         """The peer refused us for good, before the first message."""
+        self.ended_at: Step | None = None
+        """The step at which that was."""
         self.transaction: Transaction | None = None
         """The last one begun."""
         self.transactions = 0
@@ -569,14 +571,12 @@ class ClientSession:
         refusal = Reply.of(reply)
         if reasons.blames_dialogue(reply, step, parameters=bool(transaction.recipients[number].parameters)):
             self._leaving = refusal = reasons.dialogue(step, refusal)
-            transaction.settle(number, Outcome.of(refusal, self.remote), undecided=True)
-            transaction.failed_at = step
+            transaction.settle(number, Outcome.of(refusal, self.remote), step, undecided=True)
             return
         if reply.code == 552 and self.accepted and reply.enhanced in (None, "5.5.3"):
             # RFC 5321 §4.5.3.1.10: an old way to say too many recipients, to be treated as 452.
             refusal = Reply(452, "4.5.3", refusal.text).because(f"the reply was {refusal}")
-        transaction.settle(number, Outcome.of(refusal, self.remote))
-        transaction.failed_at = step
+        transaction.settle(number, Outcome.of(refusal, self.remote), step)
 
     def _go_ahead(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
         transaction = self._current()
@@ -600,11 +600,11 @@ class ClientSession:
         else:
             self._refuse_rest(Reply.of(reply), step, undecided=reply.code < 500)
 
-    def _taken(self, reply: wire.Reply, _step: Step, _number: int) -> None:
+    def _taken(self, reply: wire.Reply, step: Step, _number: int) -> None:
         self._dirty = False
         transaction = self._current()
         if transaction.open:
-            transaction.settle_rest(Outcome(Disposition.DELIVERED, Reply.of(reply), self.remote, asked=True))
+            transaction.settle_rest(Outcome(Disposition.DELIVERED, Reply.of(reply), self.remote, asked=True), step)
         self._rest()
 
     def _chunk_taken(self, _reply: wire.Reply, _step: Step, _number: int) -> None:
@@ -646,8 +646,7 @@ class ClientSession:
     def _refuse_rest(self, reply: Reply, step: Step, *, undecided: bool = False) -> None:
         transaction = self._current()
         if transaction.open:
-            transaction.failed_at = step
-            transaction.settle_rest(Outcome.of(reply, self.remote), undecided=undecided)
+            transaction.settle_rest(Outcome.of(reply, self.remote), step, undecided=undecided)
         self.accepted = 0
         self._rest()
 
@@ -676,7 +675,7 @@ class ClientSession:
             code = reasons.final_code(self._final) if fault.id != "reply-codes-differ" else None
             if code is not None and self.tolerates(Tolerance.FINAL_REPLY):
                 final = reasons.garbled(code, wire.FAULTS[fault.id])
-                transaction.settle_rest(Outcome(Outcome.of(final).disposition, final, self.remote, asked=True))
+                transaction.settle_rest(Outcome(Outcome.of(final).disposition, final, self.remote, asked=True), step)
         self._break(reason, Ending.FAULT)
 
     def _uninvited(self, reply: Reply) -> None:
@@ -690,13 +689,12 @@ class ClientSession:
         """The session ends, and `reply` is the outcome of everything open."""
         transaction = self.transaction
         if transaction is not None and transaction.open:
-            transaction.failed_at = step
             # RFC 1047: behind the end of the content the message may have been taken. What the peer says in the middle
             # of it is about the content, unless it is 421.
             verdict = step is Step.CONTENT and ending is Ending.REFUSED and reply.code != 421
             undecided = step not in _ENDS and ending is not Ending.ABORTED and not verdict
-            transaction.settle_rest(Outcome.of(reply, self.remote), undecided=undecided)
-        self.reason, self.ending = reply, ending
+            transaction.settle_rest(Outcome.of(reply, self.remote), step, undecided=undecided)
+        self.reason, self.ending, self.ended_at = reply, ending, step
         self._close()
 
     def _break(self, reason: Reply, ending: Ending) -> None:

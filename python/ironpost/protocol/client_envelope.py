@@ -68,9 +68,8 @@ def mail(session: ClientSession, transaction: Transaction, message: Outgoing) ->
     if isinstance(sender, Reply):
         added = sender
     if isinstance(added, Reply):
-        transaction.failed_at = Step.MAIL
         transaction.unsupported = True
-        transaction.settle_rest(Outcome.of(added, session.remote))
+        transaction.settle_rest(Outcome.of(added, session.remote), Step.MAIL)
         return None
     if session.bare:
         added = {key: value for key, value in added.items() if key not in INFORMING}
@@ -89,8 +88,7 @@ def recipients(session: ClientSession, transaction: Transaction, message: Outgoi
         elif limit is not None and len(commands) == limit:
             added = replies.PEER_WANTS_FEWER_RECIPIENTS
         if isinstance(added, Reply):
-            transaction.failed_at = Step.RCPT
-            transaction.settle(number, Outcome.of(added, session.remote))
+            transaction.settle(number, Outcome.of(added, session.remote), Step.RCPT)
         else:
             command = line(f"RCPT TO:<{address}>{_arguments(added) if added else ''}")
             commands.append((Step.RCPT, number, command))

@@ -12,7 +12,7 @@ import re
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.model import Outcome, Reply
+from ironpost.model import Disposition, Outcome, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +68,7 @@ class Transaction:
         "open",
         "outcomes",
         "recipients",
+        "refusal",
         "size",
         "undecided",
         "unsupported",
@@ -107,6 +108,8 @@ class Transaction:
         """How many recipients have no outcome yet."""
         self.failed_at: Step | None = None
         """The step at which the last refusal came, None if there was none."""
+        self.refusal: Reply | None = None
+        """That refusal."""
         self.unsupported = False
         """The refusal is ours: the peer does not offer what the message needs."""
         self.undecided: set[int] = set()
@@ -154,20 +157,27 @@ class Transaction:
             return True
         return self.envelope.smtputf8 and self.eight_bit is not False
 
-    def settle(self, number: int, outcome: Outcome, *, undecided: bool = False) -> None:
+    def settle(self, number: int, outcome: Outcome, step: Step, *, undecided: bool = False) -> None:
         """The outcome of one recipient, unless it has one."""
         if self.outcomes[number] is None:
+            self._refused(outcome, step)
             self.outcomes[number] = outcome
             self.open -= 1
             if undecided:
                 self.undecided.add(number)
 
-    def settle_rest(self, outcome: Outcome, *, undecided: bool = False) -> None:
+    def settle_rest(self, outcome: Outcome, step: Step, *, undecided: bool = False) -> None:
         """The same outcome for every recipient that has none."""
+        if self.open:
+            self._refused(outcome, step)
         if undecided:
             self.undecided.update(number for number, known in enumerate(self.outcomes) if known is None)
         self.outcomes = [outcome if known is None else known for known in self.outcomes]
         self.open = 0
+
+    def _refused(self, outcome: Outcome, step: Step) -> None:
+        if outcome.disposition is not Disposition.DELIVERED:
+            self.failed_at, self.refusal = step, outcome.reply
 
 
 # What the log and a report read when the reason is ours and not a reply of the peer. Detail codes of RFC 3463 §3.

@@ -40,6 +40,7 @@ DIAGNOSTIC_LENGTH: Final = 2000
 
 _MESSAGE_ID: Final = re.compile(rb"<[!-;=?-~]{3,250}>")
 _STATUS: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")  # RFC 3463 §2
+_PORT: Final = re.compile(r"(?<=\]):[0-9]+\Z")
 _ADDRESS_TYPE: Final = re.compile(r"[A-Za-z0-9-]{1,32}")
 
 
@@ -187,7 +188,7 @@ def _about_recipient(recipient: QueuedRecipient, outcome: Outcome, now: float, *
         header.field("Status", (_enhanced(outcome),)),  # RFC 3464 §2.3.4
     ]
     if outcome.remote:
-        host = outcome.remote.split(" ", 1)[0]
+        host = _PORT.sub("", outcome.remote.split(" ", 1)[0])  # an mta-name has no port
         fields.append(header.field("Remote-MTA", ("dns;", *header.words(host))))  # RFC 3464 §2.3.5
     # RFC 3464 §2.3.6: without a Remote-MTA the code is our own.
     fields.append(header.field("Diagnostic-Code", ("smtp;", *header.words(_diagnostic(outcome)))))
