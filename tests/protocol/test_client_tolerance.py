@@ -70,6 +70,46 @@ def test_f41_any_3yz_to_auth_is_a_challenge() -> None:  # RFC 5321 §4.3.2
     assert names == []
 
 
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 1000])
+@pytest.mark.parametrize(
+    ("reply", "expected", "text"),
+    [
+        (b"571 5.7.1 not from you\r\n", F, "550 5.7.1 not from you"),
+        (b"571-5.7.1 not\r\n571 5.7.1 from you\r\n", F, "550 5.7.1 not from you"),
+        (b"471\r\n", P, "450 "),
+        (b"450 571 is no code here\r\n", P, "450 571 is no code here"),
+        (b"450-a\r\n450-571\r\n450 571\r\n", P, "450 a 571 571"),
+    ],
+)
+def test_f41_a_code_that_the_grammar_does_not_have_is_read_by_its_first_digit(
+    piece: int, reply: bytes, expected: Disposition, text: str
+) -> None:
+    session, names = ready(b"260-mx.example\r\n260 SIZE\r\n")
+    assert "SIZE" in session.offered
+    sent = sending()
+    session.begin(sent)
+    session.receive(b"250 ok\r\n")
+    for at in range(0, len(reply), piece):
+        session.receive(reply[at : at + piece])
+    outcome = sent.outcomes[0]
+    assert outcome is not None
+    assert (outcome.disposition, str(outcome.reply)) == (expected, text)
+    assert set(names) == {"reply-codes"}
+    assert session.state is State.READY
+
+
+def test_f41_the_framing_of_such_a_code_is_as_strict_as_ever() -> None:
+    for reply in (b"571ok\r\n", b"671 no\r\n", b"171 no\r\n", b"5x1 no\r\n", b"571-a\r\n450 b\r\n", b"57\r\n"):
+        session, _ = ready(b"250 mx.example\r\n")
+        session.begin(sending())
+        session.receive(reply)
+        assert session.ending is Ending.FAULT
+    session, _ = ready(b"250 mx.example\r\n", Tolerance.REPLY_CODES)
+    session.begin(sending())
+    session.receive(b"571 no\r\n")
+    assert session.ending is Ending.FAULT
+
+
 @pytest.mark.parametrize("challenges", [(b"Username:", b"Password:"), (b"", b""), (b"!", b"\xff\xfe"), (b"VXNl", b"x")])
 def test_f41_whatever_login_is_asked_is_answered(challenges: tuple[bytes, bytes]) -> None:
     session, names = greeted(b"250-mx.example\r\n250 AUTH LOGIN\r\n", LOGIN_ONLY)

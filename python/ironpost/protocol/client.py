@@ -33,6 +33,7 @@ from ironpost.protocol import client_envelope as envelope
 from ironpost.protocol import client_opening as opening
 from ironpost.protocol import client_transaction as reasons
 from ironpost.protocol import replies
+from ironpost.protocol.client_codes import CodeReader
 from ironpost.protocol.client_name import check_hostname
 from ironpost.protocol.client_opening import NOTHING, Security
 from ironpost.protocol.client_tolerance import TOLERANCES, Tolerance
@@ -191,7 +192,7 @@ class ClientSession:
         """Replies read since the last `begin`."""
         self.accepted = 0
         """Recipients of this transaction that the peer accepted."""
-        self._reader = wire.ReplyReader()
+        self._reader = CodeReader(self._forgives_code)
         self._out: list[bytes] = []
         self._awaited: deque[tuple[Step, int]] = deque([(Step.GREETING, 0)])
         self._unsent: deque[tuple[Step, int, bytes]] = deque()
@@ -315,7 +316,7 @@ class ClientSession:
         """
         self.secure, self.verified, self.bindings = True, verified, bindings
         self.domain, self.offered, self.limits = "", {}, NO_LIMITS
-        self._reader = wire.ReplyReader()
+        self._reader = CodeReader(self._forgives_code)
         self.state = State.OPENING
         self._say(Step.EHLO)
 
@@ -510,6 +511,9 @@ class ClientSession:
             return False
         self._metrics.count("client_tolerances", tolerance.value)
         return True
+
+    def _forgives_code(self) -> bool:
+        return self.tolerates(Tolerance.REPLY_CODES)
 
     @property
     def patient(self) -> bool:

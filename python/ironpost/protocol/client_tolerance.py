@@ -4,7 +4,7 @@ Promises: framing is not in this list: a reply that cannot be told from the next
 Every tolerance that was needed is counted under its name (`model.ports.Metrics`, `client_tolerances`), so an operator
 sees which hosts to complain about, and each can be switched off.
 
-It is no tolerance to understand a reply by its first digit: RFC 5321 §4.3.2 demands it.
+It is no tolerance to understand any reply of RFC 5321 §4.2 by its first digit: §4.3.2 demands it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Tolerance(Enum):
     them; the session ends. To send the message again would be to deliver it twice (RFC 1047)."""
     NO_BDAT = "no-bdat"
     """A server that offers CHUNKING and then rejects BDAT gets DATA, on a new connection."""
+    REPLY_CODES = "reply-codes"
+    """A reply code with a second digit above 5 is read by its first digit (`client_codes`)."""
 
 
 TOLERANCES: Final = frozenset(Tolerance)
