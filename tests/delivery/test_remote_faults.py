@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.delivery.test_remote import D, F, P, deliver, delivery, message, one, peer, run
+from tests.delivery.test_remote import LONG, D, F, P, deliver, delivery, message, one, peer, run
 
-from ironpost.protocol.client import TIMEOUTS, Step
+from ironpost.client.connection import connect
+from ironpost.delivery.next_hop import MAX_HOSTS
+from ironpost.model.ports import MX, Answer, ResolverError
+from ironpost.protocol.client import TIMEOUTS, Step, Transaction
 from ironpost.routing.route import Host, Route
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
 
 CHUNKS = {"EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n"}
@@ -322,5 +325,95 @@ def test_f46_a_full_mailbox_is_not_too_many_recipients() -> None:
             outcomes = await deliver(made, message("x@a.example", "y@a.example"))
         assert [outcome.disposition for outcome in outcomes] == [D, P]
         assert sum(command.startswith("MAIL") for command in here.commands) == 1
+
+    run(main)
+
+
+# -- f05: nothing takes for ever --------------------------------------------------------------------------------------
+
+
+def test_f05_a_host_that_is_slow_with_every_recipient_has_the_time_of_one_attempt() -> None:
+    """Each reply comes well before its time-out: only a limit for all of them ends it."""
+
+    async def main() -> None:
+        async with peer({"EHLO": b"250 peer.example\r\n"}) as here, delivery(here.port, attempt_seconds=0.3) as made:
+            usual = here.answer
+
+            def slow(writer: asyncio.StreamWriter, key: str, verb: str) -> bool:
+                if verb == "RCPT":
+                    asyncio.get_running_loop().call_later(0.02, writer.write, b"250 ok\r\n")
+                    return True
+                return usual(writer, key, verb)
+
+            here.answer = slow  # type: ignore[method-assign]
+            outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(1000))))
+            assert {outcome.disposition for outcome in outcomes} == {P}
+            assert here.messages == []
+            assert here.connections == 1
+
+    run(main)
+
+
+def test_f05_the_reply_to_the_content_has_its_own_time() -> None:
+    """RFC 1047: who gives up there sends the message twice."""
+
+    async def main() -> None:
+        async with peer() as here:
+            here.gate = asyncio.Event()
+            connection = await connect("127.0.0.1", here.port, "us.example")
+            envelope = message("x@a.example").envelope
+            sent = Transaction(envelope, content=b"hi\r\n")
+            running = asyncio.create_task(connection.transact(sent, deadline=asyncio.get_running_loop().time() + LONG))
+            while not here.messages:
+                await asyncio.sleep(0)
+            connection._too_late()  # as its timer would
+            here.gate.set()
+            await running
+            assert sent.outcomes[0] is not None
+            assert sent.outcomes[0].disposition is D
+            await connection.quit()
+
+    run(main)
+
+
+class Countless:
+    """A resolver of a domain with thousands of exchangers; `silent` ones are never answered for."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self.silent = silent
+        self.asked = 0
+
+    async def mx(self, _domain: str) -> Answer:
+        return Answer(True, exchangers=[MX(number, f"mx{number}.a.example") for number in range(2000)])
+
+    async def addresses(self, _host: str) -> Answer:
+        self.asked += 1
+        if self.silent:
+            await asyncio.get_running_loop().create_future()
+        raise ResolverError("SERVFAIL")
+
+    async def names(self, _ip: str) -> Answer:
+        raise ResolverError("SERVFAIL")
+
+
+def test_f05_a_domain_with_thousands_of_hosts_costs_a_few_questions() -> None:
+    async def main() -> None:
+        resolver = Countless(silent=False)
+        async with delivery(resolver=resolver) as made:  # type: ignore[arg-type]
+            assert one(await deliver(made, message("x@a.example"))).disposition is P
+        assert resolver.asked == MAX_HOSTS
+
+    run(main)
+
+
+def test_f05_all_questions_of_a_destination_have_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironpost.delivery.next_hop.RESOLVE_SECONDS", 0.05)
+
+    async def main() -> None:
+        resolver = Countless(silent=True)
+        async with delivery(resolver=resolver) as made:  # type: ignore[arg-type]
+            outcome = one(await deliver(made, message("x@a.example")))
+        assert (outcome.disposition, outcome.reply.enhanced) == (P, "4.4.3")
+        assert resolver.asked <= MAX_HOSTS
 
     run(main)

@@ -166,17 +166,22 @@ class Connection(asyncio.Protocol):
             raise
         return self.ready
 
-    async def transact(self, transaction: Transaction, pieces: Pieces | None = None) -> None:
+    async def transact(
+        self, transaction: Transaction, pieces: Pieces | None = None, *, deadline: float | None = None
+    ) -> None:
         """Runs one transaction to its end: afterwards every recipient has its outcome.
 
         Args:
             transaction: what to send.
             pieces: the content, when the transaction does not hold it. Closed at the end, used or not.
+            deadline: on the loop's clock: until then the content must have been sent to its end. The reply to it has
+                the time-out of its step, because to give up there could double the message (RFC 1047).
 
         Raises:
             RuntimeError: the session is not READY.
             Exception: what `pieces` raises; the connection is aborted and the recipients are deferred.
         """
+        late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
         try:
             session = self.session
             transaction.now = time()
@@ -191,6 +196,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             raise
         finally:
+            if late is not None:
+                late.cancel()
             close = getattr(pieces, "aclose", None)
             if close is not None:
                 await close()
@@ -336,6 +343,13 @@ class Connection(asyncio.Protocol):
         elif timer.when() > deadline:
             timer.cancel()
             self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _too_late(self) -> None:
+        """The transaction has had its time."""
+        if self.session.step not in (None, Step.END, Step.BDAT):
+            self.session.expire()
+            self._transport.abort()
+            self._wake()
 
     def _tick(self) -> None:
         self._timer = None

@@ -8,6 +8,7 @@ Standards: RFC 5321 §5.1, §4.1.3 (address literals), RFC 7505 (null MX), RFC 3
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -18,9 +19,9 @@ from ironpost.routing.mx import order
 from ironpost.routing.route import SMTP_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 
-    from ironpost.model.ports import Random, Resolver
+    from ironpost.model.ports import Answer, Random, Resolver
     from ironpost.routing.route import Host
 
     Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 MAX_ADDRESSES: Final = 10
 """Addresses tried for one message in one attempt; RFC 5321 §5.1 allows a limit and asks for two at least."""
+MAX_HOSTS: Final = 20
+"""Names of hosts that are looked up for one message in one attempt. A domain can list thousands."""
+RESOLVE_SECONDS: Final = 60.0
+"""Seconds for all these look-ups together, by which each later one is bounded. What is known by then is tried."""
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 """What leads back to this system everywhere."""
 
@@ -103,11 +108,13 @@ async def exchangers(
     if domain.startswith("["):
         yield _literal(domain, own, port)
         return
-    hosts = await _hosts(domain, resolver, random, own)
-    found = looped = silent = False
-    for host in hosts:
+    patience = _Patience()
+    hosts = await _hosts(domain, resolver, random, own, patience)
+    found = looped = False
+    silent = len(hosts) > MAX_HOSTS  # nobody knows about the others
+    for host in hosts[:MAX_HOSTS]:
         try:
-            answer = await resolver.addresses(host)
+            answer = await patience.wait(resolver.addresses(host))
         except ResolverError:
             silent = True  # SECURITY R27: this host is skipped; if all are, defer
             continue
@@ -137,12 +144,13 @@ async def smart_hosts(hosts: Iterable[Host], resolver: Resolver) -> AsyncGenerat
         NowhereError: before anything was yielded: none has an address now.
     """
     found = False
+    patience = _Patience()
     for host in hosts:
         try:
             ipaddress.ip_address(host.name)
         except ValueError:
             try:
-                addresses = (await resolver.addresses(host.name)).addresses
+                addresses = (await patience.wait(resolver.addresses(host.name))).addresses
             except ResolverError:
                 continue
         else:
@@ -154,9 +162,34 @@ async def smart_hosts(hosts: Iterable[Host], resolver: Resolver) -> AsyncGenerat
         raise NowhereError(NO_SMART_HOST)
 
 
-async def _hosts(domain: str, resolver: Resolver, random: Random, own: OwnSystem) -> Sequence[str]:
+class _Patience:
+    """The time that look-ups have together. What is done with a host between two of them does not count."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = RESOLVE_SECONDS
+
+    async def wait(self, answer: Awaitable[Answer]) -> Answer:
+        """The answer.
+
+        Raises:
+            ResolverError: there is none, or not in time.
+        """
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        try:
+            async with asyncio.timeout(self._left):
+                return await answer
+        except TimeoutError:
+            raise ResolverError(f"no answer within {RESOLVE_SECONDS:g} seconds") from None
+        finally:
+            self._left = max(self._left - (loop.time() - start), 0.0)
+
+
+async def _hosts(domain: str, resolver: Resolver, random: Random, own: OwnSystem, patience: _Patience) -> Sequence[str]:
     try:
-        answer = await resolver.mx(domain)
+        answer = await patience.wait(resolver.mx(domain))
     except ResolverError as error:
         raise NowhereError(NO_ANSWER.because(str(error))) from error
     if not answer.exists:

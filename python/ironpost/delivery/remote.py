@@ -40,10 +40,18 @@ DESTINATION_LIMIT: Final = 20
 """Connections to one destination at a time."""
 CONNECTION_MESSAGES: Final = 100
 """Messages sent over one connection before it is replaced, so that load spreads over equal hosts."""
+ATTEMPT_SECONDS: Final = 1800.0
+"""Seconds for one message at one destination until its content is sent, over all hosts and transactions. Each wait for
+a reply may be shorter than its time-out and all of them together take days."""
+LEAST_RATE: Final = 1000.0
+"""Octets of content a second that are added to that."""
 IDLE_SECONDS: Final = 5.0
 """How long a connection is kept without work."""
 
 
+_OVER: Final = Outcome(
+    Disposition.DEFERRED, Reply(451, "4.4.1", ("No host took the message in the time of one attempt",)), asked=True
+)
 AUTHENTICATION_NEEDED: Final = frozenset({530, 535, 538})
 """RFC 4954 §6: a login, or TLS, is missing."""
 
@@ -142,6 +150,7 @@ class RemoteDelivery:
         connection_messages: int = CONNECTION_MESSAGES,
         timeouts: Mapping[Step, float] = TIMEOUTS,
         connect_timeout: float = CONNECT_TIMEOUT,
+        attempt_seconds: float = ATTEMPT_SECONDS,
         chunking: bool = True,
         tolerances: Collection[Tolerance] = TOLERANCES,
         metrics: Metrics | None = None,
@@ -161,6 +170,7 @@ class RemoteDelivery:
             connection_messages: messages over one connection.
             timeouts: seconds by step (RFC 5321 §4.5.3.2).
             connect_timeout: seconds to wait for TCP, each address.
+            attempt_seconds: for one message at one destination; large content has more.
             chunking: use BDAT for small content where the peer offers it.
             tolerances: what is put up with in a peer.
             metrics: where that is counted.
@@ -182,6 +192,7 @@ class RemoteDelivery:
         self._messages = connection_messages
         self._timeouts = timeouts
         self._connect_timeout = connect_timeout
+        self._attempt_seconds = attempt_seconds
         self._chunking = chunking
         self._tolerances = tolerances
         self._metrics = metrics
@@ -244,12 +255,16 @@ class RemoteDelivery:
         except OSError as error:
             return _same(recipients, unreadable(error))
         settled: dict[int, Outcome] = {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._attempt_seconds + message.body.size / LEAST_RATE
         hosts = _Hosts(self._targets(route, domain))
         way: _Way | None = None
         try:
             while recipients:
+                if loop.time() >= deadline:
+                    raise _ServiceError(_OVER)
                 way = way or self._kept(destination, message) or await self._fresh(hosts, destination, message)
-                transaction, results = await sending.transact(way.connection, recipients)
+                transaction, results = await sending.transact(way.connection, recipients, deadline=deadline)
                 if way.reused and _was_dead(way.connection):
                     way = None
                     continue

@@ -67,9 +67,15 @@ class Sending:
         return (await self.transact(connection, recipients))[1]
 
     async def transact(
-        self, connection: Connection, recipients: Sequence[QueuedRecipient]
+        self, connection: Connection, recipients: Sequence[QueuedRecipient], *, deadline: float | None = None
     ) -> tuple[Transaction, Results]:
-        """One transaction, with what it knows beyond the outcomes. Its numbers are positions in `recipients`."""
+        """One transaction, with what it knows beyond the outcomes. Its numbers are positions in `recipients`.
+
+        Args:
+            connection: which is ready.
+            recipients: whom it is for.
+            deadline: see `Connection.transact`.
+        """
         body = self.message.body
         transaction = Transaction(
             future_release.released(self.message.envelope),
@@ -80,7 +86,8 @@ class Sending:
             header_ascii=self.header_ascii,
         )
         try:
-            await connection.transact(transaction, None if self.content is not None else body.pieces())
+            pieces = None if self.content is not None else body.pieces()
+            await connection.transact(transaction, pieces, deadline=deadline)
         except OSError as error:
             # The body could not be read to its end: the connection is gone.
             transaction.undecided.clear()
