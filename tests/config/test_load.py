@@ -108,6 +108,15 @@ text = "the attack of May"
 jo = ["mail.example"]
 "*" = ["list@mail.example"]
 
+[delivery]
+connections = 5
+connection_messages = 10
+idle = "1s"
+connect_timeout = "20s"
+attempt = "10m"
+chunking = false
+tolerances = ["auth-lines", "no-bdat"]
+
 [queue]
 expire = "3d"
 concurrency = 7
@@ -210,7 +219,7 @@ def test_this_file_shows_every_key_there_is() -> None:
     for name in Configuration.model_fields:
         assert name in found.model_fields_set
     sections = (
-        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.log,
+        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.delivery, found.log,
         found.route[0], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
@@ -451,3 +460,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'hostname = "caf\xe9"')
     with pytest.raises(ConfigError, match=r"latin\.toml: the file is not UTF-8 \(octet 15\)"):
         load(tmp_path / "latin.toml")
+
+
+def test_f45_how_mail_is_sent_is_configured() -> None:
+    found = parse(
+        '[delivery]\nchunking = false\nconnections = 3\nconnect_timeout = "7s"\n'
+        'attempt = "2m"\ntolerances = ["no-bdat"]'
+    ).delivery
+    assert (found.chunking, found.connections, found.connect_timeout, found.attempt) == (False, 3, 7.0, 120.0)
+    assert [tolerance.value for tolerance in found.tolerances] == ["no-bdat"]
+    with pytest.raises(ConfigError):
+        parse('[delivery]\ntolerances = ["everything"]')

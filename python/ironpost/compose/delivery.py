@@ -51,6 +51,13 @@ class Ways:
             local_hostname=full_name(name),
             own_names=(name,),
             own_networks=_own_networks(configuration),
+            limit=configuration.delivery.connections,
+            connection_messages=configuration.delivery.connection_messages,
+            idle_seconds=configuration.delivery.idle,
+            connect_timeout=configuration.delivery.connect_timeout,
+            attempt_seconds=configuration.delivery.attempt,
+            chunking=configuration.delivery.chunking,
+            tolerances=frozenset(configuration.delivery.tolerances),
             metrics=metrics,
         )
 

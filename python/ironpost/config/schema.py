@@ -20,6 +20,7 @@ from ironpost.config.listeners import Limits, Listener, Tls
 from ironpost.config.policies import Policy
 from ironpost.config.quantities import Endpoint, duration, size
 from ironpost.config.values import (
+    Count,
     Domain,
     Duration,
     Hop,
@@ -30,11 +31,20 @@ from ironpost.config.values import (
     Section,
     Size,
     Switch,
+    Timeout,
     least,
     some,
 )
+from ironpost.delivery.settings import (
+    ATTEMPT_SECONDS,
+    CONNECT_TIMEOUT,
+    CONNECTION_MESSAGES,
+    DESTINATION_LIMIT,
+    IDLE_SECONDS,
+)
 from ironpost.model.patterns import EVERY, Domains
 from ironpost.policy.settings import LOOPBACK
+from ironpost.protocol.client_tolerance import Tolerance
 
 
 class Smtp(Section):
@@ -84,6 +94,25 @@ class Queue(Section):
     """How long attempts and events of mail that is gone are kept for questions in SQL."""
     history_size: Size = 1 << 30
     """How many octets of them a shard keeps, about."""
+
+
+class Delivery(Section):
+    """`[delivery]`: connections to other hosts."""
+
+    connections: Count = DESTINATION_LIMIT
+    """Connections to one destination at a time."""
+    connection_messages: Count = CONNECTION_MESSAGES
+    """Messages over one connection."""
+    idle: Duration = IDLE_SECONDS
+    """How long a connection is kept without work."""
+    connect_timeout: Timeout = CONNECT_TIMEOUT
+    """How long to wait for TCP, each address."""
+    attempt: Annotated[Duration, least(duration, "60s")] = ATTEMPT_SECONDS
+    """How long one attempt at one destination may take until the content is sent; large content has more."""
+    chunking: Annotated[bool, Field(strict=True)] = True
+    """Send small content with BDAT where it is offered (RFC 3030)."""
+    tolerances: tuple[Tolerance, ...] = tuple(Tolerance)
+    """What is put up with in other hosts."""
 
 
 class Route(Section):
@@ -140,6 +169,7 @@ class Configuration(Section):
     local: Local = Local()
     policy: Policy = Policy()
     queue: Queue = Queue()
+    delivery: Delivery = Delivery()
     route: tuple[Route, ...] = ()
     on_demand: tuple[OnDemand, ...] = ()
     log: Log = Log()
@@ -218,7 +248,7 @@ class Configuration(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-FIXED: tuple[tuple[str, ...], ...] = (("data",), ("hostname",), ("queue",))
+FIXED: tuple[tuple[str, ...], ...] = (("data",), ("hostname",), ("queue",), ("delivery",))
 """Key paths that a reload cannot change; and of each listener `FIXED_LISTENER`."""
 FIXED_LISTENER: tuple[str, ...] = ("role", "listen", "mode", "tls", "proxy")
 """Keys of a listener that a reload cannot change."""

@@ -15,10 +15,18 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ironpost.client.connection import CONNECT_TIMEOUT, Connection, connect
+from ironpost.client.connection import Connection, connect
 from ironpost.delivery import unreadable, words
 from ironpost.delivery.next_hop import MAX_ADDRESSES, NowhereError, OwnSystem, exchangers, networks, smart_hosts
 from ironpost.delivery.sending import Sending, too_many, undecided
+from ironpost.delivery.settings import (
+    ATTEMPT_SECONDS,
+    CONNECT_TIMEOUT,
+    CONNECTION_MESSAGES,
+    DESTINATION_LIMIT,
+    IDLE_SECONDS,
+    LEAST_RATE,
+)
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol.client import TIMEOUTS, Ending, Step, check_hostname
 from ironpost.protocol.client_tolerance import TOLERANCES
@@ -35,19 +43,6 @@ if TYPE_CHECKING:
 
     Results: TypeAlias = list[tuple[int, Outcome]]
     Place: TypeAlias = tuple[str, int]
-
-DESTINATION_LIMIT: Final = 20
-"""Connections to one destination at a time."""
-CONNECTION_MESSAGES: Final = 100
-"""Messages sent over one connection before it is replaced, so that load spreads over equal hosts."""
-ATTEMPT_SECONDS: Final = 1800.0
-"""Seconds for one message at one destination until its content is sent, over all hosts and transactions. Each wait for
-a reply may be shorter than its time-out and all of them together take days."""
-LEAST_RATE: Final = 1000.0
-"""Octets of content a second that are added to that."""
-IDLE_SECONDS: Final = 5.0
-"""How long a connection is kept without work."""
-
 
 _OVER: Final = Outcome(
     Disposition.DEFERRED, Reply(451, "4.4.1", ("No host took the message in the time of one attempt",)), asked=True
