@@ -219,8 +219,8 @@ def test_this_file_shows_every_key_there_is() -> None:
     for name in Configuration.model_fields:
         assert name in found.model_fields_set
     sections = (
-        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.delivery, found.log,
-        found.route[0], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
+        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.delivery,
+        found.log, found.route[0], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)

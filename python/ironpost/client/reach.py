@@ -1,7 +1,7 @@
 """TCP to a host by name, and our own name for it.
 
 Promises: each address of a host has its chance: the next is tried when one is silent for `STAGGER` seconds or has
-failed, and the first that answers wins (RFC 8305 §5; RFC 5321 §5.1: every address is a way). Nothing is left behind:
+failed, and the first that answers wins (as RFC 8305 has it; RFC 5321 §5.1: every address is a way). Nothing is left behind:
 no socket, no task. Our own name is looked up once for each name of this host, in a thread that delays no exit.
 Refuses: host names that DNS cannot hold, with OSError.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STAGGER: Final = 0.25
-"""Seconds for which an address may be silent before the next is tried as well (RFC 8305 §5)."""
+"""Seconds for which an address may be silent before the next is tried as well."""
 
 _NAMES: Final[dict[str, str | None]] = {}
 """What was found: this host's short name to its full one."""
@@ -104,7 +104,7 @@ async def _connected(family: int, address: Any) -> socket.socket:
 
 
 async def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
-    """Families and socket addresses, IPv6 and IPv4 in turns, the one that the system prefers first (RFC 8305 §4)."""
+    """Families and socket addresses, IPv6 and IPv4 in turns, the one that the system prefers first."""
     try:
         version = ip_address(host).version
     except ValueError:
