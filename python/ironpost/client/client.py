@@ -61,7 +61,7 @@ SUBMISSIONS: Final = 465
 OWN_NAME_TIMEOUT: Final = 5.0
 """Seconds in which this host's own name must be found; after that our address serves."""
 SILENCE: Final = 20.0
-"""Seconds to wait for a greeting in clear at port 465, where a server that expects TLS is silent for ever."""
+"""Seconds to wait for a plaintext greeting on port 465, where a server that expects TLS never sends one."""
 
 TlsUse: TypeAlias = Literal["never", "may", "must", "implicit"]
 """STARTTLS never, where it is offered, or always; or TLS from the start."""
@@ -121,8 +121,8 @@ class Client:
             mechanisms: SASL mechanisms that may be used.
             login_in_clear: log in without TLS too; whoever listens then knows what the mechanism shows.
             chunking: use BDAT for small content where the server offers it.
-            tolerances: what is put up with in the server.
-            metrics: where that is counted.
+            tolerances: which protocol errors of the server are tolerated.
+            metrics: counts the tolerances that were used.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.

@@ -1,8 +1,8 @@
 """TCP to a host by name, and our own name for it.
 
-Promises: each address of a host has its chance: the next is tried when one is silent for `STAGGER` seconds or has
-failed, and the first that answers wins (as RFC 8305 has it; RFC 5321 §5.1: every address is a way). Nothing is left behind:
-no socket, no task. Our own name is looked up once for each name of this host, in a thread that delays no exit.
+Promises: every address of a host gets a chance (RFC 5321 §5.1): the next is tried when one has failed or has been silent
+for `STAGGER` seconds, and the first to answer wins, as in RFC 8305. No socket and no task is leaked. Our own name is
+looked up once for each name of this host, in a daemon thread, so that a silent name server cannot delay exit.
 Refuses: host names that DNS cannot hold, with OSError.
 """
 
@@ -120,7 +120,7 @@ async def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
 
 
 def interleaved(found: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """The same, families in turns: one that leads nowhere delays each address of the other once, not all of them."""
+    """The same addresses with the families alternating, so that a broken family cannot hold up the other."""
     first = found[0][0]
     own: Iterable[tuple[int, Any] | None] = (each for each in found if each[0] == first)
     other = (each for each in found if each[0] != first)
@@ -155,7 +155,7 @@ async def _asked(short: str) -> str:
         name = socket.getfqdn(short)
         try:
             loop.call_soon_threadsafe(tell, name)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             return
 
     threading.Thread(target=ask, name="ironpost-own-name", daemon=True).start()
