@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
             raise
 
     async def reset(self) -> bool:
-        """Clears what a failed transaction may have left at the peer; False if the connection is of no use any more."""
+        """Clears what a failed transaction may have left at the peer; False if the connection can no longer be used."""
         try:
             if self.ready:
                 self.session.reset()
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
             transaction: what to send.
             pieces: the content, when the transaction does not hold it. Closed at the end, used or not.
             deadline: on the loop's clock: until then the content must have been sent to its end. The reply to it has
-                the time-out of its step, because to give up there could double the message (RFC 1047).
+                the time-out of its step, because giving up there could duplicate the message (RFC 1047).
 
         Raises:
             RuntimeError: the session is not READY.
@@ -257,9 +257,9 @@ class Connection(asyncio.Protocol):
         return bindings, verified
 
     def _unread(self) -> bytes:
-        """What the peer said before a write failed: it lies in the socket, which asyncio does not read any more.
+        """What the peer sent before a write failed and asyncio stopped reading; it is still in the socket's buffer.
 
-        Under TLS it is of no use, because the octets in the socket are not the peer's words.
+        Under TLS those octets are ciphertext, and nothing is read.
         """
         transport = self._transport
         lost = transport.get_extra_info("socket")
@@ -416,8 +416,8 @@ async def connect(
         tls: how the peer is verified; a context that verifies certificate and name by the system's authorities if None.
         implicit_tls: the connection begins with TLS (RFC 8314 §3).
         server_name: the name that the peer's certificate must have; `host` if empty.
-        tolerances: what is put up with in the peer.
-        metrics: where that is counted.
+        tolerances: which protocol errors of the peer are tolerated.
+        metrics: counts the tolerances that were used.
 
     Raises:
         OSError: no connection (TimeoutError is one), or implicit TLS failed (ssl.SSLError is one).

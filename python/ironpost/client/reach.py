@@ -1,6 +1,6 @@
 """TCP to a host by name, and our own name for it.
 
-Promises: every address of a host gets a chance (RFC 5321 §5.1): the next is tried when one has failed or has been silent
+Promises: every address of a host gets a chance (RFC 5321 §5.1): the next is tried when one has failed or stayed silent
 for `STAGGER` seconds, and the first to answer wins, as in RFC 8305. No socket and no task is leaked. Our own name is
 looked up once for each name of this host, in a daemon thread, so that a silent name server cannot delay exit.
 Refuses: host names that DNS cannot hold, with OSError.

@@ -112,7 +112,7 @@ class Delivery(Section):
     chunking: Annotated[bool, Field(strict=True)] = True
     """Send small content with BDAT where it is offered (RFC 3030)."""
     tolerances: tuple[Tolerance, ...] = tuple(Tolerance)
-    """What is put up with in other hosts."""
+    """The protocol errors of other hosts that are tolerated."""
 
 
 class Route(Section):

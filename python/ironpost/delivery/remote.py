@@ -92,7 +92,7 @@ class _Hosts:
     def __init__(self, targets: AsyncGenerator[Target, None], failed: Iterable[Place] = ()) -> None:
         self._targets = targets
         self.failed = set(failed)
-        """Those that were no use."""
+        """Those that could not be used."""
         self.worst: Outcome | None = None
         """Of those that did not take us as a client. What may still work outweighs what never will: one host that is
         only away keeps the mail alive."""
@@ -117,7 +117,7 @@ class _Hosts:
         raise _ServiceError(self.worst)
 
     def blame(self, target: Target | None, outcome: Outcome) -> None:
-        """A host was no use, or could not be found."""
+        """Records that a host could not be used, or could not be looked up."""
         if target is not None:
             self.failed.add(target.place)
         if self.worst is None or outcome.disposition is Disposition.DEFERRED:
@@ -167,8 +167,8 @@ class RemoteDelivery:
             connect_timeout: seconds to wait for TCP, each address.
             attempt_seconds: for one message at one destination; large content has more.
             chunking: use BDAT for small content where the peer offers it.
-            tolerances: what is put up with in a peer.
-            metrics: where that is counted.
+            tolerances: which protocol errors of a peer are tolerated.
+            metrics: counts the tolerances that were used.
 
         Raises:
             ValueError: `own_networks` holds what is neither address nor network.
@@ -305,7 +305,7 @@ class RemoteDelivery:
     async def _connected(
         self, target: Target, hosts: _Hosts, destination: _Destination, message: QueuedMessage
     ) -> _Way | None:
-        """A ready connection to one host; None if it is no use, which `hosts` is told."""
+        """A ready connection to one host; None if it cannot be used, after recording that in `hosts`."""
         remote = str(target)
         try:
             connection = await connect(

@@ -35,7 +35,7 @@ class Outcome:
     asked: bool = False
     """A remote was asked: only then does the retry counter rise (FEATURES, Queue)."""
     ours: bool = False
-    """Our configuration is to blame and not the mail: it waits, and the operator is told."""
+    """The fault is in our configuration, not in the mail: it is deferred, and an alarm is logged."""
 
     @classmethod
     def of(cls, reply: Reply, remote: str = "", *, asked: bool = True) -> Outcome:

@@ -139,8 +139,8 @@ class ClientSession:
             security: TLS and AUTH before the first transaction.
             secure: TLS protects the connection from its start (RFC 8314 §3).
             nonce: fresh and not to be guessed, for mechanisms that need one.
-            tolerances: what is put up with in the peer.
-            metrics: where that is counted.
+            tolerances: which protocol errors of the peer are tolerated.
+            metrics: counts the tolerances that were used.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal (SECURITY R17).
@@ -506,7 +506,7 @@ class ClientSession:
         self._awaited.append((step, 0))
 
     def tolerates(self, tolerance: Tolerance) -> bool:
-        """Whether it is put up with, which is counted."""
+        """Whether it is enabled; if so, its use is counted."""
         if tolerance not in self._tolerances:
             return False
         self._metrics.count("client_tolerances", tolerance.value)
@@ -618,7 +618,7 @@ class ClientSession:
         # RFC 5321 §4.1.1.4: the reply to the end of the content clears the peer's buffers. A refused BDAT may not.
         self._dirty = step is not Step.END
         if reasons.blames_dialogue(reply, step):
-            # A peer that does not know BDAT may have read the chunk as commands: this connection is of no use (R5).
+            # A peer that does not know BDAT may have read the chunk as commands: leave the connection (SECURITY R5).
             chunk = step is not Step.END and not self.binary
             self._current().without_chunks = chunk and self.tolerates(Tolerance.NO_BDAT)
             self._blamed(reply, step)
@@ -655,7 +655,7 @@ class ClientSession:
         self._rest()
 
     def _blamed(self, reply: wire.Reply, step: Step) -> None:
-        """The peer says that the conversation went wrong: no verdict on the mail, and no use going on here."""
+        """The peer says that the conversation went wrong: that is no verdict on the mail, and we leave."""
         self._leaving = reasons.dialogue(step, Reply.of(reply))
         self._refuse_rest(self._leaving, step, undecided=step is not Step.END)
 
@@ -693,8 +693,8 @@ class ClientSession:
         """The session ends, and `reply` is the outcome of everything open."""
         transaction = self.transaction
         if transaction is not None and transaction.open:
-            # RFC 1047: behind the end of the content the message may have been taken. What the peer says in the middle
-            # of it is about the content, unless it is 421.
+            # RFC 1047: once the content has been sent, the message may have been accepted. A reply in the middle of the
+            # content is a verdict on it, unless it is 421.
             verdict = step is Step.CONTENT and ending is Ending.REFUSED and reply.code != 421
             undecided = step not in _ENDS and ending is not Ending.ABORTED and not verdict
             transaction.settle_rest(Outcome.of(reply, self.remote), step, undecided=undecided)

@@ -19,7 +19,7 @@ _BEGUN: Final = re.compile(rb"[2-5][6-9]?")
 
 
 class CodeReader:
-    """A `wire.ReplyReader` that knows no second digit above 5, behind what makes one of it."""
+    """A `wire.ReplyReader` that is fed codes it knows in place of those it does not."""
 
     __slots__ = ("_begun", "_fresh", "_reader", "_tolerated")
 

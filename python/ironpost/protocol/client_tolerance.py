@@ -1,8 +1,7 @@
-"""What our client puts up with in a server that breaks a rule on which nothing depends.
+"""The protocol errors that our client tolerates in a server, because nothing depends on them.
 
-Promises: framing is not in this list: a reply that cannot be told from the next ends the session (SECURITY R18, R19).
-Every tolerance that was needed is counted under its name (`model.ports.Metrics`, `client_tolerances`), so an operator
-sees which hosts to complain about, and each can be switched off.
+Promises: framing is never relaxed: a reply whose end is in doubt ends the session (SECURITY R18, R19). Each tolerance
+has a name, is counted under it when it is used (`model.ports.Metrics`, `client_tolerances`), and can be switched off.
 
 It is no tolerance to understand any reply of RFC 5321 §4.2 by its first digit: §4.3.2 demands it.
 """

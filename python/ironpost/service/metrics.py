@@ -39,7 +39,7 @@ COUNTERS: Final[dict[str, Counter]] = {
     "messages": Counter("Messages whose end was reached, by what became of them.", "result"),
     "octets": Counter("Octets of content in messages that were accepted."),
     "logins": Counter("Attempts to log in.", "result"),
-    "client_tolerances": Counter("Rules that a server broke and our client put up with.", "tolerance"),
+    "client_tolerances": Counter("Protocol errors of servers that our client tolerated.", "tolerance"),
     "hook_failures": Counter("Hooks that raised."),
     "hook_timeouts": Counter("Hooks that took too long."),
     "log_lines_dropped": Counter("Lines of the log that were dropped because nobody read them."),
