@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.client.connection import HELD
 from ironpost.delivery import unreadable
-from ironpost.model import Disposition, Outcome
+from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol import replies
 from ironpost.protocol.client import Transaction
 from ironpost.protocol.client_transaction import UNREADABLE, header_is_ascii
