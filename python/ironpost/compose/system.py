@@ -192,6 +192,7 @@ class System:
             reporting_mta=name,
             law=RetryLaw(expiry=configuration.queue.expire),
             concurrency=max(1, configuration.queue.concurrency // self._workers),
+            each=configuration.delivery.connections,
         )
         self._on_demand = OnDemand(
             customers(configuration),

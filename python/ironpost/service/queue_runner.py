@@ -1,7 +1,8 @@
 """The queue runner: takes what is due out of the store, has it delivered, and records what became of it.
 
-Promises: at most `concurrency` messages are attempted at a time. A freshly committed message is attempted from memory,
-without reading it back; when too many wait, they are given back to the store. An outcome is recorded before anything
+Promises: at most `concurrency` messages leave this system at a time, `DESTINATION_MESSAGES` of them for one
+destination, and as many are delivered here (`slots`). A freshly committed message is attempted from memory, without
+reading it back; when too many wait for a slot, they are given back to the store. An outcome is recorded before anything
 else is done about it, and again and again if the store fails. A recipient that failed, or expired (`queue.retry`), is
 reported to the sender in the same commit, unless NOTIFY says otherwise (RFC 3461 §4.1); never to a null reverse-path
 (RFC 5321 §4.5.5, §6.1). An agent that raises costs its message a deferral, counted; after `POISON_CRASHES` the message
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.delivery import unreadable
@@ -28,6 +29,7 @@ from ironpost.queue.store import NewMessage, QueuedRecipient, State, Update
 from ironpost.reports.dsn import RETURNED_OCTETS, failure_report, report_envelope, wanted
 from ironpost.routing.route import Route
 from ironpost.service.journal import record
+from ironpost.service.slots import Slots, destination
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -37,11 +39,14 @@ if TYPE_CHECKING:
     from ironpost.model.ports import Clock, Random
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.route import Routes
+    from ironpost.service.slots import Key
 
 CONCURRENCY: Final = 200
-"""Messages attempted at a time."""
+"""Messages that leave at a time; as many are delivered here."""
+DESTINATION_MESSAGES: Final = 20
+"""Of these, messages for one destination: what its connections can carry (`delivery.remote`)."""
 WAITING_MESSAGES: Final = 1000
-"""Fresh messages that wait in memory for their first attempt; more go back to the store."""
+"""Messages that wait in memory for a slot; more stay in the store, or go back to it."""
 WAITING_OCTETS: Final = 16 * 1024 * 1024
 """Octets of their bodies, for the same end."""
 POISON_CRASHES: Final = 5
@@ -79,6 +84,7 @@ class QueueRunner:
         reporting_mta: str,
         law: RetryLaw | None = None,
         concurrency: int = CONCURRENCY,
+        each: int = DESTINATION_MESSAGES,
     ) -> None:
         """Nothing runs before `start`.
 
@@ -90,7 +96,8 @@ class QueueRunner:
             random: jitter, and the ids of reports.
             reporting_mta: our own name in reports, a domain or an address literal.
             law: when to try again; the default table if None.
-            concurrency: messages attempted at a time, at least 1.
+            concurrency: messages that leave at a time, at least 1.
+            each: those for one destination, at least 1.
         """
         self.routes = routes
         self.agents = agents
@@ -102,8 +109,7 @@ class QueueRunner:
         self._concurrency = concurrency
         self._scheduler = Scheduler()
         self._active: dict[asyncio.Task[None], QueuedMessage] = {}
-        self._waiting: deque[QueuedMessage] = deque()
-        self._waiting_octets = 0
+        self._slots = Slots(concurrency, each)
         self._given_back: list[str] = []
         self._crashes: dict[tuple[str, int], int] = {}
         """By message and recipient: others of the message may go another way, and be well."""
@@ -116,8 +122,8 @@ class QueueRunner:
 
     @property
     def active(self) -> int:
-        """Messages that are being attempted, or wait in memory for their first attempt."""
-        return len(self._active) + len(self._waiting)
+        """Messages that are being attempted, or wait in memory for a slot."""
+        return len(self._active) + self._slots.waiting
 
     # -- from outside
 
@@ -131,16 +137,10 @@ class QueueRunner:
         """Takes a message that `Store.commit` returned. One that is due later, or held, waits in the store."""
         if message.released > message.accepted or message.recipients[0].state is State.HELD:
             self._note(message.released)
-        elif self._stopping or (
-            len(self._active) >= self._concurrency
-            and (len(self._waiting) >= WAITING_MESSAGES or self._waiting_octets >= WAITING_OCTETS)
-        ):
+        elif self._stopping:
             self._give_back(message.id)
-        elif len(self._active) < self._concurrency:
-            self._begin(message)
         else:
-            self._waiting.append(message)
-            self._waiting_octets += message.body.size
+            self._offer(message, spare=WAITING_OCTETS - self._slots.octets)
 
     def attempt(self, message: QueuedMessage, agent: Agent) -> asyncio.Task[None]:
         """One attempt, now, at a message that the caller has claimed (`Store.take`), by an agent of the caller's.
@@ -164,9 +164,7 @@ class QueueRunner:
             self._feeder.cancel()
             await asyncio.wait([self._feeder])
             self._feeder = None
-        self._given_back += [message.id for message in self._waiting]
-        self._waiting.clear()
-        self._waiting_octets = 0
+        self._given_back += [message.id for message in self._slots.clear()]
         if self._active:
             patience = asyncio.ensure_future(self._clock.sleep(deadline))
             while self._active and not patience.done():
@@ -192,7 +190,7 @@ class QueueRunner:
                     await self._store.release(back)
                     del self._given_back[: len(back)]  # not before: what failed is given back the next time
                     self._scheduler.note(now)
-                room = self._concurrency - self.active
+                room = min(self._concurrency, WAITING_MESSAGES - self._slots.waiting)
                 if room <= 0:
                     await self._pause(None)
                 elif (wait := self._scheduler.wait(now)) > 0:
@@ -225,7 +223,7 @@ class QueueRunner:
         self._scheduler.asking(now)
         messages = await self._store.claim(now, room)
         for message in messages:
-            self._begin(message)
+            self._offer(message)
         earliest = now if len(messages) == room else await self._store.next_due()
         if earliest is not None:
             self._scheduler.note(earliest)
@@ -255,29 +253,47 @@ class QueueRunner:
         self._given_back.append(identifier)
         _ring(self._bell)
 
-    def _begin(self, message: QueuedMessage) -> None:
-        self._run(message, self._attempt(message))
+    def _offer(self, message: QueuedMessage, *, spare: int | None = None) -> None:
+        """Begins with a message, or has it wait for its slots, or gives it back to the store.
 
-    def _run(self, message: QueuedMessage, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        `spare`: octets of bodies that may wait in memory; None if the body is not there.
+        """
+        keys = self._keys(message)
+        if self._slots.take(keys):
+            self._run(message, self._attempt(message), keys)
+        elif self._slots.waiting < WAITING_MESSAGES and (spare is None or spare > 0):
+            self._slots.wait(message, keys)
+        else:
+            self._give_back(message.id)
+
+    def _keys(self, message: QueuedMessage) -> frozenset[Key]:
+        try:
+            found = (each.recipient.address for each in message.recipients)
+            return frozenset(destination(self.routes.decide(address).route, address.key) for address in found)
+        except Exception:  # noqa: BLE001 - the attempt meets it again, and says so
+            return frozenset()
+
+    def _run(
+        self, message: QueuedMessage, work: Coroutine[Any, Any, None], keys: frozenset[Key] = frozenset()
+    ) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._active[task] = message
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, keys))
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, keys: frozenset[Key], task: asyncio.Task[None]) -> None:
         message = self._active.pop(task)
         if task.cancelled():
             self._given_back.append(message.id)
         elif (error := task.exception()) is not None:
             # Not an agent's fault: those are caught. The claim stays out until a restart rather than spin.
             _log.error("the queue runner failed over message %s", message.id, exc_info=error)
+        following = self._slots.free(keys)
         if self._stopping:
             return
-        if self._waiting and len(self._active) < self._concurrency:
-            following = self._waiting.popleft()
-            self._waiting_octets -= following.body.size
-            self._begin(following)
-        elif self._sleeps_until == _UNTIL_ROOM:
+        for next_message, slots in following:
+            self._run(next_message, self._attempt(next_message), slots)
+        if self._sleeps_until == _UNTIL_ROOM:
             _ring(self._bell)
 
     # -- one message
