@@ -20,7 +20,7 @@ PEER = Peer("192.0.2.9", 25, name="front.example")
 FRESH = ServerSession(Open(), SETTINGS, PEER)
 NO_MEMORY = {
     *("handler", "settings", "dialogue", "state", "by_data", "chunk_refusal", "closing", "heard_out", "want"),
-    *("successor", "candidate", "ended"),
+    *("successor", "candidate", "ended", "full", "window"),
 }
 """Public attributes that hold nothing of the client beyond the command that is being handled."""
 
@@ -82,6 +82,7 @@ MARKS = {
     "errors": 3,
     "failed_logins": 2,
     "failures": 1,
+    "lenient_hellos": 1,
     "messages": 4,
     "transactions": 8,
     "octets": 5,

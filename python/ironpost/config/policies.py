@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 
 from ironpost.config.quantities import duration
 from ironpost.config.values import Duration, Network, Quota, Section, SenderPattern, least, some
+from ironpost.model import Reply
 from ironpost.model.verdict import LONGEST
 from ironpost.policy.settings import RuleAction  # noqa: TC001 - pydantic reads annotations
 
@@ -28,12 +29,21 @@ def _bearable(value: float) -> float:
     return value
 
 
+def _sayable(text: str) -> str:
+    Reply(550, "5.7.1", (text,))  # what cannot be said to a client is found here, and not when the server starts
+    return text
+
+
+Said: TypeAlias = Annotated[str, AfterValidator(_sayable)]
+"""What the client reads, or the reason for the log."""
+
+
 class Access(Section):
     """`[[policy.access]]`: what clients of some networks meet when they connect."""
 
     networks: Annotated[tuple[Network, ...], AfterValidator(some)]
     action: RuleAction
-    text: str = ""
+    text: Said = ""
     """What the client reads, or the reason for the log."""
 
 
@@ -43,7 +53,7 @@ class Sender(Section):
     senders: Annotated[tuple[SenderPattern, ...], AfterValidator(some)]
     """`jo@mail.example`, `mail.example` for all of the domain, `*.mail.example` for all below it, `*`."""
     action: RuleAction
-    text: str = ""
+    text: Said = ""
     """What the client reads, or the reason for the log."""
 
 

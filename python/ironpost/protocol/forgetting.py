@@ -54,6 +54,7 @@ MEMORY: Final[Mapping[str, Until]] = MappingProxyType(
         "errors": Until.CONNECTION,
         "failed_logins": Until.CONNECTION,
         "failures": Until.CONNECTION,
+        "lenient_hellos": Until.CONNECTION,
         "messages": Until.CONNECTION,
         "transactions": Until.CONNECTION,
         "octets": Until.CONNECTION,
