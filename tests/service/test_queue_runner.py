@@ -20,7 +20,7 @@ from ironpost.queue.store import NewMessage, State
 from ironpost.reports.dsn import report_envelope
 from ironpost.routing.route import Kind, Route, Routes, Rule
 from ironpost.service import queue_runner
-from ironpost.service.queue_runner import QueueRunner
+from ironpost.service.queue_runner import CONCURRENCY, DESTINATION_MESSAGES, QueueRunner
 from ironpost.storage.memory import MemoryStore
 from ironpost.storage.sqlite import SqliteStore
 
@@ -562,6 +562,60 @@ def test_a_damaged_message_is_held_and_neither_returned_nor_deleted(caplog, rais
 
     scenario({"remote": answer}, act)
     assert [each.levelname for each in caplog.records if getattr(each, "event", "") == "held"] == ["ERROR", "ERROR"]
+
+
+@pytest.mark.parametrize("queued", [True, False], ids=["found in the store", "fresh"])
+def test_f05_silent_hosts_hold_up_no_mail_that_stays_here(queued):
+    silent = asyncio.Event()
+
+    async def never(message, recipient):
+        await silent.wait()
+        return OK
+
+    async def act(world):
+        for number in range(2000):
+            message = await world.commit(f"m{number}", f"to@host{number % 200}.example")
+            await world.store.release([message.id])
+        many = await world.commit("many", *(f"r{number}@slow.example" for number in range(1000)))
+        await world.store.release([many.id])
+        world.runner.wake()
+        await world.settle()
+        assert world.remote.running == CONCURRENCY
+        message = await world.commit("here", "me@local.example")
+        if queued:
+            await world.store.release([message.id])
+            world.runner.wake()
+        else:
+            world.runner.accept(message)
+        await world.settle()
+        assert [each for _, each, _, _ in world.local.calls] == ["here"]
+        silent.set()
+
+    scenario({"remote": never}, act)
+
+
+def test_f05_one_silent_host_leaves_slots_for_others():
+    silent = asyncio.Event()
+
+    async def answer(message, recipient):
+        if recipient.recipient.address.domain == "silent.example":
+            await silent.wait()
+        return OK
+
+    async def act(world):
+        for number in range(300):
+            await world.put(f"m{number}", "to@silent.example")
+        await world.put("other", "to@remote.example")
+        await world.settle()
+        assert world.remote.running == DESTINATION_MESSAGES
+        assert world.remote.calls[-1][1] == "other"
+        assert len(await world.store.list()) == 300
+        silent.set()
+        await world.run(60)
+        assert await world.store.list() == []
+        assert world.remote.most == DESTINATION_MESSAGES + 1
+
+    scenario({"remote": answer}, act)
 
 
 def test_a_report_that_the_store_did_not_take_leaves_nothing_behind(tmp_path):

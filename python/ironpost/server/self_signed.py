@@ -87,3 +87,8 @@ def _write(path: Path, octets: bytes) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # a power cut leaves the old file or the new one, and never an empty one
+    finally:
+        os.close(folder)

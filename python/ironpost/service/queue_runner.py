@@ -45,7 +45,7 @@ CONCURRENCY: Final = 200
 """Messages that leave at a time; as many are delivered here."""
 DESTINATION_MESSAGES: Final = 20
 """Of these, messages for one destination: what its connections can carry (`delivery.remote`)."""
-WAITING_MESSAGES: Final = 1000
+WAITING_MESSAGES: Final = 4000
 """Messages that wait in memory for a slot; more stay in the store, or go back to it."""
 WAITING_OCTETS: Final = 16 * 1024 * 1024
 """Octets of their bodies, for the same end."""
