@@ -78,7 +78,8 @@ class Copy:
 
     digest: str
     epoch: int
-    """How many times the server had been ended by then."""
+    """How many times the server had been ended when the connection began: what a process sent can be read to its end
+    after the end of the process."""
     record: int
     """The disk's records before the receiver replied."""
     answered: bool = True
@@ -171,7 +172,7 @@ class Receiver:
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        recipients = 0
+        recipients, epoch = 0, self.ledger.epoch()
         writer.write(b"220 receiver.example\r\n")
         while line := await reader.readline():
             verb = line[:4].upper()
@@ -193,10 +194,10 @@ class Receiver:
                 if self._chance.random() < self.defers:
                     writer.write(b"451 4.2.1 Later\r\n")
                 elif self._chance.random() < self.vanishes:
-                    self._take(text, answered=False)
+                    self._take(text, epoch, answered=False)
                     return
                 else:
-                    self._take(text)
+                    self._take(text, epoch)
                     writer.write(b"250 2.6.0 Taken\r\n")
             elif verb == b"QUIT":
                 writer.write(b"221 2.0.0 Bye\r\n")
@@ -206,13 +207,13 @@ class Receiver:
                     recipients = 0
                 writer.write(b"250 2.0.0 Yes\r\n")
 
-    def _take(self, text: bytes, *, answered: bool = True) -> None:
+    def _take(self, text: bytes, epoch: int, *, answered: bool = True) -> None:
         text = text[:-3].replace(b"\r\n.", b"\r\n")
         at = text.find(b"X-Torture: ")
         found = re.match(rb"X-Torture: (\S+)\r\n", text[max(at, 0) : max(at, 0) + 200])
         name = found[1].decode() if found else "unidentified"
         ledger = self.ledger
-        copy = Copy(digest(text[max(at, 0) :]), ledger.epoch(), ledger.records(), answered)
+        copy = Copy(digest(text[max(at, 0) :]), epoch, ledger.records(), answered)
         ledger.copies.setdefault(name, []).append(copy)
         ledger.arrived.set()
 

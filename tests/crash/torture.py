@@ -391,9 +391,11 @@ def torture(seeds: list[str], seconds: float, shape: Shape, kinds: str, keep: Pa
                     asyncio.run(Round(name, shape, folder, figures, disk=disk).run())
                 except (RuntimeError, TimeoutError) as error:
                     figures.broken.append(f"seed {name}: {type(error).__name__}: {error}")
-                if figures.violations > before and keep is not None and (folder / "log").exists():
+                if figures.violations > before and keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(folder / "log", keep / f"{name}.log")
+                    for log in (folder / "log", *folder.glob("cut*/log")):
+                        if log.exists():
+                            shutil.copy(log, keep / f"{name}.{log.parent.name}.log")
                 shutil.rmtree(folder, ignore_errors=True)
                 print(
                     f"{name}: {figures.messages} messages, {sum(figures.met.values())} faults, "

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 PUNCH_KEEPING_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
-BACKGROUND_NICENESS = 10
-"""Priority of the thread that unlinks files and punches holes (nice(2))."""
 MAX_DESCRIPTORS = 16
 """Descriptors taken from one read of a channel."""
 
@@ -205,12 +203,6 @@ class _Background:
                 sync_directory(folder)
 
 
-def _serve_background(channel: _Channel, background: _Background) -> None:
-    with contextlib.suppress(AttributeError, OSError):  # Linux: a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
-    _serve(channel, background)
-
-
 def main(directory: str, database: str, *descriptors: str) -> None:
     """Serves until the server is gone.
 
@@ -226,7 +218,7 @@ def main(directory: str, database: str, *descriptors: str) -> None:
     for target, arguments in (
         (_serve, (segments, _Segments(segments, directory))),
         (_serve, (work, _Work(directory, database))),
-        (_serve_background, (background, _Background(directory))),
+        (_serve, (background, _Background(directory))),
     ):
         threading.Thread(target=target, args=arguments, daemon=True).start()
     _serve(logs, _Log(directory, database, log))
