@@ -50,6 +50,11 @@ def configured(folder: Path, text: str = "", port: int = 0) -> Path:
 # -- errors
 
 
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a command wrote for people, without the records of the log."""
+    return [line for line in done.stderr.splitlines() if not line.startswith("{")]
+
+
 def test_a_port_in_use_is_named_with_who_to_ask(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -58,7 +63,7 @@ def test_a_port_in_use_is_named_with_who_to_ask(tmp_path: Path) -> None:
         configured(tmp_path, port=port)
         done = ironpost(tmp_path, "serve")
     assert done.returncode == 75
-    assert done.stderr.splitlines() == [
+    assert said(done) == [
         f"ironpost: cannot listen on 127.0.0.1:{port}: another program listens there",
         f"ironpost: find it with: ss -ltnp 'sport = :{port}', or choose another address with listener.listen",
     ]
@@ -68,13 +73,13 @@ def test_an_address_that_is_not_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "ironpost.toml").write_text('data = "data"\n[[listener]]\nrole = "mx"\nlisten = ["192.0.2.1:2525"]\n')
     done = ironpost(tmp_path, "serve")
     assert done.returncode == 69
-    assert done.stderr == f"ironpost: cannot listen on 192.0.2.1:2525: {os.strerror(errno.EADDRNOTAVAIL)}\n"
+    assert said(done) == [f"ironpost: cannot listen on 192.0.2.1:2525: {os.strerror(errno.EADDRNOTAVAIL)}"]
     (tmp_path / "ironpost.toml").write_text(
         'data = "data"\n[[listener]]\nrole = "mx"\nlisten = ["nowhere.invalid:2525"]\n'
     )
     done = ironpost(tmp_path, "serve")
     assert done.returncode == 69
-    assert done.stderr.startswith("ironpost: cannot listen on nowhere.invalid:2525: ")
+    assert said(done)[0].startswith("ironpost: cannot listen on nowhere.invalid:2525: ")
     assert "Errno" not in done.stderr
 
 
@@ -102,7 +107,7 @@ def test_a_damaged_queue_is_named(tmp_path: Path) -> None:
     (tmp_path / "data" / "queue.sqlite3").write_bytes(b"no database " * 1000)
     listed = ironpost(tmp_path, "queue", "list")
     assert (listed.returncode, listed.stderr) == (
-        69, "ironpost: data: the queue's database cannot be read: file is not a database\n",
+        69, "ironpost: data: the queue cannot be read: the queue's database: file is not a database\n",
     )  # fmt: skip
     served = ironpost(tmp_path, "serve")
     assert served.returncode == 73
@@ -214,9 +219,7 @@ def test_heavy_imports_stay_out_of_light_commands(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
     )  # fmt: skip
     loaded = set(done.stderr.split())
-    assert {"ironpost.compose", "ironpost.storage.sqlite", "ironpost.client", "dns", "sqlite3", "uvloop"}.isdisjoint(
-        loaded
-    )
+    assert {"ironpost.storage.sqlite", "ironpost.client", "dns", "sqlite3", "uvloop"}.isdisjoint(loaded)
 
 
 def test_the_queue_from_the_command_line(serve: Callable[[str], Any]) -> None:

@@ -39,6 +39,7 @@ def test_a_worker_that_becomes_ready_during_a_reload_is_told_of_it(tmp_path: Pat
         old, new = source(100), source(200)
         supervised = Supervised(old, lambda: new, 2)
         supervised.places = []
+        supervised._name = "mx.example"
         supervised._workers = crew = Workers(2, (), supervised._orders, began=supervised._began)
         links = [_Link(), _Link()]
         for worker, link in zip(crew.all, links, strict=True):

@@ -127,7 +127,7 @@ def test_f63_every_event_is_in_the_table_with_its_fields() -> None:
 
 def test_f63_records_of_a_session_say_which() -> None:
     of_queue = {"delivered", "deferred", "failed", "held", "unreportable", "poison", "body-fault", "clock-step"}
-    of_queue |= {"unreadable", "worker-killed"}
+    of_queue |= {"unreadable", "worker-killed", "route-fault", "log-lines-dropped"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 

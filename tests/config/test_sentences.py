@@ -21,10 +21,10 @@ LISTENER = '[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:25"]\n'
             "c.toml:1: tls.certificates: there may be several of these: write [[tls.certificates]], "
             "with two brackets on each side",
         ),
-        (LISTENER + LISTENER, "c.toml: listener: 127.0.0.1:25 is there twice"),
+        (LISTENER + LISTENER, "c.toml: listener: 127.0.0.1:25 is listened on twice"),
         (
             '[[listener]]\nrole = "mx"\nlisten = ["unix:a.sock", "unix:a.sock"]',
-            "c.toml: listener: unix:a.sock is there twice",
+            "c.toml: listener: unix:a.sock is listened on twice",
         ),
         (
             '[local]\ndomains = ["a..example"]',

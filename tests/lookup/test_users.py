@@ -343,13 +343,13 @@ def test_r53_an_unknown_name_is_shown_the_iterations_that_the_accounts_have() ->
 
 def test_f12_reloads_add_no_threads_and_leave_no_accounts_behind(tmp_path: Path) -> None:
     configuration = parse(f'data = "{tmp_path}"\n[[listener]]\nrole = "submission"\nlisten = ["127.0.0.1:0"]\n', "test")
-    UsersFile(configuration.users).add("ada", "pencil")
+    UsersFile(configuration.users).add("ada", "pencil box")
     pool = Pool()
     left: list[weakref.ref[Users]] = []
 
     async def login(users: Users) -> None:
         assert await users.verify_password(SESSION, "ada", "wrong") is None
-        assert await users.verify_password(SESSION, "ada", "pencil") == "ada"
+        assert await users.verify_password(SESSION, "ada", "pencil box") == "ada"
 
     gc.collect()
     gc.disable()

@@ -20,7 +20,7 @@ PEER = Peer("192.0.2.9", 25, name="front.example")
 FRESH = ServerSession(Open(), SETTINGS, PEER)
 NO_MEMORY = {
     *("handler", "settings", "dialogue", "state", "by_data", "chunk_refusal", "closing", "heard_out", "want"),
-    *("successor", "candidate", "ended", "full", "window"),
+    *("successor", "candidate", "ended", "full", "window", "id"),
 }
 """Public attributes that hold nothing of the client beyond the command that is being handled."""
 

@@ -208,6 +208,7 @@ def test_r4_r5_behind_a_chunk_without_a_size_nothing_is_read(received, argument)
                 assert said.startswith(b"500 ")
             else:
                 assert said.startswith(b"501 ")
+                assert (await reader.readline()).startswith(b"421 ")
                 assert await reader.read() == b""
         assert len(handler.messages) == (argument == b"1\0")
 

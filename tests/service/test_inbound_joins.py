@@ -8,7 +8,7 @@ import pytest
 from tests.service.test_inbound import Talk
 
 from ironpost import wire
-from ironpost.message.trace import FinalContent
+from ironpost.message.trace import FinalContent, return_path
 from ironpost.model import Address
 from ironpost.protocol.dialect import LMTP, SMTP, Dialect
 
@@ -44,6 +44,6 @@ def test_f22_white_space_first_continues_no_field_of_ours(
 
 @pytest.mark.parametrize("content", [" <forged@example.net>\r\n\r\nbody\r\n", "Return-Path: <a@b.example>\r\n\r\n"])
 def test_f22_nothing_continues_the_return_path(content: str) -> None:
-    final = FinalContent(Address.parse("sender@example.org"))
+    final = FinalContent(return_path(Address.parse("sender@example.org")))
     out = final.feed(content.encode()) + final.finish()
     assert out.startswith(b"Return-Path: <sender@example.org>\r\n\r\n")

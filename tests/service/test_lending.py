@@ -209,12 +209,12 @@ def test_the_own_mail_of_a_worker_is_as_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", list(State))
 def test_an_update_crosses_whole(state: State) -> None:
     reply = Reply(451, "4.7.1", ("Later", 'with "quotes" and ü'), "only for the log")
-    outcome = Outcome(Disposition.DEFERRED, reply, "mx.example [192.0.2.1]", asked=True)
+    outcome = Outcome(Disposition.DEFERRED, reply, "mx.example [192.0.2.1]", asked=True, ours=True)
     for update in (Update("m1", 3, state, 7, 1.25, outcome), Update("m1", 3, state, 7, 1.25)):
         back = unpacked(json.loads(json.dumps(packed(update))))
         assert back == update
         assert repr(back) == repr(update), "with what comparing leaves out"
-    assert len(dataclasses.fields(Outcome)) == 4
+    assert len(dataclasses.fields(Outcome)) == 5
     assert len(dataclasses.fields(Reply)) == 5
 
 

@@ -574,19 +574,17 @@ def test_f05_silent_hosts_hold_up_no_mail_that_stays_here(queued):
 
     async def act(world):
         for number in range(2000):
-            message = await world.commit(f"m{number}", f"to@host{number % 200}.example")
-            await world.store.release([message.id])
-        many = await world.commit("many", *(f"r{number}@slow.example" for number in range(1000)))
-        await world.store.release([many.id])
+            await world.commit(f"m{number}", f"to@host{number % 200}.example")
+        await world.commit("many", *(f"r{number}@slow.example" for number in range(1000)))
+        await world.store.release([f"m{number}" for number in range(2000)] + ["many"])
         world.runner.wake()
         await world.settle()
         assert world.remote.running == CONCURRENCY
-        message = await world.commit("here", "me@local.example")
         if queued:
-            await world.store.release([message.id])
+            await world.store.release([(await world.commit("here", "me@local.example")).id])
             world.runner.wake()
         else:
-            world.runner.accept(message)
+            await world.put("here", "me@local.example")
         await world.settle()
         assert [each for _, each, _, _ in world.local.calls] == ["here"]
         silent.set()

@@ -54,7 +54,7 @@ def test_f20_what_was_put_in_the_place_of_a_file_is_not_opened(data: Path, name:
         os.mkfifo(data / name)
     before = target.stat()
     with pytest.raises(OSError, match=r"symbolic link|not a regular file|several names"):
-        UsersFile(data / "users").add("ada", "pencil")
+        UsersFile(data / "users").add("ada", "pencil box")
     after = target.stat()
     assert target.read_text() == "precious\n"
     assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
@@ -64,7 +64,7 @@ def test_f20_a_link_at_the_name_of_the_new_file_is_not_followed(data: Path) -> N
     target = data.parent / "target"
     target.write_text("precious\n")
     (data / "users.new").symlink_to(target)
-    UsersFile(data / "users").add("ada", "pencil")
+    UsersFile(data / "users").add("ada", "pencil box")
     assert target.read_text() == "precious\n"
     assert UsersFile(data / "users").names() == ["ada"]
     assert sorted(path.name for path in data.iterdir()) == ["users", "users.lock", "users.new"]
@@ -85,7 +85,7 @@ def test_f20_the_lock_and_the_key_follow_no_link(data: Path) -> None:
 @as_root
 def test_f20_root_changes_the_users_file_as_its_directorys_owner(data: Path) -> None:
     os.chown(data, SERVICE, SERVICE)
-    UsersFile(data / "users").add("ada", "pencil")
+    UsersFile(data / "users").add("ada", "pencil box")
     for path in data.iterdir():
         assert (path.stat().st_uid, path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (SERVICE, SERVICE, 0o600)
     assert os.geteuid() == 0
@@ -93,9 +93,9 @@ def test_f20_root_changes_the_users_file_as_its_directorys_owner(data: Path) -> 
 
 @as_root
 def test_f20_root_keeps_the_owner_of_a_file_in_its_own_directory(data: Path) -> None:
-    UsersFile(data / "users").add("ada", "pencil")
+    UsersFile(data / "users").add("ada", "pencil box")
     os.chown(data / "users", SERVICE, SERVICE)
-    UsersFile(data / "users").add("bob", "pencil")
+    UsersFile(data / "users").add("bob", "pencil box")
     assert (data / "users").stat().st_uid == SERVICE
     assert UsersFile(data / "users").names() == ["ada", "bob"]
 

@@ -36,7 +36,7 @@ def show(named: Path | None, *, as_json: bool) -> None:
             finally:
                 reader.close()
     except OSError as error:
-        raise Stop(exits.UNAVAILABLE, f"{found.data}: the queue cannot be read: {error}") from None
+        raise Stop(exits.UNAVAILABLE, f"{found.data}: the queue cannot be read: {error.strerror or error}") from None
     for fault in reader.faults:
         sys.stderr.write(f"ironpost: part of the queue cannot be read: {fault}\n")
     gauges = answer["gauges"] | {

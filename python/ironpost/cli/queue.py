@@ -161,7 +161,7 @@ def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]
     except PermissionError:
         raise Stop(exits.NO_PERMISSION, f"{data}: only the user who runs the server may read its queue") from None
     except OSError as error:
-        raise Stop(exits.UNAVAILABLE, f"{data}: the queue cannot be read: {error}") from None
+        raise Stop(exits.UNAVAILABLE, f"{data}: the queue cannot be read: {error.strerror or error}") from None
 
 
 async def _awaited(answer: Awaitable[Any]) -> Any:

@@ -224,7 +224,7 @@ def packed(update: Update) -> list[Any]:
     if found is not None:
         reply = found.reply
         said = [reply.code, reply.enhanced, list(reply.text), reply.detail]
-        outcome = [found.disposition.value, said, found.remote, found.asked]
+        outcome = [found.disposition.value, said, found.remote, found.asked, found.ours]
     return [*update._replace(state=update.state.value, outcome=outcome)]  # type: ignore[arg-type]
 
 
@@ -233,6 +233,6 @@ def unpacked(values: Sequence[Any]) -> Update:
     update = Update(*values)
     outcome: Any = update.outcome
     if outcome is not None:
-        disposition, (code, enhanced, text, detail), remote, asked = outcome
-        outcome = Outcome(Disposition(disposition), Reply(code, enhanced, tuple(text), detail), remote, asked)
+        disposition, (code, enhanced, text, detail), remote, asked, ours = outcome
+        outcome = Outcome(Disposition(disposition), Reply(code, enhanced, tuple(text), detail), remote, asked, ours)
     return update._replace(state=State(update.state), outcome=outcome)
