@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ironpost.cli.advice import DAY, remarks
 from ironpost.cli.serve import _cannot_use
 from ironpost.compose import system
-from ironpost.compose.advice import DAY, remarks
 from ironpost.compose.system import DataError
 from ironpost.config import Configuration, parse
 from ironpost.server.self_signed import write_self_signed

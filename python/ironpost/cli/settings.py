@@ -86,7 +86,7 @@ def check(named: Path | None) -> None:
     What is allowed but most likely not meant is a warning on standard error, and changes no exit code.
     """
     found = configuration(named)
-    from ironpost.compose.advice import remarks
+    from ironpost.cli.advice import remarks
     from ironpost.server.tls import TlsError
 
     logging.getLogger("ironpost").setLevel(logging.ERROR)  # what is worth a warning is among the remarks

@@ -11,8 +11,6 @@ import stat
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from ironpost.compose.listeners import configured_certificates
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -42,9 +40,12 @@ def _name(configuration: Configuration) -> Iterator[str]:
 
 
 def _certificates(configuration: Configuration, now: float) -> Iterator[str]:
-    context = configured_certificates(configuration)
-    if context is None:
+    if not configuration.tls.certificates:
         return
+    from ironpost.compose.listeners import configured_certificates
+
+    context = configured_certificates(configuration)
+    assert context is not None
     names = {name for each in context.certificates for name in each.facts.names}
     host = configuration.hostname
     if host is not None and host not in names and f"*.{host.partition('.')[2]}" not in names:
