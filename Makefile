@@ -48,7 +48,7 @@ lint: $(VENV)/built-test
 test: lint
 	cargo test --quiet
 	IRONPOST_WIRE=pure $(BIN)/python -m pytest -q -n $(JOBS) tests/protocol tests/server tests/client tests/security tests/scenarios
-	IRONPOST_WIRE=native IRONPOST_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	IRONPOST_WIRE=native IRONPOST_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10
 
 bench: $(VENV)/built-test
 	cargo bench
