@@ -7,6 +7,7 @@ import os
 import signal
 import smtplib
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,8 @@ LATER = '[[route]]\ndomains = ["later.example"]\nsmart_host = ["127.0.0.1:1"]\n'
 """Nobody listens on port 1: this mail waits."""
 
 ANSWER_SECONDS = 3.0
+SECONDS = 60.0
+"""How long anything here may take before the test fails."""
 SILENT = [{"worker": 1, "why": "worker 1 did not answer within 3 s"}]
 SAID = b"ironpost: worker 1 did not answer within 3 s\n"
 PATIENT = 1_000_000
@@ -54,17 +57,30 @@ def suspend(server: Any, number: int, wait_until: Until) -> int:
 
 def owners(server: Any, count: int) -> dict[int, list[str]]:
     """Queues messages that wait; their ids by the number of the worker that took them."""
+    sent = 0
     while True:
         for _ in range(count):
             with smtplib.SMTP("127.0.0.1", server.port, "client.example", timeout=30) as client:
                 client.sendmail("from@client.example", ["you@later.example"], "Subject: x\r\n\r\nx\r\n")
+        sent += count
+        end = time.monotonic() + SECONDS
         found: dict[int, list[str]] = {}
-        for line in server.log().splitlines():
+        while sum(map(len, found.values())) < sent:  # the log is written a moment later
+            assert time.monotonic() < end, "not every message is in the log"
+            found = accepted(server)
+        if len(found) == 2:
+            return found
+
+
+def accepted(server: Any) -> dict[int, list[str]]:
+    """The ids of accepted messages in the log, by worker."""
+    found: dict[int, list[str]] = {}
+    for line in server.log().splitlines():
+        if line.endswith("}"):
             record = json.loads(line)
             if record.get("event") == "accepted":
                 found.setdefault(record["worker"], []).append(record["id"])
-        if len(found) == 2:
-            return found
+    return found
 
 
 def test_f14_metrics_and_status_have_what_the_others_say(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
