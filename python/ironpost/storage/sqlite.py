@@ -30,7 +30,7 @@ from ironpost.storage.bodies.store import ShardBodies
 from ironpost.storage.lock import DirectoryLock, sync_directory
 from ironpost.storage.room import RESERVE, Room
 from ironpost.storage.sqlite_catalogue import SqliteCatalogue, forget_now, known
-from ironpost.storage.sqlite_commit import GroupCommit, Job, end_process, fail
+from ironpost.storage.sqlite_commit import GroupCommit, Job, end_process
 from ironpost.storage.sqlite_faults import store_faults
 from ironpost.storage.sqlite_history import HISTORY_OCTETS, HISTORY_SECONDS, TEND_EVENTS, History
 from ironpost.storage.sqlite_rows import (
@@ -214,53 +214,61 @@ class SqliteStore:
         job = self._commits.job()
         try:
             self._room.take(ROW_OCTETS + 2 * spool.size, inside=True)  # in the log, then in the database
-            self._add_message(job, message, spool, claim=True)
-        except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
-            fail(job.future, error)
+        except OSError as error:
+            self._commits.refuse(job, error)
             return job.future
-        return self._commits.submit(job)
+        return self._submit(job, [(message, None)], claim=True)
 
     async def _commit_outside(self, message: NewMessage, spool: BodySpool) -> QueuedMessage:
-        place = await self._written(spool)
         job = self._commits.job()
-        self._add_message(job, message, spool, place, claim=True)
-        result: QueuedMessage = await self._commits.submit(job)
+        place = await self._written(job, spool)
+        result: QueuedMessage = await self._submit(job, [(message, place)], claim=True)
         return result
 
-    async def _written(self, spool: BodySpool) -> Place:
+    async def _written(self, job: Job, spool: BodySpool) -> Place:
         try:
             self._room.take(ROW_OCTETS, inside=True)
-            return await self._bodies.write(spool)
+            place = await self._bodies.write(spool)
         except BaseException:
             spool.discard()
             raise
+        job.places.append(place)
+        return place
+
+    def _submit(
+        self, job: Job, messages: Sequence[tuple[NewMessage, Place | None]], *, claim: bool
+    ) -> asyncio.Future[Any]:
+        try:
+            for message, place in messages:
+                self._add_message(job, message, _own(message.content), place, claim=claim)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
+            self._commits.refuse(job, error)
+            return job.future
+        return self._commits.submit(job)
 
     def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
         """As `Store.record`; the awaitable is a future."""
         if any(_own(report.content).size > SMALL_BODY for report in reports):
             return self._keep(self._record_outside(updates, reports))
-        return self._record(updates, [(report, None) for report in reports])
+        return self._submit(self._record_job(updates), [(report, None) for report in reports], claim=False)
 
-    def _record(
-        self, updates: Sequence[Update], reports: Sequence[tuple[NewMessage, Place | None]]
-    ) -> asyncio.Future[None]:
+    async def _record_outside(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
+        job = self._record_job(updates)
+        placed: list[tuple[NewMessage, Place | None]] = []
+        try:
+            for report in reports:
+                spool = _own(report.content)
+                placed.append((report, await self._written(job, spool) if spool.size > SMALL_BODY else None))
+        except BaseException:
+            self._commits.retire_bodies(job)
+            raise
+        await self._submit(job, placed, claim=False)
+
+    def _record_job(self, updates: Sequence[Update]) -> Job:
         job = self._commits.job()
         job.updates = updates
         job.on_durable = partial(self._unclaim, updates)
-        try:
-            for report, place in reports:
-                self._add_message(job, report, _own(report.content), place, claim=False)
-        except BaseException as error:  # noqa: BLE001 - the caller gets it from the future
-            fail(job.future, error)
-            return job.future
-        return self._commits.submit(job)
-
-    async def _record_outside(self, updates: Sequence[Update], reports: Sequence[NewMessage]) -> None:
-        placed: list[tuple[NewMessage, Place | None]] = []
-        for report in reports:
-            spool = _own(report.content)
-            placed.append((report, await self._written(spool) if spool.size > SMALL_BODY else None))
-        await self._record(updates, placed)
+        return job
 
     async def claim(self, now: float, limit: int) -> Messages:
         """As `Store.claim`."""
@@ -653,8 +661,6 @@ class SqliteStore:
         content = prefix if place is not None else b"".join([prefix, *spool.take()])
         checksum = crc32(content) if place is None else place.checksum
         size = len(prefix) + spool.size
-        if place is not None:
-            job.places.append(place)
         self._seq += 1
         seq, envelope, accepted = self._seq, message.envelope, micros(message.accepted)
         released = accepted if message.due is None else max(accepted, micros(message.due))

@@ -133,7 +133,7 @@ class GroupCommit:
             directory: the store's.
             now: seconds since 1970.
             find: a message's `seq`, and whether its body lies outside its row, by its id; None if it is not queued.
-            retire: takes places that no row names any more, with the `seq` of the row that did.
+            retire: takes places that no row names (any more), with the `seq` of the row that did; 0 if none did.
             history: what is kept of mail that is gone.
             fatal: called when the log cannot be recovered; it should not return.
 
@@ -193,6 +193,23 @@ class GroupCommit:
             self._busy = True
             self._gather_from_now()
         return job.future
+
+    def refuse(self, job: Job, error: BaseException) -> None:
+        """Fails a job of which no row is written; its caller gets the error."""
+        job.on_durable = None
+        self.retire_bodies(job)
+        if isinstance(error, sqlite3.IntegrityError):
+            error = ValueError(f"the message cannot be stored: {error}")
+        elif isinstance(error, sqlite3.Error):
+            error = store_fault(error, self._directory)
+        elif isinstance(error, OSError):
+            error = storage_error(error)
+        fail(job.future, error)
+
+    def retire_bodies(self, job: Job) -> None:
+        """Gives up the bodies of a job of which no row is written."""
+        for place in job.places:
+            self._retire(0, place)
 
     @property
     def idle(self) -> bool:
@@ -269,7 +286,7 @@ class GroupCommit:
             self._transact(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is handed to whom it concerns
             if len(batch) == 1:
-                self._refuse(batch[0], error)
+                self.refuse(batch[0], error)
                 return []
             # One of them is the cause: each gets a transaction of its own, so that only that one fails.
             return [job for single in batch for job in self._written_jobs([single])]
@@ -346,18 +363,6 @@ class GroupCommit:
             if outside_row is not None and not db.execute("SELECT 1 FROM message WHERE seq=?", (seq,)).fetchall():
                 job, place = outside_row
                 job.retired.append((seq, place))
-
-    def _refuse(self, job: Job, error: BaseException) -> None:
-        job.on_durable = None
-        for (message, _, _), place in zip(job.messages, job.places, strict=False):
-            self._retire(message[0], place)
-        if isinstance(error, sqlite3.IntegrityError):
-            error = ValueError(f"the message cannot be stored: {error}")
-        elif isinstance(error, sqlite3.Error):
-            error = store_fault(error, self._directory)
-        elif isinstance(error, OSError):
-            error = storage_error(error)
-        fail(job.future, error)
 
     def _answered(self, done: asyncio.Future[None]) -> None:
         if (error := done.exception()) is not None:
