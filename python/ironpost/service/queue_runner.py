@@ -68,6 +68,8 @@ _UNTIL_ROOM: Final = -1.0
 _log: Final = logging.getLogger("ironpost.queue")
 
 Result = tuple[QueuedRecipient, Outcome]
+Groups = dict[Route, list[QueuedRecipient]]
+"""The recipients of a message by their way out."""
 
 
 class QueueRunner:
@@ -258,20 +260,26 @@ class QueueRunner:
 
         `spare`: octets of bodies that may wait in memory; None if the body is not there.
         """
-        keys = self._keys(message)
+        groups: Groups | None
+        try:
+            groups = self._groups(message)
+            keys = frozenset(
+                destination(route, to.recipient.address.key) for route, found in groups.items() for to in found
+            )
+        except Exception:  # noqa: BLE001 - the attempt meets it again, and says so
+            groups, keys = None, frozenset()
         if self._slots.take(keys):
-            self._run(message, self._attempt(message), keys)
+            self._run(message, self._attempt(message, groups), keys)
         elif self._slots.waiting < WAITING_MESSAGES and (spare is None or spare > 0):
             self._slots.wait(message, keys)
         else:
             self._give_back(message.id)
 
-    def _keys(self, message: QueuedMessage) -> frozenset[Key]:
-        try:
-            found = (each.recipient.address for each in message.recipients)
-            return frozenset(destination(self.routes.decide(address).route, address.key) for address in found)
-        except Exception:  # noqa: BLE001 - the attempt meets it again, and says so
-            return frozenset()
+    def _groups(self, message: QueuedMessage) -> Groups:
+        groups: Groups = {}
+        for to in message.recipients:
+            groups.setdefault(self.routes.decide(to.recipient.address).route, []).append(to)
+        return groups
 
     def _run(
         self, message: QueuedMessage, work: Coroutine[Any, Any, None], keys: frozenset[Key] = frozenset()
@@ -298,11 +306,10 @@ class QueueRunner:
 
     # -- one message
 
-    async def _attempt(self, message: QueuedMessage) -> None:
-        groups: dict[Route, list[QueuedRecipient]] = {}
+    async def _attempt(self, message: QueuedMessage, groups: Groups | None = None) -> None:
+        """`groups` is None for a message that had to wait: the routes may be others by now."""
         try:
-            for recipient in message.recipients:
-                groups.setdefault(self.routes.decide(recipient.recipient.address).route, []).append(recipient)
+            groups = groups or self._groups(message)
         except Exception as error:  # noqa: BLE001 - one bad message never stops the runner
             await self._settle(message, self._crashed(message, message.recipients, error), crashed=True)
             return
