@@ -457,6 +457,8 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot read it: No such file or directory"):
         load(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="this is a directory; name the configuration file"):
+        load(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b'hostname = "caf\xe9"')
     with pytest.raises(ConfigError, match=r"latin\.toml: the file is not UTF-8 \(octet 15\)"):
         load(tmp_path / "latin.toml")

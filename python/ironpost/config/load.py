@@ -111,6 +111,8 @@ def read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Problem(f"the file is not UTF-8 (octet {error.start})")]) from None
+    except IsADirectoryError:
+        raise ConfigError(str(path), [Problem("this is a directory; name the configuration file")]) from None
     except OSError as error:
         raise ConfigError(str(path), [Problem(f"cannot read it: {error.strerror}")]) from None
 
