@@ -1,9 +1,11 @@
 //! Mailboxes, domains and address literals.
 //!
-//! Promises: borrows from its input; a quoted local part costs an allocation only if it holds a backslash; scans each
-//! octet once, left to right, and reports the leftmost octet that is wrong; never panics.
+//! Promises: borrows from its input; a quoted local part is allocated only if it contains a backslash; scans each octet
+//! once, left to right, and reports the leftmost invalid octet; never panics.
 //!
-//! Refuses: comments, white space, display names, a dot at the end of a domain, untagged IPv6 literals.
+//! Refuses: comments, white space, display names, a trailing dot in a domain, untagged IPv6 literals.
+//!
+//! Tolerates, with [`Addresses::Lenient`]: the deviations in [`Tolerated`].
 //!
 //! Standards: RFC 5321 §4.1.2 and §4.1.3 (as amended by RFC 6531 §3.3), §4.5.3.1.2; RFC 3629 for UTF-8; RFC 4291 §2.2
 //! for IPv6 addresses.
@@ -17,9 +19,9 @@ use crate::limits::{DOMAIN_OCTETS, LABEL_OCTETS};
 /// A Mailbox of RFC 5321 §4.1.2.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Mailbox<'a> {
-    /// Its meaning: a quoted local part stands here without its quotes and backslashes.
+    /// The local part without quotes and quoting backslashes.
     pub local_part: Cow<'a, str>,
-    /// As it was sent; an address literal with its brackets; empty for `<postmaster>` and the null path.
+    /// As received; an address literal with its brackets; empty for `<postmaster>` and the null path.
     pub domain: &'a str,
 }
 
@@ -37,9 +39,46 @@ impl Mailbox<'_> {
     }
 }
 
+/// Which mailboxes are accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addresses {
+    /// Only mailboxes of RFC 5321 §4.1.2.
+    #[default]
+    Strict,
+    /// Also the deviations in [`Tolerated`], which exist and which other servers accept.
+    Lenient,
+}
+
+/// The deviations that only [`Addresses::Lenient`] accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tolerated {
+    /// An underscore in the domain.
+    pub underscore: bool,
+    /// A leading or trailing dot in an unquoted local part, or two consecutive ones.
+    pub stray_dots: bool,
+}
+
+impl Tolerated {
+    /// The deviations of a mailbox that was read leniently and ends before the octet at `end`.
+    pub(crate) fn of(text: &Text<'_>, end: usize, mailbox: &Mailbox<'_>) -> Self {
+        let local = mailbox.local_part.as_bytes();
+        // No unquoted local part ends in a quote, so the octet before `@domain` shows whether it was quoted.
+        let quoted = end
+            .checked_sub(mailbox.domain.len() + 2)
+            .is_some_and(|last| text.get(last) == Some(b'"'));
+        Self {
+            underscore: memchr::memchr(b'_', mailbox.domain.as_bytes()).is_some() && !mailbox.domain.starts_with('['),
+            stray_dots: !quoted
+                && (local.first() == Some(&b'.')
+                    || local.last() == Some(&b'.')
+                    || local.windows(2).any(|pair| pair == b"..")),
+        }
+    }
+}
+
 /// atext (RFC 5322 §3.2.3) and UTF8-non-ascii (RFC 6531 §3.3).
 pub(crate) const ATEXT: u8 = 1;
-/// Let-dig, hyphen and UTF8-non-ascii: what a label holds.
+/// Let-dig, hyphen and UTF8-non-ascii: the octets of a label.
 pub(crate) const LABEL: u8 = 2;
 /// qtextSMTP and UTF8-non-ascii.
 const QTEXT: u8 = 4;
@@ -114,7 +153,7 @@ pub(crate) fn is(octet: u8, class: u8) -> bool {
     CLASS[octet as usize] & class != 0
 }
 
-/// Octets under examination, and the part of them, from the start, that is UTF-8.
+/// Octets to examine, and the length of their valid UTF-8 prefix.
 #[derive(Clone, Copy)]
 pub(crate) struct Text<'a> {
     pub(crate) octets: &'a [u8],
@@ -130,7 +169,7 @@ impl<'a> Text<'a> {
         Self { octets, valid }
     }
 
-    /// A fault at `offset`, unless octets that are not UTF-8 stand before it: the leftmost wrong octet counts.
+    /// A fault at `offset`, or at an earlier octet that is not UTF-8: the leftmost invalid octet counts.
     #[cold]
     pub(crate) fn fault(&self, id: FaultId, offset: usize) -> Fault {
         if self.valid.len() < offset {
@@ -154,11 +193,15 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A mailbox that starts at `start`: the value and the offset behind it. What may follow is the caller's matter, but an
-/// octet that `ends` does not name is judged as part of the mailbox.
+/// A mailbox that starts at `start`: the value and the offset after it. The caller checks what follows, but an
+/// octet other than `end` counts as part of the mailbox. `LENIENT`: as with [`Addresses::Lenient`].
 #[inline(always)]
-pub(crate) fn mailbox<'a>(text: &Text<'a>, start: usize, end: Option<u8>) -> Result<(Mailbox<'a>, usize), Fault> {
-    let (local_part, at) = local_part(text, start)?;
+pub(crate) fn mailbox<'a, const LENIENT: bool>(
+    text: &Text<'a>,
+    start: usize,
+    end: Option<u8>,
+) -> Result<(Mailbox<'a>, usize), Fault> {
+    let (local_part, at) = local_part::<LENIENT>(text, start)?;
     match text.get(at) {
         Some(b'@') if at > start => {}
         Some(b'@') => return Err(FaultId::LocalPartEmpty.at(start)),
@@ -172,19 +215,23 @@ pub(crate) fn mailbox<'a>(text: &Text<'a>, start: usize, end: Option<u8>) -> Res
         }
         _ => return Err(FaultId::LocalPartMalformed.at(at)),
     }
-    let behind = host(text, at + 1, false, end)?;
+    let after = host(text, at + 1, LENIENT, end)?;
     Ok((
         Mailbox {
             local_part,
-            domain: text.slice(at + 1, behind)?,
+            domain: text.slice(at + 1, after)?,
         },
-        behind,
+        after,
     ))
 }
 
-/// A local part (RFC 5321 §4.1.2), possibly empty, and the offset of the octet that ended it.
+/// A local part (RFC 5321 §4.1.2), possibly empty, and the offset of the octet that ended it. `LENIENT`: dots are
+/// allowed anywhere.
 #[inline(always)]
-pub(crate) fn local_part<'a>(text: &Text<'a>, start: usize) -> Result<(Cow<'a, str>, usize), Fault> {
+pub(crate) fn local_part<'a, const LENIENT: bool>(
+    text: &Text<'a>,
+    start: usize,
+) -> Result<(Cow<'a, str>, usize), Fault> {
     if text.get(start) == Some(b'"') {
         return quoted_string(text, start);
     }
@@ -192,7 +239,7 @@ pub(crate) fn local_part<'a>(text: &Text<'a>, start: usize) -> Result<(Cow<'a, s
     let mut atom = start;
     while let Some(octet) = text.get(at) {
         if octet == b'.' {
-            if at == atom {
+            if at == atom && !LENIENT {
                 return Err(text.fault(FaultId::LocalPartMalformed, at));
             }
             atom = at + 1;
@@ -201,13 +248,13 @@ pub(crate) fn local_part<'a>(text: &Text<'a>, start: usize) -> Result<(Cow<'a, s
         }
         at += 1;
     }
-    if at == atom && at > start {
-        return Err(text.fault(FaultId::LocalPartMalformed, at - 1)); // a dot at the end
+    if at == atom && at > start && !LENIENT {
+        return Err(text.fault(FaultId::LocalPartMalformed, at - 1)); // a trailing dot
     }
     Ok((Cow::Borrowed(text.slice(start, at)?), at))
 }
 
-/// A Quoted-string (RFC 5321 §4.1.2) at `start`, its meaning, and the offset behind its closing quote.
+/// A Quoted-string (RFC 5321 §4.1.2) at `start`: its unquoted value, and the offset after its closing quote.
 fn quoted_string<'a>(text: &Text<'a>, start: usize) -> Result<(Cow<'a, str>, usize), Fault> {
     let mut at = start + 1;
     let mut escaped = false;
@@ -250,19 +297,19 @@ fn unescape(content: &str) -> String {
     value
 }
 
-/// A Domain or address literal at `start`; the offset behind it. `end` is the octet that may follow (`None`: the end of
+/// A Domain or address literal at `start`; the offset after it. `end` is the octet that may follow (`None`: the end of
 /// the text). `underscore` lets an underscore count as a letter.
 #[inline(always)]
 pub(crate) fn host(text: &Text<'_>, start: usize, underscore: bool, end: Option<u8>) -> Result<usize, Fault> {
-    let behind = if text.get(start) == Some(b'[') {
+    let after = if text.get(start) == Some(b'[') {
         literal(text, start, end)?
     } else {
         domain(text, start, underscore)?
     };
-    match text.get(behind) {
-        octet if octet == end && behind == start => Err(FaultId::DomainEmpty.at(start)),
-        octet if octet == end => Ok(behind),
-        _ => Err(FaultId::DomainMalformed.at(behind)),
+    match text.get(after) {
+        octet if octet == end && after == start => Err(FaultId::DomainEmpty.at(start)),
+        octet if octet == end => Ok(after),
+        _ => Err(FaultId::DomainMalformed.at(after)),
     }
 }
 
@@ -302,7 +349,7 @@ pub(crate) fn domain(text: &Text<'_>, start: usize, underscore: bool) -> Result<
     Ok(at)
 }
 
-/// An address literal (RFC 5321 §4.1.3) at `start`; the offset behind its bracket. It ends before `end` at the latest.
+/// An address literal (RFC 5321 §4.1.3) at `start`; the offset after its bracket. It ends before `end` at the latest.
 fn literal(text: &Text<'_>, start: usize, end: Option<u8>) -> Result<usize, Fault> {
     let mut at = start + 1;
     loop {
@@ -326,7 +373,7 @@ fn is_literal_content(content: &[u8]) -> bool {
     if tag.eq_ignore_ascii_case(b"IPv6") {
         return std::str::from_utf8(rest).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
-    // An IPv6 address that lacks its tag is no General-address-literal: "2001" is no registered tag (RFC 5321 §4.1.3).
+    // An IPv6 address without its tag is not a General-address-literal: "2001" is not registered (RFC 5321 §4.1.3).
     if std::str::from_utf8(content).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok()) {
         return false;
     }
@@ -356,24 +403,29 @@ fn is_ipv4(content: &[u8]) -> bool {
     numbers == 4
 }
 
-/// A Mailbox (RFC 5321 §4.1.2) that is the whole text, without brackets and display name.
+/// Parses the whole text as a Mailbox (RFC 5321 §4.1.2), without brackets and display name.
 ///
 /// # Errors
-/// The leftmost octet that is wrong.
-pub fn parse_mailbox(octets: &[u8]) -> Result<Mailbox<'_>, Fault> {
+/// The fault at the leftmost invalid octet.
+pub fn parse_mailbox(octets: &[u8], addresses: Addresses) -> Result<Mailbox<'_>, Fault> {
     let text = Text::new(octets);
-    mailbox(&text, 0, None).map(|(mailbox, _)| mailbox)
+    match addresses {
+        Addresses::Strict => mailbox::<false>(&text, 0, None),
+        Addresses::Lenient => mailbox::<true>(&text, 0, None),
+    }
+    .map(|(mailbox, _)| mailbox)
 }
 
-/// The mailbox as it stands in a path, the local part quoted only where it must be (RFC 5321 §4.1.2).
+/// Writes the mailbox as in a path, the local part quoted only if necessary (RFC 5321 §4.1.2). Stray dots are always
+/// quoted: both forms mean the same, and every server accepts this one.
 ///
 /// # Errors
-/// What the grammar cannot write: a control octet in the local part, or a domain that is none.
-pub fn format_mailbox(mailbox: &Mailbox<'_>) -> Result<String, Fault> {
+/// The grammar has no form for the mailbox: a control octet in the local part, or an invalid domain.
+pub fn format_mailbox(mailbox: &Mailbox<'_>, addresses: Addresses) -> Result<String, Fault> {
     let local = mailbox.local_part.as_ref();
     let mut text = String::with_capacity(local.len() + mailbox.domain.len() + 3);
     let (whole, plain) = (Text::new(local.as_bytes()), !local.is_empty());
-    if plain && local_part(&whole, 0).is_ok_and(|(_, at)| at == local.len()) && !local.starts_with('"') {
+    if plain && local_part::<false>(&whole, 0).is_ok_and(|(_, at)| at == local.len()) && !local.starts_with('"') {
         text.push_str(local);
     } else if mailbox.is_null() {
         return Ok(text);
@@ -393,7 +445,12 @@ pub fn format_mailbox(mailbox: &Mailbox<'_>) -> Result<String, Fault> {
     if mailbox.domain.is_empty() && local.eq_ignore_ascii_case("postmaster") {
         return Ok(text);
     }
-    host(&Text::new(mailbox.domain.as_bytes()), 0, false, None)?;
+    host(
+        &Text::new(mailbox.domain.as_bytes()),
+        0,
+        addresses == Addresses::Lenient,
+        None,
+    )?;
     text.push('@');
     text.push_str(mailbox.domain);
     Ok(text)

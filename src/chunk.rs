@@ -1,15 +1,15 @@
 //! Counting the octets of a BDAT chunk.
 //!
-//! Promises: exactly as many octets as were announced belong to the chunk, whatever they are, and whether or not the
-//! session accepts it (RFC 3030 §2; SECURITY R4, R5). Nothing is looked for in them and nothing is stored.
+//! Promises: exactly the announced number of octets belongs to the chunk, whatever they are, and whether or not the
+//! session accepts it (RFC 3030 §2; SECURITY R4, R5). They are neither searched nor stored.
 //!
-//! Refuses: nothing; a size that cannot be read never gets here.
+//! Refuses: nothing; a command with an invalid size does not reach this code.
 //!
 //! Standards: RFC 3030 §2.
 
 use crate::command::Chunk;
 
-/// A chunk whose octets are still to come.
+/// A chunk whose octets have not all arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counter {
     left: u64,
@@ -31,12 +31,12 @@ impl Counter {
         &data[..here]
     }
 
-    /// Every octet has come.
+    /// Whether every octet has arrived.
     pub(crate) fn complete(&self) -> bool {
         self.left == 0
     }
 
-    /// It was announced as the message's last.
+    /// Whether BDAT declared it the last chunk of the message.
     pub(crate) fn last(&self) -> bool {
         self.last
     }

@@ -1,24 +1,25 @@
-//! One command line: verb, argument, and what the argument means.
+//! Parsing one command line: its verb, its argument and the argument's meaning.
 //!
-//! Promises: [`parse_command`] never fails and never panics; the verb and the argument are there even if the line is
-//! faulty; everything borrows from the line.
+//! Promises: [`parse_command`] never fails and never panics; a faulty line has its verb and argument too; all values
+//! borrow from the line.
 //!
-//! Refuses, as a fault in the value: CR, LF or NUL inside the line, a verb that is no word, an argument that is not
-//! what the verb's grammar says. Unknown verbs pass with their argument as it is.
+//! Refuses, as a fault in the value: CR, LF or NUL inside the line, a verb that is not a word, an argument that
+//! does not match the verb's grammar. Unknown verbs keep their argument unchanged.
 //!
 //! Tolerates, in every build and for every peer: spaces and tabs at the end of a structured argument (RFC 5321 §4.1.1
-//! asks for it), several spaces before a parameter, an underscore in the domain of HELO, EHLO and LHLO.
+//! asks for it), several spaces before a parameter, an underscore in the domain of HELO, EHLO and LHLO. With
+//! [`Addresses::Lenient`] also the deviations in [`Tolerated`], in the paths of MAIL and RCPT.
 //!
 //! Standards: RFC 5321 §4.1.1, §4.1.2, §2.4 (verbs in any case); RFC 3030 §2 (BDAT); RFC 2033 §4.1 (LHLO); RFC 3207
 //! (STARTTLS); RFC 4954 (AUTH); RFC 1985 (ETRN); RFC 2645 (ATRN); RFC 4468 (BURL).
 
 use std::borrow::Cow;
 
-use crate::address::{Mailbox, Text, host};
+use crate::address::{Addresses, Mailbox, Text, Tolerated, host};
 use crate::fault::{Fault, FaultId};
 use crate::limits::{CHUNK_SIZE, CHUNK_SIZE_DIGITS};
 use crate::params::{Parameters, parameters};
-use crate::path::{Direction, path};
+use crate::path::{Direction, lenient_path, path};
 
 macro_rules! verbs {
     ($($name:ident = $text:literal, $meaning:literal;)*) => {
@@ -27,7 +28,7 @@ macro_rules! verbs {
         #[non_exhaustive]
         pub enum Verb<'a> {
             $(#[doc = $meaning] $name,)*
-            /// A word that is no verb known here, as it was sent.
+            /// An unknown verb, as received.
             Other(&'a str),
             /// The line does not start with a verb.
             Missing,
@@ -52,7 +53,7 @@ macro_rules! verbs {
                 }
             }
 
-            /// Where the verb stands in [`Verb::KNOWN`].
+            /// The position of the verb in [`Verb::KNOWN`].
             #[must_use]
             pub fn position(&self) -> Option<usize> {
                 #[allow(clippy::upper_case_acronyms)]
@@ -105,7 +106,7 @@ verbs! {
     Xforward = "XFORWARD", "Postfix's XFORWARD";
 }
 
-/// Up to eight octets in upper case as one number, so that verbs compare in one step. Longer words give 0.
+/// Up to eight octets in upper case as one number, so that verbs compare in one step; 0 for longer words.
 const fn pack(word: &[u8]) -> u64 {
     if word.len() > 8 {
         return 0;
@@ -128,12 +129,12 @@ pub struct Chunk {
     pub last: bool,
 }
 
-/// One command line. The fields behind `argument` are empty if there is a fault.
+/// One command line. The fields below `argument` are empty if there is a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command<'a> {
     /// The verb.
     pub verb: Verb<'a>,
-    /// Everything behind the verb and the one space that follows it.
+    /// Everything after the verb and the one space that follows it.
     pub argument: &'a [u8],
     /// MAIL, RCPT: the path.
     pub path: Option<Mailbox<'a>>,
@@ -143,13 +144,15 @@ pub struct Command<'a> {
     pub domain: Option<&'a str>,
     /// BDAT: size and LAST.
     pub chunk: Option<Chunk>,
-    /// What is wrong with the line.
+    /// The first fault of the line.
     pub fault: Option<Fault>,
+    /// MAIL, RCPT: the tolerances of [`Addresses::Lenient`] that the path needed.
+    pub tolerated: Tolerated,
 }
 
-/// One command line, with or without its CRLF.
+/// Parses one command line, with or without its CRLF.
 #[must_use]
-pub fn parse_command(line: &[u8]) -> Command<'_> {
+pub fn parse_command(line: &[u8], addresses: Addresses) -> Command<'_> {
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     let (verb, start, verb_fault) = match split_verb(line) {
         Ok((verb, start)) => (verb, start, None),
@@ -168,10 +171,11 @@ pub fn parse_command(line: &[u8]) -> Command<'_> {
         domain: None,
         chunk: None,
         fault: impurity(line).or(verb_fault),
+        tolerated: Tolerated::default(),
     };
-    // Every field is set last, when nothing can be wrong any more.
+    // The fields are set only after the whole line has been checked.
     if command.fault.is_none()
-        && let Err(fault) = interpret(line, start, &mut command)
+        && let Err(fault) = interpret(line, start, addresses, &mut command)
     {
         command.fault = Some(fault);
     }
@@ -214,7 +218,7 @@ fn split_verb(line: &[u8]) -> Result<(Verb<'_>, usize), Fault> {
     Ok((Verb::new(word), at + 1))
 }
 
-/// Whether blanks at the end of the argument mean nothing.
+/// Whether blanks at the end of the argument are ignored.
 #[inline]
 fn is_structured(verb: Verb<'_>) -> bool {
     !matches!(
@@ -234,7 +238,7 @@ fn trim_end(line: &[u8], start: usize) -> &[u8] {
 }
 
 #[inline]
-fn interpret<'a>(line: &'a [u8], start: usize, command: &mut Command<'a>) -> Result<(), Fault> {
+fn interpret<'a>(line: &'a [u8], start: usize, addresses: Addresses, command: &mut Command<'a>) -> Result<(), Fault> {
     let missing = line.len() <= start;
     match command.verb {
         Verb::Mail | Verb::Rcpt | Verb::Helo | Verb::Ehlo | Verb::Lhlo | Verb::Bdat if missing => {
@@ -246,8 +250,8 @@ fn interpret<'a>(line: &'a [u8], start: usize, command: &mut Command<'a>) -> Res
                 return Err(FaultId::ArgumentMissing.at(line.len()));
             }
         }
-        Verb::Mail => return envelope(line, start, b"FROM:", Direction::Reverse, command),
-        Verb::Rcpt => return envelope(line, start, b"TO:", Direction::Forward, command),
+        Verb::Mail => return envelope(line, start, b"FROM:", Direction::Reverse, addresses, command),
+        Verb::Rcpt => return envelope(line, start, b"TO:", Direction::Forward, addresses, command),
         Verb::Helo | Verb::Ehlo | Verb::Lhlo => {
             let text = Text::new(line);
             let end = host(&text, start, true, None)?;
@@ -269,6 +273,7 @@ fn envelope<'a>(
     start: usize,
     keyword: &[u8],
     direction: Direction,
+    addresses: Addresses,
     command: &mut Command<'a>,
 ) -> Result<(), Fault> {
     let open = start + keyword.len();
@@ -284,9 +289,14 @@ fn envelope<'a>(
         _ => return Err(FaultId::PathMissing.at(open)),
     }
     let text = Text::new(line);
-    let (mailbox, behind) = path(&text, open, direction)?;
-    command.parameters = parameters(&text, behind)?;
+    let mut tolerated = Tolerated::default();
+    let (mailbox, after) = match addresses {
+        Addresses::Strict => path(&text, open, direction)?,
+        Addresses::Lenient => lenient_path(&text, open, direction, &mut tolerated)?,
+    };
+    command.parameters = parameters(&text, after)?;
     command.path = Some(mailbox);
+    command.tolerated = tolerated;
     Ok(())
 }
 

@@ -1,12 +1,12 @@
-//! DATA transparency, streaming, both ways.
+//! DATA transparency as a stream: decoding and encoding.
 //!
-//! Promises: only CRLF.CRLF ends a body (RFC 5321 §4.1.1.4, §4.5.2; SECURITY R1), wherever the input is cut into pieces;
+//! Promises: only CRLF.CRLF ends a body (RFC 5321 §4.1.1.4, §4.5.2; SECURITY R1), however the input is cut into pieces;
 //! unchanged runs are copied in one piece; no line is ever buffered, so a line of any length costs no memory
-//! (SECURITY R8); nothing is held back but a dot that is first on a line, with the CR behind it, and, where bare CRs
-//! are mended or refused on the way, a CR at the end of a piece.
+//! (SECURITY R8); nothing is held back but a dot that is first on a line, with the CR after it, and, where bare CRs
+//! are normalised or refused, a CR at the end of a piece.
 //!
-//! Refuses: to take anything else for a line end (RFC 5321 §2.3.8). What a bare CR or LF means is the caller's policy,
-//! `Newline`, and it never moves the end of the body.
+//! Refuses: to treat anything else as a line ending (RFC 5321 §2.3.8). The caller's policy for bare CR and LF,
+//! [`Newline`], never changes where the body ends.
 //!
 //! Standards: RFC 5321 §2.3.8, §4.1.1.4, §4.5.2.
 
@@ -18,19 +18,19 @@ pub use decoder::{DataDecoder, Progress};
 pub use encoder::{DataEncoder, dot_stuff, dot_unstuff};
 pub use plan::Plan;
 
-/// What a bare CR or a bare LF means.
+/// The policy for a bare CR or LF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Newline {
-    /// Decoding: handed on unchanged and recorded, so that the session can refuse. Encoding: a fault.
+    /// Decoding: returned unchanged and recorded, so that the session can refuse. Encoding: a fault.
     #[default]
     Reject,
     /// Each becomes CRLF.
     Normalise,
-    /// Handed on unchanged and recorded.
+    /// Returned unchanged and recorded.
     Accept,
 }
 
-/// What was seen of a message. The counts are of content: un-stuffed, and after `Newline::Normalise`.
+/// Facts about a message. Counts are of content: without dot-stuffing, and after `Newline::Normalise`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Octets of content, whether returned or not.
@@ -43,8 +43,8 @@ pub struct Facts {
     pub bare_cr: bool,
     /// An LF without CR was seen.
     pub bare_lf: bool,
-    /// Octets of the longest line, without CRLF; an unfinished line counts as far as it goes.
+    /// Octets of the longest line, without CRLF; of an unfinished line, those received so far.
     pub longest_line: u64,
-    /// Octets of the header section with its last CRLF, without the empty line; `None` while no empty line was seen.
+    /// Octets of the header section with its last CRLF, without the empty line; `None` before the first empty line.
     pub header_size: Option<u64>,
 }

@@ -1,7 +1,7 @@
-//! The reply to EHLO: the server's name and what it can do.
+//! The reply to EHLO: the server's name and its extensions.
 //!
 //! Promises: every well-formed extension line is kept, known or not. Refuses: a reply that is not 250. A malformed line
-//! is skipped: it says nothing that could be relied on.
+//! is skipped, because no part of it is reliable.
 //!
 //! Standards: RFC 5321 §4.1.1.1 (ehlo-ok-rsp, ehlo-line).
 
@@ -13,14 +13,14 @@ use crate::reply::Reply;
 pub struct Ehlo {
     /// The first word of the first line; empty if there is none.
     pub domain: String,
-    /// Keyword in upper case with its parameters, joined by one space. A keyword stands here once.
+    /// Keyword in upper case with its parameters, joined by one space. Each keyword occurs once.
     pub extensions: Vec<(String, String)>,
 }
 
-/// The code that answers EHLO (RFC 5321 §4.1.1.1).
+/// The positive reply code to EHLO (RFC 5321 §4.1.1.1).
 const EHLO_OK: u16 = 250;
 
-/// What a reply to EHLO says.
+/// Parses the reply to EHLO.
 ///
 /// # Errors
 /// `ehlo-refused` if the reply is not 250.

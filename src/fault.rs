@@ -1,7 +1,7 @@
-//! Every way in which a peer's bytes can be wrong: one enum, one sentence each.
+//! Every fault that input from a peer can have: one enum, one sentence each.
 //!
-//! Promises: [`FaultId::ALL`] is the whole catalogue, its ids never change their meaning, and each sentence is fit to be
-//! shown to a person. `FAULTS` in `python/ironpost/wire/interface.py` holds the same catalogue; a test compares them.
+//! Promises: [`FaultId::ALL`] is complete, ids never change their meaning, and each sentence can be shown to people.
+//! `FAULTS` in `python/ironpost/wire/interface.py` is the same catalogue; a test compares them.
 //!
 //! Refuses: nothing; a fault is a value.
 
@@ -10,7 +10,7 @@ use std::fmt;
 
 macro_rules! catalogue {
     ($($name:ident = $id:literal, $sentence:literal;)*) => {
-        /// What is wrong, as a stable id.
+        /// The kind of fault, as a stable id.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         #[non_exhaustive]
@@ -22,7 +22,7 @@ macro_rules! catalogue {
             /// Every id, in the order of the catalogue.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// The id as it crosses into Python and into logs.
+            /// The id in Python and in logs.
             #[must_use]
             pub const fn id(self) -> &'static str {
                 match self {
@@ -30,7 +30,7 @@ macro_rules! catalogue {
                 }
             }
 
-            /// The sentence a person reads.
+            /// A sentence for people.
             #[must_use]
             pub const fn sentence(self) -> &'static str {
                 match self {
@@ -49,7 +49,7 @@ catalogue! {
     VerbMalformed = "verb-malformed", "The line does not start with a verb of letters and digits.";
     ArgumentMissing = "argument-missing", "The command needs an argument.";
     ArgumentUnexpected = "argument-unexpected", "The command takes no argument.";
-    PathKeywordMissing = "path-keyword-missing", "MAIL needs FROM: and RCPT needs TO: directly behind the verb.";
+    PathKeywordMissing = "path-keyword-missing", "MAIL needs FROM: and RCPT needs TO: directly after the verb.";
     PathSpace = "path-space", "No space is allowed between the colon and the path.";
     PathMissing = "path-missing", "The path must be enclosed in angle brackets.";
     PathUnclosed = "path-unclosed", "The path has no closing angle bracket.";
@@ -89,7 +89,7 @@ catalogue! {
 }
 
 impl FaultId {
-    /// This fault at an offset.
+    /// Makes a fault of this kind at an offset.
     #[must_use]
     pub const fn at(self, offset: usize) -> Fault {
         Fault { id: self, offset }
@@ -102,12 +102,12 @@ impl fmt::Display for FaultId {
     }
 }
 
-/// One fault: what, and where.
+/// One fault: its kind and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fault {
-    /// What is wrong.
+    /// The kind of fault.
     pub id: FaultId,
-    /// Octets from the start of the line (or item) to the first octet that is wrong.
+    /// Octets from the start of the line (or item) to the first invalid octet.
     pub offset: usize,
 }
 

@@ -1,17 +1,18 @@
-//! The incremental decoder of a server's input: lines, DATA and BDAT composed, with the points where it must wait.
+//! The incremental decoder of a server's input: lines, DATA and BDAT, and the points at which it must hold.
 //!
-//! Promises: the events do not depend on how the input is cut, but that consecutive pieces of body may be cut
-//! differently. Behind a command whose answer decides what the next octet means (`holds`) it holds: what comes is stored,
-//! not read, until `resume` says how to go on (SECURITY R7, R9). BDAT is counted inline. Faults are events; after one,
-//! reading goes on behind the next CRLF. Memory is bounded by [`Limits`]; an idle framer has no heap.
+//! Promises: the events do not depend on how the input is cut, except for the boundaries between pieces of a body.
+//! After a command whose reply decides what the next octet means (`holds`) it holds: input is stored, not read, until
+//! `resume` sets the mode (SECURITY R7, R9). BDAT is counted inline. Faults are events; after one,
+//! reading continues after the next CRLF. Memory is bounded by [`Limits`]; an idle framer has no heap.
 //!
-//! Refuses: to read behind a BDAT whose size cannot be known, until it is told how.
+//! Refuses: to read after a BDAT whose size is invalid, until `resume`.
 //!
 //! Standards: RFC 5321 §2.3.8, §4.1.1, §4.5.2; RFC 2920 §3.1 (the last command of a group); RFC 3030 §2; RFC 3207 §4;
 //! RFC 4954 §4.
 
 use std::fmt;
 
+use crate::address::Addresses;
 use crate::chunk::Counter;
 use crate::command::{Command, Verb, parse_command};
 use crate::data::{DataDecoder, Facts, Newline, Plan};
@@ -25,15 +26,15 @@ use crate::line::{Found, LineReader};
 pub enum Mode {
     /// Command lines; BDAT's octets are counted without leaving this mode.
     Command,
-    /// A body with transparency, until CRLF.CRLF; then `Command` by itself.
+    /// A body with transparency, until CRLF.CRLF; `Command` follows automatically.
     Data,
-    /// One line (an AUTH response), then held again.
+    /// One line (an AUTH response), followed by a hold.
     Line,
-    /// Whatever comes is dropped.
+    /// All input is discarded.
     Closed,
 }
 
-/// A piece of body that was not copied yet.
+/// A piece of body that has not been copied.
 #[derive(Clone, Copy, Debug)]
 pub struct Body<'a> {
     data: &'a [u8],
@@ -41,13 +42,13 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// The input it is made of.
+    /// The input that the plan refers to.
     #[must_use]
     pub fn input(&self) -> &'a [u8] {
         self.data
     }
 
-    /// How it is made of it.
+    /// The edits that turn the input into the output.
     #[must_use]
     pub fn plan(&self) -> &'a Plan {
         self.plan
@@ -65,15 +66,15 @@ impl<'a> Body<'a> {
 /// The end of DATA, or of one BDAT chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyEnd {
-    /// The message is complete (always so for DATA).
+    /// The message is complete (always true for DATA).
     pub last: bool,
-    /// The whole message up to here.
+    /// Facts about the message up to here.
     pub facts: Facts,
 }
 
-/// Takes the events, in order. Everything borrowed is valid during the call only.
+/// Receives the events, in order. Borrowed values are valid only during the call.
 pub trait Events {
-    /// A command line, wrong or right.
+    /// A command line, faulty or not.
     fn command(&mut self, command: &Command<'_>);
     /// A piece of body; never empty.
     fn body(&mut self, body: Body<'_>);
@@ -81,14 +82,14 @@ pub trait Events {
     fn body_end(&mut self, end: BodyEnd);
     /// A line in [`Mode::Line`], without CRLF.
     fn line(&mut self, octets: &[u8]);
-    /// A line is wrong; the rest of it is dropped.
+    /// A faulty line; the rest of it is dropped.
     fn fault(&mut self, fault: Fault);
 }
 
-/// The caller's mistake, never the peer's.
+/// Misuse by the caller; input never causes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misuse {
-    /// More was fed to a held framer than `Limits::held` allows: the caller must stop reading while it is held.
+    /// More input than `Limits::held` was fed during a hold: the caller must stop reading while the framer is held.
     HeldFull {
         /// Octets stored.
         stored: usize,
@@ -117,12 +118,13 @@ impl std::error::Error for Misuse {}
 #[derive(Debug)]
 pub struct ServerFramer {
     limits: Limits,
+    addresses: Addresses,
     mode: Mode,
     held: bool,
     lines: LineReader,
     chunk: Option<Counter>,
     body: DataDecoder,
-    /// What was fed behind the hold; `stored[at..]` is still to be read.
+    /// Input received during the hold; `stored[at..]` has not been read.
     stored: Vec<u8>,
     at: usize,
 }
@@ -130,9 +132,10 @@ pub struct ServerFramer {
 impl ServerFramer {
     /// A framer at the start of a connection: `Mode::Command`, not held.
     #[must_use]
-    pub fn new(limits: Limits, newline: Newline) -> Self {
+    pub fn new(limits: Limits, newline: Newline, addresses: Addresses) -> Self {
         Self {
             limits,
+            addresses,
             mode: Mode::Command,
             held: false,
             lines: LineReader::default(),
@@ -143,7 +146,7 @@ impl ServerFramer {
         }
     }
 
-    /// Whether it waits for `resume`.
+    /// Whether the framer waits for `resume`.
     #[must_use]
     pub fn held(&self) -> bool {
         self.held
@@ -155,7 +158,7 @@ impl ServerFramer {
         self.mode
     }
 
-    /// Octets that were fed behind the hold and not read yet.
+    /// Octets that were fed during the hold and have not been read.
     #[must_use]
     pub fn buffered(&self) -> usize {
         self.stored.len() - self.at
@@ -164,8 +167,8 @@ impl ServerFramer {
     /// Read the next piece.
     ///
     /// # Errors
-    /// [`Misuse::HeldFull`] if it was held before the call and would store more than `Limits::held`; nothing is taken
-    /// then. (The rest of the piece in which the hold begins is stored whatever its length: the caller chose it.)
+    /// [`Misuse::HeldFull`] if it was held before the call and would store more than `Limits::held`; then it stores
+    /// nothing. (The rest of the piece in which the hold begins is always stored, because the caller chose its length.)
     pub fn feed<E: Events>(&mut self, data: &[u8], events: &mut E) -> Result<(), Misuse> {
         if self.held {
             let stored = self.buffered();
@@ -187,7 +190,7 @@ impl ServerFramer {
         Ok(())
     }
 
-    /// Go on in `mode`, with what was stored first.
+    /// Continue in `mode`, starting with the stored input.
     ///
     /// # Errors
     /// [`Misuse::NotHeld`].
@@ -210,7 +213,7 @@ impl ServerFramer {
         Ok(())
     }
 
-    /// Read until `data` is used up or a hold begins. Gives the octets consumed.
+    /// Read until `data` is used up or a hold begins; return the number of octets consumed.
     fn run<E: Events>(&mut self, data: &[u8], events: &mut E) -> usize {
         let mut at = 0;
         while at < data.len() && !self.held {
@@ -218,7 +221,7 @@ impl ServerFramer {
             at += match self.mode {
                 Mode::Command if self.chunk.is_some() => self.run_chunk(rest, events),
                 Mode::Command => self.run_command(rest, events),
-                // What is left of a wrong line is no body.
+                // The rest of a faulty line is not content.
                 Mode::Data if self.lines.dropping() => self.lines.drop_line(rest),
                 Mode::Data => self.run_data(rest, events),
                 Mode::Line => self.run_line(rest, events),
@@ -240,7 +243,7 @@ impl ServerFramer {
     }
 
     fn command<E: Events>(&mut self, line: &[u8], events: &mut E) {
-        let command = parse_command(line);
+        let command = parse_command(line, self.addresses);
         events.command(&command);
         match command.verb {
             Verb::Bdat => match command.chunk {
@@ -251,10 +254,10 @@ impl ServerFramer {
                         self.end_chunk(counter, events);
                     }
                 }
-                // Nobody knows where its octets end.
+                // The end of its octets is unknown.
                 _ => self.held = true,
             },
-            // A message that BDAT began ends here, if anywhere.
+            // A message that BDAT began can only end here.
             Verb::Mail | Verb::Rset | Verb::Ehlo | Verb::Helo | Verb::Lhlo => self.body.reset(),
             Verb::Data | Verb::StartTls => {
                 self.body.reset();
@@ -316,7 +319,7 @@ impl ServerFramer {
 
     fn run_line<E: Events>(&mut self, data: &[u8], events: &mut E) -> usize {
         let (used, found) = self.lines.read(data, self.limits.auth_line);
-        // A wrong line holds at once; what is left of it is dropped after `resume`.
+        // A faulty line holds at once; the rest of it is discarded after `resume`.
         self.held = !matches!(found, Found::Nothing);
         match found {
             Found::Whole(line) => events.line(line),

@@ -1,9 +1,9 @@
-//! The header section of a message: where its fields lie.
+//! Scanning a header section for the offsets of its fields.
 //!
-//! Promises: one pass; fields are offsets into the octets, nothing is copied; what comes out is bounded by the limits.
+//! Promises: one pass; fields are offsets into the octets, nothing is copied; the result is bounded by the limits.
 //!
-//! Refuses, by ending the section with a fault: a line that is neither field nor continuation, a section or a count of
-//! fields above the limit. Only CRLF ends a line; a bare CR or LF is content.
+//! Refuses, by ending the section with a fault: a line that is neither field nor continuation, and a section or a number
+//! of fields over its limit. Only CRLF ends a line; a bare CR or LF is part of a field.
 //!
 //! Tolerates white space between a field's name and its colon (obs-optional, RFC 5322 §4.5), as a verifier must.
 //!
@@ -17,16 +17,16 @@ use crate::address::{FTEXT, is};
 use crate::fault::{Fault, FaultId};
 use crate::limits::Limits;
 
-/// Where one header field lies in the octets that were scanned.
+/// The position of a header field in the scanned octets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderField<'a> {
-    /// As it stands.
+    /// The field name as received.
     pub name: &'a str,
     /// Where the field starts.
     pub start: usize,
-    /// The first octet behind the colon.
+    /// The first octet after the colon.
     pub value: usize,
-    /// Behind the field's last CRLF.
+    /// The offset after the field's last CRLF.
     pub end: usize,
 }
 
@@ -35,11 +35,11 @@ pub struct HeaderField<'a> {
 pub struct HeaderSection<'a> {
     /// The fields in their order.
     pub fields: Vec<HeaderField<'a>>,
-    /// Behind the last field, where the empty line, or else the body, starts.
+    /// The offset after the last field, where the empty line or the body starts.
     pub end: usize,
-    /// How many of the fields are named Received (RFC 5321 §6.3 counts them against loops).
+    /// The number of Received fields (RFC 5321 §6.3 uses it to detect loops).
     pub received: usize,
-    /// What ended the section early.
+    /// The fault that ended the section early.
     pub fault: Option<Fault>,
 }
 
@@ -72,18 +72,18 @@ pub fn scan_header<'a>(data: &'a [u8], limits: &Limits) -> HeaderSection<'a> {
 /// The field at `start`, with its continuation lines.
 #[inline]
 fn field(data: &[u8], start: usize, limit: usize) -> Result<HeaderField<'_>, Fault> {
-    let mut behind = start;
-    while data.get(behind).is_some_and(|&octet| is(octet, FTEXT)) {
-        behind += 1;
+    let mut name_end = start;
+    while data.get(name_end).is_some_and(|&octet| is(octet, FTEXT)) {
+        name_end += 1;
     }
-    let mut colon = behind;
+    let mut colon = name_end;
     while matches!(data.get(colon), Some(b' ' | b'\t')) {
         colon += 1;
     }
-    if behind == start || data.get(colon) != Some(&b':') {
+    if name_end == start || data.get(colon) != Some(&b':') {
         return Err(FaultId::HeaderFieldMalformed.at(start));
     }
-    let name = std::str::from_utf8(&data[start..behind]).unwrap_or_default();
+    let name = std::str::from_utf8(&data[start..name_end]).unwrap_or_default();
     let mut end = line_end(data, colon + 1);
     while end <= limit && matches!(data.get(end), Some(b' ' | b'\t')) {
         end = line_end(data, end);
@@ -99,7 +99,7 @@ fn field(data: &[u8], start: usize, limit: usize) -> Result<HeaderField<'_>, Fau
     })
 }
 
-/// Behind the next CRLF, or the end of the data.
+/// The offset after the next CRLF, or the end of the data.
 #[inline]
 fn line_end(data: &[u8], start: usize) -> usize {
     let mut at = start;

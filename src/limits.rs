@@ -1,4 +1,4 @@
-//! What one connection may make us hold in memory: named bounds, the same as `Limits` in the Python interface.
+//! Bounds on the memory of one connection, the same as `Limits` in the Python interface.
 //!
 //! Promises: every decoder that keeps octets takes its bound from here. Refuses: nothing; the decoders emit the faults.
 //! Standards: RFC 5321 §4.5.3.1 (sizes), RFC 4954 §4 (AUTH lines).
@@ -14,7 +14,7 @@ pub const CHUNK_SIZE_DIGITS: usize = 20;
 /// The largest size of BDAT that is accepted: 2^63 - 1.
 pub const CHUNK_SIZE: u64 = i64::MAX as u64;
 
-/// The bounds of the incremental decoders, all in octets unless said otherwise.
+/// The bounds of the incremental decoders, in octets unless stated otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// A command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 plus what each extension adds.
@@ -27,7 +27,7 @@ pub struct Limits {
     pub content: u64,
     /// Lines in one reply.
     pub reply_lines: usize,
-    /// Octets in one reply, line ends included.
+    /// Octets in one reply, including line endings.
     pub reply_octets: usize,
     /// Octets of a header section that [`scan_header`](crate::header::scan_header) reads.
     pub header_octets: usize,
@@ -36,7 +36,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The values that hold unless the caller says otherwise.
+    /// The default limits.
     pub const DEFAULT: Self = Self {
         command_line: 2048,
         auth_line: 12_288,

@@ -1,8 +1,8 @@
-//! Lines of commands and of AUTH responses, out of pieces of any size.
+//! Lines of commands and AUTH responses, from pieces of any size.
 //!
-//! Promises: a line that lies whole inside one piece is given in place, without a copy; a line that comes in pieces is
-//! gathered, up to its limit and no further, and each octet is looked at once; between lines no memory is held. A wrong
-//! line gives one fault, at the first octet that shows it, and is then dropped up to and with its CRLF.
+//! Promises: a line that is complete in one piece is returned in place, without a copy; a line that arrives in pieces is
+//! buffered, up to its limit, and each octet is examined once; between lines no memory is used. A faulty line yields one
+//! fault, at the first octet that shows it, and is then discarded up to and including its CRLF.
 //!
 //! Refuses: bare CR, bare LF and NUL (RFC 5321 §2.3.8, §4.1.2), and lines over the limit (RFC 5321 §4.5.3.1.4).
 //!
@@ -11,14 +11,14 @@
 use crate::fault::{Fault, FaultId};
 use crate::scan::find_line_octet;
 
-/// What a piece gave.
+/// The result of reading a piece.
 #[derive(Debug)]
 pub(crate) enum Found<'a> {
-    /// A line that lies whole inside the piece, without its CRLF.
+    /// A line that is complete in the piece, without its CRLF.
     Whole(&'a [u8]),
-    /// A line whose beginning came in earlier pieces, without its CRLF.
+    /// A line that began in an earlier piece, without its CRLF.
     Gathered(Vec<u8>),
-    /// A line is wrong; the rest of it will be dropped.
+    /// A line is faulty; the rest of it is discarded.
     Wrong(Fault),
     /// The piece is used up.
     Nothing,
@@ -29,19 +29,19 @@ pub(crate) enum Found<'a> {
 pub(crate) struct LineReader {
     /// The beginning of an unfinished line; no heap between lines.
     gathered: Vec<u8>,
-    /// A wrong line is being dropped.
+    /// A faulty line is being discarded.
     dropping: bool,
-    /// While dropping: the last octet was a CR.
+    /// While discarding: the last octet was a CR.
     cr: bool,
 }
 
 impl LineReader {
-    /// Inside the rest of a wrong line.
+    /// Whether the next octet belongs to the rest of a faulty line.
     pub(crate) fn dropping(&self) -> bool {
         self.dropping
     }
 
-    /// Read on to the end of a line, to a fault, or to the end of `data`. Gives the octets consumed and what was found.
+    /// Read up to the end of a line, a fault, or the end of `data`; return the number of octets consumed and the result.
     /// `limit` counts octets with CRLF.
     #[inline]
     pub(crate) fn read<'a>(&mut self, data: &'a [u8], limit: usize) -> (usize, Found<'a>) {
@@ -54,7 +54,7 @@ impl LineReader {
             return (from, Found::Nothing);
         }
         if self.gathered.is_empty() {
-            // The common case: the line lies whole in this piece.
+            // The common case: the line is complete in this piece.
             let window = &fresh[..fresh.len().min(limit)];
             let end = find_line_octet(window);
             if window[end..].starts_with(b"\r\n") {
@@ -87,7 +87,7 @@ impl LineReader {
                 (at + 2, Found::Gathered(line))
             }
             [b'\r', _, ..] => self.wrong(at + 1, FaultId::BareCr, have + at),
-            // All of the window belongs to the line, and perhaps a CR that may begin its CRLF.
+            // The whole window belongs to the line, perhaps with a CR that may begin its CRLF.
             ref rest => {
                 if have + window.len() >= limit {
                     let cr = !rest.is_empty();
@@ -110,7 +110,7 @@ impl LineReader {
         (used, Found::Wrong(Fault { id, offset }))
     }
 
-    /// Drop up to and with the next CRLF. Gives the octets consumed.
+    /// Discard up to and including the next CRLF; return the number of octets consumed.
     pub(crate) fn drop_line(&mut self, data: &[u8]) -> usize {
         let mut at = 0;
         while at < data.len() {

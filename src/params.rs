@@ -1,9 +1,9 @@
 //! ESMTP parameters of MAIL and RCPT.
 //!
-//! Promises: checks the grammar and that no keyword comes twice, keeps what it does not know (the session decides), and
-//! hands out slices of the line; never quadratic in the length of the line.
+//! Promises: checks the grammar and that no keyword is repeated, keeps unknown keywords (the session decides about
+//! them), and returns slices of the line; never quadratic in the length of the line.
 //!
-//! Refuses: a value that is empty or holds `=`, a space or a control octet; a keyword given twice.
+//! Refuses: a value that is empty or contains `=`, a space or a control octet; a repeated keyword.
 //!
 //! Standards: RFC 5321 §4.1.2 (esmtp-param), §4.1.1.11; RFC 6531 §3.3 (esmtp-value with UTF8-non-ascii).
 
@@ -12,21 +12,21 @@ use std::collections::HashSet;
 use crate::address::{ALNUM, Text, VALUE, is};
 use crate::fault::{Fault, FaultId};
 
-/// The parameters of one command, in the order in which they came.
+/// The parameters of one command, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Parameters<'a> {
-    /// Checked: parameters separated by one or more spaces.
+    /// Valid parameters, separated by one or more spaces.
     text: &'a str,
 }
 
 impl<'a> Parameters<'a> {
-    /// Whether there are none.
+    /// Whether there are no parameters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
 
-    /// Keyword as it was sent, and the value if there is one.
+    /// The keyword as received, and the value if there is one.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
         let text = self.text;
         let mut at = 0;
@@ -53,7 +53,7 @@ impl<'a> Parameters<'a> {
         })
     }
 
-    /// The value of a keyword in any case: `Some(None)` if it came without a value.
+    /// The value of a keyword, in any case; `Some(None)` if it has no value.
     #[must_use]
     pub fn get(&self, keyword: &str) -> Option<Option<&'a str>> {
         self.iter()
@@ -62,10 +62,10 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// How many keywords are compared one by one before a set takes over.
+/// The number of keywords that are compared one by one; beyond it a set is used.
 const FEW: usize = 16;
 
-/// Finds a keyword that comes twice.
+/// Detects a repeated keyword.
 #[derive(Default)]
 struct Seen {
     /// A fingerprint of each of the first keywords: equal keywords have equal ones.
@@ -75,7 +75,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Remembers a keyword; false if it stands in `before`, all that was read left of it, in any case.
+    /// Records a keyword; false if `before`, the text to its left, contains it, in any case.
     #[inline]
     fn insert(&mut self, keyword: &[u8], fingerprint: u64, before: &str) -> bool {
         if self.count >= FEW {
@@ -98,13 +98,13 @@ impl Seen {
     }
 }
 
-/// The keywords of parameters that were checked.
+/// The keywords of valid parameters.
 fn known(text: &str) -> impl Iterator<Item = &[u8]> {
     Parameters { text }.iter().map(|(keyword, _)| keyword.as_bytes())
 }
 
-/// The parameters from `start`, behind the path, to the end of the text.
-#[inline]
+/// The parameters from `start`, after the path, to the end of the text.
+#[inline(always)]
 pub(crate) fn parameters<'a>(text: &Text<'a>, start: usize) -> Result<Parameters<'a>, Fault> {
     let mut seen = Seen::default();
     let mut at = start;

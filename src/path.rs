@@ -1,19 +1,25 @@
 //! Reverse- and forward-paths: the part of MAIL and RCPT in angle brackets.
 //!
 //! Promises: a correct path is read in one pass; a source route is checked and dropped (RFC 5321 appendix C). Where
-//! several things are wrong the order is: closing bracket, length, null path, then the leftmost octet.
+//! there are several faults, the first of these is reported: closing bracket, length, null path, the leftmost octet.
 //!
 //! Refuses: white space inside the brackets, a path without brackets, the null path in RCPT.
+//!
+//! Tolerates, on request: the deviations in `address::Tolerated`, in the mailbox, not in a source route. Stray dots are
+//! written as a Quoted-string, so the length counts the two quotes: every accepted path can be sent.
 //!
 //! Standards: RFC 5321 §4.1.2, §4.5.3.1.3, §4.5.1 (`<postmaster>`); RFC 6531 §3.3.
 
 use std::borrow::Cow;
 
-use crate::address::{Mailbox, Text, domain, local_part, mailbox};
+use crate::address::{Mailbox, Text, Tolerated, domain, local_part, mailbox};
 use crate::fault::{Fault, FaultId};
 use crate::limits::PATH_OCTETS;
 
-/// Which of the two paths is read.
+/// Octets that the quotes add to a local part.
+const QUOTES: usize = 2;
+
+/// The kind of path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     /// `Reverse-path = Path / "<>"`
@@ -22,20 +28,43 @@ pub(crate) enum Direction {
     Forward,
 }
 
-/// The path whose `<` stands at `open`, and the offset behind its `>`.
+/// The path whose `<` is at `open`, and the offset after its `>`.
 #[inline]
 pub(crate) fn path<'a>(text: &Text<'a>, open: usize, direction: Direction) -> Result<(Mailbox<'a>, usize), Fault> {
-    if let Ok((mailbox, close)) = content(text, open, direction)
+    if let Ok((mailbox, close)) = content::<false>(text, open, direction)
         && close - open < PATH_OCTETS
     {
         return Ok((mailbox, close + 1));
     }
-    Err(diagnose(text, open, direction))
+    Err(diagnose::<false>(text, open, direction))
+}
+
+/// The same with [`Addresses::Lenient`], and the deviations of the path. A separate function, so that [`path`] does not
+/// become slower.
+#[inline(never)]
+pub(crate) fn lenient_path<'a>(
+    text: &Text<'a>,
+    open: usize,
+    direction: Direction,
+    tolerated: &mut Tolerated,
+) -> Result<(Mailbox<'a>, usize), Fault> {
+    if let Ok((mailbox, close)) = content::<true>(text, open, direction) {
+        *tolerated = Tolerated::of(text, close, &mailbox);
+        let quotes = if tolerated.stray_dots { QUOTES } else { 0 };
+        if close - open + quotes < PATH_OCTETS {
+            return Ok((mailbox, close + 1));
+        }
+    }
+    Err(diagnose::<true>(text, open, direction))
 }
 
 /// The octets between the brackets, and the offset of the `>`.
 #[inline(always)]
-fn content<'a>(text: &Text<'a>, open: usize, direction: Direction) -> Result<(Mailbox<'a>, usize), Fault> {
+fn content<'a, const LENIENT: bool>(
+    text: &Text<'a>,
+    open: usize,
+    direction: Direction,
+) -> Result<(Mailbox<'a>, usize), Fault> {
     let start = match text.get(open + 1) {
         Some(b'@') => route(text, open + 1)?,
         Some(b'>') => {
@@ -46,7 +75,7 @@ fn content<'a>(text: &Text<'a>, open: usize, direction: Direction) -> Result<(Ma
         }
         _ => open + 1,
     };
-    match mailbox(text, start, Some(b'>')) {
+    match mailbox::<LENIENT>(text, start, Some(b'>')) {
         Err(fault) if direction == Direction::Forward => postmaster(text, open + 1).ok_or(fault),
         result => result,
     }
@@ -58,7 +87,7 @@ fn postmaster<'a>(text: &Text<'a>, start: usize) -> Option<(Mailbox<'a>, usize)>
     if text.get(start) == Some(b'"') {
         return None;
     }
-    let (local_part, close) = local_part(text, start).ok()?;
+    let (local_part, close) = local_part::<false>(text, start).ok()?;
     (local_part.eq_ignore_ascii_case("postmaster") && text.get(close) == Some(b'>')).then_some((
         Mailbox {
             local_part: Cow::Owned(local_part.into_owned()),
@@ -68,28 +97,28 @@ fn postmaster<'a>(text: &Text<'a>, start: usize) -> Option<(Mailbox<'a>, usize)>
     ))
 }
 
-/// A source route `A-d-l ":"` at `start`; the offset behind its colon (RFC 5321 §4.1.2, appendix C).
+/// A source route `A-d-l ":"` at `start`; the offset after its colon (RFC 5321 §4.1.2, appendix C).
 fn route(text: &Text<'_>, start: usize) -> Result<usize, Fault> {
     let mut at = start;
     loop {
         if text.get(at) != Some(b'@') {
             return Err(FaultId::RouteMalformed.at(at));
         }
-        let behind = domain(text, at + 1, false)?;
-        match text.get(behind) {
-            Some(b',' | b':') if behind == at + 1 => return Err(FaultId::DomainEmpty.at(behind)),
-            Some(b',') => at = behind + 1,
-            Some(b':') => return Ok(behind + 1),
-            Some(b'>') | None => return Err(FaultId::RouteMalformed.at(behind)),
-            Some(_) => return Err(FaultId::DomainMalformed.at(behind)),
+        let after = domain(text, at + 1, false)?;
+        match text.get(after) {
+            Some(b',' | b':') if after == at + 1 => return Err(FaultId::DomainEmpty.at(after)),
+            Some(b',') => at = after + 1,
+            Some(b':') => return Ok(after + 1),
+            Some(b'>') | None => return Err(FaultId::RouteMalformed.at(after)),
+            Some(_) => return Err(FaultId::DomainMalformed.at(after)),
         }
     }
 }
 
-/// What is wrong with a path that [`content`] refused, or that is too long.
+/// The fault of a path that [`content`] refused, or that is too long.
 #[cold]
 #[inline(never)]
-fn diagnose(text: &Text<'_>, open: usize, direction: Direction) -> Fault {
+fn diagnose<const LENIENT: bool>(text: &Text<'_>, open: usize, direction: Direction) -> Fault {
     let close = match closing(text.octets, open) {
         Ok(close) => close,
         Err(fault) => return fault,
@@ -97,12 +126,13 @@ fn diagnose(text: &Text<'_>, open: usize, direction: Direction) -> Fault {
     if close - open >= PATH_OCTETS {
         return FaultId::PathTooLong.at(open + PATH_OCTETS);
     }
-    content(text, open, direction)
+    // A valid path within the limit that is too long with its quotes.
+    content::<LENIENT>(text, open, direction)
         .err()
-        .unwrap_or(FaultId::PathUnclosed.at(close))
+        .unwrap_or(FaultId::PathTooLong.at(open + PATH_OCTETS - QUOTES))
 }
 
-/// The first `>` behind `open` outside a quoted local part.
+/// The first `>` after `open` outside a quoted local part.
 fn closing(octets: &[u8], open: usize) -> Result<usize, Fault> {
     let end = octets.len();
     let find = |octet, from: usize| {

@@ -1,10 +1,10 @@
-//! Replies: reading them whole or as they arrive, and writing them.
+//! Replies: parsing them whole or as they arrive, and writing them.
 //!
-//! Promises: a reply comes out whole or not at all; a fault is final, because a connection that is out of step can never
-//! be read in step again; what a reader holds is bounded by its limits; missing text is fine.
+//! Promises: a reply is returned whole or not at all; a fault is final, because later replies could not be matched to
+//! commands; the memory of a reader is bounded by its limits; text may be missing.
 //!
 //! Refuses: a line that does not start with a code, lines of one reply with different codes, more lines or octets than
-//! the limits, CR, LF or NUL inside a line. The text is data: any other octet is handed on.
+//! the limits, CR, LF or NUL inside a line. The text is data: any other octet is returned.
 //!
 //! Standards: RFC 5321 §4.2 (Reply-line), §4.2.1; RFC 2034 §4 and RFC 3463 §2 (enhanced status codes).
 
@@ -18,17 +18,17 @@ use crate::limits::Limits;
 pub struct Reply<'a> {
     /// From 200 to 559.
     pub code: u16,
-    /// `class.subject.detail`, when the first line starts with one whose class agrees with the code.
+    /// `class.subject.detail`, if the first line starts with one whose class agrees with the code.
     pub enhanced: Option<&'a str>,
     /// The text of each line, without code, separator, enhanced code (where it equals `enhanced`) and CRLF.
     pub lines: Vec<&'a [u8]>,
 }
 
-/// What stands before the text of a reply line.
+/// The part of a reply line before its text.
 #[derive(Clone, Copy)]
 struct Prefix {
     code: u16,
-    /// Whether no line follows.
+    /// Whether it is the last line.
     last: bool,
 }
 
@@ -49,15 +49,15 @@ fn prefix(line: &[u8]) -> Result<Prefix, Fault> {
     }
 }
 
-/// Where the first line that starts at `start` stops.
+/// The end of the line at `start`.
 enum Stop {
     /// At a CRLF.
     Crlf(usize),
-    /// Nowhere yet; the search goes on from here.
+    /// Not found; the search continues from here.
     Open(usize),
 }
 
-/// The CRLF that ends the line at `start`; `from` tells how far it was searched already.
+/// Finds the CRLF that ends the line at `start`; octets before `from` were searched earlier.
 #[inline]
 fn line_stop(octets: &[u8], start: usize, from: usize) -> Result<Stop, Fault> {
     let Some(at) = memchr3(b'\r', b'\n', 0, &octets[from..]).map(|found| from + found) else {
@@ -72,7 +72,7 @@ fn line_stop(octets: &[u8], start: usize, from: usize) -> Result<Stop, Fault> {
     }
 }
 
-/// The value of lines that were checked, without the last CRLF.
+/// The reply in valid lines, without the last CRLF.
 fn build(octets: &[u8], code: u16, count: usize) -> Reply<'_> {
     let mut lines = Vec::with_capacity(count);
     let mut enhanced = None;
@@ -83,10 +83,10 @@ fn build(octets: &[u8], code: u16, count: usize) -> Reply<'_> {
         if lines.is_empty() {
             enhanced = enhanced_code(text, code);
         }
-        if let Some(behind) = enhanced.and_then(|enhanced: &str| text.strip_prefix(enhanced.as_bytes())) {
-            text = match behind {
-                [] => behind,
-                [b' ', behind @ ..] => behind,
+        if let Some(rest) = enhanced.and_then(|enhanced: &str| text.strip_prefix(enhanced.as_bytes())) {
+            text = match rest {
+                [] => rest,
+                [b' ', rest @ ..] => rest,
                 _ => text,
             };
         }
@@ -109,18 +109,18 @@ fn enhanced_code(text: &[u8], code: u16) -> Option<&str> {
     (agrees && number(subject) && number(detail)).then_some(word)
 }
 
-/// One complete reply, with or without the CRLF of its last line.
+/// Parses one complete reply, with or without the CRLF of its last line.
 ///
 /// # Errors
-/// The first line that is wrong, at an offset within that line; `reply-incomplete` and `reply-trailing` at an offset
-/// within the whole.
+/// The fault of the first faulty line, at an offset in that line; `reply-incomplete` and `reply-trailing` at an offset in
+/// the whole.
 pub fn parse_reply(octets: &[u8]) -> Result<Reply<'_>, Fault> {
     let limits = Limits::DEFAULT;
     let mut start = 0;
     let mut code = None;
     let mut count = 0;
     while start < octets.len() {
-        let (end, behind) = match line_stop(octets, start, start)? {
+        let (end, after) = match line_stop(octets, start, start)? {
             Stop::Crlf(at) => (at, at + 2),
             Stop::Open(at) if at < octets.len() => return Err(FaultId::BareCr.at(at - start)),
             Stop::Open(at) => (at, at),
@@ -132,18 +132,18 @@ pub fn parse_reply(octets: &[u8]) -> Result<Reply<'_>, Fault> {
         count += 1;
         if prefix.last {
             return match octets.len() {
-                _ if behind > limits.reply_octets => Err(FaultId::ReplyTooLong.at(0)),
-                length if length > behind => Err(FaultId::ReplyTrailing.at(behind)),
+                _ if after > limits.reply_octets => Err(FaultId::ReplyTooLong.at(0)),
+                length if length > after => Err(FaultId::ReplyTrailing.at(after)),
                 _ => Ok(build(&octets[..end], prefix.code, count)),
             };
         }
         if count >= limits.reply_lines {
             return Err(FaultId::ReplyTooManyLines.at(0));
         }
-        if behind >= limits.reply_octets {
+        if after >= limits.reply_octets {
             return Err(FaultId::ReplyTooLong.at(0));
         }
-        start = behind;
+        start = after;
     }
     Err(FaultId::ReplyIncomplete.at(octets.len()))
 }
@@ -155,11 +155,11 @@ pub struct ReplyReader {
     /// The octets of an unfinished reply.
     buffer: Vec<u8>,
     progress: Progress,
-    /// A fault was emitted: everything that follows is dropped.
+    /// Whether a fault was emitted: everything after it is dropped.
     broken: bool,
 }
 
-/// How far the unfinished reply was read; offsets from its start.
+/// The position up to which the unfinished reply was read; offsets from its start.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     line: usize,
@@ -184,8 +184,8 @@ impl ReplyReader {
         self.buffer.len()
     }
 
-    /// Takes octets as they arrived; `sink` is called with each complete reply, and at most once with a fault, which is
-    /// the last thing it is called with.
+    /// Reads octets as they arrive; calls `sink` with each complete reply, and at most once with a fault, after which it
+    /// is not called again.
     pub fn feed(&mut self, data: &[u8], sink: &mut dyn FnMut(Result<Reply<'_>, Fault>)) {
         if self.broken {
             return;
@@ -201,11 +201,11 @@ impl ReplyReader {
             self.buffer = buffer;
         }
         if self.buffer.is_empty() {
-            self.buffer = Vec::new(); // an idle connection holds nothing
+            self.buffer = Vec::new(); // an idle connection uses no memory
         }
     }
 
-    /// Reads the replies in `octets`, which start with an unfinished reply; how many octets are done with.
+    /// Reads the replies in `octets`, which start with an unfinished reply; returns the number of octets consumed.
     fn read(&mut self, octets: &[u8], sink: &mut dyn FnMut(Result<Reply<'_>, Fault>)) -> usize {
         let mut start = 0;
         loop {
@@ -225,7 +225,7 @@ impl ReplyReader {
         }
     }
 
-    /// Reads on in one reply: the offset of its last CRLF, its code and its lines, or nothing if it is unfinished.
+    /// Continues one reply; returns the offset of its last CRLF, its code and its lines, or `None` if it is unfinished.
     fn step(&mut self, octets: &[u8]) -> Result<Option<(usize, u16, usize)>, Fault> {
         let window = &octets[..octets.len().min(self.limits.reply_octets)];
         loop {
@@ -265,22 +265,22 @@ impl ReplyReader {
     }
 }
 
-/// Why [`format_reply`] refuses.
+/// Why [`format_reply`] refused a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unwritable {
     /// The code is not one of RFC 5321 §4.2.
     Code,
     /// The enhanced code is not `class.subject.detail`, or its class does not agree with the code (RFC 2034 §4).
     Enhanced,
-    /// A line holds CR, LF or NUL.
+    /// A line contains CR, LF or NUL.
     Line(usize),
 }
 
-/// A reply as it goes over the wire (RFC 5321 §4.2); the enhanced code stands on every line (RFC 2034 §4). No lines give
-/// one without text.
+/// Writes a reply (RFC 5321 §4.2), with the enhanced code on every line (RFC 2034 §4). Without lines the reply has no
+/// text.
 ///
 /// # Errors
-/// What cannot be written.
+/// The part that cannot be written.
 pub fn format_reply(code: u16, enhanced: Option<&str>, lines: &[&[u8]]) -> Result<Vec<u8>, Unwritable> {
     if !(matches!(code / 100, 2..=5) && matches!(code / 10 % 10, 0..=5)) {
         return Err(Unwritable::Code);

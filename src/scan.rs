@@ -1,11 +1,11 @@
-//! One pass over a block of octets: where its lines end, and what is wrong with them.
+//! One pass over a block of octets that finds line endings, leading dots, and octets that are not allowed.
 //!
 //! Promises: sixty-four octets at a time are classified by a vector kernel into five bit masks (CR, LF, dot, NUL, high
 //! bit); everything else is portable arithmetic on those masks, with a carry from block to block. The kernel is chosen
-//! once, at run time, by what the processor has; all kernels give the same masks, which a test shows against a naive
-//! oracle. Nothing allocates, nothing panics.
+//! once, at run time, by the features of the processor; all kernels return the same masks, as a test with a naive oracle
+//! shows. Nothing allocates, nothing panics.
 //!
-//! Refuses: to know what a line means. That is `data.rs`, `line.rs` and `framer.rs`.
+//! Refuses: to interpret lines. That is for `data.rs`, `line.rs` and `framer.rs`.
 //!
 //! Standards: RFC 5321 §2.3.8 (only CRLF ends a line; a CR or LF without the other is bare), §4.5.2 (a dot that is
 //! first on a line).
@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 /// Octets that one mask covers.
 pub(crate) const BLOCK: usize = 64;
 
-/// What a kernel finds in one block: bit i belongs to octet i.
+/// The masks of one block: bit i belongs to octet i.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Masks {
     pub(crate) cr: u64,
@@ -28,8 +28,8 @@ pub(crate) struct Masks {
     pub(crate) high: u64,
 }
 
-/// A kernel that this processor can run. A value exists only where the processor was asked (see `available`), which is
-/// the proof that the `unsafe` calls below lean on.
+/// A kernel that this processor can run. Values are created only after a check of the processor (see `available`), so
+/// the `unsafe` calls below are sound.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Kernel(Isa);
 
@@ -100,17 +100,17 @@ impl Kernel {
     }
 }
 
-/// Takes the masks of one block after the other. `base` is the offset of the block's first octet; `valid` has a bit
-/// for each octet that the block has (all but in the last block). No mask has a bit outside `valid`.
+/// Receives the masks of each block in turn. `base` is the offset of the block's first octet; `valid` has a bit
+/// for each octet of the block (all, except in the last block). No mask has a bit outside `valid`.
 pub(crate) trait Visitor {
-    /// What changes with every block. It travels by value, so that it lives in registers during a pass.
+    /// State that changes with every block. It is passed by value, so that it stays in registers during a pass.
     type State: Copy;
     fn state(&self) -> Self::State;
     fn set_state(&mut self, state: Self::State);
     fn block(&mut self, state: &mut Self::State, base: usize, valid: u64, masks: Masks) -> ControlFlow<()>;
 }
 
-/// Show `data` to `visitor`, block by block, until the end or until it breaks off.
+/// Pass `data` to `visitor`, block by block, until the end or until it breaks.
 #[inline]
 pub(crate) fn visit<V: Visitor>(kernel: Kernel, data: &[u8], visitor: &mut V) {
     match kernel.0 {
@@ -129,7 +129,7 @@ pub(crate) fn visit<V: Visitor>(kernel: Kernel, data: &[u8], visitor: &mut V) {
     }
 }
 
-/// How one instruction set classifies a block.
+/// The classification of a block with one instruction set.
 trait Classify {
     /// # Safety
     /// The processor must have the instruction set that the implementation names.
@@ -160,7 +160,7 @@ fn run<C: Classify, V: Visitor>(data: &[u8], visitor: &mut V) {
     visitor.set_state(state);
 }
 
-/// Eight octets at a time in a machine word: for processors without a kernel of their own, and as a second opinion.
+/// Eight octets at a time in a machine word: for processors that have no vector kernel, and as a cross-check.
 struct Portable;
 
 /// A bit for each octet of `word` that is zero, exact for every input.
@@ -209,7 +209,7 @@ mod x86 {
     struct Avx2;
     struct Avx512;
 
-    // The macro caches what the processor said: a load and a test for each feature.
+    // The macro caches the processor's answer: a load and a test for each feature.
 
     #[inline]
     pub(super) fn has_avx2() -> bool {
@@ -276,7 +276,7 @@ mod x86 {
     impl Classify for Avx2 {
         #[inline(always)]
         unsafe fn masks(block: &[u8; BLOCK]) -> Masks {
-            // SAFETY: the caller vouches for AVX2. The two loads are unaligned ones and read octets 0..64 of an array
+            // SAFETY: the caller guarantees AVX2. The two loads are unaligned ones and read octets 0..64 of an array
             // of 64.
             unsafe {
                 let at = block.as_ptr().cast::<__m256i>();
@@ -306,7 +306,7 @@ mod x86 {
     impl Classify for Avx512 {
         #[inline(always)]
         unsafe fn masks(block: &[u8; BLOCK]) -> Masks {
-            // SAFETY: the caller vouches for AVX-512F and AVX-512BW. The load is an unaligned one and reads octets
+            // SAFETY: the caller guarantees AVX-512F and AVX-512BW. The load is an unaligned one and reads octets
             // 0..64 of an array of 64.
             unsafe {
                 let v = _mm512_loadu_si512(block.as_ptr().cast());
@@ -341,7 +341,7 @@ mod arm {
     impl Classify for Neon {
         #[inline(always)]
         unsafe fn masks(block: &[u8; BLOCK]) -> Masks {
-            // SAFETY: the caller vouches for NEON. The loads read octets 0..64 of an array of 64, and 16 of WEIGHTS.
+            // SAFETY: the caller guarantees NEON. The loads read octets 0..64 of an array of 64, and 16 of WEIGHTS.
             unsafe {
                 let at = block.as_ptr();
                 let v = [
@@ -372,8 +372,8 @@ mod arm {
     }
 }
 
-/// What the masks of one block say about its lines. The meaning of a CR is known at the octet behind it, so `bare_cr`
-/// has its bit there: bit i says that octet i - 1 was a bare CR.
+/// The lines of one block. Whether a CR is bare is known at the octet after it, so `bare_cr` has its bit there: bit i
+/// means that octet i - 1 was a bare CR.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) crlf: u64,
@@ -381,31 +381,31 @@ pub(crate) struct Ends {
     pub(crate) bare_lf: u64,
 }
 
-/// The one bit that a block's end tells the next block about line ends.
+/// The state carried from one block to the next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Carry {
     /// 1 if the last octet was a CR.
     pub(crate) cr: u64,
-    /// 1 if the next octet is first on a line.
+    /// 1 if the next octet starts a line.
     pub(crate) start: u64,
 }
 
 impl Carry {
-    /// Line ends of the next block; `self.cr` moves on.
+    /// Find the line endings of the next block; update `self.cr`.
     #[inline(always)]
     pub(crate) fn ends(&mut self, masks: &Masks, valid: u64) -> Ends {
-        let behind_cr = ((masks.cr << 1) | self.cr) & valid;
-        let crlf = masks.lf & behind_cr;
+        let after_cr = ((masks.cr << 1) | self.cr) & valid;
+        let crlf = masks.lf & after_cr;
         // The last valid octet sits in the highest bit of `valid`.
         self.cr = u64::from(masks.cr & !(valid >> 1) != 0);
         Ends {
             crlf,
-            bare_cr: behind_cr & !masks.lf,
-            bare_lf: masks.lf & !behind_cr,
+            bare_cr: after_cr & !masks.lf,
+            bare_lf: masks.lf & !after_cr,
         }
     }
 
-    /// Octets that are first on a line, where a line ends at the octets in `ends`; `self.start` moves on.
+    /// Find the octets that start a line, given the line endings in `ends`; update `self.start`.
     #[inline(always)]
     pub(crate) fn starts(&mut self, ends: u64, valid: u64) -> u64 {
         let starts = ((ends << 1) | self.start) & valid;
@@ -461,7 +461,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The oracle: one octet after the other. Keep it naive.
+    /// The oracle: one octet at a time. Keep it naive.
     fn naive(block: &[u8; BLOCK]) -> Masks {
         let mut masks = Masks {
             cr: 0,

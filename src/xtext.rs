@@ -1,10 +1,10 @@
-//! xtext and utf-8-addr-xtext: what hides arbitrary octets, or characters, in an ESMTP parameter.
+//! xtext and utf-8-addr-xtext: encodings of arbitrary octets or characters in an ESMTP parameter.
 //!
-//! Promises: decoding what was encoded gives it back; text that needs no escape is borrowed; the leftmost wrong octet is
-//! named.
+//! Promises: decoding reverses encoding; text without escapes is borrowed; a fault has the offset of the leftmost invalid
+//! octet.
 //!
-//! Refuses: an octet that must be escaped and is not; lower-case digits in xtext (RFC 3461 §4 asks for upper case);
-//! code points that RFC 6533 §3 has no escape for (NUL, LF, CR and the other controls outside its HEXPOINT).
+//! Refuses: an octet that must be escaped and is not; lower-case digits in xtext (RFC 3461 §4 requires upper case);
+//! code points without an escape in RFC 6533 §3 (NUL, LF, CR and the other controls outside its HEXPOINT).
 //!
 //! Standards: RFC 3461 §4 (xtext), RFC 6533 §3 (utf-8-addr-xtext; native UTF-8 is read too, as utf-8-addr-unitext).
 
@@ -20,7 +20,7 @@ fn is_xchar(octet: u8) -> bool {
     matches!(octet, 33..=126) && !matches!(octet, b'+' | b'=')
 }
 
-/// Octets as xtext (RFC 3461 §4).
+/// Encodes octets as xtext (RFC 3461 §4).
 #[must_use]
 pub fn xtext_encode(octets: &[u8]) -> Cow<'_, str> {
     if octets.iter().all(|&octet| is_xchar(octet)) {
@@ -39,7 +39,7 @@ pub fn xtext_encode(octets: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The octets that xtext stands for (RFC 3461 §4).
+/// Decodes xtext to octets (RFC 3461 §4).
 ///
 /// # Errors
 /// `xtext-malformed` at the octet that must be encoded, or at the `+` of a broken escape.
@@ -73,12 +73,12 @@ fn is_qchar(octet: u8) -> bool {
     is_xchar(octet) && octet != b'\\'
 }
 
-/// Whether `HEXPOINT` has a form for the character (RFC 6533 §3): among the controls only 01-09, 10-19 and 7F.
+/// Whether `HEXPOINT` can express the character (RFC 6533 §3): of the control characters only 01-09, 10-19 and 7F.
 fn has_hexpoint(character: char) -> bool {
     matches!(character, '\x01'..='\x09' | '\x10'..='\x19' | ' ' | '+' | '=' | '\\' | '\x7f'..)
 }
 
-/// A mailbox as utf-8-addr-xtext: seven-bit text that is safe in ORCPT (RFC 6533 §3).
+/// Encodes a mailbox as utf-8-addr-xtext: 7-bit text that is safe in ORCPT (RFC 6533 §3).
 ///
 /// # Errors
 /// `xtext-malformed` at a character that has no escape.
@@ -91,7 +91,7 @@ pub fn utf8_addr_xtext_encode(text: &str) -> Result<Cow<'_, str>, Fault> {
         if character.is_ascii() && is_qchar(character as u8) {
             encoded.push(character);
         } else if has_hexpoint(character) {
-            let _ = write!(encoded, "\\x{{{:02X}}}", u32::from(character)); // a String takes whatever is written
+            let _ = write!(encoded, "\\x{{{:02X}}}", u32::from(character)); // writing to a String cannot fail
         } else {
             return Err(FaultId::XtextMalformed.at(offset));
         }
@@ -99,7 +99,7 @@ pub fn utf8_addr_xtext_encode(text: &str) -> Result<Cow<'_, str>, Fault> {
     Ok(Cow::Owned(encoded))
 }
 
-/// The mailbox that utf-8-addr-xtext or utf-8-addr-unitext stands for (RFC 6533 §3).
+/// Decodes a mailbox from utf-8-addr-xtext or utf-8-addr-unitext (RFC 6533 §3).
 ///
 /// # Errors
 /// `xtext-malformed` at the octet that must be encoded, or at the `\` of a broken escape.
@@ -122,7 +122,7 @@ pub fn utf8_addr_xtext_decode(text: &str) -> Result<Cow<'_, str>, Fault> {
     Ok(Cow::Owned(decoded))
 }
 
-/// The character that `\x{HEXPOINT}` at the start of the text names, and the length of the escape.
+/// The character of the escape `\x{HEXPOINT}` at the start of the text, and the length of the escape.
 fn hexpoint(text: &str) -> Option<(char, usize)> {
     let rest = text.strip_prefix("\\x{")?;
     let digits = &rest[..rest.find('}')?];

@@ -1,4 +1,4 @@
-//! A DATA body as it came over the wire to its content (RFC 5321 §4.5.2).
+//! Decoding a DATA body from its wire form to its content (RFC 5321 §4.5.2).
 
 use std::ops::ControlFlow;
 
@@ -6,7 +6,7 @@ use super::plan::{DROP, INSERT_CR, INSERT_LF, Plan};
 use super::{Facts, Newline};
 use crate::scan::{BLOCK, Carry, Ends, Kernel, Masks, Visitor, visit};
 
-/// Where a decoder stands between two pieces.
+/// The state of a decoder between two pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// Inside a line.
@@ -15,15 +15,15 @@ enum Standing {
     Cr,
     /// At the start of a line.
     Start,
-    /// A dot that is first on a line is held back.
+    /// A dot at the start of a line is held back.
     Dot,
-    /// The same, with a CR behind it.
+    /// The same, followed by a CR.
     DotCr,
-    /// Behind CRLF.CRLF.
+    /// After CRLF.CRLF.
     End,
 }
 
-/// How far one piece of input was read.
+/// The result of reading one piece of input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Octets of the piece that belong to the body or to its end. Less than the piece only when `finished`.
@@ -32,13 +32,13 @@ pub struct Progress {
     pub finished: bool,
 }
 
-/// Takes a DATA body as it came over the wire and gives the content.
+/// Decodes a DATA body from its wire form.
 #[derive(Clone, Debug)]
 pub struct DataDecoder {
     kernel: Kernel,
     newline: Newline,
     standing: Standing,
-    /// Octets of content that are returned at most; the rest is counted and checked.
+    /// Maximum number of octets of content to return; the rest is counted and checked.
     limit: u64,
     /// Octets of the current line so far, with a CR that may begin its CRLF.
     line: u64,
@@ -52,7 +52,7 @@ impl DataDecoder {
         Self::with_kernel(newline, limit, Kernel::best())
     }
 
-    /// The same with a kernel of the caller's choice: for tests and benches.
+    /// The same with a given kernel, for tests and benchmarks.
     #[must_use]
     pub fn with_kernel(newline: Newline, limit: u64, kernel: Kernel) -> Self {
         let facts = Facts {
@@ -74,13 +74,13 @@ impl DataDecoder {
         }
     }
 
-    /// Whether the true end was reached.
+    /// Whether the true end has been reached.
     #[must_use]
     pub fn finished(&self) -> bool {
         self.standing == Standing::End
     }
 
-    /// What was seen up to here.
+    /// Facts about the body up to here.
     #[must_use]
     pub fn facts(&self) -> Facts {
         let unfinished = self.line - u64::from(self.standing == Standing::Cr);
@@ -90,12 +90,12 @@ impl DataDecoder {
         }
     }
 
-    /// Forget everything: a new message begins.
+    /// Reset the decoder for a new message.
     pub fn reset(&mut self) {
         *self = Self::with_kernel(self.newline, self.limit, self.kernel);
     }
 
-    /// Read the next piece; `plan` is overwritten with the way to its content. Behind the end nothing is consumed.
+    /// Read the next piece; `plan` is overwritten and yields its content. After the end nothing is consumed.
     pub fn feed(&mut self, data: &[u8], plan: &mut Plan) -> Progress {
         plan.restart();
         // A dot held back is settled by the octets that follow it.
@@ -121,7 +121,7 @@ impl DataDecoder {
                     finished: false,
                 };
             }
-            // No terminator: the dot was stuffing. The CR behind it is content.
+            // No terminator: the dot was stuffing. The CR after it is content.
             (Standing::DotCr, _) => {
                 plan.prefix_cr = true;
                 self.standing = Standing::Cr;
@@ -136,8 +136,8 @@ impl DataDecoder {
         }
     }
 
-    /// Read a piece that has no transparency and no end of its own (BDAT, RFC 3030 §2): counted and checked, and never
-    /// changed but by the content limit.
+    /// Read a piece without transparency and terminator (BDAT, RFC 3030 §2): counted and checked, and changed only by the
+    /// content limit.
     pub(crate) fn feed_binary(&mut self, data: &[u8], plan: &mut Plan) {
         plan.restart();
         self.pass::<false, false>(data, plan);
@@ -242,10 +242,10 @@ impl Seen {
     }
 }
 
-/// Where the lines are. Positions are octets from the piece's start, and may lie before it.
+/// The positions of lines, in octets from the start of the piece; they can be negative.
 #[derive(Clone, Copy)]
 struct Lines {
-    /// Where the current line begins, behind a dropped dot.
+    /// Where the current line begins, after a dropped dot.
     line: i64,
     longest: i64,
     moved: i64,
@@ -253,12 +253,12 @@ struct Lines {
 }
 
 impl Lines {
-    /// Not 0 while a line that lies inside one block may be the longest.
+    /// Not 0 while a line inside one block may be the longest.
     fn short(&self) -> u64 {
         u64::from(self.longest < BLOCK as i64)
     }
 
-    /// All ones while the empty line behind the header section is still to come.
+    /// All ones before the empty line after the header section.
     fn awaiting(&self) -> u64 {
         if self.header.is_none() { u64::MAX } else { 0 }
     }
@@ -267,7 +267,7 @@ impl Lines {
     /// only the first end counts.
     #[inline(always)]
     fn skim(&mut self, base: usize, valid: u64, crlf: u64) {
-        // Without an end this is `unfinished`, in one way, without a branch that cannot be foretold.
+        // Without an end this is `unfinished`, without an unpredictable branch.
         let octets = 64 - valid.leading_zeros();
         let end = base as i64 + i64::from(crlf.trailing_zeros().min(octets)) - 1;
         self.longest = self.longest.max(end - self.line);
@@ -276,7 +276,7 @@ impl Lines {
         }
     }
 
-    /// The line that goes on behind a block is at least as long as what it has so far, but for a CR in the last place.
+    /// A line that continues after a block is at least as long as its part so far, without a CR in the last place.
     #[inline(always)]
     fn unfinished(&mut self, base: usize, valid: u64) {
         let octets = 64 - i64::from(valid.leading_zeros());
@@ -293,10 +293,10 @@ impl Lines {
     }
 }
 
-/// Where the content stops before the piece does, and why.
+/// The position at which the content ends before the piece does, and the reason.
 type Stop = Option<(usize, Standing)>;
 
-/// What a pass gathers.
+/// The results of a pass.
 #[derive(Clone, Copy)]
 struct Gathered {
     carry: Carry,
@@ -331,10 +331,10 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
         let starts = state.carry.starts(ends.crlf, valid);
         let dots = if DOTS { masks.dot & starts } else { 0 };
         let bare = ends.bare_cr | ends.bare_lf;
-        // An empty line may end here: behind a line end in this block, or at its very start.
+        // An empty line may end here: after a line end in this block, or at its very start.
         let blank = ends.crlf & (ends.crlf << 2 | 3) & state.awaiting;
         let steps = dots | blank | state.short;
-        // Most blocks have nothing but line ends. One test says so.
+        // Most blocks have nothing but line endings, which one test detects.
         if steps | bare | masks.nul | masks.high == 0 {
             state.lines.skim(base, valid, ends.crlf);
             return ControlFlow::Continue(());
@@ -358,8 +358,8 @@ impl<const DOTS: bool, const NORMALISE: bool> Visitor for Decoding<'_, DOTS, NOR
     }
 }
 
-/// Take the block's line ends and leading dots one by one. Gives the mask of the octets that are content. The state goes
-/// in and out by value, which leaves it in registers on the way that needs no steps.
+/// Handle the block's line endings and leading dots one by one; return the mask of the octets that are content. The
+/// state is passed by value, which keeps it in registers on the path that has no steps.
 #[inline(never)]
 fn step_by_step<const NORMALISE: bool>(
     mut lines: Lines,

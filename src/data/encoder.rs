@@ -1,4 +1,4 @@
-//! Content to a DATA body as it goes over the wire (RFC 5321 §4.5.2).
+//! Encoding content as a DATA body on the wire (RFC 5321 §4.5.2).
 
 use std::ops::ControlFlow;
 
@@ -7,7 +7,7 @@ use super::plan::{DROP, INSERT_CR, INSERT_DOT, INSERT_LF, Plan};
 use crate::fault::{Fault, FaultId};
 use crate::scan::{Carry, Kernel, Masks, Visitor, visit};
 
-/// Takes content and gives a DATA body as it goes over the wire, with its end.
+/// Encodes content as a DATA body on the wire, with its end.
 #[derive(Clone, Debug)]
 pub struct DataEncoder {
     kernel: Kernel,
@@ -15,19 +15,19 @@ pub struct DataEncoder {
     carry: Carry,
     /// A CR at the end of the last piece is held back until it is known to be followed by LF.
     held_cr: bool,
-    /// Octets of content taken so far.
+    /// Octets of content encoded so far.
     taken: usize,
 }
 
 impl DataEncoder {
-    /// An encoder at the start of a body. `Newline::Accept` would let bare CR and LF leave (SECURITY R3): it counts as
+    /// An encoder at the start of a body. `Newline::Accept` would send bare CR and LF (SECURITY R3), so it counts as
     /// `Normalise`.
     #[must_use]
     pub fn new(newline: Newline) -> Self {
         Self::with_kernel(newline, Kernel::best())
     }
 
-    /// The same with a kernel of the caller's choice: for tests and benches.
+    /// The same with a given kernel, for tests and benchmarks.
     #[must_use]
     pub fn with_kernel(newline: Newline, kernel: Kernel) -> Self {
         let newline = if newline == Newline::Reject {
@@ -44,7 +44,7 @@ impl DataEncoder {
         }
     }
 
-    /// Take the next piece; `plan` is overwritten with the way to its wire form.
+    /// Encode the next piece; `plan` is overwritten and yields its wire form.
     ///
     /// # Errors
     /// With `Newline::Reject`: `bare-cr` or `bare-lf`, with its offset in the whole body. The message cannot be sent.
@@ -72,7 +72,7 @@ impl DataEncoder {
         Ok(())
     }
 
-    /// What ends the body: CRLF where the last line lacks one, then the dot that ends it (RFC 5321 §4.1.1.4).
+    /// The end of the body: CRLF if the last line lacks it, then the terminating dot (RFC 5321 §4.1.1.4).
     ///
     /// # Errors
     /// With `Newline::Reject`: `bare-cr` if the body ends in CR.
@@ -92,12 +92,12 @@ impl DataEncoder {
     }
 }
 
-/// A pass that doubles (`STUFF`) or drops the dots that are first on a line, and mends or reports bare CR and LF.
+/// A pass that doubles (`STUFF`) or drops the dots that are first on a line, and normalises or reports bare CR and LF.
 struct Encoding<'a, const STUFF: bool> {
     newline: Newline,
     carry: Carry,
     plan: &'a mut Plan,
-    /// The first fault and the position where it showed.
+    /// The first fault and the position at which it was detected.
     fault: Option<(FaultId, usize)>,
 }
 
@@ -115,7 +115,7 @@ impl<const STUFF: bool> Visitor for Encoding<'_, STUFF> {
     #[inline(always)]
     fn block(&mut self, carry: &mut Carry, base: usize, valid: u64, masks: Masks) -> ControlFlow<()> {
         let ends = carry.ends(&masks, valid);
-        // What was mended to CRLF ends a line too, and the octet behind it is the first of the next one.
+        // A CRLF that results from normalising ends a line too, and the octet after it starts the next one.
         let (starts, bare_cr, bare_lf) = match self.newline {
             Newline::Normalise => (carry.starts(masks.lf, valid) | ends.bare_cr, ends.bare_cr, ends.bare_lf),
             Newline::Reject => (carry.starts(ends.crlf, valid), ends.bare_cr, ends.bare_lf),
@@ -152,14 +152,14 @@ impl<const STUFF: bool> Encoding<'_, STUFF> {
     }
 }
 
-/// The way to `data` with every dot that is first on a line doubled (RFC 5321 §4.5.2). The start of `data` is the start
+/// The plan that doubles every dot of `data` at the start of a line (RFC 5321 §4.5.2). The start of `data` is the start
 /// of a line; nothing is added at the end; bare CR and LF stay as they are.
 #[must_use]
 pub fn dot_stuff(data: &[u8]) -> Plan {
     whole::<true>(data)
 }
 
-/// The way to `data` with every dot that is first on a line dropped (RFC 5321 §4.5.2). `data` has no terminator: a line
+/// The plan that drops every dot of `data` at the start of a line (RFC 5321 §4.5.2). `data` has no terminator: a line
 /// of one dot becomes an empty line.
 #[must_use]
 pub fn dot_unstuff(data: &[u8]) -> Plan {

@@ -1,4 +1,4 @@
-//! Plans: what to do with a piece of input, before a single octet is copied.
+//! Plans: the edits of a piece of input, made before any octet is copied.
 
 use std::mem::MaybeUninit;
 
@@ -7,15 +7,15 @@ pub(super) const INSERT_CR: u64 = 1;
 pub(super) const INSERT_LF: u64 = 2;
 pub(super) const INSERT_DOT: u64 = 3;
 
-/// How a piece of input becomes output: its octets with a few dropped or inserted. It is made without copying, so that
-/// the caller can place the output where it wants it, in one allocation of the right size.
+/// The edits that turn a piece of input into output: octets dropped or inserted. A plan is made without copying, so that
+/// the caller can write the output into one allocation of the right size.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// A CR that the piece before this one held back comes first.
+    /// The output starts with a CR that was held back from the previous piece.
     pub(super) prefix_cr: bool,
-    /// Input octets that the output is made of.
+    /// The range of input octets.
     pub(super) end: usize,
-    /// Position << 2 | what happens in front of it (or, for DROP, to it); ascending.
+    /// Position << 2 | the edit before it (for DROP, of it); ascending.
     pub(super) edits: Vec<u64>,
     /// Octets of output.
     pub(super) len: usize,
@@ -34,7 +34,7 @@ impl Plan {
         self.len == 0
     }
 
-    /// The output, where it is a run of the input as it stands.
+    /// The output, if it is an unchanged run of the input.
     #[must_use]
     pub fn unchanged<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
         (self.edits.is_empty() && !self.prefix_cr).then(|| &data[..self.len])
@@ -85,7 +85,7 @@ impl Plan {
         self.pieces(data, |octets| out.extend_from_slice(octets));
     }
 
-    /// Empty again, with the room that its edits had.
+    /// Clear, keeping the capacity of the edits.
     pub(super) fn restart(&mut self) {
         let mut edits = std::mem::take(&mut self.edits);
         edits.clear();

@@ -1,9 +1,9 @@
 //! Bindings of DATA transparency.
 //!
 //! Promises: a body is copied at most once, into a `bytes` object of its exact size that was not zeroed first; where the
-//! whole input is body as it stands, the same object comes back. The GIL is released over large blocks.
+//! whole input is body and unchanged, the same object is returned. The GIL is released over large blocks.
 //!
-//! Refuses: to read or write behind the end of a body (ValueError).
+//! Refuses: to read or write beyond the end of a body (ValueError).
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -71,7 +71,7 @@ pub(super) fn body<'py>(
     }
     let len = ffi::Py_ssize_t::try_from(plan.len())?;
     // SAFETY: with a null pointer PyBytes_FromStringAndSize returns a new `bytes` of `len` octets that are not
-    // initialised (but for the NUL behind them), or null with an exception set.
+    // initialised (but for the NUL after them), or null with an exception set.
     let object = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(ptr::null(), len))? };
     // SAFETY: `object` is a `bytes`: PyBytes_AsString gives its buffer, which has `plan.len()` octets. Only we know the
     // object and `bytes` objects are invisible to the collector, so nobody reads or writes the buffer meanwhile, with or
@@ -86,13 +86,13 @@ pub(super) fn body<'py>(
     Ok(unsafe { object.cast_into_unchecked::<PyBytes>() })
 }
 
-/// A body with each leading dot doubled; no terminator is added (RFC 5321 §4.5.2).
+/// Double each leading dot of a body; no terminator is added (RFC 5321 §4.5.2).
 #[pyfunction]
 fn dot_stuff<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     whole(data, data::dot_stuff)
 }
 
-/// A body, without terminator, with each leading dot removed (RFC 5321 §4.5.2).
+/// Remove one leading dot from each line of a body without terminator (RFC 5321 §4.5.2).
 #[pyfunction]
 fn dot_unstuff<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     whole(data, data::dot_unstuff)
@@ -106,7 +106,11 @@ fn whole<'py>(data: &Bound<'py, PyAny>, change: fn(&[u8]) -> Plan) -> PyResult<B
     body(py, &plan, octets, Some(data.as_bytes()))
 }
 
-/// The sending side of DATA: stuffs, and adds the terminator.
+/// Encode content for DATA: stuff leading dots and add the terminator (RFC 5321 §4.5.2).
+///
+/// Args:
+///     newline: `normalise` turns a bare CR or LF into CRLF; `reject` raises `WireFault` (`bare-cr`, `bare-lf`) with
+///         the offset in the body.
 #[pyclass(module = "ironpost.wire._native")]
 struct DataEncoder {
     encoder: data::DataEncoder,
@@ -137,6 +141,10 @@ impl DataEncoder {
     }
 
     /// The next octets for the wire.
+    ///
+    /// Raises:
+    ///     WireFault: under `reject`, if the body holds a bare CR or LF; the encoder cannot be used any more.
+    ///     ValueError: after the end or a fault.
     fn feed<'py>(&mut self, chunk: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let py = chunk.py();
         self.require_open()?;
@@ -151,7 +159,11 @@ impl DataEncoder {
         body(py, &plan, octets, Some(data.as_bytes()))
     }
 
-    /// The end: CRLF if the body lacks it, then the line of one dot.
+    /// The last octets: CRLF if the body does not end with it, then `.CRLF`.
+    ///
+    /// Raises:
+    ///     WireFault: under `reject`, if the body ends with a CR.
+    ///     ValueError: after the end or a fault.
     fn finish<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.require_open()?;
         self.ended = true;
@@ -162,7 +174,14 @@ impl DataEncoder {
     }
 }
 
-/// The receiving side of DATA: un-stuffs, finds the true end, gathers facts on the way.
+/// Decode the octets after DATA: remove stuffed dots, find the true end, gather facts (RFC 5321 §4.5.2).
+///
+/// The facts describe the body as it is returned (without stuffed dots, and normalised under that policy), except
+/// `bare_cr` and `bare_lf`, which describe what was received.
+///
+/// Args:
+///     limits: `Limits.content` bounds what `feed` returns; the rest is counted and checked.
+///     newline: the policy for a bare CR or bare LF.
 #[pyclass(module = "ironpost.wire._native")]
 struct DataDecoder(data::DataDecoder);
 
@@ -176,7 +195,10 @@ impl DataDecoder {
         Ok(Self(data::DataDecoder::new(newline, content)))
     }
 
-    /// Body octets known by now, octets of `data` consumed, whether the true end was reached.
+    /// The body octets known by now, how many octets of `data` were consumed, whether the true end was reached.
+    ///
+    /// Raises:
+    ///     ValueError: after the end.
     fn feed<'py>(&mut self, data: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, usize, bool)> {
         let py = data.py();
         if self.0.finished() {
@@ -199,25 +221,25 @@ impl DataDecoder {
         self.0.facts().size
     }
 
-    /// An octet above 127 was seen.
+    /// Whether an octet above 127 was seen.
     #[getter]
     fn eight_bit(&self) -> bool {
         self.0.facts().eight_bit
     }
 
-    /// A NUL octet was seen.
+    /// Whether a NUL octet was seen.
     #[getter]
     fn nul(&self) -> bool {
         self.0.facts().nul
     }
 
-    /// A CR without LF was seen.
+    /// Whether a CR without LF was seen.
     #[getter]
     fn bare_cr(&self) -> bool {
         self.0.facts().bare_cr
     }
 
-    /// An LF without CR was seen.
+    /// Whether an LF without CR was seen.
     #[getter]
     fn bare_lf(&self) -> bool {
         self.0.facts().bare_lf

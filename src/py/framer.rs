@@ -1,17 +1,17 @@
 //! Bindings of the server's framer.
 //!
-//! Promises: one crossing for each read: `feed` and `resume` give every event as a list of finished values. Bodies are
-//! copied at most once. Nothing a peer sends raises.
+//! Promises: one call for each read: `feed` and `resume` return all events as a list of values. Bodies are copied at most
+//! once. Input never raises.
 //!
 //! Refuses: misuse: feeding a held framer beyond `Limits.held` (BufferError), resuming one that is not held
-//! (RuntimeError), a mode that is none (ValueError).
+//! (RuntimeError), an invalid mode (ValueError).
 
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::data::{body, header_size, newline};
-use super::values::{Octets, Types, boolean, integer, types};
+use super::values::{Octets, Types, addresses, boolean, integer, types};
 use crate::command::Command;
 use crate::data::Newline;
 use crate::fault::Fault;
@@ -29,10 +29,10 @@ const MODES: [Mode; 4] = [Mode::Command, Mode::Data, Mode::Line, Mode::Closed];
 struct Collector<'a, 'py> {
     py: Python<'py>,
     types: &'static Types,
-    /// The object that is being read.
+    /// The Python object that is being read.
     input: Option<&'a Bound<'py, PyBytes>>,
     events: Bound<'py, PyList>,
-    /// The first failure to make a value (no memory, as a rule).
+    /// The first failure to create a value (usually out of memory).
     failed: Option<PyErr>,
 }
 
@@ -105,20 +105,37 @@ fn raise(misuse: Misuse) -> PyErr {
     }
 }
 
-/// The framer of a server's connection.
+/// Split what a client sends into commands, content and lines (RFC 5321 §4.1.1, RFC 3030 §2).
+///
+/// Args:
+///     limits: lengths of lines, octets stored while held, content returned.
+///     newline: the policy for a bare CR or LF in DATA; the octets of BDAT are returned unchanged.
+///     lenient: MAIL and RCPT may deviate from the grammar as `TOLERATED` lists.
 #[pyclass(module = "ironpost.wire._native")]
 struct ServerFramer(framer::ServerFramer);
 
 #[pymethods]
 impl ServerFramer {
     #[new]
-    #[pyo3(signature = (limits = None, newline = None), text_signature = "(limits=None, newline='reject')")]
-    fn new(py: Python<'_>, limits: Option<&Bound<'_, PyAny>>, newline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    #[pyo3(
+        signature = (limits = None, newline = None, *, lenient = false),
+        text_signature = "(limits=None, newline='reject', *, lenient=False)"
+    )]
+    fn new(
+        py: Python<'_>,
+        limits: Option<&Bound<'_, PyAny>>,
+        newline: Option<&Bound<'_, PyAny>>,
+        lenient: bool,
+    ) -> PyResult<Self> {
         let newline = newline.map_or(Ok(Newline::Reject), |name| self::newline(name, true))?;
-        Ok(Self(framer::ServerFramer::new(types(py)?.limits(limits)?, newline)))
+        let limits = types(py)?.limits(limits)?;
+        Ok(Self(framer::ServerFramer::new(limits, newline, addresses(lenient))))
     }
 
-    /// The events of the next octets.
+    /// The events in `data` up to a hold; the octets after it are stored.
+    ///
+    /// Raises:
+    ///     BufferError: while held, if more than `Limits.held` octets would be stored; `data` is not stored.
     fn feed<'py>(&mut self, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let data = Octets::new(data)?;
         let mut collector = Collector::new(data.as_bytes().py(), Some(data.as_bytes()))?;
@@ -126,12 +143,19 @@ impl ServerFramer {
         collector.finish()
     }
 
-    /// Goes on in `mode`: the events of what was buffered behind the hold.
+    /// End a hold, and read what was stored up to the next one.
+    ///
+    /// Args:
+    ///     mode: how to read on, one of the MODE constants.
+    ///
+    /// Raises:
+    ///     RuntimeError: if the framer is not held.
+    ///     ValueError: if the mode does not exist.
     fn resume<'py>(&mut self, mode: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = mode.py();
         let Some(mode) = mode.extract().ok().and_then(|number: usize| MODES.get(number)) else {
             return Err(PyValueError::new_err(format!(
-                "{} is no mode of ServerFramer",
+                "{} is not a mode of ServerFramer",
                 mode.repr()?
             )));
         };
@@ -140,19 +164,19 @@ impl ServerFramer {
         collector.finish()
     }
 
-    /// Whether it waits for `resume`.
+    /// Whether the framer waits for `resume`.
     #[getter]
     fn held(&self) -> bool {
         self.0.held()
     }
 
-    /// One of the MODE_ numbers.
+    /// One of the MODE constants: how octets are read, or were read until the hold.
     #[getter]
     fn mode(&self) -> u8 {
         self.0.mode() as u8
     }
 
-    /// Octets fed behind the hold, not yet read.
+    /// Octets fed after the hold and not yet read.
     #[getter]
     fn buffered(&self) -> usize {
         self.0.buffered()

@@ -6,7 +6,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
-use super::values::{Octets, integer, string, types};
+use super::values::{Octets, addresses, integer, string, types};
 use crate::address::{self, Mailbox};
 use crate::command;
 use crate::header;
@@ -26,14 +26,20 @@ pub(super) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
-/// One command line, `bytes` with or without its CRLF, as a `Command` (RFC 5321 section 4.1.1).
+/// Parse one command line, with or without its CRLF (RFC 5321 §4.1.1).
 ///
-/// Raises WireFault: what is wrong with the line, at the octet where it is wrong.
+/// Args:
+///     line: the octets of the line.
+///     lenient: MAIL and RCPT may deviate from the grammar as `TOLERATED` lists.
+///
+/// Raises:
+///     WireFault: the first fault, with its offset in the line.
 #[pyfunction]
-fn parse_command<'py>(line: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+#[pyo3(signature = (line, *, lenient = false))]
+fn parse_command<'py>(line: &Bound<'py, PyAny>, lenient: bool) -> PyResult<Bound<'py, PyAny>> {
     let py = line.py();
     let line = Octets::new(line)?;
-    let command = command::parse_command(line.as_slice());
+    let command = command::parse_command(line.as_slice(), addresses(lenient));
     let types = types(py)?;
     match command.fault {
         Some(fault) => Err(types.wire_fault(py, fault)),
@@ -41,25 +47,37 @@ fn parse_command<'py>(line: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-/// The whole of a text, `str` or octets, as a `Mailbox` without brackets and display name (RFC 5321 section 4.1.2).
+/// Parse the whole of `text` as a Mailbox, without brackets and display name (RFC 5321 §4.1.2).
 ///
-/// Raises WireFault: what is wrong, at an offset in the octets of the UTF-8 form.
+/// Args:
+///     text: the address; octets are UTF-8.
+///     lenient: the address may deviate from the grammar as `TOLERATED` lists.
+///
+/// Raises:
+///     WireFault: the first fault, with its offset in the octets of the UTF-8 form.
 #[pyfunction]
-fn parse_mailbox(text: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+#[pyo3(signature = (text, *, lenient = false))]
+fn parse_mailbox(text: &Bound<'_, PyAny>, lenient: bool) -> PyResult<Py<PyAny>> {
     let py = text.py();
     let octets = Octets::or_text(text)?;
     let types = types(py)?;
-    match address::parse_mailbox(octets.as_slice()) {
+    match address::parse_mailbox(octets.as_slice(), addresses(lenient)) {
         Ok(mailbox) => types.mailbox(py, &mailbox),
         Err(fault) => Err(types.wire_fault(py, fault)),
     }
 }
 
-/// A `Mailbox` as a path holds it, quoted only where it must be (RFC 5321 section 4.1.2); the null path is empty.
+/// Write a mailbox as it stands in a path, quoted only where needed; the null path is empty (RFC 5321 §4.1.2).
 ///
-/// Raises WireFault: if the grammar cannot write it; the offset is that in the local part or in the domain.
+/// Args:
+///     mailbox: the address; stray dots are always quoted.
+///     lenient: an underscore counts as a letter of the domain.
+///
+/// Raises:
+///     WireFault: if the grammar has no form for it, with the offset in the local part or in the domain.
 #[pyfunction]
-fn format_mailbox(mailbox: &Bound<'_, PyAny>) -> PyResult<String> {
+#[pyo3(signature = (mailbox, *, lenient = false))]
+fn format_mailbox(mailbox: &Bound<'_, PyAny>, lenient: bool) -> PyResult<String> {
     let py = mailbox.py();
     let types = types(py)?;
     if !types.mailbox.is_class_of(mailbox)? {
@@ -76,19 +94,20 @@ fn format_mailbox(mailbox: &Bound<'_, PyAny>) -> PyResult<String> {
         local_part: Cow::Borrowed(local_part.to_str()?),
         domain: domain.to_str()?,
     };
-    address::format_mailbox(&mailbox).map_err(|fault| types.wire_fault(py, fault))
+    address::format_mailbox(&mailbox, addresses(lenient)).map_err(|fault| types.wire_fault(py, fault))
 }
 
-/// Octets, or the UTF-8 form of a text, as xtext (RFC 3461 section 4).
+/// Encode octets, or the UTF-8 form of a text, as xtext (RFC 3461 §4).
 #[pyfunction]
 fn xtext_encode(data: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
     let octets = Octets::or_text(data)?;
     Ok(string(data.py(), &xtext::xtext_encode(octets.as_slice())))
 }
 
-/// The octets that an xtext stands for (RFC 3461 section 4).
+/// Decode xtext to octets (RFC 3461 §4).
 ///
-/// Raises WireFault: `xtext-malformed`.
+/// Raises:
+///     WireFault: `xtext-malformed`.
 #[pyfunction]
 fn xtext_decode<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = text.py();
@@ -99,9 +118,11 @@ fn xtext_decode<'py>(text: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> 
     }
 }
 
-/// An address in its 7-bit form (RFC 6533 section 3).
+/// Encode an address in its 7-bit form, utf-8-addr-xtext (RFC 6533 §3).
 ///
-/// Raises WireFault: `xtext-malformed` at a control character that the form cannot hold.
+/// Raises:
+///     WireFault: `xtext-malformed` at a control character that the form cannot hold.
+///     UnicodeEncodeError: if the text holds a surrogate.
 #[pyfunction]
 fn utf8_addr_xtext_encode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     let py = text.py();
@@ -111,9 +132,11 @@ fn utf8_addr_xtext_encode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     }
 }
 
-/// The address that a utf-8-addr-xtext or utf-8-addr-unitext stands for (RFC 6533 section 3).
+/// Decode an address from utf-8-addr-xtext or utf-8-addr-unitext (RFC 6533 §3).
 ///
-/// Raises WireFault: `xtext-malformed`.
+/// Raises:
+///     WireFault: `xtext-malformed`.
+///     UnicodeEncodeError: if the text holds a surrogate.
 #[pyfunction]
 fn utf8_addr_xtext_decode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     let py = text.py();
@@ -123,7 +146,14 @@ fn utf8_addr_xtext_decode(text: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
     }
 }
 
-/// The header section at the start of a message as a `HeaderSection` (RFC 5322 section 2.2); never raises on content.
+/// Find the fields of the header section at the start of `data` (RFC 5322 §2.2). Content never raises.
+///
+/// Args:
+///     data: a message, or the start of one; the section ends at the first empty line or at the end of `data`.
+///     limits: `header_octets` and `header_fields` bound what is read.
+///
+/// Returns:
+///     The fields, the end of the section, how many fields are named Received, and the fault that ended it early.
 #[pyfunction]
 #[pyo3(signature = (data, limits = None))]
 fn scan_header<'py>(data: &Bound<'py, PyAny>, limits: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
@@ -151,7 +181,7 @@ fn scan_header<'py>(data: &Bound<'py, PyAny>, limits: Option<&Bound<'py, PyAny>>
         .build(py, [fields.into_any().unbind(), end, received, fault])
 }
 
-/// The value without each CRLF that white space follows (RFC 5322 section 2.2.3).
+/// Remove each CRLF that white space follows from a field body (RFC 5322 §2.2.3).
 #[pyfunction]
 fn unfold<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let octets = Octets::new(value)?;

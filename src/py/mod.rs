@@ -3,8 +3,8 @@
 //! Promises: the functions and classes of `_native.pyi`, the same as `ironpost.wire.pure`; values are the named tuples
 //! of `ironpost.wire.interface`; the module supports free-threaded Python.
 //!
-//! Refuses: misuse, with TypeError, ValueError or RuntimeError. What a peer sends raises `WireFault` from the `parse_*`
-//! functions and nothing from the incremental classes.
+//! Refuses: misuse, with TypeError, ValueError or RuntimeError. Input from a peer raises `WireFault` in the `parse_*`
+//! functions, and never raises in the incremental classes.
 
 // SECURITY R21: unsafe is allowed by name, each block with its proof.
 #![allow(unsafe_code)]
@@ -34,7 +34,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
-/// The catalogue of `src/fault.rs`, for the test that compares it with `interface.FAULTS`.
+/// The catalogue of faults: each id with its sentence, as in `ironpost.wire.FAULTS`.
 #[pyfunction]
 fn faults(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let catalogue = PyDict::new(py);

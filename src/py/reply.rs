@@ -27,9 +27,11 @@ fn build<'py>(types: &Types, py: Python<'py>, reply: &Reply<'_>) -> PyResult<Bou
     )
 }
 
-/// One complete reply, with or without its last CRLF, as a `Reply` (RFC 5321 section 4.2). The default limits hold.
+/// Parse one complete reply, with or without the CRLF of its last line (RFC 5321 §4.2). The default limits apply.
 ///
-/// Raises WireFault: the offset is that in the faulty line; for reply-incomplete and reply-trailing that in the whole.
+/// Raises:
+///     WireFault: the first fault, with its offset in the faulty line; of `reply-incomplete` and `reply-trailing` it is
+///         the offset in the whole reply.
 #[pyfunction]
 fn parse_reply<'py>(octets: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = octets.py();
@@ -41,9 +43,10 @@ fn parse_reply<'py>(octets: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-/// What a `Reply` to EHLO says, as an `Ehlo` (RFC 5321 section 4.1.1.1).
+/// Parse the reply to EHLO: the server's domain and its extensions (RFC 5321 §4.1.1.1).
 ///
-/// Raises WireFault: `ehlo-refused`.
+/// Raises:
+///     WireFault: `ehlo-refused`, if the reply is not 250.
 #[pyfunction]
 fn parse_ehlo<'py>(reply: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = reply.py();
@@ -75,9 +78,16 @@ fn parse_ehlo<'py>(reply: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         .build(py, [string(py, &parsed.domain), extensions.into_any().unbind()])
 }
 
-/// A reply as it goes over the wire, the enhanced code on every line (RFC 5321 section 4.2, RFC 2034 section 4).
+/// Write a reply (RFC 5321 §4.2), with the enhanced code on every line (RFC 2034 §4).
 ///
-/// Raises ValueError: for a code or an enhanced code that is none, and for CR, LF or NUL in a line.
+/// Args:
+///     code: 200 to 559, as Reply-code allows.
+///     enhanced: an enhanced status code whose class agrees with the code, or None.
+///     lines: the text of each line, `str` as UTF-8. An empty sequence gives one line without text.
+///
+/// Raises:
+///     ValueError: if a code is invalid, the enhanced code disagrees with the code, or a line holds CR, LF or NUL.
+///     TypeError: if `lines` is one text instead of a sequence of them.
 #[pyfunction]
 fn format_reply<'py>(
     py: Python<'py>,
@@ -90,9 +100,7 @@ fn format_reply<'py>(
         || lines.is_instance_of::<PyByteArray>()
         || lines.is_instance_of::<PyMemoryView>()
     {
-        return Err(PyTypeError::new_err(
-            "lines must be a sequence of str or bytes, not one of them",
-        ));
+        return Err(PyTypeError::new_err("lines must be a sequence of lines, not one line"));
     }
     let lines = lines
         .try_iter()?
@@ -103,10 +111,10 @@ fn format_reply<'py>(
     match reply::format_reply(u16::try_from(code).unwrap_or(0), enhanced_text.as_deref(), &slices) {
         Ok(octets) => Ok(PyBytes::new(py, &octets)),
         Err(unwritable) => Err(PyValueError::new_err(match unwritable {
-            Unwritable::Code => format!("{code} is no reply code: RFC 5321 section 4.2 knows 200 to 559"),
+            Unwritable::Code => format!("{code} is not a valid reply code (RFC 5321 §4.2)"),
             Unwritable::Enhanced => {
                 format!(
-                    "{} is no enhanced status code for {code}",
+                    "'{}' is not a valid enhanced status code for a {code} reply (RFC 2034 §4)",
                     enhanced_text.as_deref().unwrap_or_default()
                 )
             }
@@ -115,7 +123,10 @@ fn format_reply<'py>(
     }
 }
 
-/// Replies out of a stream of octets.
+/// Read replies as they arrive (RFC 5321 §4.2).
+///
+/// Args:
+///     limits: `reply_lines` and `reply_octets` bound one reply.
 #[pyclass(module = "ironpost.wire._native")]
 struct ReplyReader(reply::ReplyReader);
 
@@ -127,7 +138,7 @@ impl ReplyReader {
         Ok(Self(reply::ReplyReader::new(types(py)?.limits(limits)?)))
     }
 
-    /// The replies that are complete by now; a Fault is the last event there will ever be.
+    /// The replies that are complete by now. A `Fault` is the last event: later octets are dropped.
     fn feed<'py>(&mut self, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = data.py();
         let octets = Octets::new(data)?;
@@ -146,7 +157,7 @@ impl ReplyReader {
         outcome.map(|()| events)
     }
 
-    /// Octets of an unfinished reply.
+    /// Octets of the unfinished reply.
     #[getter]
     fn buffered(&self) -> usize {
         self.0.buffered()

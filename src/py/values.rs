@@ -1,6 +1,6 @@
 //! Between Rust values and the named tuples of `ironpost.wire.interface`.
 //!
-//! Promises: what it builds is equal to, of the same type as, and hashes like what the Python class builds; verbs,
+//! Promises: values are equal to, of the same type as, and hash like those that the Python class creates; verbs,
 //! fault ids and frequent keywords are interned strings; nothing is imported on the hot path.
 //!
 //! Refuses: arguments that are not octets, or not `Limits`, with TypeError.
@@ -8,7 +8,7 @@
 //! Measured with CPython 3.11 on one core of the build machine, seven fields, cost above an empty call, with abi3-py311
 //! (per-version build in brackets): plain tuple 39 ns (22), named tuple laid out here 51 (48), frozen pyclass 58 (41),
 //! named tuple by calling its class 244 (225). Reading an attribute: 19 ns of a named tuple, 9 of a pyclass. A MAIL
-//! command with three parameters takes 474 ns (486) from Python: abi3 costs nothing that shows.
+//! command with three parameters takes 474 ns (486) from Python: abi3 has no measurable cost.
 
 use std::str;
 
@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyString, PyTuple, PyType};
 
-use crate::address::Mailbox;
+use crate::address::{Addresses, Mailbox, Tolerated};
 use crate::command::{Chunk, Command, Verb};
 use crate::fault::{Fault, FaultId};
 use crate::limits::Limits;
@@ -61,9 +61,9 @@ pub(super) struct Class<const N: usize> {
     direct: bool,
 }
 
-/// Everything that a value is made of.
+/// The classes and strings that values are made of.
 pub(super) struct Types {
-    pub(super) command: Class<7>,
+    pub(super) command: Class<8>,
     pub(super) fault: Class<2>,
     pub(super) mailbox: Class<2>,
     pub(super) chunk: Class<2>,
@@ -85,6 +85,8 @@ pub(super) struct Types {
     /// Read-only by contract, like the default of `Command.parameters`.
     no_parameters: Py<PyDict>,
     null_mailbox: Py<PyAny>,
+    /// The values of `Command.tolerated` by [`Tolerated`]: without and with stray dots, then the same with an underscore.
+    tolerated: [Py<PyTuple>; 4],
 }
 
 /// Imports the classes, once.
@@ -99,6 +101,12 @@ pub(super) fn types(py: Python<'_>) -> PyResult<&'static Types> {
         Some(types) => Ok(types),
         None => STATE.get_or_try_init(py, || Types::new(py)),
     }
+}
+
+/// The meaning of the keyword `lenient` of the Python functions.
+#[inline]
+pub(super) fn addresses(lenient: bool) -> Addresses {
+    if lenient { Addresses::Lenient } else { Addresses::Strict }
 }
 
 impl Types {
@@ -133,6 +141,15 @@ impl Types {
             empty_bytes: PyBytes::new(py, b"").unbind(),
             no_parameters: PyDict::new(py).unbind(),
             null_mailbox: null_mailbox.unbind(),
+            tolerated: {
+                let [dots, underscore] = ["stray_dots", "underscore"].map(|name| PyString::intern(py, name));
+                [
+                    PyTuple::empty(py).unbind(),
+                    PyTuple::new(py, [&dots])?.unbind(),
+                    PyTuple::new(py, [&underscore])?.unbind(),
+                    PyTuple::new(py, [&dots, &underscore])?.unbind(),
+                ]
+            },
         })
     }
 
@@ -158,8 +175,15 @@ impl Types {
             command.domain.map_or_else(|| py.None(), |domain| string(py, domain)),
             chunk,
             fault,
+            self.tolerated(py, command.tolerated),
         ];
         self.command.build(py, items)
+    }
+
+    #[inline]
+    fn tolerated(&self, py: Python<'_>, tolerated: Tolerated) -> Py<PyAny> {
+        let position = usize::from(tolerated.underscore) * 2 + usize::from(tolerated.stray_dots);
+        self.tolerated[position].clone_ref(py).into_any()
     }
 
     fn verb(&self, py: Python<'_>, verb: Verb<'_>) -> Py<PyAny> {
@@ -188,7 +212,7 @@ impl Types {
         string(py, &keyword.to_ascii_uppercase())
     }
 
-    /// A value as it stands.
+    /// A parameter value, unchanged.
     fn word(&self, py: Python<'_>, value: &str) -> Py<PyAny> {
         match FREQUENT.iter().position(|known| *known == value) {
             Some(at) => self.frequent[at].clone_ref(py).into_any(),
@@ -343,7 +367,7 @@ pub(super) fn boolean(py: Python<'_>, value: bool) -> Py<PyAny> {
     pyo3::types::PyBool::new(py, value).to_owned().into_any().unbind()
 }
 
-/// Octets that a caller gave: `bytes` as they are, other buffers copied, so that nobody can change them meanwhile.
+/// Octets from a caller: `bytes` without a copy, other buffers copied, so that they cannot change meanwhile.
 pub(super) struct Octets<'py>(Bound<'py, PyBytes>);
 
 impl<'py> Octets<'py> {

@@ -1,9 +1,9 @@
-"""The SMTP wire: bytes to plain values and plain values to bytes, without a session, a socket or a policy.
+"""The SMTP wire: parses bytes to plain values and serialises plain values to bytes, without session, socket or policy.
 
-Promises: one interface (`ironpost.wire.interface`) and two implementations of it, one in Rust (`native`) and one in
-Python (`pure`). `IMPLEMENTATION` tells which one is in use. The environment variable `IRONPOST_WIRE` chooses:
-`native` or `pure` loads that one or fails; unset takes native and, where it cannot be loaded, pure. Importing this
-package loads no other part of ironpost, and no event loop.
+Promises: one interface (`ironpost.wire.interface`) with two implementations, one in Rust (`native`) and one in Python
+(`pure`). `IMPLEMENTATION` names the one in use. The environment variable `IRONPOST_WIRE` selects it: with `native` or
+`pure` that implementation is loaded, or the import fails; if unset, native is used, falling back to pure if it cannot
+be loaded. Importing this package loads no other part of ironpost, and no event loop.
 
 Refuses: another value of `IRONPOST_WIRE`, with ImportError.
 
@@ -23,6 +23,8 @@ from ironpost.wire.interface import (
     MODE_COMMAND,
     MODE_DATA,
     MODE_LINE,
+    RESET_VERBS,
+    TOLERATED,
     BodyEnd,
     Chunk,
     ClientEvent,
@@ -86,6 +88,8 @@ __all__ = [
     "MODE_COMMAND",
     "MODE_DATA",
     "MODE_LINE",
+    "RESET_VERBS",
+    "TOLERATED",
     "BodyEnd",
     "Chunk",
     "ClientEvent",

@@ -1,11 +1,11 @@
 """The contract of `ironpost.wire`: what both implementations accept, return, emit and refuse.
 
-Promises: the values below are the only ones that cross between bytes and Python; they are immutable named tuples,
-defined once, here, and built by the Rust core and by the pure twin alike. Incremental decoders never raise on a peer's
-bytes: they emit a `Fault` and resynchronise at the next CRLF. Memory is bounded by `Limits`. The events that come out
-do not depend on how the input was cut into pieces, except that consecutive body pieces may be cut differently.
+Promises: all results are the values below, immutable named tuples that both implementations create. Incremental
+decoders never raise on a peer's bytes: they emit a `Fault` and resynchronise at the next CRLF. Memory is bounded by
+`Limits`. Events do not depend on how the input was split, except that content may be split into other pieces.
 
-Refuses: anything that is not the grammar of the RFC. A tolerance is a named option, never a silent habit.
+Refuses: anything outside the grammar of the RFC. A tolerance is a named option and is always reported: `lenient`
+accepts mailboxes that exist and that other servers accept, and `Command.tolerated` names the accepted deviations.
 
 Standards: RFC 5321 (§2.3.8 lines, §4.1 commands, §4.2 replies, §4.5.2 transparency, §4.5.3.1 sizes), RFC 3030 (BDAT),
 RFC 2034 and RFC 3463 (enhanced status codes), RFC 6531 (SMTPUTF8), RFC 3461 §4 (xtext), RFC 6533 §3
@@ -21,111 +21,130 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 
 class Limits(NamedTuple):
-    """What one connection may make us hold in memory. All in octets unless said otherwise."""
+    """Bounds on the memory of one connection, in octets unless stated otherwise."""
 
     command_line: int = 2048
-    """A command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 plus what each extension adds."""
+    """Maximum octets of a command line with its CRLF: 512, plus the additions of extensions (RFC 5321 §4.5.3.1.4)."""
     auth_line: int = 12288
-    """A line in LINE mode with its CRLF (RFC 4954 §4)."""
+    """Maximum octets of a line in LINE mode with its CRLF (RFC 4954 §4)."""
     held: int = 1 << 20
-    """Octets a held `ServerFramer` stores; feeding more is misuse (the caller must stop reading): BufferError."""
+    """Maximum octets that a held `ServerFramer` stores; beyond it `feed` raises BufferError: stop reading."""
     content: int = (1 << 63) - 1
-    """Body octets that a decoder returns for one message; the rest is counted and checked but not returned."""
+    """Maximum octets of content that a decoder returns for one message; the rest is counted and checked only."""
     reply_lines: int = 100
-    """Lines in one reply (SECURITY R18)."""
+    """Maximum number of lines of a reply (SECURITY R18)."""
     reply_octets: int = 65536
-    """Octets in one reply, line ends included (SECURITY R18)."""
+    """Maximum octets of a reply, including line ends (SECURITY R18)."""
     header_octets: int = 1 << 20
-    """Octets of a header section that `scan_header` reads (SECURITY R23)."""
+    """Maximum octets of a header section that `scan_header` reads (SECURITY R23)."""
     header_fields: int = 1000
-    """Fields (a count) that `scan_header` reads (SECURITY R23)."""
+    """Maximum number of header fields that `scan_header` reads (SECURITY R23)."""
 
 
 DEFAULT_LIMITS: Final = Limits()
+"""The limits that are used if none are given."""
 
 NewlinePolicy: TypeAlias = Literal["reject", "normalise", "accept"]
-"""What a bare CR or bare LF in DATA means. `reject` and `accept` hand the octets on unchanged and record what was
-seen, so that the session can refuse after the true end or not; `normalise` turns each into CRLF. None of the three
-ever ends DATA anywhere but at CRLF.CRLF (RFC 5321 §4.1.1.4)."""
+"""How a bare CR or bare LF in DATA is handled. `reject` and `accept` return the octets unchanged and record that there
+was one, so that the session can decide after the true end; `normalise` turns each into CRLF. None of the three ever
+ends DATA anywhere but at CRLF.CRLF (RFC 5321 §4.1.1.4)."""
+
+TOLERATED: Final = ("stray_dots", "underscore")
+"""The deviations from RFC 5321 §4.1.2 that `lenient` accepts: a dot at the start or the end of an unquoted local part,
+or two in a row; and an underscore as a letter of the domain. Stray dots are written as a Quoted-string, which means the
+same, so a path with them has at most 254 octets: with the quotes it must not exceed §4.5.3.1.3. Source routes must
+follow the grammar."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Values
 
 
 class Fault(NamedTuple):
-    """One way in which a peer's bytes are wrong."""
+    """A syntax error in a peer's bytes."""
 
     id: str
     """A key of `FAULTS`."""
     offset: int
-    """Octets from the start of the line (or item) to the first octet that is wrong."""
+    """The offset of the first invalid octet in the line or item, in octets."""
 
 
 class Mailbox(NamedTuple):
-    """A Mailbox of RFC 5321 §4.1.2, source route dropped (RFC 5321 appendix C)."""
+    """A Mailbox of RFC 5321 §4.1.2, without its source route (RFC 5321 appendix C)."""
 
     local_part: str
-    """Its meaning: a quoted local part is stored without its quotes and backslashes (RFC 5321 §4.1.2)."""
+    """The local part; a quoted one without its quotes and backslashes (RFC 5321 §4.1.2)."""
     domain: str
-    """As it was sent, case kept; an address literal with its brackets; empty for `<postmaster>` and the null path."""
+    """The domain with its case preserved, or the address literal with its brackets; empty for `<postmaster>` and the
+    null path."""
 
 
 class Chunk(NamedTuple):
     """The argument of BDAT (RFC 3030 §2)."""
 
     size: int
+    """The octets of the chunk."""
     last: bool
+    """The argument had LAST."""
 
 
 class Command(NamedTuple):
-    """One command line. `fault` tells what is wrong with it; verb and argument are there even so."""
+    """One command line. A line with a `fault` has its verb and argument too."""
 
     verb: str
-    """Upper case, and never longer than the line; empty if the line does not start with a verb."""
+    """The verb in upper case; empty if the line does not start with a verb."""
     argument: bytes
-    """Everything behind the verb and the one space that follows it, without CRLF, undecoded."""
+    """The octets after the verb and one space, without CRLF, undecoded."""
     path: Mailbox | None = None
-    """MAIL, RCPT: the path. `Mailbox("", "")` is the null reverse-path."""
+    """The path of MAIL and RCPT. `Mailbox("", "")` is the null reverse-path."""
     parameters: dict[str, str | None] = {}  # noqa: RUF012 - read-only by contract; a NamedTuple default
-    """MAIL, RCPT: ESMTP parameters, keyword in upper case, None for one without `=`. Do not change it."""
+    """The ESMTP parameters of MAIL and RCPT: keyword in upper case to value, None without `=`. Read-only."""
     domain: str | None = None
-    """EHLO, HELO, LHLO: the domain or address literal."""
+    """The domain or address literal of EHLO, HELO and LHLO."""
     chunk: Chunk | None = None
-    """BDAT: size and LAST."""
+    """The argument of BDAT."""
     fault: Fault | None = None
+    """The first syntax error; None if there is none."""
+    tolerated: tuple[str, ...] = ()
+    """The deviations of the path of MAIL or RCPT that were accepted, in the order of `TOLERATED`."""
 
 
 class BodyEnd(NamedTuple):
-    """The end of DATA, or of one BDAT chunk. The facts cover the whole message up to here."""
+    """The end of DATA, or of one BDAT chunk, with facts about the content of the message up to there."""
 
     last: bool
-    """The message is complete (always so for DATA)."""
+    """The message is complete, as it always is after DATA."""
     size: int
-    """Octets of content, un-stuffed, whether returned or not."""
+    """Octets of content without transparency dots, including octets that were not returned."""
     eight_bit: bool
+    """The content contains octets above 127."""
     nul: bool
+    """The content contains NUL octets."""
     bare_cr: bool
+    """The content contained a CR without LF."""
     bare_lf: bool
+    """The content contained an LF without CR."""
     longest_line: int
-    """Octets, without CRLF."""
+    """Octets of the longest line, without CRLF."""
     header_size: int
-    """Octets of the header section with its last CRLF, without the empty line; -1 while no empty line was seen."""
+    """Octets of the header section with its last CRLF, without the empty line; -1 if there was no empty line yet."""
 
 
 class Line(NamedTuple):
-    """A line in LINE mode, without CRLF (an AUTH response, RFC 4954 §4)."""
+    """A line in LINE mode, such as a response of AUTH (RFC 4954 §4)."""
 
     octets: bytes
+    """The line without its CRLF."""
 
 
 class Reply(NamedTuple):
     """One complete reply (RFC 5321 §4.2)."""
 
     code: int
+    """The reply code."""
     enhanced: str | None
-    """`class.subject.detail` when the first line starts with one whose class agrees with the code (RFC 2034 §4)."""
+    """The enhanced status code of the first line, if its class agrees with the code (RFC 2034 §4); else None."""
     lines: tuple[bytes, ...]
-    """The text of each line, without code, separator, enhanced code (where it equals `enhanced`) and CRLF."""
+    """The text of each line, without code, separator, enhanced code (if it equals `enhanced`) and CRLF."""
 
 
 class Ehlo(NamedTuple):
@@ -134,53 +153,58 @@ class Ehlo(NamedTuple):
     domain: str
     """The first word of the first line; empty if there is none."""
     extensions: dict[str, str]
-    """Keyword in upper case to its parameters, joined by one space. Malformed lines are skipped."""
+    """The extensions: keyword in upper case to its parameters, joined by one space. Malformed lines are skipped."""
 
 
 class HeaderField(NamedTuple):
-    """Where one header field lies in the octets that were scanned."""
+    """One header field, by offsets into the scanned octets."""
 
     name: str
-    """As it stands."""
+    """The name of the field, with its case preserved."""
     start: int
+    """The offset of the name."""
     value: int
-    """Offset of the first octet behind the colon."""
+    """The offset of the field body: the first octet after the colon."""
     end: int
-    """Offset behind the field's last CRLF."""
+    """The offset after the last CRLF of the field."""
 
 
 class HeaderSection(NamedTuple):
     """A scanned header section (RFC 5322 §2.2)."""
 
     fields: list[HeaderField]
+    """The fields, in order."""
     end: int
-    """Offset behind the last field, where the empty line, or else the body, starts."""
+    """The offset after the last field: that of the empty line, or of the body if there is no empty line."""
     received: int
-    """How many of the fields are named Received."""
+    """The number of fields with the name Received."""
     fault: Fault | None
-    """What ended the section early, if anything did."""
+    """The fault that ended the section early; None if there is none."""
 
 
 ServerEvent: TypeAlias = Command | bytes | BodyEnd | Line | Fault
-"""What `ServerFramer` emits. `bytes` is a piece of body."""
+"""An event of `ServerFramer`. `bytes` is a piece of content."""
 ClientEvent: TypeAlias = Reply | Fault
-"""What `ReplyReader` emits. A Fault is final: the connection can never be read in step again."""
+"""An event of `ReplyReader`. A Fault is final, because later replies could not be matched to commands."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Modes of ServerFramer
 
 MODE_COMMAND: Final = 0
-"""Command lines. BDAT's octets are counted without leaving this mode."""
+"""The framer reads command lines. The octets of BDAT are counted without leaving this mode."""
 MODE_DATA: Final = 1
-"""Body with transparency, until CRLF.CRLF; then MODE_COMMAND by itself. Its first octet starts a line."""
+"""The framer reads content with transparency dots until CRLF.CRLF, and then returns to MODE_COMMAND. The first octet of
+the content starts a line."""
 MODE_LINE: Final = 2
-"""One `Line`, then held again."""
+"""The framer reads one `Line`, and then holds again."""
 MODE_CLOSED: Final = 3
-"""Whatever comes is dropped."""
+"""The framer discards all octets."""
 
 HOLD_VERBS: Final = frozenset({"DATA", "AUTH", "STARTTLS", "ATRN", "QUIT"})
-"""Behind these the meaning of the next octet depends on the answer: the framer holds until `resume(mode)`. It also
-holds behind a BDAT whose size cannot be read, because nobody knows where its octets end."""
+"""Verbs after which the meaning of the next octet depends on the reply, so that the framer holds until `resume(mode)`.
+It also holds after a BDAT with an invalid size, because the end of its octets is unknown."""
+RESET_VERBS: Final = frozenset({"MAIL", "RSET", "EHLO", "HELO", "LHLO", "STARTTLS", "DATA"})
+"""Verbs after which a BDAT starts a new message with new facts (RFC 3030 §2, RFC 5321 §4.1.4)."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Faults
@@ -195,7 +219,7 @@ FAULTS: Final[dict[str, str]] = {
     "verb-malformed": "The line does not start with a verb of letters and digits.",
     "argument-missing": "The command needs an argument.",
     "argument-unexpected": "The command takes no argument.",
-    "path-keyword-missing": "MAIL needs FROM: and RCPT needs TO: directly behind the verb.",
+    "path-keyword-missing": "MAIL needs FROM: and RCPT needs TO: directly after the verb.",
     "path-space": "No space is allowed between the colon and the path.",
     "path-missing": "The path must be enclosed in angle brackets.",
     "path-unclosed": "The path has no closing angle bracket.",
@@ -239,11 +263,11 @@ FAULTS: Final[dict[str, str]] = {
     "header-too-large": "The header section is larger than the limit.",
     "header-too-many-fields": "The header section has more fields than the limit.",
 }
-"""Every id with the sentence a person reads. `src/fault.rs` holds the same catalogue; a test compares them."""
+"""The description of each fault, by its id. `src/fault.rs` contains the same catalogue; a test compares them."""
 
 
 class WireFault(ValueError):
-    """A complete item is not what the grammar says. Raised by the `parse_*` functions and by a refusing encoder."""
+    """A complete item violates the grammar. Raised by the `parse_*` functions, and by encoders that reject content."""
 
     def __init__(self, id: str, offset: int) -> None:  # noqa: A002 - the catalogue's word
         super().__init__(id, offset)
@@ -252,7 +276,7 @@ class WireFault(ValueError):
 
     @property
     def sentence(self) -> str:
-        """What is wrong, for a person."""
+        """The description of the fault, from `FAULTS`."""
         return FAULTS[self.id]
 
     def __str__(self) -> str:

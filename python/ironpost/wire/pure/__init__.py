@@ -1,8 +1,8 @@
-"""The wire in Python: fallback where there is no wheel, oracle of the Rust core, reference for its readers.
+"""The wire in Python: the fallback where there is no wheel, and the readable reference for tests of the Rust core.
 
-Promises: the same values, faults and offsets as the Rust core on every input; bounded memory; no octet is read more
-than a fixed number of times. Refuses: to be clever; speed is the Rust core's matter.
-Standards: those of `ironpost.wire.interface`; each module names its sections.
+Promises: the same values, faults and offsets as the Rust core for every input; bounded memory; no octet is read more
+than a fixed number of times. Limitations: optimised for readability, not speed.
+Standards: see `ironpost.wire.interface`; each module names its sections.
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ __all__ = [
 
 
 def faults() -> dict[str, str]:
-    """The catalogue: each fault's id with its sentence."""
+    """The catalogue of faults: each id with its sentence, as in `ironpost.wire.FAULTS`."""
     return dict(FAULTS)

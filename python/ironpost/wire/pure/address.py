@@ -1,9 +1,11 @@
-"""Mailboxes, domains and address literals.
+"""Parsing and formatting of mailboxes, domains and address literals.
 
-Promises: each octet is judged once, from left to right, and the leftmost wrong one is reported.
+Promises: octets are checked from left to right, each once, and the first invalid one is reported.
 
 Refuses: comments, white space, display names, a dot at the end of a domain, untagged IPv6 literals, octets that are
 not UTF-8.
+
+Tolerates with `lenient`: the deviations in `interface.TOLERATED`.
 
 Standards: RFC 5321 §4.1.2 and §4.1.3, amended by RFC 6531 §3.3; §4.5.3.1.2 (domain length); RFC 1035 §2.3.4 (label
 length); RFC 4291 §2.2 (IPv6 addresses).
@@ -15,7 +17,7 @@ import ipaddress
 import re
 from typing import Final
 
-from ironpost.wire.interface import Mailbox, WireFault
+from ironpost.wire.interface import TOLERATED, Mailbox, WireFault
 from ironpost.wire.pure.octets import DOT, Octets, as_octets
 
 DOMAIN_OCTETS: Final = 255
@@ -41,26 +43,27 @@ GENERAL_LITERAL: Final = re.compile(rb"[A-Za-z0-9-]*[A-Za-z0-9]:[!-Z^-~]+")
 
 
 class Text:
-    """Octets that should be UTF-8, and where they stop being so."""
+    """Octets that should be UTF-8, with the length of their valid part."""
 
     def __init__(self, octets: bytes) -> None:
         self.octets = octets
         self.valid = len(octets)
+        """The number of octets at the start that are valid UTF-8."""
         try:
             octets.decode()
         except UnicodeDecodeError as error:
             self.valid = error.start
 
     def get(self, offset: int) -> int | None:
-        """The octet at `offset`, None behind the end."""
+        """Return the octet at `offset`; None after the end."""
         return self.octets[offset] if offset < len(self.octets) else None
 
     def fault(self, name: str, offset: int) -> WireFault:
-        """A fault at `offset`, or `utf8-malformed` if octets that are not UTF-8 stand left of it."""
+        """Create a fault at `offset`, or `utf8-malformed` if the octets before it are not UTF-8."""
         return WireFault("utf8-malformed", self.valid) if self.valid < offset else WireFault(name, offset)
 
     def slice(self, start: int, end: int) -> str:
-        """The text between two offsets.
+        """Return the text between two offsets.
 
         Raises:
             WireFault: `utf8-malformed`.
@@ -70,8 +73,13 @@ class Text:
         return self.octets[start:end].decode()
 
 
-def read_local_part(text: Text, start: int) -> tuple[str, int]:
-    """The local part at `start` (possibly empty) and the offset behind it (Local-part, RFC 5321 §4.1.2).
+def read_local_part(text: Text, start: int, *, lenient: bool = False) -> tuple[str, int]:
+    """Read the local part at `start`, which may be empty; return it and the offset after it (RFC 5321 §4.1.2).
+
+    Args:
+        text: the text to read.
+        start: the offset of the local part.
+        lenient: accept dots in any place.
 
     Raises:
         WireFault: `local-part-malformed`, `quoted-string-malformed`, `quoted-string-unclosed`, `utf8-malformed`.
@@ -81,13 +89,13 @@ def read_local_part(text: Text, start: int) -> tuple[str, int]:
     at = atom = start
     while (octet := text.get(at)) is not None:
         if octet == DOT:
-            if at == atom:
+            if at == atom and not lenient:
                 raise text.fault("local-part-malformed", at)
             atom = at + 1
         elif octet not in ATEXT:
             break
         at += 1
-    if at == atom and at > start:
+    if at == atom and at > start and not lenient:
         raise text.fault("local-part-malformed", at - 1)  # the dot at the end
     return text.slice(start, at), at
 
@@ -112,12 +120,12 @@ def _read_quoted_string(text: Text, start: int) -> tuple[str, int]:
 
 
 def read_domain(text: Text, start: int, *, underscore: bool = False) -> int:
-    """The offset behind the Domain at `start`, which may be empty (RFC 5321 §4.1.2; U-labels RFC 6531 §3.3).
+    """Read the Domain at `start`, which may be empty; return the offset after it (RFC 5321 §4.1.2, RFC 6531 §3.3).
 
     Args:
-        text: what is read.
-        start: the domain's first octet.
-        underscore: an underscore counts as a letter.
+        text: the text to read.
+        start: the offset of the domain.
+        underscore: accept underscores like letters.
 
     Raises:
         WireFault: `domain-malformed`, `label-too-long`, `domain-too-long`, `utf8-malformed`.
@@ -147,7 +155,10 @@ def read_domain(text: Text, start: int, *, underscore: bool = False) -> int:
 
 
 def _read_literal(text: Text, start: int, end: int | None) -> int:
-    """The offset behind the address literal at `start`; the octet `end` closes what holds it (RFC 5321 §4.1.3)."""
+    """Read the address literal at `start`; return the offset after it (RFC 5321 §4.1.3).
+
+    The octet `end` ends the enclosing path, so it cannot be in the literal.
+    """
     at = start
     while (octet := text.get(at)) != ord("]"):
         if octet is None or octet == end:
@@ -161,7 +172,7 @@ def _read_literal(text: Text, start: int, end: int | None) -> int:
 def _is_literal(content: bytes) -> bool:
     if found := IPV6_LITERAL.fullmatch(content):
         return _is_ipv6(found[1])
-    # An IPv6 address that lacks its tag is no General-address-literal: "2001" is no registered tag (RFC 5321 §4.1.3).
+    # An IPv6 address without its tag is not a General-address-literal: "2001" is not registered (RFC 5321 §4.1.3).
     return bool(IPV4_LITERAL.fullmatch(content) or (GENERAL_LITERAL.fullmatch(content) and not _is_ipv6(content)))
 
 
@@ -176,29 +187,33 @@ def _is_ipv6(octets: bytes) -> bool:
 
 
 def read_host(text: Text, start: int, end: int | None, *, underscore: bool = False) -> int:
-    """The offset behind the Domain or address literal at `start`; the octet `end` (None: nothing) must follow it.
+    """Read the Domain or address literal at `start`; return the offset after it.
+
+    The octet `end` must follow it; None stands for the end of the text.
 
     Raises:
         WireFault: `domain-empty`, `literal-unclosed`, `literal-malformed` and what `read_domain` raises.
     """
     if text.get(start) == ord("["):
-        behind = _read_literal(text, start, end)
+        after = _read_literal(text, start, end)
     else:
-        behind = read_domain(text, start, underscore=underscore)
-    if text.get(behind) != end:
-        raise WireFault("domain-malformed", behind)
-    if behind == start:
+        after = read_domain(text, start, underscore=underscore)
+    if text.get(after) != end:
+        raise WireFault("domain-malformed", after)
+    if after == start:
         raise WireFault("domain-empty", start)
-    return behind
+    return after
 
 
-def read_mailbox(text: Text, start: int, end: int | None) -> tuple[Mailbox, int]:
-    """The Mailbox at `start` and the offset behind it; the octet `end` (None: nothing) must follow it.
+def read_mailbox(text: Text, start: int, end: int | None, *, lenient: bool = False) -> tuple[Mailbox, int]:
+    """Read the Mailbox at `start`; return it and the offset after it.
+
+    The octet `end` must follow it; None stands for the end of the text.
 
     Raises:
-        WireFault: what is wrong with it.
+        WireFault: the first fault.
     """
-    local_part, at = read_local_part(text, start)
+    local_part, at = read_local_part(text, start, lenient=lenient)
     octet = text.get(at)
     if octet != AT and octet != end:
         raise WireFault("local-part-malformed", at)
@@ -206,32 +221,50 @@ def read_mailbox(text: Text, start: int, end: int | None) -> tuple[Mailbox, int]
         raise WireFault("local-part-empty", at)
     if octet == end:
         raise WireFault("at-missing", at)
-    behind = read_host(text, at + 1, end)
-    return Mailbox(local_part, text.slice(at + 1, behind)), behind
+    after = read_host(text, at + 1, end, underscore=lenient)
+    return Mailbox(local_part, text.slice(at + 1, after)), after
 
 
-def parse_mailbox(text: str | Octets) -> Mailbox:
-    """The whole of `text` as a Mailbox, without brackets and display name (RFC 5321 §4.1.2).
+def tolerated(text: Text, start: int, mailbox: Mailbox) -> tuple[str, ...]:
+    """Return the deviations of the mailbox at `start` from the grammar, in the order of `TOLERATED`."""
+    local_part, domain = mailbox
+    found = (
+        text.get(start) != QUOTE and (local_part[0] == "." or local_part[-1] == "." or ".." in local_part),
+        "_" in domain and domain[0] != "[",
+    )
+    return tuple(name for name, used in zip(TOLERATED, found, strict=True) if used)
+
+
+def parse_mailbox(text: str | Octets, *, lenient: bool = False) -> Mailbox:
+    """Parse the whole of `text` as a Mailbox, without brackets and display name (RFC 5321 §4.1.2).
+
+    Args:
+        text: the address; octets are UTF-8.
+        lenient: the address may deviate from the grammar as `TOLERATED` lists.
 
     Raises:
-        WireFault: what is wrong, with the offset in the octets of its UTF-8 form.
+        WireFault: the first fault, with its offset in the octets of the UTF-8 form.
     """
     octets = text.encode() if isinstance(text, str) else as_octets(text)
-    return read_mailbox(Text(octets), 0, None)[0]
+    return read_mailbox(Text(octets), 0, None, lenient=lenient)[0]
 
 
-def format_mailbox(mailbox: Mailbox) -> str:
-    """The mailbox as a path holds it, quoted only where it must be (RFC 5321 §4.1.2); the null path is the empty text.
+def format_mailbox(mailbox: Mailbox, *, lenient: bool = False) -> str:
+    """Write a mailbox as it stands in a path, quoted only where needed; the null path is empty (RFC 5321 §4.1.2).
+
+    Args:
+        mailbox: the address; stray dots are always quoted.
+        lenient: an underscore counts as a letter of the domain.
 
     Raises:
-        WireFault: if the grammar cannot write it; the offset is that in the local part or in the domain.
+        WireFault: if the grammar has no form for it, with the offset in the local part or in the domain.
     """
     if mailbox == ("", ""):
         return ""
     local_part = _format_local_part(mailbox.local_part)
     if not mailbox.domain and local_part.lower() == "postmaster":
         return local_part
-    read_host(Text(mailbox.domain.encode()), 0, None)
+    read_host(Text(mailbox.domain.encode()), 0, None, underscore=lenient)
     return f"{local_part}@{mailbox.domain}"
 
 

@@ -1,12 +1,12 @@
-"""One command line: verb, argument, and what the argument means.
+"""Parsing of one command line: its verb, and its argument by the grammar of the verb.
 
-Promises: `read_command` never fails; verb and argument are there even if the line is faulty.
+Promises: `read_command` never raises; a line with a fault has its verb and argument too.
 
-Refuses, as a fault in the value: CR, LF or NUL inside the line, a verb that is no word of letters and digits, an
-argument that is not what the verb's grammar says. Unknown verbs pass with their argument as it is.
+Refuses, with a fault in the value: CR, LF or NUL inside the line, a verb that does not consist of letters and digits,
+an argument that does not match the grammar of the verb. The argument of an unknown verb is not changed.
 
 Tolerates: spaces and tabs at the end of a structured argument (RFC 5321 §4.1.1), several spaces before a parameter, an
-underscore in the domain of HELO, EHLO and LHLO.
+underscore in the domain of HELO, EHLO and LHLO; with `lenient`, what `interface.TOLERATED` names.
 
 Standards: RFC 5321 §2.4 (verbs in any case), §4.1.1, §4.1.2; RFC 2033 §4.1 (LHLO); RFC 3030 §2 (BDAT).
 """
@@ -33,7 +33,7 @@ STRUCTURED: Final = (
     | NO_ARGUMENT
     | {"MAIL", "RCPT", "BDAT", "ETRN", "ATRN", "SEND", "SOML", "SAML", "BURL", "XCLIENT", "XFORWARD"}
 )
-"""Verbs behind whose argument blanks mean nothing."""
+"""Verbs for which white space after the argument is ignored."""
 NEEDS_ARGUMENT: Final = GREETINGS | {
     "MAIL",
     "RCPT",
@@ -52,26 +52,30 @@ CHUNK_SIZE: Final = (1 << 63) - 1
 CHUNK_SIZE_DIGITS: Final = 20
 
 
-def parse_command(line: Octets) -> Command:
-    """One command line, with or without its CRLF.
+def parse_command(line: Octets, *, lenient: bool = False) -> Command:
+    """Parse one command line, with or without its CRLF (RFC 5321 §4.1.1).
+
+    Args:
+        line: the octets of the line.
+        lenient: MAIL and RCPT may deviate from the grammar as `TOLERATED` lists.
 
     Raises:
-        WireFault: what is wrong with it.
+        WireFault: the first fault, with its offset in the line.
     """
-    command = read_command(as_octets(line).removesuffix(CRLF))
+    command = read_command(as_octets(line).removesuffix(CRLF), lenient=lenient)
     if command.fault is not None:
         raise WireFault(*command.fault)
     return command
 
 
-def read_command(line: bytes) -> Command:
-    """One command line without its CRLF; what is wrong with it is its `fault`."""
+def read_command(line: bytes, *, lenient: bool = False) -> Command:
+    """Parse one command line without its CRLF; a syntax error is reported as its `fault`."""
     control = CONTROL.search(line)
     fault = Fault(CONTROL_FAULTS[control[0]], control.start()) if control else None
     end = 0
     while end < len(line) and line[end] in ALPHANUMERIC:
         end += 1
-    # RFC 5321 §4.1.1: white space at the end is tolerated, and a tab may be all of it.
+    # RFC 5321 §4.1.1: white space at the end is tolerated, even if it is only a tab.
     if end == 0 or (line[end : end + 1] not in (b" ", b"") and line[end:].strip(BLANKS)):
         return Command("", b"", fault=fault or Fault("verb-malformed", end))
     verb = line[:end].decode().upper()
@@ -81,24 +85,24 @@ def read_command(line: bytes) -> Command:
     if fault:
         return Command(verb, argument, fault=fault)
     try:
-        return _interpret(verb, line, start)
+        return _interpret(verb, line, start, lenient=lenient)
     except WireFault as error:
         return Command(verb, argument, fault=Fault(error.id, error.offset))
 
 
 def _without_blanks(line: bytes, end: int) -> bytes:
-    """The line without the blanks behind its argument; the verb ends at `end`."""
+    """Remove the white space after the argument; the verb ends at `end`."""
     return line[:end] + line[end:].rstrip(BLANKS)
 
 
-def _interpret(verb: str, line: bytes, start: int) -> Command:
+def _interpret(verb: str, line: bytes, start: int, *, lenient: bool) -> Command:
     argument = line[start:]
     if verb in NEEDS_ARGUMENT and not argument.strip(BLANKS):
         raise WireFault("argument-missing", start - 1)
     if verb in NO_ARGUMENT and argument:
         raise WireFault("argument-unexpected", start)
     if verb in PATH_KEYWORD:
-        return _interpret_envelope(verb, line, start)
+        return _interpret_envelope(verb, line, start, lenient=lenient)
     if verb in GREETINGS:
         text = Text(line)
         end = read_host(text, start, None, underscore=True)
@@ -108,8 +112,8 @@ def _interpret(verb: str, line: bytes, start: int) -> Command:
     return Command(verb, argument)
 
 
-def _interpret_envelope(verb: str, line: bytes, start: int) -> Command:
-    """MAIL and RCPT (RFC 5321 §4.1.1.2, §4.1.1.3)."""
+def _interpret_envelope(verb: str, line: bytes, start: int, *, lenient: bool) -> Command:
+    """Parse the argument of MAIL or RCPT (RFC 5321 §4.1.1.2, §4.1.1.3)."""
     keyword = PATH_KEYWORD[verb]
     at = start + len(keyword)
     if line[start:at].upper() != keyword:
@@ -117,12 +121,12 @@ def _interpret_envelope(verb: str, line: bytes, start: int) -> Command:
     text = Text(line)
     if text.get(at) != OPEN:
         raise WireFault("path-space" if line[at : at + 1] in (b" ", b"\t") else "path-missing", at)
-    path, behind = read_path(text, at, forward=verb == "RCPT")
-    return Command(verb, line[start:], path=path, parameters=read_parameters(text, behind))
+    path, after, tolerated = read_path(text, at, forward=verb == "RCPT", lenient=lenient)
+    return Command(verb, line[start:], path=path, parameters=read_parameters(text, after), tolerated=tolerated)
 
 
 def _read_chunk(argument: bytes, start: int) -> Chunk:
-    """`chunk-size [SP "LAST"]` at the offset `start` of the line (RFC 3030 §2)."""
+    """Parse `chunk-size [SP "LAST"]`, which is at the offset `start` of the line (RFC 3030 §2)."""
     digits, space, marker = argument.partition(bytes([SPACE]))
     if not digits.isdigit() or len(digits) > CHUNK_SIZE_DIGITS:
         raise WireFault("chunk-size-malformed", start)

@@ -1,11 +1,10 @@
-"""DATA transparency: dot-stuffing both ways, streaming and whole.
+"""DATA transparency: adding and removing leading dots, incrementally or at once.
 
-Promises: only CRLF.CRLF ends DATA (the first CRLF may be the one of the DATA command itself); a dot is stuffed or
-un-stuffed only at the start of a line, and only CRLF starts a line; what comes out does not depend on how the input was
-cut. Nothing is held back but a leading `.` or `.CR` whose meaning the next octet decides and, where newlines are
-normalised, a CR.
+Promises: only CRLF.CRLF ends DATA (the first CRLF may be that of the DATA command itself); a dot is added or removed
+only at the start of a line, and only CRLF starts a line; the result does not depend on how the input was split. At most
+a leading `.` or `.CR`, whose meaning depends on the next octet, is held back, and a CR if newlines are normalised.
 
-Refuses: to let a bare CR or bare LF out through `DataEncoder`; to read behind the end of DATA.
+Refuses: to output a bare CR or bare LF from `DataEncoder`; to read beyond the end of DATA.
 
 Standards: RFC 5321 §4.1.1.4 (end of data), §4.5.2 (transparency), §2.3.8 (line ends).
 """
@@ -23,33 +22,33 @@ if TYPE_CHECKING:
 
 BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
-# Where the decoder stands. A line starts at the start of DATA and behind each CRLF.
+# States of the decoder. A line starts at the start of DATA and after each CRLF.
 LINE_START: Final = 0
 LEADING: Final = 1
-"""Behind a dot that starts a line."""
+"""State after a dot that starts a line."""
 LEADING_CR: Final = 2
-"""Behind `.CR` at the start of a line."""
+"""State after `.CR` at the start of a line."""
 INSIDE: Final = 3
 INSIDE_CR: Final = 4
-"""Behind a CR inside a line."""
+"""State after a CR inside a line."""
 
 
 def dot_stuff(data: Octets) -> bytes:
-    """A body with each leading dot doubled; no terminator is added (RFC 5321 §4.5.2)."""
+    """Double each leading dot of a body; no terminator is added (RFC 5321 §4.5.2)."""
     octets = as_octets(data)
     return b"." * octets.startswith(b".") + octets.replace(b"\r\n.", b"\r\n..")
 
 
 def dot_unstuff(data: Octets) -> bytes:
-    """A body, without terminator, with each leading dot removed (RFC 5321 §4.5.2)."""
+    """Remove one leading dot from each line of a body without terminator (RFC 5321 §4.5.2)."""
     return as_octets(data).removeprefix(b".").replace(b"\r\n.", b"\r\n")
 
 
 def as_newline_policy(newline: str) -> NewlinePolicy:
-    """One of the three policies.
+    """Check the name of a policy.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: there is no such policy.
     """
     if newline not in get_args(NewlinePolicy):
         raise ValueError(f"newline must be 'reject', 'normalise' or 'accept', not {newline!r}")
@@ -57,7 +56,7 @@ def as_newline_policy(newline: str) -> NewlinePolicy:
 
 
 class Newlines:
-    """Turns each bare CR and bare LF into CRLF, over any cut of the input. Holds back a CR at the end of a piece."""
+    """Converts each bare CR and bare LF to CRLF, however the input is split. A CR at the end of a piece is buffered."""
 
     def __init__(self) -> None:
         self.bare_cr = False
@@ -65,7 +64,7 @@ class Newlines:
         self.held = b""
 
     def feed(self, octets: bytes) -> bytes:
-        """The octets with every line end a CRLF."""
+        """Convert the next octets; return them with CRLF line ends."""
         octets = self.held + octets
         self.held = b"\r" if octets.endswith(b"\r") else b""
         if self.held:
@@ -79,7 +78,7 @@ class Newlines:
         return octets
 
     def finish(self) -> bytes:
-        """What was held back, now known to be bare."""
+        """End the input; return CRLF for a CR that was held back, which is bare."""
         if not self.held:
             return b""
         self.held = b""
@@ -88,7 +87,7 @@ class Newlines:
 
 
 class Facts:
-    """What a body holds, gathered while it passes. The same for DATA and for the chunks of BDAT."""
+    """Collects the facts about content while it is read, for DATA and for the chunks of BDAT."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -107,7 +106,7 @@ class Facts:
         return max(self._longest, self.size - self._line_start - self._after_cr)
 
     def observe(self, octets: bytes) -> None:
-        """Count the next octets of the body."""
+        """Examine the next octets of the content."""
         if not octets:
             return
         self.eight_bit = self.eight_bit or not octets.isascii()
@@ -130,7 +129,7 @@ class Facts:
         self.size += len(octets)
 
     def finish(self) -> None:
-        """The body is complete: a CR at its end is bare."""
+        """End the content: a CR at its end is bare."""
         if self._after_cr:
             self._after_cr = False
             self.bare_cr = True
@@ -140,7 +139,7 @@ class Facts:
         self.bare_lf = self.bare_lf or LF in octets
 
     def _end_line(self, end: int) -> None:
-        """A line ends at the offset `end` with CRLF."""
+        """Record that a line ends with CRLF at the offset `end`."""
         if self.header_size < 0 and end == self._line_start:
             self.header_size = end
         self._longest = max(self._longest, end - self._line_start)
@@ -148,14 +147,14 @@ class Facts:
 
 
 class DataDecoder:
-    """The receiving side of DATA: un-stuffs, finds the true end, gathers facts on the way.
+    """Decode the octets after DATA: remove stuffed dots, find the true end, gather facts (RFC 5321 §4.5.2).
 
-    The facts describe the body as it is returned (un-stuffed, and normalised if that is the policy), except `bare_cr`
-    and `bare_lf`, which tell what was received.
+    The facts describe the body as it is returned (without stuffed dots, and normalised under that policy), except
+    `bare_cr` and `bare_lf`, which describe what was received.
 
     Args:
         limits: `Limits.content` bounds what `feed` returns; the rest is counted and checked.
-        newline: what happens to bare CR and bare LF.
+        newline: the policy for a bare CR or bare LF.
     """
 
     def __init__(self, limits: Limits | None = None, newline: NewlinePolicy = "reject") -> None:
@@ -166,10 +165,10 @@ class DataDecoder:
         self._finished = False
 
     def feed(self, data: Octets) -> tuple[bytes, int, bool]:
-        """Body octets known by now, octets of `data` consumed, whether the true end was reached.
+        """The body octets known by now, how many octets of `data` were consumed, whether the true end was reached.
 
         Raises:
-            ValueError: behind the end.
+            ValueError: after the end.
         """
         if self._finished:
             raise ValueError("the end of DATA was reached; a DataDecoder reads one body")
@@ -198,12 +197,12 @@ class DataDecoder:
                     self._state = LEADING_CR
                     at += 1
                 else:
-                    self._state = INSIDE  # the dot is dropped: other characters follow it
+                    self._state = INSIDE  # the dot is removed, because other characters follow it
             elif self._state == LEADING_CR:
                 if octets[at] == LF:
                     self._finished = True
                     return pieces, at + 1
-                pieces.append(b"\r")  # a bare CR behind a dot that is dropped
+                pieces.append(b"\r")  # a bare CR, after a dot that is removed
                 self._state = INSIDE
             elif self._state == INSIDE_CR:
                 if octets[at] == LF:
@@ -231,22 +230,22 @@ class DataDecoder:
 
     @property
     def eight_bit(self) -> bool:
-        """An octet above 127 was seen."""
+        """Whether an octet above 127 was seen."""
         return self._facts.eight_bit
 
     @property
     def nul(self) -> bool:
-        """A NUL octet was seen."""
+        """Whether a NUL octet was seen."""
         return self._facts.nul
 
     @property
     def bare_cr(self) -> bool:
-        """A CR without LF was seen."""
+        """Whether a CR without LF was seen."""
         return self._facts.bare_cr or (self._newlines is not None and self._newlines.bare_cr)
 
     @property
     def bare_lf(self) -> bool:
-        """An LF without CR was seen."""
+        """Whether an LF without CR was seen."""
         return self._facts.bare_lf or (self._newlines is not None and self._newlines.bare_lf)
 
     @property
@@ -261,7 +260,7 @@ class DataDecoder:
 
 
 class DataEncoder:
-    """The sending side of DATA: stuffs, and adds the terminator.
+    """Encode content for DATA: stuff leading dots and add the terminator (RFC 5321 §4.5.2).
 
     Args:
         newline: `normalise` turns a bare CR or LF into CRLF; `reject` raises `WireFault` (`bare-cr`, `bare-lf`) with
@@ -274,15 +273,15 @@ class DataEncoder:
         self._strict = newline == "reject"
         self._newlines = Newlines()
         self._fed = 0
-        self._tail = CRLF  # the last two octets given out; the start of the body is the start of a line
+        self._tail = CRLF  # the last two octets returned; the content starts at the start of a line
         self._ended = False
 
     def feed(self, chunk: Octets) -> bytes:
         """The next octets for the wire.
 
         Raises:
-            WireFault: under `reject`, if the body holds a bare CR or LF; the encoder is of no use behind it.
-            ValueError: behind the end or a fault.
+            WireFault: under `reject`, if the body holds a bare CR or LF; the encoder cannot be used any more.
+            ValueError: after the end or a fault.
         """
         self._require_open()
         octets = as_octets(chunk)
@@ -292,11 +291,11 @@ class DataEncoder:
         return self._stuff(self._newlines.feed(octets))
 
     def finish(self) -> bytes:
-        """The end: CRLF if the body lacks it, then `.CRLF`.
+        """The last octets: CRLF if the body does not end with it, then `.CRLF`.
 
         Raises:
             WireFault: under `reject`, if the body ends with a CR.
-            ValueError: behind the end or a fault.
+            ValueError: after the end or a fault.
         """
         self._require_open()
         self._ended = True
@@ -321,7 +320,7 @@ class DataEncoder:
         raise WireFault("bare-cr" if found[0] == b"\r" else "bare-lf", offset)
 
     def _stuff(self, octets: bytes) -> bytes:
-        # Octets come out of Newlines, so no piece starts with the LF of a CRLF that the last piece began.
+        # Newlines never splits a CRLF, so no piece starts with the LF of one.
         if not octets:
             return b""
         stuffed = dot_stuff(octets) if self._tail == CRLF else dot_stuff(b" " + octets)[1:]

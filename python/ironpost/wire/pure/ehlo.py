@@ -1,6 +1,6 @@
-"""The reply to EHLO: the server's domain and its list of extensions.
+"""Parsing of the reply to EHLO: the server's domain and its list of extensions.
 
-Promises: a server's odd line costs that line, never the list.
+Promises: a malformed line is skipped and the other lines are kept.
 Refuses: a reply that is not 250.
 Standards: RFC 5321 §4.1.1.1.
 """
@@ -16,10 +16,10 @@ EHLO_LINE: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9-]*)((?: +[!-~]+)*) *")
 
 
 def parse_ehlo(reply: Reply) -> Ehlo:
-    """What a server says about itself.
+    """Parse the reply to EHLO: the server's domain and its extensions (RFC 5321 §4.1.1.1).
 
     Raises:
-        WireFault: `ehlo-refused`.
+        WireFault: `ehlo-refused`, if the reply is not 250.
     """
     if not isinstance(reply, Reply):
         raise TypeError(f"expected a Reply, not {type(reply).__name__}")

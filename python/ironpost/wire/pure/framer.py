@@ -1,11 +1,11 @@
-"""The server's incremental decoder: commands, bodies and lines out of a stream of octets.
+"""The incremental decoder of a server: splits a stream of octets into commands, content and lines.
 
-Promises: never raises on a peer's bytes; emits what is wrong with an offset and goes on at the next CRLF; stops where
-the meaning of the next octet depends on the answer, until `resume` tells; the octets of BDAT are counted, never read.
+Promises: never raises on a peer's bytes, but emits a fault with its offset and continues at the next CRLF; holds until
+`resume` where the meaning of the next octet depends on the reply; counts the octets of BDAT and never interprets them.
 
-Refuses: nothing on the wire; misuse raises.
+Refuses: misuse of the interface, with an exception.
 
-Standards: RFC 5321 §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2 (BDAT); RFC 2920 §3.1 (what may be pipelined behind what).
+Standards: RFC 5321 §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2 (BDAT); RFC 2920 §3.1 (pipelining).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ironpost.wire.interface import (
     MODE_COMMAND,
     MODE_DATA,
     MODE_LINE,
+    RESET_VERBS,
     BodyEnd,
     Fault,
     Limits,
@@ -31,33 +32,32 @@ from ironpost.wire.pure.line import LineReader
 from ironpost.wire.pure.octets import Octets, as_limits, as_octets
 
 MODES: Final = frozenset({MODE_COMMAND, MODE_DATA, MODE_LINE, MODE_CLOSED})
-RESET_VERBS: Final = frozenset({"MAIL", "RSET", "EHLO", "HELO", "LHLO", "STARTTLS", "DATA"})
-"""Behind these a BDAT starts a new message (RFC 3030 §2, RFC 5321 §4.1.4)."""
 WINDOW: Final = 16384
-"""Octets that `resume` reads at a time."""
+"""Maximum octets that `resume` reads at a time."""
 
 
 class Chunks:
-    """The octets of BDAT over one transaction (RFC 3030 §2)."""
+    """Counts the octets of the chunks of one message, and collects facts about them (RFC 3030 §2)."""
 
     def __init__(self, content: int) -> None:
         self._content = content
         self.left = 0
+        """Octets of the current chunk that were not received yet."""
         self._last = False
         self.reset()
 
     def reset(self) -> None:
-        """A new message starts."""
+        """Start a new message."""
         self._facts = Facts()
         self._room = self._content
 
     def begin(self, size: int, *, last: bool) -> None:
-        """A chunk of `size` octets follows."""
+        """Start a chunk of `size` octets."""
         self.left = size
         self._last = last
 
     def take(self, octets: bytes) -> bytes:
-        """Count octets of the chunk; what of them is to be handed on."""
+        """Count octets of the chunk; return those within the limit on content."""
         self.left -= len(octets)
         self._facts.observe(octets)
         octets = octets[: self._room]
@@ -65,7 +65,7 @@ class Chunks:
         return octets
 
     def end(self) -> BodyEnd:
-        """The chunk is complete."""
+        """End the chunk; return its event."""
         last = self._last
         if last:
             self._facts.finish()
@@ -76,7 +76,7 @@ class Chunks:
 
 
 def body_end(facts: Facts | DataDecoder, *, last: bool) -> BodyEnd:
-    """The event that carries what is known about a body."""
+    """Create the event with the facts about content."""
     return BodyEnd(
         last,
         facts.size,
@@ -90,19 +90,23 @@ def body_end(facts: Facts | DataDecoder, *, last: bool) -> BodyEnd:
 
 
 class ServerFramer:
-    """What a server reads, as events.
+    """Split what a client sends into commands, content and lines (RFC 5321 §4.1.1, RFC 3030 §2).
 
     Args:
-        limits: lengths of lines, octets held, content returned.
-        newline: what a bare CR or LF in DATA means; the octets of BDAT are handed on as they are.
+        limits: lengths of lines, octets stored while held, content returned.
+        newline: the policy for a bare CR or LF in DATA; the octets of BDAT are returned unchanged.
+        lenient: MAIL and RCPT may deviate from the grammar as `TOLERATED` lists.
     """
 
-    def __init__(self, limits: Limits | None = None, newline: NewlinePolicy = "reject") -> None:
+    def __init__(
+        self, limits: Limits | None = None, newline: NewlinePolicy = "reject", *, lenient: bool = False
+    ) -> None:
         self._limits = as_limits(limits)
+        self._lenient = lenient
         self._newline = as_newline_policy(newline)
         self._mode = MODE_COMMAND
         self._held = False
-        self._behind = bytearray()
+        self._pending = bytearray()
         self._lines = LineReader()
         self._chunks = Chunks(self._limits.content)
         self._chunk_open = False
@@ -110,7 +114,7 @@ class ServerFramer:
 
     @property
     def held(self) -> bool:
-        """Waits for `resume`."""
+        """Whether the framer waits for `resume`."""
         return self._held
 
     @property
@@ -120,38 +124,38 @@ class ServerFramer:
 
     @property
     def buffered(self) -> int:
-        """Octets fed behind the hold, not yet read."""
-        return len(self._behind)
+        """Octets fed after the hold and not yet read."""
+        return len(self._pending)
 
     def feed(self, data: Octets) -> list[ServerEvent]:
-        """The events in `data`, up to a hold; what stands behind it is stored.
+        """The events in `data` up to a hold; the octets after it are stored.
 
         Raises:
-            BufferError: while held, if more than `Limits.held` octets would be stored; nothing of `data` is taken.
+            BufferError: while held, if more than `Limits.held` octets would be stored; `data` is not stored.
         """
         octets = as_octets(data)
         events: list[ServerEvent] = []
         if not self._held:
             consumed = self._read(octets, events)
-            self._behind += octets[consumed:]
-        elif len(self._behind) + len(octets) <= self._limits.held:
-            self._behind += octets
+            self._pending += octets[consumed:]
+        elif len(self._pending) + len(octets) <= self._limits.held:
+            self._pending += octets
         else:
             raise BufferError(f"the framer is held and stores at most {self._limits.held} octets; stop reading")
         return events
 
     def resume(self, mode: int) -> list[ServerEvent]:
-        """Go on behind a hold, and read what was stored.
+        """End a hold, and read what was stored up to the next one.
 
         Args:
-            mode: one of the MODE constants.
+            mode: how to read on, one of the MODE constants.
 
         Raises:
             RuntimeError: if the framer is not held.
-            ValueError: if there is no such mode.
+            ValueError: if the mode does not exist.
         """
         if mode not in MODES:
-            raise ValueError(f"{mode!r} is no mode of ServerFramer")
+            raise ValueError(f"{mode!r} is not a mode of ServerFramer")
         if not self._held:
             raise RuntimeError("the framer is not held")
         self._held = False
@@ -160,14 +164,14 @@ class ServerFramer:
             self._data = DataDecoder(self._limits, self._newline)
             self._chunks.reset()
         events: list[ServerEvent] = []
-        while self._behind and not self._held:
-            # In windows: a peer that pipelines thousands of DATA must not make each hold copy everything behind it.
-            consumed = self._read(bytes(self._behind[:WINDOW]), events)
-            del self._behind[:consumed]
+        while self._pending and not self._held:
+            # In windows: a peer that pipelines thousands of DATA must not make each hold copy all pending octets.
+            consumed = self._read(bytes(self._pending[:WINDOW]), events)
+            del self._pending[:consumed]
         return events
 
     def _read(self, octets: bytes, events: list[ServerEvent]) -> int:
-        """Read up to a hold; how many octets were consumed."""
+        """Read up to a hold; return the number of octets consumed."""
         at = 0
         while at < len(octets) and not self._held:
             if self._mode == MODE_CLOSED:
@@ -197,7 +201,7 @@ class ServerFramer:
         return at
 
     def _read_command(self, line: bytes, events: list[ServerEvent]) -> None:
-        command = read_command(line)
+        command = read_command(line, lenient=self._lenient)
         events.append(command)
         if command.verb in RESET_VERBS:
             self._chunks.reset()

@@ -1,8 +1,8 @@
-"""Where the fields of a header section lie.
+"""Scanning of a header section for the offsets of its fields.
 
-Promises: offsets into the octets that were given; nothing is copied but names; one pass; bounded by `Limits`.
-Refuses: a line that is neither field nor continuation: the section ends there, with a fault.
-Tolerates: white space between a name and its colon (RFC 5322 §4.5); any octets in a value.
+Promises: one pass, bounded by `Limits`; fields are returned as offsets, and only their names are copied.
+Refuses: a line that is neither field nor continuation, with a fault that ends the section.
+Tolerates: white space between a name and its colon (RFC 5322 §4.5); any octets in a field body.
 Standards: RFC 5322 §2.2 (fields), §2.2.3 (folding).
 """
 
@@ -19,19 +19,19 @@ FOLD: Final = re.compile(rb"\r\n(?=[ \t])")
 
 
 def unfold(value: Octets) -> bytes:
-    """The value without each CRLF that white space follows (RFC 5322 §2.2.3)."""
+    """Remove each CRLF that white space follows from a field body (RFC 5322 §2.2.3)."""
     return FOLD.sub(b"", as_octets(value))
 
 
 def scan_header(data: Octets, limits: Limits | None = None) -> HeaderSection:
-    """The header section at the start of `data`.
+    """Find the fields of the header section at the start of `data` (RFC 5322 §2.2). Content never raises.
 
     Args:
         data: a message, or the start of one; the section ends at the first empty line or at the end of `data`.
         limits: `header_octets` and `header_fields` bound what is read.
 
     Returns:
-        The fields, where the section ends, how many fields are named Received, what ended it early.
+        The fields, the end of the section, how many fields are named Received, and the fault that ended it early.
     """
     octets = as_octets(data)
     bounds = as_limits(limits)
@@ -57,7 +57,7 @@ def scan_header(data: Octets, limits: Limits | None = None) -> HeaderSection:
 
 
 def _end_of_field(octets: bytes, at: int, limit: int) -> int:
-    """The offset behind a field and its continuation lines; some offset above `limit` if it ends beyond that."""
+    """Return the offset after a field and its continuation lines; any offset above `limit` if it ends beyond that."""
     while True:
         at = octets.find(CRLF, at, limit) + 2
         if at < 2:

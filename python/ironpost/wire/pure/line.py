@@ -1,11 +1,11 @@
-"""Command lines out of a stream of octets.
+"""Splitting of a stream of octets into command lines.
 
-Promises: a line ends at CRLF and nowhere else; the first octet that is wrong is reported as soon as it is known, and
-the rest of that line is dropped up to and including its CRLF; never holds more than the limit.
+Promises: a line ends only at CRLF; the first invalid octet is reported as soon as it is known, and the rest of its line
+is discarded up to and including CRLF; no more octets than the limit are buffered.
 
 Refuses: bare CR, bare LF, NUL, and lines longer than the limit.
 
-Standards: RFC 5321 §2.3.8 (line ends), §4.5.3.1.4 (length), §4.1.1.4 (LF alone ends nothing).
+Standards: RFC 5321 §2.3.8 (line ends), §4.5.3.1.4 (length), §4.1.1.4 (LF alone does not end a line).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPECIAL: Final = re.compile(rb"[\r\n\0]")
 
 
 class LineReader:
-    """One line at a time, without its CRLF."""
+    """Reads one line at a time, without its CRLF."""
 
     def __init__(self) -> None:
         self._line = bytearray()
@@ -29,19 +29,19 @@ class LineReader:
 
     @property
     def dropping(self) -> bool:
-        """Inside the rest of a faulty line."""
+        """Whether the rest of a faulty line is being discarded."""
         return self._dropping
 
     def take(self, data: bytes, at: int, limit: int) -> tuple[int, bytes | Fault | None]:
-        """Read from `data[at:]` until a line is complete, a fault is known, or nothing is left.
+        """Read from `data[at:]` until a line is complete, a fault is found, or all octets are consumed.
 
         Args:
-            data: octets just read.
-            at: where to start.
-            limit: octets a line may have, CRLF included.
+            data: the octets to read.
+            at: the offset to start from.
+            limit: maximum octets of a line, including CRLF.
 
         Returns:
-            The offset behind what was consumed; the line, the fault, or None.
+            The offset after the consumed octets; and the line, the fault, or None.
         """
         if self._dropping:
             return self._drop(data, at), None
@@ -77,11 +77,11 @@ class LineReader:
         return Fault(name, offset)
 
     def _drop(self, data: bytes, at: int) -> int:
-        """Skip to behind the CRLF that ends a faulty line."""
+        """Discard up to and including the CRLF that ends a faulty line; return the offset after it."""
         if at == len(data):
             return at
         end = data.find(CRLF, at)
-        behind = at + 1 if self._after_cr and data[at] == LF else end + 2 if end >= 0 else 0
-        self._dropping = behind == 0
+        after = at + 1 if self._after_cr and data[at] == LF else end + 2 if end >= 0 else 0
+        self._dropping = after == 0
         self._after_cr = self._dropping and data.endswith(b"\r")
-        return len(data) if self._dropping else behind
+        return len(data) if self._dropping else after

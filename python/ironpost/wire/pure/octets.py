@@ -1,7 +1,7 @@
-"""Input that is octets: what every function of the pure twin accepts.
+"""Conversion of arguments: octets and limits, as every function of the pure twin accepts them.
 
-Promises: `bytes`, `bytearray` and `memoryview` become `bytes` that no later change of the caller's buffer touches.
-Refuses: everything else with TypeError, text above all: SMTP is octets, and an encoding guessed here would be wrong.
+Promises: `bytes`, `bytearray` and `memoryview` become `bytes`, unaffected by later changes of the caller's buffer.
+Refuses: other types with TypeError; text too, because SMTP consists of octets and its encoding cannot be guessed.
 Standards: RFC 5321 §2.3.8 (lines are octets ended by CRLF).
 """
 
@@ -21,10 +21,10 @@ CRLF: Final = b"\r\n"
 
 
 def as_octets(data: Octets) -> bytes:
-    """`data` as bytes.
+    """Convert bytes-like data to bytes.
 
     Raises:
-        TypeError: if it is not bytes-like.
+        TypeError: `data` is not bytes-like.
     """
     if isinstance(data, bytes):
         return data
@@ -34,10 +34,10 @@ def as_octets(data: Octets) -> bytes:
 
 
 def as_limits(limits: Limits | None) -> Limits:
-    """The limits given, or the default ones.
+    """Return the given limits; the default ones for None.
 
     Raises:
-        TypeError: if they are neither `Limits` nor None.
+        TypeError: `limits` is neither `Limits` nor None.
     """
     if limits is None:
         return DEFAULT_LIMITS

@@ -1,8 +1,8 @@
-"""ESMTP parameters of MAIL and RCPT.
+"""Parsing of ESMTP parameters of MAIL and RCPT.
 
-Promises: keywords in upper case, values as they were sent; what is unknown is kept, because the session decides.
-Refuses: a value that is empty or holds `=`, a space or a control octet; a keyword given twice.
-Standards: RFC 5321 §4.1.2 (esmtp-param), RFC 6531 §3.3 (esmtp-value holds UTF-8).
+Promises: keywords in upper case, values unchanged; unknown parameters are returned too, because the session decides.
+Refuses: a value that is empty or contains `=`, a space or a control octet; a keyword that occurs twice.
+Standards: RFC 5321 §4.1.2 (esmtp-param), RFC 6531 §3.3 (UTF-8 in esmtp-value).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VALUE: Final = frozenset(range(33, 127)) - {EQUALS} | NON_ASCII
 
 
 def read_parameters(text: Text, start: int) -> dict[str, str | None]:
-    """The parameters from `start`, directly behind the path, to the end.
+    """Read the parameters from `start`, directly after the path, to the end of the line.
 
     Raises:
         WireFault: `path-trailing`, `parameter-malformed`, `parameter-value-malformed`, `parameter-duplicate`,

@@ -1,9 +1,11 @@
-"""Reverse- and forward-paths: the part of MAIL and RCPT in angle brackets.
+"""Parsing of reverse-paths and forward-paths: the part of MAIL and RCPT in angle brackets.
 
-Promises: a source route is checked and dropped (RFC 5321 appendix C). Where several things are wrong the order is:
+Promises: a source route is checked and removed (RFC 5321 appendix C). Of several faults the first of these is reported:
 closing bracket, length, null path, then the leftmost octet.
 
 Refuses: white space inside the brackets, a path without brackets, the null path in RCPT.
+
+Tolerates with `lenient`: the deviations in `interface.TOLERATED`, in the mailbox but not in a source route.
 
 Standards: RFC 5321 §4.1.2, §4.5.3.1.3 (length), §4.1.1.3 and §4.5.1 (`<postmaster>`); RFC 6531 §3.3.
 """
@@ -13,25 +15,31 @@ from __future__ import annotations
 from typing import Final
 
 from ironpost.wire.interface import Mailbox, WireFault
-from ironpost.wire.pure.address import AT, QUOTE, Text, read_domain, read_mailbox
+from ironpost.wire.pure.address import AT, QUOTE, Text, read_domain, read_mailbox, tolerated
 
 PATH_OCTETS: Final = 256
+QUOTES: Final = 2
+"""Octets that quotes add to a local part."""
 OPEN: Final = ord("<")
 CLOSE: Final = ord(">")
 COLON: Final = ord(":")
 COMMA: Final = ord(",")
 
 
-def read_path(text: Text, start: int, *, forward: bool) -> tuple[Mailbox, int]:
-    """The path whose `<` stands at `start`, and the offset behind its `>`.
+def read_path(text: Text, start: int, *, forward: bool, lenient: bool) -> tuple[Mailbox, int, tuple[str, ...]]:
+    """Read the path at `start`.
 
     Args:
         text: the command line.
         start: the offset of `<`.
         forward: a forward-path, which cannot be null and may be `<postmaster>`.
+        lenient: accept the deviations in `TOLERATED`.
+
+    Returns:
+        The path, the offset after its `>`, and its deviations in the order of `TOLERATED`.
 
     Raises:
-        WireFault: what is wrong with it.
+        WireFault: the first fault.
     """
     close = _closing(text.octets, start)
     if close - start >= PATH_OCTETS:
@@ -39,17 +47,20 @@ def read_path(text: Text, start: int, *, forward: bool) -> tuple[Mailbox, int]:
     if close == start + 1:
         if forward:
             raise WireFault("path-null", start)
-        return Mailbox("", ""), close + 1
+        return Mailbox("", ""), close + 1, ()
     content = text.octets[start + 1 : close]
     if forward and content.lower() == b"postmaster":
-        return Mailbox(content.decode(), ""), close + 1
+        return Mailbox(content.decode(), ""), close + 1, ()
     first = _skip_route(text, start + 1) if text.get(start + 1) == AT else start + 1
-    mailbox, close = read_mailbox(text, first, CLOSE)
-    return mailbox, close + 1
+    mailbox, close = read_mailbox(text, first, CLOSE, lenient=lenient)
+    used = tolerated(text, first, mailbox) if lenient else ()
+    if "stray_dots" in used and close - start + QUOTES >= PATH_OCTETS:  # it will be written with quotes
+        raise WireFault("path-too-long", start + PATH_OCTETS - QUOTES)
+    return mailbox, close + 1, used
 
 
 def _closing(octets: bytes, start: int) -> int:
-    """The offset of the first `>` behind `start` that is not inside a quoted local part."""
+    """Find the first `>` after `start` that is not inside a quoted local part; return its offset."""
     at = start + 1
     end = octets.find(CLOSE, at)
     if octets[at : at + 1] == b"@":
@@ -68,19 +79,19 @@ def _closing(octets: bytes, start: int) -> int:
 
 
 def _skip_route(text: Text, start: int) -> int:
-    """The offset behind the source route `A-d-l ":"` at `start`."""
+    """Return the offset after the source route `A-d-l ":"` at `start`."""
     at = start
     while True:
         if text.get(at) != AT:
             raise WireFault("route-malformed", at)
-        behind = read_domain(text, at + 1)
-        octet = text.get(behind)
+        after = read_domain(text, at + 1)
+        octet = text.get(after)
         if octet == CLOSE:
-            raise WireFault("route-malformed", behind)
+            raise WireFault("route-malformed", after)
         if octet not in (COLON, COMMA):
-            raise WireFault("domain-malformed", behind)
-        if behind == at + 1:
-            raise WireFault("domain-empty", behind)
+            raise WireFault("domain-malformed", after)
+        if after == at + 1:
+            raise WireFault("domain-empty", after)
         if octet == COLON:
-            return behind + 1
-        at = behind + 1
+            return after + 1
+        at = after + 1

@@ -1,10 +1,10 @@
-"""Replies: reading them whole or as they arrive, and writing them.
+"""Parsing of replies, at once or incrementally, and their formatting.
 
-Promises: a reply comes out whole or not at all; a fault is final, because a connection that is out of step can never be
-read in step again; missing text is fine; what a reader holds is bounded by its limits.
+Promises: only complete replies are returned; a fault is final, because later replies could not be matched to commands;
+text may be missing; the octets that a reader buffers are bounded by its limits.
 
 Refuses: a line that does not start with a code, lines of one reply with different codes, more lines or octets than the
-limits, CR, LF or NUL inside a line. The text is data: any other octet is handed on.
+limits, CR, LF or NUL inside a line. Any other octet may be in the text.
 
 Standards: RFC 5321 §4.2 (Reply-line), §4.2.1; RFC 2034 §4 and RFC 3463 §2 (enhanced status codes).
 """
@@ -26,7 +26,7 @@ ENHANCED: Final = re.compile(rb"([245])\.[0-9]{1,3}\.[0-9]{1,3}(?=\Z| )")
 
 
 def _line_end(octets: bytes, start: int, searched: int) -> tuple[int, bool]:
-    """Where the line at `start` ends: the offset of its CRLF and True, or the offset to search on from and False.
+    """Find the end of the line at `start`: the offset of its CRLF and True, or the next offset to search and False.
 
     Raises:
         WireFault: `bare-cr`, `bare-lf`, `nul`, with the offset in the line.
@@ -45,7 +45,7 @@ def _line_end(octets: bytes, start: int, searched: int) -> tuple[int, bool]:
 
 
 def _read_prefix(line: bytes) -> tuple[int, bool]:
-    """The code of a line without its CRLF, and whether it is the last one.
+    """Return the code of a line without its CRLF, and whether it is the last line of a reply.
 
     Raises:
         WireFault: `reply-malformed`.
@@ -60,7 +60,7 @@ def _read_prefix(line: bytes) -> tuple[int, bool]:
 
 
 def _build(lines: list[bytes]) -> Reply:
-    """The value of lines that were checked, each without its CRLF."""
+    """Create the value of a reply from its lines, which were checked and have no CRLF."""
     code = int(lines[0][:3])
     texts = [line[4:] for line in lines]
     enhanced = _enhanced_code(texts[0], code)
@@ -70,7 +70,7 @@ def _build(lines: list[bytes]) -> Reply:
 
 
 def _enhanced_code(text: bytes, code: int) -> bytes | None:
-    """The enhanced status code at the start of a text, if its class agrees with the code (RFC 2034 §4)."""
+    """Return the enhanced status code at the start of a text, if its class agrees with the code (RFC 2034 §4)."""
     found = ENHANCED.match(text)
     return found[0] if found and int(found[1]) == code // 100 else None
 
@@ -82,11 +82,11 @@ def _without_enhanced(text: bytes, enhanced: bytes) -> bytes:
 
 
 def parse_reply(octets: Octets) -> Reply:
-    """One complete reply, with or without the CRLF of its last line. The default limits hold.
+    """Parse one complete reply, with or without the CRLF of its last line (RFC 5321 §4.2). The default limits apply.
 
     Raises:
-        WireFault: the first line that is wrong, with the offset in that line; `reply-incomplete` and `reply-trailing`
-            with the offset in the whole.
+        WireFault: the first fault, with its offset in the faulty line; of `reply-incomplete` and `reply-trailing` it is
+            the offset in the whole reply.
     """
     data = as_octets(octets)
     limits = DEFAULT_LIMITS
@@ -96,24 +96,24 @@ def parse_reply(octets: Octets) -> Reply:
         end, complete = _line_end(data, start, start)
         if not complete and end < len(data):
             raise WireFault("bare-cr", end - start)
-        behind = end + 2 if complete else end
+        after = end + 2 if complete else end
         last = _take_line(lines, data[start:end])
         if last:
-            if behind > limits.reply_octets:
+            if after > limits.reply_octets:
                 raise WireFault("reply-too-long", 0)
-            if behind < len(data):
-                raise WireFault("reply-trailing", behind)
+            if after < len(data):
+                raise WireFault("reply-trailing", after)
             return _build(lines)
         if len(lines) >= limits.reply_lines:
             raise WireFault("reply-too-many-lines", 0)
-        if behind >= limits.reply_octets:
+        if after >= limits.reply_octets:
             raise WireFault("reply-too-long", 0)
-        start = behind
+        start = after
     raise WireFault("reply-incomplete", len(data))
 
 
 def _take_line(lines: list[bytes], line: bytes) -> bool:
-    """Check a line against the ones before it and keep it; whether it is the last one."""
+    """Check a line, append it to the lines before it, and return whether it is the last one."""
     code, last = _read_prefix(line)
     if lines and int(lines[0][:3]) != code:
         raise WireFault("reply-codes-differ", 0)
@@ -122,7 +122,7 @@ def _take_line(lines: list[bytes], line: bytes) -> bool:
 
 
 class ReplyReader:
-    """Reads replies as they arrive.
+    """Read replies as they arrive (RFC 5321 §4.2).
 
     Args:
         limits: `reply_lines` and `reply_octets` bound one reply.
@@ -141,11 +141,11 @@ class ReplyReader:
 
     @property
     def buffered(self) -> int:
-        """Octets of an unfinished reply."""
+        """Octets of the unfinished reply."""
         return self._octets + len(self._rest)
 
     def feed(self, data: Octets) -> list[ClientEvent]:
-        """The replies that are complete by now, or a fault as the last event there will ever be."""
+        """The replies that are complete by now. A `Fault` is the last event: later octets are dropped."""
         events: list[ClientEvent] = []
         octets = as_octets(data)
         at = 0
@@ -159,10 +159,10 @@ class ReplyReader:
         return events
 
     def _take(self, octets: bytes, at: int, events: list[ClientEvent]) -> int:
-        """Consume up to the end of one line; how many octets."""
+        """Consume up to the end of one line; return the number of octets consumed."""
         room = self._limits.reply_octets - self._octets
         held = len(self._rest)
-        # Up to the next LF is enough to judge a line, and keeps the copying linear.
+        # Reading up to the next LF is sufficient to check a line, and keeps the time for copying linear.
         stop = octets.find(b"\n", at) + 1 or len(octets)
         self._rest += octets[at : min(stop, at + max(room - held, 0))]
         end, complete = _line_end(bytes(self._rest[self._searched :]), -self._searched, 0)
@@ -189,22 +189,22 @@ class ReplyReader:
 
 
 def format_reply(code: int, enhanced: str | None, lines: Sequence[str | bytes]) -> bytes:
-    """A reply as it goes over the wire (RFC 5321 §4.2), the enhanced code on every line (RFC 2034 §4).
+    """Write a reply (RFC 5321 §4.2), with the enhanced code on every line (RFC 2034 §4).
 
     Args:
         code: 200 to 559, as Reply-code allows.
         enhanced: an enhanced status code whose class agrees with the code, or None.
-        lines: the text of each line; text is sent as UTF-8. None at all give one line without text.
+        lines: the text of each line, `str` as UTF-8. An empty sequence gives one line without text.
 
     Raises:
-        ValueError: for a code that is none, an enhanced code that is none or disagrees, CR, LF or NUL in a line.
+        ValueError: if a code is invalid, the enhanced code disagrees with the code, or a line holds CR, LF or NUL.
         TypeError: if `lines` is one text instead of a sequence of them.
     """
     digits = str(code).encode()
     if not 200 <= code <= 599 or digits[1] not in CODE_DIGITS[1]:
-        raise ValueError(f"{code} is no reply code (RFC 5321 §4.2)")
+        raise ValueError(f"{code} is not a valid reply code (RFC 5321 §4.2)")
     if enhanced is not None and _enhanced_code(enhanced.encode(), code) != enhanced.encode():
-        raise ValueError(f"{enhanced!r} is no enhanced status code of a {code} reply (RFC 2034 §4)")
+        raise ValueError(f"{enhanced!r} is not a valid enhanced status code for a {code} reply (RFC 2034 §4)")
     if isinstance(lines, str | bytes):
         raise TypeError("lines must be a sequence of lines, not one line")
     texts = [line.encode() if isinstance(line, str) else as_octets(line) for line in lines] or [b""]

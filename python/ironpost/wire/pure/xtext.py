@@ -1,4 +1,4 @@
-"""xtext and utf-8-addr-xtext: octets and characters that a parameter value cannot hold.
+"""xtext and utf-8-addr-xtext: encodings of octets and characters that a parameter value cannot hold.
 
 Promises: decoding undoes encoding; what is encoded is an esmtp-value of printable ASCII.
 Refuses: octets that must be encoded, escapes that the grammar does not have (lower case in xtext; in
@@ -28,13 +28,13 @@ HEXPOINT: Final = re.compile(
 
 
 def xtext_encode(data: Octets | str) -> str:
-    """Octets, or the UTF-8 form of a text, as xtext (RFC 3461 §4)."""
+    """Encode octets, or the UTF-8 form of a text, as xtext (RFC 3461 §4)."""
     octets = data.encode() if isinstance(data, str) else as_octets(data)
     return "".join(chr(octet) if octet in XCHAR else f"+{octet:02X}" for octet in octets)
 
 
 def xtext_decode(text: str | Octets) -> bytes:
-    """The octets that an xtext stands for.
+    """Decode xtext to octets (RFC 3461 §4).
 
     Raises:
         WireFault: `xtext-malformed`.
@@ -53,7 +53,7 @@ def xtext_decode(text: str | Octets) -> bytes:
 
 
 def utf8_addr_xtext_encode(text: str) -> str:
-    """An address in its 7-bit form (RFC 6533 §3).
+    """Encode an address in its 7-bit form, utf-8-addr-xtext (RFC 6533 §3).
 
     Raises:
         WireFault: `xtext-malformed` at a control character that the form cannot hold.
@@ -73,7 +73,7 @@ def utf8_addr_xtext_encode(text: str) -> str:
 
 
 def utf8_addr_xtext_decode(text: str) -> str:
-    """The address that a utf-8-addr-xtext or utf-8-addr-unitext stands for (RFC 6533 §3).
+    """Decode an address from utf-8-addr-xtext or utf-8-addr-unitext (RFC 6533 §3).
 
     Raises:
         WireFault: `xtext-malformed`.
