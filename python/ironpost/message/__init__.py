@@ -1,5 +1,5 @@
-"""The message as text: header fields written and read, trace fields, dates, line ends. Pure: no clock, no I/O.
+"""The message format: reading and writing header fields, trace fields, dates, line endings. Pure: no clock, no I/O.
 
-Promises: what these modules write is well formed whatever a peer said, because every writer goes through
+Promises: the output of these modules is well formed whatever a peer sent, because every writer uses
 `header.field`, which refuses control characters (SECURITY R43).
 """

@@ -2,7 +2,7 @@
 
 Promises: `date_time` gives the date-time of RFC 5322 §3.3 with a four-digit year and a numeric offset, in English
 whatever the locale.
-Refuses: moments outside the years 1900 to 9999, with ValueError.
+Refuses: times outside the years 1900 to 9999, with ValueError.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 
 def date_time(now: float, offset_minutes: int = 0) -> str:
-    """The moment `now` (seconds since 1970-01-01 UTC) as RFC 5322 §3.3 writes it.
+    """Format `now` (seconds since 1970-01-01 UTC) as a date-time of RFC 5322 §3.3.
 
-    `offset_minutes` is the local time's distance from UTC, east positive (RFC 5321 §4.4 prefers local time where it
+    `offset_minutes` is the offset of local time from UTC, east positive (RFC 5321 §4.4 prefers local time where it
     is known).
 
     Raises:
@@ -28,12 +28,12 @@ def date_time(now: float, offset_minutes: int = 0) -> str:
     return _of_second(int(now // 1), offset_minutes)
 
 
-@lru_cache(maxsize=16)  # a busy second writes the same text thousands of times
+@lru_cache(maxsize=16)  # a busy server formats the same second thousands of times
 def _of_second(second: int, offset_minutes: int) -> str:
     try:
         when = datetime.fromtimestamp(second, timezone(timedelta(minutes=offset_minutes)))
     except (ValueError, OverflowError, OSError) as error:
-        raise ValueError(f"{second} seconds since 1970 is no date that a header field can hold") from error
+        raise ValueError(f"{second} seconds since 1970: out of the range of dates in header fields") from error
     if when.year < 1900:
         raise ValueError(f"the year {when.year} is before 1900 (RFC 5322 §3.3)")
     sign = "-" if offset_minutes < 0 else "+"

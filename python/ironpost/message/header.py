@@ -1,9 +1,9 @@
-"""Header fields: one writer that cannot be talked into a second field, and a reader over `wire.scan_header`.
+"""A writer of header fields that is safe from field injection.
 
-Promises: what `field` returns is one field: it ends in the only CRLF that is not followed by white space; lines are
-folded at 78 octets between tokens and never reach 998 (RFC 5322 §2.1.1, §2.2.3); a token is never broken.
+Promises: `field` returns exactly one field, which ends in its only CRLF that is not followed by white space; lines are
+folded at 78 octets between tokens and never exceed 998 (RFC 5322 §2.1.1, §2.2.3); tokens are never split.
 Refuses: CR, LF, NUL and other control characters, non-ASCII text unless asked for (RFC 6532 §3.2), empty or over-long
-tokens, names that are no ftext: all with `HeaderError` (SECURITY R43).
+tokens, and names other than ftext: all with `HeaderError` (SECURITY R43).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from ironpost import wire
+from ironpost.model.text import escaped_character
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,17 +23,18 @@ FOLD_AT: Final = 78
 LINE_LIMIT: Final = 998
 """Octets in a line, without CRLF, that no writer may exceed (RFC 5322 §2.1.1)."""
 WORD_LIMIT: Final = 800
-"""Octets after which `words` cuts a word: a line with room for the field's name."""
+"""Octets after which `words` splits a word, so that it fits into a line with the field name."""
 
 _NAME: Final = re.compile(r"[!-9;-~]{1,76}")  # RFC 5322 §3.6.8 ftext
-# Control characters (C0, DEL, C1), Unicode's own line and paragraph ends, and what UTF-8 cannot say.
+_FIELD: Final = re.compile(rb"[!-9;-~]{1,76}:(?:[^\0\r\n]|\r\n[ \t])*\r\n")
+# Control characters (C0, DEL, C1), Unicode line and paragraph separators, and surrogates, which UTF-8 cannot encode.
 _NOT_IN_UTF8_TEXT: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 _NOT_IN_ASCII_TEXT: Final = re.compile(r"[^ -~]")
 _SPECIAL_IN_COMMENT: Final = re.compile(r"([()\\])")
 
 
 class HeaderError(ValueError):
-    """The value cannot stand in a header field."""
+    """A value is not allowed in a header field."""
 
 
 def field(name: str, tokens: Iterable[str], *, utf8: bool = False) -> bytes:
@@ -41,20 +42,20 @@ def field(name: str, tokens: Iterable[str], *, utf8: bool = False) -> bytes:
 
     Args:
         name: the field name, without colon.
-        tokens: words that must not be broken; a token may hold spaces (a quoted string).
+        tokens: words that must not be split; a token may contain spaces (a quoted string).
         utf8: allow non-ASCII text (RFC 6532 §3.2); the message then needs SMTPUTF8.
 
     Raises:
-        HeaderError: see the module's docstring; the sentence names the field.
+        HeaderError: see the module's docstring; the text names the field.
     """
     if _NAME.fullmatch(name) is None:
-        raise HeaderError(f"{name!r} is no header field name")
+        raise HeaderError(f"{name!r} is not a valid header field name")
     listed = tuple(tokens)
     if not all(listed):
         raise HeaderError(f"an empty token in {name}")
     text = " ".join((f"{name}:", *listed))
     if (_NOT_IN_UTF8_TEXT if utf8 else _NOT_IN_ASCII_TEXT).search(text) is not None:
-        raise HeaderError(f"{text!r} holds a character that is not allowed in a header field")
+        raise HeaderError(f"{text!r} contains a character that is not allowed in a header field")
     if len(listed) == 0:
         raise HeaderError(f"{name} has no value")
     octets = text.encode("utf-8")
@@ -63,8 +64,19 @@ def field(name: str, tokens: Iterable[str], *, utf8: bool = False) -> bytes:
     return _folded(name, listed, ascii_only=len(octets) == len(text))
 
 
+def checked_field(octets: bytes) -> bytes:
+    """Octets that are one header field with its CRLF, unchanged.
+
+    Raises:
+        HeaderError: they are not.
+    """
+    if _FIELD.fullmatch(octets) is None:
+        raise HeaderError(f"{octets!r} is not one header field")
+    return octets
+
+
 def _folded(name: str, tokens: tuple[str, ...], *, ascii_only: bool) -> bytes:
-    """The field over several lines. The first token stays beside the name, so that no line is of white space alone."""
+    """Fold the field. The first token stays on the line of the name, so that no line consists of white space only."""
     octets = [len(token) if ascii_only else len(token.encode("utf-8")) for token in tokens]
     if max(octets) > LINE_LIMIT - len(name) - 2:
         raise HeaderError(f"a token of {max(octets)} octets does not fit into a line of {name}")
@@ -81,9 +93,9 @@ def _folded(name: str, tokens: tuple[str, ...], *, ascii_only: bool) -> bytes:
 
 
 def shown(text: str, *, utf8: bool = False) -> str:
-    """`text` with every character that `field` refuses written as a backslash escape, so that it can be shown."""
+    """`text` with every character that `field` refuses replaced by a backslash escape."""
     pattern = _NOT_IN_UTF8_TEXT if utf8 else _NOT_IN_ASCII_TEXT
-    return pattern.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return pattern.sub(lambda match: escaped_character(match[0]), text)
 
 
 def path(address: Address) -> str:
@@ -92,7 +104,7 @@ def path(address: Address) -> str:
 
 
 def words(text: str, *, utf8: bool = False) -> list[str]:
-    """Unstructured text (RFC 5322 §2.2.1) as tokens for `field`: escaped by `shown`, cut where a word is too long."""
+    """Unstructured text (RFC 5322 §2.2.1) as tokens for `field`: escaped by `shown`, with over-long words split."""
     tokens: list[str] = []
     for word in shown(text, utf8=utf8).split():
         limit = WORD_LIMIT if word.isascii() else WORD_LIMIT // 4  # UTF-8 takes up to four octets a character
@@ -101,56 +113,5 @@ def words(text: str, *, utf8: bool = False) -> list[str]:
 
 
 def comment(text: str) -> str:
-    """`text` as one comment (RFC 5322 §3.2.2), whatever it holds."""
+    """`text` as one comment (RFC 5322 §3.2.2), with special characters quoted."""
     return "(" + _SPECIAL_IN_COMMENT.sub(r"\\\1", shown(text)) + ")"
-
-
-def above(fields: bytes, content: bytes) -> bytes:
-    """Our fields as they stand above content that others wrote.
-
-    White space at the start of the content would continue the last of our fields (RFC 5322 §2.2.3), and so could put
-    words into it. Such content has no header section; an empty line says so.
-
-    Args:
-        fields: complete header fields.
-        content: its first octets, or all.
-    """
-    return fields + b"\r\n" if content.startswith((b" ", b"\t")) else fields
-
-
-class Header:
-    """A header section that was read: fields by name, without regard to case (RFC 5322 §1.2.2)."""
-
-    __slots__ = ("octets", "section")
-
-    def __init__(self, octets: bytes, limits: wire.Limits | None = None) -> None:
-        """Scans `octets`, the start of a message; what is no field ends the section (see `section.fault`)."""
-        self.octets = octets
-        self.section = wire.scan_header(octets, limits)
-
-    def values(self, name: str) -> list[bytes]:
-        """The values of all fields of that name, unfolded, without white space at their ends, in order."""
-        wanted = name.lower()
-        octets = self.octets
-        return [
-            wire.unfold(octets[entry.value : entry.end]).strip(b" \t\r\n")
-            for entry in self.section.fields
-            if entry.name.lower() == wanted
-        ]
-
-    def first(self, name: str) -> bytes | None:
-        """The value of the first field of that name, or None."""
-        values = self.values(name)
-        return values[0] if values else None
-
-    def without(self, *names: str) -> bytes:
-        """All octets that were scanned, body included, without the fields of those names."""
-        wanted = {name.lower() for name in names}
-        kept: list[bytes] = []
-        at = 0
-        for entry in self.section.fields:
-            if entry.name.lower() in wanted:
-                kept.append(self.octets[at : entry.start])
-                at = entry.end
-        kept.append(self.octets[at:])
-        return b"".join(kept)

@@ -1,14 +1,14 @@
-"""Line ends of content that leaves SMTP.
+"""Line endings of content for final delivery.
 
 Promises: `LineFeeds` turns each CRLF into LF, as Unix mailboxes store mail, and touches nothing else: a bare CR or LF
-passes as it is, and a CRLF that is cut by a piece's end counts as one.
+is unchanged, and a CRLF that is split across two pieces is converted too.
 """
 
 from __future__ import annotations
 
 
 class LineFeeds:
-    """A converter for one content, fed in pieces."""
+    """A converter for the content of one message, fed in pieces."""
 
     __slots__ = ("_cr",)
 
@@ -17,7 +17,7 @@ class LineFeeds:
         """The last piece ended in a CR that may belong to a CRLF."""
 
     def feed(self, piece: bytes) -> bytes:
-        """The piece with LF for CRLF; a CR at its end is kept back until the next octet is known."""
+        """Convert a piece; a CR at its end is held until the next octet is known."""
         if not piece:
             return b""
         if self._cr:
@@ -28,6 +28,6 @@ class LineFeeds:
         return piece.replace(b"\r\n", b"\n")
 
     def finish(self) -> bytes:
-        """The CR that was kept back, if any."""
+        """The CR that was held, if any."""
         held, self._cr = (b"\r" if self._cr else b""), False
         return held

@@ -1,8 +1,8 @@
-"""Trace at the two ends of a message's way: loops refused on the way in, delivery fields written at final delivery.
+"""Trace fields: the limit of Received fields, and Return-Path and Delivered-To at final delivery.
 
 Promises: a delivered message starts with one Return-Path, which names the envelope's reverse-path, and one
-Delivered-To, which names the recipient; any other of the two among the fields that are scanned (the first 1,000, in the
-first MiB) is gone; everything else passes octet for octet. Memory is bounded by the limit of the header section.
+Delivered-To, which names the recipient; existing ones among the fields that are scanned (the first 1,000, in the first
+MiB) are removed; everything else is unchanged. Memory is bounded by the limit of the header section.
 Standards: RFC 5321 §4.4 (Return-Path), §6.3 (loop detection), RFC 9228 (Delivered-To).
 """
 
@@ -10,84 +10,60 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost import wire
-from ironpost.message import header
+from ironpost.message.header import field, path, shown
+from ironpost.message.section import Header, HeaderReader
 
 if TYPE_CHECKING:
     from ironpost.model import Address
 
 MAX_RECEIVED: Final = 100
-"""A message that already carries as many Received fields goes in circles (RFC 5321 §6.3: at least 100)."""
-
-_EMPTY_LINE: Final = b"\r\n\r\n"
-_RECEIVED: Final = b"\nreceived:"
+"""Received fields (a count) from which a message counts as looping (RFC 5321 §6.3: at least 100)."""
 
 
 def return_path(reverse_path: Address) -> bytes:
-    """The Return-Path field with its CRLF (RFC 5321 §4.4); UTF-8 where the address is (RFC 6531 §3.7.3)."""
-    return header.field("Return-Path", (header.path(reverse_path),), utf8=True)
+    """The Return-Path field with its CRLF (RFC 5321 §4.4); UTF-8 if the address is (RFC 6531 §3.7.3)."""
+    return field("Return-Path", (path(reverse_path),), utf8=True)
 
 
 def delivered_to(recipient: Address, host: str) -> bytes:
-    """The Delivered-To field with its CRLF (RFC 9228 §4); `<postmaster>` without a domain is that of `host`."""
-    text = header.shown(str(recipient), utf8=True)
-    return header.field("Delivered-To", (text if recipient.domain else f"{text}@{host}",), utf8=True)
+    """The Delivered-To field with its CRLF (RFC 9228 §4); `<postmaster>` without a domain gets `host`."""
+    text = shown(str(recipient), utf8=True)
+    return field("Delivered-To", (text if recipient.domain else f"{text}@{host}",), utf8=True)
 
 
-class Hops:
-    """Counts the Received fields of a header section that is fed in pieces; keeps nothing but the count."""
+def above(fields: bytes, header: Header) -> bytes:
+    """Our fields, to put in front of content that others wrote and that starts with `header`.
 
-    __slots__ = ("_tail", "count", "ended")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.ended = False
-        """The empty line was seen: there is no more to count."""
-        self._tail = b"\r\n"  # the start of the content is the start of a line
-
-    def feed(self, piece: bytes) -> None:
-        """Counts in the next octets of the content; free once `ended`."""
-        if self.ended:
-            return
-        across = (self._tail[-3:] + piece[:3]).find(_EMPTY_LINE)
-        if across >= 0:
-            self.ended = True
-            return
-        end = piece.find(_EMPTY_LINE)
-        self.ended = end >= 0
-        text = (self._tail + (piece[:end] if end >= 0 else piece)).lower()
-        self.count += text.count(_RECEIVED)
-        self._tail = text[1 - len(_RECEIVED) :]
+    If the content does not start with a header field, there is no header section, and an empty line is appended to our
+    fields. Without it, white space at the start of the content would continue our last field (RFC 5322 §2.2.3), which
+    could inject text into it, and other text would appear among our fields.
+    """
+    return fields if header.starts_with_field else fields + b"\r\n"
 
 
 class FinalContent:
-    """Rewrites content for final delivery, piece by piece: the new delivery fields first, old ones removed."""
+    """Rewrites content for final delivery, piece by piece: puts new delivery fields first and removes old ones."""
 
-    __slots__ = ("_fields", "_head")
+    __slots__ = ("_fields", "_reader")
 
     def __init__(self, fields: bytes) -> None:
-        """`fields`: what `return_path` and `delivered_to` gave."""
+        """`fields`: the results of `return_path` and `delivered_to`."""
         self._fields = fields
-        self._head: bytearray | None = bytearray()
-        """What came of the header section so far; None once it was passed on."""
+        self._reader = HeaderReader()
 
     def feed(self, piece: bytes) -> bytes:
-        """What can be written now; empty while the header section is incomplete."""
-        head = self._head
-        if head is None:
+        """The octets that can be written now; empty while the header section is incomplete."""
+        if self._reader.header is not None:
             return piece
-        start = max(0, len(head) - 3)
-        head += piece
-        complete = head.startswith(b"\r\n") or head.find(_EMPTY_LINE, start) >= 0
-        if not complete and len(head) < wire.DEFAULT_LIMITS.header_octets:
-            return b""
-        return self.finish()
+        body = self._reader.feed(piece)
+        header = self._reader.header
+        return b"" if header is None else self._rewritten(header) + piece[body:]
 
     def finish(self) -> bytes:
-        """What is left at the end of the content."""
-        head, self._head = self._head, None
-        if head is None:
-            return b""
-        # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here a reader may trust each one that it finds.
-        rest = header.Header(bytes(head)).without("Return-Path", "Delivered-To")
-        return header.above(self._fields, rest) + rest
+        """The remaining octets, at the end of the content."""
+        return b"" if self._reader.header is not None else self._rewritten(self._reader.finish())
+
+    def _rewritten(self, header: Header) -> bytes:
+        # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here only ours remains, so readers can trust it.
+        rest = header.without("Return-Path", "Delivered-To")
+        return above(self._fields, header if rest is header.octets else Header(rest)) + rest

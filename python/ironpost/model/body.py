@@ -1,7 +1,7 @@
-"""Message content as a port: something of known size that can be read in pieces more than once.
+"""Ports for message content of known size, which can be read in pieces repeatedly.
 
-Promises: content is the octets between 354 and the true end, un-stuffed, line ends as they came; a piece is never
-larger than a window, so that size costs no memory.
+Promises: content is the octets between 354 and the end of data, without transparency dots, with the line
+endings that were received; a piece has at most `PIECE` octets, so memory does not grow with the size of a message.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
 PIECE: int = 256 * 1024
-"""Octets in the largest piece."""
+"""Maximum octets of a piece."""
 
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Error numbers (`OSError.errno`) that mean a lack of room. All others are faults of another kind."""
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Pieces: TypeAlias = "AsyncIterator[bytes]"
+"""Content, piece by piece."""
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether an error means that the storage is full (ENOSPC, EDQUOT)."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 class BodyDamaged(OSError):
@@ -29,29 +34,29 @@ class BodyDamaged(OSError):
 
 
 class Body(Protocol):
-    """Content at rest."""
+    """Stored content."""
 
     @property
     def size(self) -> int:
-        """Octets."""
+        """Octets of content."""
         ...
 
     def pieces(self) -> Pieces:
-        """The content from its start, in pieces of at most `PIECE` octets. Each call starts anew.
+        """Iterate over the content in pieces of at most `PIECE` octets. Each call starts from the beginning.
 
         Raises:
-            BodyDamaged: in the place of the last piece; never after it.
-            OSError: it cannot be read.
+            BodyDamaged: the content is damaged; raised instead of the last piece, never after it.
+            OSError: the content cannot be read.
         """
         ...
 
     async def head(self, limit: int) -> bytes:
-        """Its first octets, at most `limit`: enough to read the header section."""
+        """Return the first octets, at most `limit`, for example to read the header section."""
         ...
 
 
 class Spool(Protocol):
-    """Content on its way in. Exactly one of commit (by the store it came from) and `discard` ends it."""
+    """Content that is being received. It ends either with a commit, by the store that created it, or with `discard`."""
 
     @property
     def size(self) -> int:
@@ -59,13 +64,13 @@ class Spool(Protocol):
         ...
 
     def write(self, piece: bytes) -> Awaitable[None] | None:
-        """Appends. A returned awaitable asks the writer to wait for it before the next piece (back-pressure).
+        """Append a piece. If an awaitable is returned, the writer waits for it before the next piece (back-pressure).
 
         Raises:
-            OSError: the storage refuses (full, gone): the transaction gets 452, the server lives.
+            OSError: the storage is full (the session replies 452) or failed (451).
         """
         ...
 
     def discard(self) -> None:
-        """Forgets everything written. Harmless if called twice or after a commit."""
+        """Discard everything written. A second call, or a call after a commit, has no effect."""
         ...

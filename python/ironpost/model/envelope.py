@@ -1,13 +1,16 @@
-"""The envelope: who sent a message, to whom, and how it came (RFC 5321 §2.3.1).
+"""The envelope: reverse-path, recipients, parameters and origin of a message (RFC 5321 §2.3.1).
 
-Named tuples, as in `queue.store`: several are made for each message, and a frozen dataclass costs three times as much.
+Promises: values are immutable. They are named tuples, as in `queue.store`, because several are created for each message
+and a frozen dataclass takes three times as long.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from ironpost.model.parameters import DeliverBy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,13 +18,18 @@ if TYPE_CHECKING:
     from ironpost.model.address import Address
 
 Value: TypeAlias = Any
-"""A parameter's typed value: any frozen value whose `str` is the form on the wire; None for a keyword without `=`."""
+"""The typed value of a parameter: immutable, and its `str` is the form on the wire; None for a keyword without `=`."""
 
 _NONE: Mapping[str, Value] = MappingProxyType({})
 
 
+TLS_REQUIRED: Final = "TLS-REQUIRED"
+"""The tag of a message with the header field `TLS-Required: No` (RFC 8689 §4.1), kept among the parameters of MAIL. It
+is not a parameter: no client can give it, and it is not sent on, because the next hop reads the header field."""
+
+
 class BodyType(StrEnum):
-    """The value of BODY."""
+    """The values of the parameter BODY."""
 
     SEVEN_BIT = "7BIT"
     EIGHT_BIT = "8BITMIME"  # RFC 6152 §2
@@ -29,43 +37,69 @@ class BodyType(StrEnum):
 
 
 class Recipient(NamedTuple):
-    """One forward-path with the parameters of its RCPT."""
+    """A forward-path with the parameters of its RCPT."""
 
     address: Address
     parameters: Mapping[str, Value] = _NONE
-    """ESMTP parameters of RCPT, keyword in upper case."""
+    """ESMTP parameters of RCPT: keyword in upper case to typed value."""
+    original: Address | None = None
+    """The forward-path of RCPT, if an alias replaced it by `address`."""
 
 
 class Origin(NamedTuple):
-    """Where a message came from: what Received says (RFC 5321 §4.4)."""
+    """The origin of a message, for the Received field (RFC 5321 §4.4), the log and the queue."""
 
     ip: str = ""
-    """The client's address, empty for a message made here."""
+    """The client's IP address; empty for a message created here."""
     helo: str = ""
-    """What the client called itself."""
+    """The client's name in EHLO or HELO."""
     protocol: str = "ESMTP"
     """The `with` keyword (RFC 5321 §4.4, RFC 6531 §4.3, RFC 3848)."""
     cipher: str = ""
-    """The TLS cipher suite by its registered name (RFC 8314 §4.3); empty if it came in clear, or is not known."""
+    """The TLS cipher suite by its registered name (RFC 8314 §4.3); empty if unencrypted or not known."""
     identity: str = ""
-    """Who the client was authenticated as; for the log and the queue, never for the message."""
+    """The name of the authenticated user; for the log and the queue, never for the message."""
+    listener: str = ""
+    """The listener that accepted it; empty for a message created here."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant among whom the queue divides attempts fairly: the authenticated user, else the listener."""
+        return self.identity or self.listener
 
 
 class Envelope(NamedTuple):
-    """One transaction that was accepted, or is to be."""
+    """The envelope of one transaction."""
 
     reverse_path: Address
     recipients: tuple[Recipient, ...]
     parameters: Mapping[str, Value] = _NONE
-    """ESMTP parameters of MAIL, keyword in upper case (BODY, SMTPUTF8, ...)."""
+    """ESMTP parameters of MAIL (BODY, SMTPUTF8, ...): keyword in upper case to typed value."""
     origin: Origin = Origin()
 
     @property
     def smtputf8(self) -> bool:
-        """MAIL carried SMTPUTF8 (RFC 6531 §3.4)."""
+        """Whether MAIL had the parameter SMTPUTF8 (RFC 6531 §3.4)."""
         return "SMTPUTF8" in self.parameters
 
     @property
+    def priority(self) -> int:
+        """The value of MT-PRIORITY, from -9 to 9; higher is more urgent (RFC 6710 §5). 0 without it."""
+        value = self.parameters.get("MT-PRIORITY")
+        return value if isinstance(value, int) else 0
+
+    @property
+    def tls_optional(self) -> bool:
+        """Whether the sender prefers delivery to the TLS policy of the recipient's domain (RFC 8689 §4.2.2)."""
+        return TLS_REQUIRED in self.parameters
+
+    @property
+    def deliver_by(self) -> DeliverBy | None:
+        """The deadline of DELIVERBY (RFC 2852 §4); None without it."""
+        value = self.parameters.get("BY")
+        return value if isinstance(value, DeliverBy) else None
+
+    @property
     def body_type(self) -> str:
-        """`7BIT`, `8BITMIME` (RFC 6152 §2) or `BINARYMIME` (RFC 3030 §3), upper case; `7BIT` if MAIL said nothing."""
+        """`7BIT`, `8BITMIME` (RFC 6152 §2) or `BINARYMIME` (RFC 3030 §3), upper case; `7BIT` without BODY."""
         return str(self.parameters.get("BODY") or BodyType.SEVEN_BIT).upper()

@@ -1,9 +1,10 @@
-"""The ASCII form of an internationalised domain name: A-labels as IDNA2008 has them (RFC 5891 §4, RFC 6531 §3.2).
+"""The ASCII form of an internationalised domain name: A-labels of IDNA2008 (RFC 5891 §4, RFC 6531 §3.2).
 
-Promises: what `a_labels` returns is ASCII; an ASCII domain comes back as it is. The package `idna` is used where it is
-installed (`ironpost[mta]` brings it). Without it Python's own codec serves, which knows IDNA2003 alone, and only where
-its answer leads back to the same name: it would take another domain for one with a German sharp s.
-Refuses: names that have no such form, with ValueError.
+Promises: `a_labels` returns ASCII; ASCII labels are unchanged, even if IDNA would refuse them (an underscore, for
+example). The package `idna` is used if it is installed (`ironpost[mta]` depends on it). Otherwise Python's own codec is
+used, which implements IDNA2003, and only if decoding its result gives the same name: it would map a German sharp s to
+another domain.
+Refuses: names without A-labels, with ValueError.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import unicodedata
 
 
 def a_labels(domain: str) -> str:
-    """`domain` with A-labels in place of its U-labels.
+    """Return `domain` with A-labels in place of its U-labels.
 
     Raises:
-        ValueError: it is no name that DNS can hold.
+        ValueError: it is not a valid domain name.
     """
     if domain.isascii():
         return domain
@@ -24,7 +25,8 @@ def a_labels(domain: str) -> str:
         import idna
     except ImportError:
         return _by_the_standard_library(name)
-    return idna.encode(name).decode("ascii")  # IDNAError is a ValueError
+    # IDNAError is a ValueError
+    return ".".join(label if label.isascii() else idna.encode(label).decode("ascii") for label in name.split("."))
 
 
 def _by_the_standard_library(name: str) -> str:

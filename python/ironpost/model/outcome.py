@@ -1,45 +1,60 @@
-"""What became of one recipient in one attempt."""
+"""The outcome of one attempt for one recipient: its disposition, the reply, and the TLS of the connection."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ironpost.model.reply import Reply
+    from ironpost.model.tls import TlsResult
 
 
 class Disposition(Enum):
-    """The ways an attempt can end."""
+    """The result of an attempt for a recipient."""
 
     DELIVERED = "delivered"
-    """Somebody else is responsible now."""
+    """The next hop or the mailbox has accepted responsibility."""
     DEFERRED = "deferred"
-    """Worth another attempt."""
+    """Transient failure: another attempt follows."""
     FAILED = "failed"
-    """It will never work: report to the sender."""
+    """Permanent failure: the sender gets a bounce."""
     HELD = "held"
-    """Our own copy is damaged: neither another attempt nor a report is right before an operator has looked."""
+    """The stored content is damaged: neither another attempt nor a bounce until an operator decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The decision and its reason."""
+    """A disposition and its reason."""
 
     disposition: Disposition
     reply: Reply
-    """The remote's reply, or the one that describes our own reason."""
+    """The reply of the remote host, or one that describes a local reason."""
     remote: str = ""
-    """Who said so: `mx.example [192.0.2.1]`, empty if nobody was asked."""
+    """The host that replied, as `mx.example [192.0.2.1]`; empty if none was contacted."""
     asked: bool = False
-    """A remote was asked: only then does the retry counter rise (FEATURES, Queue)."""
+    """A remote host was contacted; attempts without contact do not count as retries."""
     ours: bool = False
-    """The fault is in our configuration, not in the mail: it is deferred, and an alarm is logged."""
+    """The cause is this server's configuration, not the mail: the mail is deferred, and an error is logged."""
+    tls: TlsResult | None = None
+    """The TLS of the connection to `remote`, or why it was insufficient; None for other kinds of delivery."""
+    unreachable: bool = False
+    """No host of the destination accepted a session, or one ended it with 421, so other messages would be deferred
+    too (`queue.concurrency`)."""
+
+    relayed: bool = False
+    """Another system accepted the mail, and the sender gets a report of that (RFC 2852 §4.1.4)."""
 
     @classmethod
     def of(cls, reply: Reply, remote: str = "", *, asked: bool = True) -> Outcome:
-        """Maps a reply's first digit (RFC 5321 §4.2.1): 2yz delivered, 4yz deferred, 5yz failed."""
+        """Derive the outcome from a reply's first digit (RFC 5321 §4.2.1): 2yz delivered, 4yz deferred, 5yz failed."""
         if reply.positive:
             return cls(Disposition.DELIVERED, reply, remote, asked)
         return cls(Disposition.DEFERRED if reply.transient else Disposition.FAILED, reply, remote, asked)
+
+    def over(self, tls: TlsResult | None) -> Self:
+        """Return a copy that records the TLS of its connection."""
+        return replace(self, tls=tls)

@@ -1,10 +1,10 @@
-"""Parameters of MAIL and RCPT as values: what a client asked of us beyond sending a message to somebody.
+"""Typed values of ESMTP parameters of MAIL and RCPT.
 
-Promises: each value is frozen, compares by meaning, and `str()` gives the esmtp-value that parses back to it. Every
-`parse` takes one esmtp-value, whatever its case where the standard leaves that open, and returns a value or raises; it
-knows no session, so storage uses it as well. What counts from the moment of arrival (HOLDFOR, BY) becomes a moment in
-time at once, because a queue must know when, not how long from when.
-Refuses: whatever the grammar of the parameter does not have, with ValueError and a sentence.
+Promises: each value is immutable, compares by meaning, and `str()` gives the esmtp-value that parses back to it. Every
+`parse` takes one esmtp-value, ignoring case where the standard does, and returns a value or raises; it needs no
+session, so stores use it too. Intervals that start at arrival (HOLDFOR, BY) are converted to a point in time on
+receipt, because a queue needs deadlines.
+Refuses: values outside the grammar of the parameter, with ValueError.
 
 Standards: RFC 2852 §4 (BY), RFC 3461 §4 (NOTIFY, ORCPT, RET, ENVID), RFC 3865 §2.2 (SOLICIT), RFC 4865 §3 (HOLDFOR,
 HOLDUNTIL), RFC 6533 §3 (ORCPT of type utf-8), RFC 6710 §7 (MT-PRIORITY), RFC 7293 §3.1 (RRVS), RFC 3339 §5.6 (moments).
@@ -33,30 +33,30 @@ _DATE_TIME: Final = re.compile(
 
 
 def parse_moment(text: str, *, fraction: bool = True) -> int:
-    """A date-time of RFC 3339 §5.6 as whole seconds since 1970-01-01 UTC; a fraction of a second counts as a second.
+    """Parse a date-time of RFC 3339 §5.6 to seconds since 1970-01-01 UTC; a fraction is rounded up.
 
     Raises:
-        ValueError: it is none, or has a fraction and `fraction` is False.
+        ValueError: `text` is not a date-time, or has a fraction and `fraction` is False.
     """
     found = _DATE_TIME.fullmatch(text)
     if found is None or (found[7] and not fraction):
-        raise ValueError(f"{text!r:.40} is no date and time such as 2026-11-25T07:10:00Z")
+        raise ValueError(f"{text!r:.40} is not a valid date and time, expected a form such as 2026-11-25T07:10:00Z")
     year, month, day, hour, minute, second = map(int, found.group(1, 2, 3, 4, 5, 6))
     east = int(found[9] or 0) * 60 + int(found[10] or 0)
     if int(found[9] or 0) > 23 or int(found[10] or 0) > 59:
         raise ValueError("the offset from UTC is more than 23:59")
     zone = timezone(timedelta(minutes=-east if found[8] == "-" else east))
-    leap = second == 60  # RFC 3339 §5.7: once in a while a day's last minute has 61 seconds
+    leap = second == 60  # RFC 3339 §5.7: leap seconds
     try:
         moment = datetime(year, month, day, hour, minute, 59 if leap else second, tzinfo=zone).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("no such day or time of day") from None
+        raise ValueError("not a valid date or time of day") from None
     if leap and (moment.hour, moment.minute) != (23, 59):
-        raise ValueError("second 60 is only at the end of a day in UTC")
+        raise ValueError("second 60 is only valid at the end of a day in UTC")
     up = bool(found[7] and found[7].strip(".0"))
     seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap + up
-    if seconds > _LAST:  # the last second there is, rounded up
-        raise ValueError("no such day or time of day")
+    if seconds > _LAST:  # a fraction of the last second, rounded up
+        raise ValueError("not a valid date or time of day")
     return seconds
 
 
@@ -66,19 +66,19 @@ _LAST: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 
 
 def moment_text(seconds: float) -> str:
-    """Seconds since 1970-01-01 UTC as RFC 3339 §5.6 writes them, in UTC, whole seconds.
+    """Format seconds since 1970-01-01 UTC as a date-time of RFC 3339 §5.6 in UTC; fractions are dropped.
 
     Raises:
         ValueError: the year does not have four digits.
     """
     if not _FIRST <= seconds <= _LAST:
-        raise ValueError(f"{seconds} seconds since 1970 are no date with a year of four digits")
+        raise ValueError(f"{seconds} seconds since 1970: the year does not have four digits")
     moment = _EPOCH + timedelta(seconds=math.floor(seconds))
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}".zfill(20)  # %Y does not fill up on every system
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}".zfill(20)  # %Y is not padded to four digits on every system
 
 
 def _upper(text: str) -> str:
-    """Keywords are ASCII: a dotless i in upper case is an I, and still no keyword's letter."""
+    """Return ASCII text in upper case, other text unchanged: the upper case of a dotless i would be a keyword's I."""
     return text.upper() if text.isascii() else text
 
 
@@ -87,17 +87,17 @@ def _upper(text: str) -> str:
 
 
 class Notify(Flag):
-    """NOTIFY: when the sender wants to hear of a recipient (RFC 3461 §4.1)."""
+    """NOTIFY: when to send the sender a DSN about a recipient (RFC 3461 §4.1)."""
 
     NEVER = 0
-    """Under no circumstances. It is false, so ask `is None` for "said nothing"."""
+    """Never. This value is false, so test for a missing NOTIFY with `is None`."""
     SUCCESS = 1
     FAILURE = 2
     DELAY = 4
 
     @classmethod
     def parse(cls, text: str) -> Notify:
-        """The value of NOTIFY.
+        """Parse the value of NOTIFY.
 
         Raises:
             ValueError: neither NEVER alone nor a list of SUCCESS, FAILURE and DELAY.
@@ -120,14 +120,14 @@ _CONDITIONS: Final = ("SUCCESS", "FAILURE", "DELAY")
 
 
 class Return(Enum):
-    """RET: what a report of failure brings back (RFC 3461 §4.3)."""
+    """RET: the part of the message that a bounce returns (RFC 3461 §4.3)."""
 
     FULL = "FULL"
     HDRS = "HDRS"
 
     @classmethod
     def parse(cls, text: str) -> Return:
-        """The value of RET.
+        """Parse the value of RET.
 
         Raises:
             ValueError: neither FULL nor HDRS.
@@ -142,19 +142,19 @@ class Return(Enum):
 
 
 ENVID_LENGTH: Final = 100
-"""Characters of an envelope identifier as it is sent (RFC 3461 §4.4)."""
+"""Maximum characters of an encoded envelope identifier (RFC 3461 §4.4)."""
 ORCPT_LENGTH: Final = 500
-"""Characters of an ORCPT parameter with its keyword (RFC 3461 §4.2)."""
+"""Maximum characters of an ORCPT parameter with its keyword (RFC 3461 §4.2)."""
 _PRINTABLE: Final = re.compile(rb"[\t -~]+")
 _ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*/?^_`{|}~-]{1,64}")  # RFC 3461 §4.2; without `+` and `=`, as in xtext
 
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeId:
-    """ENVID: the sender's own name for this transaction (RFC 3461 §4.4). Carried on exactly as it came (§5.2.1)."""
+    """ENVID: the sender's identifier of this transaction (RFC 3461 §4.4), which is passed on unchanged (§5.2.1)."""
 
     encoded: str
-    """xtext."""
+    """The identifier in xtext."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.encoded) <= ENVID_LENGTH:
@@ -163,16 +163,16 @@ class EnvelopeId:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The value of ENVID.
+        """Parse the value of ENVID.
 
         Raises:
-            ValueError: too long, no xtext, or what it stands for is not printable ASCII.
+            ValueError: too long, not valid xtext, or its decoded form is not printable ASCII.
         """
         return cls(text)
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """The identifier `text`, encoded.
+        """Encode an identifier.
 
         Raises:
             ValueError: see `parse`.
@@ -181,7 +181,7 @@ class EnvelopeId:
 
     @property
     def text(self) -> str:
-        """What it stands for."""
+        """The decoded value."""
         return _decoded(self.encoded)
 
     def __str__(self) -> str:
@@ -190,26 +190,26 @@ class EnvelopeId:
 
 @dataclass(frozen=True, slots=True)
 class OriginalRecipient:
-    """ORCPT: the address that the sender wrote, before anybody forwarded it (RFC 3461 §4.2, RFC 6533 §3).
+    """ORCPT: the recipient's address as the sender specified it, before any forwarding (RFC 3461 §4.2, RFC 6533 §3).
 
-    Carried on exactly as it came (RFC 3461 §5.2.1), but for the form in which UTF-8 is written.
+    It is passed on unchanged (RFC 3461 §5.2.1), except for the encoding of UTF-8.
     """
 
     kind: str
-    """The address type, `rfc822` or `utf-8` as a rule."""
+    """The address type, usually `rfc822` or `utf-8`."""
     encoded: str
-    """xtext; of type utf-8 the forms of RFC 6533 §3, which may hold UTF-8."""
+    """The address in xtext; for the type utf-8 in one of the encodings of RFC 6533 §3, of which one contains UTF-8."""
 
     def __post_init__(self) -> None:
         if _ATOM.fullmatch(self.kind) is None:
-            raise ValueError("ORCPT is an address type, a semicolon and an address")
+            raise ValueError("ORCPT must be an address type, a semicolon and an address")
         if not self.encoded or len(f"ORCPT={self}") > ORCPT_LENGTH:
-            raise ValueError(f"ORCPT has an address, and {ORCPT_LENGTH} characters at most")
+            raise ValueError(f"ORCPT must have an address and at most {ORCPT_LENGTH} characters")
         _ = self.address
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The value of ORCPT.
+        """Parse the value of ORCPT.
 
         Raises:
             ValueError: not `type;address`, too long, or the address is not encoded as its type demands.
@@ -219,10 +219,10 @@ class OriginalRecipient:
 
     @classmethod
     def of(cls, address: str) -> Self:
-        """The address of a recipient, encoded as RFC 3461 §4 has it, or RFC 6533 §3 where it needs UTF-8.
+        """Encode the address of a recipient: as in RFC 3461 §4 if it is ASCII, else as in RFC 6533 §3.
 
         Raises:
-            ValueError: too long, or it holds what the encoding cannot.
+            ValueError: too long, or it contains a character that cannot be encoded.
         """
         if address.isascii():
             return cls("rfc822", wire.xtext_encode(address))
@@ -230,17 +230,17 @@ class OriginalRecipient:
 
     @property
     def address(self) -> str:
-        """What it stands for."""
+        """The decoded value."""
         if self.kind.lower() == "utf-8":
             try:
                 return wire.utf8_addr_xtext_decode(self.encoded)
             except ValueError:
                 if "\\" in self.encoded:
                     raise
-        return _decoded(self.encoded)  # also for senders that know utf-8, but not its own encoding
+        return _decoded(self.encoded)  # also for senders that use xtext with the type utf-8
 
     def seven_bit(self) -> Self:
-        """The form for a peer without SMTPUTF8 (RFC 6533 §3): itself if it holds no UTF-8.
+        """Return the form for a peer without SMTPUTF8 (RFC 6533 §3), which is unchanged if it contains no UTF-8.
 
         Raises:
             ValueError: this form is too long for a parameter.
@@ -256,43 +256,43 @@ class OriginalRecipient:
 def _decoded(xtext: str) -> str:
     octets = wire.xtext_decode(xtext)
     if _PRINTABLE.fullmatch(octets) is None:
-        raise ValueError("what is encoded must be printable ASCII")
+        raise ValueError("the encoded text must be printable ASCII")
     return octets.decode("ascii")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Time and urgency
+# Times and priorities
 
 LONGEST: Final = 999_999_999
-"""Seconds that by-time (RFC 2852 §4) and future-release-interval (RFC 4865 §3) can say, more than 31 years."""
+"""The longest by-time (RFC 2852 §4) and future-release-interval (RFC 4865 §3) in seconds, more than 31 years."""
 _BY: Final = re.compile(r"([+-]?\d{1,9});([NR])(T?)", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverBy:
-    """BY: by when a message is to be delivered, and what to do if it is not (RFC 2852 §4).
+    """BY: the deadline for delivery of a message, and what to do after it (RFC 2852 §4).
 
-    On the wire it counts seconds from now: `parse_seconds` and `seconds_text`. It is kept as a moment in time, and
-    `str()` and `parse` write it so: `2026-11-25T07:10:00Z;RT`.
+    The form on the wire is a number of seconds from now: `parse_seconds` and `seconds_text`. The value is stored as a
+    point in time, which is the form of `str()` and `parse`: `2026-11-25T07:10:00Z;RT`.
     """
 
     deadline: int
-    """Seconds since 1970."""
+    """The deadline, in seconds since 1970."""
     returned: bool
-    """Mode R: give up and report. Else mode N: report the delay, and go on."""
+    """Mode R: return the message at the deadline. Otherwise mode N: report the delay, and keep trying."""
     trace: bool = False
-    """T: report each relaying, too."""
+    """T: also report each relaying of the message."""
 
     @classmethod
     def parse_seconds(cls, text: str, now: float) -> Self:
-        """The value of BY as it comes in at `now` (seconds since 1970).
+        """Parse the value of BY in a command received at `now` (seconds since 1970).
 
         Raises:
-            ValueError: not `seconds;mode` with an optional T, or no time at all in mode R (RFC 2852 §4).
+            ValueError: not `seconds;mode` with an optional T, or mode R without a time in the future (RFC 2852 §4).
         """
         found = _BY.fullmatch(text)
         if found is None:
-            raise ValueError("BY is a number of seconds, a semicolon, N or R, and perhaps T")
+            raise ValueError("BY must be a number of seconds, a semicolon, N or R, and optionally T")
         seconds, returned = int(found[1]), found[2] in "Rr"
         if returned and seconds <= 0:
             raise ValueError("BY in mode R needs a time in the future")
@@ -300,22 +300,22 @@ class DeliverBy:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What `str` gave.
+        """Parse the form of `str`.
 
         Raises:
-            ValueError: it did not.
+            ValueError: any other form.
         """
         moment, _, mode = text.partition(";")
         if mode not in {"N", "R", "NT", "RT"}:
-            raise ValueError("a deliver-by time is a moment, a semicolon, N or R, and perhaps T")
+            raise ValueError("a deliver-by time must be a date-time, a semicolon, N or R, and optionally T")
         return cls(parse_moment(moment, fraction=False), mode[0] == "R", mode[1:] == "T")
 
     def remaining(self, now: float) -> int:
-        """Whole seconds that are left at `now`; below zero they are over (RFC 2852 §4.1.4)."""
+        """Return the whole seconds left at `now`; negative after the deadline (RFC 2852 §4.1.4)."""
         return math.floor(self.deadline - now)
 
     def seconds_text(self, now: float) -> str:
-        """The value of BY as it goes out at `now`."""
+        """Return the value of BY for a command sent at `now`."""
         return f"{max(-LONGEST, min(LONGEST, self.remaining(now)))};{self._mode}"
 
     @property
@@ -330,32 +330,32 @@ _INTERVAL: Final = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 
 def parse_hold_for(text: str) -> int:
-    """HOLDFOR: seconds (RFC 4865 §3).
+    """Parse the value of HOLDFOR, in seconds (RFC 4865 §3).
 
     Raises:
         ValueError: not a number from 1 to 999999999.
     """
     if _INTERVAL.fullmatch(text) is None:
-        raise ValueError("HOLDFOR is a number of seconds from 1 to 999999999")
+        raise ValueError("HOLDFOR must be a number of seconds from 1 to 999999999")
     return int(text)
 
 
 @dataclass(frozen=True, slots=True)
 class HoldUntil:
-    """HOLDUNTIL: when a message is released (RFC 4865 §3)."""
+    """HOLDUNTIL: the time before which a message must not be delivered (RFC 4865 §3)."""
 
     at: int
-    """Seconds since 1970."""
+    """The time, in seconds since 1970."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The value of HOLDUNTIL.
+        """Parse the value of HOLDUNTIL.
 
         Raises:
-            ValueError: no date-time, or not in UTC (RFC 4865 §3: "normalized to UTC").
+            ValueError: not a date-time, or not in UTC (RFC 4865 §3: "normalized to UTC").
         """
         if text[-1:] not in {"Z", "z"}:
-            raise ValueError("HOLDUNTIL is a moment in UTC")
+            raise ValueError("HOLDUNTIL must be a date-time in UTC")
         return cls(parse_moment(text))
 
     def __str__(self) -> str:
@@ -366,48 +366,49 @@ _PRIORITY: Final = re.compile(r"-?[1-9]|0", re.ASCII)
 
 
 def parse_priority(text: str) -> int:
-    """MT-PRIORITY: the higher, the more urgent (RFC 6710 §7).
+    """Parse the value of MT-PRIORITY; higher is more urgent (RFC 6710 §7).
 
     Raises:
         ValueError: not a number from -9 to 9.
     """
     if _PRIORITY.fullmatch(text) is None:
-        raise ValueError("MT-PRIORITY is a number from -9 to 9")
+        raise ValueError("MT-PRIORITY must be a number from -9 to 9")
     return int(text)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Who and what
+# Owners and solicitation
 
 
 @dataclass(frozen=True, slots=True)
 class ValidSince:
-    """RRVS: the mailbox must have been the same person's since then (RFC 7293 §3.1)."""
+    """RRVS: the mailbox must have had the same owner since a given time (RFC 7293 §3.1)."""
 
     since: int
-    """Seconds since 1970."""
+    """The time, in seconds since 1970."""
     action: str = ""
-    """What a next hop without RRVS means: `C` goes on, `R` refuses; empty if the client did not say, which is `R`."""
+    """What to do if the next hop does not support RRVS: `C` continues without it, `R` refuses; empty if the client did
+    not specify it, which means `R`."""
 
     def __post_init__(self) -> None:
         if self.action not in {"", "C", "R"}:
-            raise ValueError("the no-support action of RRVS is C or R")
+            raise ValueError("the no-support action of RRVS must be C or R")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The value of RRVS.
+        """Parse the value of RRVS.
 
         Raises:
-            ValueError: no date-time of whole seconds, or another action than C and R.
+            ValueError: not a date-time of whole seconds, or an action other than C and R.
         """
         moment, semicolon, action = text.partition(";")
         if semicolon and not action:
-            raise ValueError("the no-support action of RRVS is C or R")
+            raise ValueError("the no-support action of RRVS must be C or R")
         return cls(parse_moment(moment, fraction=False), _upper(action))
 
     @property
-    def goes_on(self) -> bool:
-        """A next hop without RRVS may have the message all the same."""
+    def continues(self) -> bool:
+        """Whether a next hop without RRVS may get the message."""
         return self.action == "C"
 
     def __str__(self) -> str:
@@ -415,26 +416,26 @@ class ValidSince:
 
 
 SOLICIT_LENGTH: Final = 1000
-"""Characters of a list of solicitation classes (RFC 3865 §2.2)."""
+"""Maximum characters of a list of solicitation classes (RFC 3865 §2.2)."""
 _CLASS: Final = re.compile(r"[A-Za-z][A-Za-z0-9._:-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Solicitation:
-    """SOLICIT: the classes of solicitation that the message says it belongs to (RFC 3865 §2.2)."""
+    """SOLICIT: the classes of solicitation that the sender declares for a message (RFC 3865 §2.2)."""
 
     classes: tuple[str, ...]
-    """At least one, such as `net.example:ADV`."""
+    """At least one class, such as `net.example:ADV`."""
 
     def __post_init__(self) -> None:
         if not self.classes or any(_CLASS.fullmatch(each) is None for each in self.classes):
-            raise ValueError("a solicitation class is a letter, then letters, digits, dots, hyphens, _ and colons")
+            raise ValueError("a solicitation class must be a letter, then letters, digits, dots, hyphens, _ or colons")
         if len(str(self)) > SOLICIT_LENGTH:
-            raise ValueError(f"a list of solicitation classes has at most {SOLICIT_LENGTH} characters")
+            raise ValueError(f"a list of solicitation classes must have at most {SOLICIT_LENGTH} characters")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The value of SOLICIT, or the parameter of the keyword NO-SOLICITING.
+        """Parse the value of SOLICIT, or the parameter of the keyword NO-SOLICITING.
 
         Raises:
             ValueError: not a list of classes, or too long.

@@ -1,111 +1,62 @@
-"""The ports through which the pure tiers meet the world: so that five days of retries are tested in milliseconds.
+"""Ports of the pure tiers: clock, randomness and metrics.
 
-Each port is one screen; the outer ring implements them (`lookup`, `storage`, `service`), tests script them.
+The I/O packages implement them. Tests replace them, so that five days of retries take milliseconds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import Protocol
 
 
 class Clock(Protocol):
-    """Time."""
+    """A clock."""
 
     def now(self) -> float:
-        """Seconds since 1970-01-01 UTC."""
+        """Return the seconds since 1970-01-01 UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards."""
+        """Return seconds from an arbitrary start, which never decrease."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Returns after that long."""
+        """Wait for this many seconds."""
         ...
 
 
 class Random(Protocol):
-    """Chance: shuffles, jitter, identifiers."""
+    """Randomness for shuffles, jitter and identifiers."""
 
     def uniform(self, low: float, high: float) -> float:
-        """A number from low to high."""
+        """Return a random number from `low` to `high`."""
         ...
 
     def shuffle(self, items: list[str]) -> None:
-        """Reorders in place."""
+        """Shuffle a list in place."""
         ...
 
     def token(self) -> str:
-        """A fresh identifier of letters and digits, not to be guessed, unique for ever."""
+        """Return a new identifier of letters and digits, unguessable and never reused."""
         ...
 
 
 class Metrics(Protocol):
-    """What is counted, for those who watch."""
+    """Counters and histograms for monitoring."""
 
     def count(self, name: str, label: str = "", amount: int = 1) -> None:
-        """Adds to a counter of `service.metrics.COUNTERS`; `label` says which kind. Cheap: once a command is fine."""
+        """Increment a counter of `telemetry.metrics.COUNTERS`; `label` is the value of its label. It must be cheap."""
+        ...
+
+    def observe(self, name: str, value: float) -> None:
+        """Add a value to a histogram of `telemetry.metrics.HISTOGRAMS`. Cheap."""
         ...
 
 
 class Uncounted:
-    """`Metrics` where nobody watches."""
+    """A `Metrics` that counts nothing."""
 
     def count(self, name: str, label: str = "", amount: int = 1) -> None:
-        """Forgets it."""
+        """Do nothing."""
 
-
-class ResolverError(Exception):
-    """No answer can be had now (SERVFAIL, time-out, bogus): defer, never conclude (SECURITY R27)."""
-
-
-@dataclass(frozen=True, slots=True)
-class MX:
-    """One mail exchanger. RFC 7505's null MX is the one record (0, "")."""
-
-    preference: int
-    host: str
-    """Without its trailing dot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Addresses, exchangers or names. `exists` is False for NXDOMAIN, True with no records for NODATA."""
-
-    exists: bool
-    addresses: Sequence[str] = ()
-    exchangers: Sequence[MX] = ()
-    names: Sequence[str] = ()
-
-
-class Resolver(Protocol):
-    """DNS."""
-
-    async def mx(self, domain: str) -> Answer:
-        """MX records (RFC 5321 §5.1).
-
-        Raises:
-            ResolverError: neither data, NODATA nor NXDOMAIN could be had.
-        """
-        ...
-
-    async def addresses(self, host: str) -> Answer:
-        """A and AAAA records, IPv6 and IPv4 as the system prefers.
-
-        Raises:
-            ResolverError: see `mx`.
-        """
-        ...
-
-    async def names(self, ip: str) -> Answer:
-        """PTR records of an IP address (RFC 1035 §3.5), without their trailing dots; none of them is confirmed.
-
-        Raises:
-            ResolverError: see `mx`.
-            ValueError: `ip` is no IP address.
-        """
-        ...
+    def observe(self, name: str, value: float) -> None:
+        """Do nothing."""

@@ -1,14 +1,14 @@
 """Verdicts: what a policy check or a hook of the Server API decides about a client, a recipient or a message.
 
-    accept()                     the usual positive reply, or one with a text of its own
+    accept()                     the usual positive reply, or another text
     defer("Come back later")     4yz: the client tries again
-    reject("No such list")       5yz: the client gives up and reports
-    quarantine("looks odd")      the usual positive reply; whoever stores the message keeps it apart
-    drop("known abuse")          the usual positive reply, and nothing is done
-    tarpit(10, reject("No"))     so many seconds of silence first, then the other verdict
+    reject("No such list")       5yz: permanent failure, the client gives up
+    quarantine("looks odd")      the usual positive reply; the message is held for an operator
+    drop("known abuse")          the usual positive reply; the message is discarded
+    tarpit(10, reject("No"))     a delay in seconds, then the other verdict
 
-Promises: a `Verdict` that exists can be answered: what the peer may read and what only the log may say are different
-fields, and the class digit of the enhanced code is computed from the reply code, so that the two cannot disagree
+Promises: every `Verdict` has a valid reply: the text for the peer and the details for the log are different fields,
+and the class digit of the enhanced code is computed from the reply code, so that the two cannot disagree
 (RFC 2034 §4). Refuses: a code or a status outside the action's class, CR and LF, and a delay beyond `LONGEST`, with
 ValueError.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 LONGEST: Final = 240.0
-"""Seconds that a reply may be held back: clients wait 300 for one (RFC 5321 §4.5.3.2)."""
+"""Maximum seconds by which a reply may be delayed: clients wait 300 (RFC 5321 §4.5.3.2)."""
 
 _STATUS: Final = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 _CLOSING: Final = 421
@@ -34,7 +34,7 @@ _NO_SERVICE: Final = 554
 
 
 class Action(Enum):
-    """What is to be done."""
+    """The action of a verdict."""
 
     ACCEPT = "accept"
     DEFER = "defer"
@@ -46,33 +46,33 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One decision. Made by the functions of this module."""
+    """A verdict. Create it with the functions of this module."""
 
     action: Action
     reply: Reply | None = None
-    """What the peer reads; None for the usual positive reply of the stage."""
+    """The reply to the peer; None for the usual positive reply of the stage."""
     reason: str = ""
-    """For the log only."""
+    """The reason, for the log only."""
     seconds: float = 0.0
-    """TARPIT: how long the reply is held back."""
+    """Seconds by which TARPIT delays the reply; 0 for other actions."""
     then: Verdict | None = None
-    """TARPIT: the verdict behind the delay."""
+    """The verdict after the delay of TARPIT; None for other actions."""
 
     def __post_init__(self) -> None:
         wanted = {Action.DEFER: 4, Action.REJECT: 5}.get(self.action)
         code = None if self.reply is None else self.reply.code
         if wanted is not None and (code is None or code // 100 != wanted):
-            raise ValueError(f"{self.action.value} is answered with {wanted}yz, not with {code or 'nothing'}")
+            raise ValueError(f"the reply of {self.action.value} must be {wanted}yz, not {code or 'missing'}")
         if wanted is None and code is not None and (self.action is not Action.ACCEPT or code // 100 != 2):
-            raise ValueError(f"{self.action.value} cannot be answered with {code}")
+            raise ValueError(f"the reply of {self.action.value} cannot be {code}")
         if (self.action is Action.TARPIT) != (self.then is not None):
-            raise ValueError("a tarpit needs a verdict that follows, and nothing else has one")
+            raise ValueError("a tarpit needs the verdict that follows it; other actions must not have one")
         if self.then is not None and not 0 < self.seconds <= LONGEST:
-            raise ValueError(f"a tarpit lasts more than 0 and at most {LONGEST:g} seconds, not {self.seconds}")
+            raise ValueError(f"the delay of a tarpit must be more than 0 and at most {LONGEST:g} s, not {self.seconds}")
 
     @classmethod
     def refuse(cls, reply: Reply) -> Self:
-        """The verdict that is answered with a 4yz or 5yz reply.
+        """Return the verdict that refuses with a reply: DEFER for 4yz, REJECT for 5yz.
 
         Raises:
             ValueError: the reply is positive.
@@ -86,7 +86,7 @@ class Verdict:
 
     @property
     def refused(self) -> bool:
-        """Whether the answer, with or without a delay, is no."""
+        """Whether the verdict defers or rejects, with or without a delay."""
         return self.final.action in {Action.DEFER, Action.REJECT}
 
     def __str__(self) -> str:
@@ -100,46 +100,46 @@ _ACCEPTED: Final = Verdict(Action.ACCEPT)
 
 
 def accept(text: str = "", *, status: str = "0.0") -> Verdict:
-    """Yes. With a text: 250 2.0.0 and that text in place of the usual one; `status` is subject and detail.
+    """Accept. A text replaces the usual reply by 250 2.0.0 and the text; `status` is subject and detail.
 
     Raises:
-        ValueError: CR, LF or NUL in the text, or a status that is none.
+        ValueError: CR, LF or NUL in the text, or an invalid status.
     """
     return Verdict(Action.ACCEPT, _reply(250, status, text, "")) if text else _ACCEPTED
 
 
 def defer(text: str = "Try again later", *, code: int = 451, status: str = "7.1", detail: str = "") -> Verdict:
-    """Not now: 451 4.7.1 unless said otherwise; `status` is subject and detail (RFC 3463 §3), `detail` for the log.
+    """Defer, with 451 4.7.1 by default; `status` is subject and detail (RFC 3463 §3), `detail` for the log.
 
-    With code 421 the connection closes behind the reply (RFC 5321 §4.2.3).
+    With code 421 the connection closes after the reply (RFC 5321 §4.2.3).
 
     Raises:
-        ValueError: the code is not 4yz, the status is none, or the text has CR, LF or NUL.
+        ValueError: the code is not 4yz, the status is invalid, or the text has CR, LF or NUL.
     """
     return Verdict(Action.DEFER, _reply(code, status, text, detail), detail)
 
 
 def reject(text: str = "Not accepted", *, code: int = 550, status: str = "7.1", detail: str = "") -> Verdict:
-    """No: 550 5.7.1 unless said otherwise; `status` is subject and detail (RFC 3463 §3), `detail` for the log.
+    """Reject, with 550 5.7.1 by default; `status` is subject and detail (RFC 3463 §3), `detail` for the log.
 
     Raises:
-        ValueError: the code is not 5yz, the status is none, or the text has CR, LF or NUL.
+        ValueError: the code is not 5yz, the status is invalid, or the text has CR, LF or NUL.
     """
     return Verdict(Action.REJECT, _reply(code, status, text, detail), detail)
 
 
 def quarantine(reason: str) -> Verdict:
-    """The peer reads the usual positive reply; whoever stores the message keeps it apart, with the reason."""
+    """Accept the message with the usual positive reply, and hold it for an operator, with the reason."""
     return Verdict(Action.QUARANTINE, None, reason)
 
 
 def drop(reason: str) -> Verdict:
-    """The peer reads the usual positive reply, and nothing is done. Nobody gets a report: use it with care."""
+    """Discard the message after the usual positive reply. Neither sender nor recipient is notified: use with care."""
     return Verdict(Action.DROP, None, reason)
 
 
 def tarpit(seconds: float, then: Verdict = _ACCEPTED) -> Verdict:
-    """Holds the reply back, then gives another verdict. Delays of nested tarpits add up, to `LONGEST` at most.
+    """Delay the reply, then apply another verdict. Delays of nested tarpits add up, to `LONGEST` at most.
 
     Raises:
         ValueError: the delay is not more than 0, or longer than `LONGEST`.
@@ -150,12 +150,12 @@ def tarpit(seconds: float, then: Verdict = _ACCEPTED) -> Verdict:
 
 
 def greeting(reply: Reply) -> Reply:
-    """A refusal as a greeting can hold it: 421 or 554 (RFC 5321 §3.1), without an enhanced code (RFC 2034 §4)."""
+    """Convert a refusal to a greeting: 421 or 554 (RFC 5321 §3.1), without an enhanced code (RFC 2034 §4)."""
     return replace(reply, code=_CLOSING if reply.transient else _NO_SERVICE, enhanced=None)
 
 
 def unenhanced(reply: Reply) -> Reply:
-    """The reply without its enhanced code, as EHLO and HELO are answered (RFC 2034 §4)."""
+    """Return the reply without its enhanced code, as in replies to EHLO and HELO (RFC 2034 §4)."""
     return reply if reply.enhanced is None else replace(reply, enhanced=None)
 
 

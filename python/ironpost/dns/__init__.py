@@ -1,0 +1,1 @@
+"""DNS: implementations of the resolver port (`model.dns.Resolver`)."""
