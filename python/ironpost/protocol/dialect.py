@@ -1,7 +1,7 @@
-"""The three dialects of the protocol that one session speaks: SMTP, submission and LMTP.
+"""The three dialects of the protocol: SMTP, submission and LMTP.
 
-Promises: everything in which they differ is a field here; sessions and tables ask the dialect and know no port number.
-A dialect is a value: `SUBMISSION._replace(encrypt=True)` is one too.
+Promises: every difference between them is a field of `Dialect`; sessions depend on the dialect, not on a port number. A
+dialect is a value, so variants can be derived: `SUBMISSION._replace(encrypt=True)`.
 
 Standards: RFC 5321 §4.1.1.1; RFC 6409 §3.1 and §4.3 (submission); RFC 2033 §4 (LMTP); RFC 3848 and RFC 6531 §4.3
 (`with` keywords).
@@ -13,24 +13,25 @@ from typing import Final, NamedTuple
 
 
 class Dialect(NamedTuple):
-    """What one kind of listener speaks."""
+    """The variant of the protocol on one kind of listener."""
 
     name: str
+    """The name in the configuration and in logs."""
     service: str
-    """The word behind the name in the greeting (RFC 5321 §4.2, RFC 2033 §4.1)."""
+    """The word after the name in the greeting (RFC 5321 §4.2, RFC 2033 §4.1)."""
     hello: frozenset[str]
-    """The verbs that open the dialogue."""
+    """The verbs that open the session."""
     per_recipient: bool = False
     """A complete message gets one reply for each accepted recipient (RFC 2033 §4.2)."""
     authenticate: bool = False
-    """Nothing is done for a client that did not authenticate: 530 5.7.0 (RFC 4954 §6, RFC 6409 §4.3)."""
+    """Clients must authenticate first: 530 5.7.0 (RFC 4954 §6, RFC 6409 §4.3)."""
     encrypt: bool = False
-    """Nothing is done without TLS: 530 5.7.0 (RFC 3207 §4)."""
+    """Clients must use TLS: 530 5.7.0 (RFC 3207 §4)."""
 
     def with_keyword(
         self, *, extended: bool, utf8: bool = False, secure: bool = False, authenticated: bool = False
     ) -> str:
-        """The protocol in the `with` clause of Received (RFC 3848; RFC 6531 §4.3 when SMTPUTF8 was used)."""
+        """Return the protocol for the `with` clause of Received (RFC 3848; RFC 6531 §4.3 if SMTPUTF8 was used)."""
         if not extended:
             return "SMTP"
         base = "LMTP" if self.per_recipient else "SMTP" if utf8 else "ESMTP"
@@ -40,8 +41,8 @@ class Dialect(NamedTuple):
 _HELLO: Final = frozenset({"EHLO", "HELO"})
 
 SMTP: Final = Dialect("SMTP", "ESMTP", _HELLO)
-"""Between mail servers (RFC 5321)."""
+"""Relay between mail servers (RFC 5321)."""
 SUBMISSION: Final = Dialect("SUBMISSION", "ESMTP", _HELLO, authenticate=True)
-"""From a user's program (RFC 6409); authentication is a must (RFC 6409 §4.3)."""
+"""Submission by mail user agents (RFC 6409); authentication is required (RFC 6409 §4.3)."""
 LMTP: Final = Dialect("LMTP", "LMTP", frozenset({"LHLO"}), per_recipient=True)
-"""Into a mail store, without a queue of its own behind it (RFC 2033)."""
+"""Delivery to a mail store without a queue (RFC 2033)."""

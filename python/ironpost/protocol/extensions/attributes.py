@@ -1,10 +1,10 @@
 """The attribute lists of XCLIENT and XFORWARD: `NAME=xtext` items, as Postfix's front ends send them.
 
-Promises: values are decoded, printable, and at most 255 characters; what stands for "not known" becomes an empty text.
-Refuses: an attribute that the command does not have, one without a value, and a value that is not what its name says,
-with ValueError and a sentence.
+Promises: values are decoded, printable, and have at most 255 characters; the values for "unknown" become an empty
+string. Refuses: an attribute that the command does not define, one without a value, and a value that is invalid for its
+attribute, with ValueError.
 
-No standard: the protocol is described in Postfix's XCLIENT_README and XFORWARD_README.
+Source: Postfix's XCLIENT_README and XFORWARD_README; there is no RFC.
 """
 
 from __future__ import annotations
@@ -14,99 +14,100 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ironpost import wire
+from ironpost.model.network import unmapped
 from ironpost.protocol.extensions.base import Extension, Offer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ironpost.protocol.settings import Settings
+    from ironpost.protocol.server.settings import ServerSettings
 
 UNKNOWN: Final = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
-"""The front end does not know, or does not know now."""
+"""Values for "unknown": the front end does not know the value, or not at the moment."""
 _OCTETS: Final = 255
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 
 
 def parse(argument: bytes, kinds: Mapping[str, Callable[[str], str]]) -> dict[str, str]:
-    """Attribute to value; an empty value is not known.
+    """Parse the argument of XCLIENT or XFORWARD to a mapping from attribute to value; an empty value is unknown.
 
     Args:
-        argument: what stands behind the verb.
-        kinds: what each attribute's value must be; each returns the value in its final form, or raises ValueError.
+        argument: the text after the verb.
+        kinds: the parser for the value of each attribute; it returns the normalised value, or raises ValueError.
 
     Raises:
-        ValueError: see the module.
+        ValueError: the list, an attribute or a value is invalid.
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for item in argument.split(b" "):
         key, equals, xtext = item.partition(b"=")
         name = key.decode("ascii", "replace").upper()
-        if name not in kinds or not equals or name in found:
-            raise ValueError("an attribute is unknown, without a value, or given twice")
+        if name not in kinds or not equals or name in values:
+            raise ValueError("unknown attribute, missing value, or attribute repeated")
         value = wire.xtext_decode(xtext).decode()
         if len(value) > _OCTETS or not value.isprintable():
             raise ValueError(f"{name} is too long or not printable")
-        found[name] = "" if value.upper() in UNKNOWN else kinds[name](value)
-    return found
+        values[name] = "" if value.upper() in UNKNOWN else kinds[name](value)
+    return values
 
 
 def text(value: str) -> str:
-    """Anything that can be read."""
+    """Accept any printable text."""
     return value
 
 
 def host(value: str) -> str:
-    """A host name."""
+    """Parse a host name."""
     if not _HOST.fullmatch(value):
         raise ValueError("not a host name")
     return value
 
 
 def hello(value: str) -> str:
-    """What a client calls itself: a host name or an address literal."""
+    """Parse a HELO name: a host name or an address literal."""
     return value if value.startswith("[") and value.endswith("]") and " " not in value else host(value)
 
 
 def address(value: str) -> str:
-    """An IPv4 address, or an IPv6 address with `IPV6:` in front."""
+    """Parse an IPv4 address, or an IPv6 address with the prefix `IPV6:`; an IPv4-mapped one becomes IPv4."""
     tagged = value[:5].upper() == "IPV6:"
     parsed = ip_address(value[5:] if tagged else value)
     if (parsed.version == 6) is not tagged:
-        raise ValueError("IPv6 addresses, and only they, have IPV6: in front")
+        raise ValueError("expected an IPv4 address, or IPV6: and an IPv6 address")
     if "%" in value:
-        raise ValueError("an address of another host has no zone here")
-    return str(parsed)
+        raise ValueError("the address must not have a zone")
+    return str(unmapped(parsed))
 
 
 def port(value: str) -> str:
-    """A port number."""
+    """Parse a port number."""
     if not (value.isascii() and value.isdigit() and len(value) < 6 and int(value) < 65536):
-        raise ValueError("not a port")
+        raise ValueError("not a valid port number")
     return str(int(value))
 
 
 def protocol(value: str) -> str:
-    """SMTP or ESMTP."""
+    """Parse the protocol: SMTP or ESMTP."""
     if value.upper() not in {"SMTP", "ESMTP"}:
-        raise ValueError("neither SMTP nor ESMTP")
+        raise ValueError("expected SMTP or ESMTP")
     return value.upper()
 
 
 def source(value: str) -> str:
-    """LOCAL or REMOTE."""
+    """Parse the source: LOCAL or REMOTE."""
     if value.upper() not in {"LOCAL", "REMOTE"}:
-        raise ValueError("neither LOCAL nor REMOTE")
+        raise ValueError("expected LOCAL or REMOTE")
     return value.upper()
 
 
 class FrontEndExtension(Extension):
-    """What XCLIENT and XFORWARD have in common: they are offered to front ends of our own, with their attributes."""
+    """The base class of XCLIENT and XFORWARD, which are offered only to trusted front ends."""
 
     attributes: ClassVar[tuple[str, ...]]
-    """Names, in the order in which they are shown."""
+    """The names of the attributes, in the order of the EHLO line."""
 
-    def available(self, settings: Settings) -> bool:
-        return bool(settings.xclient)
+    def available(self, settings: ServerSettings) -> bool:
+        return bool(settings.front_ends)
 
     def advertise(self, offer: Offer) -> str | None:
         return " ".join((self.keyword, *self.attributes)) if offer.peer_trusted else None

@@ -1,8 +1,9 @@
-"""What one SMTP service extension is (RFC 5321 §2.2), for both sides of the conversation.
+"""The interface of an SMTP service extension (RFC 5321 §2.2), for server and client.
 
-An extension is one file in this folder and one line in the registry (`extensions/__init__.py`). It says what the EHLO
-reply shows, which parameters and verbs it owns and how they are judged, how much longer it makes command lines, and
-what our client does with it. Everything has a default, so a file holds what its RFC adds.
+An extension is one file in this folder and one line in the registry (`extensions/__init__.py`). It declares its line in
+the EHLO reply, its parameters and verbs, the octets that it adds to command lines, the hook of the handler that it
+calls, its part in delivery to the next hop, and its fields in logs and reports. Everything has a default, so a file
+contains only what its RFC adds.
 """
 
 from __future__ import annotations
@@ -15,92 +16,190 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
-    from ironpost.model import Envelope, Recipient, Reply, Value
-    from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
-    from ironpost.wire.interface import Command
+    from collections.abc import Sequence
 
-Parse: TypeAlias = "Callable[[ServerSession, str | None], Reply | Value]"
-"""Judges one parameter's value as it was sent (None for a keyword without `=`): a Reply refuses the command, anything
-else is the typed value. The values that the same command gave before it stand in `session.candidate`."""
-Handling: TypeAlias = "Callable[[ServerSession, Command], None]"
-"""Handles one command: replies through the session, or asks the handler (`ServerSession.ask`)."""
+    from ironpost.model import Envelope, Recipient, Reply, Value
+    from ironpost.protocol.server.extension_state import ExtensionState
+    from ironpost.protocol.server.session import ServerSession
+    from ironpost.protocol.server.settings import ServerSettings
+    from ironpost.protocol.server.states import Verb
+
+Parse: TypeAlias = "Callable[[ServerSession, str | None, dict[str, Value]], Reply | Value]"
+"""Parses the value of one parameter.
+
+The arguments are the session, the value as it was sent (None for a keyword without `=`), and the typed values of the
+preceding parameters, to which it may add. It returns the typed value, or a Reply to refuse the command."""
+LogValue: TypeAlias = "str | int | list[str]"
+"""The value of a field in a log record."""
 Parameters: TypeAlias = Mapping[str, "Value"]
-"""ESMTP parameters, keyword in upper case, None for one without `=`."""
+"""ESMTP parameters: keyword in upper case to typed value, None for a keyword without `=`."""
 
 _NONE: Parameters = MappingProxyType({})
 
 
 class Offer(NamedTuple):
-    """What the EHLO reply depends on: it is made once for each combination, not once for each session."""
+    """The facts on which the EHLO reply depends; it is rendered once for each combination, not for each session."""
 
-    settings: Settings
+    settings: ServerSettings
     secure: bool = False
     """The connection is protected by TLS."""
     authenticated: bool = False
+    """The client has authenticated."""
     peer_trusted: bool = False
-    """The client is in `Settings.xclient`: a front end of our own."""
+    """The client is a trusted front end (`ServerSettings.front_ends`)."""
     bound: bool = False
-    """We know a channel binding of the connection."""
+    """A channel binding of the connection is known."""
     certified: bool = False
-    """The connection itself says who the client is: by a certificate, or as a Unix user."""
+    """The connection itself identifies the client: by a certificate, or as a Unix user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What our client is about to send: all that an extension needs to know of it."""
+    """The facts about a message that our client is about to send."""
 
     envelope: Envelope
     size: int | None
-    """Octets of content as they will be counted by RFC 1870 §3, None if unknown."""
+    """Octets of content, counted as in RFC 1870 §3; None if unknown."""
     eight_bit: bool
-    """The content holds octets above 127, or may hold them."""
+    """The content contains octets above 127, or may contain them."""
     smtputf8: bool
     """The envelope or the header section needs RFC 6531."""
     now: float = 0.0
-    """Seconds since 1970: when MAIL is sent, for what counts time."""
+    """The time of MAIL, in seconds since 1970."""
     verified: bool = False
     """The connection is under TLS, and the peer's certificate was verified."""
     authenticated: bool = False
-    """The peer knows who we are (RFC 4954)."""
+    """Our client has authenticated to the peer (RFC 4954)."""
 
 
 class Extension:
-    """One extension; stateless, so one instance serves every session."""
+    """The base class of extensions. An instance contains only options and is shared by all sessions; see `state`."""
 
     keyword: ClassVar[str]
     """The EHLO keyword."""
     claimed: ClassVar[bool] = False
-    """Queue and delivery must keep what it promises, so it exists only if the keyword is in `Settings.claims`."""
+    """Queue and delivery must honour the extension, so it is offered only if its keyword is in
+    `ServerSettings.claims`."""
+    hook: ClassVar[str] = ""
+    """The name of the handler's method that the extension calls; empty if there is none. If the extension is `claimed`,
+    handlers claim it by having the method (`ServerSettings.serving`)."""
+    state: ClassVar[type[ExtensionState] | None] = None
+    """The class of the state that the extension keeps in each session (`ServerSession.state_of`), if any."""
     extra_octets: ClassVar[Mapping[str, int]] = {}
-    """Octets that the extension adds to the command line, by verb (RFC 5321 §4.5.3.1.4)."""
-    mail_parameters: ClassVar[Mapping[str, Parse]] = {}
-    """Parameters of MAIL that the extension owns."""
-    rcpt_parameters: ClassVar[Mapping[str, Parse]] = {}
-    """Parameters of RCPT that the extension owns."""
+    """Octets that the extension adds to the maximum length of a command line, by verb (RFC 5321 §4.5.3.1.4)."""
     on_request: ClassVar[bool] = False
-    """`outgoing` has something to say only of a message with one of `mail_parameters`, and is asked of no other."""
+    """`outgoing` is needed only for messages with one of `mail_parameters`."""
+    every_recipient: ClassVar[bool] = False
+    """`outgoing_recipient` is needed for every recipient of a message with one of `mail_parameters`."""
     timed: ClassVar[bool] = False
-    """Its line in the EHLO reply changes with the hours (`Settings.hour`)."""
+    """The line in the EHLO reply changes every hour (`ServerSettings.hour`)."""
     stored: ClassVar[Mapping[str, Callable[[str], Value]]] = {}
-    """How the typed value of a parameter is made of its `str` when an envelope is read from a store; the wire form was
-    judged when it came. Needed only where the value is no `str`."""
-    verbs: ClassVar[Mapping[str, Handling]] = {}
-    """Verbs that it brings; each is called in every state but before the greeting, and judges the order itself."""
+    """Functions that convert the `str` of a typed value back, by parameter, when an envelope is read from a store. They
+    are needed only for values that are not a `str`."""
 
-    def available(self, settings: Settings) -> bool:
-        """Whether such a server has the extension at all; if not, its verbs are 502 and its parameters 555."""
+    tag_fields: ClassVar[frozenset[str]] = frozenset()
+    """Header fields, in lower case, for which `tags` is called when a message is accepted."""
+    queue_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of MAIL that only the queue honours, before an attempt, so they are not passed on."""
+    report_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of MAIL that a report about the message also has."""
+    headers_only_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of MAIL that make a report return only the header section."""
+
+    @property
+    def mail_parameters(self) -> Mapping[str, Parse]:
+        """The parameters of MAIL that the extension owns, with their parsers."""
+        return {}
+
+    @property
+    def rcpt_parameters(self) -> Mapping[str, Parse]:
+        """The parameters of RCPT that the extension owns, with their parsers."""
+        return {}
+
+    @property
+    def verbs(self) -> Mapping[str, Verb]:
+        """The verbs that the extension adds, with the states and conditions in which they are legal."""
+        return {}
+
+    def available(self, settings: ServerSettings) -> bool:
+        """Whether a server with these settings has the extension; if not, its verbs get 502 and its parameters 555."""
         return not self.claimed or self.keyword in settings.claims
 
-    def advertise(self, offer: Offer) -> str | None:  # noqa: ARG002 - for those that need it
-        """The line in the EHLO reply, None if the extension cannot be honoured now. Asked only if `available`."""
+    def advertise(self, offer: Offer) -> str | None:  # noqa: ARG002 - for overrides
+        """Return the line in the EHLO reply; None if the extension cannot be used now. Called only if `available`."""
         return self.keyword
 
-    def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:  # noqa: ARG002
-        """What our client adds to MAIL, or the reply that says why this next hop cannot take the message.
+    def session_fields(self, session: ServerSession) -> Mapping[str, LogValue]:  # noqa: ARG002 - for overrides
+        """Return fields for the log record of a session that has ended, name to value."""
+        return {}
 
-        `offered` is the peer's EHLO list (keyword in upper case to its parameters), empty after HELO. Called whether
-        the peer offers the extension or not: a message that cannot do without it is refused here, before MAIL.
+    def message_fields(self, session: ServerSession) -> Mapping[str, LogValue]:  # noqa: ARG002 - for overrides
+        """Return fields for the log record of an accepted message, name to value."""
+        return {}
+
+    def not_before(self, parameters: Parameters) -> float | None:  # noqa: ARG002 - for overrides
+        """Return the time before which the queue must not attempt delivery, in seconds since 1970; None for at once."""
+        return None
+
+    def tags(
+        self,
+        fields: Mapping[str, Sequence[bytes]],  # noqa: ARG002 - for overrides
+        parameters: Parameters,  # noqa: ARG002
+    ) -> Parameters:
+        """Return what the header section adds to the stored parameters of MAIL; it is not sent on.
+
+        Args:
+            fields: values of the header fields of the message that are in `tag_fields`, by name in lower case.
+            parameters: the parameters of MAIL.
+        """
+        return _NONE
+
+    def report_fields(self, parameters: Parameters) -> Mapping[str, str]:  # noqa: ARG002 - for overrides
+        """Return per-message fields for a delivery status notification (RFC 3464 §2.2), name to body."""
+        return {}
+
+    def requires_tls(self, envelope: Envelope) -> bool:  # noqa: ARG002 - for overrides
+        """Whether a message may be sent only under TLS, to a host that proved its identity.
+
+        Args:
+            envelope: the envelope of the message, which has one of `mail_parameters`.
+        """
+        return False
+
+    def next_hop_refusal(
+        self,
+        envelope: Envelope,  # noqa: ARG002
+        offered: Mapping[str, str],  # noqa: ARG002
+        *,
+        verified: bool,  # noqa: ARG002
+    ) -> Reply | None:
+        """Return why a connected next hop must not get the message, so that another host is tried; None if it may.
+
+        Args:
+            envelope: the envelope of the message, which has one of `mail_parameters`.
+            offered: the peer's EHLO list.
+            verified: the connection is under TLS, and the peer's certificate was verified.
+        """
+        return None
+
+    def relay_reported(self, envelope: Envelope, offered: Mapping[str, str], now: float) -> bool:  # noqa: ARG002
+        """Whether the sender gets a report that a peer accepted a message, though it is not delivered yet.
+
+        Args:
+            envelope: the envelope of the message, which has one of `mail_parameters`.
+            offered: the peer's EHLO list.
+            now: the time of MAIL, in seconds since 1970.
+        """
+        return False
+
+    def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:  # noqa: ARG002
+        """Return the parameters that our client adds to MAIL, or a refusal if this next hop cannot get the message.
+
+        It is also called if the peer does not offer the extension, to refuse messages that require it before MAIL.
+
+        Args:
+            message: the facts about the message.
+            offered: the peer's EHLO list: keyword in upper case to its parameters; empty after HELO.
         """
         return _NONE
 
@@ -110,17 +209,18 @@ class Extension:
         recipient: Recipient,  # noqa: ARG002
         offered: Mapping[str, str],  # noqa: ARG002
     ) -> Parameters | Reply:
-        """What our client adds to RCPT, or the reply that says why this recipient cannot be served by this next hop.
+        """Return the parameters that our client adds to RCPT, or a refusal if this next hop cannot serve the recipient.
 
-        Called for a recipient that came with parameters, and for every recipient of a message with BY.
+        It is called for recipients with parameters, and if `every_recipient` is set, for all recipients of a message
+        with one of `mail_parameters`.
         """
         return _NONE
 
 
 def typed(parse: Callable[[str], Value]) -> Parse:
-    """The judge of a parameter whose value says everything: what `parse` raises about is refused with 501."""
+    """Create the parser of a parameter that depends only on its value; a ValueError of `parse` is refused with 501."""
 
-    def judge(session: ServerSession, value: str | None) -> Reply | Value:  # noqa: ARG001 - a Parse
+    def parser(session: ServerSession, value: str | None, given: dict[str, Value]) -> Reply | Value:  # noqa: ARG001
         if value is None:
             return replies.BAD_PARAMETER
         try:
@@ -128,4 +228,4 @@ def typed(parse: Callable[[str], Value]) -> Parse:
         except ValueError as error:
             return replies.BAD_PARAMETER.because(str(error))
 
-    return judge
+    return parser

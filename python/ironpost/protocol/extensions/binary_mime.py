@@ -1,9 +1,9 @@
-"""BINARYMIME: content of any octets, in counted chunks only (RFC 3030 §3).
+"""BINARYMIME: content of arbitrary octets, in counted chunks only (RFC 3030 §3).
 
-Claimed: every octet must arrive as it was sent, at the recipient or the next hop. It is a value of 8BITMIME's parameter
-BODY, so `eight_bit_mime` asks here. Content that came so is no text: NUL, bare CR and LF, long lines mean nothing in
-it, and DATA, whose end is found in the octets, cannot carry it: 503, and the transaction is over. To a next hop without
-the extension it is not sent, and not converted.
+Claimed: every octet must arrive unchanged at the recipient or the next hop. BINARYMIME is a value of 8BITMIME's
+parameter BODY, so `eight_bit_mime` imports this module. Such content is not text: NUL, bare CR and LF and long lines
+have no meaning in it, and DATA, whose end is found in the octets, cannot carry it: 503, and the transaction is over. It
+is neither sent to a next hop without the extension nor converted.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from ironpost.model import Reply
     from ironpost.protocol.extensions.base import Parameters
-    from ironpost.protocol.settings import Settings
+    from ironpost.protocol.server.settings import ServerSettings
 
 
-def taken(settings: Settings) -> bool:
-    """Whether such a server takes BODY=BINARYMIME."""
+def accepted(settings: ServerSettings) -> bool:
+    """Whether a server with these settings accepts BODY=BINARYMIME."""
     return BinaryMime.keyword in settings.keywords
 
 
 def outgoing(offered: Mapping[str, str]) -> Parameters | Reply:
-    """What our client says of binary content."""
+    """Return the parameters that our client adds for binary content, or the refusal."""
     if "BINARYMIME" in offered and "CHUNKING" in offered:
         return {"BODY": BodyType.BINARY}
     return replies.PEER_LACKS_BINARY

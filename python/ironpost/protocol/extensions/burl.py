@@ -1,130 +1,147 @@
-"""BURL: content is fetched from where the client says, instead of being sent (RFC 4468). Submission only (§3.1).
+"""BURL: content is fetched from a URL instead of being sent (RFC 4468). Submission only (§3.1).
 
-Claimed: the handler's `burl` fetches. It decides which URLs it follows, for whom, and with whose credentials (§3.3,
-§8): here a URL is only looked at for its form. What it gives is content like a chunk's: it may stand between chunks,
-counts against the limit of size, and is judged at the end with all the rest, so nothing comes in by a URL that could
-not come in by BDAT. Whatever fails ends the transaction (§3.2).
-Refuses: a client that did not authenticate (§8), BURL without a recipient or out of place, what is no absolute URI.
+Promises: fetched content is treated like a chunk: it can be mixed with chunks, counts towards the size limit, and is
+checked at the end with the rest, so a URL cannot supply content that BDAT could not. Any failure ends the transaction
+(§3.2). Refuses: clients that have not authenticated (§8), BURL without a recipient or out of sequence, and a URL that
+is not an absolute URI.
+
+The handler's `burl` hook fetches the content. It decides which URLs to follow, for which clients, and with which
+credentials (§3.3, §8); only the form of the URL is checked here.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias
 
 from ironpost import wire
 from ironpost.model import Reply, Verdict
-from ironpost.protocol import content, replies
-from ironpost.protocol.commands import State
+from ironpost.protocol import replies
 from ironpost.protocol.dialect import SUBMISSION
 from ironpost.protocol.extensions.base import Extension, Offer
-from ironpost.protocol.verdicts import NOWHERE, Stage, settle
+from ironpost.protocol.server import content
+from ironpost.protocol.server.extension_state import ContentSource
+from ironpost.protocol.server.settle import DROPPED, HookStage, settle
+from ironpost.protocol.server.states import AUTHENTICATED, ESMTP, ServerState, Verb
 from ironpost.wire import BodyEnd
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
+    from ironpost.protocol.server.session import ServerSession
+    from ironpost.protocol.server.settings import ServerSettings
     from ironpost.wire.interface import Command
 
 _ARGUMENT: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*:[!-~]+)( LAST)?", re.IGNORECASE)  # RFC 4468 §3.5
 _URL_OCTETS: Final = 1536
-"""What a URL may need beyond 512 octets of command line; RFC 4468 says nothing of it."""
+"""Octets for a URL in addition to the 512 of a command line; RFC 4468 specifies no number."""
+
+Fetched: TypeAlias = "bytes | Reply | Awaitable[bytes | Reply]"
+"""The result of the `burl` hook: the content, or a refusal."""
+
+
+class BurlHandler(Protocol):
+    """The hook of a handler that offers BURL."""
+
+    def burl(self, session: ServerSession, url: str, last: bool) -> Fetched:
+        """Return the content at a URL (RFC 4468 §3.2), at most `session.settings.max_size` octets.
+
+        A URL may refer to any host (§8): decide whether to follow it. A refusal ends the transaction.
+
+        Args:
+            session: the client's session.
+            url: an absolute URI.
+            last: whether this is the last part of the content.
+        """
+        ...
 
 
 def _burl(session: ServerSession, command: Command) -> None:
-    if not session.esmtp or session.state not in {State.RCPT, State.CONTENT}:
-        return session.refuse(replies.NO_RECIPIENTS if session.state is State.MAIL else replies.BAD_SEQUENCE)
-    found = _ARGUMENT.fullmatch(command.argument)
-    if session.identity is None or command.fault is not None or found is None:
-        if session.state is State.CONTENT:
-            session.drop_transaction()  # see commands.interrupted
-        return session.refuse(replies.AUTHENTICATION_FIRST if session.identity is None else replies.BAD_URL)
-    fetch = partial(_fetch, found[1].decode("ascii"), found[2] is not None)
-    if session.state is State.CONTENT:
+    match = _ARGUMENT.fullmatch(command.argument)
+    if command.fault is not None or match is None:
+        if session.state is ServerState.CONTENT:
+            session.drop_transaction()
+        return session.refuse(replies.BAD_URL)
+    fetch = partial(_fetch, match[1].decode("ascii"), match[2] is not None)
+    if session.state is ServerState.CONTENT:
         return fetch(session)
-    begin(session)
-    assert session.transaction is not None  # RCPT is inside one
-    session.transaction.fetch = fetch
-    session.by_data = False
-    return content.ask(session)
-
-
-def begin(session: ServerSession) -> None:
-    """Content begins, by a chunk or by a URL, and the other may follow."""
-    if session.transaction is not None:
-        session.transaction.scanner = Scanner(session.settings)
+    session.state_of(BurlContent).fetch = fetch
+    return content.begin_chunks(session)
 
 
 def _fetch(url: str, last: bool, session: ServerSession) -> None:
-    if session.spool is NOWHERE:  # what is dropped is not fetched
+    if session.spool is DROPPED:  # no need to fetch it
         return _fetched(session, b"", last)
-    try:
-        answer = session.handler.burl(session, url, last)
-    except Exception as exc:  # noqa: BLE001 - R26: whatever a hook raises, the session goes on
-        answer = session.raised(exc)
-    if hasattr(answer, "__await__"):
-        return session.wait(cast("Awaitable[Any]", answer), partial(_fetched, last=last))
-    return _fetched(session, answer, last)
+    return session.query("burl", url, last, then=partial(_fetched, last=last))
 
 
-def _fetched(session: ServerSession, answer: Any, last: bool) -> None:
-    if isinstance(answer, Verdict):
-        answer = settle(session, answer, Stage.OTHER)
-        if hasattr(answer, "__await__"):
-            return session.wait(answer, partial(_fetched, last=last))
-    if not isinstance(answer, bytes) and not (isinstance(answer, Reply) and not answer.positive):
-        answer = session.raised(TypeError(f"the burl hook answered {answer!r:.60}, not bytes or a refusal"))
-    if isinstance(answer, Reply):
+def _fetched(session: ServerSession, result: Any, last: bool) -> None:
+    if isinstance(result, Verdict):
+        result = settle(session, result, HookStage.OTHER)
+        if hasattr(result, "__await__"):
+            return session.wait(result, partial(_fetched, last=last))
+    if not isinstance(result, bytes) and not (isinstance(result, Reply) and not result.positive):
+        result = session.raised(TypeError(f"the burl hook returned {result!r:.60}, not bytes or a refusal"))
+    if isinstance(result, Reply):
         session.drop_transaction()
-        return session.reply(answer)
-    assert session.transaction is not None
-    session.transaction.fetch = None
-    content.piece(session, answer)
+        return session.reply(result)
+    session.state_of(BurlContent).fetch = None
+    content.piece(session, result)
     if session.pending is not None:
         return session.wait(session.pending, partial(_stored, last=last))
-    return content.end(session, NOTHING._replace(last=last))
+    return content.end(session, EMPTY._replace(last=last))
 
 
-def _stored(session: ServerSession, answer: Any, last: bool) -> None:
-    content.written(session, answer)
-    content.end(session, NOTHING._replace(last=last))
+def _stored(session: ServerSession, result: Any, last: bool) -> None:
+    content.written(session, result)
+    content.end(session, EMPTY._replace(last=last))
 
 
-NOTHING: Final = BodyEnd(False, 0, False, False, False, False, 0, -1)
-"""The facts about no content: those of a transaction with BURL come from its `Scanner`."""
+EMPTY: Final = BodyEnd(False, 0, False, False, False, False, 0, -1)
+"""The facts about empty content; those of a transaction with BURL come from `BurlContent`."""
 
 
-class Scanner:
-    """Facts about content of which the framer sees only the chunks: all of it goes through a framer of its own."""
+class BurlContent(ContentSource):
+    """Feeds all content, of chunks and of URLs, through a separate framer."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self._framer = wire.ServerFramer(settings.limits, settings.newlines)
 
     def piece(self, octets: bytes) -> None:
-        """The next octets, be they of a chunk or of a URL."""
         for _ in self._framer.feed(b"BDAT %d\r\n%b" % (len(octets), octets)):
             pass
 
     def facts(self, *, last: bool) -> BodyEnd:
-        """About everything so far."""
         events = list(self._framer.feed(b"BDAT 0 LAST\r\n" if last else b"BDAT 0\r\n"))
         end = events[-1]
-        assert isinstance(end, BodyEnd), "a chunk of no octets is a command and its end"
+        assert isinstance(end, BodyEnd), "an empty chunk is a command and its end"
         return end
 
 
+@dataclass(frozen=True, eq=False)
 class Burl(Extension):
+    schemes: tuple[str, ...] = ("imap",)
+    """The capabilities that EHLO lists for authenticated clients (RFC 4468 §3.3)."""
+
     keyword = "BURL"
     claimed = True
+    hook = "burl"
     extra_octets: ClassVar = {"BURL": _URL_OCTETS}
-    verbs: ClassVar = {"BURL": _burl}
+    state = BurlContent
+    verbs: ClassVar = {
+        "BURL": Verb(
+            _burl,
+            frozenset({ServerState.RCPT, ServerState.CONTENT}),
+            needs=(ESMTP, AUTHENTICATED),
+            sequence={ServerState.MAIL: replies.NO_RECIPIENTS},
+        )
+    }
 
-    def available(self, settings: Settings) -> bool:
+    def available(self, settings: ServerSettings) -> bool:
         return settings.dialect.name == SUBMISSION.name and super().available(settings)
 
     def advertise(self, offer: Offer) -> str:
-        """What it can do is said to those who may use it (RFC 4468 §3.1)."""
-        return " ".join(("BURL", *offer.settings.burl)) if offer.authenticated else "BURL"
+        # RFC 4468 §3.1: the capabilities are listed for clients that may use it.
+        return " ".join(("BURL", *self.schemes)) if offer.authenticated else "BURL"

@@ -1,85 +1,112 @@
-"""DELIVERBY: a message that is worth delivering until some time only (RFC 2852).
+"""DELIVERBY: a deadline for the delivery of a message (RFC 2852).
 
-Claimed: whoever takes the message must give it up in time (mode R), or report that it is late (mode N). By-time counts
-seconds when it comes and when it goes; between the two it is a moment in time (`DeliverBy`). In mode R a next hop
-without the extension, or with a least by-time that is longer than what is left, cannot have the message (§4.1.4.1). In
-mode N it can, and then DELAY is asked for, where it knows DSN (§4.1.4.2).
+Claimed: queue and delivery must return the message at the deadline (mode R), or report that it is late (mode N). On the
+wire the by-time is a number of seconds; in the queue it is a point in time (`DeliverBy`). In mode R the message is not
+sent to a next hop without the extension, or with a minimum by-time longer than the time left (§4.1.4.1). In mode N it
+is, and NOTIFY=DELAY is requested if the next hop supports DSN (§4.1.4.2); a next hop without the extension cannot keep
+the deadline, so the sender gets a report that the message was relayed, as in every case with by-trace (§4.1.4).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ironpost.model.parameters import DeliverBy, HoldUntil, Notify
+from ironpost.message.dates import date_time
+from ironpost.model.parameters import LONGEST, DeliverBy, HoldUntil, Notify
 from ironpost.protocol import replies
 from ironpost.protocol.extensions.base import Extension, Offer, Outgoing, Parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.model import Recipient, Reply, Value
-    from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
+    from ironpost.model import Envelope, Recipient, Reply, Value
+    from ironpost.protocol.extensions.base import Parse
+    from ironpost.protocol.server.session import ServerSession
+    from ironpost.protocol.server.settings import ServerSettings
 
 
-def _by(session: ServerSession, value: str | None) -> DeliverBy | Reply:
-    settings = session.settings
-    assert settings.now is not None, "there is no DELIVERBY without a clock"
-    now = settings.now()
-    try:
-        by = DeliverBy.parse_seconds(value or "", now)
-    except ValueError as error:
-        return replies.BAD_PARAMETER.because(str(error))
-    if by.returned and by.remaining(now) < settings.deliver_by_minimum:
-        return replies.BY_TOO_SHORT
-    hold = session.candidate.get("HOLDUNTIL")
-    return replies.BAD_PARAMETER if hold is not None and comes_too_late(hold, by) else by
-
-
-def comes_too_late(hold: HoldUntil, by: DeliverBy) -> bool:
-    """It would be released when it should have been delivered (RFC 4865 §5.2.2)."""
+def held_too_long(hold: HoldUntil, by: DeliverBy) -> bool:
+    """Whether the message would be held beyond its deadline (RFC 4865 §5.2.2)."""
     return hold.at > by.deadline
 
 
-def notify(message: Outgoing, recipient: Recipient, offered: Mapping[str, str]) -> Value:
-    """NOTIFY for a next hop with DSN: as it came, with DELAY where mode N meets a next hop without DELIVERBY."""
-    asked = recipient.parameters.get("NOTIFY")
-    by = message.envelope.parameters.get("BY")
-    if not isinstance(by, DeliverBy) or by.returned or "DELIVERBY" in offered or asked is Notify.NEVER:
-        return asked
-    return (Notify.FAILURE if not isinstance(asked, Notify) else asked) | Notify.DELAY
-
-
+@dataclass(frozen=True, eq=False)
 class DeliverByTime(Extension):
+    minimum: int = 0
+    """Minimum by-time that is accepted in mode R, in seconds (RFC 2852 §3); 0 for no limit."""
+
     keyword = "DELIVERBY"
     claimed = True
     on_request = True
+    every_recipient = True
     extra_octets: ClassVar = {"MAIL": 17}  # RFC 2852 §2 (5)
-    mail_parameters: ClassVar = {"BY": _by}
     stored: ClassVar = {"BY": DeliverBy.parse}
 
-    def available(self, settings: Settings) -> bool:
+    def __post_init__(self) -> None:
+        if not 0 <= self.minimum <= LONGEST:
+            raise ValueError(f"DeliverByTime.minimum is {self.minimum}; expected 0 to {LONGEST} seconds")
+
+    @property
+    def mail_parameters(self) -> Mapping[str, Parse]:
+        return {"BY": self._by}
+
+    def _by(self, session: ServerSession, value: str | None, given: dict[str, Value]) -> DeliverBy | Reply:
+        settings = session.settings
+        assert settings.now is not None, "DELIVERBY is not available without a clock"
+        now = settings.now()
+        try:
+            by = DeliverBy.parse_seconds(value or "", now)
+        except ValueError as error:
+            return replies.BAD_PARAMETER.because(str(error))
+        if by.returned and by.remaining(now) < self.minimum:
+            return replies.BY_TOO_SHORT
+        hold = given.get("HOLDUNTIL")
+        return replies.BAD_PARAMETER if isinstance(hold, HoldUntil) and held_too_long(hold, by) else by
+
+    def available(self, settings: ServerSettings) -> bool:
         return settings.now is not None and super().available(settings)
 
     def advertise(self, offer: Offer) -> str:
-        least = offer.settings.deliver_by_minimum
-        return f"DELIVERBY {least}" if least else "DELIVERBY"
+        del offer
+        return f"DELIVERBY {self.minimum}" if self.minimum else "DELIVERBY"
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
         by = message.envelope.parameters.get("BY")
         if not isinstance(by, DeliverBy):
             return {}
-        least = offered.get("DELIVERBY")
+        minimum = offered.get("DELIVERBY")
         if by.returned:
             left = by.remaining(message.now)
             if left <= 0:  # RFC 2852 §4.1.3
                 return replies.BY_EXPIRED
-            if least is None or left < _minimum(least):
+            if minimum is None or left < _minimum(minimum):
                 return replies.PEER_LACKS_DELIVERBY
-        return {} if least is None else {"BY": by.seconds_text(message.now)}
+        return {} if minimum is None else {"BY": by.seconds_text(message.now)}
+
+    def outgoing_recipient(
+        self, message: Outgoing, recipient: Recipient, offered: Mapping[str, str]
+    ) -> Parameters | Reply:
+        by = message.envelope.parameters.get("BY")
+        if not isinstance(by, DeliverBy) or by.returned or "DELIVERBY" in offered or "DSN" not in offered:
+            return {}
+        notify = recipient.parameters.get("NOTIFY")
+        if notify is Notify.NEVER:
+            return {}
+        return {"NOTIFY": (notify if isinstance(notify, Notify) else Notify.FAILURE) | Notify.DELAY}
+
+    def relay_reported(self, envelope: Envelope, offered: Mapping[str, str], now: float) -> bool:
+        by = envelope.deliver_by
+        if by is None:
+            return False
+        return by.trace or (not by.returned and "DELIVERBY" not in offered and by.remaining(now) > 0)
+
+    def report_fields(self, parameters: Parameters) -> Mapping[str, str]:
+        by = parameters.get("BY")
+        return {"Deliver-By-Date": date_time(by.deadline)} if isinstance(by, DeliverBy) else {}  # RFC 2852 §5
 
 
 def _minimum(parameter: str) -> int:
-    """min-by-time (RFC 2852 §2); 0 if the peer says nothing about it, or nothing that can be read."""
+    """Parse min-by-time (RFC 2852 §2); return 0 if it is missing or not a number."""
     first = parameter.partition(",")[0]
     return int(first) if first.isascii() and first.isdigit() and len(first) <= 9 else 0

@@ -1,9 +1,8 @@
-"""DSN: when the sender wants to hear of a message, and what (RFC 3461).
+"""DSN: the sender's requests for delivery status notifications (RFC 3461).
 
-Claimed: whoever takes the message must send, or not send, the reports it asks for (RFC 3461 §5.2). What was asked is
-carried on as it came (§5.2.1): NOTIFY, ORCPT, RET and ENVID are never made up, changed or dropped where the next hop
-knows them, and never sent where it does not (§5.2.2). Only the form in which ORCPT writes UTF-8 depends on the next hop
-(RFC 6533 §3).
+Claimed: queue and delivery must send, or not send, the requested reports (RFC 3461 §5.2). NOTIFY, ORCPT, RET and ENVID
+are passed on unchanged to a next hop that supports the extension (§5.2.1), and not sent to others (§5.2.2). Only the
+encoding of UTF-8 in ORCPT depends on the next hop (RFC 6533 §3).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.model.parameters import ENVID_LENGTH, ORCPT_LENGTH, EnvelopeId, Notify, OriginalRecipient, Return
-from ironpost.protocol.extensions import deliver_by
 from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters, typed
 
 if TYPE_CHECKING:
@@ -38,8 +36,10 @@ class Dsn(Extension):
     }
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
-        asked = message.envelope.parameters
-        return {key: asked[key] for key in ("RET", "ENVID") if key in asked} if "DSN" in offered else {}
+        parameters = message.envelope.parameters
+        if "DSN" not in offered:
+            return {}
+        return {keyword: parameters[keyword] for keyword in ("RET", "ENVID") if keyword in parameters}
 
     def outgoing_recipient(
         self, message: Outgoing, recipient: Recipient, offered: Mapping[str, str]
@@ -47,14 +47,14 @@ class Dsn(Extension):
         if "DSN" not in offered:
             return {}
         parameters: dict[str, Value] = {}
-        notify = deliver_by.notify(message, recipient, offered)
+        notify = recipient.parameters.get("NOTIFY")
         if notify is not None:
             parameters["NOTIFY"] = notify
         original = recipient.parameters.get("ORCPT")
         if isinstance(original, OriginalRecipient) and not message.smtputf8:
             try:
                 original = original.seven_bit()
-            except ValueError:  # its escapes do not fit: better no report of it than no message
+            except ValueError:  # too long when escaped: deliver the message without it
                 original = None
         if original is not None:
             parameters["ORCPT"] = original

@@ -1,7 +1,7 @@
-"""8BITMIME: content may hold octets above 127 (RFC 6152).
+"""8BITMIME: content may contain octets above 127 (RFC 6152).
 
-BODY is this extension's; of its value BINARYMIME `binary_mime` knows the rules. What octets above 127 meet that were
-not declared is judged at the end of the content (`Settings.eight_bit`).
+It owns the parameter BODY; `binary_mime` has the rules for the value BINARYMIME. Content with octets above 127 that
+were not declared is accepted or refused at its end (`ServerSettings.eight_bit`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from ironpost.protocol.extensions.base import Extension, Outgoing, Parameters
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.model import Reply
-    from ironpost.protocol.server import ServerSession
+    from ironpost.model import Reply, Value
+    from ironpost.protocol.server.session import ServerSession
 
 _BODIES: Final = {body.value: body for body in BodyType}
 
 
-def _body(session: ServerSession, value: str | None) -> BodyType | Reply:
+def _body(session: ServerSession, value: str | None, given: dict[str, Value]) -> BodyType | Reply:
+    del given
     body = _BODIES.get(value.upper()) if value is not None and value.isascii() else None
-    if body is None or (body is BodyType.BINARY and not binary_mime.taken(session.settings)):
+    if body is None or (body is BodyType.BINARY and not binary_mime.accepted(session.settings)):
         return replies.BAD_PARAMETER
     return body
 
@@ -43,5 +44,5 @@ class EightBitMime(Extension):
             return {}
         if "8BITMIME" in offered:
             return {"BODY": BodyType.EIGHT_BIT}
-        # Declared 8-bit but plain ASCII needs no transport for 8 bits (RFC 6152 §3).
+        # Content that was declared 8-bit but is ASCII can be sent as 7-bit (RFC 6152 §3).
         return replies.PEER_LACKS_8BIT if message.eight_bit else {}

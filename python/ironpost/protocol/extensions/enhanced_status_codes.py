@@ -1,6 +1,6 @@
-"""ENHANCEDSTATUSCODES: replies carry `class.subject.detail` (RFC 2034).
+"""ENHANCEDSTATUSCODES: replies contain an enhanced status code, `class.subject.detail` (RFC 2034).
 
-Every reply of the catalogue carries one, also after HELO, where RFC 2034 does not forbid it: it is text there.
+The replies in `protocol.replies` contain one even after HELO, when clients read it as text.
 """
 
 from __future__ import annotations

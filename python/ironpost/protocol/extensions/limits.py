@@ -1,8 +1,8 @@
-"""LIMITS: how much a server takes at once, said before it is too much (RFC 9422).
+"""LIMITS: the server announces its limits in EHLO (RFC 9422).
 
-Our server says RCPTMAX, and MAILMAX where `Settings.max_transactions` has one; it takes at least as much as it says,
-for refused recipients do not count. Our client keeps both: what is beyond them waits for the next transaction, or the
-next connection. RCPTDOMAINMAX is not looked at.
+Our server announces RCPTMAX, and MAILMAX if `ServerSettings.max_transactions` is set; refused recipients do not count,
+so it accepts at least as many as it announces. Our client observes both: recipients and messages beyond them go into
+the next transaction, or the next connection. RCPTDOMAINMAX is ignored.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LARGEST: Final = 999_999
-"""RFC 9422 §4.1: six digits."""
+"""The largest limit that can be announced: six digits (RFC 9422 §4.1)."""
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,5}")
 _ITEM: Final = re.compile(r"([A-Za-z0-9_-]+)(?:=([!-:<-~]+))?")  # RFC 9422 §3
 
 
 class PeerLimits(NamedTuple):
-    """What a peer takes at most; None where it did not say."""
+    """The limits of a peer; None where it announced none."""
 
     transactions: int | None = None
     """MAIL commands in one session (RFC 9422 §4.1)."""
@@ -31,21 +31,22 @@ class PeerLimits(NamedTuple):
 
 
 NO_LIMITS: Final = PeerLimits()
+"""The limits of a peer that announced none."""
 
 
 def peer_limits(offered: Mapping[str, str]) -> PeerLimits:
-    """The limits of an EHLO reply. What cannot be read is as if it had not been said (RFC 9422 §3.7)."""
-    said = offered.get("LIMITS")
-    if said is None:
+    """Parse the limits in an EHLO reply. Malformed ones are ignored (RFC 9422 §3.7)."""
+    announced = offered.get("LIMITS")
+    if announced is None:
         return NO_LIMITS
-    found: dict[str, int] = {}
-    for item in said.split(" "):
+    limits: dict[str, int] = {}
+    for item in announced.split(" "):
         match = _ITEM.fullmatch(item)
         if match is None:
             return NO_LIMITS
         if match[2] is not None and _NUMBER.fullmatch(match[2]):
-            found[match[1].upper()] = int(match[2])
-    return PeerLimits(found.get("MAILMAX"), found.get("RCPTMAX"))
+            limits[match[1].upper()] = int(match[2])
+    return PeerLimits(limits.get("MAILMAX"), limits.get("RCPTMAX"))
 
 
 class LimitsAnnounced(Extension):

@@ -1,12 +1,13 @@
-"""NO-SOLICITING: solicitation of which kinds a server does not want (RFC 3865).
+"""NO-SOLICITING: classes of solicitation that a server refuses (RFC 3865).
 
-There if `Settings.no_soliciting` says so, be it with no class at all: then nothing is refused, and SOLICIT is handed on
-(§2.2). A message that says of itself that it belongs to an unwanted class is refused with that class (§2.3, §2.4); our
-client does not offer it to a next hop that said so in EHLO.
+It is offered if `classes` is set, even to an empty tuple, with which nothing is refused, and SOLICIT is passed on
+(§2.2). A message that declares an unwanted class is refused, and the reply names the class (§2.3, §2.4). Our client
+does not send it to a next hop that lists the class in EHLO.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.model.parameters import SOLICIT_LENGTH, Solicitation
@@ -16,37 +17,51 @@ from ironpost.protocol.extensions.base import Extension, Offer, Outgoing, Parame
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ironpost.model import Reply
-    from ironpost.protocol.server import ServerSession
-    from ironpost.protocol.settings import Settings
-
-
-def _solicit(session: ServerSession, value: str | None) -> Solicitation | Reply:
-    try:
-        solicitation = Solicitation.parse(value or "")
-    except ValueError as error:
-        return replies.BAD_PARAMETER.because(str(error))
-    unwanted = _common(session.settings.no_soliciting or (), solicitation)
-    return replies.solicited(unwanted) if unwanted else solicitation
+    from ironpost.model import Reply, Value
+    from ironpost.protocol.extensions.base import Parse
+    from ironpost.protocol.server.session import ServerSession
+    from ironpost.protocol.server.settings import ServerSettings
 
 
 def _common(classes: Iterable[str], solicitation: Solicitation) -> list[str]:
-    said = {each.lower() for each in solicitation.classes}
-    return [each for each in classes if each.lower() in said]
+    declared = {each.lower() for each in solicitation.classes}
+    return [each for each in classes if each.lower() in declared]
 
 
+@dataclass(frozen=True, eq=False)
 class NoSoliciting(Extension):
+    classes: tuple[str, ...] | None = None
+    """Classes of solicitation that are refused (RFC 3865 §2.2); None: the extension is not offered."""
+
     keyword = "NO-SOLICITING"
     on_request = True
     extra_octets: ClassVar = {"MAIL": len(" SOLICIT=") + SOLICIT_LENGTH}  # RFC 3865 §4.1 counts no space and no `=`
-    mail_parameters: ClassVar = {"SOLICIT": _solicit}
     stored: ClassVar = {"SOLICIT": Solicitation.parse}
 
-    def available(self, settings: Settings) -> bool:
-        return settings.no_soliciting is not None
+    def __post_init__(self) -> None:
+        if self.classes:
+            Solicitation(self.classes)
+
+    @property
+    def mail_parameters(self) -> Mapping[str, Parse]:
+        return {"SOLICIT": self._solicit}
+
+    def _solicit(self, session: ServerSession, value: str | None, given: dict[str, Value]) -> Solicitation | Reply:
+        del session, given
+        try:
+            solicitation = Solicitation.parse(value or "")
+        except ValueError as error:
+            return replies.BAD_PARAMETER.because(str(error))
+        unwanted = _common(self.classes or (), solicitation)
+        return replies.solicited(unwanted) if unwanted else solicitation
+
+    def available(self, settings: ServerSettings) -> bool:
+        del settings
+        return self.classes is not None
 
     def advertise(self, offer: Offer) -> str:
-        classes = ",".join(offer.settings.no_soliciting or ())
+        del offer
+        classes = ",".join(self.classes or ())
         return f"NO-SOLICITING {classes}" if classes else "NO-SOLICITING"
 
     def outgoing(self, message: Outgoing, offered: Mapping[str, str]) -> Parameters | Reply:
@@ -54,5 +69,5 @@ class NoSoliciting(Extension):
         unwanted = offered.get("NO-SOLICITING")
         if not isinstance(solicitation, Solicitation) or unwanted is None:
             return {}
-        found = _common(unwanted.split(","), solicitation)
-        return replies.PEER_WANTS_NO_SOLICITING if found else {"SOLICIT": solicitation}
+        refused = _common(unwanted.split(","), solicitation)
+        return replies.PEER_WANTS_NO_SOLICITING if refused else {"SOLICIT": solicitation}

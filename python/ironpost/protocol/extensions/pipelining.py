@@ -1,7 +1,7 @@
 """PIPELINING: commands are sent without waiting for replies (RFC 2920).
 
-The server answers a batch in order with one write, because its framer reads ahead only where that is safe (§3.2); the
-client session looks for the keyword and groups MAIL, RCPT and DATA (§3.1).
+The server replies to a batch in order with one write; its framer reads ahead only where that is safe (§3.2). The client
+session looks for the keyword and groups MAIL, RCPT and DATA (§3.1).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""RRVS: a message for whoever has had the mailbox since some time (RFC 7293).
+"""RRVS: deliver only if the mailbox has had the same owner since a given time (RFC 7293).
 
-Claimed: the handler must know since when a mailbox is its owner's, or hand the question on. Whether a recipient passes
-is the handler's answer to RCPT (§5.1). A next hop without the extension gets the message only where the sender said `C`
-(§5.1.1); the header field of the same name is nobody's here.
+Claimed: the handler must know since when each mailbox has had its owner, or pass the parameter on. The `recipient` hook
+accepts or refuses the recipient (§5.1). A next hop without the extension gets the message only if the sender specified
+`C` (§5.1.1). The header field Require-Recipient-Valid-Since is not processed.
 """
 
 from __future__ import annotations
@@ -35,4 +35,4 @@ class Rrvs(Extension):
             return {}
         if "RRVS" in offered:
             return {"RRVS": since}
-        return {} if since.goes_on else replies.PEER_LACKS_RRVS
+        return {} if since.continues else replies.PEER_LACKS_RRVS

@@ -1,4 +1,4 @@
-"""SIZE: the size of a message is declared before it is sent (RFC 1870)."""
+"""SIZE: declaration of the message size before the content is sent (RFC 1870)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from ironpost.protocol.extensions.base import Extension, Offer, Outgoing, Parame
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ironpost.model import Reply
-    from ironpost.protocol.server import ServerSession
+    from ironpost.model import Reply, Value
+    from ironpost.protocol.server.session import ServerSession
 
 _DIGITS = 20
-"""Digits in a size value at most (RFC 1870 §3)."""
+"""Maximum number of digits of a size (RFC 1870 §3)."""
 
 
-def _declared(session: ServerSession, value: str | None) -> int | Reply:
+def _size(session: ServerSession, value: str | None, given: dict[str, Value]) -> int | Reply:
+    del given
     if value is None or len(value) > _DIGITS or not (value.isascii() and value.isdigit()):
         return replies.BAD_PARAMETER
     size = int(value)
@@ -27,7 +28,7 @@ def _declared(session: ServerSession, value: str | None) -> int | Reply:
 class Size(Extension):
     keyword = "SIZE"
     extra_octets: ClassVar = {"MAIL": 26}  # RFC 1870 §3 (5)
-    mail_parameters: ClassVar = {"SIZE": _declared}
+    mail_parameters: ClassVar = {"SIZE": _size}
     stored: ClassVar = {"SIZE": int}
 
     def advertise(self, offer: Offer) -> str:
@@ -37,7 +38,7 @@ class Size(Extension):
         limit = offered.get("SIZE")
         if limit is None or message.size is None:
             return {}
-        # RFC 1870 §4: 0, or no number, means that no fixed limit is known.
+        # RFC 1870 §4: 0, or the absence of a number, means that no fixed limit is known.
         if limit.isascii() and limit.isdigit() and 0 < int(limit[:_DIGITS]) < message.size:
             return replies.PEER_TOO_SMALL
         return {"SIZE": message.size}

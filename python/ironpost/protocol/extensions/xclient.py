@@ -1,11 +1,11 @@
-"""XCLIENT: a front end of our own says whom it speaks for (Postfix's XCLIENT_README).
+"""XCLIENT: a trusted front end names the client that it forwards (Postfix's XCLIENT_README).
 
-Promises: only a client whose own address is in `Settings.xclient` is heard (550 else, SECURITY R14); trust stays with
-that address, whatever it says. The session then starts anew as if that other client had connected: EHLO, identity and
-transaction are forgotten, the handler's `connect` is asked about the new address, and its answer is the greeting.
-LOGIN names who has authenticated at the front end. An address that the front end does not know becomes 0.0.0.0, which
-no list of trusted networks holds: a client without an address must not pass for a local one.
-Refuses: a list that is malformed (501), XCLIENT inside a transaction (503).
+Promises: it is accepted only from an address in `ServerSettings.front_ends` (550 otherwise, SECURITY R14); trust
+depends on that address, not on the client that XCLIENT names. The session starts over as if the named client had
+connected: EHLO, identity and transaction are forgotten, the `connect` hook is called for the new address, and the reply
+is the greeting. LOGIN names the user who authenticated to the front end. An address unknown to the front end becomes
+0.0.0.0, which must not be in any trusted network, so that such a client is not treated as a local one.
+Refuses: a malformed attribute list (501), XCLIENT inside a transaction (503).
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ironpost.protocol import replies
-from ironpost.protocol.commands import State, interrupted
 from ironpost.protocol.extensions import attributes
 from ironpost.protocol.extensions.attributes import FrontEndExtension
-from ironpost.protocol.transaction import Identity
+from ironpost.protocol.server.states import FRONT_END, ServerState, Verb
+from ironpost.protocol.server.transaction import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.server.session import ServerSession
     from ironpost.wire.interface import Command
 
 UNKNOWN_IP: Final = "0.0.0.0"
+"""The address of a client whose address the front end does not know."""
 _KINDS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
     {
         "NAME": attributes.host,
@@ -41,38 +42,36 @@ _KINDS: Final[Mapping[str, Callable[[str], str]]] = MappingProxyType(
 
 
 def _xclient(session: ServerSession, command: Command) -> None:
-    if session.state is State.CONTENT:
-        return interrupted(session, command)
-    if not session.trusted:
-        return session.refuse(replies.NOT_ALLOWED)
-    if session.state in {State.MAIL, State.RCPT}:
-        return session.refuse(replies.IN_TRANSACTION)
     if command.fault is not None or not command.argument:
         return session.refuse_fault(command, replies.FAULT_REPLIES)
     try:
-        said = attributes.parse(command.argument, _KINDS)
-    except ValueError:  # UnicodeDecodeError and wire.WireFault are some
+        values = attributes.parse(command.argument, _KINDS)
+    except ValueError:  # or its subclasses UnicodeDecodeError and wire.WireFault
         return session.refuse(replies.BAD_ATTRIBUTE)
     peer = session.peer
     session.restart()
     session.peer = peer._replace(
-        ip=said["ADDR"] or UNKNOWN_IP if "ADDR" in said else peer.ip,
-        port=int(said["PORT"] or 0) if "PORT" in said else peer.port,
-        local_ip=said.get("DESTADDR", peer.local_ip),
-        local_port=int(said["DESTPORT"] or 0) if "DESTPORT" in said else peer.local_port,
-        name=said.get("NAME", "" if "ADDR" in said else peer.name),
+        ip=values["ADDR"] or UNKNOWN_IP if "ADDR" in values else peer.ip,
+        port=int(values["PORT"] or 0) if "PORT" in values else peer.port,
+        local_ip=values.get("DESTADDR", peer.local_ip),
+        local_port=int(values["DESTPORT"] or 0) if "DESTPORT" in values else peer.local_port,
+        name=values.get("NAME", "" if "ADDR" in values else peer.name),
         via=peer.via or peer.ip,
         user="",
     )
-    if session.tls is not None:  # the certificate is the front end's: EXTERNAL would let its clients in by it
+    if session.tls is not None:  # the certificate is the front end's, and must not authenticate its clients by EXTERNAL
         session.tls = session.tls._replace(subject="", names=())
-    session.helo = said.get("HELO", "")  # until EHLO says it
-    if said.get("LOGIN"):
-        session.identity = Identity(said["LOGIN"], "XCLIENT")
+    session.helo = values.get("HELO", "")  # until EHLO
+    if values.get("LOGIN"):
+        session.identity = Identity(values["LOGIN"], "XCLIENT")
     return session.greet()
 
 
 class XClient(FrontEndExtension):
     keyword = "XCLIENT"
-    verbs: ClassVar = {"XCLIENT": _xclient}
+    verbs: ClassVar = {
+        "XCLIENT": Verb(
+            _xclient, frozenset({ServerState.READY, ServerState.IDLE}), needs=(FRONT_END,), before_auth=True
+        )
+    }
     attributes: ClassVar = tuple(_KINDS)

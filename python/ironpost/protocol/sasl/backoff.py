@@ -1,199 +1,193 @@
-"""Who has to wait before the next login: guessing passwords gets slower and slower (SECURITY R53).
+"""Back-off after failed logins, which slows down password guessing (SECURITY R53).
 
-Promises: the wait doubles with each failure beyond the first ones, for the account and for the client's network (an
-IPv4 address, an IPv6 /64), whichever is longer; attempts beside one another count as one after the other. A network
-from which an account was used lately has a count of its own for it, so nobody is locked out there by somebody else's
-guesses. Unknown names count like known ones. What is remembered is bounded, in octets as well, because names are kept
-as digests: the oldest is forgotten first.
-Refuses: nothing by itself. The session answers 454 4.7.0 and asks no authenticator, so a wait costs us nothing, and no
-client takes it for a wrong password.
+Promises: the delay doubles with each failure after the first few, for the account and for the client's network (an IPv4
+address, an IPv6 /64), whichever is longer. Once the free failures are used up, an attempt that starts while another is
+pending is delayed as if that one had failed. A network from which an account logged in recently has a separate count
+for that account, so that guesses from elsewhere do not lock out its owner. Unknown names count like known ones. Counts
+are kept as keyed state, so all workers share them and a restart does not clear them. The keys are digests, not names;
+each namespace is bounded, and the oldest entry is evicted first.
 
-Several processes: each tells the others of what it sees (`tell`), which call `failed` and `succeeded` with `told`.
+The session refuses a delayed login with 454 4.7.0 without calling the authenticator, so a delay costs no resources, and
+clients do not treat it as a wrong password.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import blake2b
-from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from ironpost.model.keyed_state import Namespace
+from ironpost.model.network import client_network
+from ironpost.model.ports import Uncounted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ironpost.model.ports import Clock
-
-REMEMBERED: Final = 50_000
-"""Accounts, networks and owners (a count each) that are remembered."""
+    from ironpost.model.keyed_state import KeyedState
+    from ironpost.model.ports import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
-    """How long to wait. Durations in seconds."""
+class BackoffPolicy:
+    """The delays for one account or network, in seconds."""
 
     free: int
-    """Failures in a row that cost nothing."""
+    """The number of consecutive failures without a delay."""
     first: float = 2.0
-    """The wait behind the next one; each further one doubles it."""
+    """The first delay, in seconds; each further failure doubles it."""
     longest: float = 900.0
+    """The longest delay, in seconds."""
     forget: float = 3600.0
-    """Without a failure for so long, all is forgotten."""
+    """Seconds without a failure after which the count starts over."""
 
     def wait(self, failures: int) -> float:
-        """Seconds to wait behind that many failures in a row."""
+        """Return the seconds to wait after a number of consecutive failures."""
         beyond = failures - self.free
         return min(self.longest, self.first * 2.0 ** min(beyond - 1, 30)) if beyond > 0 else 0.0
 
 
-ACCOUNT: Final = Law(free=5)
-NETWORK: Final = Law(free=20)
+ACCOUNT: Final = BackoffPolicy(free=5)
+"""The default policy for an account."""
+NETWORK: Final = BackoffPolicy(free=20)
+"""The default policy for a network."""
+
+REMEMBERED: Final = 50_000
+"""Maximum number of entries in each namespace."""
+OWNED: Final = 30 * 86_400.0
+"""Seconds after a login for which its network counts as the account's own."""
+_DIGEST: Final = 16
+"""Octets of a key."""
+_COUNT: Final = 16
+"""Maximum octets of a count, which is enough for 10^16 failed logins an hour."""
+
+
+def _namespace(name: str, ttl: float) -> Namespace:
+    return Namespace(name, REMEMBERED, _COUNT, REMEMBERED * (_DIGEST + _COUNT), ttl)
+
+
+ACCOUNT_FAILURES: Final = _namespace("login-accounts", ACCOUNT.forget)
+"""Consecutive failures by account, or by account and its own network."""
+NETWORK_FAILURES: Final = _namespace("login-networks", NETWORK.forget)
+"""Consecutive failures by network."""
+DELAYS: Final = _namespace("login-delays", max(ACCOUNT.longest, NETWORK.longest))
+"""The delays in effect: an entry for each key of the two namespaces above, which expires with the delay."""
+OWN_NETWORKS: Final = _namespace("login-owners", OWNED)
+"""Accounts with the networks from which they logged in."""
+
+NAMESPACES: Final = (ACCOUNT_FAILURES, NETWORK_FAILURES, DELAYS, OWN_NETWORKS)
+"""The namespaces of `LoginBackoff`."""
 
 
 class LoginLimit(Protocol):
-    """What a session asks about logins."""
+    """The port through which a session delays logins."""
 
     def admit(self, account: str, ip: str, *, begins: bool = True) -> float:
-        """Seconds to wait before the account may be tried from there; 0: now, and the attempt is counted as begun,
-        if it `begins`."""
+        """Return the seconds to wait before a login to the account from this address; 0 to admit the attempt.
+
+        Args:
+            account: the key of the account; empty if the client has named none.
+            ip: the client's address.
+            begins: the attempt starts now, so it counts as pending if it is admitted; False to continue one.
+        """
         ...
 
     def failed(self, account: str, ip: str) -> None:
-        """The attempt was refused."""
+        """Count a refused attempt."""
         ...
 
     def succeeded(self, account: str, ip: str) -> None:
-        """The attempt was good."""
+        """Clear the counts after a successful attempt."""
         ...
 
 
 class LoginBackoff:
-    """Implements `LoginLimit`, in memory."""
+    """Implements `LoginLimit` with keyed state."""
 
     def __init__(
         self,
-        clock: Clock,
+        state: KeyedState,
         *,
-        account: Law = ACCOUNT,
-        network: Law = NETWORK,
-        remembered: int = REMEMBERED,
-        tell: Callable[[str, str, bool], None] | None = None,
+        account: BackoffPolicy = ACCOUNT,
+        network: BackoffPolicy = NETWORK,
+        metrics: Metrics | None = None,
     ) -> None:
-        """Starts with nothing remembered.
+        """Start with the counts that the state contains.
 
         Args:
-            clock: only its `monotonic` is used.
-            account: the law for one account.
-            network: the law for one network.
-            remembered: entries (a count) in each of the three tables.
-            tell: called with account, IP address and success of each attempt here, for other processes.
+            state: stores the counts, in the `NAMESPACES` of this module.
+            account: the policy for an account; delays and counts are limited by the time to live of the namespaces.
+            network: the policy for a network; the same applies.
+            metrics: counts logins.
         """
-        self._clock = clock
-        self._accounts = _Failures(account, remembered)
-        self._networks = _Failures(network, remembered)
-        self._owners: OrderedDict[bytes, None] = OrderedDict()
-        self._remembered = remembered
-        self._tell = tell
+        self._state = state
+        self._account = account
+        self._network = network
+        self._metrics = Uncounted() if metrics is None else metrics
 
     def admit(self, account: str, ip: str, *, begins: bool = True) -> float:
         """See `LoginLimit.admit`."""
-        now = self._clock.monotonic()
-        waiting = self._waiting(account, network_of(ip))
-        wait = max((table.left(key, now) for table, key in waiting), default=0.0)
+        subjects = self._subjects(account, client_network(ip))
+        wait = max((self._left(subject) for subject in subjects), default=0.0)
         if wait <= 0.0 and begins:
-            for table, key in waiting:
-                table.begin(key, now)
-        return max(wait, 0.0)
+            for subject in subjects:
+                failures = self._state.get(subject.namespace, subject.key)
+                if failures is not None:  # until this attempt ends, others are delayed as if it had failed
+                    self._delay(subject, int(failures.value) + 1)
+        return wait
 
-    def failed(self, account: str, ip: str, *, told: bool = False) -> None:
-        """See `LoginLimit.failed`. `told`: another process saw it."""
-        now = self._clock.monotonic()
-        network = network_of(ip)
-        for table, key in self._waiting(account, network):
-            table.count(key, now)
-        if _key(account, network) in self._owners:
-            self._networks.count(_key(network), now)
-        if self._tell is not None and not told:
-            self._tell(account, ip, False)
+    def failed(self, account: str, ip: str) -> None:
+        """See `LoginLimit.failed`."""
+        network = client_network(ip)
+        subjects = self._subjects(account, network)
+        if network and (also := self._network_subject(network)) not in subjects:
+            subjects.append(also)
+        for subject in subjects:
+            failures = self._state.increment(subject.namespace, subject.key, 1, subject.policy.forget)
+            self._delay(subject, failures)
+        self._metrics.count("logins", "refused")
 
-    def succeeded(self, account: str, ip: str, *, told: bool = False) -> None:
-        """See `LoginLimit.succeeded`. `told`: another process saw it."""
-        network = network_of(ip)
-        for table, key in self._waiting(account, network):
-            if table is self._accounts:
-                table.forget(key)
-            else:
-                table.relieve(key)
+    def succeeded(self, account: str, ip: str) -> None:
+        """See `LoginLimit.succeeded`."""
+        network = client_network(ip)
+        for subject in self._subjects(account, network):
+            self._state.remove(DELAYS, subject.key)
+            if subject.namespace is ACCOUNT_FAILURES:  # the network keeps its count: others may share it
+                self._state.remove(ACCOUNT_FAILURES, subject.key)
         if account:
-            owner = _key(account, network)
-            self._owners[owner] = None
-            self._owners.move_to_end(owner)
-            if len(self._owners) > self._remembered:
-                self._owners.popitem(last=False)
-        if self._tell is not None and not told:
-            self._tell(account, ip, True)
+            self._state.put(OWN_NETWORKS, _key("account", account, network), b"", OWNED)
+        self._metrics.count("logins", "accepted")
 
-    def _waiting(self, account: str, network: str) -> list[tuple[_Failures, bytes]]:
-        """What an attempt is counted under, and has to wait for."""
-        if account and (owner := _key(account, network)) in self._owners:
-            return [(self._accounts, owner)]
-        waiting = [(self._accounts, _key(account))] if account else []
-        return [*waiting, (self._networks, _key(network))] if network else waiting
+    def _subjects(self, account: str, network: str) -> list[_Subject]:
+        """Return the subjects whose failures an attempt counts for, and by which it is delayed."""
+        if account:
+            own = _key("account", account, network)
+            if self._state.get(OWN_NETWORKS, own) is not None:
+                return [_Subject(ACCOUNT_FAILURES, own, self._account)]
+        subjects = [_Subject(ACCOUNT_FAILURES, _key("account", account), self._account)] if account else []
+        return [*subjects, self._network_subject(network)] if network else subjects
+
+    def _network_subject(self, network: str) -> _Subject:
+        return _Subject(NETWORK_FAILURES, _key("network", network), self._network)
+
+    def _left(self, subject: _Subject) -> float:
+        """Return the remaining seconds of a delay."""
+        delay = self._state.get(DELAYS, subject.key)
+        return 0.0 if delay is None else delay.ttl
+
+    def _delay(self, subject: _Subject, failures: int) -> None:
+        wait = subject.policy.wait(failures)
+        if wait > 0.0:
+            self._state.put(DELAYS, subject.key, b"", wait)
 
 
-class _Failures:
-    """Failures in a row by key, and until when each key has to wait."""
+class _Subject(NamedTuple):
+    """A subject of the back-off: an account, an account in a network of its owner, or a network."""
 
-    def __init__(self, law: Law, remembered: int) -> None:
-        self._law = law
-        self._remembered = remembered
-        self._entries: OrderedDict[bytes, tuple[int, float, float]] = OrderedDict()
-        """Key to failures, until when, and when the last one was. The one that failed last stands last."""
-
-    def left(self, key: bytes, now: float) -> float:
-        """Seconds that the key still has to wait."""
-        entry = self._entries.get(key)
-        return 0.0 if entry is None else entry[1] - now
-
-    def begin(self, key: bytes, now: float) -> None:
-        """An attempt begins: until it is over, others wait as if it had failed."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            failures, _, last = entry
-            self._entries[key] = failures, now + self._law.wait(failures), last
-
-    def count(self, key: bytes, now: float) -> None:
-        """One more failure."""
-        failures, _, last = self._entries.pop(key, (0, 0.0, now))
-        failures = 1 if now - last > self._law.forget else failures + 1
-        self._entries[key] = failures, now + self._law.wait(failures), now
-        if len(self._entries) > self._remembered:
-            self._entries.popitem(last=False)
-
-    def forget(self, key: bytes) -> None:
-        """The key is good."""
-        self._entries.pop(key, None)
-
-    def relieve(self, key: bytes) -> None:
-        """Nobody waits for what was there, but the failures stand: others may be in that network."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries[key] = entry[0], 0.0, entry[2]
+    namespace: Namespace
+    key: bytes
+    policy: BackoffPolicy
 
 
 def _key(*parts: str) -> bytes:
-    """What an entry is remembered by, of one length whatever a client sent."""
-    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()  # parts hold no NUL
-
-
-def network_of(ip: str) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 /64; empty if there is none (a Unix socket)."""
-    try:
-        address = ip_address(ip.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return str(address)
+    """Return a digest of fixed length."""
+    octets = "\0".join(parts).encode("utf-8", "surrogatepass")  # parts contain no NUL
+    return blake2b(octets, digest_size=_DIGEST).digest()

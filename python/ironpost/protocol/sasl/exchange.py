@@ -1,8 +1,9 @@
-"""One exchange of one mechanism as a session drives it (RFC 4954 §4): base64, the initial response, the end.
+"""The exchange of one SASL mechanism in a session (RFC 4954 §4): base64, the initial response, the end.
 
-Promises: a peer's octets raise Refused, Malformed or Untrusted and nothing else (SECURITY R22). An empty initial
-response is `=`, and a missing one is not empty. A client that ends before the server has proved itself says so.
-Refuses: characters outside the alphabet of base64 and padding in the middle (RFC 4954 §4).
+Promises: input from the peer raises no other exceptions than CredentialsRejected, MalformedResponse and UntrustedServer
+(SECURITY R22). An empty initial response is `=`, which differs from a missing one. A client does not accept success
+before the server has proved its identity.
+Refuses: characters outside the alphabet of base64, and padding in the middle (RFC 4954 §4).
 """
 
 from __future__ import annotations
@@ -11,139 +12,155 @@ import re
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from ironpost.protocol.sasl.mechanism import Challenge, Granted, Malformed, Question, Untrusted
+from ironpost.protocol.sasl.mechanism import (
+    Authenticated,
+    AuthenticatorCall,
+    Challenge,
+    MalformedResponse,
+    UntrustedServer,
+)
 
 if TYPE_CHECKING:
-    from ironpost.protocol.sasl.mechanism import Circumstances, Credentials, Mechanism
+    from ironpost.protocol.sasl.mechanism import ChannelContext, Credentials, Mechanism
 
 
-Step: TypeAlias = Challenge | Question | Granted
-"""What is next: answer the client, ask the authenticator, or be done."""
+Step: TypeAlias = Challenge | AuthenticatorCall | Authenticated
+"""The next step: send a challenge, call the authenticator, or finish."""
 
 MOST_CHALLENGES: Final = 5
-"""Challenges that a patient client answers, at most."""
+"""Maximum number of challenges that a patient client responds to."""
 
 _BASE64: Final = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")  # RFC 4954 §8
 
 
 def decode(octets: bytes) -> bytes:
-    """What base64 stands for, or `Malformed`."""
+    """Decode base64, or raise `MalformedResponse`."""
     if _BASE64.fullmatch(octets) is None:
-        raise Malformed("this is not base64")
+        raise MalformedResponse("invalid base64")
     return b64decode(octets)
 
 
 def initial(argument: bytes) -> bytes:
-    """What an initial response stands for: `=` is an empty one (RFC 4954 §4)."""
+    """Decode an initial response: `=` is an empty one (RFC 4954 §4)."""
     return b"" if argument == b"=" else decode(argument)
 
 
 class ServerExchange:
-    """The server's side of one exchange: octets and answers go in, what is next comes out."""
+    """The server side of one exchange: it gets responses and results, and returns the next step."""
 
     __slots__ = ("_side", "login", "mechanism")
 
-    def __init__(self, mechanism: Mechanism, circumstances: Circumstances) -> None:
+    def __init__(self, mechanism: Mechanism, context: ChannelContext) -> None:
         self.mechanism = mechanism
-        self._side = mechanism.server(circumstances)
+        self._side = mechanism.server(context)
         self.login = ""
-        """The account that was tried last, for the back-off and the log."""
+        """The account of the last call of the authenticator, for the back-off and the log; empty before the first."""
 
     def start(self, response: bytes | None) -> Step:
-        """The first step; `response` is the initial one, if there was any.
+        """Return the first step; `response` is the initial response, if there is one.
 
         Raises:
-            Refused, Malformed: the exchange has failed.
+            CredentialsRejected, MalformedResponse: the exchange has failed.
         """
         step = self._step(None)
         if response is None:
             return step
-        return self._step(response)  # in place of an answer to the first challenge, which is not sent
+        return self._step(response)  # instead of a response to the first challenge, which is not sent
 
     def respond(self, response: bytes) -> Step:
-        """The client's response to the challenge that is out. Raises: as `start`."""
+        """Continue with the client's response to the challenge. Raises: as `start`."""
         return self._step(response)
 
-    def answer(self, answer: Any) -> Step:
-        """The authenticator's answer to the question that is out. Raises: as `start`."""
-        return self._step(answer)
+    def answer(self, result: Any) -> Step:
+        """Continue with the authenticator's result. Raises: as `start`."""
+        return self._step(result)
 
     def close(self) -> None:
-        """The exchange is given up."""
+        """Abandon the exchange."""
         self._side.close()
 
     def _step(self, value: Any) -> Step:
         try:
             step = self._side.send(value)
         except StopIteration as end:
-            granted: Granted = end.value
+            granted: Authenticated = end.value
             return granted
-        if isinstance(step, Question) and step.login:
+        if isinstance(step, AuthenticatorCall) and step.login:
             self.login = step.login
         return step
 
 
 class ClientExchange:
-    """The client's side of one exchange."""
+    """The client side of one exchange."""
 
-    __slots__ = ("_challenges", "_final", "_last", "_side", "first", "mechanism", "patient", "said", "strange")
+    __slots__ = (
+        "_challenges",
+        "_final",
+        "_last",
+        "_side",
+        "deviated",
+        "first",
+        "last_challenge",
+        "mechanism",
+        "patient",
+    )
 
     def __init__(
-        self, mechanism: Mechanism, credentials: Credentials, circumstances: Circumstances, *, patient: bool = False
+        self, mechanism: Mechanism, credentials: Credentials, context: ChannelContext, *, patient: bool = False
     ) -> None:
-        """Starts it.
+        """Start the exchange.
 
         Args:
-            mechanism: which.
-            credentials: what we have.
-            circumstances: what is known of the connection.
-            patient: answer any challenge where the mechanism depends on none (`Mechanism.deaf`).
+            mechanism: the mechanism to use.
+            credentials: the client's credentials.
+            context: the facts about the connection.
+            patient: respond to any challenge if the mechanism does not depend on it (`Mechanism.ignores_challenges`).
 
         Raises:
-            Untrusted: the mechanism cannot be used on this connection.
+            UntrustedServer: the mechanism cannot be used on this connection.
         """
         self.mechanism = mechanism
-        self._side = mechanism.client(credentials, circumstances)
-        self.said = b""
-        """The last challenge; of OAUTHBEARER and XOAUTH2, whose only one is an error, the reason."""
+        self._side = mechanism.client(credentials, context)
+        self.last_challenge = b""
+        """The last challenge, decoded. With OAUTHBEARER and XOAUTH2 it is the reason of a failure."""
         self.patient = patient
-        self.strange = False
-        """The server's part of the exchange was not what the mechanism has, and was answered all the same."""
+        self.deviated = False
+        """The server deviated from the mechanism, which was tolerated."""
         self._challenges = 0
         first, self._final = next(self._side)
         self._last = first
         self.first: bytes | None = None if first is None else b64encode(first) or b"="
-        """The initial response as it follows the mechanism's name; None if the server speaks first."""
+        """The encoded initial response; None if the server speaks first."""
 
     def respond(self, challenge: bytes) -> bytes:
-        """The line that answers a challenge (the text of a 334 reply), without CRLF.
+        """Return the response to a challenge (the text of a 334 reply), without CRLF.
 
         Raises:
-            Untrusted: the exchange cannot go on; cancel it with `*`.
+            UntrustedServer: the exchange cannot continue; cancel it with `*`.
         """
-        patient = self.patient and self.mechanism.deaf
+        patient = self.patient and self.mechanism.ignores_challenges
         self._challenges += 1
         try:
-            self.said = decode(challenge)
-        except Malformed:
+            self.last_challenge = decode(challenge)
+        except MalformedResponse:
             if not patient:
-                raise Untrusted("the server's challenge is not base64") from None
-            self.said, self.strange = challenge, True
+                raise UntrustedServer("the server's challenge is not base64") from None
+            self.last_challenge, self.deviated = challenge, True
         try:
-            self._last, self._final = self._side.send(self.said)
+            self._last, self._final = self._side.send(self.last_challenge)
         except StopIteration:
             if not patient or self._challenges > MOST_CHALLENGES:
-                raise Untrusted("the server asks for more than the mechanism has") from None
-            self.strange = True
+                raise UntrustedServer("the server sent more challenges than the mechanism has") from None
+            self.deviated = True
         return b64encode(self._last or b"")
 
     def succeeded(self) -> None:
-        """The server says that it is done (235).
+        """Complete the exchange after the server reported success (235).
 
         Raises:
-            Untrusted: it says so before the exchange is at its end; SCRAM's is that the server has proved itself.
+            UntrustedServer: the exchange is not complete; with SCRAM, the server has not proved its identity.
         """
-        if not self._final and self.patient and self.mechanism.deaf:
-            self.strange = True
+        if not self._final and self.patient and self.mechanism.ignores_challenges:
+            self.deviated = True
         elif not self._final:
-            raise Untrusted(f"the server says that {self.mechanism.name} is done before it is")
+            raise UntrustedServer(f"the server reported success before {self.mechanism.name} was complete")

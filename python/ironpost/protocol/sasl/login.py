@@ -1,6 +1,6 @@
-"""LOGIN: name and password, one after the other. Obsolete and without a standard, but still what many clients know.
+"""LOGIN: name and password in separate responses. Obsolete and without a standard, but widely used.
 
-The challenges are those that clients compare with. Some clients send the name with the command, which is allowed.
+The challenges are those that clients expect. Some clients send the name as the initial response, which is accepted.
 """
 
 from __future__ import annotations
@@ -9,40 +9,40 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ironpost.protocol.sasl.mechanism import (
     SERVER_FIRST,
+    Authenticated,
+    AuthenticatorCall,
     Challenge,
-    Granted,
+    CredentialsRejected,
     Mechanism,
-    Question,
-    Refused,
     Response,
     typed,
 )
 from ironpost.protocol.sasl.names import PASSWORD
 
 if TYPE_CHECKING:
-    from ironpost.protocol.sasl.mechanism import Circumstances, ClientSide, Credentials, ServerSide
+    from ironpost.protocol.sasl.mechanism import ChannelContext, ClientSide, Credentials, ServerSide
 
 
-class Login(Mechanism):
+class LoginMechanism(Mechanism):
     name = "LOGIN"
     needs = "verify_password"
-    deaf: ClassVar = True
+    ignores_challenges: ClassVar = True
 
-    def server(self, circumstances: Circumstances) -> ServerSide:  # noqa: ARG002 - the port's
+    def server(self, context: ChannelContext) -> ServerSide:  # noqa: ARG002
         login = typed((yield Challenge(b"Username:")))
         password = typed((yield Challenge(b"Password:")), PASSWORD)
         if not login or not password:
-            raise Refused("no name or no password")
-        name = yield Question("verify_password", login, (login, password))
+            raise CredentialsRejected("missing name or password")
+        name = yield AuthenticatorCall("verify_password", login, (login, password))
         if name is None:
-            raise Refused("unknown name or wrong password")
-        return Granted(name, name)
+            raise CredentialsRejected("unknown name or wrong password")
+        return Authenticated(name, name)
 
     def usable(self, credentials: Credentials) -> bool:
         return bool(credentials.login) and credentials.password is not None and not credentials.authzid
 
-    def client(self, credentials: Credentials, circumstances: Circumstances) -> ClientSide:  # noqa: ARG002
-        # Servers differ in their challenges, not in their order: whatever they say is answered.
+    def client(self, credentials: Credentials, context: ChannelContext) -> ClientSide:  # noqa: ARG002
+        # Servers differ in the texts of the challenges, not in their order.
         yield SERVER_FIRST
         yield Response(credentials.login.encode())
         yield Response((credentials.password or "").encode(), final=True)

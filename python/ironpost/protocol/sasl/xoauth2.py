@@ -1,8 +1,9 @@
-"""XOAUTH2: what Google and Microsoft had before OAUTHBEARER, and what most mail clients still use with them.
+"""XOAUTH2: the predecessor of OAUTHBEARER at Google and Microsoft, which most mail clients still use with them.
 
     user=NAME ^A auth=Bearer TOKEN ^A ^A
 
-An error is one more challenge in JSON, which the client answers with an empty response; then the exchange fails.
+A failure is reported in JSON as an additional challenge, to which the client sends an empty response; then the exchange
+fails.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from ironpost.protocol.sasl.mechanism import (
+    Authenticated,
+    AuthenticatorCall,
     Challenge,
-    Granted,
-    Malformed,
+    MalformedResponse,
     Mechanism,
-    Question,
     Response,
     prepared,
     text,
@@ -23,7 +24,7 @@ from ironpost.protocol.sasl.mechanism import (
 from ironpost.protocol.sasl.oauth_bearer import bearer, failing
 
 if TYPE_CHECKING:
-    from ironpost.protocol.sasl.mechanism import Circumstances, ClientSide, Credentials, ServerSide
+    from ironpost.protocol.sasl.mechanism import ChannelContext, ClientSide, Credentials, ServerSide
 
 _MESSAGE: Final = re.compile("user=([^\1]*)\1auth=([^\1]*)\1\1")
 
@@ -32,22 +33,22 @@ class XOAuth2(Mechanism):
     name = "XOAUTH2"
     needs = "verify_token"
 
-    def server(self, circumstances: Circumstances) -> ServerSide:  # noqa: ARG002 - the port's
+    def server(self, context: ChannelContext) -> ServerSide:  # noqa: ARG002
         message = _MESSAGE.fullmatch(text((yield Challenge())))
         if message is None:
-            raise Malformed("XOAUTH2 is user= and auth=")
+            raise MalformedResponse("expected user= and auth=")
         login, token = prepared(message[1]), bearer(message[2])
         if not login or token is None:
-            return (yield from failing("400", "no name or no bearer token", schemes="bearer"))
-        name = yield Question("verify_token", login, (login, token))
+            return (yield from failing("400", "missing name or bearer token", schemes="bearer"))
+        name = yield AuthenticatorCall("verify_token", login, (login, token))
         if name is None:
-            return (yield from failing("401", "the token is not accepted", schemes="bearer"))
-        return Granted(name, name)
+            return (yield from failing("401", "invalid token", schemes="bearer"))
+        return Authenticated(name, name)
 
     def usable(self, credentials: Credentials) -> bool:
         return credentials.token is not None and bool(credentials.login) and not credentials.authzid
 
-    def client(self, credentials: Credentials, circumstances: Circumstances) -> ClientSide:  # noqa: ARG002
+    def client(self, credentials: Credentials, context: ChannelContext) -> ClientSide:  # noqa: ARG002
         message = f"user={credentials.login}\1auth=Bearer {credentials.token}\1\1"
         yield Response(message.encode(), final=True)
         yield Response(b"")  # a challenge is an error

@@ -1,8 +1,8 @@
-"""What a server session says, and the tally of it: replies go out in order, errors add up to an end.
+"""The output of a server session: replies in order, their counts by class, and the limit on errors.
 
-Promises: what was queued is written as it was queued; each reply is counted once, by its class. `Settings.max_errors`
-permanent refusals since the last accepted message end the session with 421; one message that is refused for several
-recipients is one of them.
+Promises: replies are written in the order in which they were queued; each is counted once, by its class. The session
+ends with 421 at the `ServerSettings.max_errors`th permanent refusal since the last accepted message; a message that is
+refused for several recipients counts once.
 
 Standards: RFC 5321 §3.8 and §4.2.3 (421), §4.2.1 (classes); RFC 2033 §4.2 (a reply for each recipient).
 """
@@ -12,26 +12,25 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ironpost.model.body import NO_ROOM
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ironpost.model import Reply
-    from ironpost.protocol.settings import Settings
-    from ironpost.protocol.transaction import Peer
+    from ironpost.protocol.server.settings import ServerSettings
+    from ironpost.protocol.server.transaction import Peer
     from ironpost.wire import Command
 
 LOG = logging.getLogger("ironpost.protocol")
 
 
 class Overloaded(Exception):
-    """What a hook raises that has too much to do already: its client is told to come later, and no code is at fault."""
+    """Raised by a hook that cannot handle more work now: a transient failure, logged without a traceback."""
 
 
-class Answering:
-    """The speaking half of `ServerSession`."""
+class SessionOutput:
+    """The base class of `ServerSession` that queues and counts replies."""
 
     __slots__ = (
         "_out",
@@ -48,33 +47,35 @@ class Answering:
         "settings",
     )
 
-    def __init__(self, settings: Settings, peer: Peer) -> None:
+    def __init__(self, settings: ServerSettings, peer: Peer) -> None:
         self.settings = settings
         self.peer = peer
         self.id = ""
-        """What joins the log records of this session; the handler may set it when the client connects."""
+        """The id of this session in log records; the handler may set it when the client connects."""
         self.closing = False
-        """Write what `output` holds, then close the connection. Nothing that comes is interpreted."""
+        """The session has ended: the driver writes the rest of `output`, then closes the connection."""
         self.ended: Reply | None = None
-        """What the client was told when the session was ended for it; None if it left by itself."""
+        """The reply with which the server ended the session; None if the client ended it."""
         self.replies = 0
-        """Replies given, of which `deferrals` were 4yz and `refusals` 5yz."""
+        """Number of replies written."""
         self.deferrals = 0
+        """Number of 4yz replies."""
         self.refusals = 0
+        """Number of 5yz replies."""
         self.errors = 0
-        """Negative replies (5yz) since the last accepted message."""
+        """Number of 5yz replies since the last accepted message; a message counts once."""
         self.failures = 0
-        """Hooks that raised."""
+        """Number of hooks that raised."""
         self.messages = 0
-        """Messages accepted."""
+        """Number of accepted messages."""
         self._out: list[bytes] = []
 
     def close(self) -> None:
-        """Interprets nothing more; the connection closes when the replies are written."""
+        """Stop interpreting input; the connection closes when the replies are written."""
         raise NotImplementedError
 
     def output(self) -> bytes:
-        """What is to be written; empties it."""
+        """Return the octets to write, and empty the queue."""
         out = self._out
         count = len(out)
         if count == 1:
@@ -88,11 +89,11 @@ class Answering:
         return octets
 
     def write(self, octets: bytes) -> None:
-        """Queues a positive reply that is rendered already."""
+        """Queue a positive reply that is already rendered."""
         self._out.append(octets)
 
     def reply(self, reply: Reply) -> None:
-        """Queues a reply. 5yz counts as an error; 421 closes (RFC 5321 §4.2.3)."""
+        """Queue a reply. 5yz counts as an error; 421 ends the session (RFC 5321 §4.2.3)."""
         if reply.code >= 500:
             self.refuse(reply)
             return
@@ -104,7 +105,7 @@ class Answering:
                 self.close()
 
     def refuse(self, reply: Reply) -> None:
-        """Queues a reply that counts as an error; at the limit 421 instead, and closes."""
+        """Queue a reply that counts as an error; at the limit queue 421 instead, and end the session."""
         self.errors += 1
         if self.errors >= self.settings.max_errors:
             self.end_with(replies.TOO_MANY_ERRORS)
@@ -113,26 +114,26 @@ class Answering:
             self._out.append(reply.octets)
 
     def refuse_fault(self, command: Command, table: Mapping[str, Reply]) -> None:
-        """Refuses a command for its fault."""
+        """Refuse a command because of its syntax error."""
         fault = command.fault.id if command.fault is not None else "argument-missing"
         self.refuse(table[fault])
 
     def refuse_unknown_chunk(self, reply: Reply) -> None:
-        """Refuses a BDAT whose octets cannot be counted, and closes, which only 421 may announce (RFC 5321 §3.8)."""
+        """Refuse a BDAT whose octets cannot be counted, then close with 421 (RFC 5321 §3.8)."""
         self.refuse(reply)
         self.end_with(replies.CHUNK_LOST)
 
-    def reply_each(self, answers: Sequence[Reply]) -> None:
-        """Queues the replies to one message, all of them whatever they are; counts it as one message or one error."""
-        self._out.extend(answer.octets for answer in answers)
-        self.deferrals += sum(answer.transient for answer in answers)
-        self.refusals += sum(answer.permanent for answer in answers)
-        if any(answer.positive for answer in answers):
+    def reply_each(self, each: Sequence[Reply]) -> None:
+        """Queue one reply for each recipient of a message; together they count as one message or one error."""
+        self._out.extend(reply.octets for reply in each)
+        self.deferrals += sum(reply.transient for reply in each)
+        self.refusals += sum(reply.permanent for reply in each)
+        if any(reply.positive for reply in each):
             self.errors = 0
             self.messages += 1
-        elif any(answer.permanent for answer in answers):
+        elif any(reply.permanent for reply in each):
             self.errors += 1
-        last = next((answer for answer in answers if answer.code == 421), None)
+        last = next((reply for reply in each if reply.code == 421), None)
         if last is not None:
             self.ended = last
             self.close()
@@ -140,21 +141,27 @@ class Answering:
             self.end_with(replies.TOO_MANY_ERRORS)
 
     def raised(self, exc: BaseException, *, storage: bool = False) -> Reply:
-        """Counts and logs what a hook raised; the reply that stands for it."""
+        """Count and log an exception of a hook; return the reply for it.
+
+        A `CancelledError` that the hook raised itself, without a cancellation of its task, is treated like any other
+        exception.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: a hook that raises one of these ends the program.
+        """
+        if isinstance(exc, KeyboardInterrupt | SystemExit):
+            raise exc
         self.failures += 1
-        if isinstance(exc, Overloaded):  # as often as clients like: one line each is enough
-            LOG.warning("%s has to try later: %s", self.peer.ip, exc)
+        if isinstance(exc, Overloaded):  # one line each, because clients can cause many
+            LOG.warning("deferred %s: %s", self.peer.ip, exc)
         else:
             fields = {"session": self.id, "ip": self.peer.ip, "error": type(exc).__name__}
             extra = {"event": "hook-failed", "fields": fields}
             LOG.error("hook raised %s for %s", type(exc).__name__, self.peer.ip, exc_info=exc, extra=extra)
-        # RFC 5321 §4.2.3: 452 says that there is no room; any other error in storing is 451.
-        if storage and isinstance(exc, OSError) and exc.errno in NO_ROOM:
-            return replies.NO_ROOM
-        return replies.HOOK_FAILED
+        return replies.storage_failed(exc) if storage else replies.HOOK_FAILED
 
     def end_with(self, reply: Reply) -> None:
-        """Says one thing more, whatever its class, and closes."""
+        """Queue a last reply, of any class, and end the session."""
         if not self.closing:
             self.ended = reply
             if reply.code >= 500:

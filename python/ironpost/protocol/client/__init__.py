@@ -1,0 +1,1 @@
+"""The client side of the protocol: a sans-IO session driven by a table of replies."""
