@@ -1,7 +1,7 @@
-"""Token buckets: so many in so much time, by key, and all of it at once if nothing came before.
+"""Token buckets: a quota of tokens per period for each key. A full bucket may be emptied at once.
 
-Promises: what a key spent comes back evenly; a question costs a dictionary access; no more than `KEYS` keys are
-remembered, those that were asked about last (a key that is forgotten has a full bucket). Pure: time is a port.
+Promises: a bucket refills evenly; taking a token costs one dictionary access; at most `KEYS` keys are remembered, the
+most recently used ones (a forgotten key has a full bucket). Pure: time is a port.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ironpost.model.ports import Clock
-    from ironpost.policy.settings import Quota
+    from ironpost.policy.options import Quota
 
 KEYS: Final = 100_000
-"""Keys remembered (a count)."""
+"""Maximum number of keys remembered."""
 
 
 class Buckets:
     """One quota for any number of keys."""
 
-    __slots__ = ("_clock", "_full", "_keys", "_quota", "_rate", "tell")
+    __slots__ = ("_clock", "_full", "_keys", "_quota", "_rate", "on_take")
 
     def __init__(self, quota: Quota, clock: Clock, keys: int = KEYS) -> None:
         self._quota = quota
@@ -30,24 +30,24 @@ class Buckets:
         self._clock = clock
         self._keys = keys
         self._full: OrderedDict[str, float] = OrderedDict()
-        """When the bucket of a key is, or was, full: it lacks what comes until then."""
-        self.tell: Callable[[str], None] | None = None
-        """Called with the key of each one that is taken, for other processes with the same buckets (`spent`)."""
+        """Key to the time at which its bucket is full again (`Clock.monotonic`)."""
+        self.on_take: Callable[[str], None] | None = None
+        """Called with the key of each token taken, to notify other processes that share the buckets (`spent`)."""
 
     def take(self, key: str) -> float:
-        """Takes one from the bucket of a key. 0, or the seconds after which there is one again; then none is taken."""
+        """Take a token from the bucket of a key. Returns 0, or, if there is none, the seconds until there is one."""
         now = self._clock.monotonic()
         full = max(now, self._full.get(key, now)) + 1 / self._rate
         wait = full - now - self._quota.seconds
-        if wait > 1e-9:  # what division leaves behind
+        if wait > 1e-9:  # rounding error of the division
             return wait
         self._set(key, full)
-        if self.tell is not None:
-            self.tell(key)
+        if self.on_take is not None:
+            self.on_take(key)
         return 0.0
 
     def spent(self, key: str, count: int) -> None:
-        """So many were taken elsewhere."""
+        """Take `count` tokens that another process has granted."""
         now = self._clock.monotonic()
         self._set(key, max(now, self._full.get(key, now)) + count / self._rate)
 

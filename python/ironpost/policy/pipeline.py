@@ -1,84 +1,156 @@
-"""The pipeline: the checks of a stage in order, the first that accepts or refuses decides.
+"""The pipeline: runs the checks of a stage in order; the first one that accepts or refuses decides.
 
 Promises: a stage without a decisive check is accepted, except RECIPIENT, which is refused (RFC 5321 §3.6.1: a server
-need not relay). A check that quarantines or delays does not decide: it colours what the others decide, so that neither
-ever stands for the yes that a recipient needs. A decision costs no turn of the event loop unless a check awaits
-something.
+need not relay). A quarantine or a delay does not decide, it modifies the decision of later checks, so neither can
+replace the acceptance that a recipient needs. A decision is synchronous unless a check returns an awaitable.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from ironpost.message import header
 from ironpost.model.verdict import LONGEST, Action, Verdict, quarantine, tarpit
-from ironpost.policy.verdict import ACCEPT, Decision, Finding, Stage
+from ironpost.policy.check import ACCEPT, NOTHING, Check, Finding, PolicyDecision
+from ironpost.policy.facts import PolicyStage
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from ironpost.policy.verdict import Check, Facts, Opinion
+    from ironpost.message.section import Header
+    from ironpost.policy.check import Opinion, Scanner
+    from ironpost.policy.facts import Facts
 
-Answer: TypeAlias = "Decision | Awaitable[Decision]"
+PendingDecision: TypeAlias = "PolicyDecision | Awaitable[PolicyDecision]"
+Judge: TypeAlias = "tuple[str, Callable[[Facts], Opinion]]"
+"""The name of a check, and its method for a stage."""
+Judges: TypeAlias = tuple[Judge, ...]
 
-_NOTHING_AGAINST: Final = Decision(ACCEPT, ())
+_NOTHING_AGAINST: Final = PolicyDecision(ACCEPT, ())
+_NOBODY: Final = PolicyDecision(Verdict.refuse(replies.RELAY_DENIED), ("no check accepts the recipient",))
 
 
 class Policy:
-    """Checks, sorted by stage, asked in the order given."""
+    """Checks, grouped by stage, run in the given order."""
 
-    __slots__ = ("_checks",)
+    __slots__ = ("_checks", "_judges", "_scanning")
 
     def __init__(self, checks: Iterable[Check]) -> None:
-        listed = tuple(checks)
-        self._checks: dict[Stage, tuple[Check, ...]] = {
-            stage: tuple(check for check in listed if check.stage is stage) for stage in Stage
+        self._checks = tuple(checks)
+        self._judges: dict[PolicyStage, Judges] = {
+            stage: tuple(
+                (check.name, getattr(check, stage.value)) for check in self._checks if _defines(check, stage.value)
+            )
+            for stage in PolicyStage
         }
+        self._scanning = any(_defines(check, "scanner") for check in self._checks)
 
-    def decide(self, stage: Stage, facts: Facts) -> Answer:
-        """The decision for a stage: at once, or an awaitable if a check returned one."""
-        checks = self._checks[stage]
-        if not checks and stage is not Stage.RECIPIENT:
-            return _NOTHING_AGAINST
-        tally = _Tally(stage)
-        for at, check in enumerate(checks):
-            opinion = check.judge(facts)
+    def scan(self, facts: Facts) -> Scan | None:
+        """The scanners for a message whose content is about to arrive; None if no check reads it."""
+        if not self._scanning:
+            return None
+        scanners: list[Scanner] = []
+        judges: list[Judge] = []
+        for check in self._checks:
+            scanner = check.scanner(facts)
+            if scanner is not None:
+                scanners.append(scanner)
+                judges.append((check.name, scanner.finish))
+            if _defines(check, PolicyStage.CONTENT.value):
+                judges.append((check.name, check.content))
+        return Scan(tuple(scanners), tuple(judges)) if scanners else None
+
+    def decide(self, stage: PolicyStage, facts: Facts, scan: Scan | None = None) -> PendingDecision:
+        """The decision for a stage; an awaitable if a check returned one.
+
+        Args:
+            stage: the stage that the session has reached.
+            facts: what is known about the session.
+            scan: CONTENT: what `scan` returned, after it was fed the content.
+
+        Raises:
+            ValueError: a finding changes header fields at a stage where it cannot, or adds something else than a field.
+        """
+        facts.begin(stage)
+        judges = self._judges[stage] if scan is None else scan.judges
+        tally: _Tally | None = None
+        for at, (name, judge) in enumerate(judges):
+            opinion = judge(facts)
+            if opinion is NOTHING:
+                continue
+            if tally is None:
+                tally = _Tally(stage, facts)
             if not isinstance(opinion, Finding):
-                return self._decide_later(checks, at, opinion, facts, tally)
-            if tally.takes(check, opinion):
+                return self._decide_later(judges, at, opinion, facts, tally)
+            if tally.add(name, opinion):
                 return tally.decision(opinion.verdict)
+        if tally is None:
+            return _NOBODY if stage is PolicyStage.RECIPIENT else _NOTHING_AGAINST
         return tally.decision(None)
 
     async def _decide_later(
-        self, checks: tuple[Check, ...], at: int, opinion: Opinion, facts: Facts, tally: _Tally
-    ) -> Decision:
+        self, judges: Judges, at: int, opinion: Opinion, facts: Facts, tally: _Tally
+    ) -> PolicyDecision:
         while True:
             finding = opinion if isinstance(opinion, Finding) else await opinion
-            if tally.takes(checks[at], finding):
+            if tally.add(judges[at][0], finding):
                 return tally.decision(finding.verdict)
             at += 1
-            if at == len(checks):
+            if at == len(judges):
                 return tally.decision(None)
-            opinion = checks[at].judge(facts)
+            opinion = judges[at][1](facts)
+
+
+class Scan:
+    """The scanners of one message."""
+
+    __slots__ = ("_scanners", "judges")
+
+    def __init__(self, scanners: tuple[Scanner, ...], judges: Judges) -> None:
+        self._scanners = scanners
+        self.judges = judges
+        """The scanners, and the checks that define CONTENT, in the order of the checks."""
+
+    def header(self, header: Header) -> None:
+        """Feed the header section, whole."""
+        for scanner in self._scanners:
+            scanner.header(header)
+
+    def body(self, piece: bytes) -> None:
+        """Feed the next octets of the body."""
+        for scanner in self._scanners:
+            scanner.body(piece)
+
+
+def _defines(check: Check, method: str) -> bool:
+    return getattr(type(check), method) is not getattr(Check, method)
 
 
 class _Tally:
-    """What the checks of one stage have said so far."""
+    """Collects the findings of the checks of one stage."""
 
-    __slots__ = ("_apart", "_noted", "_reasons", "_seconds", "_stage")
+    __slots__ = ("_facts", "_fields", "_noted", "_quarantine", "_reasons", "_seconds", "_stage", "_strip")
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: PolicyStage, facts: Facts) -> None:
         self._stage = stage
+        self._facts = facts
         self._reasons: tuple[str, ...] = ()
         self._seconds = 0.0
         self._noted = False
-        self._apart = ""
-        """Why the message is to be kept apart."""
+        self._quarantine = ""
+        """Reason of the quarantine; empty if there is none."""
+        self._fields: tuple[bytes, ...] = ()
+        self._strip: frozenset[str] = frozenset()
 
-    def takes(self, check: Check, finding: Finding) -> bool:
-        """Notes a finding; whether it decides."""
+    def add(self, name: str, finding: Finding) -> bool:
+        """Record the finding of a check; return whether it decides."""
+        if finding.result is not None:
+            self._facts.keep(self._stage, finding.result)
+        if finding.fields or finding.strip:
+            self._change_header(name, finding)
         if finding.reason:
-            self._reasons = (*self._reasons, f"{check.name}: {finding.reason}")
+            self._reasons = (*self._reasons, f"{name}: {finding.reason}")
             self._noted = self._noted or finding.noted
         verdict = finding.verdict
         if verdict is None:
@@ -89,26 +161,30 @@ class _Tally:
             if verdict.action is Action.ACCEPT:
                 return False
         if verdict.action is Action.QUARANTINE:
-            self._apart = f"{self._apart}; {verdict.reason}" if self._apart else verdict.reason
+            self._quarantine = f"{self._quarantine}; {verdict.reason}" if self._quarantine else verdict.reason
             return False
         return True
 
-    def decision(self, verdict: Verdict | None) -> Decision:
-        """The decision, with the verdict that decided, if one did."""
+    def _change_header(self, name: str, finding: Finding) -> None:
+        allowed = {PolicyStage.MAIL} if finding.strip else {PolicyStage.MAIL, PolicyStage.CONTENT}
+        if self._stage not in allowed:
+            raise ValueError(f"{name}: a finding for {self._stage.value} cannot change these header fields")
+        self._fields += tuple(map(header.checked_field, finding.fields))
+        self._strip |= frozenset(map(str.lower, finding.strip))
+
+    def decision(self, verdict: Verdict | None) -> PolicyDecision:
+        """The decision; `verdict` is None if no check decided."""
         reasons = self._reasons
         if verdict is None:
-            if self._stage is Stage.RECIPIENT:
-                verdict, reasons = _NOBODY, (*reasons, "no check accepts the recipient")
-            elif not reasons and not self._seconds and not self._apart:
+            if self._stage is PolicyStage.RECIPIENT:
+                verdict, reasons = _NOBODY.verdict, (*reasons, *_NOBODY.reasons)
+            elif not (reasons or self._seconds or self._quarantine or self._fields or self._strip):
                 return _NOTHING_AGAINST
             else:
                 verdict = ACCEPT
         verdict = verdict.final
-        if self._apart and verdict.action is Action.ACCEPT:
-            verdict = quarantine(self._apart)
+        if self._quarantine and verdict.action is Action.ACCEPT:
+            verdict = quarantine(self._quarantine)
         if self._seconds:
             verdict = tarpit(min(self._seconds, LONGEST), verdict)
-        return Decision(verdict, reasons, self._noted)
-
-
-_NOBODY: Final = Verdict.refuse(replies.RELAY_DENIED)
+        return PolicyDecision(verdict, reasons, self._noted, self._fields, self._strip)

@@ -1,26 +1,26 @@
-"""The asyncio server: sockets around the sans-IO `protocol.server.ServerSession`.
+"""The asyncio server: sockets around the sans-IO `protocol.server.session.ServerSession`.
 
-`Server` listens, `BaseHandler` is where a handler of one's own begins, `MemorySpool` holds content in memory, `Body` is
-content as it comes, `blocking` marks a hook for the thread pool, `TlsContext` holds certificates, `Limits` and
-`Timeouts` say what clients may cost.
+`Server` listens; `BaseHandler` is the base class for handlers; `MemorySpool` stores content in memory; `IncomingBody`
+streams content to a hook; `blocking` marks a hook for the thread pool; `TlsContext` holds certificates;
+`ConnectionLimits` and `Timeouts` bound the resources that clients use.
 """
 
-from ironpost.server.body import Body, BodyError, BodyLost, BodyRefused
+from ironpost.model.blocking import blocking
+from ironpost.model.memory import MemorySpool
+from ironpost.server.body import BodyError, BodyLost, BodyRefused, IncomingBody
 from ironpost.server.handler import BaseHandler
-from ironpost.server.hooks import blocking
-from ironpost.server.limits import Limits
+from ironpost.server.limits import ConnectionLimits
 from ironpost.server.listener import Server
-from ironpost.server.spool import MemorySpool
 from ironpost.server.timeouts import Timeouts
 from ironpost.server.tls import TlsContext, TlsError
 
 __all__ = [
     "BaseHandler",
-    "Body",
     "BodyError",
     "BodyLost",
     "BodyRefused",
-    "Limits",
+    "ConnectionLimits",
+    "IncomingBody",
     "MemorySpool",
     "Server",
     "Timeouts",

@@ -1,7 +1,7 @@
-"""Listening sockets: on every address that a name has, at a path, or handed over by a service manager.
+"""Listening sockets: TCP sockets on every address of a host name, Unix sockets, sockets passed by a service manager.
 
-Promises: all of a name's addresses or none, and all with the same port; an error names the address. A Unix socket that
-nobody listens on any more is replaced; one that is in use, or a file of another kind, is not.
+Promises: either all addresses of a host name are bound, with the same port, or none; an error names the address. A
+stale Unix socket, on which no process listens, is replaced; one that is in use, or a file of another kind, is not.
 
 Standard: sd_listen_fds(3), for `inherited`.
 """
@@ -17,22 +17,24 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ironpost.model.text import error_text
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 FIRST_INHERITED: Final = 3
-"""The first descriptor that a service manager hands over (sd_listen_fds(3))."""
+"""The first file descriptor that a service manager passes (sd_listen_fds(3))."""
 UNIX_MODE: Final = 0o660
-"""Who may connect to a Unix socket: the server's user and its group."""
+"""Permissions of a Unix socket: the server's user and its group may connect."""
 
 
 async def bind(host: str | None, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
-    """Bound, not yet listening.
+    """Bind a TCP socket to each address of a host, without listening yet.
 
     Args:
         host: name or address; None for all interfaces.
-        port: TCP port; 0 lets the system choose one, the same for every address.
-        reuse_port: others that say so, too, may listen on the same port (SO_REUSEPORT).
+        port: TCP port; 0 lets the system choose one, which is used for every address.
+        reuse_port: share the port with other sockets that set this option (SO_REUSEPORT).
 
     Raises:
         OSError: an address cannot be bound; the text names it.
@@ -41,13 +43,13 @@ async def bind(host: str | None, port: int, *, reuse_port: bool = False) -> list
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as exc:
-        raise OSError(exc.errno, f"cannot listen on {host}: {exc.strerror or exc}") from exc
+        raise OSError(exc.errno, f"cannot listen on {host}: {error_text(exc)}") from exc
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
         try:
             sock = socket.socket(family, kind, protocol)
-        except OSError as exc:  # a family that this machine does not speak
+        except OSError as exc:  # an address family that this machine does not support
             failure = exc
             continue
         try:
@@ -59,9 +61,9 @@ async def bind(host: str | None, port: int, *, reuse_port: bool = False) -> list
             sock.bind((address[0], port, *address[2:]))
         except OSError as exc:
             sock.close()
-            failure = OSError(exc.errno, f"cannot listen on {address[0]} port {port}: {exc.strerror}")
+            failure = OSError(exc.errno, f"cannot listen on {address[0]} port {port}: {error_text(exc)}")
             if exc.errno == errno.EADDRNOTAVAIL:
-                continue  # localhost has an address that the machine has not
+                continue  # localhost resolves to an address that this machine does not have
             for other in sockets:
                 other.close()
             raise failure from exc
@@ -73,27 +75,27 @@ async def bind(host: str | None, port: int, *, reuse_port: bool = False) -> list
 
 
 def bind_unix(path: str | Path, mode: int = UNIX_MODE) -> socket.socket:
-    """A Unix socket, bound, not yet listening.
+    """Bind a Unix socket, without listening yet.
 
     Args:
-        path: where its file goes; about 100 octets at most, as the system has it.
-        mode: of the file, which says who may connect.
+        path: the path of the socket; the system limits it to about 100 octets.
+        mode: its permissions, which determine who may connect.
 
     Raises:
-        OSError: it cannot be had; the text names it. EADDRINUSE: a server listens there.
+        OSError: the socket cannot be created; the text names the path. EADDRINUSE: a server listens there.
     """
     path = Path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        old = os.umask(0o777 & ~mode)  # from the first moment: nobody slips in before a chmod
+        old = os.umask(0o777 & ~mode)  # set at creation: a later chmod would leave a gap
         try:
             sock.bind(str(path))
         finally:
             os.umask(old)
     except OSError as exc:
         sock.close()
-        raise OSError(exc.errno, f"cannot listen on {path}: {exc.strerror or exc}") from exc
+        raise OSError(exc.errno, f"cannot listen on {path}: {error_text(exc)}") from exc
     return sock
 
 
@@ -103,7 +105,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
+        raise FileExistsError(errno.EEXIST, "the path exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -112,25 +114,26 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except BlockingIOError:
-            pass  # its backlog is full: somebody is there
+            pass  # its backlog is full: a server listens
     raise OSError(errno.EADDRINUSE, "another server listens there")
 
 
-def unbind_unix(path: str | Path, made: os.stat_result) -> None:
-    """Removes the file of a Unix socket, if it is still the one that was made."""
+def unbind_unix(path: str | Path, created: os.stat_result) -> None:
+    """Remove the file of a Unix socket, if it is still the one described by `created`."""
     with contextlib.suppress(OSError):
         now = Path(path).lstat()
-        if (now.st_ino, now.st_dev) == (made.st_ino, made.st_dev):
+        if (now.st_ino, now.st_dev) == (created.st_ino, created.st_dev):
             Path(path).unlink()
 
 
 def inherited(environment: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
-    """The listening sockets that a service manager handed over, by their names, in order. Once: the variables go.
+    """Return the listening sockets that a service manager passed, in order, by name.
 
-    A socket without a name (LISTEN_FDNAMES) is called `unknown`, as systemd calls it.
+    The variables LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed from the environment, so a second call returns
+    nothing. A socket without a name is called `unknown`, as systemd does.
 
     Raises:
-        OSError: a descriptor is no listening stream socket; the text names it.
+        OSError: a descriptor is not a listening stream socket; the text names it.
     """
     pid, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
@@ -144,8 +147,8 @@ def inherited(environment: MutableMapping[str, str] = os.environ) -> dict[str, l
             sock.set_inheritable(False)
             listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as exc:
-            raise OSError(exc.errno, f"descriptor {descriptor} of LISTEN_FDS: {exc.strerror}") from exc
+            raise OSError(exc.errno, f"descriptor {descriptor} of LISTEN_FDS: {error_text(exc)}") from exc
         if not listening:
-            raise OSError(errno.EINVAL, f"descriptor {descriptor} of LISTEN_FDS is no listening stream socket")
+            raise OSError(errno.EINVAL, f"descriptor {descriptor} of LISTEN_FDS is not a listening stream socket")
         found.setdefault((names[number] if number < len(names) else "") or "unknown", []).append(sock)
     return found

@@ -1,8 +1,8 @@
-"""What the hooks of one server run on: the pool of those that block, the tasks of those that read bodies, a watchdog.
+"""Execution of one server's hooks: a thread pool for blocking hooks, tasks for streaming hooks, and a watchdog.
 
 Promises: a hook marked `@blocking` runs in one of a bounded number of threads and never on the event loop (SECURITY
-R26); one that waits for a thread and is given up meanwhile is not run. Nothing here starts before it is needed: a
-server without such hooks has no thread but the watchdog's. Everything is counted in `Counts`.
+R26); if it is abandoned before a thread is free, it does not run. The pool is created on first use, so a server without
+blocking hooks has only the watchdog's thread. `HookCounts` counts calls and failures.
 """
 
 from __future__ import annotations
@@ -13,96 +13,79 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from ironpost.server.watchdog import HOLD, Watchdog
+from ironpost.server.watchdog import THRESHOLD, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from types import CodeType
 
-    from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.server.session import ServerSession
 
 THREADS: Final = 8
-"""Blocking hooks that run at one time, by default."""
+"""Default size of the thread pool for blocking hooks."""
 
-_MARK: Final = "_ironpost_blocking"
 _log: Final = logging.getLogger("ironpost.server")
-
-F = TypeVar("F", bound="Callable[..., Any]")
-
-
-def blocking(hook: F) -> F:
-    """Marks a hook that blocks (a database driver, a file on a slow disk): it runs in the server's thread pool.
-
-    It may read the session and must not change it.
-
-    Raises:
-        TypeError: it is an `async def`, which belongs on the event loop.
-    """
-    if inspect.iscoroutinefunction(hook):
-        raise TypeError(f"{hook.__qualname__} is an async def: @blocking is for hooks that are not")
-    setattr(hook, _MARK, True)
-    return hook
-
-
-def blocks(hook: object) -> bool:
-    """Whether the hook is marked `@blocking`."""
-    return getattr(hook, _MARK, False) is True
 
 
 @dataclass(slots=True)
-class Counts:
-    """What happened to one server's hooks since its start."""
+class HookCounts:
+    """Counts of one server's hooks since its start."""
 
     raised: int = 0
-    """Hooks that raised, were late or answered nonsense, in sessions that have ended: 451 each."""
+    """Hooks that raised, timed out or returned an invalid result, in sessions that have ended; each was replied to with
+    451."""
     pooled: int = 0
     """Calls of blocking hooks."""
     abandoned: int = 0
-    """Blocking hooks that were given up: the client had gone, or they took too long."""
+    """Blocking hooks that were abandoned, because the client disconnected or they timed out."""
     running: int = 0
-    """Blocking hooks that run, or wait for a thread, now."""
+    """Blocking hooks that are running or waiting for a thread now."""
 
 
 class Hooks:
-    """One for each server."""
+    """Runs the hooks of one server."""
 
-    def __init__(self, threads: int = THREADS, hold: float = HOLD, patience: float = 300.0) -> None:
+    def __init__(self, threads: int = THREADS, threshold: float = THRESHOLD, cleanup_timeout: float = 300.0) -> None:
         """
         Args:
-            threads: of the pool for blocking hooks.
-            hold: seconds that a hook may hold the event loop before the watchdog names it.
-            patience: seconds that a data hook has for undoing.
+            threads: size of the thread pool for blocking hooks.
+            threshold: seconds for which a hook may block the event loop before the watchdog logs its name.
+            cleanup_timeout: seconds for a `data` hook to undo its work after its body was lost.
+
+        Raises:
+            ValueError: `threads` is less than 1.
         """
         if threads < 1:
-            raise ValueError(f"{threads} threads cannot run a hook; the least is 1")
-        self.counts = Counts()
-        self.patience = patience
+            raise ValueError(f"threads is {threads}; the minimum is 1")
+        self.counts = HookCounts()
+        self.cleanup_timeout = cleanup_timeout
+        """See `server.body`."""
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Future[Any]] = set()
         self._names: dict[CodeType, str] = {}
-        self._watchdog = Watchdog(self._names, hold)
+        self._watchdog = Watchdog(self._names, threshold)
 
     @property
-    def holds(self) -> int:
-        """Times that a hook held the event loop."""
-        return self._watchdog.holds
+    def stalls(self) -> int:
+        """How often a hook blocked the event loop for longer than the threshold."""
+        return self._watchdog.stalls
 
-    def name(self, hooks: Iterable[Callable[..., Any]]) -> None:
-        """Tells the watchdog what to call these."""
+    def add_names(self, hooks: Iterable[Callable[..., Any]]) -> None:
+        """Let the watchdog recognise these hooks and log their names."""
         for hook in hooks:
             code = getattr(inspect.unwrap(hook), "__code__", None)
             if code is not None:
                 self._names[code] = getattr(hook, "__qualname__", repr(hook))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The server starts."""
+        """Start the watchdog of the event loop; called in its thread."""
         self._watchdog.start(loop)
 
     async def stop(self, grace: float) -> None:
-        """The connections are gone: waits for hooks that undo what they did, and cancels them after so many seconds."""
+        """Stop the watchdog and the pool. Wait `grace` seconds for tasks that are still running, then cancel them."""
         self._watchdog.stop()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace)
@@ -114,12 +97,12 @@ class Hooks:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def keep(self, task: asyncio.Future[Any]) -> None:
-        """Holds a task until it is done."""
+        """Hold a reference to a task until it is done; `stop` waits for it."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def pooled(self, hook: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-        """A blocking hook as one that is awaited."""
+        """Return a coroutine function that runs a blocking hook in the thread pool."""
         return partial(self._run, hook)
 
     async def _run(self, hook: Callable[..., Any], *arguments: Any) -> Any:
@@ -129,27 +112,37 @@ class Hooks:
         counts.pooled += 1
         counts.running += 1
         try:
-            # Cancelled while it waits for a thread, the call is taken back.
+            # If this is cancelled before a thread is free, the hook does not run.
             return await asyncio.get_running_loop().run_in_executor(self._pool, hook, *arguments)
         except asyncio.CancelledError:
-            counts.abandoned += 1
+            task = asyncio.current_task()
+            counts.abandoned += task is not None and task.cancelling() > 0  # else the hook raised it
             raise
         finally:
             counts.running -= 1
 
-    def apart(self, hook: Callable[[ServerSession], Any]) -> Callable[[ServerSession], None]:
-        """A `disconnect` hook that answers later: nobody waits for it, and what it raises is counted and logged."""
+    def detached(self, hook: Callable[[ServerSession], Any]) -> Callable[[ServerSession], None]:
+        """Return a function that runs an asynchronous `disconnect` hook in a separate task, and logs its errors."""
 
         def disconnect(session: ServerSession) -> None:
             pending = hook(session)
             if asyncio.iscoroutine(pending):
                 task = asyncio.ensure_future(pending)
                 self.keep(task)
-                task.add_done_callback(partial(_ended, session))
+                task.add_done_callback(partial(_log_failure, session))
 
         return disconnect
 
 
-def _ended(session: ServerSession, task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (exc := task.exception()) is not None:
+def _log_failure(session: ServerSession, task: asyncio.Task[Any]) -> None:
+    exc = failure(task)
+    if exc is not None:
         session.raised(exc)
+
+
+def failure(task: asyncio.Future[Any]) -> BaseException | None:
+    """Return the exception of a hook's task; None if it raised none, or its task was cancelled."""
+    if not task.cancelled():
+        return task.exception()
+    requested = task.cancelling() if isinstance(task, asyncio.Task) else True
+    return None if requested else asyncio.CancelledError("raised by the hook; its task was not cancelled")

@@ -1,13 +1,13 @@
-"""The asyncio server: listening sockets, the connections they gave, their time-outs and their end.
+"""The asyncio server: listening sockets, and the connections that they accept.
 
     async with Server(handler, "127.0.0.1", 2525) as server:
         await server.serve_forever()
 
-Promises: `start` listens on every address that the host name has, or at a path, or raises an OSError that names the
-address; `port` is the one that is bound. `stop` takes no new connections, lets every connection finish the message it
-is in, tells the others 421, and closes what is left at its deadline. One timer serves all connections, in slices, so
-that ten thousand of them do not hold the loop. What `tls`, `limits`, `timeouts` and `settings` are set to while it runs
-holds for what comes after: sessions go on as they began.
+Promises: `start` listens on every address of the host name, or at a path, or raises an OSError that names the address;
+`port` is the one that is bound. `stop` accepts no new connections, lets each session finish the message that it is
+receiving, ends the others with 421, and aborts what is left after the grace period. One timer enforces the timeouts of
+all connections, in slices, so that ten thousand of them do not block the event loop. `tls`, `limits`, `timeouts` and
+`settings` may be replaced while the server runs; sessions keep the settings with which they began.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ import socket
 import time
 from collections import deque
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from ironpost.model.network import parse_networks, within
 from ironpost.model.ports import Metrics, Uncounted
+from ironpost.model.text import counted
 from ironpost.protocol import replies
-from ironpost.protocol.server import DEFAULT
-from ironpost.server.arrival import Arrival
+from ironpost.protocol.server.session import DEFAULT
 from ironpost.server.binding import UNIX_MODE, bind, bind_unix, unbind_unix
-from ironpost.server.connection import Connection
+from ironpost.server.connection import ServerConnection
+from ironpost.server.fairness import CLOSES, READS, CallQueue
 from ironpost.server.handler import complete
 from ironpost.server.hooks import THREADS, Hooks
-from ironpost.server.limits import Excess, LimitBook, Limits, LocalBook, Network, within
+from ironpost.server.limits import Capacity, ConnectionLimiter, ConnectionLimits, Excess, LocalLimiter
+from ironpost.server.preamble import PendingConnection
 from ironpost.server.timeouts import Timeouts
 from ironpost.server.tls_transport import BUFFER
-from ironpost.server.turns import Partings, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,28 +45,34 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ironpost.model import Reply
-    from ironpost.protocol.server import Override
-    from ironpost.protocol.settings import Settings
+    from ironpost.model.network import Network
+    from ironpost.protocol.server.session import Override
+    from ironpost.protocol.server.settings import ServerSettings
+    from ironpost.server.host import HostedConnection
     from ironpost.server.tls import TlsContext
 
 LOG = logging.getLogger("ironpost.server")
 
 BACKLOG: Final = 2048
-"""Connections that the kernel holds for us; under 1,024 a burst of 10,000 loses some (DESIGN §11)."""
+"""Connections that the kernel queues for each socket; with less than 1,024 a burst of 10,000 loses some."""
+ACCEPTS: Final = 100
+"""Connections that asyncio accepts in one iteration of the event loop, so before the first of them can be refused."""
 GRACE: Final = 30.0
-"""Seconds that `stop` gives connections to finish."""
+"""Seconds that `stop` waits for sessions to finish, by default."""
 SLICE: Final = 500
-"""Connections (a count) that one turn of the loop looks at: about a third of a millisecond."""
+"""Connections whose timeouts are checked in one iteration of the event loop: a third of a millisecond of work."""
 
 _EXCESSES: Final = {
     Excess.TOTAL: replies.TOO_MANY_CONNECTIONS,
     Excess.PREFIX: replies.TOO_MANY_FROM_NETWORK,
     Excess.RATE: replies.TOO_MANY_NEW,
+    Excess.MEMORY: replies.SHORTAGE,
+    Excess.DESCRIPTORS: replies.SHORTAGE,
 }
 
 
 class Server:
-    """An SMTP server."""
+    """An SMTP, submission or LMTP server. It is the `Host` of its connections."""
 
     def __init__(
         self,
@@ -71,17 +80,18 @@ class Server:
         host: str | None = "localhost",
         port: int = 0,
         *,
-        settings: Settings = DEFAULT,
+        settings: ServerSettings = DEFAULT,
         overrides: Mapping[str, Override] | None = None,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - immutable
-        limits: Limits = Limits(),  # noqa: B008 - immutable
-        book: LimitBook | None = None,
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - immutable
+        limiter: ConnectionLimiter | None = None,
+        capacity: Capacity | None = None,
         tls: TlsContext | None = None,
         implicit_tls: bool = False,
         path: str | Path | None = None,
         path_mode: int = UNIX_MODE,
         proxy: Sequence[str | Network] = (),
-        pause: float | None = 0.0,
+        greeting_delay: float | None = 0.0,
         backlog: int = BACKLOG,
         reuse_port: bool = False,
         sockets: Sequence[socket.socket] = (),
@@ -91,91 +101,101 @@ class Server:
     ) -> None:
         """
         Args:
-            handler: the hooks of `protocol.handler.Handler`; missing ones answer as `BaseHandler` does.
+            handler: any object with hooks of `protocol.server.handler.Handler`; `BaseHandler` has the defaults.
             host: name or address to listen on; None for all interfaces.
             port: TCP port; 0 lets the system choose.
-            settings: limits and names.
-            overrides: verbs whose handling is replaced or added.
-            timeouts: in seconds.
-            limits: connections, in total and for one network.
-            book: where they are counted; other servers may share it. Its own unless given.
-            tls: certificates: clients may say STARTTLS (RFC 3207).
-            implicit_tls: clients begin with TLS instead (RFC 8314 §3).
-            path: of a Unix socket to listen on instead of host and port; a stale one is replaced.
-            path_mode: who may connect to it.
-            proxy: networks of proxies, whose connections must begin with a PROXY header. Nobody else's may.
-            pause: seconds before the greeting. Whoever speaks before it reads 554, and so does whoever has spoken when
-                it is due; None: what comes early is read as commands.
-            backlog: of each socket.
+            settings: the settings of new sessions.
+            overrides: verbs whose handling is replaced or added; see `protocol.server.session.Override`.
+            timeouts: timeouts of connections, in seconds, and the minimum data rate.
+            limits: limits on connections, in total and by network.
+            limiter: counts connections; several servers may share one. None: a new one.
+            capacity: the resources for connections, which the servers of a process share. None: no limit.
+            tls: certificates; if given, STARTTLS is offered (RFC 3207).
+            implicit_tls: clients begin with a TLS handshake, and STARTTLS is not offered (RFC 8314 §3).
+            path: a Unix socket to listen on instead of host and port; a stale socket is replaced.
+            path_mode: permissions of the Unix socket.
+            proxy: networks of proxies. Connections from them must begin with a PROXY header, others must not.
+            greeting_delay: seconds before the greeting, 0 for none; a client that sends anything before it gets 554.
+                None disables that check, and early input is interpreted as commands.
+            backlog: connections that the kernel queues for each socket.
             reuse_port: several processes may listen on the port (SO_REUSEPORT).
-            sockets: bound sockets to listen on instead of host and port; they become the server's.
-            threads: in which hooks marked `@blocking` run.
-            metrics: told of connections, refusals, time-outs and handshakes.
-            name: what metrics call this server.
+            sockets: bound sockets to listen on instead of host and port; the server closes them.
+            threads: size of the pool for hooks marked `@blocking`.
+            metrics: counts connections, refusals, timeouts and handshakes.
+            name: the label of this server in metrics.
 
         Raises:
-            ValueError: implicit TLS or STARTTLS without certificates; a pause below 0.
+            TypeError: `handler` has no hook, or is a class.
+            ValueError: implicit TLS or STARTTLS without certificates; a greeting delay below 0.
         """
-        self.hooks = Hooks(threads, patience=timeouts.hook)
-        self.handler = complete(handler, self.hooks)
+        self.hooks = Hooks(threads, cleanup_timeout=timeouts.hook)
+        self.handler = complete(handler, self.hooks, settings.extensions)
         self.host = host
         if tls is None and (implicit_tls or settings.starttls):
-            raise ValueError("TLS needs a certificate: Server(tls=TlsContext.load(...))")
-        if pause is not None and not pause >= 0:
-            raise ValueError(f"Server.pause must be 0 seconds or more, not {pause}")
+            raise ValueError("TLS needs certificates: Server(tls=TlsContext.load(...))")
+        if greeting_delay is not None and not greeting_delay >= 0:
+            raise ValueError(f"Server.greeting_delay must be 0 seconds or more, not {greeting_delay}")
         self._own_starttls = tls is not None and not implicit_tls
         self.settings = settings
         self.overrides = overrides
         self.timeouts = timeouts
         self.limits = limits
-        self.book: LimitBook = LocalBook() if book is None else book
+        self.limiter: ConnectionLimiter = LocalLimiter() if limiter is None else limiter
+        self._capacity = capacity or Capacity()
         self.tls = tls
-        """May be replaced while the server runs: new handshakes get the new one."""
+        """The certificates for new handshakes; None for no TLS."""
         self.implicit_tls = implicit_tls
         self.path = path
-        self.is_proxy: Callable[[str], bool] = within(proxy)
-        """Whether the connections of this address begin with a PROXY header."""
-        self.pause = pause
+        self._proxies = parse_networks(proxy)
+        self.greeting_delay = greeting_delay
         self.metrics = metrics
         self.name = name
-        self.connections: set[Connection | Arrival] = set()
+        self.connections: set[HostedConnection] = set()
+        """The connections that are open."""
         self.refused = 0
         """Connections that a limit refused."""
         self.loop: asyncio.AbstractEventLoop
-        self.turns: Turns
-        self.partings: Partings
-        """For connections that send much."""
-        self.buffer = memoryview(b"")
-        """Where TLS decrypts; one for all connections, as they are served one after the other."""
+        """The event loop that `start` was called in."""
+        self.read_queue: CallQueue
+        """See `Host.read_queue`; set by `start`."""
+        self.close_queue: CallQueue
+        """See `Host.close_queue`; set by `start`."""
+        self.tls_buffer = memoryview(b"")
+        """See `Host.tls_buffer`; allocated by `start`."""
         self.stopping = False
+        """`stop` was called."""
         self._port = port
         self._path_mode = path_mode
-        self._made: os.stat_result | None = None
-        """The Unix socket's file."""
+        self._socket_file: os.stat_result | None = None
+        """The file of the Unix socket when it was created, so that the socket of another server is never removed."""
         self._backlog = backlog
         self._reuse_port = reuse_port
         self._given = tuple(sockets)
-        self._factory = Arrival if proxy or implicit_tls else Connection
+        self._factory = PendingConnection if proxy or implicit_tls else ServerConnection
         self._servers: list[asyncio.Server] = []
         self._addresses: tuple[tuple[str, int], ...] = ()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
-        self._unswept: list[Connection | Arrival] = []
-        self._ungreeted: deque[tuple[float, Connection]] = deque()
-        """Connections in their pause, and when it ends; it is as long for all, so the first is due first."""
-        self._greeter: asyncio.TimerHandle | None = None
+        """The timer of the next sweep."""
+        self._unswept: list[HostedConnection] = []
+        """The connections that the current sweep has not checked yet."""
+        self._greetings: deque[tuple[float, Callable[[], None]]] = deque()
+        """The due time and the callback of each delayed greeting. All have the same delay, so they are in order."""
+        self._greeting_timer: asyncio.TimerHandle | None = None
+        """The timer of the first entry of `_greetings`; None if there is none."""
         self._empty: asyncio.Event | None = None
+        """Set when the last connection has ended; None before `stop`."""
         self._stopped: asyncio.Event | None = None
+        """Set when `stop` is done; None before `start`."""
 
     @property
-    def settings(self) -> Settings:
-        """What sessions have in common; new ones get what is set here."""
+    def settings(self) -> ServerSettings:
+        """The settings of new sessions. The setter adds the extensions of the handler, STARTTLS, a clock and nonces."""
         return self._settings
 
     @settings.setter
-    def settings(self, settings: Settings) -> None:
+    def settings(self, settings: ServerSettings) -> None:
         self._settings = replace(
-            settings,
-            claims=settings.claims | self.handler.claims,
+            settings.serving(self.handler),
             starttls=settings.starttls or self._own_starttls,
             nonce=settings.nonce or secrets.token_urlsafe,
             now=settings.now or time.time,
@@ -183,7 +203,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that is bound (of the first address); before `start` the one that was asked for."""
+        """The port that is bound (of the first address); before `start` the one that was requested."""
         return self._addresses[0][1] if self._addresses else self._port
 
     @property
@@ -192,29 +212,30 @@ class Server:
         return self._addresses
 
     async def start(self) -> None:
-        """Listens.
+        """Start listening.
 
         Raises:
             OSError: an address cannot be bound; the text names it.
-            RuntimeError: the server was started before.
+            RuntimeError: `start` was called before.
         """
         if self._stopped is not None:
-            raise RuntimeError("a Server is started once; make a new one")
+            raise RuntimeError("a Server can be started only once; create a new one")
         self.loop = asyncio.get_running_loop()
-        self.turns = Turns(self.loop)
-        self.partings = Partings(self.loop)
+        self.read_queue = CallQueue(self.loop, READS)
+        self.close_queue = CallQueue(self.loop, CLOSES)
         if self.tls is not None:
-            self.buffer = memoryview(bytearray(BUFFER))
+            self.tls_buffer = memoryview(bytearray(BUFFER))
         sockets = list(self._given) or await self._bind()
         try:
             for sock in sockets:
                 sock.setblocking(False)
                 if sock.family in {socket.AF_INET, socket.AF_INET6}:
-                    # Connections take it over from the listener: without it pipelining stalls (DESIGN §11).
+                    # Accepted sockets inherit it. Without it pipelining stalls for 40 ms with some clients.
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._servers.append(
-                    await self.loop.create_server(lambda: self._factory(self), sock=sock, backlog=self._backlog)
+                    await self.loop.create_server(lambda: self._factory(self), sock=sock, backlog=ACCEPTS)
                 )
+                sock.listen(self._backlog)  # not above: asyncio accepts up to its backlog in one iteration
         except BaseException:
             for server in self._servers:
                 server.close()
@@ -232,11 +253,11 @@ class Server:
         if self.path is None:
             return await bind(self.host, self._port, reuse_port=self._reuse_port)
         sock = bind_unix(self.path, self._path_mode)
-        self._made = os.stat(self.path)  # noqa: PTH116 - of a file that was just made
+        self._socket_file = os.stat(self.path)  # noqa: PTH116 - a file that was just created
         return [sock]
 
     async def serve_forever(self) -> None:
-        """Returns when `stop` was called and is done. Cancelled, it stops the server at once."""
+        """Start if necessary, and return when `stop` is done. If cancelled, stop the server without a grace period."""
         if self._stopped is None:
             await self.start()
         assert self._stopped is not None
@@ -247,10 +268,10 @@ class Server:
             raise
 
     async def stop(self, grace: float = GRACE) -> None:
-        """Stops listening, ends every connection, returns when they are gone.
+        """Stop listening, end every session, and return when all connections are closed.
 
         Args:
-            grace: seconds for what is going on; then connections are aborted.
+            grace: seconds for sessions to finish the message that they are receiving; afterwards they are aborted.
         """
         if self._stopped is None:
             return
@@ -268,20 +289,31 @@ class Server:
             try:
                 await asyncio.wait_for(self._empty.wait(), grace)
             except TimeoutError:
-                LOG.warning("%d connections did not finish in %g s, aborted", len(self.connections), grace)
+                LOG.warning(
+                    "closed %s that did not finish within %g s", counted(len(self.connections), "connection"), grace
+                )
                 for connection in list(self.connections):
                     connection.abort()
                 await self._empty.wait()
-        for timer in (self._timer, self._greeter):
+        for timer in (self._timer, self._greeting_timer):
             if timer is not None:
                 timer.cancel()
         await self.hooks.stop(grace)
         self._stopped.set()
 
+    def retire(self) -> None:
+        """End the sessions with 421, each as soon as no transaction is open; new connections are still accepted."""
+        for connection in self.connections:
+            self.close_queue.add(partial(self._retire, connection))
+
+    def _retire(self, connection: HostedConnection) -> None:
+        if connection in self.connections:
+            connection.retire()
+
     def _unbind(self) -> None:
-        if self.path is not None and self._made is not None:
-            unbind_unix(self.path, self._made)
-            self._made = None
+        if self.path is not None and self._socket_file is not None:
+            unbind_unix(self.path, self._socket_file)
+            self._socket_file = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -293,78 +325,78 @@ class Server:
         await self.stop()
 
     # -----------------------------------------------------------------------------------------------------------------
-    # For connections
+    # Host
 
-    def enter(self, party: Connection | Arrival) -> Reply | None:
-        """Counts one more connection; the refusal if it is one too many."""
-        excess = self.book.enter(self.limits)
+    def admit(self, connection: HostedConnection) -> Reply | None:
+        """See `Host.admit`."""
+        excess = self._capacity.excess(connection.transport) or self.limiter.enter(self.limits)
         if excess is not None:
-            return self._excess(excess)
-        self.connections.add(party)
+            return self._refuse(excess)
+        self.connections.add(connection)
         self.metrics.count("connections", self.name)
         return None
 
-    def enter_client(self, ip: str) -> tuple[str, Reply | None]:
-        """Counts one more connection of a client's network. The network, empty if it is not counted; a refusal."""
-        limits = self.limits
-        prefix = limits.prefix(ip)
-        if not prefix:
-            return "", None
-        excess = self.book.enter_prefix(prefix, limits, self.loop.time())
-        return (prefix, None) if excess is None else ("", self._excess(excess))
+    def is_proxy(self, ip: str) -> bool:
+        """See `Host.is_proxy`."""
+        return within(ip, self._proxies) is not None
 
-    def _excess(self, excess: Excess) -> Reply:
+    def admit_client(self, ip: str) -> tuple[str, Reply | None]:
+        """See `Host.admit_client`."""
+        limits = self.limits
+        network = limits.prefix(ip)
+        if not network:
+            return "", None
+        excess = self.limiter.enter_prefix(network, limits, self.loop.time())
+        return (network, None) if excess is None else ("", self._refuse(excess))
+
+    def _refuse(self, excess: Excess) -> Reply:
         self.refused += 1
         self.metrics.count("connections_refused", excess.value)
         return _EXCESSES[excess]
 
-    def leave_client(self, prefix: str) -> None:
-        """The client of `enter_client` is gone."""
-        self.book.leave_prefix(prefix)
+    def replace(self, old: HostedConnection, new: HostedConnection) -> None:
+        """See `Host.replace`."""
+        self.connections.discard(old)
+        self.connections.add(new)
 
-    def succeed(self, arrival: Arrival, connection: Connection) -> None:
-        """What arrived has become a session."""
-        self.connections.discard(arrival)
-        self.connections.add(connection)
+    def release(self, connection: HostedConnection, network: str = "", failures: int = 0) -> None:
+        """See `Host.release`."""
+        self.hooks.counts.raised += failures
+        if network:
+            self.limiter.leave_prefix(network)
+        self.connections.discard(connection)
+        self.limiter.leave()
+        if self._empty is not None and not self.connections:
+            self._empty.set()
 
-    def forget(self, party: Connection | Arrival) -> None:
-        """The connection is gone."""
-        if party in self.connections:
-            self.connections.discard(party)
-            self.book.leave()
-            if self._empty is not None and not self.connections:
-                self._empty.set()
-
-    # -----------------------------------------------------------------------------------------------------------------
-    # Time
-
-    def greet_later(self, connection: Connection) -> None:
-        """Calls its `greet` after the pause."""
-        assert self.pause is not None
-        self._ungreeted.append((self.loop.time() + self.pause, connection))
-        if self._greeter is None:
-            self._greeter = self.loop.call_later(self.pause, self._greet)
+    def greet_later(self, greet: Callable[[], None]) -> None:
+        """See `Host.greet_later`."""
+        assert self.greeting_delay is not None
+        self._greetings.append((self.loop.time() + self.greeting_delay, greet))
+        if self._greeting_timer is None:
+            self._greeting_timer = self.loop.call_later(self.greeting_delay, self._greet)
 
     def _greet(self) -> None:
-        now, waiting = self.loop.time(), self._ungreeted
-        while waiting and waiting[0][0] <= now:
-            waiting.popleft()[1].greet()
-        self._greeter = self.loop.call_at(waiting[0][0], self._greet) if waiting else None
+        now, greetings = self.loop.time(), self._greetings
+        while greetings and greetings[0][0] <= now:
+            greetings.popleft()[1]()
+        self._greeting_timer = self.loop.call_at(greetings[0][0], self._greet) if greetings else None
 
     def _sweep(self) -> None:
+        """Check the timeouts of `SLICE` connections; the next slice follows in the next iteration."""
         now, unswept = self.loop.time(), self._unswept
         if not unswept:
             unswept.extend(self.connections)
-            self.book.sweep(now)
-        for party in unswept[-SLICE:]:
-            if party in self.connections:
+            self.limiter.sweep(now)
+        for connection in unswept[-SLICE:]:
+            if connection in self.connections:
                 try:
-                    party.sweep(now)
+                    connection.sweep(now)
                 except Exception:
-                    LOG.critical("a connection could not be looked after, aborted", exc_info=True)
-                    party.abort()
+                    LOG.critical("the timeouts of a connection could not be checked, aborted", exc_info=True)
+                    connection.abort()
         del unswept[-SLICE:]
-        if unswept:  # the rest in the loop's next turn: others wait
+        if unswept:
             self._timer = self.loop.call_soon(self._sweep)
         else:
             self._timer = self.loop.call_later(self.timeouts.sweep, self._sweep)

@@ -1,12 +1,11 @@
-"""The PROXY protocol's header, versions 1 and 2: what a proxy says about the client whose octets follow.
+"""Parsing of the PROXY protocol header, versions 1 and 2, by which a proxy names the client that it forwards.
 
     header = parse(octets)      None: more octets are needed
 
-Promises: a pure function of the octets received so far, which looks at no more than `V1_OCTETS` or `V2_OCTETS` of them;
-a header is whole or there is none. What it says may be believed only by a caller who knows the sender: see
-`Server(proxy=...)` (SECURITY R14).
-Refuses: with `ProxyFault`, which says what is wrong: everything that is not such a header to the letter, UDP, a wrong
-checksum, and a header that is longer than its limit (SECURITY R15).
+Promises: a pure function of the octets received so far, which examines at most `V1_OCTETS` or `V2_OCTETS` of them; it
+returns a complete header or none. Refuses: anything that does not conform to the specification, UDP, a wrong checksum,
+and a header longer than its limit (SECURITY R15), with `ProxyFault`. Limitations: the caller must know that the sender
+is a trusted proxy, see `Server(proxy=...)` (SECURITY R14).
 
 Standard: "The PROXY protocol, versions 1 and 2" of HAProxy, §2.1, §2.2 and §2.2.1 to §2.2.7.
 """
@@ -17,16 +16,17 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ironpost.protocol.transaction import Tls
-from ironpost.server.certificate import escaped
+from ironpost.model.certificate import escaped
+from ironpost.model.network import unmapped
+from ironpost.protocol.server.transaction import TlsInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 V1_OCTETS: Final = 107
-"""Octets of a header of version 1 with its CRLF (§2.1)."""
+"""Maximum octets of a header of version 1, with its CRLF (§2.1)."""
 V2_OCTETS: Final = 16 * 1024
-"""Octets of a header of version 2. §2.2 allows 64 KiB; the known TLVs need a certificate and little else."""
+"""Maximum octets of a header of version 2. §2.2 allows 64 KiB; the largest known TLV contains one certificate."""
 
 _V1: Final = b"PROXY "
 _V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -41,37 +41,40 @@ _AUTHORITY, _CRC32C, _UNIQUE_ID, _SSL = 0x02, 0x03, 0x05, 0x20
 _SSL_VERSION, _SSL_CN, _SSL_CIPHER = 0x21, 0x22, 0x23
 _CLIENT_SSL, _CLIENT_CERTIFICATE = 0x01, 0x06
 UNIQUE_ID_OCTETS: Final = 128
-"""Octets of a unique id at most (§2.2.5)."""
+"""Maximum octets of a unique id (§2.2.5)."""
 
 
 class ProxyFault(ValueError):
-    """The octets are no header of the PROXY protocol; the text says what is wrong."""
+    """Not a valid header of the PROXY protocol; the text says what is wrong."""
 
 
 class ProxyHeader(NamedTuple):
-    """What a proxy says."""
+    """The contents of a PROXY header."""
 
     size: int
-    """Octets of the header; what follows is the client's."""
+    """Octets of the header; the client's input follows it."""
     local: bool = False
-    """The proxy speaks for itself (a health check): the connection is from where it is from."""
+    """The command is LOCAL: the proxy itself is the client (a health check), so the addresses of the TCP connection
+    apply."""
     ip: str = ""
-    """The client's address; empty if the proxy does not know it or it has none."""
+    """The client's IP address; empty if the proxy does not know it, or the client has none."""
     port: int = 0
+    """The client's port; 0 without `ip`."""
     local_ip: str = ""
+    """The IP address that the client connected to; empty without `ip`."""
     local_port: int = 0
-    """Where the client connected to."""
-    tls: Tls | None = None
-    """The client reached the proxy by TLS, says the proxy (SECURITY R16)."""
+    """The port that the client connected to; 0 without `ip`."""
+    tls: TlsInfo | None = None
+    """The TLS parameters between client and proxy, as the proxy states them; None without TLS (SECURITY R16)."""
     unique_id: bytes = b""
-    """The proxy's name for the connection."""
+    """The id that the proxy gave the connection (§2.2.5); empty if none."""
 
 
 def parse(octets: bytes) -> ProxyHeader | None:
-    """The header at the start of a connection; None if its end has not come yet.
+    """Parse the header at the start of a connection; return None if it is not complete yet.
 
     Raises:
-        ProxyFault: it is none.
+        ProxyFault: not a valid PROXY header.
     """
     if octets[:1] == _V1[:1]:
         return _version_1(octets)
@@ -94,7 +97,7 @@ def _version_1(octets: bytes) -> ProxyHeader | None:
     if not line.startswith(_V1) or not line.endswith(b"\r\n"):
         raise ProxyFault("the header of version 1 is not PROXY, a space, and a line that ends in CRLF")
     words = line[len(_V1) : -2].split(b" ")
-    if words[0] == b"UNKNOWN":  # whatever follows is to be ignored
+    if words[0] == b"UNKNOWN":  # the rest of the line must be ignored (§2.1)
         return ProxyHeader(len(line))
     if words[0] not in {b"TCP4", b"TCP6"} or len(words) != 5:
         raise ProxyFault("the header of version 1 does not name TCP4, TCP6 or UNKNOWN, two addresses and two ports")
@@ -102,7 +105,7 @@ def _version_1(octets: bytes) -> ProxyHeader | None:
     try:
         ip, local_ip = (read(word.decode("ascii")) for word in words[1:3])
     except ValueError as error:
-        raise ProxyFault(f"an address in the header of version 1 is none of {words[0].decode()}") from error
+        raise ProxyFault(f"an address in the header of version 1 is not a valid {words[0].decode()} address") from error
     return ProxyHeader(len(line), ip=ip, port=_port(words[3]), local_ip=local_ip, local_port=_port(words[4]))
 
 
@@ -128,7 +131,7 @@ def _version_2(octets: bytes) -> ProxyHeader | None:
         return ProxyHeader(size, local=True)
     if family not in _ADDRESSES:
         raise ProxyFault(f"family and transport of the header are 0x{family:02x}, neither TCP nor a Unix stream")
-    if family == _UNSPECIFIED:  # what follows has no known form
+    if family == _UNSPECIFIED:  # the form of the rest is not specified
         return ProxyHeader(size)
     start = _HEAD + _ADDRESSES[family]
     if start > size:
@@ -148,18 +151,18 @@ def _ipv4(address: bytes | str) -> str:
 
 
 def _ipv6(address: bytes | str) -> str:
-    """IPv4 clients of a proxy that listens on both families are what they are, for networks and limits."""
+    """Parse an address; an IPv4-mapped one becomes IPv4."""
     found = IPv6Address(address)
     if found.scope_id is not None:
-        raise ValueError("a zone means something on one machine only")
-    return str(found.ipv4_mapped or found)
+        raise ValueError("an address from a proxy must not have a zone")
+    return str(unmapped(found))
 
 
 def _elements(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
-    """Type, offset and value of each TLV (§2.2.1)."""
+    """Yield type, offset and value of each TLV (§2.2.1)."""
     while start < len(data):
         if start + 3 > len(data):
-            raise ProxyFault("a TLV of the header is cut off")
+            raise ProxyFault("a TLV of the header is truncated")
         kind, length = struct.unpack_from("!BH", data, start)
         start += 3
         if start + length > len(data):
@@ -168,7 +171,7 @@ def _elements(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
         start += length
 
 
-def _values(header: bytes, start: int) -> tuple[Tls | None, bytes]:
+def _values(header: bytes, start: int) -> tuple[TlsInfo | None, bytes]:
     authority = unique_id = b""
     secure: bytes | None = None
     for kind, at, value in _elements(header, start):
@@ -188,16 +191,16 @@ def _values(header: bytes, start: int) -> tuple[Tls | None, bytes]:
     return _tls(secure, authority) if secure is not None else None, unique_id
 
 
-def _tls(value: bytes, authority: bytes) -> Tls | None:
-    """The TLV PP2_TYPE_SSL (§2.2.6)."""
+def _tls(value: bytes, authority: bytes) -> TlsInfo | None:
+    """Parse the value of the TLV PP2_TYPE_SSL (§2.2.6)."""
     if len(value) < 5:
-        raise ProxyFault("the TLV about TLS is cut off")
+        raise ProxyFault("the TLV about TLS is truncated")
     client, verify = struct.unpack_from("!BI", value)
     found = {kind: _text(content) for kind, _, content in _elements(value, 5)}
     if not client & _CLIENT_SSL:
         return None
     name = found.get(_SSL_CN, "") if client & _CLIENT_CERTIFICATE and verify == 0 else ""
-    return Tls(
+    return TlsInfo(
         version=found.get(_SSL_VERSION, ""),
         cipher=found.get(_SSL_CIPHER, ""),
         server_name=_text(authority),
@@ -207,10 +210,10 @@ def _tls(value: bytes, authority: bytes) -> Tls | None:
 
 
 def _text(value: bytes) -> str:
-    """UTF-8 without control characters: it will stand in logs and in Received fields."""
+    """Decode UTF-8 without control characters, because the text goes into logs and Received fields."""
     text = value.decode("utf-8", errors="replace")
     if not text.isprintable():
-        raise ProxyFault("a text in the header holds control characters")
+        raise ProxyFault("a text in the header contains control characters")
     return text
 
 
@@ -223,7 +226,7 @@ for _octet in range(256):
 
 
 def crc32c(octets: bytes) -> int:
-    """The Castagnoli checksum (§2.2.3; RFC 3720 §B.4 has vectors)."""
+    """Return the CRC-32C checksum (§2.2.3; RFC 3720 §B.4 has vectors)."""
     remainder = 0xFFFFFFFF
     for octet in octets:
         remainder = remainder >> 8 ^ _TABLE[(remainder ^ octet) & 0xFF]

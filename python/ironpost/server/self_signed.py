@@ -1,9 +1,9 @@
-"""A self-signed certificate, for a server that was just unpacked and for tests.
+"""Creation of self-signed certificates, for a first start and for tests.
 
-Promises: an ECDSA key on P-256 and a certificate for the names given, both in PEM, in files with mode 0600 (SECURITY
-R47); existing files are replaced whole. Clients cannot verify such a certificate: it protects against those who listen,
-not against those who answer in our place.
-Refuses: to run without the package `cryptography`, and says what to install.
+Promises: writes an ECDSA key on P-256 and a certificate for the given names, both in PEM, with file mode 0600 (SECURITY
+R47); existing files are replaced atomically. Refuses: to run without the package `cryptography`; the error says what to
+install. Limitations: clients cannot verify such a certificate, so it protects against eavesdropping but not against an
+impostor.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from ironpost.storage.directory import sync_directory
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 DAYS = 825
-"""How long it holds (a count of days): what several TLS libraries take at most."""
+"""Days for which a certificate is valid by default: the most that several TLS libraries accept."""
 
 
 def write_self_signed(certificate: Path, key: Path, names: Sequence[str], *, days: float = DAYS) -> None:
-    """Writes the two files.
+    """Write a new certificate and its private key.
 
     Args:
-        certificate: where the certificate goes.
-        key: where its private key goes.
-        names: DNS names and IP addresses; the first is the common name too.
-        days: how long it holds from now; 0 or less for one that has expired.
+        certificate: path of the certificate.
+        key: path of the private key.
+        names: DNS names and IP addresses, at least one; the first is also the common name.
+        days: days for which the certificate is valid, starting now; 0 or less for an expired one.
 
     Raises:
         ModuleNotFoundError: the package `cryptography` is not installed.
-        ValueError: no name.
+        ValueError: `names` is empty.
         OSError: a file cannot be written.
     """
     try:
@@ -46,7 +48,7 @@ def write_self_signed(certificate: Path, key: Path, names: Sequence[str], *, day
             "a self-signed certificate needs the package cryptography: pip install 'ironpost[mta]'", name=error.name
         ) from error
     if not names:
-        raise ValueError("a certificate needs a name")
+        raise ValueError("a certificate needs at least one name")
     private = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
     alternatives: list[x509.GeneralName] = []
@@ -81,14 +83,14 @@ def write_self_signed(certificate: Path, key: Path, names: Sequence[str], *, day
 def _write(path: Path, octets: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    # O_EXCL: whoever else may write in the directory cannot have put a link there.
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as handle:
-        handle.write(octets)
-        handle.flush()
-        os.fsync(handle.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    # O_EXCL: another user with write access to the directory cannot have placed a link there.
     try:
-        os.fsync(folder)  # a power cut leaves the old file or the new one, and never an empty one
-    finally:
-        os.close(folder)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as handle:
+            handle.write(octets)
+            handle.flush()
+            os.fsync(handle.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)  # after a power failure the old or the new file is there, never an empty one

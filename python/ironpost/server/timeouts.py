@@ -1,36 +1,46 @@
-"""How long one connection may take for what (RFC 5321 §4.5.3.2). In seconds, but for the rate."""
+"""The timeouts of a connection, in seconds, and the minimum data rate (RFC 5321 §4.5.3.2).
+
+Promises: a timeout never expires early. Refuses: values that are not positive (a negative data rate), with ValueError.
+Limitations: one periodic sweep checks all connections, so a timeout may expire late by up to a quarter of the shortest
+timeout, and at most by 15 seconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ironpost.model.options import Unit, option
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """A time-out is kept by a sweep over all connections, so it may come late by a part of itself, never early."""
+    """The timeouts of every connection of a server."""
 
-    handshake: float = 60.0
-    """For a PROXY header, and for a TLS handshake: the connection is closed (SECURITY R15). A TCP segment may
-    have to come twice."""
+    handshake: float = option(60.0, "handshake_timeout", Unit.SECONDS)
+    """Time for a TLS handshake or a PROXY header. Then the connection is closed (SECURITY R15). A TCP segment may have
+    to be sent twice."""
     refused: float = 30.0
-    """From a refusal in place of the greeting to QUIT, for which RFC 5321 §3.1 has us wait: 421 4.4.2."""
-    hello: float = 300.0
-    """From the greeting to an accepted EHLO or HELO, whatever else is said: 421 4.4.2 (SECURITY R23)."""
-    command: float = 300.0
-    """Without a whole command: 421 4.4.2 (RFC 5321 §4.5.3.2.7)."""
-    data: float = 180.0
-    """Without `DATA_QUANTUM` octets of content: 421 4.4.2 (as RFC 5321 §4.5.3.2.5 for the sending side)."""
-    data_rate: float = 100.0
-    """Octets of content a second, averaged over `data`; slower is 421 4.7.0 (SECURITY R23). Modems did ten times that;
-    0: any."""
-    hook: float = 300.0
-    """Without an answer from an awaited hook: 451 4.3.0 (SECURITY R26)."""
-    write: float = 300.0
-    """With replies that the client does not read: the connection is aborted (SECURITY R23)."""
+    """Time from a refusal in place of the greeting to QUIT, for which RFC 5321 §3.1 makes the server wait. Then 421
+    4.4.2."""
+    hello: float = option(300.0, "hello_timeout", Unit.SECONDS)
+    """Time until EHLO or HELO is accepted, whatever other commands are sent. Then 421 4.4.2 (SECURITY R23)."""
+    command: float = option(300.0, "command_timeout", Unit.SECONDS)
+    """Time to wait for a command. Then 421 4.4.2 (RFC 5321 §4.5.3.2.7)."""
+    data: float = option(180.0, "data_timeout", Unit.SECONDS)
+    """Time to wait for more content. Then 421 4.4.2 (as RFC 5321 §4.5.3.2.5 for the sending side). Fewer than
+    `DATA_QUANTUM` octets do not count."""
+    data_rate: float = option(100.0, "data_rate", Unit.OCTETS_PER_SECOND)
+    """Minimum rate of content in octets per second, averaged over the data timeout; 0 for no minimum. Below it, 421
+    4.7.0 (SECURITY R23). Modems were ten times as fast."""
+    hook: float = option(300.0, "hook_timeout", Unit.SECONDS)
+    """Time for a hook, such as policy or the user database, to answer; then the reply is 451, and the session
+    continues. See SECURITY R26."""
+    write: float = option(300.0, "write_timeout", Unit.SECONDS)
+    """Time that a client may leave replies unread. Then the connection is aborted (SECURITY R23)."""
     linger: float = 10.0
-    """How long we read on after closing with an error, so that the client can read the reply."""
-    session: float = 86400.0
-    """For everything: 421 4.7.0 (SECURITY R23). A day is enough for any queue."""
+    """Time to read on after closing with an error, so that the client can read the reply."""
+    session: float = option(86400.0, "session_time", Unit.SECONDS, minimum=60)
+    """Maximum duration of a session. Then 421 4.7.0 (SECURITY R23). A day is enough for any queue."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -43,6 +53,6 @@ class Timeouts:
 
     @property
     def sweep(self) -> float:
-        """How often connections are looked at."""
+        """Seconds between two sweeps over the connections."""
         least: float = min(getattr(self, field.name) for field in fields(self) if field.name != "data_rate")
         return min(15.0, least / 4)

@@ -1,12 +1,10 @@
-"""TLS between a transport and a connection: a transport to the one, a protocol to the other.
+"""TLS over an asyncio transport: it is the transport of the connection above, and the protocol of the transport below.
 
-Promises: no task, no timer and no thread; the handshake is driven by what comes in. What one read holds is handed on as
-one piece of clear text, and what is written goes out as one piece of cipher text. The end that the peer signs
-(close_notify) is an end of input, the end that it does not sign is a broken connection (SECURITY R6); behind either,
-nothing is read, neither as cipher text nor as clear text. Whatever is wrong with the peer's octets ends this connection
-only.
-Costs: OpenSSL's own memory for the connection; clear text passes through one buffer that all connections of a server
-share.
+Promises: no task, timer or thread; the handshake is driven by input. The plaintext of one read is passed on as one
+piece, and one `write` of plaintext becomes one `write` of ciphertext. A close_notify ends the input; if the connection
+ends without it, it is aborted (SECURITY R6). After either, nothing more is decrypted. Invalid records end only this
+connection. Limitations: each connection costs OpenSSL's memory; plaintext passes through one buffer, which all
+connections of a host share.
 
 Standards: RFC 3207 §4; RFC 8446 §6.1 (close_notify).
 """
@@ -19,150 +17,164 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 if TYPE_CHECKING:
-    from ironpost.protocol.transaction import Tls
+    from ironpost.protocol.server.transaction import TlsInfo
     from ironpost.server.tls import TlsContext
 
 RECORD: Final = 16_384
-"""Octets of clear text in one record at most (RFC 8446 §5.1)."""
+"""Maximum octets of plaintext in one record (RFC 8446 §5.1)."""
 BUFFER: Final = 16 * RECORD
-"""Octets of the buffer into which records are decrypted: as much as a loop reads at once."""
-
+"""Octets of the buffer into which records are decrypted: as much as an event loop reads at once."""
 
 PIECE: Final = 16384
-"""Octets of cipher text that OpenSSL gets at one time."""
+"""Octets of ciphertext given to OpenSSL at a time, because its input buffer never shrinks."""
 
 
-class Owner(Protocol):
-    """Whose connection it is."""
+class TlsOwner(Protocol):
+    """The connection above a TLS transport: an `asyncio.Protocol` with two more methods for the handshake."""
 
-    def secured(self, transport: TlsTransport, tls: Tls, *, early: bool) -> None:
-        """The handshake is done; `early`: what came with its end is more than the handshake."""
+    def handshake_done(self, transport: TlsTransport, tls: TlsInfo, *, early: bool) -> None:
+        """Handle the end of the handshake.
+
+        Args:
+            transport: the TLS transport.
+            tls: the negotiated parameters.
+            early: application data arrived together with the end of the handshake.
+        """
         ...
 
     def handshake_failed(self, reason: str) -> None:
-        """It failed; the transport closes."""
+        """Handle a failed handshake; the transport closes, and `connection_lost` follows."""
         ...
 
     def data_received(self, data: bytes) -> None:
-        """Clear text."""
+        """Handle plaintext; after `write_eof`, ciphertext, which may only be counted."""
         ...
 
     def eof_received(self) -> bool | None:
-        """The client said close_notify. True: the transport stays open for what is still to be written."""
+        """Handle the client's close_notify. Return True to keep the transport open for further output."""
         ...
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """However it ended."""
+        """Handle the end of the connection."""
         ...
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """Handle a full write buffer."""
         ...
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Handle a write buffer that has room again."""
         ...
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
-    """The cipher side of one connection."""
+    """The server side of TLS on one connection."""
 
     __slots__ = (
         "_buffer",
         "_context",
-        "_deaf",
+        "_established",
         "_incoming",
+        "_input_ended",
+        "_lower",
+        "_notified",
         "_outgoing",
         "_owner",
-        "_ready",
-        "_said_end",
         "_tls",
-        "_wire",
     )
 
-    def __init__(self, owner: Owner, wire: asyncio.Transport, context: TlsContext, buffer: memoryview) -> None:
-        """Takes `wire` over; nothing may have been read from it that is not to be cipher text."""
+    def __init__(self, owner: TlsOwner, lower: asyncio.Transport, context: TlsContext, buffer: memoryview) -> None:
+        """Become the protocol of `lower` and wait for the client's handshake.
+
+        Args:
+            owner: the connection above.
+            lower: the transport of the ciphertext; no ciphertext may have been read from it.
+            context: the certificates.
+            buffer: `BUFFER` writable octets, which other connections may use between two callbacks.
+        """
         self._owner = owner
-        self._wire = wire
+        self._lower = lower
         self._context = context
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.new(self._incoming, self._outgoing)
         self._buffer = buffer
-        self._ready = False
+        self._established = False
         """The handshake is done."""
-        self._deaf = False
-        """Nothing that comes is read any more."""
-        self._said_end = False
-        """Our close_notify is out."""
-        wire.set_protocol(self)
+        self._input_ended = False
+        """No more input is decrypted."""
+        self._notified = False
+        """Our close_notify was sent."""
+        lower.set_protocol(self)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # The wire's side
+    # asyncio.Protocol of the transport below
 
     def data_received(self, data: bytes) -> None:
-        """Cipher text."""
-        if self._deaf:
+        """Handle ciphertext."""
+        if self._input_ended:
+            if self._notified:
+                self._owner.data_received(data)  # the owner counts and discards it
             return
         rest = memoryview(data)
-        while not self._ready:
+        while not self._established:
             if not rest:
                 return
-            rest = self._take_in(rest)
-            facts = self._shake_hands()
-            if self._deaf:
+            rest = self._feed(rest)
+            facts = self._handshake()
+            if self._input_ended:
                 return
             if facts is not None:
-                self._owner.secured(self, facts, early=self._incoming.pending > 0 or len(rest) > 0)
-        if (self._incoming.pending or rest) and not self._deaf:
+                self._owner.handshake_done(self, facts, early=self._incoming.pending > 0 or len(rest) > 0)
+        if (self._incoming.pending or rest) and not self._input_ended:
             self._read(rest)
 
-    def _take_in(self, rest: memoryview) -> memoryview:
-        """Hands the first part to OpenSSL, whose buffer never gets smaller again; what is left."""
+    def _feed(self, rest: memoryview) -> memoryview:
+        """Give OpenSSL the first `PIECE` octets; return the rest."""
         self._incoming.write(rest[:PIECE])
         return rest[PIECE:]
 
     def eof_received(self) -> bool:
-        """The wire ended. Without close_notify somebody may have cut it, so nothing that was begun counts (R6)."""
-        if self._deaf:
-            return self._ready and not self._said_end  # behind close_notify the owner may still have something to say
-        self._deaf = True
-        if not self._ready:
+        """Handle the end of the ciphertext. Without close_notify an attacker may have caused it (SECURITY R6)."""
+        if self._input_ended:
+            return self._established and not self._notified  # after close_notify the owner may still write
+        self._input_ended = True
+        if not self._established:
             self._owner.handshake_failed("the client closed the connection")
-        self._wire.abort()
+        self._lower.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The wire is gone."""
-        self._deaf = True
+        """Tell the owner that the transport below is closed."""
+        self._input_ended = True
         owner = self._owner
-        del self._owner  # each would keep the other for the garbage collector; nothing more is told to it
+        del self._owner  # break the reference cycle; the owner gets no further calls
         owner.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """Tell the owner that the write buffer is full."""
         self._owner.pause_writing()
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """Tell the owner that the write buffer has room again."""
         self._owner.resume_writing()
 
-    def _shake_hands(self) -> Tls | None:
-        """What is known when the handshake is done; None while it is not."""
+    def _handshake(self) -> TlsInfo | None:
+        """Continue the handshake. Return the TLS parameters if it is done now, else None."""
         facts = None
         try:
             self._tls.do_handshake()
             facts = self._context.facts(self._tls)
-            self._ready = True
+            self._established = True
         except ssl.SSLWantReadError:
             pass
-        except (ssl.SSLError, OSError, ValueError) as error:  # ValueError: a name that cannot be read
-            self._send()  # the alert that says why
-            self._deaf = True
+        except (ssl.SSLError, OSError, ValueError) as error:  # ValueError: a name that cannot be parsed
+            self._write_ciphertext()  # the alert
+            self._input_ended = True
             self._owner.handshake_failed(_reason(error))
-            self._wire.close()
+            self._lower.close()
             return None
-        self._send()
+        self._write_ciphertext()
         return facts
 
     def _read(self, rest: memoryview) -> None:
@@ -174,10 +186,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             except ssl.SSLWantReadError:
                 if not rest:
                     break
-                rest = self._take_in(rest)
+                rest = self._feed(rest)
                 continue
-            except (ssl.SSLError, OSError):  # a record that was changed, an alert: nobody vouches for what follows
-                self._deaf = True
+            except (ssl.SSLError, OSError):  # a record that was modified, or an alert
+                self._input_ended = True
                 break
             if not octets:
                 ended = True
@@ -189,28 +201,28 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             if not incoming.pending and not tls.pending():
                 if not rest:
                     break
-                rest = self._take_in(rest)
-        if self._outgoing.pending:  # an answer of OpenSSL's own
-            self._send()
+                rest = self._feed(rest)
+        if self._outgoing.pending:  # records that OpenSSL created itself, such as a key update
+            self._write_ciphertext()
         if size:
             self._owner.data_received(bytes(buffer[:size]))
-        if ended and not self._deaf:
-            self._deaf = True
+        if ended and not self._input_ended:
+            self._input_ended = True
             if not self._owner.eof_received():
                 self.close()
-        elif self._deaf and not self._said_end:
-            self._wire.abort()
+        elif self._input_ended and not self._notified:
+            self._lower.abort()
 
-    def _send(self) -> None:
+    def _write_ciphertext(self) -> None:
         octets = self._outgoing.read()
-        if octets and not self._wire.is_closing():
-            self._wire.write(octets)
+        if octets and not self._lower.is_closing():
+            self._lower.write(octets)
 
     # -----------------------------------------------------------------------------------------------------------------
-    # The connection's side
+    # asyncio.Transport for the connection above
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypts and sends."""
+        """Encrypt and write plaintext."""
         tls = self._tls
         try:
             sent = tls.write(data)
@@ -219,83 +231,83 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 while sent < len(data):
                     sent += tls.write(rest[sent:])
         except ssl.SSLError:
-            self._deaf = True
-            self._wire.abort()
+            self._input_ended = True
+            self._lower.abort()
             return
-        self._wire.write(self._outgoing.read())
+        self._lower.write(self._outgoing.read())
 
     def close(self) -> None:
-        """Says close_notify, then closes."""
-        self._say_end()
-        self._deaf = True
-        self._wire.close()
+        """Send close_notify, then close."""
+        self._notify()
+        self._input_ended = True
+        self._lower.close()
 
     def abort(self) -> None:
-        """Closes at once."""
-        self._deaf = True
-        self._wire.abort()
+        """Close at once, without close_notify."""
+        self._input_ended = True
+        self._lower.abort()
 
     def write_eof(self) -> None:
-        """Says close_notify; what the client still sends is dropped."""
-        self._say_end()
-        self._deaf = True
-        self._wire.write_eof()
+        """Send close_notify and close the write side; further input is discarded."""
+        self._notify()
+        self._input_ended = True
+        self._lower.write_eof()
 
     def can_write_eof(self) -> bool:
-        """It can."""
-        return self._wire.can_write_eof()
+        """Whether the write side can be closed alone."""
+        return self._lower.can_write_eof()
 
-    def _say_end(self) -> None:
-        if not self._ready or self._said_end or self._wire.is_closing():
+    def _notify(self) -> None:
+        if not self._established or self._notified or self._lower.is_closing():
             return
-        self._said_end = True
-        with contextlib.suppress(ssl.SSLError, OSError):  # it would wait for the client's; we do not
+        self._notified = True
+        with contextlib.suppress(ssl.SSLError, OSError):  # `unwrap` also expects the client's close_notify
             self._tls.unwrap()
-        self._send()
+        self._write_ciphertext()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Another owner, from now on."""
-        self._owner = cast("Owner", protocol)
+        """Replace the connection above."""
+        self._owner = cast("TlsOwner", protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Whose connection it is."""
+        """Return the connection above."""
         return cast("asyncio.BaseProtocol", self._owner)
 
     def is_closing(self) -> bool:
-        """Whether it is closed or being closed."""
-        return self._wire.is_closing()
+        """Whether the transport is closed or closing."""
+        return self._lower.is_closing()
 
     def pause_reading(self) -> None:
-        """No more is read."""
-        self._wire.pause_reading()
+        """Stop reading."""
+        self._lower.pause_reading()
 
     def resume_reading(self) -> None:
-        """It is read again."""
-        self._wire.resume_reading()
+        """Resume reading."""
+        self._lower.resume_reading()
 
     def is_reading(self) -> bool:
-        """Whether it is read."""
-        return self._wire.is_reading()
+        """Whether reading is not paused."""
+        return self._lower.is_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Of the wire: in octets of cipher text."""
-        self._wire.set_write_buffer_limits(high, low)
+        """Set the limits of the write buffer, in octets of ciphertext."""
+        self._lower.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        """Octets of cipher text that the client has not taken."""
-        return self._wire.get_write_buffer_size()
+        """Return the octets of ciphertext in the write buffer."""
+        return self._lower.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`ssl_object`, `cipher` and `peercert`; everything else is the wire's."""
+        """Return `ssl_object`, `cipher` or `peercert` of TLS; other names are looked up in the transport below."""
         if name == "ssl_object":
             return self._tls
         if name == "cipher":
             return self._tls.cipher()
         if name == "peercert":
             return self._tls.getpeercert()
-        return self._wire.get_extra_info(name, default)
+        return self._lower.get_extra_info(name, default)
 
 
 def _reason(error: Exception) -> str:
-    """OpenSSL's word for what went wrong."""
+    """Return the reason that OpenSSL gives, as text for the log."""
     return str(getattr(error, "reason", None) or error or type(error).__name__).replace("_", " ").lower()

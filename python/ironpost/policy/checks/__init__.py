@@ -1,63 +1,59 @@
-"""The checks. Each is one file and one line here; this tuple is the order in which they are asked."""
+"""The checks: each is one file and one line of `CHECKS`, which is the order in which they run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from ironpost.policy.checks import (
-    access,
-    hello_names,
-    loop,
-    null_sender,
-    own_sender,
-    rates,
-    relay,
-    reverse_dns,
-    sender_domain,
-    sender_login,
-    senders,
-)
+from ironpost.policy.checks.access import Access
+from ironpost.policy.checks.hello_names import HelloNames
+from ironpost.policy.checks.loop import Loop
+from ironpost.policy.checks.null_sender import NullSender
+from ironpost.policy.checks.own_sender import OwnSender
+from ironpost.policy.checks.rates import MessageRate, RecipientRate
+from ironpost.policy.checks.relay import Relay
+from ironpost.policy.checks.reverse_dns import ReverseDns
+from ironpost.policy.checks.sender_domain import SenderDomain
+from ironpost.policy.checks.sender_login import SenderLogin
+from ironpost.policy.checks.senders import SenderRules
+from ironpost.policy.context import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
-    from ironpost.model.ports import Clock, Resolver
-    from ironpost.policy.buckets import Buckets
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Check
+    from ironpost.policy.check import Check
 
-
-class Ports(NamedTuple):
-    """What a check may ask of the world. A check whose port is not there is not asked."""
-
-    clock: Clock | None = None
-    resolver: Resolver | None = None
-    share: Callable[[str, Buckets], None] | None = None
-    """Takes each check's buckets, with their name, to be kept together with other processes."""
-
-
-CHECKS: Final[tuple[Callable[[Settings, Ports], Check | None], ...]] = (
-    access.build,
-    reverse_dns.build,
-    hello_names.build,
-    sender_login.build,
-    rates.messages,
-    senders.build,
-    own_sender.build,
-    sender_domain.build,
-    null_sender.build,
-    rates.recipients,
-    relay.build,
-    loop.build,
+CHECKS: Final[tuple[type[Check], ...]] = (
+    Access,
+    ReverseDns,
+    HelloNames,
+    SenderLogin,
+    MessageRate,
+    SenderRules,
+    OwnSender,
+    SenderDomain,
+    NullSender,
+    RecipientRate,
+    Relay,
+    Loop,
 )
-"""Each takes the policy's settings and ports, and gives its check, or None if there is nothing for it to look at.
-
-Within a stage the order matters: a sender rule that accepts comes behind the check of who may use a sender, and relay
-control, which always decides, is the last about a recipient.
-"""
+"""Within a stage the order matters: sender rules, which may accept, run after the check of who may use a sender, and
+relay control, which always decides, is the last check of a recipient."""
 
 
-def configured(settings: Settings, ports: Ports = Ports()) -> list[Check]:  # noqa: B008 - immutable
-    """Every check that has something to look at, in order: what `Policy` takes."""
-    built = (build(settings, ports) for build in CHECKS)
-    return [check for check in built if check is not None]
+def configured(
+    context: Context | None = None, options: Iterable[object] = (), registry: Iterable[type[Check]] = CHECKS
+) -> list[Check]:
+    """The checks that the options enable, in order, for `Policy`.
+
+    Args:
+        context: the system, ports and common options; None for their defaults.
+        options: instances of `Check.Options`; a check without one gets the defaults.
+        registry: the classes of the checks.
+
+    Raises:
+        ValueError: a standard forbids what the options demand.
+    """
+    shared = Context() if context is None else context
+    given = {type(each): each for each in options}
+    checks = [kind(given.get(kind.Options) or kind.Options(), shared) for kind in registry]
+    return [check for check in checks if check.enabled]

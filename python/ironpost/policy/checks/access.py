@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
 
-from ironpost.policy.settings import within
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.model.network import Network, within
+from ironpost.model.options import not_empty
+from ironpost.policy.check import NOTHING, Check, Finding
+from ironpost.policy.options import RuleAction, reply_text, rule_verdict
 
 if TYPE_CHECKING:
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import AccessRule, Settings
-    from ironpost.policy.verdict import Facts
-
-_NOTHING: Final = Finding(NEUTRAL)
+    from ironpost.policy.context import Context
+    from ironpost.policy.facts import Facts
 
 
-class Access:
-    """Asked when a client connects. A rule that accepts spares the client the other checks of the connection."""
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """The action on clients from some networks."""
+
+    networks: Annotated[tuple[Network, ...], not_empty]
+    """In `[[policy.access]]`: networks to whose clients `action` applies when they connect. The first matching rule
+    decides."""
+    action: RuleAction
+    """`accept` (exempts the client from the other checks of a connection), `defer`, `reject`, `quarantine`, `drop` (the
+    message is acknowledged with 250 and discarded), `tarpit`."""
+    text: Annotated[str, reply_text] = ""
+    """The reply text, or the reason in the log."""
+
+
+class Access(Check):
+    """Runs when a client connects. A rule that accepts skips the other checks of the connection."""
 
     name: Final = "access"
-    stage: Final = Stage.CONNECT
 
-    def __init__(self, rules: tuple[AccessRule, ...]) -> None:
-        self._rules = rules
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """The rules."""
 
-    def judge(self, facts: Facts) -> Finding:
-        """The verdict of the first rule that holds the client's address."""
-        for number, rule in enumerate(self._rules, 1):
-            network = within(facts.ip, rule.networks)
+        access: tuple[AccessRule, ...] = ()
+        """Rules by client address."""
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        delay = context.common.delay
+        self._rules = [(rule.networks, rule_verdict(rule.action, rule.text, delay)) for rule in options.access]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there are rules."""
+        return bool(self._rules)
+
+    def connect(self, facts: Facts) -> Finding:
+        """The verdict of the first rule whose networks contain the client's address."""
+        for number, (networks, verdict) in enumerate(self._rules, 1):
+            network = within(facts.ip, networks)
             if network is not None:
-                return Finding(rule.verdict, f"rule {number}: {facts.ip} is in {network}")
-        return _NOTHING
-
-
-def build(settings: Settings, ports: Ports) -> Access | None:
-    """The check, if there are rules."""
-    del ports
-    return Access(settings.access) if settings.access else None
+                return Finding(verdict, f"rule {number}: {facts.ip} is in {network}")
+        return NOTHING

@@ -1,74 +1,91 @@
-"""What a client calls itself in EHLO or HELO.
+"""Checks of the name in EHLO or HELO.
 
-RFC 5321 §4.1.4 lets a server verify that the name belongs to the client's address, and forbids to refuse mail because
-it does not: a literal that is not the client's own is recorded, delayed or kept apart, and never refused. That a
-stranger uses our own name, or a name that cannot be a public host's (RFC 5321 §2.3.5 wants it fully qualified), may be
-refused if the operator says so.
+RFC 5321 §4.1.4 lets a server verify that the name belongs to the client's address, and forbids refusing mail because
+it does not: an address literal of another address is logged, delayed or quarantined, never refused. The operator may
+refuse untrusted clients that use this server's own name, or a name that is not fully qualified (RFC 5321 §2.3.5).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ironpost.policy.settings import Measure, address_of
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.model.network import parse_ip
+from ironpost.policy.check import NOTHING, Check, Finding
+from ironpost.policy.options import Enforcement, Harmless
 
 if TYPE_CHECKING:
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Facts
-
-_NOTHING: Final = Finding(NEUTRAL)
+    from ironpost.policy.context import Context
+    from ironpost.policy.facts import Facts
 
 
-class HelloNames:
-    """Asked at EHLO and HELO."""
+class HelloNames(Check):
+    """Runs at EHLO and HELO."""
 
     name: Final = "hello"
-    stage: Final = Stage.HELLO
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """What to do about each kind of wrong name."""
 
-    def judge(self, facts: Facts) -> Finding:
-        """What speaks against the name, if anything does."""
-        settings, name = self._settings, facts.helo.lower()
-        delay = settings.delay
-        if settings.knows(facts) or not facts.ip:
-            return _NOTHING
+        helo_own_name: Enforcement = Enforcement.RECORD
+        """An untrusted client gives this server's name or address in EHLO: `off`, `record`, `tarpit`, `quarantine`,
+        `defer` or `reject`."""
+        helo_bare_name: Enforcement = Enforcement.OFF
+        """An untrusted client gives a name without a dot. Values as above."""
+        helo_literal: Harmless = Enforcement.OFF
+        """A client gives an address literal other than its address: `off`, `record`, `tarpit` or `quarantine`; it may
+        not be refused for that."""
+
+    options: Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        """See `Check`.
+
+        Raises:
+            ValueError: the options refuse clients for an address literal of another address.
+        """
+        super().__init__(options, context)
+        if options.helo_literal in {Enforcement.DEFER, Enforcement.REJECT}:
+            raise ValueError("mail must not be refused because of the address literal in EHLO (RFC 5321 §4.1.4)")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether a rule is not off."""
+        options = self.options
+        return {options.helo_own_name, options.helo_literal, options.helo_bare_name} != {Enforcement.OFF}
+
+    def hello(self, facts: Facts) -> Finding:
+        """The first objection to the name, if any."""
+        options, name = self.options, facts.helo.lower()
+        delay = self.context.common.delay
+        if self.context.system.trusts(facts) or not facts.ip:
+            return NOTHING
         literal = _literal(name)
-        if settings.helo_own_name is not Measure.OFF and self._ours(name, literal, facts):
-            reason = f"{facts.ip} calls itself {name}, which is us"
-            return settings.helo_own_name.finding(reason, text="That is our name", status="7.1", delay=delay)
+        if options.helo_own_name is not Enforcement.OFF and self._ours(name, literal, facts):
+            reason = f"{facts.ip} uses our own name {name}"
+            return options.helo_own_name.finding(
+                reason, text="HELO name is this server's own", status="7.1", delay=delay
+            )
         if literal:
-            if settings.helo_literal is not Measure.OFF and address_of(literal) != address_of(facts.ip):
-                reason = f"{facts.ip} calls itself {name}"
-                return settings.helo_literal.finding(reason, text="", status="7.1", delay=delay)
-        elif settings.helo_bare_name is not Measure.OFF and "." not in name.rstrip("."):
+            if options.helo_literal is not Enforcement.OFF and parse_ip(literal) != parse_ip(facts.ip):
+                reason = f"{facts.ip} uses the address literal {name}"
+                return options.helo_literal.finding(reason, text="", status="7.1", delay=delay)
+        elif options.helo_bare_name is not Enforcement.OFF and "." not in name.rstrip("."):
             reason = f"{name} is not fully qualified"
-            return settings.helo_bare_name.finding(reason, text="Say your full name", status="7.1", delay=delay)
-        return _NOTHING
+            return options.helo_bare_name.finding(
+                reason, text="HELO name is not fully qualified", status="7.1", delay=delay
+            )
+        return NOTHING
 
     def _ours(self, name: str, literal: str, facts: Facts) -> bool:
+        own_names = self.context.system.own_names
         if literal:
-            local = address_of(facts.local_ip)
-            return (local is not None and address_of(literal) == local) or name in self._settings.own_names
-        return name.rstrip(".") in self._settings.own_names
+            local = parse_ip(facts.local_ip)
+            return (local is not None and parse_ip(literal) == local) or name in own_names
+        return name.rstrip(".") in own_names
 
 
 def _literal(name: str) -> str:
-    """The address in an address literal, empty if the name is none."""
+    """The address in an address literal; empty for a domain."""
     return name[1:-1].removeprefix("ipv6:") if name.startswith("[") and name.endswith("]") else ""
-
-
-def build(settings: Settings, ports: Ports) -> HelloNames | None:
-    """The check, unless everything it could find is of no interest.
-
-    Raises:
-        ValueError: a client is to be refused for a literal that is not its own.
-    """
-    del ports
-    if settings.helo_literal in {Measure.DEFER, Measure.REJECT}:
-        raise ValueError("mail is not refused because an address literal is not the client's (RFC 5321 §4.1.4)")
-    measures = {settings.helo_own_name, settings.helo_literal, settings.helo_bare_name}
-    return None if measures == {Measure.OFF} else HelloNames(settings)

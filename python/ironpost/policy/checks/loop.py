@@ -1,4 +1,7 @@
-"""Loop detection: a message with a hundred Received fields goes in circles (RFC 5321 §6.3, SECURITY R48)."""
+"""Loop detection: a message with a hundred Received fields is in a mail loop (RFC 5321 §6.3, SECURITY R48).
+
+The threshold is the RFC's, not an option.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,21 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.message.trace import MAX_RECEIVED
 from ironpost.model.verdict import Verdict
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.policy.check import NOTHING, Check, Finding
 from ironpost.protocol import replies
 
 if TYPE_CHECKING:
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Facts
+    from ironpost.policy.facts import Facts
 
 _LOOP: Final = Verdict.refuse(replies.LOOP_DETECTED)
-_NOTHING: Final = Finding(NEUTRAL)
 
 
-class Loop:
-    """Asked when the whole content is there."""
+class Loop(Check):
+    """Runs when the content is complete."""
 
     name: Final = "loop"
-    stage: Final = Stage.CONTENT
 
-    def judge(self, facts: Facts) -> Finding:
-        """Refuses a loop; says nothing else."""
-        if facts.hops >= MAX_RECEIVED:
-            return Finding(_LOOP, f"{facts.hops} Received fields")
-        return _NOTHING
-
-
-def build(settings: Settings, ports: Ports) -> Loop:
-    """The check. The threshold is the RFC's, not the operator's."""
-    del settings, ports
-    return Loop()
+    def content(self, facts: Facts) -> Finding:
+        """Refuse a message in a loop."""
+        hops = 0 if facts.header is None else facts.header.received
+        return Finding(_LOOP, f"{hops} Received fields") if hops >= MAX_RECEIVED else NOTHING

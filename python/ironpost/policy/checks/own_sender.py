@@ -1,47 +1,50 @@
-"""A sender of a local domain, from a client that is neither trusted nor authenticated.
+"""Senders in a local domain, used by clients that are neither trusted nor authenticated.
 
-RFC 2505 §2.6.2 forbids to refuse it, because of forwarding and mailing lists; many sites do all the same. It is off
-unless the operator says otherwise.
+RFC 2505 §2.6.2 forbids refusing them, because of forwarding and mailing lists; many sites do it nevertheless. Off by
+default.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ironpost.policy.settings import Measure
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.policy.check import NOTHING, Check, Finding
+from ironpost.policy.options import Enforcement
 
 if TYPE_CHECKING:
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Facts
-
-_NOTHING: Final = Finding(NEUTRAL)
+    from ironpost.policy.facts import Facts
 
 
-class OwnSender:
-    """Asked at MAIL."""
+class OwnSender(Check):
+    """Runs at MAIL."""
 
     name: Final = "own-sender"
-    stage: Final = Stage.MAIL
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """What to do about such senders."""
 
-    def judge(self, facts: Facts) -> Finding:
-        """Whether a stranger sends in our name."""
-        settings, sender = self._settings, facts.reverse_path
-        if sender is None or sender.key not in settings.local_domains:
-            return _NOTHING
-        if facts.identity is not None or settings.knows(facts):
-            return _NOTHING
-        reason = f"{facts.ip} sends as {sender} and is a stranger"
-        return settings.own_sender.finding(
-            reason, text="Authenticate to send from this domain", status="7.1", delay=settings.delay
+        own_sender: Enforcement = Enforcement.OFF
+        """An untrusted client uses a sender in a local domain. Values as for `helo_own_name`."""
+
+    options: Options
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the check is not off."""
+        return self.options.own_sender is not Enforcement.OFF
+
+    def mail(self, facts: Facts) -> Finding:
+        """Object to a local reverse-path from an untrusted client."""
+        system, sender = self.context.system, facts.reverse_path
+        if sender is None or sender.key not in system.local_domains:
+            return NOTHING
+        if facts.identity is not None or system.trusts(facts):
+            return NOTHING
+        return self.options.own_sender.finding(
+            f"{facts.ip} sends as {sender} without authentication",
+            text="Authenticate to send from this domain",
+            status="7.1",
+            delay=self.context.common.delay,
         )
-
-
-def build(settings: Settings, ports: Ports) -> OwnSender | None:
-    """The check, if it is wanted."""
-    del ports
-    return None if settings.own_sender is Measure.OFF else OwnSender(settings)

@@ -1,93 +1,119 @@
-"""How much one login, or one network, may send: messages and recipients in a time (RFC 2505 §2.8).
+"""Rate limits: messages and recipients per period, for each login or network (RFC 2505 §2.8).
 
-Promises: who has authenticated is counted by login and by nothing else; others by IPv4 address or IPv6 /64, but for
-the trusted networks and front servers that speak LMTP. What is refused is not counted, and may come later: 451 4.7.1.
+Promises: an authenticated client is counted by login only; others by IPv4 address or IPv6 /64, except for trusted
+networks and front servers that speak LMTP. Excess mail is deferred with 451 4.7.1 and not counted.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ironpost.model.network import client_network
 from ironpost.model.verdict import defer
 from ironpost.policy.buckets import Buckets
-from ironpost.policy.settings import address_of
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.policy.check import NOTHING, Check, Finding
+from ironpost.policy.options import Quota  # noqa: TC001 - the types of options are read at run time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ironpost.model.ports import Clock
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Quota, Settings
-    from ironpost.policy.verdict import Facts
-
-_NOTHING: Final = Finding(NEUTRAL)
+    from ironpost.policy.context import Context
+    from ironpost.policy.facts import Facts
 
 
-class Rate:
-    """Asked at MAIL about messages, at RCPT about recipients."""
+class _Rates:
+    """The quotas of one kind of item, `message` or `recipient`."""
 
-    def __init__(
-        self, what: str, stage: Stage, settings: Settings, clock: Clock, network: Quota | None, login: Quota | None
-    ) -> None:
-        self.name = f"{what}-rate"
-        self.stage = stage
-        self._what = what
-        self._settings = settings
-        self._quotas = network, login
-        self._by_network = None if network is None else Buckets(network, clock)
-        self._by_login = None if login is None else Buckets(login, clock)
+    def __init__(self, item: str, network: Quota | None, login: Quota | None, context: Context) -> None:
+        self._item = item
+        self._system = context.system
+        self._by_network = self._buckets("network", network, context)
+        self._by_login = self._buckets("login", login, context)
 
-    def share(self, share: Callable[[str, Buckets], None]) -> None:
-        """Hands its buckets out, each with a name of its own."""
-        for whose, buckets in (("network", self._by_network), ("login", self._by_login)):
-            if buckets is not None:
-                share(f"{self.name} by {whose}", buckets)
+    def _buckets(self, whose: str, quota: Quota | None, context: Context) -> tuple[Quota, Buckets] | None:
+        clock, share = context.ports.clock, context.ports.share
+        if quota is None or clock is None:
+            return None
+        buckets = Buckets(quota, clock)
+        if share is not None:
+            share(f"{self._item}-rate by {whose}", buckets)
+        return quota, buckets
 
-    def judge(self, facts: Facts) -> Finding:
-        """Counts, and defers what is too much."""
-        network, login = self._quotas
+    @property
+    def limited(self) -> bool:
+        """Whether there is a quota, and a clock to measure it with."""
+        return self._by_network is not None or self._by_login is not None
+
+    def take(self, facts: Facts) -> Finding:
+        """Count one item; defer it if the quota is used up."""
         if facts.identity is not None:
-            key, buckets, quota = facts.identity.name.lower(), self._by_login, login
-        elif self._settings.knows(facts):
-            return _NOTHING
+            key, limit = facts.identity.name.lower(), self._by_login
+        elif self._system.trusts(facts):
+            return NOTHING
         else:
-            key, buckets, quota = prefix(facts.ip), self._by_network, network
-        if buckets is None or quota is None:
-            return _NOTHING
+            key, limit = client_network(facts.ip), self._by_network
+        if limit is None:
+            return NOTHING
+        quota, buckets = limit
         wait = buckets.take(key)
         if not wait:
-            return _NOTHING
-        told = f"{key} has had its {quota.many} {self._what}s in {quota.seconds:g} s, the next in {wait:.0f} s"
-        return Finding(defer(f"Too many {self._what}s, try again later"), told)
+            return NOTHING
+        who = key or "a client without an IP address"
+        reason = f"{who} has used up {quota.many} {self._item}s per {quota.seconds:g} s, the next in {wait:.0f} s"
+        return Finding(defer(f"Too many {self._item}s, try again later"), reason)
 
 
-def prefix(ip: str) -> str:
-    """What counts as one network: an IPv4 address, an IPv6 /64; text that is no address as it is."""
-    address = address_of(ip)
-    if isinstance(address, IPv6Address):
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return ip if address is None else str(address)
+class MessageRate(Check):
+    """Counts messages at MAIL."""
+
+    name: Final = "message-rate"
+
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """The quotas; None for no limit."""
+
+        network_messages: Quota | None = None
+        """Rate of messages for each IPv4 address or IPv6 /64 outside the trusted networks, such as `"100/h"`; more are
+        deferred with 451 4.7.1. Counted over all workers; a reload resets the counts."""
+        login_messages: Quota | None = None
+        """Rate of messages for each login, from any address."""
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self._rates = _Rates("message", options.network_messages, options.login_messages, context)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a quota."""
+        return self._rates.limited
+
+    def mail(self, facts: Facts) -> Finding:
+        """Count the message."""
+        return self._rates.take(facts)
 
 
-def messages(settings: Settings, ports: Ports) -> Rate | None:
-    """The check of messages, if there is a quota."""
-    network, login = settings.network_messages, settings.login_messages
-    if ports.clock is None or (network is None and login is None):
-        return None
-    return _shared(Rate("message", Stage.MAIL, settings, ports.clock, network, login), ports)
+class RecipientRate(Check):
+    """Counts recipients at RCPT."""
 
+    name: Final = "recipient-rate"
 
-def recipients(settings: Settings, ports: Ports) -> Rate | None:
-    """The check of recipients, if there is a quota."""
-    network, login = settings.network_recipients, settings.login_recipients
-    if ports.clock is None or (network is None and login is None):
-        return None
-    return _shared(Rate("recipient", Stage.RECIPIENT, settings, ports.clock, network, login), ports)
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """The quotas; None for no limit."""
 
+        network_recipients: Quota | None = None
+        """Rate of recipients, as `network_messages`."""
+        login_recipients: Quota | None = None
+        """Rate of recipients, as `login_messages`."""
 
-def _shared(rate: Rate, ports: Ports) -> Rate:
-    if ports.share is not None:
-        rate.share(ports.share)
-    return rate
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self._rates = _Rates("recipient", options.network_recipients, options.login_recipients, context)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a quota."""
+        return self._rates.limited
+
+    def recipient(self, facts: Facts) -> Finding:
+        """Count the recipient."""
+        return self._rates.take(facts)

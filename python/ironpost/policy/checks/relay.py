@@ -1,64 +1,76 @@
-"""Relay control: a recipient is ours, or the client is trusted or has authenticated, or the answer is no.
+"""Relay control: accept local recipients, and any recipient from a trusted or authenticated client; refuse the rest.
 
-Promises: exactly five ways to yes: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox, a customer's domain, a trusted
-client, a client that has authenticated (RFC 5068 §3.1). A local part is compared and never interpreted:
-`user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local mailboxes with odd names, and no
-way through us (RFC 2505 §2.1).
+Promises: recipients are accepted for exactly five reasons: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox or alias,
+a customer's domain, a trusted client, an authenticated client (RFC 5068 §3.1). A local part is compared and never
+interpreted: `user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local mailboxes with odd
+names, never relayed (RFC 2505 §2.1).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost.model.verdict import Verdict
-from ironpost.policy.verdict import ACCEPT, Finding, Stage
+from ironpost.model.verdict import Verdict, defer
+from ironpost.policy.check import ACCEPT, Check, Finding
 from ironpost.protocol import replies
+from ironpost.routing.directory import ConfiguredDirectory, DirectoryError, NotLocal, Unknown
 
 if TYPE_CHECKING:
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Facts
+    from collections.abc import Awaitable
+
+    from ironpost.model import Address
+    from ironpost.policy.check import NoOptions, Opinion
+    from ironpost.policy.context import Context
+    from ironpost.policy.facts import Facts
+    from ironpost.routing.directory import Directory, Entry
 
 _REFUSED: Final = Verdict.refuse(replies.RELAY_DENIED)
 _UNKNOWN: Final = Verdict.refuse(replies.NOT_ACCEPTED_HERE)
 
 
-class Relay:
-    """Asked for each RCPT."""
+class Relay(Check):
+    """Runs at RCPT. It cannot be turned off."""
 
     name: Final = "relay"
-    stage: Final = Stage.RECIPIENT
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, options: NoOptions, context: Context) -> None:
+        super().__init__(options, context)
+        directory = context.ports.directory
+        self._directory: Directory = directory or ConfiguredDirectory(context.system.local_domains)
 
-    def judge(self, facts: Facts) -> Finding:
-        """Accepts or refuses; never neutral."""
-        settings = self._settings
+    def recipient(self, facts: Facts) -> Opinion:
+        """Accept or refuse; never neutral."""
         address = facts.forward_path
         if address is None:
             return Finding(_REFUSED, "no recipient")
         if not address.domain:
             return Finding(ACCEPT, "postmaster is always accepted")
-        local = settings.local_domains.match(address.key)
-        if local is not None:
-            known = settings.local_recipients
-            if known is None:
-                by = "" if local == address.key else f" by {local}"
-                return Finding(ACCEPT, f"{address.key} is local{by}")
-            if address.local_part.lower() == "postmaster" or address in known:
-                return Finding(ACCEPT, f"{address} is a local mailbox")
-            return Finding(_UNKNOWN, f"{address.key} is local, and {address} is not listed")
-        if address.key in settings.customer_domains:
-            return Finding(ACCEPT, f"{address.key} is a customer's, who fetches its mail here")
+        try:
+            entry = self._directory.find(address)
+        except DirectoryError as error:
+            return _failed(error)
+        return self._decide(facts, address, entry) if isinstance(entry, tuple) else self._later(facts, address, entry)
+
+    async def _later(self, facts: Facts, address: Address, entry: Awaitable[Entry]) -> Finding:
+        try:
+            return self._decide(facts, address, await entry)
+        except DirectoryError as error:
+            return _failed(error)
+
+    def _decide(self, facts: Facts, address: Address, entry: Entry) -> Finding:
+        if isinstance(entry, Unknown):
+            return Finding(_UNKNOWN, entry.reason)
+        if not isinstance(entry, NotLocal):
+            return Finding(ACCEPT, entry.reason)
+        system = self.context.system
+        if address.key in system.customer_domains:
+            return Finding(ACCEPT, f"{address.key} belongs to a customer who fetches mail here")
         if facts.identity is not None:
             return Finding(ACCEPT, f"{facts.identity.name} is authenticated")
-        if settings.trusts(facts.ip):
+        if system.may_relay(facts.ip):
             return Finding(ACCEPT, f"{facts.ip} is in a trusted network")
-        return Finding(_REFUSED, f"{address.key} is not local, and {facts.ip or 'the client'} is not trusted")
+        return Finding(_REFUSED, f"{entry.reason}, and {facts.ip or 'the client'} is not trusted")
 
 
-def build(settings: Settings, ports: Ports) -> Relay:
-    """The check; there is no server without it."""
-    del ports
-    return Relay(settings)
+def _failed(error: DirectoryError) -> Finding:
+    return Finding(defer("Recipient lookup failed", status="3.0"), f"the directory failed: {error}", noted=True)

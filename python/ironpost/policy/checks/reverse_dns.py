@@ -1,80 +1,91 @@
-"""Forward-confirmed reverse DNS: a name of the client's address that leads back to that address.
+"""Forward-confirmed reverse DNS: a PTR name of the client's address that resolves to that address.
 
-Promises: a name that is confirmed is in `facts.name` from then on; no more than `NAMES` names of an address are looked
-up. Where DNS gives no answer nothing is concluded (SECURITY R27): the client is deferred if it would otherwise be
-refused (RFC 2505 §2.13), and left alone if not.
+Promises: a confirmed name is the result `ConfirmedName`; at most `NAMES` names of an address are looked up. If a lookup
+fails nothing is concluded (SECURITY R27): the client is deferred if it would otherwise be refused (RFC 2505 §2.13),
+and accepted if not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ironpost.model.ports import ResolverError
+from ironpost.model import dns
+from ironpost.model.dns import ResolverError
+from ironpost.model.network import parse_ip
+from ironpost.model.text import counted
 from ironpost.model.verdict import defer
-from ironpost.policy.settings import Measure, address_of
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.policy.check import NEUTRAL, NOTHING, Check, Finding
+from ironpost.policy.options import Enforcement
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from ironpost.model.ports import Resolver
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Facts
+    from ironpost.model.dns import Resolver
+    from ironpost.policy.check import Opinion
+    from ironpost.policy.facts import Facts
 
 NAMES: Final = 10
-"""Names of one address that are looked at; an address may have thousands."""
-
-_NOTHING: Final = Finding(NEUTRAL)
+"""Names of one address that are looked up (a count); an address may have thousands."""
 
 
-class ReverseDns:
-    """Asked when a client outside the trusted networks connects."""
+class ConfirmedName(NamedTuple):
+    """The result of a successful lookup."""
+
+    name: str
+    """The client's host name, in lower case."""
+
+
+class ReverseDns(Check):
+    """Runs when a client outside the trusted networks connects, if there is a resolver."""
 
     name: Final = "reverse-dns"
-    stage: Final = Stage.CONNECT
 
-    def __init__(self, settings: Settings, resolver: Resolver) -> None:
-        self._settings = settings
-        self._resolver = resolver
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """What to do about clients without such a name."""
 
-    def judge(self, facts: Facts) -> Finding | Awaitable[Finding]:
-        """Looks, unless the client is trusted, has no address, or has a name that a front end told."""
-        if facts.name or address_of(facts.ip) is None or self._settings.knows(facts):
-            return _NOTHING
-        return self._look(facts)
+        reverse_dns: Enforcement = Enforcement.OFF
+        """The client's address has no forward-confirmed reverse DNS. Values as for `helo_own_name`."""
 
-    async def _look(self, facts: Facts) -> Finding:
-        settings = self._settings
-        address = address_of(facts.ip)
-        silent = ""
+    options: Options
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the check is not off, and there is a resolver."""
+        return self.options.reverse_dns is not Enforcement.OFF and self.context.ports.resolver is not None
+
+    def connect(self, facts: Facts) -> Opinion:
+        """Look the client up, unless it is trusted, has no IP address, or was named by a front end."""
+        resolver = self.context.ports.resolver
+        if resolver is None or facts.name or parse_ip(facts.ip) is None or self.context.system.trusts(facts):
+            return NOTHING
+        return self._look_up(resolver, facts.ip)
+
+    async def _look_up(self, resolver: Resolver, ip: str) -> Finding:
+        address = parse_ip(ip)
+        failure = ""
         names: list[str] = []
         try:
-            names = list((await self._resolver.names(str(address))).names)[:NAMES]
+            names = list((await dns.names(resolver, str(address))).data)[:NAMES]
         except ResolverError as error:
-            silent = str(error)
+            failure = str(error)
         for name in names:
             try:
-                found = await self._resolver.addresses(name)
+                found = await dns.addresses(resolver, name)
             except ResolverError as error:
-                silent = str(error)
+                failure = str(error)
                 continue
-            if any(address_of(each) == address for each in found.addresses):
-                facts.name = name.lower()
-                return Finding(NEUTRAL, f"{facts.ip} is {facts.name}")
-        measure = settings.reverse_dns
-        if silent:
-            refuses = measure in {Measure.DEFER, Measure.REJECT}
-            verdict = defer("Your name cannot be looked up now", status="7.25") if refuses else NEUTRAL
-            return Finding(verdict, f"no answer about {facts.ip}: {silent}", noted=True)
-        told = f"none of {len(names)} names of {facts.ip} leads back to it" if names else f"{facts.ip} has no name"
-        return measure.finding(
-            told, text="Your address has no name that leads back to it", status="7.25", delay=settings.delay
+            if any(parse_ip(each) == address for each in found.data):
+                confirmed = ConfirmedName(name.lower())
+                return Finding(NEUTRAL, f"{ip} is {confirmed.name}", result=confirmed)
+        measure = self.options.reverse_dns
+        if failure:
+            refuses = measure in {Enforcement.DEFER, Enforcement.REJECT}
+            verdict = defer("Client host rejected: reverse DNS lookup failed", status="7.25") if refuses else NEUTRAL
+            return Finding(verdict, f"reverse DNS lookup of {ip} failed: {failure}", noted=True)
+        reason = (
+            f"none of {counted(len(names), 'name')} of {ip} resolves to it"
+            if names
+            else f"{ip} has no reverse DNS name"
         )
-
-
-def build(settings: Settings, ports: Ports) -> ReverseDns | None:
-    """The check, if it is wanted."""
-    if settings.reverse_dns is Measure.OFF or ports.resolver is None:
-        return None
-    return ReverseDns(settings, ports.resolver)
+        text = "Client host rejected: no forward-confirmed reverse DNS"
+        return measure.finding(reason, text=text, status="7.25", delay=self.context.common.delay)

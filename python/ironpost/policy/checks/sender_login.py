@@ -1,53 +1,57 @@
-"""Who has authenticated uses senders of its own (RFC 6409 §6.1: submission rights).
+"""Which senders an authenticated client may use (RFC 6409 §6.1: submission rights).
 
-A login that is an address may use that address; one that is a bare name may use it in each local domain; anything more
-stands in the login-to-sender map. The null reverse-path is free: receipts and vacation notices use it.
+A login that is an address may use that address; a bare name may be used in each local domain; the
+`sender_login` option grants more. Every login may use the null reverse-path, which receipts and vacation notices need.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - the types of options are read at run time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from ironpost.model.patterns import EVERY, AddressPattern
 from ironpost.model.verdict import reject
-from ironpost.policy.verdict import NEUTRAL, Finding, Stage
+from ironpost.policy.check import NEUTRAL, NOTHING, Check, Finding
 
 if TYPE_CHECKING:
-    from ironpost.policy.checks import Ports
-    from ironpost.policy.settings import Settings
-    from ironpost.policy.verdict import Facts
+    from ironpost.policy.context import Context
+    from ironpost.policy.facts import Facts
 
-_NOTHING: Final = Finding(NEUTRAL)
-_REFUSED: Final = reject("You may not send as this address", code=553, status="7.1")
-_EVERY: Final = "*"
+_REFUSED: Final = reject("Sender address rejected: not owned by this login", code=553, status="7.1")
 
 
-class SenderLogin:
-    """Asked at MAIL."""
+class SenderLogin(Check):
+    """Runs at MAIL. It cannot be turned off, so that a stolen password does not give access to every sender."""
 
     name: Final = "sender-login"
-    stage: Final = Stage.MAIL
 
-    def __init__(self, settings: Settings) -> None:
-        self._local_domains = settings.local_domains
-        self._senders = {login.lower(): patterns for login, patterns in settings.sender_login.items()}
+    @dataclass(frozen=True, slots=True)
+    class Options:
+        """The senders of each login."""
 
-    def judge(self, facts: Facts) -> Finding:
-        """Refuses a sender that is not the login's (553 5.7.1)."""
+        sender_login: Mapping[str, tuple[AddressPattern, ...]] = field(default_factory=dict)
+        """A table of logins and the additional senders that each may use; `"*"` applies to every login. A login may
+        always use itself, if it is an address; a bare name is allowed in each local domain (`ada` as
+        `ada@mail.example`). Other senders are refused with 553 5.7.1. `"*" = ["*"]` lets every login use every
+        sender."""
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self._local_domains = context.system.local_domains
+        self._senders = {login.lower(): patterns for login, patterns in options.sender_login.items()}
+
+    def mail(self, facts: Facts) -> Finding:
+        """Refuse a sender that the login may not use (553 5.7.1)."""
         identity, sender = facts.identity, facts.reverse_path
         if identity is None or sender is None or sender.is_null:
-            return _NOTHING
+            return NOTHING
         login = identity.name.lower()
         if str(sender).lower() == login:
-            return _NOTHING
+            return NOTHING
         if sender.local_part.lower() == login and sender.key in self._local_domains:
-            return _NOTHING
-        for pattern in (*self._senders.get(login, ()), *self._senders.get(_EVERY, ())):
+            return NOTHING
+        for pattern in (*self._senders.get(login, ()), *self._senders.get(EVERY, ())):
             if pattern.matches(sender):
                 return Finding(NEUTRAL, f"{identity.name} may send as {pattern.text}")
         return Finding(_REFUSED, f"{identity.name} may not send as {sender}")
-
-
-def build(settings: Settings, ports: Ports) -> SenderLogin:
-    """The check; it is always made, so that one stolen password does not open every sender."""
-    del ports
-    return SenderLogin(settings)

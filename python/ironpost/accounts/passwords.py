@@ -1,9 +1,9 @@
-"""Passwords: argon2id to store and check them, in a bounded number of threads beside the event loop.
+"""Passwords: argon2id hashes, computed and checked in a bounded number of threads.
 
-Promises: a check costs the same whether the account exists or not (SECURITY R53): for a name that nobody has, the
-password is hashed at the cost of the hash that was checked last. The event loop never waits for a hash, and no more
-than `THREADS` of them are computed at one time; whoever comes when `WAITING` wait already is told to come later.
-Refuses: to run without the package argon2-cffi, with a sentence that says what to install.
+Promises: a check takes the same time whether the account exists or not (SECURITY R53): for an unknown name, the
+password is hashed with the parameters of the hash that was checked last. The event loop never waits for a hash, and at
+most `THREADS` are computed concurrently; when `WAITING` logins already wait, further ones are deferred.
+Refuses: to run without the package argon2-cffi; the error says what to install.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ironpost.protocol.answering import Overloaded
 from ironpost.protocol.sasl.names import PASSWORD, prepare
+from ironpost.protocol.server.output import Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
 TIME_COST: Final = 2
-"""Passes over the memory."""
+"""argon2 time cost: passes over the memory."""
 MEMORY_COST: Final = 19 * 1024
-"""KiB for one hash. With two passes and one lane: about 20 ms, and what OWASP calls enough."""
+"""argon2 memory cost in KiB. With two passes and one lane a hash takes about 20 ms; OWASP recommends these values."""
 PARALLELISM: Final = 1
 THREADS: Final = 2
-"""Hashes that are computed at one time."""
+"""Number of hashes computed concurrently."""
 WAITING: Final = 256
-"""Checks that run or wait for a thread; the last of them waits for a few seconds."""
-SHARE: Final = 64
-"""Those of one network, so that who guesses leaves room for others."""
+"""Maximum number of checks that run or wait for a thread; the last one waits for a few seconds."""
+NETWORK_WAITING: Final = 64
+"""Maximum number of them from one network, so that password guessing there leaves room for others."""
 
 T = TypeVar("T")
 
 
-class Busy(Overloaded):
-    """Too many checks wait already."""
+class PasswordPoolBusy(Overloaded):
+    """Too many password checks are waiting."""
 
 
 def hash_password(password: str) -> str:
-    """What is to be stored, `$argon2id$...`; about 20 ms.
+    """Hash a password for storage, as `$argon2id$...`; takes about 20 ms.
 
     Raises:
         PrepareError: the password holds what RFC 4013 prohibits.
@@ -51,16 +51,16 @@ def hash_password(password: str) -> str:
 
 
 class PasswordChecker:
-    """Checks passwords. Its methods may be called in any thread."""
+    """Checks passwords against hashes. Its methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._cost = TIME_COST, MEMORY_COST, PARALLELISM
 
     def check(self, stored: str | None, password: str) -> bool:
-        """Whether `password` (prepared) is the one of the hash; None, for a name that nobody has, takes as long.
+        """Return whether `password` (prepared) matches the hash; None, for an unknown name, takes as long.
 
         Raises:
-            argon2.exceptions.InvalidHashError: what is stored is no hash of argon2.
+            argon2.exceptions.InvalidHashError: the stored text is not a valid argon2 hash.
         """
         import argon2
 
@@ -75,16 +75,16 @@ class PasswordChecker:
             return False
 
 
-class Pool:
-    """Some threads for what takes too long for the event loop."""
+class PasswordPool:
+    """A bounded thread pool for work that takes too long for the event loop."""
 
-    def __init__(self, threads: int = THREADS, waiting: int = WAITING, share: int = SHARE) -> None:
-        """Starts no thread yet.
+    def __init__(self, threads: int = THREADS, waiting: int = WAITING, share: int = NETWORK_WAITING) -> None:
+        """Create a pool; threads start when needed.
 
         Args:
-            threads: that run at one time.
-            waiting: calls that run or wait, before `run` raises.
-            share: of them, for one client of `run_for`.
+            threads: maximum number of threads.
+            waiting: calls that may run or wait before `run` raises.
+            share: calls of one client that may run or wait before `run_for` raises.
         """
         self._threads = ThreadPoolExecutor(threads, "ironpost-users")
         self._room = threading.BoundedSemaphore(waiting)
@@ -92,13 +92,13 @@ class Pool:
         self._clients: Counter[str] = Counter()
 
     async def run_for(self, client: str, function: Callable[..., T], *arguments: Any) -> T:
-        """As `run`; `client` says who waits, and may not fill the queue alone.
+        """Like `run`, but one `client` cannot fill the queue alone.
 
         Raises:
-            Busy: too many wait, or too many for that client.
+            PasswordPoolBusy: too many calls wait, in total or for that client.
         """
         if self._clients[client] >= self._share:
-            raise Busy("too many logins from there wait for a thread")
+            raise PasswordPoolBusy("too many logins from this client wait for a thread")
         self._clients[client] += 1
         try:
             return await self.run(function, *arguments)
@@ -108,15 +108,15 @@ class Pool:
                 del self._clients[client]
 
     def run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        """What the function returns, later.
+        """Run a function in a thread; the future holds its result.
 
         Raises:
-            Busy: too many wait.
+            PasswordPoolBusy: too many calls wait.
         """
         if not self._room.acquire(blocking=False):
-            raise Busy("too many logins wait for a thread")
+            raise PasswordPoolBusy("too many logins wait for a thread")
         future = self._threads.submit(function, *arguments)
-        future.add_done_callback(lambda _: self._room.release())  # also if nobody waits for it any more
+        future.add_done_callback(lambda _: self._room.release())  # even if the caller was cancelled
         return asyncio.wrap_future(future)
 
 

@@ -1,10 +1,10 @@
-"""The operator's own authenticator: an object in a Python file or module.
+"""Loads the operator's own authenticator: an object in a Python file or module.
 
-    accounts.py:authenticator       the file, beside the configuration or by its path
-    accounts.ldap:authenticator     the module, wherever Python finds it
+    accounts.py:authenticator       a file, relative to the directory of the configuration file
+    accounts.ldap:authenticator     an installed module, or one on PYTHONPATH
 
-Promises: whatever is wrong is one sentence that names the hook. Methods may be `async`; one that blocks is marked
-`ironpost.server.blocking`.
+Promises: nothing is loaded from the working directory, which any user may own. Each error is one sentence that names
+the hook. Methods may be `async`; methods that block are marked `ironpost.server.blocking`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from ironpost.lookup.users import METHODS
+from ironpost.accounts.authenticator import METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,29 +21,33 @@ if TYPE_CHECKING:
 
 
 class HookError(Exception):
-    """The hook cannot be had; the text says why."""
+    """The hook cannot be loaded; the text gives the reason."""
 
 
 def load(place: str, base: Path) -> object:
-    """The object that `place` names.
+    """Load the object that `place` names.
 
     Args:
         place: `file.py:attribute` or `module:attribute`.
-        base: the directory that relative paths are meant from.
+        base: the directory that relative paths start from.
 
     Raises:
-        HookError: there is none, its code raises, or it has none of the methods.
+        HookError: it does not exist, its code raises, or it has none of the methods.
     """
     where, _, attribute = place.rpartition(":")
+    if where.endswith(".py") and not (base / where).is_file():
+        raise HookError(f"{place}: file not found: {base / where}")
     try:
         module = _file(base / where) if where.endswith(".py") else importlib.import_module(where)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, too: the file must not end the server
         raise HookError(f"{place}: {type(error).__name__}: {error}") from error
     found: object = getattr(module, attribute, None)
     if found is None:
         raise HookError(f"{place}: {where} has no {attribute}")
     if not any(callable(getattr(found, method, None)) for method in METHODS) or isinstance(found, type):
-        raise HookError(f"{place}: this is no authenticator: an object with one of {', '.join(METHODS)}")
+        raise HookError(f"{place}: not an authenticator: expected an object with one of {', '.join(METHODS)}")
     return found
 
 

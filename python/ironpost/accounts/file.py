@@ -1,11 +1,11 @@
-"""The users file: one account a line, which holds no password.
+"""The users file: one account per line, without plain-text passwords.
 
     ada@mail.example $argon2id$v=19$m=19456,t=2,p=1$... SCRAM-SHA-256$65536:...
 
-Promises: the file is 0600, is replaced as a whole or not at all, and two programs that change it do so one after the
-other. Root changes it with the rights of the directory's owner, and follows no link that was put there. A server that
-reads it notices a change at the next login. Names are compared without regard to case.
-Refuses: a line of another form, with its number; a server that has read the file before goes on with what it read.
+Promises: the file has mode 0600 and is replaced atomically; programs that change it do so one after the other. Root
+changes it with the rights of the directory's owner, and follows no symbolic link there. A server notices a change at
+the next login. Names are compared case-insensitively.
+Refuses: a malformed line, with its number; a server that has read the file before keeps the accounts from then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from ironpost.lookup.users import User, new_user, scram_credential, scram_text
+from ironpost.accounts.authenticator import User, new_user, scram_credential, scram_text
+from ironpost.model.text import error_text
 from ironpost.protocol.sasl.names import NAME, PASSWORD, PrepareError, prepare
 from ironpost.storage.ownership import acting_for, open_private, replace_private
 
@@ -25,40 +26,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOG = logging.getLogger("ironpost.lookup")
-SHORTEST_PASSWORD: Final = 8
-"""Characters in a password, at least. Accounts that are in the file already are not judged."""
+LOG = logging.getLogger("ironpost.accounts")
+MIN_PASSWORD: Final = 8
+"""Minimum length of a new password in characters. Existing accounts are not checked."""
 _HASH: Final = re.compile(r"\$argon2(?:id|i|d)\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _HEADER: Final = "# Accounts of ironpost, written by: ironpost user add|remove NAME\n"
 _Stamp = tuple[int, int, int]
 
 
 class UsersFileError(ValueError):
-    """The file is none, or the change cannot be made; the text says where and why."""
+    """Not a valid users file, or the change cannot be made; the text says where and why."""
 
 
-class WordError(UsersFileError):
-    """A name cannot be used, or a password cannot or should not be."""
+class InvalidCredential(UsersFileError):
+    """The name or password is not acceptable (RFC 4013, length, spaces)."""
 
 
 class UserExists(UsersFileError):
-    """There is an account of that name."""
+    """An account with that name exists."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} exists already")
+        super().__init__(f"{name} already exists")
         self.name = name
 
 
 class UserUnknown(UsersFileError):
-    """There is no account of that name."""
+    """No account has that name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no user {name}")
+        super().__init__(f"no such user: {name}")
         self.name = name
 
 
 class UsersFile:
-    """Implements `lookup.users.UserSource`. Nothing is read before it is asked for."""
+    """Implements `accounts.authenticator.UserSource`. The file is read when first needed."""
 
     secrets = False
 
@@ -68,17 +69,17 @@ class UsersFile:
         self._stamp: _Stamp | None = None
 
     def find(self, login: str) -> User | None:
-        """The account of that name; from the file as it is now.
+        """Return the account with that name, or None, from the current file.
 
         Raises:
-            UsersFileError, OSError: it cannot be read, and never could.
+            UsersFileError, OSError: the file cannot be read, and never was.
         """
         try:
             stamp = self._stat()
         except OSError as error:
             if self._users is None:
                 raise
-            LOG.error("%s: %s; the accounts that were read before stay", self.path, error.strerror)
+            LOG.error("%s: %s; keeping the accounts read before", self.path, error_text(error))
             stamp = self._stamp
         if self._users is None or stamp != self._stamp:
             self._refresh(stamp)
@@ -86,33 +87,36 @@ class UsersFile:
         return self._users.get(login.casefold())
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is an account of that name. Raises: as `find`."""
+        """Whether an account has that name. Raises: as `find`."""
         return self.find(name) is not None
 
     def names(self, folder: int | None = None) -> list[str]:
-        """The names of all accounts, in the order of the file; `folder`: read it there, as `acting_for` yielded it.
+        """Return the names of all accounts, in the order of the file.
+
+        Args:
+            folder: the directory's descriptor, as `acting_for` yields it; None to open the file by its path.
 
         Raises:
-            UsersFileError, OSError: it cannot be read.
+            UsersFileError, OSError: the file cannot be read.
         """
         return [user.name for user in self._read(folder).values()]
 
     def add(self, name: str, password: str, *, replace: bool = False) -> bool:
-        """Adds an account; with `replace`, changes its password if it exists. Whether it existed.
+        """Add an account; with `replace`, change its password if it exists. Return whether it existed.
 
         Raises:
-            UserExists: it exists, and is not to be replaced.
-            WordError: the name or the password cannot be used, or the password is too short.
-            UsersFileError: the file is none.
+            UserExists: the account exists, and `replace` is False.
+            InvalidCredential: the name or the password cannot be used, or the password is too short.
+            UsersFileError: not a valid users file.
             OSError: the file cannot be written.
         """
         form = checked_name(name)
         try:
-            if len(prepare(password, PASSWORD)) < SHORTEST_PASSWORD:
-                raise WordError(f"the password is too short: it needs at least {SHORTEST_PASSWORD} characters")
+            if len(prepare(password, PASSWORD)) < MIN_PASSWORD:
+                raise InvalidCredential(f"the password is too short: it needs at least {MIN_PASSWORD} characters")
             user = new_user(form, password)
         except PrepareError as fault:
-            raise WordError(f"the password cannot be used: {fault}") from None
+            raise InvalidCredential(f"the password cannot be used: {fault}") from None
         with self._locked() as folder:
             users = self._read(folder)
             known = form.casefold() in users
@@ -123,14 +127,14 @@ class UsersFile:
         return known
 
     def remove(self, name: str) -> str:
-        """Removes an account; its name as it was written.
+        """Remove an account; return its name as it was stored.
 
         Raises:
-            UserUnknown: there is none of that name.
-            UsersFileError: the file is none.
+            UserUnknown: no account has that name.
+            UsersFileError: not a valid users file.
             OSError: the file cannot be written.
         """
-        with suppress(PrepareError):  # then nobody has it, and it is told as it was given
+        with suppress(PrepareError):  # no account can have it; the error shows it as given
             name = prepare(name)
         with self._locked() as folder:
             users = self._read(folder)
@@ -146,7 +150,7 @@ class UsersFile:
         except (UsersFileError, OSError) as error:
             if self._users is None:
                 raise
-            LOG.error("%s; the accounts that were read before stay", error)
+            LOG.error("%s; keeping the accounts read before", error)
         self._stamp = stamp
 
     def _stat(self) -> _Stamp | None:
@@ -173,7 +177,7 @@ class UsersFile:
                 try:
                     user = _user(line)
                     if user.name.casefold() in users:
-                        raise ValueError(f"{user.name} stands here a second time")
+                        raise ValueError(f"duplicate account {user.name}")
                 except ValueError as fault:
                     raise UsersFileError(f"{self.path}, line {number}: {fault}") from None
                 users[user.name.casefold()] = user
@@ -185,9 +189,9 @@ class UsersFile:
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        """One change at a time, with the rights of the directory's owner. Yields the directory's descriptor.
+        """Serialise changes, with the rights of the directory's owner; yield the directory's descriptor.
 
-        The lock is a file of its own because the users file is replaced.
+        The lock is a separate file because the users file is replaced.
         """
         with acting_for(self.path.parent) as folder:
             lock = open_private(f"{self.path.name}.lock", os.O_RDWR | os.O_CREAT, folder)
@@ -199,17 +203,19 @@ class UsersFile:
 
 
 def checked_name(name: str) -> str:
-    """The name in the form in which it is stored.
+    """Return a name in the form in which it is stored.
 
     Raises:
-        WordError: it can be none.
+        InvalidCredential: not a valid account name.
     """
     try:
         form = prepare(name)
     except PrepareError as fault:
-        raise WordError(f"{name!a} can be no name: {fault}") from None
+        raise InvalidCredential(f"{name!a} is not a valid name: {fault}") from None
     if not form or len(form.encode()) > NAME or any(character.isspace() for character in form) or form[0] == "#":
-        raise WordError(f"{name!a} can be no name: 1 to {NAME} octets, without spaces, not starting with #")
+        raise InvalidCredential(
+            f"{name!a} is not a valid name: expected 1 to {NAME} octets, without spaces, not starting with #"
+        )
     return form
 
 
@@ -221,6 +227,6 @@ def _line(user: User) -> str:
 def _user(line: str) -> User:
     words = line.split(" ")
     if len(words) not in {2, 3} or (words[1] != "-" and _HASH.fullmatch(words[1]) is None):
-        raise ValueError("not a name, a hash of argon2, and a SCRAM credential, with one space between them")
+        raise ValueError("expected a name, an argon2 hash and a SCRAM credential, with one space between them")
     scram = scram_credential(words[2]) if len(words) == 3 else None
     return User(words[0], None if words[1] == "-" else words[1], scram)

@@ -1,12 +1,12 @@
-"""Who may log in: the accounts of a file, of a database and of a hook, as one `protocol.sasl.Authenticator`.
+"""Authenticates users against a file, a database and a hook; implements `protocol.sasl.Authenticator`.
 
-Promises: the sources are asked in their order, and the first that knows the name decides. An unknown name costs as much
-as a wrong password. Everything that blocks (hashes, databases) runs in a few threads. A mechanism can be offered only
-where a source has what it needs: SCRAM where one holds credentials for it, CRAM-MD5 where one holds secrets in clear,
-tokens where the hook verifies them.
+Promises: sources are consulted in their order, and the first that knows the name decides. An unknown name takes as long
+as a wrong password. Everything that blocks (hashes, databases) runs in a few threads. A mechanism is offered only if a
+source has what it needs: SCRAM credentials for SCRAM, plain-text passwords for CRAM-MD5, a hook that verifies tokens
+for OAuth.
 
-EXTERNAL takes the e-mail and DNS names of a verified certificate, or the Unix user of a local connection, for the name
-of an account, unless the hook decides.
+For EXTERNAL, the e-mail and DNS names of a verified certificate, or the Unix user of a local connection, are account
+names, unless the hook decides.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from ironpost.lookup.passwords import PasswordChecker, Pool, hash_password
+from ironpost.accounts.passwords import PasswordChecker, PasswordPool, hash_password
+from ironpost.model.blocking import blocks
+from ironpost.model.network import client_network
 from ironpost.protocol.sasl import BY_DEFAULT, ScramCredential
-from ironpost.protocol.sasl.backoff import network_of
-from ironpost.protocol.sasl.scram import LEAST_ITERATIONS, credential
-from ironpost.server.hooks import blocks
+from ironpost.protocol.sasl.scram import MIN_ITERATIONS, credential
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
-    from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.server.session import ServerSession
 
 METHODS: Final = ("verify_password", "scram", "shared_secret", "verify_token", "external", "may_act_as")
-"""Those of `protocol.sasl.Authenticator`."""
+"""The methods of `protocol.sasl.Authenticator`."""
 SALT: Final = 16
-"""Octets of salt in a SCRAM credential."""
+"""Length of the salt in a SCRAM credential, in octets."""
 _SCRAM: Final = re.compile(r"SCRAM-SHA-256\$([0-9]{1,9}):([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/]{43}=):([A-Za-z0-9+/]{43}=)")
 
 
@@ -43,65 +43,65 @@ class User(NamedTuple):
 
     name: str
     password: str | None = None
-    """`$argon2id$...`; None if it has no password."""
+    """argon2 hash, `$argon2id$...`; None if the account has no password."""
     scram: ScramCredential | None = None
     secret: str | None = None
-    """The password in clear, which only CRAM-MD5 needs."""
+    """The password in plain text, needed for CRAM-MD5 only."""
 
 
 class UserSource(Protocol):
-    """Where accounts are."""
+    """A source of accounts."""
 
     secrets: bool
-    """It may hold secrets in clear."""
+    """Whether accounts may have plain-text passwords."""
 
     def find(self, login: str) -> User | None:
-        """The account that a client means. May block; called in any thread.
+        """Return the account with a login name, or None. May block; called from any thread.
 
         Raises:
-            Exception: the source cannot be read, so nobody can tell: 454.
+            Exception: the source cannot be read; the client gets 454.
         """
         ...
 
 
 def new_user(name: str, password: str) -> User:
-    """An account with all that PLAIN, LOGIN and SCRAM need of a password, and not the password; about 50 ms.
+    """Create an account with what PLAIN, LOGIN and SCRAM need, without the password itself; takes about 50 ms.
 
     Raises:
-        PrepareError: the password holds what RFC 4013 prohibits.
+        PrepareError: the password contains a character that RFC 4013 prohibits.
     """
     return User(name, hash_password(password), credential(password, secrets.token_bytes(SALT)))
 
 
 def scram_text(stored: ScramCredential) -> str:
-    """A credential as text, in the form that PostgreSQL also uses."""
+    """Format a credential as text, in the form that PostgreSQL also uses."""
     salt, *keys = (b64encode(octets).decode() for octets in (stored.salt, stored.stored_key, stored.server_key))
     return f"SCRAM-SHA-256${stored.iterations}:{salt}${':'.join(keys)}"
 
 
 def scram_credential(text: str) -> ScramCredential:
-    """What `scram_text` gave.
+    """Parse a credential that `scram_text` wrote.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a valid SCRAM credential.
     """
     found = _SCRAM.fullmatch(text)
     if found is None:
         raise ValueError("not SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey")
     iterations = int(found[1])
-    if iterations < LEAST_ITERATIONS:
-        raise ValueError(f"{iterations} iterations of SCRAM; the least is {LEAST_ITERATIONS}")
+    if iterations < MIN_ITERATIONS:
+        raise ValueError(f"{iterations} iterations of SCRAM; minimum: {MIN_ITERATIONS}")
     return ScramCredential(b64decode(found[2], validate=True), iterations, b64decode(found[3]), b64decode(found[4]))
 
 
 KEY: Final = 32
-"""Octets of the key of decoy salts."""
+"""Length of the key for decoy salts, in octets."""
 
 
 def decoy_key(path: Path) -> bytes:
-    """The secret that keys the salts which unknown users are shown; made, 0600, if the file does not exist.
+    """Read the key from which salts for unknown users are derived; create it, mode 0600, if it does not exist.
 
-    A file that is too short for one was left by a crash, and is made anew.
+    A file that is too short was left by a crash, and is replaced.
 
     Raises:
         OSError: it cannot be read or written.
@@ -116,7 +116,7 @@ def decoy_key(path: Path) -> bytes:
         out.flush()
         os.fsync(out.fileno())
     try:
-        with suppress(FileExistsError):  # several workers start at one time, and must have the same key
+        with suppress(FileExistsError):  # several workers start at once and must use the same key
             path.hardlink_to(new)
     finally:
         new.unlink()
@@ -124,7 +124,7 @@ def decoy_key(path: Path) -> bytes:
 
 
 class Users:
-    """Implements `protocol.sasl.Authenticator`, with the methods that its sources allow."""
+    """Implements `protocol.sasl.Authenticator`, with the methods that its sources support."""
 
     def __init__(
         self,
@@ -133,26 +133,26 @@ class Users:
         *,
         mechanisms: Collection[str] = BY_DEFAULT,
         decoy_key: bytes | None = None,
-        pool: Pool | None = None,
+        pool: PasswordPool | None = None,
     ) -> None:
-        """Nothing is read yet.
+        """Create an authenticator; nothing is read yet.
 
         Args:
-            sources: in the order in which they are asked.
-            hook: an object with some of the methods of `protocol.sasl.Authenticator`, asked for names that no source
+            sources: consulted in this order.
+            hook: an object with some of the methods of `protocol.sasl.Authenticator`, called for names that no source
                 knows. Methods that block are marked `server.hooks.blocking`.
-            mechanisms: those that may be offered.
-            decoy_key: see the function of that name; None for one that lasts as long as the server.
-            pool: the threads for what blocks, which may be shared with the accounts of before a reload.
+            mechanisms: SASL mechanisms that may be offered.
+            decoy_key: from the function of that name; None for a random key that lasts until the server stops.
+            pool: threads for blocking work; a reload passes on the pool of the previous authenticator.
         """
         self.mechanisms = mechanisms
         if decoy_key is not None:
             self.decoy_key = decoy_key
         self.decoy_iterations: int | None = None
-        """Of SCRAM that unknown users are shown: those of the account that was asked for last, as with passwords."""
+        """SCRAM iteration count shown to unknown users: that of the account looked up last, as with password hashes."""
         self._sources = tuple(sources)
         self._hook = hook
-        self._pool = Pool() if pool is None else pool
+        self._pool = PasswordPool() if pool is None else pool
         self._checker = PasswordChecker()
         hooked = {method for method in METHODS if callable(getattr(hook, method, None))}
         ours: set[str] = set()
@@ -165,10 +165,10 @@ class Users:
         self._ours, self._hooks = frozenset(ours), frozenset(hooked)
 
     def __getattr__(self, method: str) -> Any:
-        """What cannot be answered does not exist: `hasattr` decides on the offer.
+        """Look up a method; one that no source supports does not exist, since `hasattr` decides what is offered.
 
-        Not attributes that hold bound methods: those are cycles, which keep the accounts of before each reload in
-        memory until the collector comes to them.
+        Bound methods are not stored as attributes: they would form reference cycles, which keep the accounts from
+        before each reload in memory until the garbage collector runs.
         """
         if method in METHODS:
             if method in self._ours:
@@ -178,13 +178,13 @@ class Users:
         raise AttributeError(f"{type(self).__name__} has no {method}", name=method, obj=self)
 
     async def _verify_password(self, session: ServerSession, login: str, password: str) -> str | None:
-        user, right = await self._pool.run_for(network_of(session.peer.ip), self._check, login, password)
+        user, right = await self._pool.run_for(client_network(session.peer.ip), self._check, login, password)
         if user is not None:
             return user.name if right else None
         return await self._ask("verify_password", session, login, password)  # type: ignore[no-any-return]
 
     async def _scram(self, session: ServerSession, login: str) -> ScramCredential | None:
-        user = await self._pool.run_for(network_of(session.peer.ip), self._find, login)
+        user = await self._pool.run_for(client_network(session.peer.ip), self._find, login)
         if user is None:
             return await self._ask("scram", session, login)  # type: ignore[no-any-return]
         if user.scram is None:
@@ -193,25 +193,25 @@ class Users:
         return user.scram._replace(name=user.name)
 
     async def _shared_secret(self, session: ServerSession, login: str) -> str | None:
-        user = await self._pool.run_for(network_of(session.peer.ip), self._find, login)
+        user = await self._pool.run_for(client_network(session.peer.ip), self._find, login)
         return user.secret if user is not None else await self._ask("shared_secret", session, login)
 
     async def _external(self, session: ServerSession, authzid: str) -> str | None:
         tls = session.tls
         for known in (session.peer.user, *(() if tls is None else tls.names)):
-            user = await self._pool.run_for(network_of(session.peer.ip), self._find, known) if known else None
+            user = await self._pool.run_for(client_network(session.peer.ip), self._find, known) if known else None
             if user is not None and authzid in {"", user.name, known}:
                 return user.name
         return None
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        """The hook's answer, None if it has no such method."""
+        """Call the hook; return its answer, or None if it has no such method."""
         call = self._hooked(method)
         answer: Any = None if call is None else call(*arguments)
         return (await answer) if hasattr(answer, "__await__") else answer
 
     def _hooked(self, method: str) -> Callable[..., Any] | None:
-        """A method of the hook; what is marked `@blocking` runs in a thread."""
+        """Return a method of the hook; if it is marked `@blocking`, it runs in a thread."""
         call = getattr(self._hook, method, None)
         return partial(self._pool.run, call) if call is not None and blocks(call) else call
 

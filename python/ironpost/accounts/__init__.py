@@ -1,0 +1,1 @@
+"""Accounts: authentication of users against sources (file, SQL database, Python hook)."""
