@@ -1,4 +1,4 @@
-"""The asyncio client: `Client`, what it returns, and its errors. `connection` holds the protocol beneath it."""
+"""The asyncio client: `Client`, its result, and its errors. `connection` drives the protocol session."""
 
 from ironpost.client.client import Client, SendResult
 from ironpost.client.errors import (
@@ -16,7 +16,7 @@ from ironpost.client.errors import (
     TimedOut,
     Unsupported,
 )
-from ironpost.protocol.client_tolerance import Tolerance
+from ironpost.protocol.client.tolerance import Tolerance
 
 __all__ = [
     "Client",

@@ -1,11 +1,12 @@
 """`Client`: sends mail over one connection, from asyncio programs.
 
-Promises: `send` returns what became of each recipient when at least one was accepted, and raises a typed error when
-none was; a message is sent once for each call. Line ends of the content become CRLF, dots are stuffed.
-Refuses: addresses that RFC 5321 §4.1.2 does not allow (`wire.WireFault`, before anything is sent), use of a connection
-after an error on it; a server whose certificate or name does not verify; to log in without TLS, unless it is asked for
-by name (SECURITY R13).
-Standards: RFC 5321 §3.3, §4.1.1.1 (what we call ourselves); RFC 3207 §4; RFC 4954 §4; RFC 8314 §3 (implicit TLS).
+Promises: `send` returns the result for each recipient if at least one was accepted, and raises a typed error if none
+was; a message is sent once for each call. Line endings of the content become CRLF, dots are stuffed.
+Refuses: addresses that RFC 5321 §4.1.2 does not allow (`wire.WireFault`, before anything is sent); to use a connection
+after an error on it; a server whose certificate or name is not valid, also where TLS is optional: unlike delivery
+between servers, a client never continues unencrypted after a failed handshake; to log in without TLS, unless
+`login_without_tls` is set (SECURITY R13).
+Standards: RFC 5321 §3.3, §4.1.1.1 (the name in EHLO); RFC 3207 §4; RFC 4954 §4; RFC 8314 §3 (implicit TLS).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
-from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect, words
+from ironpost.client.connection import CONNECT_TIMEOUT, HELD, Connection, connect
 from ironpost.client.errors import (
     ClientError,
     ConnectFailed,
@@ -34,12 +35,15 @@ from ironpost.client.errors import (
     Unsupported,
 )
 from ironpost.client.reach import own_name, plain_host
+from ironpost.client.tls import failure_text
 from ironpost.model import NULL, Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.body import PIECE
+from ironpost.model.network import SUBMISSIONS
+from ironpost.model.text import error_text
 from ironpost.protocol import replies
-from ironpost.protocol.client import TIMEOUTS, Ending, Security, Step, Transaction, check_hostname
-from ironpost.protocol.client_tolerance import TOLERANCES
-from ironpost.protocol.client_transaction import header_is_ascii
+from ironpost.protocol.client.session import TIMEOUTS, ClientStep, Ending, OutgoingTransaction, Security, check_hostname
+from ironpost.protocol.client.tolerance import TOLERANCES
+from ironpost.protocol.client.transaction import header_is_ascii
 from ironpost.protocol.extensions import checked_parameters
 from ironpost.protocol.sasl import BY_DEFAULT, Credentials
 
@@ -50,44 +54,42 @@ if TYPE_CHECKING:
 
     from ironpost.model import Pieces
     from ironpost.model.ports import Metrics
-    from ironpost.protocol.client_tolerance import Tolerance
+    from ironpost.protocol.client.tolerance import Tolerance
     from ironpost.protocol.extensions import Parameters
 
-    Content: TypeAlias = "bytes | bytearray | memoryview | Source | AsyncIterator[bytes]"
+    Content: TypeAlias = "bytes | bytearray | memoryview | ContentSource | AsyncIterator[bytes]"
 
 
-SUBMISSIONS: Final = 465
-"""RFC 8314 §3.3: TLS from the start."""
 OWN_NAME_TIMEOUT: Final = 5.0
-"""Seconds in which this host's own name must be found; after that our address serves."""
+"""Seconds to look up this host's name; after that its address literal is used in EHLO."""
 SILENCE: Final = 20.0
-"""Seconds to wait for a plaintext greeting on port 465, where a server that expects TLS never sends one."""
+"""Seconds to wait for an unencrypted greeting on port 465: a server that expects TLS never sends one."""
 
 TlsUse: TypeAlias = Literal["never", "may", "must", "implicit"]
-"""STARTTLS never, where it is offered, or always; or TLS from the start."""
+"""STARTTLS never, if offered, or always; or TLS from the first octet."""
 
 
-class Source(Protocol):
-    """Content that is read once, in pieces; a `model.Body` is one. Its `size` (octets) is declared, if it has one."""
+class ContentSource(Protocol):
+    """Content that is read once, in pieces, such as a `model.Body`. If it has a `size` (octets), that is declared."""
 
     def pieces(self) -> Pieces:
-        """The content from its start, in pieces of any size."""
+        """The content from the beginning, in pieces of any size."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What became of a message of which somebody took a copy."""
+    """The result of a message that was accepted for at least one recipient."""
 
     reply: Reply
     """The reply to the end of the content."""
     accepted: tuple[Address, ...]
     refused: Mapping[Address, Reply]
-    """Recipients that were refused, each with its reply."""
+    """Refused recipients and the reply to each."""
 
 
 class Client:
-    """`async with Client(host, port) as client: await client.send(...)`. Concurrent sends take turns."""
+    """`async with Client(host, port) as client: await client.send(...)`. Concurrent sends are queued."""
 
     def __init__(
         self,
@@ -96,48 +98,48 @@ class Client:
         *,
         local_hostname: str | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
-        timeouts: Mapping[Step, float] = TIMEOUTS,
+        timeouts: Mapping[ClientStep, float] = TIMEOUTS,
         tls: TlsUse | None = None,
         context: ssl.SSLContext | None = None,
         credentials: Credentials | tuple[str, str] | None = None,
         mechanisms: Collection[str] = BY_DEFAULT,
-        login_in_clear: bool = False,
+        login_without_tls: bool = False,
         chunking: bool = True,
         tolerances: Collection[Tolerance] = TOLERANCES,
         metrics: Metrics | None = None,
     ) -> None:
-        """Describes the server; nothing is opened yet.
+        """Describe the server; no connection is opened yet.
 
         Args:
             host: name or IP address, with or without brackets.
             port: TCP port.
-            local_hostname: what we say in EHLO; this host's full name if None, or its address literal if it has none.
+            local_hostname: our name in EHLO. If None: this host's full name, or its address literal if it has none.
             connect_timeout: seconds to wait for TCP.
-            timeouts: seconds by step (RFC 5321 §4.5.3.2); steps that are not named keep their usual ones.
-            tls: if None, `implicit` at port 465, `must` where there are credentials, and else `may`: where the server
-                offers STARTTLS.
-            context: how the server is verified; certificate and name, by the system's authorities, if None.
-            credentials: to log in with; a name and a password.
+            timeouts: seconds by step (RFC 5321 §4.5.3.2); steps that are missing have their default.
+            tls: if None, `implicit` for port 465, `must` with credentials, and otherwise `may` (if the server offers
+                STARTTLS).
+            context: verifies the server; if None, certificate and name by the system's authorities.
+            credentials: a name and a password to log in with.
             mechanisms: SASL mechanisms that may be used.
-            login_in_clear: log in without TLS too; whoever listens then knows what the mechanism shows.
-            chunking: use BDAT for small content where the server offers it.
+            login_without_tls: allow a login without TLS; an eavesdropper can then read what the mechanism sends.
+            chunking: use BDAT for small content if the server offers it.
             tolerances: which protocol errors of the server are tolerated.
-            metrics: counts the tolerances that were used.
+            metrics: counts the tolerances used.
 
         Raises:
             wire.WireFault: `local_hostname` is neither a domain nor an address literal.
-            ValueError: `tls` is never and there are credentials, but not `login_in_clear`; or an unknown `tls`.
-            protocol.sasl.PrepareError: a name or password that no server could compare (a ValueError, too).
+            ValueError: unknown `tls`; or `tls` is "never" with credentials and without `login_without_tls`.
+            protocol.sasl.PrepareError: a name or password that SASLprep does not allow (a ValueError).
         """
         if isinstance(credentials, tuple):
             credentials = Credentials(credentials[0], credentials[1], host=host, port=port)
         if tls is None:
-            needed: TlsUse = "must" if credentials is not None and not login_in_clear else "may"
+            needed: TlsUse = "must" if credentials is not None and not login_without_tls else "may"
             tls = "implicit" if port == SUBMISSIONS else needed
         if tls not in ("never", "may", "must", "implicit"):
             raise ValueError(f'tls is "never", "may", "must" or "implicit", not {tls!r}')
-        if tls == "never" and credentials is not None and not login_in_clear:
-            raise ValueError("a login needs TLS: leave tls out, or say login_in_clear=True")
+        if tls == "never" and credentials is not None and not login_without_tls:
+            raise ValueError("a login needs TLS: leave tls out, or set login_without_tls=True")
         if local_hostname is not None:
             check_hostname(local_hostname)
         self.host = host
@@ -146,7 +148,7 @@ class Client:
         self._connect_timeout = connect_timeout
         self._timeouts = {**TIMEOUTS, **timeouts}
         self._implicit = tls == "implicit"
-        self._security = Security("never" if tls == "implicit" else tls, credentials, login_in_clear, mechanisms)
+        self._security = Security("never" if tls == "implicit" else tls, credentials, login_without_tls, mechanisms)
         self._context = context
         self._chunking = chunking
         self._tolerances = tolerances
@@ -164,20 +166,22 @@ class Client:
         await self.close()
 
     async def connect(self) -> None:
-        """Connects, reads the greeting, says EHLO.
+        """Connect, and send EHLO after the greeting, with TLS and AUTH as configured.
 
-        After an error on a connection it makes a new one.
+        After an error on a connection this opens a new one.
 
         Raises:
-            ConnectFailed: nobody answers there.
+            ConnectFailed: no TCP connection.
             ServiceRefused: the greeting, EHLO or HELO was refused.
-            Insecure: the server does not give the protection that was asked for.
+            Insecure: the server does not provide the required security.
             LoginRefused: AUTH was refused.
-            TimedOut, ConnectionLost, PeerFault: see there.
+            TimedOut: a step took too long.
+            ConnectionLost: the server closed the connection.
+            PeerFault: the server sent an invalid reply.
             RuntimeError: already connected.
         """
         if self.connected:
-            raise RuntimeError("this client is connected already")
+            raise RuntimeError("this client is already connected")
         await self.close()
         self._connection = await self._open()
 
@@ -188,7 +192,7 @@ class Client:
         local = self._local_hostname or await own_name(min(OWN_NAME_TIMEOUT, self._connect_timeout))
         timeouts = self._timeouts
         if self.port == SUBMISSIONS and not self._implicit:
-            timeouts = {**timeouts, Step.GREETING: min(timeouts[Step.GREETING], SILENCE)}
+            timeouts = {**timeouts, ClientStep.GREETING: min(timeouts[ClientStep.GREETING], SILENCE)}
         try:
             connection = await connect(
                 plain_host(self.host), self.port, local,
@@ -200,17 +204,17 @@ class Client:
             reply = Reply(451, "4.4.1", (f"No answer within {self._connect_timeout:g} seconds",))
             raise ConnectFailed(reply, remote) from error
         except ssl.SSLError as error:
-            raise Insecure(replies.HANDSHAKE_FAILED.because(words(error)), remote) from error
+            raise Insecure(replies.HANDSHAKE_FAILED.because(failure_text(error)), remote) from error
         except OSError as error:
-            raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_words(error)}",)), remote) from error
+            raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_system_text(error)}",)), remote) from error
         if not connection.ready:
             if connection.session.greeting is None and not self._implicit:
-                raise _without_greeting(_ended(connection, Step.GREETING))
-            raise _ended(connection, Step.GREETING)
+                raise _without_greeting(_ended(connection, ClientStep.GREETING))
+            raise _ended(connection, ClientStep.GREETING)
         return connection
 
     async def close(self) -> None:
-        """QUIT, and closes; a send that runs ends in `ConnectionLost`. Harmless when closed."""
+        """Send QUIT and close; a running `send` raises `ConnectionLost`. No effect if closed."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -221,12 +225,12 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """The connection lives: a message can be sent over it, as far as is known."""
+        """A message can be sent over the connection, as far as is known."""
         return self._connection is not None and self._connection.ready
 
     @property
     def extensions(self) -> Mapping[str, str]:
-        """What the server offers: keyword in upper case to its parameters; empty when not connected."""
+        """The server's extensions: keyword in upper case to parameters; empty if not connected."""
         return self._connection.session.offered if self._connection is not None else {}
 
     async def send(
@@ -238,23 +242,23 @@ class Client:
         smtputf8: bool = False,
         parameters: Parameters | None = None,
     ) -> SendResult:
-        """Sends one message.
+        """Send one message.
 
         Args:
             reverse_path: the sender; the empty string, or None, is the null reverse-path.
-            recipients: one, or several; a `Recipient` says what is asked for it, such as NOTIFY. Those beyond what the
-                server takes at once (RFC 9422 §4.2) are refused with 452.
-            content: header and body. An async iterator may yield pieces of any size.
-            smtputf8: the header section needs RFC 6531 (non-ASCII addresses in the envelope are seen without it).
-            parameters: what is asked for the message, by the keyword of MAIL, with values of `model.parameters`:
-                `{"RET": Return.HDRS, "REQUIRETLS": None}`. SIZE and BODY are added without being asked for.
+            recipients: one or several; a `Recipient` can have parameters of RCPT, such as NOTIFY. Those above the
+                server's limit (RFC 9422 §4.2) are refused with 452.
+            content: header section and body. An async iterator may yield pieces of any size.
+            smtputf8: the header section needs RFC 6531 (non-ASCII addresses in the envelope are detected anyway).
+            parameters: parameters of MAIL, by keyword, with values of `model.parameters`:
+                `{"RET": Return.HDRS, "REQUIRETLS": None}`. SIZE and BODY are added automatically.
 
         Raises:
             ValueError: an address (`wire.WireFault`) or a parameter is malformed; nothing was sent.
-            Unsupported: the server does not offer what the message needs; nothing was sent.
+            Unsupported: the server does not support what the message requires; nothing was sent.
             SenderRefused, RecipientsRefused, ContentRefused, ServiceRefused: the server refused.
-            TimedOut, ConnectionLost, PeerFault: the connection is of no use any more.
-            ConnectFailed, Insecure, LoginRefused: as `connect`, when the server made a new connection necessary.
+            TimedOut, ConnectionLost, PeerFault: the connection cannot be used any more.
+            ConnectFailed, Insecure, LoginRefused: as `connect`, if the server made a new connection necessary.
             RuntimeError: not connected.
         """
         sender = NULL if reverse_path is None else _address(reverse_path)
@@ -282,19 +286,19 @@ class Client:
             if connection is None:
                 raise RuntimeError("this client is not connected: use `async with`, or `connect`")
             if not connection.ready:
-                raise _ended(connection, Step.MAIL)
+                raise _ended(connection, ClientStep.MAIL)
             if not await connection.reset():
                 connection = self._connection = await self._open()
-            transaction = Transaction(envelope, size=size, content=held, eight_bit=eight_bit, header_ascii=header_ascii)
-            await connection.transact(transaction, pieces)
-            if transaction.without_chunks:
-                # The server offers CHUNKING and rejects BDAT: DATA, on a connection that is in step.
-                self._chunking = False
-                connection = self._connection = await self._open()
-                transaction = Transaction(
+            while True:
+                transaction = OutgoingTransaction(
                     envelope, size=size, content=held, eight_bit=eight_bit, header_ascii=header_ascii
                 )
-                await connection.transact(transaction)
+                await connection.transact(transaction, pieces)
+                if not transaction.without_chunks:
+                    break
+                # The server offers CHUNKING but rejects BDAT: use DATA on a new connection.
+                self._chunking = False
+                connection = self._connection = await self._open()
         return _result(connection, transaction)
 
 
@@ -313,22 +317,21 @@ async def _slices(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + PIECE]
 
 
-def _words(error: OSError) -> str:
-    """What the system says. asyncio's own text names its calls, and repeats them for each address of a host."""
+def _system_text(error: OSError) -> str:
+    """The system's text. asyncio's text has the names of its calls, once for each address of a host."""
     numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno ([0-9]+)\]", str(error)))
     said = dict.fromkeys(os.strerror(number) for number in numbers if number > 0)
-    text = " or ".join(said) or error.strerror or str(error) or type(error).__name__
-    return text.replace("\r", " ").replace("\n", " ")
+    return " or ".join(said) or error_text(error)
 
 
-def _ended(connection: Connection, step: Step) -> ClientError:
+def _ended(connection: Connection, step: ClientStep) -> ClientError:
     """The error for a session that closed."""
     session = connection.session
     reply = session.reason or Reply(451, "4.4.2", ("The server has closed the connection",))
     if session.ending is Ending.INSECURE:
         return Insecure(reply, connection.remote)
     if session.ending is Ending.REFUSED and session.exchange is not None:
-        return LoginRefused(reply, connection.remote, session.ended_at or Step.AUTH)
+        return LoginRefused(reply, connection.remote, session.ended_at or ClientStep.AUTH)
     if session.ending is Ending.REFUSED:
         return ServiceRefused(reply, connection.remote, session.ended_at or step)
     if session.ending is Ending.EXPIRED:
@@ -339,15 +342,15 @@ def _ended(connection: Connection, step: Step) -> ClientError:
 
 
 def _without_greeting(error: ClientError) -> ClientError:
-    """The error for a server that said nothing, or nothing readable, and so may be waiting for TLS."""
+    """The error for a server that sent no valid greeting, perhaps because it waits for TLS."""
     if not isinstance(error, TimedOut | PeerFault | ConnectionLost):
         return error
-    hint = 'does it expect TLS from the start, as at port 465? Then say tls="implicit"'
+    hint = 'does it expect TLS from the start, as at port 465? Then use tls="implicit"'
     text = (*error.reply.text[:-1], f"{error.reply.text[-1]}: {hint}")
     return type(error)(replace(error.reply, text=text), error.remote)
 
 
-def _result(connection: Connection, transaction: Transaction) -> SendResult:
+def _result(connection: Connection, transaction: OutgoingTransaction) -> SendResult:
     accepted: list[Address] = []
     refused: dict[Address, Reply] = {}
     final: Outcome | None = None
@@ -361,15 +364,15 @@ def _result(connection: Connection, transaction: Transaction) -> SendResult:
     if final is not None:
         return SendResult(final.reply, tuple(accepted), refused)
     step, reply = transaction.failed_at, transaction.refusal
-    assert step is not None, "whoever has no copy was refused somewhere"
-    assert reply is not None, "whoever has no copy was refused somewhere"
+    assert step is not None, "a message without an accepted recipient was refused at some step"
+    assert reply is not None, "a message without an accepted recipient was refused at some step"
     if transaction.unsupported:
         raise Unsupported(reply, connection.remote, step)
     session = connection.session
     if reply is session.reason and (session.ending is not Ending.REFUSED or reply.code == 421):
         raise _ended(connection, step)
-    if step is Step.MAIL:
+    if step is ClientStep.MAIL:
         raise SenderRefused(reply, connection.remote, step)
-    if step is Step.RCPT:
+    if step is ClientStep.RCPT:
         raise RecipientsRefused(reply, connection.remote, step, refused)
     raise ContentRefused(reply, connection.remote, step)

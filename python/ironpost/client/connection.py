@@ -1,75 +1,86 @@
 """One TCP connection driven by a client session: an asyncio `Protocol`, no streams, one write for each batch.
 
-Promises: whatever ends a wait (a reply, a time-out, a lost connection, cancellation) leaves every recipient settled and
-nothing behind: no timer, no task. A cancelled or failed transaction aborts the connection, so that a message is never
-ended by accident. TLS is used as the session's `Security` says; the peer's certificate and name are verified unless the
-given context says otherwise.
-Refuses: a second transaction while one runs (RuntimeError, from the session).
-Standards: RFC 5321 §4.5.3.2 (time-outs; by the session's table), §4.1.1.10 (QUIT).
+Promises: whatever ends a wait (a reply, a timeout, a lost connection, cancellation), every recipient has its outcome
+afterwards, and no timer and no task remains. A cancelled or failed transaction aborts the connection, so that content
+is never terminated by accident. TLS is used as the session's `Security` demands. The verifier decides the level of TLS;
+without one, the peer's certificate and name must be valid.
+Refuses: a second transaction while one is in progress (RuntimeError, from the session).
+Standards: RFC 5321 §4.5.3.2 (timeouts, by the session's table), §4.1.1.10 (QUIT).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import socket
-import ssl
 from time import time
 from typing import TYPE_CHECKING, Final
 
 from ironpost.client.reach import reach
+from ironpost.client.tls import (
+    connect_tls,
+    context_for,
+    facts,
+    failure_text,
+    failure_type,
+    start_tls,
+    suits,
+    verifier_for,
+)
+from ironpost.client.unread import unread
 from ironpost.model import Reply
-from ironpost.protocol.client import TIMEOUTS, ClientSession, Security, State, Step, check_hostname
-from ironpost.protocol.client_envelope import CHUNK_LIMIT
-from ironpost.protocol.client_name import address_literal
-from ironpost.protocol.client_opening import NOTHING
-from ironpost.protocol.client_tolerance import TOLERANCES
-from ironpost.server.certificate import read
+from ironpost.model.network import address_literal
+from ironpost.model.tls import BY_AUTHORITIES, UNAUTHENTICATED
+from ironpost.protocol.client.envelope import CHUNK_LIMIT
+from ironpost.protocol.client.opening import NOTHING
+from ironpost.protocol.client.session import TIMEOUTS, ClientSession, ClientState, ClientStep, Security, check_hostname
+from ironpost.protocol.client.tolerance import TOLERANCES
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Collection, Mapping
 
     from ironpost.model import Pieces
     from ironpost.model.ports import Metrics
-    from ironpost.protocol.client import Transaction
-    from ironpost.protocol.client_tolerance import Tolerance
+    from ironpost.model.tls import Verifier
+    from ironpost.protocol.client.session import OutgoingTransaction
+    from ironpost.protocol.client.tolerance import Tolerance
 
 CONNECT_TIMEOUT: Final = 30.0
-"""Seconds to wait for TCP; the RFC names no limit."""
+"""Seconds to wait for TCP; RFC 5321 names no limit."""
 HELD: Final = CHUNK_LIMIT
-"""Octets up to which a caller should read content whole and let the transaction hold it: no pieces to wait for."""
-UNREAD: Final = 65536
-"""Octets that are read from a connection after it has failed."""
+"""Octets up to which a caller should read the whole content and let the transaction hold it, instead of streaming."""
 NONCE: Final = 18
-"""Octets of chance in a nonce."""
-_CALLERS_TURN: Final = frozenset({State.SECURING, State.READY, State.CONTENT, State.CLOSED})
-_INTERRUPTED: Final = Reply(451, "4.3.0", ("The transaction was given up on this side",))
+"""Random octets in a nonce."""
+_NEEDS_CALLER: Final = frozenset({ClientState.SECURING, ClientState.READY, ClientState.CONTENT, ClientState.CLOSED})
+"""States in which the session waits for its caller, not for the peer."""
+_INTERRUPTED: Final = Reply(451, "4.3.0", ("The transaction was aborted by this system",))
 
 
 class Connection(asyncio.Protocol):
-    """A connection and its session. Make it with `connect`."""
+    """A connection and its session. Use `connect` to create it."""
 
     def __init__(
         self,
         local_hostname: str | None,
         remote: str,
-        timeouts: Mapping[Step, float] = TIMEOUTS,
+        timeouts: Mapping[ClientStep, float] = TIMEOUTS,
         *,
         chunking: bool = True,
         security: Security = NOTHING,
         tls: ssl.SSLContext | None = None,
+        verifier: Verifier = UNAUTHENTICATED,
         server_name: str = "",
         tolerances: Collection[Tolerance] = TOLERANCES,
         metrics: Metrics | None = None,
     ) -> None:
-        """See `connect`."""
+        """See `connect`. A connection that another system opened (ATRN) needs no verifier."""
         self.remote = remote
         self._local_hostname = local_hostname
         self._timeouts = timeouts if timeouts is TIMEOUTS else {**TIMEOUTS, **timeouts}
         self._chunking = chunking
         self._security = security
         self._tls = tls
+        self._verifier = verifier
         self._server_name = server_name
         self._tolerances = tolerances
         self._metrics = metrics
@@ -81,24 +92,27 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
         self.session: ClientSession
+        self.local_ip = ""
+        """The IP address of this end."""
         self.gone = False
-        """The transport has let go of the socket."""
+        """The transport has closed the socket."""
 
-    # -- asyncio calls these ------------------------------------------------------------------------------------------
+    # -- called by asyncio --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.BaseProtocol`."""
         self._transport = transport
-        local = self._local_hostname or address_literal(transport.get_extra_info("sockname")[0])
-        secure = transport.get_extra_info("ssl_object") is not None
+        self.local_ip = transport.get_extra_info("sockname")[0]
+        local = self._local_hostname or address_literal(self.local_ip)
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         nonce = secrets.token_urlsafe(NONCE) if self._security.credentials is not None else ""
         self.session = ClientSession(
             local, self.remote,
-            chunking=self._chunking, security=self._security, secure=secure, nonce=nonce,
+            chunking=self._chunking, security=self._security, secure=tls is not None, nonce=nonce,
             tolerances=self._tolerances, metrics=self._metrics,
         )  # fmt: skip
-        if secure:
-            self.session.bindings, self.session.verified = self._facts()
+        if tls is not None:
+            self.session.bindings, self.session.tls = facts(tls, self._verifier)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -106,7 +120,7 @@ class Connection(asyncio.Protocol):
         session = self.session
         before = session.replies, session.state
         session.receive(data)
-        # Only whole replies move the deadline: a reply that trickles in does not.
+        # Only a complete reply extends the deadline.
         self._advance(rearm=(session.replies, session.state) != before)
 
     def eof_received(self) -> bool:
@@ -118,8 +132,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self.gone = True
-        if exc is not None and not self.session.closed:
-            self.session.receive(self._unread())
+        if exc is not None and not self.session.closed and self._transport.get_extra_info("ssl_object") is None:
+            self.session.receive(unread(self._transport))
         self.session.eof()
         if self._timer is not None:
             self._timer.cancel()
@@ -136,62 +150,62 @@ class Connection(asyncio.Protocol):
         self._arm()
         self._wake()
 
-    # -- callers use these --------------------------------------------------------------------------------------------
+    # -- called by the owner ------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
         """A transaction can begin."""
-        return self.session.state is State.READY and not self._transport.is_closing()
+        return self.session.state is ClientState.READY and not self._transport.is_closing()
 
     async def opened(self) -> None:
-        """Waits for greeting, EHLO, TLS and AUTH. Afterwards the session is READY, or CLOSED with its reason."""
+        """Wait for the greeting, EHLO, TLS and AUTH. Afterwards the session is READY, or CLOSED with its reason."""
         try:
-            await self._turn()
+            await self._until_caller_needed()
             if self.session.securing:
                 await self._secure()
-                await self._turn()
+                await self._until_caller_needed()
         except BaseException:
             self.abort()
             raise
 
     async def reset(self) -> bool:
-        """Clears what a failed transaction may have left at the peer; False if the connection can no longer be used."""
+        """Clear the peer's state after a failed transaction; False if the connection can no longer be used."""
         try:
             if self.ready:
                 self.session.reset()
                 self._advance(rearm=True)
-                await self._turn()
+                await self._until_caller_needed()
         except BaseException:
             self.abort()
             raise
         return self.ready
 
     async def transact(
-        self, transaction: Transaction, pieces: Pieces | None = None, *, deadline: float | None = None
+        self, transaction: OutgoingTransaction, pieces: Pieces | None = None, *, deadline: float | None = None
     ) -> None:
-        """Runs one transaction to its end: afterwards every recipient has its outcome.
+        """Run one transaction. Afterwards every recipient has its outcome.
 
         Args:
             transaction: what to send.
-            pieces: the content, when the transaction does not hold it. Closed at the end, used or not.
-            deadline: on the loop's clock: until then the content must have been sent to its end. The reply to it has
-                the time-out of its step, because giving up there could duplicate the message (RFC 1047).
+            pieces: the content, if the transaction does not hold it. Always closed at the end.
+            deadline: time of the event loop's clock by which all content must be sent. Waiting for the reply to it is
+                limited by the timeout of its step only, because giving up there could duplicate the message (RFC 1047).
 
         Raises:
             RuntimeError: the session is not READY.
             Exception: what `pieces` raises; the connection is aborted and the recipients are deferred.
         """
-        late = None if deadline is None else self._loop.call_at(deadline, self._too_late)
+        late = None if deadline is None else self._loop.call_at(deadline, self._deadline_passed)
         try:
             session = self.session
             transaction.now = time()
             session.begin(transaction)
             self._flush()
             self._arm()
-            await self._turn()
-            if session.state is State.CONTENT and pieces is not None:
+            await self._until_caller_needed()
+            if session.state is ClientState.CONTENT and pieces is not None:
                 await self._pump(pieces)
-                await self._turn()
+                await self._until_caller_needed()
         except BaseException:
             self.abort()
             raise
@@ -203,7 +217,7 @@ class Connection(asyncio.Protocol):
                 await close()
 
     async def quit(self) -> None:
-        """Says goodbye, waits a few seconds for the answer, closes."""
+        """Send QUIT, wait a few seconds for the reply, and close."""
         self.session.quit()
         self._advance(rearm=True)
         try:
@@ -213,90 +227,58 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def abort(self) -> None:
-        """Closes at once; what is open is deferred."""
+        """Close at once; recipients without an outcome are deferred."""
         self.session.abort(_INTERRUPTED)
         self._transport.abort()
 
     def close_soon(self) -> None:
-        """Says QUIT and closes in the background: nobody waits for the answer, a timer bounds it."""
+        """Send QUIT without waiting for the reply; the connection closes on the reply or the timeout."""
         self.session.quit()
         self._advance(rearm=True)
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- internal -----------------------------------------------------------------------------------------------------
 
     async def _secure(self) -> None:
-        """The handshake that STARTTLS was answered with (RFC 3207 §4)."""
+        """The handshake after the reply to STARTTLS (RFC 3207 §4)."""
         assert self._tls is not None, "a session that may use TLS has a context"
         session = self.session
         try:
-            transport = await self._loop.start_tls(
-                self._transport, self, self._tls, server_hostname=self._server_name,
-                ssl_handshake_timeout=self._timeouts[Step.TLS],
-            )  # fmt: skip
-            if transport is None:
-                raise ConnectionAbortedError("the connection was closed")
-        except OSError as error:  # ssl.SSLError and TimeoutError are some
-            session.not_secured(words(error))
+            transport = await start_tls(
+                self._transport, self, self._tls, self._server_name, timeout=self._timeouts[ClientStep.TLS]
+            )
+        except OSError as error:  # includes ssl.SSLError and TimeoutError
+            session.not_secured(failure_text(error), failure_type(error))
             self._transport.abort()
             self.gone = True
             return
         self._transport = transport
-        bindings, verified = self._facts()
-        session.secured(bindings, verified=verified)
+        session.secured(*facts(transport.get_extra_info("ssl_object"), self._verifier))
         self._advance(rearm=True)
-
-    def _facts(self) -> tuple[dict[str, bytes], bool]:
-        """Channel bindings, and whether the peer's certificate was verified for its name."""
-        connection = self._transport.get_extra_info("ssl_object")
-        certificate = connection.getpeercert(binary_form=True)
-        end_point = read(certificate).end_point if certificate else b""
-        bindings = {"tls-server-end-point": end_point} if end_point else {}
-        if connection.version() == "TLSv1.2" and (unique := connection.get_channel_binding("tls-unique")):
-            bindings["tls-unique"] = unique
-        verified = connection.context.verify_mode is ssl.CERT_REQUIRED and connection.context.check_hostname
-        return bindings, verified
-
-    def _unread(self) -> bytes:
-        """What the peer sent before a write failed and asyncio stopped reading; it is still in the socket's buffer.
-
-        Under TLS those octets are ciphertext, and nothing is read.
-        """
-        transport = self._transport
-        lost = transport.get_extra_info("socket")
-        if lost is None or transport.get_extra_info("ssl_object") is not None:
-            return b""
-        try:
-            # The transport closes its socket when this callback returns, and not before.
-            with socket.socket(fileno=os.dup(lost.fileno())) as copy:
-                copy.setblocking(False)
-                return copy.recv(UNREAD)
-        except OSError:  # there is nothing, or it is closed
-            return b""
 
     async def _pump(self, pieces: Pieces) -> None:
         session = self.session
         async for piece in pieces:
-            await self._turn()  # a chunk waits for its reply
-            if session.state is not State.CONTENT:
+            await self._until_caller_needed()  # a chunk waits for its reply
+            if session.state is not ClientState.CONTENT:
                 return
             session.content(piece)
             self._advance(rearm=True)
-            # Let the loop run even when the kernel takes everything: an early refusal must be seen.
+            # Let the event loop run even if the kernel accepts everything, so that an early refusal is noticed.
             await asyncio.sleep(0)
-            while self._paused and session.state is State.CONTENT:
+            while self._paused and session.state is ClientState.CONTENT:
                 await self._wait()
-        await self._turn()
-        if session.state is State.CONTENT:
+        await self._until_caller_needed()
+        if session.state is ClientState.CONTENT:
             session.end_content()
             self._advance(rearm=True)
 
-    async def _turn(self) -> None:
-        """Waits until it is the caller's turn."""
-        while self.session.state not in _CALLERS_TURN:
+    async def _until_caller_needed(self) -> None:
+        """Wait until the session waits for its caller (`_NEEDS_CALLER`)."""
+        while self.session.state not in _NEEDS_CALLER:
             await self._wait()
 
     async def _wait(self) -> None:
-        assert self._waiter is None, "one caller at a time"
+        assert self._waiter is None, "one caller at a time may wait"
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
@@ -309,16 +291,16 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
 
     def _advance(self, *, rearm: bool) -> None:
-        """After anything that moved the session: write, watch the time, wake who waits."""
+        """Act on a change of the session: write its output, close, set the deadline, wake the caller."""
         self._flush()
-        if self.session.state is State.CLOSED:
+        if self.session.state is ClientState.CLOSED:
             if self.session.ending is None or self._polite:
                 self._transport.close()
             else:
                 self._transport.abort()
         if rearm:
             self._arm()
-        if self.session.state in _CALLERS_TURN:
+        if self.session.state in _NEEDS_CALLER:
             self._wake()
 
     def _flush(self) -> None:
@@ -328,11 +310,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(octets)
 
     def _arm(self) -> None:
-        """Sets the deadline of the present wait. One timer serves the connection; it looks when it fires."""
+        """Set the deadline of the current step. The one timer checks the deadline when it fires."""
         session = self.session
-        step = Step.QUIT if session.state is State.CLOSED else session.step
-        if step is Step.CONTENT and not self._paused:
-            step = None  # the peer has taken everything: the wait is for our own content
+        step = ClientStep.QUIT if session.state is ClientState.CLOSED else session.step
+        if step is ClientStep.CONTENT and not self._paused:
+            step = None  # everything was written: the wait is for our content, not for the peer
         if step is None or self.gone:
             self._deadline = 0.0
             return
@@ -344,9 +326,9 @@ class Connection(asyncio.Protocol):
             timer.cancel()
             self._timer = self._loop.call_at(deadline, self._tick)
 
-    def _too_late(self) -> None:
-        """The transaction has had its time."""
-        if self.session.step not in (None, Step.END, Step.BDAT):
+    def _deadline_passed(self) -> None:
+        """End the transaction, unless all of its content was sent."""
+        if self.session.step not in (None, ClientStep.END, ClientStep.BDAT):
             self.session.expire()
             self._transport.abort()
             self._wake()
@@ -363,87 +345,74 @@ class Connection(asyncio.Protocol):
         self._wake()
 
 
-def words(error: OSError) -> str:
-    """What the system or the TLS library says, for people."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate was not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return (error.reason or "TLS failed").replace("_", " ").lower()
-    return error.strerror or str(error) or type(error).__name__
-
-
-def verifying(authorities: str | None = None) -> ssl.SSLContext:
-    """A context that verifies the peer's certificate and name (SECURITY R13).
-
-    Args:
-        authorities: a PEM file of those that are trusted; the system's if None.
-
-    Raises:
-        OSError: the file cannot be read, or holds no certificates.
-    """
-    context = ssl.create_default_context(cafile=authorities)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996 §4
-    return context
-
-
 async def connect(
     host: str,
     port: int,
     local_hostname: str | None,
     *,
     remote: str = "",
-    timeouts: Mapping[Step, float] = TIMEOUTS,
+    timeouts: Mapping[ClientStep, float] = TIMEOUTS,
     connect_timeout: float = CONNECT_TIMEOUT,
     chunking: bool = True,
     security: Security = NOTHING,
     tls: ssl.SSLContext | None = None,
+    verifier: Verifier | None = None,
     implicit_tls: bool = False,
     server_name: str = "",
+    source: str | None = None,
     tolerances: Collection[Tolerance] = TOLERANCES,
     metrics: Metrics | None = None,
 ) -> Connection:
-    """Connects and waits until the session is READY or CLOSED (`session.reason` says why).
+    """Connect, and wait until the session is READY or CLOSED (`session.reason` says why).
 
     Args:
         host: name or IP address.
         port: TCP port.
-        local_hostname: what we say in EHLO; None for our address literal on this connection.
-        remote: how outcomes call the peer; `host` if empty.
-        timeouts: seconds by step; steps that are not named keep their usual ones.
-        connect_timeout: seconds to wait for TCP, the look-up of the name included.
-        chunking: use BDAT for small content where the peer offers it.
+        local_hostname: our name in EHLO; None for the address literal of the connection.
+        remote: the peer's name in outcomes; `host` if empty.
+        timeouts: seconds by step; steps that are missing have their default.
+        connect_timeout: seconds to wait for DNS and TCP.
+        chunking: use BDAT for small content if the peer offers it.
         security: TLS and AUTH before the first transaction.
-        tls: how the peer is verified; a context that verifies certificate and name by the system's authorities if None.
-        implicit_tls: the connection begins with TLS (RFC 8314 §3).
+        tls: the context of the handshake; `context_for(verifier)` if None.
+        verifier: decides the level of TLS after the handshake. If None: what `tls` verifies, or certificate and name by
+            the system's authorities.
+        implicit_tls: the connection starts with TLS (RFC 8314 §3).
         server_name: the name that the peer's certificate must have; `host` if empty.
+        source: the local IP address to connect from; None for the system's choice.
         tolerances: which protocol errors of the peer are tolerated.
-        metrics: counts the tolerances that were used.
+        metrics: counts the tolerances used.
 
     Raises:
-        OSError: no connection (TimeoutError is one), or implicit TLS failed (ssl.SSLError is one).
+        OSError: the connection failed, or implicit TLS did. TimeoutError, ssl.SSLError and `reach.SourceUnusable` are
+            subclasses.
+        ValueError: `tls` does not verify what `verifier` relies on.
         wire.WireFault: `local_hostname` is neither a domain nor an address literal.
     """
     if local_hostname is not None:
         check_hostname(local_hostname)
     loop = asyncio.get_running_loop()
+    if verifier is None:
+        verifier = BY_AUTHORITIES if tls is None else verifier_for(tls)
     if tls is None and (implicit_tls or security.tries_tls):
-        tls = verifying()
+        tls = context_for(verifier)
+    if tls is not None and not suits(tls, verifier):
+        raise ValueError("the verifier relies on authorities, but the TLS context does not verify certificate and name")
     name = server_name or host
     async with asyncio.timeout(connect_timeout):
-        reached = await reach(host, port)
-    handshake = {**TIMEOUTS, **timeouts}[Step.TLS]
+        reached = await reach(host, port, source)
+    handshake = {**TIMEOUTS, **timeouts}[ClientStep.TLS]
+    connection = Connection(
+        local_hostname, remote or host, timeouts,
+        chunking=chunking, security=security, tls=tls, verifier=verifier, server_name=name,
+        tolerances=tolerances, metrics=metrics,
+    )  # fmt: skip
     try:
-        _, connection = await loop.create_connection(
-            lambda: Connection(
-                local_hostname, remote or host, timeouts,
-                chunking=chunking, security=security, tls=tls, server_name=name,
-                tolerances=tolerances, metrics=metrics,
-            ),
-            sock=reached,
-            ssl=tls if implicit_tls else None,
-            server_hostname=name if implicit_tls else None,
-            ssl_handshake_timeout=handshake if implicit_tls else None,
-        )  # fmt: skip
+        if implicit_tls:
+            assert tls is not None
+            await connect_tls(reached, connection, tls, name, timeout=handshake)
+        else:
+            await loop.create_connection(lambda: connection, sock=reached)
     except BaseException:
         reached.close()
         raise

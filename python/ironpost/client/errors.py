@@ -1,7 +1,7 @@
-"""What can go wrong when a program sends mail, typed by whose doing it is and where it happened.
+"""The errors of the client, typed by who caused them and at which step.
 
-Promises: every error carries a `Reply`: the peer's, or one that says our own reason with an enhanced status code; so
-`error.reply.transient` always tells whether another attempt makes sense (RFC 5321 §4.2.1).
+Promises: every error has a `Reply`: the peer's, or one of the client with an enhanced status code; so
+`error.reply.transient` always says whether another attempt makes sense (RFC 5321 §4.2.1).
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ironpost.model import Address, Reply
-    from ironpost.protocol.client import Step
+    from ironpost.protocol.client.session import ClientStep
 
 
 class ClientError(Exception):
-    """Nothing was accepted."""
+    """The message was not accepted for any recipient."""
 
     def __init__(self, reply: Reply, remote: str) -> None:
-        # One argument: the OSErrors among us would take two for a number and its meaning.
+        # One argument: OSError, a base of some subclasses, would take two for errno and strerror.
         super().__init__(f"{remote}: {reply}")
         self.reply = reply
-        """The peer's reply, or our own reason."""
+        """The peer's reply, or the client's reason."""
         self.remote = remote
-        """Whom we spoke to."""
+        """The peer."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        """By our own arguments: so that errors can be copied, and cross to other processes."""
+        """Errors can be copied and pickled."""
         return type(self), self._arguments, self.__dict__
 
     @property
@@ -39,38 +39,38 @@ class ClientError(Exception):
 
     @property
     def _detail(self) -> str:
-        """What is known beyond the reply, of our own reasons."""
+        """The detail of a client's reason."""
         return f" ({self.reply.detail})" if self.reply.detail else ""
 
 
 class ConnectFailed(ClientError, ConnectionError):
-    """No connection could be had."""
+    """The TCP connection failed."""
 
 
 class ConnectionLost(ClientError, ConnectionError):
-    """The connection ended early. If the content had been sent to its end, the message may have been accepted."""
+    """The connection was lost. If all content had been sent, the message may have been accepted."""
 
 
 class TimedOut(ClientError, TimeoutError):
-    """A limit of RFC 5321 §4.5.3.2 passed."""
+    """A timeout of RFC 5321 §4.5.3.2 expired."""
 
 
 class Insecure(ClientError):
-    """The server does not give the protection that was asked for: no TLS, a certificate that was not accepted, no way
-    to log in that can be used, or a login in which the server did not prove itself. Nothing secret was said."""
+    """The server does not provide the required security: no TLS, an invalid certificate, no usable authentication
+    mechanism, or a login in which the server did not prove its identity. Nothing secret was sent."""
 
 
 class PeerFault(ClientError):
-    """What came is no SMTP, or out of step; the connection cannot be used any more."""
+    """The server sent a malformed or unexpected reply; the connection cannot be used any more."""
 
 
 class Refused(ClientError):
-    """The peer refused, in a reply."""
+    """The peer refused with a reply."""
 
-    def __init__(self, reply: Reply, remote: str, step: Step) -> None:
+    def __init__(self, reply: Reply, remote: str, step: ClientStep) -> None:
         super().__init__(reply, remote)
         self.step = step
-        """What was refused."""
+        """The step that was refused."""
 
     @property
     def _arguments(self) -> tuple[object, ...]:
@@ -85,7 +85,7 @@ class ServiceRefused(Refused):
 
 
 class LoginRefused(Refused):
-    """AUTH was refused: the credentials are wrong (535), or cannot be checked now (454)."""
+    """AUTH was refused: invalid credentials (535), or a temporary failure (454)."""
 
 
 class SenderRefused(Refused):
@@ -93,12 +93,12 @@ class SenderRefused(Refused):
 
 
 class RecipientsRefused(Refused):
-    """Every recipient was refused; `reply` is the last one's."""
+    """Every recipient was refused; `reply` is the last of their replies."""
 
-    def __init__(self, reply: Reply, remote: str, step: Step, refused: Mapping[Address, Reply]) -> None:
+    def __init__(self, reply: Reply, remote: str, step: ClientStep, refused: Mapping[Address, Reply]) -> None:
         super().__init__(reply, remote, step)
         self.refused = refused
-        """Each recipient's reply."""
+        """The reply to each recipient."""
 
     @property
     def _arguments(self) -> tuple[object, ...]:
@@ -110,4 +110,4 @@ class ContentRefused(Refused):
 
 
 class Unsupported(Refused):
-    """The peer does not offer what the message needs (its size, SMTPUTF8, 8BITMIME); nothing was sent."""
+    """The peer does not support what the message requires (its size, SMTPUTF8, 8BITMIME); nothing was sent."""
