@@ -1,1 +1,1 @@
-"""The queue: the store port, the retry law and the scheduler. Pure: no event loop, no socket, no clock."""
+"""The queue: store port, retry policy and scheduler. Pure: no event loop, sockets or clock."""

@@ -1,30 +1,82 @@
-"""The store port: where accepted mail lives until somebody else is responsible for it.
+"""The store port: keeps accepted mail until it is delivered, bounced or dropped.
 
-Promises, which every backend keeps and the contract suite checks: what `commit` and `record` acknowledge survives a
-crash at any later moment; nothing else is promised. Reads see what was acknowledged. One living owner at a time works
-on a message: `claim` hands each due recipient to one caller until it is recorded or its lease ends.
-
-Errors: `StoreFull` when the disk is, `OSError` for other storage faults. Nothing is half done after an error.
+Promises, which every backend keeps and the contract suite (tests/storage/test_contract.py) checks:
+- What `commit` and `record` acknowledged survives a crash at any later moment. Reads see what was acknowledged.
+- A store owns the messages of one or more shards under a `Lease` for each. It renews its leases by itself; only the
+  owner of a shard claims, records or changes messages in it. A shard whose lease was lost has another owner with a
+  newer lease: `record` under the old lease raises `LeaseLost` and changes nothing.
+- Within its shards a store hands each due recipient to one caller (`claim`, `take`) until it is recorded or unclaimed.
+  A claim is held in memory and never written: it ends with the lease.
+- The store has its own clock, the same for all owners, by which it decides what is due.
+Errors: `StoreFull` when the disk is full, `OSError` for other storage faults. A call that raised changed nothing.
 """
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from ironpost.model import Body, Envelope, Outcome, Recipient
+    from ironpost.model import Address, Body, Envelope, Outcome, Recipient
     from ironpost.model.body import Spool
+    from ironpost.queue.selection import Selection
 
 
 class StoreFull(OSError):
-    """No room: 452 4.3.1 to the client; the server lives."""
+    """No room: the client gets 452 4.3.1, and the server continues."""
+
+    def __init__(self, *args: object) -> None:
+        """As `OSError`; ENOSPC if no error number is given."""
+        super().__init__(*args)
+        if self.errno is None:
+            self.errno = errno.ENOSPC
 
 
-class State(Enum):
-    """What the queue knows of one recipient."""
+class LeaseLost(OSError):
+    """Another owner has the shard. Nothing was changed, and the claims under this lease are void: discard them."""
+
+
+class StoreUnusable(RuntimeError):
+    """This program cannot use the stored queue, such as one written by a newer version. The text says what to do."""
+
+
+class SubmittedBefore(Exception):
+    """The tenant has submitted a message with this key before. Nothing was stored."""
+
+    def __init__(self, message: str, *, same: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        """The id of the first one, which may have left the queue."""
+        self.same = same
+        """Whether the two are the same: this one is a repetition, and can be acknowledged."""
+
+
+class SubmissionPending(Exception):
+    """Another process is committing a message with this key. Nothing was stored; repeat it later."""
+
+
+class QueryRefused(ValueError):
+    """A query in SQL cannot be run. The text says why."""
+
+
+class Lease(NamedTuple):
+    """Ownership of one shard: a fence that every change is tested against."""
+
+    shard: str
+    """Name of the shard."""
+    token: int
+    """Differs for every owner that the shard ever had."""
+
+
+UNCLAIMED: Final = Lease("", 0)
+"""The lease of a message that was only read. No store accepts it."""
+
+
+class RecipientState(Enum):
+    """State of one recipient in the queue."""
 
     QUEUED = "queued"
     DELIVERED = "delivered"
@@ -33,175 +85,417 @@ class State(Enum):
     DROPPED = "dropped"
     """Removed by an operator."""
     HELD = "held"
-    """Set aside by policy or an operator: no attempt is made until it is resumed."""
+    """Set aside by policy or an operator: no attempt is made until it is released."""
 
 
-UNFINISHED: Final = (State.QUEUED, State.HELD)
-"""States in which somebody still has to do something."""
+UNFINISHED: Final = (RecipientState.QUEUED, RecipientState.HELD)
+"""States that are not final."""
 
 
 class QueuedRecipient(NamedTuple):
-    """One recipient's row."""
+    """One recipient of a queued message."""
 
     number: int
     """Position in the envelope, from 0."""
     recipient: Recipient
-    state: State = State.QUEUED
+    state: RecipientState = RecipientState.QUEUED
     attempts: int = 0
-    """How often a remote was asked."""
+    """Number of attempts in which a remote server was contacted."""
     due: float = 0.0
-    """Seconds since 1970: when the next attempt may be made."""
+    """Time of the next attempt, in seconds since 1970."""
     last: str = ""
-    """The last reply, for people."""
+    """The last reply, for display."""
     remote: str = ""
-    """Who gave it."""
+    """The server that sent it."""
     changed: float = 0.0
-    """Seconds since 1970: when this row last changed."""
+    """Time of the last change, in seconds since 1970."""
+    warned: bool = False
+    """The delay warning was sent, or the sender wants none."""
+    deadline: float | None = None
+    """When it is late (`deadline_of`), in seconds since 1970; None without a deadline, and after `Update.late`.
+    `Update.put_off` moves it."""
 
 
 class QueuedMessage(NamedTuple):
     """A message with the recipients that a call concerns."""
 
     id: str
-    """Letters and digits, unique for ever."""
+    """Letters and digits, never used again."""
     envelope: Envelope
     """All recipients, as accepted."""
     accepted: float
     """Seconds since 1970."""
     body: Body
     recipients: tuple[QueuedRecipient, ...] = ()
-    released: float = 0.0
-    """Seconds since 1970: from when it may be delivered. Retries and expiry count from here (`queue.retry`)."""
+    not_before: float = 0.0
+    """Earliest time of an attempt, in seconds since 1970. Retries and expiry count from here (`queue.retry`)."""
     fault: str = ""
-    """Why the message cannot be read back, if it cannot. The rest is then what could be read, to be shown and nothing
-    else: such a message is never claimed."""
+    """Reason why the message cannot be read back; empty if it can. The other fields then hold what could be read, for
+    display only: such a message is never claimed."""
+    lease: Lease = UNCLAIMED
+    """The lease under which `recipients` are claimed."""
+
+
+SUBMISSION_SECONDS: Final = 24 * 3600.0
+"""Default time for which a store keeps the keys of submissions."""
+
+
+class Submission(NamedTuple):
+    """Identifies a submission that its client may repeat because it got no reply."""
+
+    key: str
+    """Chosen by the client; unique among the submissions of its tenant."""
+    digest: bytes
+    """Of the addresses of the envelope and of the content; equal for a repetition."""
 
 
 class NewMessage(NamedTuple):
-    """A message to commit: id and time are the caller's, so that Received can name them."""
+    """A message to commit. The caller chooses id and time, so that the Received field can name them."""
 
     id: str
     envelope: Envelope
     accepted: float
     prefix: bytes
-    """Trace fields that stand before the content (RFC 5321 §4.4); part of the stored body."""
+    """Trace fields that precede the content (RFC 5321 §4.4); part of the stored body."""
     content: Spool
     due: float | None = None
-    """Seconds since 1970: no attempt is made before (RFC 4865 §4.2). None, or a time before `accepted`: at once."""
+    """Earliest time of an attempt (RFC 4865 §4.2), in seconds since 1970. None, or a time before `accepted`:
+    immediately."""
     held: bool = False
-    """Quarantined: its recipients are HELD, until somebody resumes or drops them."""
+    """Quarantined: its recipients are HELD until an operator releases or drops them."""
+    message_id: str = ""
+    """The field body of Message-ID, by which the history of the message is found (RFC 5322 §3.6.4)."""
+    submission: Submission | None = None
+    """Not None: the message is stored only if its tenant (`Origin.tenant`) did not submit this key before."""
 
 
 class Update(NamedTuple):
-    """What an attempt, or an operator, changes about one recipient."""
+    """The new state of one recipient after an attempt."""
 
     message: str
     number: int
-    state: State
+    state: RecipientState
     attempts: int
     due: float
     outcome: Outcome | None = None
+    warned: bool = False
+    """Set `QueuedRecipient.warned`; False leaves it as it is."""
+    late: bool = False
+    """The report that it is late is queued: remove the deadline."""
+    put_off: float = 0.0
+    """The deadline passed but could not be acted on: move it to this time, in seconds since 1970. 0 leaves it."""
+
+
+def deadline_of(envelope: Envelope, accepted: float) -> float | None:
+    """When the queue must act on a message that it has not delivered (RFC 2852 §4.1.3), in seconds since 1970.
+
+    None without a deadline, and in mode N if it had passed before the message was accepted: an earlier hop told the
+    sender.
+    """
+    by = envelope.deliver_by
+    return None if by is None or (not by.returned and by.deadline <= accepted) else float(by.deadline)
+
+
+AGES: Final = (300.0, 1800.0, 7200.0, 21_600.0, 86_400.0, 259_200.0)
+"""Ages of messages in seconds, which divide `QueueReader.shape`."""
+
+
+class Tally(NamedTuple):
+    """Size of a queue."""
+
+    messages: int
+    recipients: Mapping[RecipientState, int]
+    """Number of their recipients that are not finished, by state."""
+
+
+class Event(NamedTuple):
+    """One event of a message, as the view `events` has it (docs/storage.md)."""
+
+    at: float
+    """Seconds since 1970."""
+    kind: str
+    message: str
+    """The id of the message."""
+    number: int | None
+    """Of the recipient; None if it concerns the message."""
+    address: str
+    attempts: int
+    reply: str
+    remote: str
+    message_id: str
+    """Only of `accepted`."""
+
+
+class StoredQueue(NamedTuple):
+    """Queued recipients of one domain, tenant and priority that are not claimed."""
+
+    domain: str
+    """In lower case; empty for addresses without one."""
+    tenant: str
+    """`Origin.tenant` of the messages."""
+    priority: int
+    """`Envelope.priority` of the messages."""
+    due: float
+    """Due time of the first of them, in seconds since 1970."""
+
+
+class Claimed(NamedTuple):
+    """Result of `Store.claim` and `Store.claim_late`."""
+
+    messages: Messages
+    """Each with the recipients that were claimed."""
+    due: float | None
+    """Due time (or deadline), in seconds since 1970, of the first recipient left in the queue; None if none is left."""
 
 
 Messages: TypeAlias = list[QueuedMessage]
-"""A name of its own, because the port has a method `list`."""
+"""An alias, because the ports have a method `list`."""
 
 
-class Store(Protocol):
-    """One screen, every method with its meaning."""
+class QueueReader(Protocol):
+    """Queries that change nothing. A store answers them; a backend also opens readers for other processes."""
 
-    def spool(self, size_hint: int | None = None) -> Spool:
-        """A place for content on its way in. `size_hint` is MAIL's SIZE in octets (RFC 1870 §6).
+    async def list(self, limit: int = 1000) -> Messages:
+        """Return the oldest messages in the queue with all their recipients, claimed or not."""
+        ...
+
+    async def select(self, selection: Selection, limit: int = 1000) -> Messages:
+        """Return the oldest messages with selected recipients, and only these recipients, claimed or not."""
+        ...
+
+    async def get(self, message: str) -> QueuedMessage | None:
+        """Return one message with all its recipients; None if it is not in the queue."""
+        ...
+
+    async def find(self, messages: Sequence[str]) -> Sequence[str]:
+        """Return those of these ids that are in the queue."""
+        ...
+
+    async def tally(self) -> Tally:
+        """Count messages and recipients."""
+        ...
+
+    async def shape(self) -> Mapping[str, Sequence[int]]:
+        """Count unfinished recipients by domain and age of the message: up to each of `AGES`, and above the last."""
+        ...
+
+
+class StandaloneReader(QueueReader, Protocol):
+    """A reader in another process, beside a running server or without one."""
+
+    faults: list[str]
+    """Parts of the queue that cannot be read, and are missing from the answers."""
+
+    async def trace(self, what: str, limit: int) -> Sequence[Event]:
+        """Return the events of the newest messages with this id, Message-ID, or address of a sender or recipient.
+
+        Delivered, failed and dropped ones included, as far as history reaches. It reads the whole history.
+
+        Args:
+            what: the id or address, in any case; a Message-ID with or without its brackets.
+            limit: the number of messages in each shard.
+        """
+        ...
+
+    def query(self, statement: str, limit: int) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+        """Run a SELECT over the views `queue`, `attempts` and `events` of all shards (docs/storage.md).
+
+        Args:
+            statement: the SELECT.
+            limit: the number of rows to return.
+
+        Returns:
+            The names of the columns, and the rows.
 
         Raises:
-            StoreFull: at once, when the hint is known not to fit.
+            QueryRefused: the statement is invalid or refused; the text says why.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all files."""
+        ...
+
+
+class Store(QueueReader, Protocol):
+    """Accepted mail: what the server commits, attempts and records."""
+
+    def spool(self, size_hint: int | None = None) -> Spool:
+        """Return a spool for incoming content, to be committed to this store.
+
+        Args:
+            size_hint: octets that MAIL announced with SIZE (RFC 1870 §6).
+
+        Raises:
+            StoreFull: at once, if the hint is known not to fit.
         """
         ...
 
     def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
-        """Makes the message durable with all its recipients. 250 may be said when the awaitable returns.
+        """Make the message durable with all its recipients. 250 may be sent when the awaitable returns.
 
-        Recipients that are due now come back claimed by this process: hand them to the scheduler without reading
-        again. Those of a message that is held, or due later (`released` after `accepted`), are not claimed.
+        Recipients that are due now are returned claimed: pass them on without reading them again. Those of a message
+        that is held or due later (`not_before` after `accepted`) are not claimed.
+
+        The key of a `submission` becomes durable with the message, and is kept for as long as the store is configured
+        to keep keys. A commit of the same key waits for one that this process has begun.
+
+        Raises (from the awaitable):
+            SubmittedBefore: the key of its `submission` is known.
+            SubmissionPending: another process is committing that key.
+            StoreFull: there is no room.
+            OSError: the storage failed.
+            ValueError: the id is in use.
         """
         ...
 
-    def record(self, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
-        """Makes the results of attempts durable and releases the claims; commits reports (bounces) with them.
+    def record(self, lease: Lease, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
+        """Make the results of attempts durable, end the claims, and commit bounces with them: all or nothing.
 
-        All of it or nothing. What was held while its attempt ran stays held if it is to be tried again. The updates of
-        one call concern one message, unless the caller knows better: a store of several shards records what lies in
-        one.
+        A recipient that was held during its attempt stays held if it is to be tried again. A message whose recipients
+        are all final is removed with its body; its history stays in the events. A message that an operator dropped
+        meanwhile is ignored.
 
-        A message whose recipients are all final is removed with its body; its history stays in the events.
+        Args:
+            lease: of the message that was attempted (`QueuedMessage.lease`).
+            updates: of messages in that shard.
+            reports: bounces about them.
+
+        Raises (from the awaitable):
+            LeaseLost: the lease has ended. Nothing was recorded.
+            StoreFull: there is no room for the reports.
+            OSError: the storage failed.
+        """
+        ...
+
+    async def unclaim(self, messages: Sequence[QueuedMessage]) -> None:
+        """End the claims on the recipients of these messages without a result; they stay due as they were.
+
+        Messages whose lease has ended are ignored.
         """
         ...
 
     def steady(self) -> Awaitable[None] | None:
-        """None, unless a failed sync leaves it open what is durable: then something that ends when it is known.
+        """Return None, unless a sync has failed and it is unknown what is durable.
 
-        No attempt may begin before. Ask again after it ended.
+        Then the awaitable ends when that is known; no attempt may begin before. Call this again after it ended.
         """
         ...
 
-    async def claim(self, now: float, limit: int) -> Messages:
-        """At most `limit` messages that have recipients due at `now` and not claimed, with those recipients.
+    def queues(self) -> AsyncIterator[StoredQueue]:
+        """Iterate over the queues with recipients that are not claimed, some perhaps twice.
 
-        A message that cannot be read is held instead, with the reason in `last`, and costs no other (SECURITY R25).
+        Raises:
+            OSError: a part of the queue cannot be read; at the end, when the other parts were.
         """
         ...
 
-    async def release(self, messages: Sequence[str]) -> None:
-        """Gives back claims without a result: the recipients are as they were, and due as they were."""
-        ...
+    async def claim(
+        self, domain: str, tenant: str, priority: int, limit: int, together: Callable[[Address], bool] | None = None
+    ) -> Claimed:
+        """Claim due recipients of one queue, earliest first, in at most `limit` messages.
 
-    async def waiting(self, domains: Sequence[str], now: float, limit: int = 1000) -> Sequence[str]:
-        """Ids of messages with queued recipients at these domains (lower case), due or not, claimed or not, oldest
-        first; without those that must not be delivered yet (`released` after `now` and after `accepted`)."""
-        ...
+        A message that cannot be read is held, with the reason in `last`, and costs no other (SECURITY R25).
 
-    async def take(self, message: str, domains: Sequence[str], now: float) -> QueuedMessage | None:
-        """Claims a message's queued recipients at these domains (lower case), due or not, and returns it with those
-        recipients; None if there are none, or others have claimed them, or it must not be delivered yet."""
-        ...
-
-    async def next_due(self) -> float | None:
-        """When the earliest unclaimed recipient is due; None if there is none."""
-        ...
-
-    async def list(self, limit: int = 1000) -> Messages:
-        """Messages in the queue, oldest first, with all their recipients, claimed or not."""
-        ...
-
-    async def get(self, message: str) -> QueuedMessage | None:
-        """One message with all its recipients."""
-        ...
-
-    async def retry(self, messages: Sequence[str] | None, now: float) -> int:
-        """Makes queued recipients due now; how many recipients that concerned.
-
-        None means every message that may be delivered now; one that may not (`released` after `now` and after
-        `accepted`) must be named. A message that was merely accepted while the clock was ahead is not one of those.
-        Many recipients are changed in several steps, each of which is durable by itself; the same holds for `hold`,
-        `resume` and `drop`.
+        Args:
+            domain: in lower case.
+            tenant: `Origin.tenant`.
+            priority: `Envelope.priority`.
+            limit: the number of messages.
+            together: which recipients in other domains, if due, are claimed with those of the same message.
         """
         ...
 
-    async def hold(self, messages: Sequence[str], now: float) -> int:
-        """Sets queued recipients aside; how many recipients that concerned. Attempts that run go on to their end."""
-        ...
+    def claim_old(
+        self, before: float, *, after: float | None = None, unwarned: bool = False
+    ) -> AsyncIterator[Messages]:
+        """Claim all queued recipients of messages that could be delivered since `before` (`not_before`), oldest first.
 
-    async def resume(self, messages: Sequence[str], now: float) -> int:
-        """Makes held recipients queued again, due as they were; how many recipients that concerned.
+        Due or not; without those that are claimed. It yields some messages at a time, and each message at most once;
+        the event loop runs while it searches.
 
-        `released` becomes `now`, if it is not later anyway: a message that was held long is not expired for it.
+        Args:
+            before: seconds since 1970.
+            after: seconds since 1970; only messages that could first be delivered later than this.
+            unwarned: only recipients that are not `warned`.
+
+        Raises:
+            OSError: the store failed, or a part of it, after the others were searched.
         """
         ...
 
-    async def drop(self, messages: Sequence[str], now: float) -> int:
-        """Removes messages without a report; how many messages that were."""
+    async def claim_late(self, limit: int) -> Claimed:
+        """Claim queued recipients whose deadline has passed, the earliest first, in at most `limit` messages.
+
+        Returns:
+            The messages, none only if no claim is possible, and the next deadline that has not passed.
+        """
+        ...
+
+    def claim_selected(self, selection: Selection) -> AsyncIterator[Messages]:
+        """Claim the selected recipients that are not claimed, queued or held, due or not: some messages at a time.
+
+        Messages that cannot be read are left out.
+        """
+        ...
+
+    async def redirect(self, message: QueuedMessage, address: Address) -> None:
+        """Replace the addresses of the claimed recipients of a message, which become due now. Ends the claims.
+
+        Held recipients stay held.
+
+        The earlier address becomes `Recipient.original`, unless there is one, and is kept in the event `redirected`.
+
+        Args:
+            message: as it was claimed.
+            address: the new one.
+
+        Raises:
+            LeaseLost: the lease has ended. Nothing was changed.
+            OSError: the storage failed.
+        """
+        ...
+
+    async def take(self, message: str, domains: Sequence[str]) -> QueuedMessage | None:
+        """Claim a message's queued recipients at these domains (lower case), due or not.
+
+        Returns:
+            The message with those recipients; None if there are none, if they are claimed, or before `not_before`.
+        """
+        ...
+
+    async def waiting(self, domains: Sequence[str], limit: int = 1000) -> Sequence[str]:
+        """Return ids of messages with queued recipients at these domains (lower case), oldest first.
+
+        Due or not, claimed or not; without those that must not be delivered yet (`not_before` in the future and after
+        `accepted`).
+        """
+        ...
+
+    async def retry(self, selection: Selection) -> int:
+        """Make the selected queued recipients due now; return how many.
+
+        One whose message may not be delivered yet (`not_before` in the future and after `accepted`) must be selected by
+        the id of the message; a message that was merely accepted while the clock was ahead is not one of those.
+        Many recipients are changed in several steps, each durable by itself; likewise in `hold`, `release`, `drop`.
+        """
+        ...
+
+    async def hold(self, selection: Selection) -> int:
+        """Set the selected queued recipients aside; return how many. Running attempts finish."""
+        ...
+
+    async def release(self, selection: Selection) -> int:
+        """Make the selected held recipients queued again, due as they were; return how many.
+
+        `not_before` becomes now unless it is later: a message that was held for long does not expire for it.
+        """
+        ...
+
+    async def drop(self, selection: Selection) -> int:
+        """End the selected recipients without a bounce; return how many. Messages without any others are removed."""
         ...
 
     async def close(self) -> None:
-        """Finishes what is being committed, then lets go of everything."""
+        """Finish what is being committed, end all leases, and free everything."""
         ...

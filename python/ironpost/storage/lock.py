@@ -1,7 +1,7 @@
 """The lock on a data directory: one server at a time.
 
-Promises: while a `DirectoryLock` is held, no other one on the same directory can be; the kernel lets go of it when the
-process ends, however it ends. The lock file stays behind and means nothing by itself.
+Promises: while a `DirectoryLock` is held, no other can be taken on the same directory; the kernel releases it when the
+process ends, for any reason. The lock file remains, and its existence means nothing.
 """
 
 from __future__ import annotations
@@ -11,29 +11,32 @@ import fcntl
 import os
 from pathlib import Path
 
-from ironpost.storage.ownership import open_private
+from ironpost.storage.directory import sync_directory
+from ironpost.storage.ownership import open_private, refuse_exposed
 
 LOCK = "lock"
-"""The file below the data directory; it holds the owner's process id for people."""
+"""The file below the data directory; it holds the owner's process id, for administrators."""
 
 
 class DirectoryInUse(OSError):
-    """Another process works in this data directory. The sentence names it."""
+    """Another process uses this data directory. The text names the process."""
 
 
 class DirectoryLock:
     """flock(2) on `<data>/lock`."""
 
     def __init__(self, directory: Path) -> None:
-        """Takes the lock, creating the directory (0700) if need be.
+        """Take the lock, creating the directory (0700) if necessary.
 
         Raises:
             DirectoryInUse: another process holds it.
+            DirectoryExposed: every user may write in the directory.
             OSError: the directory cannot be created or written.
         """
         if not directory.exists():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_directory(directory.parent)  # the name of a new directory must outlive a crash, too
+            sync_directory(directory.parent)  # the name of a new directory must survive a crash, too
+        refuse_exposed(directory)
         path = Path(directory, LOCK)
         descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -51,11 +54,11 @@ class DirectoryLock:
 
     @property
     def descriptor(self) -> int:
-        """The lock's file: a process that inherits it holds the lock, too, for as long as it lives."""
+        """Descriptor of the lock file: a process that inherits it holds the lock too, until it ends."""
         return self._descriptor
 
     def release(self) -> None:
-        """Lets go. Harmless if called twice."""
+        """Release the lock. Harmless if called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -63,7 +66,7 @@ class DirectoryLock:
 
 def _in_use(owner: str) -> str:
     if not owner.isdigit():
-        return "The data directory is in use by another process: stop it, or give this one a directory of its own"
+        return "The data directory is in use by another process: stop it, or give this one another directory"
     try:
         os.kill(int(owner), 0)
     except ProcessLookupError:
@@ -71,14 +74,5 @@ def _in_use(owner: str) -> str:
             f"The data directory is in use by workers of process {owner}, which was killed: they are ending, try again"
         )
     except PermissionError:
-        pass  # it lives, as somebody else
-    return f"The data directory is in use by process {owner}: stop it, or give this one a directory of its own"
-
-
-def sync_directory(directory: Path) -> None:
-    """The names in it reach the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        pass  # it runs as another user
+    return f"The data directory is in use by process {owner}: stop it, or give this one another directory"

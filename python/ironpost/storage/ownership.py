@@ -1,13 +1,14 @@
-"""Files in a directory that belongs to somebody else: what a command run by root may open there.
+"""Safe access by root to files in a directory that another user owns.
 
-The data directory belongs to the service's user, and administrators run commands on it as root. Whoever owns the
+The data directory belongs to the service's user, and administrators run commands on it as root. The owner of the
 directory can put a symbolic link, a hard link or a FIFO in the place of any file in it.
 
 Promises: `acting_for` gives up root's rights for those of the directory's owner, so that no name in the directory gives
-that owner anything it did not have. Files are opened relative to the directory's descriptor, never through a symbolic
+that owner more rights than it had. Files are opened relative to the directory's descriptor, never through a symbolic
 link, and only if they are regular files with one name; a file is replaced as a whole, and the replacement survives a
 crash.
-Refuses: with OSError, to work in a directory that somebody other than root reaches through a symbolic link.
+Refuses: with OSError, to work in a directory that another user than root reaches through a symbolic link, or in which
+every user may write.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def acting_for(directory: Path) -> Iterator[int]:
-    """Run by root, acts with the rights of the directory's owner until the block ends; others keep their own.
+    """Act with the rights of the directory's owner until the block ends, if run by root.
 
-    Process-wide: for commands, not for a server with other things to do.
+    This affects the whole process: for commands, not for a server.
 
     Yields:
         A descriptor of the directory, for the functions below.
@@ -60,8 +61,25 @@ def acting_for(directory: Path) -> Iterator[int]:
         os.close(folder)
 
 
+class DirectoryExposed(OSError):
+    """Every user may write in the directory. The text says what to do."""
+
+
+def writable_by(directory: Path) -> int:
+    """Return which users besides its owner may write in a directory: `stat.S_IWGRP`, `stat.S_IWOTH`, both or 0."""
+    return directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def refuse_exposed(directory: Path) -> None:
+    """Raise DirectoryExposed if every user may write in the directory, and so replace its files."""
+    if writable_by(directory) & stat.S_IWOTH:
+        mode = stat.S_IMODE(directory.stat().st_mode)
+        sentence = f"every user may write there ({mode:04o}); run: chmod go-w {directory}"
+        raise DirectoryExposed(errno.EPERM, sentence, str(directory))
+
+
 def open_private(name: str | Path, flags: int, folder: int | None = None) -> int:
-    """Opens a file that is nobody else's; one that is created is 0600.
+    """Open a regular file that has no other name; create it with 0600.
 
     Args:
         name: of the file, in `folder` if that is given.
@@ -69,24 +87,24 @@ def open_private(name: str | Path, flags: int, folder: int | None = None) -> int
         folder: a descriptor.
 
     Raises:
-        OSError: it cannot be opened; it is a symbolic link (ELOOP), no regular file, or has several names (EPERM).
+        OSError: it cannot be opened; it is a symbolic link (ELOOP), not a regular file, or has several names (EPERM).
     """
-    # O_NONBLOCK: a FIFO would wait for somebody at its other end.
+    # O_NONBLOCK: opening a FIFO would wait for a process at its other end.
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     file = os.open(name, flags, 0o600, dir_fd=folder)
     status = os.fstat(file)
     if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
         return file
     os.close(file)
-    what = "not a regular file" if not stat.S_ISREG(status.st_mode) else "a file with several names (hard links)"
+    what = "not a regular file" if not stat.S_ISREG(status.st_mode) else "a file with several hard links"
     raise OSError(errno.EPERM, f"{what}, so it is not opened", str(name))
 
 
 def replace_private(name: str, content: bytes, folder: int) -> None:
-    """Replaces a file by one with this content, 0600, as a whole or not at all. It keeps its owner where we may set it.
+    """Replace a file atomically by one with this content, 0600. Run by root, keep its owner.
 
     Raises:
-        OSError: it cannot be written, or what is there is not a file that `open_private` opens.
+        OSError: it cannot be written, or an existing file is not one that `open_private` opens.
     """
     owner = None
     with suppress(FileNotFoundError):

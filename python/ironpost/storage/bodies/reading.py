@@ -1,8 +1,8 @@
-"""Bodies at rest, read in pieces.
+"""Reading stored bodies, in pieces.
 
-Promises: a body with a checksum is verified on the way: if what is read differs from what was written, `BodyDamaged`
-comes in the place of the last piece, so that no peer ever sees the end of it. Reads go through the page cache on the
-spot and into a thread when the disk must be asked. A partial `head` is not verified.
+Promises: a body with a checksum is verified while it is read: if it differs from what was written, `BodyDamaged` is
+raised instead of yielding the last piece, so no peer gets the end of it. Cached pages are read on the event loop,
+others in a thread. A partial `head` is not verified.
 """
 
 from __future__ import annotations
@@ -14,38 +14,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from zlib import crc32
 
 from ironpost.model.body import PIECE, BodyDamaged
+from ironpost.model.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from ironpost.storage.bodies import Place
+    from ironpost.storage.bodies import BodyLocation
 
-Locate: TypeAlias = "Callable[[], Place | None]"
-"""Asks the database again where a body lies; None if the message is gone."""
-
-
-class MemoryBody:
-    """A body in memory."""
-
-    __slots__ = ("_content",)
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    @property
-    def size(self) -> int:
-        """Octets."""
-        return len(self._content)
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The content in pieces of at most `PIECE` octets."""
-        for start in range(0, len(self._content), PIECE):
-            yield self._content[start : start + PIECE]
-
-    async def head(self, limit: int) -> bytes:
-        """At most `limit` octets from the start."""
-        return self._content[:limit]
+Locate: TypeAlias = "Callable[[], BodyLocation | None]"
+"""Looks up the current location of a body in the database; returns None if the message is gone."""
 
 
 class StoredBody:
@@ -53,8 +31,8 @@ class StoredBody:
 
     __slots__ = ("_directory", "_locate", "_place", "_prefix")
 
-    def __init__(self, directory: Path, prefix: bytes, place: Place, locate: Locate | None = None) -> None:
-        """`directory` is the shard's. `locate` tells a body that was moved or removed meanwhile from a damaged one."""
+    def __init__(self, directory: Path, prefix: bytes, place: BodyLocation, locate: Locate | None = None) -> None:
+        """`directory` is the shard's. `locate` distinguishes a moved or removed body from a damaged one."""
         self._directory = directory
         self._prefix = prefix
         self._place = place
@@ -66,15 +44,15 @@ class StoredBody:
         return len(self._prefix) + self._place.length
 
     @property
-    def place(self) -> Place:
-        """Where the content lies."""
+    def place(self) -> BodyLocation:
+        """The location of the content."""
         return self._place
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The content in pieces of at most `PIECE` octets.
 
         Raises:
-            BodyDamaged: it is not what was written. The last piece was not yielded.
+            BodyDamaged: it differs from what was written; the last piece was not yielded.
             FileNotFoundError: the message was removed meanwhile.
             OSError: it cannot be read.
         """
@@ -97,7 +75,7 @@ class StoredBody:
                     if place.checksum is not None:
                         checksum = crc32(piece, checksum)
                     if not piece:
-                        fault = f"the body ends {left} octets early"
+                        fault = f"the body ends {counted(left, 'octet')} early"
                     elif not left and place.checksum not in {None, checksum}:
                         fault = f"the body at octet {place.start} has another checksum"
                     if fault:
@@ -124,10 +102,10 @@ class StoredBody:
         with file:
             return self._prefix + await _read(file.fileno(), limit - len(self._prefix), self._place.start)
 
-    def _moved(self, place: Place, error: OSError) -> Place:
-        """Where the content is now. Raises what `error` means if it was not moved."""
+    def _moved(self, place: BodyLocation, error: OSError) -> BodyLocation:
+        """Return the current location of the content; raise `error` if it was not moved."""
         now = self._locate() if self._locate is not None else place
-        # A body that was moved is the same body: anything else lies in the row of a later message with that number.
+        # A moved body has the same length and checksum: anything else belongs to a later message with that number.
         if now is None or (now.length, now.checksum) != (place.length, place.checksum):
             raise FileNotFoundError(errno.ENOENT, "the message was removed from the queue") from error
         if now == place:
@@ -148,7 +126,7 @@ async def _read(descriptor: int, size: int, offset: int) -> bytes:
             found = 0  # not in the page cache, or the file system does not know
         if found:
             return bytes(memoryview(buffer)[:found])
-    # Shielded: a cancelled caller closes the file only when the thread is through with it.
+    # Shielded: a cancelled caller closes the file only after the thread has finished with it.
     reading = asyncio.ensure_future(asyncio.to_thread(os.pread, descriptor, size, offset))
     try:
         return await asyncio.shield(reading)

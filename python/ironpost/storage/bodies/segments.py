@@ -1,12 +1,11 @@
-"""The body log of a shard: records appended to segments, many of them with one sync.
+"""The body log of a shard: records appended to segments; one sync serves many of them.
 
-Promises: a `Place` is handed out when its record is on the disk. A record starts at a multiple of `BLOCK`, so that
-writing one never touches a block that holds another. A segment whose sync failed is sealed at its last synced length:
-nothing is appended to it again, and the records that it did not take are written once more, from memory, into a new
-one. A segment is created when the database has listed it, and removed when the database has recorded that it is not
-needed.
-Space of records that are not needed is given back in batches: holes where the file system can punch them, else the
-owner is asked to move what is left (`relocate`). Bound: at most twice the octets of the records and two segments.
+Promises: a `BodyLocation` is returned when its record is durable. A record starts at a multiple of `BLOCK`, so
+that writing one never touches a block that holds another. A segment whose sync failed is sealed at its last synced
+length: nothing is appended to it again, and the records after that length are written once more, from memory, into a
+new one. A segment is created when the database has listed it, and removed when the database has recorded that it is not
+needed. Space of deleted records is freed in batches: by punching holes where the file system can, else the remaining
+records are moved (`relocate`). The log takes at most twice the octets of its records, plus two segments.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from ironpost.storage.bodies import SEGMENTS, Place, segment_name
+from ironpost.storage.bodies import SEGMENTS, BodyLocation, segment_name
 from ironpost.storage.bodies.spool import storage_error, write_all
 
 if TYPE_CHECKING:
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
     from ironpost.storage.bodies import Catalogue, Disk
 
 SEGMENT = 64 * 1024 * 1024
-"""Octets after which a new segment is begun."""
+"""Size after which a new segment is begun, in octets."""
 BLOCK = 4096
 """Records start at a multiple of this: the unit in which file systems punch holes."""
 RECLAIM_SECONDS = 0.5
-"""How long space that is not needed waits for company before it is given back."""
+"""Seconds for which free space is collected before it is returned to the file system."""
 TRIES = 2
-"""How often a record is written: the second time into a new segment, after the sync of the first failed."""
+"""Number of times a record is written: after a failed sync again, into a new segment."""
 
 _CANNOT_PUNCH = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EINVAL})
 
@@ -53,25 +52,25 @@ class _Segment:
         self.descriptor = descriptor
         self.sealed = descriptor < 0
         self.live = live
-        """Records that a row names, or will."""
+        """Number of records that have, or will have, a row."""
         self.octets = octets
-        """Octets of these, in whole blocks."""
+        """Size of these records in whole blocks, in octets."""
         self.end = end
         self.synced = end if self.sealed else -1
-        """Octets that are known to be on the disk; -1 before the first sync."""
+        """Length known to be durable, in octets; -1 before the first sync."""
         self.pending = 0
-        """Records written and not synced yet."""
+        """Number of records written but not synced."""
         self.dead: list[tuple[int, int]] = []
-        """Ranges that are not needed and still take space."""
+        """Ranges that are not needed but still allocated."""
 
     @property
     def removable(self) -> bool:
-        """Nothing in it is needed, and nothing will be."""
+        """Whether it holds nothing that is needed, and takes no new records."""
         return self.sealed and not self.live and not self.pending
 
 
 class _Record:
-    """A body on its way into a segment."""
+    """A body that is being written to a segment."""
 
     __slots__ = ("checksum", "future", "length", "parts", "start", "tries")
 
@@ -79,7 +78,7 @@ class _Record:
         self.parts = parts
         self.length = length
         self.checksum = checksum
-        self.future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[BodyLocation] = asyncio.get_running_loop().create_future()
         self.start = 0
         self.tries = 0
 
@@ -96,12 +95,12 @@ class SegmentLog:
         *,
         size: int = SEGMENT,
     ) -> None:
-        """Opens nothing.
+        """Create an empty log; segments are opened when needed.
 
         Args:
             directory: the shard's; its `segments` exists.
             catalogue: where files are listed.
-            disk: who syncs, punches and removes.
+            disk: syncs files, punches holes and removes files.
             relocate: moves the records of a segment, by its number, that is mostly unused and cannot be punched.
             size: octets after which a new segment is begun.
         """
@@ -126,26 +125,29 @@ class SegmentLog:
     # -- at the start
 
     def found(self, number: int, live: int, octets: int, size: int) -> None:
-        """A segment of an earlier process: nothing is appended to it. `octets` are those of its records, in blocks."""
+        """Register a segment of an earlier process, to which nothing is appended.
+
+        `octets` is the size of its records in whole blocks.
+        """
         self._segments[number] = _Segment(number, live=live, octets=octets, end=size)
         self._next = max(self._next, number + 1)
 
     def number_after(self, number: int) -> None:
-        """New segments get higher numbers than this one."""
+        """Give new segments higher numbers than this one."""
         self._next = max(self._next, number + 1)
 
     def unused(self, number: int, ranges: Sequence[tuple[int, int]]) -> None:
-        """Ranges of a found segment that hold nothing needed and still take space."""
+        """Add ranges of a segment of an earlier process that are not needed but still allocated."""
         self._segments[number].dead += ranges
 
     # -- writing
 
-    def append(self, parts: Sequence[bytes | bytearray], length: int, checksum: int) -> asyncio.Future[Place]:
-        """Where the record is, once it is on the disk. `parts` must not change until then.
+    def append(self, parts: Sequence[bytes | bytearray], length: int, checksum: int) -> asyncio.Future[BodyLocation]:
+        """Append a record; the future has its location once it is durable. `parts` must not change until then.
 
         Raises (from the future):
             StoreFull: the disk is full.
-            OSError: the disk refused, twice.
+            OSError: it could not be written, twice.
         """
         record = _Record(parts, length, checksum)
         self._add(record)
@@ -172,12 +174,12 @@ class SegmentLog:
         current.pending += 1
         self._unsynced.append((current, record))
         if not self._syncing:
-            # Not at once: what else this turn of the loop brings shares the sync.
+            # Not at once, so that further records of this loop iteration share the sync.
             self._syncing = True
             asyncio.get_running_loop().call_soon(self._sync)
 
     async def _open(self) -> None:
-        """A new segment, then what waits for it."""
+        """Create a segment, then write the records that wait for it."""
         try:
             number, self._next = self._next, self._next + 1
             segment = _Segment(number)
@@ -212,10 +214,10 @@ class SegmentLog:
         if error is None:
             segment.synced = end
             for record in batch:
-                place = Place(record.length, record.checksum, segment.number, record.start)
+                place = BodyLocation(record.length, record.checksum, segment.number, record.start)
                 segment.live += 1
                 segment.octets += blocks(record.length)
-                if record.future.done():  # its caller has gone: no row will name it
+                if record.future.done():  # its caller was cancelled: no row will refer to it
                     self.retire(place)
                 else:
                     record.future.set_result(place)
@@ -254,9 +256,9 @@ class SegmentLog:
             segment.descriptor = -1
             self._reclaim_soon()
 
-    # -- giving space back
+    # -- freeing space
 
-    def retire(self, place: Place) -> None:
+    def retire(self, place: BodyLocation) -> None:
         """As `BodyStore.retire`."""
         segment = self._segments[place.segment]
         segment.live -= 1
@@ -265,13 +267,13 @@ class SegmentLog:
         self._reclaim_soon()
 
     def seal(self) -> None:
-        """Begins a new segment with the next record: the shard has come to rest."""
+        """Begin a new segment with the next record, because the shard is idle."""
         if self._current is not None:
             self._seal(self._current)
 
     @property
     def busy(self) -> bool:
-        """Something is being written or given back."""
+        """Whether anything is being written or freed."""
         return bool(self._waiting or self._unsynced or self._syncing or self._timer or self._reclaiming)
 
     def _reclaim_soon(self) -> None:
@@ -286,15 +288,15 @@ class SegmentLog:
     def _reclaimed(self, task: asyncio.Task[None]) -> None:
         self._reclaiming = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("space of bodies that are not needed was not given back: %s", error)
+            log.warning("space of unused bodies was not freed: %s", error)
         if any(segment.dead or segment.removable for segment in self._segments.values()) and error is None:
             self._reclaim_soon()
 
     async def reclaim(self) -> None:
-        """Gives back what is not needed now.
+        """Free space that is not needed.
 
         Raises:
-            OSError: the disk or the database refused. What was not given back is tried again later.
+            OSError: a file or the database cannot be changed. What was not freed is retried later.
         """
         unused = [segment for segment in self._segments.values() if segment.removable]
         if unused:
@@ -324,7 +326,7 @@ class SegmentLog:
             log.info("the file system of %s cannot punch holes: records are moved instead", self._directory)
 
     async def close(self) -> None:
-        """Gives back what it can and closes the segments. Nothing may be being written."""
+        """Free unneeded space and close the segments. No record may be in progress."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -337,7 +339,7 @@ class SegmentLog:
             await self.reclaim()
 
     def abandon(self) -> None:
-        """Closes what is open, at once."""
+        """Close the segments at once."""
         self._closed = True
         for segment in self._segments.values():
             if segment.descriptor >= 0:
@@ -345,19 +347,19 @@ class SegmentLog:
                 segment.descriptor = -1
 
     def usage(self) -> Mapping[int, tuple[int, int]]:
-        """Records and their octets by segment."""
+        """Number and size of records by segment."""
         return {number: (segment.live, segment.octets) for number, segment in self._segments.items()}
 
 
 async def remove(catalogue: Catalogue, disk: Disk, names: Sequence[str]) -> None:
-    """Removes files in the one order that a crash cannot turn against us: recorded, removed, forgotten."""
+    """Remove files in the one order that is safe in a crash: record in the database, remove, forget."""
     await catalogue.retire(names)
     await disk.remove(names)
     await catalogue.forget(names)
 
 
 def blocks(length: int) -> int:
-    """Octets of the blocks that a record of this length takes."""
+    """Size of a record of this length in whole blocks, in octets."""
     return -(-length // BLOCK) * BLOCK
 
 

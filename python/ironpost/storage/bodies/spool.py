@@ -1,12 +1,11 @@
-"""Content on its way into a shard: in memory within a budget, else in a file.
+"""Incoming content of a shard: in memory within a budget, else in a file.
 
-Promises: content up to `SMALL_BODY` never touches a file. Up to `RECORD_BODY` it is held in memory until the end of
-data, as long as the worker's budget lasts. Of other content at most `COALESCE` octets and a piece are held, and at
-most twice `SYNC_EVERY` lie unsynced in the page cache: `write` then returns an awaitable that ends when the disk has
-caught up.
-The database lists a file before it is created. Files are 0600 in directories of 0700 (SECURITY R47), their names
-random, never derived from anything a peer said (R42). What is discarded leaves nothing.
-Refuses: writing after an error, with the same error; `StoreFull` is the one for a full disk.
+Promises: content up to `SMALL_BODY` never touches a file. Up to `RECORD_BODY` it is held in memory until its end, as
+long as the worker's budget lasts. Of other content at most `COALESCE` octets and a piece are in memory, and at most
+twice `SYNC_EVERY` octets are written but not synced: `write` then returns an awaitable that waits for the sync. The
+database lists a file before it is created. Files are 0600 in directories of 0700 (SECURITY R47); their names are
+random, never derived from input (R42). Discarded content leaves no file.
+Refuses: writing after an error, with the same error; `StoreFull` means a full disk.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import secrets
 from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
+from ironpost.model.body import lacks_room
 from ironpost.queue.store import StoreFull
 from ironpost.storage.bodies import BODIES, RECORD_BODY, SMALL_BODY
 
@@ -27,65 +27,63 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEMORY = 64 * 1024 * 1024
-"""Octets of content above `SMALL_BODY` that the spools of one worker hold in memory, by default."""
+"""Default memory budget of a worker for content above `SMALL_BODY`, in octets."""
 COALESCE = 128 * 1024
-"""Octets gathered before they are written to the file."""
+"""Octets collected before each write to the file."""
 SYNC_EVERY = 4 * 1024 * 1024
-"""Octets written to a file before the disk is asked to catch up."""
+"""Octets written to a file between syncs."""
 _SMALL_PIECE = 4096
-"""Octets below which a piece is copied to its predecessor: many tiny objects would cost more than they hold."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Pieces smaller than this, in octets, are joined, because many tiny objects take more memory than their content."""
 
 
 def storage_error(error: OSError) -> OSError:
-    """`StoreFull` if that is what it means, else the error itself."""
-    if error.errno in _FULL and not isinstance(error, StoreFull):
+    """Return the error, or `StoreFull` in its place if the disk is full."""
+    if lacks_room(error) and not isinstance(error, StoreFull):
         return StoreFull(error.errno, os.strerror(error.errno or 0), error.filename)
     return error
 
 
 class MemoryBudget:
-    """What all spools of a worker may hold together."""
+    """The memory budget that all spools of a worker share."""
 
     __slots__ = ("free",)
 
     def __init__(self, octets: int = MEMORY) -> None:
         self.free = octets
-        """Octets that nobody holds."""
+        """Number of octets that are not reserved."""
 
     def take(self, octets: int) -> bool:
-        """Reserves them, unless there are fewer."""
+        """Reserve octets; return False if there are too few."""
         if octets > self.free:
             return False
         self.free -= octets
         return True
 
     def give(self, octets: int) -> None:
-        """The opposite of `take`."""
+        """Release octets that were reserved by `take`."""
         self.free += octets
 
 
-class Owner(Protocol):
-    """What a spool needs of its shard."""
+class SpoolOwner(Protocol):
+    """The part of a shard that spools use."""
 
     directory: Path
     memory: MemoryBudget
 
     def list_file(self, name: str) -> asyncio.Future[None]:
-        """The database is about to know this file."""
+        """List a file that is about to be created, in the database."""
         ...
 
     def sync_file(self, name: str) -> asyncio.Future[None]:
-        """The file reaches the disk with its name."""
+        """Sync the file and its name."""
         ...
 
     def abandon(self, name: str, listed: asyncio.Future[None]) -> None:
-        """Nobody needs this file, which may not even exist."""
+        """Free a file that is not needed, and may not exist."""
         ...
 
     def take_room(self, octets: int) -> None:
-        """Raises StoreFull if the disk has no room for so much new mail."""
+        """Raise StoreFull if the disk has no room for so much new mail."""
         ...
 
 
@@ -97,8 +95,8 @@ class BodySpool:
                  "_syncing", "_unsynced", "checksum", "file", "parts")
     # fmt: on
 
-    def __init__(self, owner: Owner, hint: int = 0) -> None:
-        """`hint` is the size that was declared, in octets; 0 if none was."""
+    def __init__(self, owner: SpoolOwner, hint: int = 0) -> None:
+        """`hint` is the declared size (RFC 1870 §6), in octets; 0 if there is none."""
         self._owner = owner
         self._hint = hint
         self._held = 0
@@ -111,7 +109,7 @@ class BodySpool:
         self._error: OSError | None = None
         self._done = False
         self.parts: list[bytes | bytearray] = []
-        """What is held in memory: all of it, unless there is a file."""
+        """The content in memory: all of it, unless there is a file."""
         self.checksum = 0
         """CRC-32 of everything written; kept only above `SMALL_BODY`."""
         self.file = ""
@@ -119,7 +117,7 @@ class BodySpool:
 
     @property
     def directory(self) -> Path:
-        """Of the shard that it is for."""
+        """The shard's directory."""
         return self._owner.directory
 
     @property
@@ -161,7 +159,7 @@ class BodySpool:
             self.parts.append(bytearray(piece))
 
     def _fits(self) -> bool:
-        """Whether all of it may stay in memory."""
+        """Whether the content may stay in memory."""
         if self._size <= SMALL_BODY:
             return True
         wanted = self._size - self._reserved
@@ -217,10 +215,10 @@ class BodySpool:
         return self._error
 
     async def durable(self) -> None:
-        """The file is complete and on the disk. Only for content that has one.
+        """Complete and sync the file. Only for content that has one.
 
         Raises:
-            OSError: it is not.
+            OSError: the file is not durable.
         """
         if self._error is not None:
             raise self._error
@@ -236,7 +234,7 @@ class BodySpool:
             raise self._failed(error) from None
 
     def take(self) -> list[bytes | bytearray]:
-        """Ends the spool for its shard: what is in memory; the file, if there is one, is the shard's from here.
+        """End the spool, and return what is in memory; the file, if there is one, is the shard's from now on.
 
         The memory stays reserved until `forget`.
         """
@@ -249,12 +247,12 @@ class BodySpool:
         return self.parts
 
     def forget(self) -> None:
-        """Nothing in memory is needed any more."""
+        """Drop the content in memory and its reservation."""
         self.parts = []
         self._give_memory()
 
     def discard(self) -> None:
-        """Forgets everything (`Spool.discard`)."""
+        """Discard the content (`Spool.discard`)."""
         if self._done:
             return
         self._done = True
@@ -274,10 +272,10 @@ class BodySpool:
 
 
 def write_all(descriptor: int, parts: Iterable[bytes | bytearray], offset: int | None = None) -> None:
-    """Writes all parts at an offset, or where the file stands, whatever the system takes at a time.
+    """Write all parts at an offset, or at the file position, in as many calls as it takes.
 
     Raises:
-        OSError: it cannot; some of it may be written.
+        OSError: they cannot be written, or only some of them.
     """
     waiting: list[memoryview] = [memoryview(part) for part in parts if part]
     while waiting:
@@ -295,11 +293,11 @@ def write_all(descriptor: int, parts: Iterable[bytes | bytearray], offset: int |
 
 
 _VECTORS = 1024
-"""Buffers in one call, at most (IOV_MAX)."""
+"""Maximum number of buffers in one call (IOV_MAX)."""
 
 
 def _place(directory: Path, name: str) -> Path:
-    """The path of a body file; the directories above it exist."""
+    """Return the path of a body file; create the directories above it."""
     path = directory / name
     for above in (path.parent.parent, path.parent):  # `parents=True` would give the first a wider mode
         with contextlib.suppress(FileExistsError):
@@ -308,12 +306,12 @@ def _place(directory: Path, name: str) -> Path:
 
 
 def _raise(future: asyncio.Future[None] | None) -> None:
-    """What a future that is done failed with."""
+    """Raise the exception of a future, if it is done and has one."""
     if future is not None and (error := future.exception()) is not None:
         raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
 
 
 def _retrieved(future: asyncio.Future[None]) -> None:
-    """The next write raises the error; asyncio need not report that nobody looked at it."""
+    """Mark the exception as retrieved, for asyncio; the next write raises it."""
     if not future.cancelled():
         future.exception()

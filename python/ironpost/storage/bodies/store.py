@@ -1,8 +1,8 @@
 """One shard's bodies. Implements `storage.bodies.BodyStore` over segments and files.
 
-Promises: as the port. At the start it compares what the database lists with what is on the disk: what is listed and not
-needed is removed, what is needed and missing is reported, and what is not listed is reported and never touched.
-Refuses: a shard whose database lists nothing at all while there are bodies: it was deleted or replaced by an empty one.
+Promises: as the port. At the start it compares the files that the database lists with those on the disk: listed files
+that are not needed are removed, missing ones reported, and unlisted ones reported and never changed.
+Refuses: a shard whose database lists no file although there are some: it was deleted or replaced by an empty one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import errno
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from ironpost.storage.bodies import BODIES, SEGMENTS, Catalogue, Disk, Place, segment_name
+from ironpost.storage.bodies import BODIES, SEGMENTS, BodyLocation, Catalogue, Disk, segment_name
 from ironpost.storage.bodies.reading import Locate, StoredBody
 from ironpost.storage.bodies.segments import SEGMENT, SegmentLog, blocks, remove
 from ironpost.storage.bodies.spool import BodySpool, MemoryBudget
-from ironpost.storage.lock import sync_directory
+from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
 RETIRED = 1
 """A file's state in the database's list: nothing in it is needed. 0 is in use."""
 _SPARSE = 64 * 1024
-"""Octets that a segment found at the start may take beyond its records before the gaps are punched again."""
+"""Unused octets in a segment at start beyond which its gaps are punched again."""
 
 log = logging.getLogger("ironpost.storage")
 
 
 class UnlistedBodies(OSError):
-    """The database lists no bodies, but there are some: it is not the database that they belong to."""
+    """The database lists no body files, but some exist: it is not the database that they belong to."""
 
 
-class Known(NamedTuple):
-    """What the database says at the start."""
+class KnownBodies(NamedTuple):
+    """The bodies that the database has at the start."""
 
     listed: Mapping[str, int]
     """Every file with its state."""
     files: Iterable[str]
-    """Files that rows name."""
+    """Files that rows refer to."""
     records: Mapping[int, Sequence[tuple[int, int]]]
-    """Start and length of the records that rows name, by segment, in order."""
+    """Offset and length of the records that rows refer to, by segment, in order."""
     empty: bool
-    """It has never held a message."""
+    """Whether the database has never held a message."""
 
 
 class ShardBodies:
-    """Segments, files, and content on its way in."""
+    """Segments, files and incoming content of one shard."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class ShardBodies:
         take_room: Callable[[int], None],
         relocate: Callable[[int], Coroutine[Any, Any, None]],
     ) -> None:
-        """Creates the directory of segments.
+        """Create the directory of segments.
 
         Args:
             directory: the shard's.
             catalogue: the database's list of files.
-            disk: who syncs, punches and removes.
-            memory: what all spools of this worker may hold.
-            take_room: raises StoreFull if the disk has no room for so many octets of new mail.
+            disk: syncs files, punches holes and removes files.
+            memory: the budget that all spools of this worker share.
+            take_room: raises StoreFull if the disk has no room for this many octets of new mail.
             relocate: moves the records of a segment (`SegmentLog`).
         """
         self.directory = directory
@@ -81,14 +81,14 @@ class ShardBodies:
         self.segments = SegmentLog(directory, catalogue, disk, relocate, size=SEGMENT)
         self._unneeded: list[str] = []
         self._abandoned: set[asyncio.Future[None]] = set()
-        """Listings, on their way, of files that nobody needs."""
+        """Pending changes of the list for files that are not needed."""
         self._removing: asyncio.Task[None] | None = None
         if not (directory / SEGMENTS).exists():
             (directory / SEGMENTS).mkdir(mode=0o700)
             sync_directory(directory)
 
-    def load(self, known: Known) -> list[str]:
-        """Takes over what an earlier process left; the listed files that nothing needs, to be removed and forgotten.
+    def load(self, known: KnownBodies) -> list[str]:
+        """Load the bodies of earlier processes; return the listed files that are not needed, for removal.
 
         Raises:
             UnlistedBodies: none of the bodies belongs to this database.
@@ -123,30 +123,30 @@ class ShardBodies:
                 self.segments.unused(number, list(_gaps(records, size)))
         return sorted(known.listed.keys() - needed)
 
-    # -- what the port promises
+    # -- the port
 
     def spool(self, hint: int = 0) -> BodySpool:
-        """Content on its way in; `hint` is its declared size in octets."""
+        """Return a spool for incoming content; `hint` is its declared size in octets."""
         return BodySpool(self, hint)
 
-    async def write(self, content: BodySpool) -> Place:
+    async def write(self, content: BodySpool) -> BodyLocation:
         """As `BodyStore.write`."""
         if content.file:
             await content.durable()
             content.take()
             content.forget()
-            return Place(content.size, content.checksum, file=content.file)
+            return BodyLocation(content.size, content.checksum, file=content.file)
         self.take_room(content.size)
         try:
             return await self.segments.append(content.take(), content.size, content.checksum)
         finally:
             content.forget()
 
-    def open(self, prefix: bytes, place: Place, locate: Locate | None = None) -> StoredBody:
-        """As `BodyStore.open`; `locate` is asked if the content is not there (`StoredBody`)."""
+    def open(self, prefix: bytes, place: BodyLocation, locate: Locate | None = None) -> StoredBody:
+        """As `BodyStore.open`; `locate` is called if the content was moved (`StoredBody`)."""
         return StoredBody(self.directory, prefix, place, locate)
 
-    def retire(self, place: Place) -> None:
+    def retire(self, place: BodyLocation) -> None:
         """As `BodyStore.retire`."""
         if place.file:
             self._remove(place.file)
@@ -173,26 +173,26 @@ class ShardBodies:
                 await remove(self._catalogue, self._disk, names)
         except OSError as error:
             # The list still has them: the next start removes them.
-            log.warning("files of bodies that are not needed were not removed: %s", error)
+            log.warning("files of unused bodies were not removed: %s", error)
         finally:
             self._removing = None
 
-    # -- the shard's life
+    # -- lifecycle
 
     @property
     def busy(self) -> bool:
-        """Something is being written or given back."""
+        """Whether anything is being written or freed."""
         return bool(self._abandoned or self._removing or self.segments.busy)
 
     async def close(self) -> None:
-        """Gives back what it can. Nothing may be being written."""
+        """Free unneeded space and close the segments. No body may be in progress."""
         await self.segments.close()
         while pending := [*self._abandoned, *([self._removing] if self._removing is not None else [])]:
             await asyncio.wait(pending)
 
 
 def _gaps(records: Sequence[tuple[int, int]], size: int) -> Iterable[tuple[int, int]]:
-    """What of a segment its records do not take."""
+    """The ranges of a segment without records."""
     end = 0
     for start, length in records:
         if start > end:

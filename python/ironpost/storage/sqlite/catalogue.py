@@ -6,14 +6,14 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ironpost.storage.bodies.store import RETIRED, Known
+from ironpost.storage.bodies.store import RETIRED, KnownBodies
 
 if TYPE_CHECKING:
     import asyncio
     import sqlite3
     from collections.abc import Sequence
 
-    from ironpost.storage.sqlite_commit import GroupCommit
+    from ironpost.storage.sqlite.commit import GroupCommit
 
 _ADD = "INSERT OR IGNORE INTO body_file (name) VALUES (?)"
 _RETIRE = f"UPDATE body_file SET state = {RETIRED} WHERE name = ?"  # noqa: S608 - a constant
@@ -50,9 +50,9 @@ class SqliteCatalogue:
         self._db.executemany(statement, [(name,) for name in names])
 
 
-def known(db: sqlite3.Connection) -> Known:
-    """What the database says about bodies when a shard is opened."""
-    return Known(
+def known(db: sqlite3.Connection) -> KnownBodies:
+    """Read the database's list of bodies when a shard is opened."""
+    return KnownBodies(
         listed=dict(db.execute("SELECT name, state FROM body_file").fetchall()),
         files=[name for (name,) in db.execute("SELECT file FROM message WHERE file IS NOT NULL")],
         records={

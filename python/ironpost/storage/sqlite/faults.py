@@ -1,7 +1,7 @@
-"""SQLite's errors as the store port knows them.
+"""Converts SQLite's errors into those of the store port.
 
-Promises: inside `store_faults` an error of SQLite leaves as an `OSError`: `StoreFull` if the disk is full, else EIO
-with SQLite's words. No caller of the store has to know that there is SQLite.
+Promises: inside `store_faults` an error of SQLite is raised as an `OSError`: `StoreFull` if the disk is full, else EIO
+with SQLite's text. Callers of the store need not know SQLite.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _WHOLE: Final = frozenset(
 
 
 def code_of(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 for an error of Python's module, such as text that is not UTF-8."""
+    """Return SQLite's primary result code; 0 for an error of Python's module, such as text that is not UTF-8."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def concerns_all(error: sqlite3.Error) -> bool:
-    """The database as a whole is at fault, or busy, rather than the row that was being read."""
+    """Whether an error is due to the whole database, damaged or busy, rather than the row that was being read."""
     return isinstance(error, sqlite3.ProgrammingError) or code_of(error) in _WHOLE
 
 
 def store_fault(error: sqlite3.Error, directory: Path) -> OSError:
-    """The error that a caller of the store in `directory` gets."""
+    """Return the error that a caller of the store in `directory` gets."""
     if code_of(error) == sqlite3.SQLITE_FULL:
         return StoreFull(errno.ENOSPC, "the disk is full", str(directory))
     return OSError(errno.EIO, f"the queue's database: {error}", str(directory))
@@ -52,7 +52,7 @@ def store_fault(error: sqlite3.Error, directory: Path) -> OSError:
 
 @contextlib.contextmanager
 def store_faults(directory: Path) -> Iterator[None]:
-    """Turns errors of SQLite into `store_fault`."""
+    """Convert errors of SQLite with `store_fault`."""
     try:
         yield
     except sqlite3.Error as error:

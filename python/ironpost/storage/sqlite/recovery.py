@@ -1,15 +1,15 @@
-"""What happens after a failed sync of SQLite's log, and to a log that an earlier process left behind.
+"""Recovery of SQLite's log after a failed sync, and of a log that an earlier process left.
 
 After a failed write-back the kernel may drop the pages that it could not write and later read stale ones from the disk,
-while SQLite goes on appending after them: its recovery stops at the first bad frame, and everything after it is lost.
+while SQLite continues appending after them: its recovery stops at the first bad frame, and everything after it is lost.
 SQLite does not verify checksums when it copies the log. So the log is verified, copied whole into the database, and
-verified again: a page that went stale does not become good by itself, so two good readings enclose a good copy. Then
-the database is synced and the log emptied and synced.
+verified again: a page that became stale does not recover by itself, so the copy between two successful verifications
+is correct. Then the database is synced, and the log is emptied and synced.
 
 Promises: when `Recovery.run` returns, everything committed so far is durable in the database and the log is empty.
 Failures: `OSError`: EBADMSG, a frame is damaged; EBUSY, another program reads the database and the log cannot be
-emptied; otherwise the disk's own error. EBADMSG and a failed sync of the copied database are final, everything else is
-tried again until the time is up.
+emptied; otherwise the error of the disk. EBADMSG and a failed sync of the copied database are final; other errors are
+retried until the timeout.
 
 This module imports nothing of the package: the sync process loads it. The formats are SQLite's, documented at
 sqlite.org in "WAL-mode File Format", sections 1 and 2.
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FINAL = frozenset({errno.EBADMSG, errno.ENOTRECOVERABLE})
-"""Errors after which recovering once more is no use."""
+"""Errors after which a retry is pointless."""
 RETRY_SECONDS = 0.05
 """Pause between two attempts."""
 BUSY_SECONDS = 0.25
-"""How long SQLite itself waits for a reader within an attempt."""
+"""Seconds that SQLite waits for a reader in one attempt."""
 
 FRAME_HEADER = 24
 """Octets before the page in a frame."""
@@ -48,18 +48,18 @@ _PAGES = 64
 
 
 class LogIndex(NamedTuple):
-    """The header of the wal-index (the `-shm` file), which says how far the log goes."""
+    """The header of the wal-index (the `-shm` file), which contains the end of the log."""
 
     frames: int
     page: int
-    """Octets in a page."""
+    """Size of a page in octets."""
     salts: bytes
     checksum: tuple[int, int]
-    """Cumulative, of the last frame."""
+    """Cumulative checksum of the last frame."""
 
     @classmethod
     def read(cls, descriptor: int) -> LogIndex:
-        """From an open `-shm` file.
+        """Read it from an open `-shm` file.
 
         Raises:
             OSError: EAGAIN, a writer is changing it; EBADMSG, it has no valid header.
@@ -70,44 +70,44 @@ class LogIndex(NamedTuple):
         if len(first) < _INDEX_HEADER or not first[12]:
             raise OSError(errno.EBADMSG, "the log's index has no header")
         page, frames = struct.unpack_from("=HI", first, 14)
-        # 65536 does not fit: SQLite keeps it as 1.
+        # 65536 does not fit: SQLite stores it as 1.
         return cls(frames, (page & 0xFE00) | (page & 1) << 16, first[32:40], struct.unpack_from("=II", first, 24))
 
 
-class Extent(NamedTuple):
-    """How far the log went at some time."""
+class LogExtent(NamedTuple):
+    """The end of the log at a point in time."""
 
     frames: int
-    """In use."""
+    """Number of frames in use."""
     salts: bytes
-    """Of the log as it was last started over."""
+    """Salts that the log got when it was last restarted."""
 
 
-def extent(descriptor: int) -> Extent:
-    """From the log's index: cheap enough for every transaction. The caller is the only writer.
+def extent(descriptor: int) -> LogExtent:
+    """Read the end of the log from its index: cheap enough for every transaction. The caller is the only writer.
 
     Args:
         descriptor: of the `-shm` file. Closing it drops this process's SQLite locks: close the database first.
     """
     data = os.pread(descriptor, 24, 16)
-    return Extent(int.from_bytes(data[:4], sys.byteorder), data[16:])
+    return LogExtent(int.from_bytes(data[:4], sys.byteorder), data[16:])
 
 
-def end_of(extent: Extent, page: int) -> int:
-    """Where the next frame goes: an offset in the log, for pages of so many octets."""
+def end_of(extent: LogExtent, page: int) -> int:
+    """Return the offset of the next frame in the log, for this page size in octets."""
     return _HEADER + extent.frames * (FRAME_HEADER + page)
 
 
-def verify(log: int, index: LogIndex, good: Extent | None = None) -> None:
-    """Reads the log back and compares every frame with its checksum.
+def verify(log: int, index: LogIndex, good: LogExtent | None = None) -> None:
+    """Read the log and compare every frame with its checksum.
 
     Args:
         log: the log's descriptor.
-        index: how far it goes.
-        good: what was synced without an error, and need not be read again.
+        index: its end.
+        good: the end of the part that was synced successfully and need not be read.
 
     Raises:
-        OSError: EBADMSG, a frame is not what was written; otherwise it cannot be read.
+        OSError: EBADMSG, a frame is damaged; otherwise the log cannot be read.
     """
     if not index.frames:
         return
@@ -116,7 +116,7 @@ def verify(log: int, index: LogIndex, good: Extent | None = None) -> None:
         raise _damaged("its header is missing")
     magic, _, page, _ = struct.unpack_from(">4I", header)
     if magic & ~1 != _MAGIC or page != index.page or header[16:24] != index.salts:
-        raise _damaged("its header is not the one in use")
+        raise _damaged("its header differs from the index")
     words = struct.Struct(f"{'>' if magic & 1 else '<'}{page // 4}I")
     prefix = struct.Struct(words.format[:1] + "2I")
     start = struct.Struct(words.format[:1] + "6I")
@@ -156,14 +156,14 @@ def _damaged(what: str) -> OSError:
 
 
 class Recovery:
-    """Of one database, in the sync process.
+    """Recovery of one database, in the sync process.
 
     Its descriptors of the database and the index are never closed: closing one would drop the locks that SQLite's
     connections in this process hold on the same file (fcntl(2), "Record locking").
     """
 
     def __init__(self, database: str, log: int) -> None:
-        """Opens nothing yet.
+        """Open nothing yet.
 
         Args:
             database: the path of the database.
@@ -174,11 +174,11 @@ class Recovery:
         self._database = -1
         self._index = -1
 
-    def run(self, seconds: float, good: Extent | None = None) -> None:
-        """Makes everything that was committed durable, and empties the log. No transaction may be under way.
+    def run(self, seconds: float, good: LogExtent | None = None) -> None:
+        """Make everything that was committed durable, and empty the log. No transaction may be in progress.
 
         Args:
-            seconds: for how long it is tried again.
+            seconds: time for which failures are retried.
             good: as for `verify`.
 
         Raises:
@@ -199,9 +199,9 @@ class Recovery:
                 return
             time.sleep(RETRY_SECONDS)
 
-    def _attempt(self, good: Extent | None) -> None:
+    def _attempt(self, good: LogExtent | None) -> None:
         self._open()
-        with contextlib.suppress(OSError):  # an error of earlier times, after which SQLite wrote the pages again
+        with contextlib.suppress(OSError):  # an earlier error, after which SQLite wrote the pages again
             durable(self._database)
         index = LogIndex.read(self._index)
         verify(self._log, index, good)
@@ -232,7 +232,7 @@ class Recovery:
 
 
 def _checkpoint(connection: sqlite3.Connection, mode: str) -> int:
-    """All of it, or an error; how many frames the log had."""
+    """Copy the whole log or raise; return the number of its frames."""
     busy, found, copied = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
     if busy or found != copied:
         raise OSError(errno.EBUSY, "another program reads the queue's database, so that its log cannot be emptied")
@@ -242,10 +242,10 @@ def _checkpoint(connection: sqlite3.Connection, mode: str) -> int:
 
 
 def durable(descriptor: int) -> None:
-    """The file's octets, and its size, reach the disk.
+    """Sync the content and the size of a file.
 
     Raises:
-        OSError: they do not.
+        OSError: the sync failed.
     """
     try:
         import fcntl
@@ -257,10 +257,10 @@ def durable(descriptor: int) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """The names in a directory reach the disk.
+    """Sync the names in a directory.
 
     Raises:
-        OSError: they do not.
+        OSError: the sync failed.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,15 +1,15 @@
-"""The server's side of the sync process (`sync_process` is the program): fsync without the interpreter lock.
+"""Client of the sync process (`sync_process` is the program): fsync without the interpreter lock.
 
-A thread that has to win the interpreter lock from a busy event loop waits without bound (docs/storage.md has the
-figures), and an fsync on the loop stops every session. So a small process does the syncing: of SQLite's log, of body
-segments, of body files; and copying the log into the database, recovery, punching holes and unlinking.
+A thread that competes with a busy event loop for the interpreter lock waits without bound (docs/storage.md has the
+figures), and an fsync on the loop stalls every session. So a small process syncs SQLite's log, body segments and body
+files; it also copies the log into the database, recovers it, punches holes and unlinks files.
 
 Promises: a future that ends without an error means that the file's octets as of the call are durable. Linux reports a
 failed write-back once for each open file description, so the log is opened once, here, and every sync process inherits
-that description. A process that does not answer within the deadlines below is killed, without waiting for its end; so
-is one whose channel breaks; another one takes its place.
-Failures: what a dead process was asked to sync may have failed without our hearing of it. Those futures therefore end
-with OSError, EIO, and are not asked again. Checkpoints, holes and unlinking are: to repeat them does no harm.
+that description. A process that does not answer within the deadlines below, or whose channel breaks, is killed and
+replaced at once.
+Failures: a sync requested from a process that died may have failed without a report. Its future therefore fails with
+OSError, EIO, and it is not repeated. Checkpoints, holes and unlinking are repeated, because they are idempotent.
 Refuses: a second `sync` while one is outstanding.
 """
 
@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -29,34 +30,39 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from ironpost.storage.sqlite.sync_process import IGNORED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ironpost.storage.sqlite_recovery import Extent
+    from ironpost.storage.sqlite.recovery import LogExtent
 
 logger = logging.getLogger("ironpost.storage")
 
 START_LIMIT = 3
-"""How often in a row the process may die without having answered before the requests fail."""
+"""Consecutive deaths of the process without an answer after which requests fail."""
 SYNC_SECONDS = 20.0
-"""A sync of the log or of a segment takes no longer, or the process is stuck."""
+"""Timeout of a sync of the log or of a segment, in seconds."""
 WORK_SECONDS = 60.0
-"""Nor does anything else."""
+"""Timeout of other requests, in seconds."""
 RECOVERY_GRACE = 2.0
-"""Seconds beyond its own limit in which a recovery must have answered."""
+"""Seconds added to the limit of a recovery for its answer."""
 LOOK_SECONDS = 5.0
-"""How often deadlines are looked at while something is outstanding: a sync that is late is noticed so much later."""
+"""Interval in seconds at which deadlines are checked while requests are outstanding."""
 END_SECONDS = 2.0
-"""How long `close` waits for the process to end."""
+"""Seconds that `close` waits for the process to end."""
 
-_ROOT: Final = str(Path(__file__).parents[2])
-_PROGRAM: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from ironpost.storage.sync_process import main; main(*sys.argv[2:])"
-)
+_ROOT: Final = str(Path(__file__).parents[3])
+_PROGRAM: Final = """\
+import sys
+sys.path.insert(0, sys.argv[1])
+from ironpost.storage.sqlite.sync_process import main
+main(*sys.argv[2:])
+"""
 
 
 class _Request:
-    """One line, and who waits for its answer."""
+    """One request line and the future of its answer."""
 
     __slots__ = ("deadline", "descriptors", "future", "line", "repeat", "subject")
 
@@ -72,11 +78,11 @@ class _Request:
     ) -> None:
         self.line = line
         self.subject = subject
-        """The file, for the error."""
+        """The file, for error messages."""
         self.future = future
         self.deadline = monotonic() + seconds
         self.repeat = repeat
-        """Another process may be asked again."""
+        """Whether it may be repeated in another process."""
         self.descriptors = descriptors
 
     def fail(self, error: OSError) -> None:
@@ -93,18 +99,18 @@ class _Request:
 
 
 class _Channel:
-    """Requests in order, answers in the same order."""
+    """A channel to the process; answers come in the order of the requests."""
 
     def __init__(self, syncer: Syncer) -> None:
         self._syncer = syncer
         self.socket: socket.socket
         self.requests: deque[_Request] = deque()
-        """Not answered yet."""
+        """Requests without an answer."""
         self._outbox: deque[tuple[memoryview, Sequence[int]]] = deque()
         self._answers = b""
 
     def connect(self) -> socket.socket:
-        """A new pair; the process's end. What is unanswered is kept and not sent."""
+        """Create a socket pair; return the process's end. Unanswered requests are kept and not sent."""
         self.socket, end = socket.socketpair()
         self.socket.setblocking(False)
         self._outbox.clear()
@@ -139,7 +145,7 @@ class _Channel:
         except BlockingIOError:
             loop.add_writer(self.socket, self._writable)
         except OSError as error:
-            self._syncer.lost(f"it cannot be asked: {error}")
+            self._syncer.lost(f"it cannot be reached: {error}")
 
     def _writable(self) -> None:
         self._syncer.loop.remove_writer(self.socket)
@@ -164,15 +170,15 @@ class _Channel:
 
 
 class Syncer:
-    """The store's side. One event loop at a time."""
+    """The client of the sync process, used by one event loop at a time."""
 
     def __init__(self, directory: Path, database: str, *, resting: bool = False) -> None:
-        """Opens the log and starts the process.
+        """Open the log and start the process.
 
         Args:
             directory: the store's directory; files are named relative to it.
-            database: the database file in it; its log (`-wal`) exists already.
-            resting: the process starts only with the first use.
+            database: the database file in it; its log (`-wal`) already exists.
+            resting: start the process with the first request.
 
         Raises:
             OSError: the log cannot be opened, or the process cannot be started.
@@ -180,13 +186,13 @@ class Syncer:
         self._directory = directory
         self._database = database
         self.failures = 0
-        """Deaths of the process since it last answered."""
+        """Number of deaths of the process since its last answer."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._new = True
-        """The log's name may not be durable yet."""
+        """Whether the log's name may not be durable yet."""
         self._segments: set[int] = set()
-        """Whose descriptors the process has."""
+        """Segments whose descriptors the process has."""
         self._log, self._segment, self._work, self._background = (_Channel(self) for _ in range(4))
         self._channels = self._log, self._segment, self._work, self._background
         self._process: subprocess.Popen[bytes] | None = None
@@ -201,6 +207,8 @@ class Syncer:
     def _start(self) -> None:
         ends = [channel.connect() for channel in self._channels]
         descriptors = (*(end.fileno() for end in ends), self._descriptor)
+        # The process inherits the mask, and clears it once it ignores these signals: until then a Ctrl-C would end it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                 [
@@ -215,13 +223,14 @@ class Syncer:
                 channel.socket.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for end in ends:
                 end.close()
         self._segments.clear()
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 while there is none."""
+        """The process id; 0 while there is no process."""
         return 0 if self._process is None else self._process.pid
 
     @property
@@ -231,12 +240,12 @@ class Syncer:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The one through which answers come."""
+        """The loop that receives answers."""
         assert self._loop is not None
         return self._loop
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answers come through this loop from now on.
+        """Receive answers on this loop from now on.
 
         Raises:
             OSError: the process cannot be started.
@@ -265,10 +274,10 @@ class Syncer:
     # -- requests
 
     def sync(self) -> asyncio.Future[None]:
-        """The log's octets written so far reach the disk.
+        """Sync what was written to the log so far.
 
         Raises (from the future):
-            OSError: the disk refused, or nobody knows whether it did: the log must be recovered.
+            OSError: the sync failed, or may have failed: the log must be recovered.
             RuntimeError: a sync is outstanding.
         """
         if self._log.requests:
@@ -282,17 +291,17 @@ class Syncer:
         if not done.cancelled() and done.exception() is None:
             self._new = False
 
-    def recover(self, seconds: float, good: Extent) -> asyncio.Future[None]:
-        """After a failed `sync`: as `sqlite_recovery.Recovery.run`. Nothing may be written meanwhile.
+    def recover(self, seconds: float, good: LogExtent) -> asyncio.Future[None]:
+        """Recover the log after a failed `sync` (`sqlite.recovery.Recovery.run`). Nothing may be written meanwhile.
 
         Raises (from the future):
-            OSError: as there; EIO if the process was lost.
+            OSError: as there; EIO if the process died.
         """
         line = b"recover %f %d %s" % (seconds, good.frames, good.salts.hex().encode())
         return self._ask(self._log, line, self._database, seconds + RECOVERY_GRACE)
 
     def recover_now(self, seconds: float) -> None:
-        """The same over the whole log, blocking: for a store that is being opened. Starts the process if there is none.
+        """Recover the whole log, blocking, while a store is being opened. Starts the process if necessary.
 
         Raises:
             OSError: as for `recover`.
@@ -312,15 +321,15 @@ class Syncer:
             raise OSError(code, os.strerror(code), self._database)
 
     def segment(self, number: int, descriptor: int, *, new: bool) -> asyncio.Future[None]:
-        """A segment's octets written so far reach the disk. Several may be outstanding.
+        """Sync what was written to a segment so far. Several such requests may be outstanding.
 
         Args:
-            number: which segment; it stands for one open file description until `forget`.
+            number: the segment, which stands for one open file description until `forget`.
             descriptor: the segment's; it must stay open until the future is done.
-            new: its name in `segments/` must reach the disk, too.
+            new: sync its name in `segments/` as well.
 
         Raises (from the future):
-            OSError: the disk refused, or nobody knows whether it did: never append to this segment again.
+            OSError: the sync failed, or may have failed: never append to this segment again.
         """
         if number not in self._segments:
             self._segments.add(number)
@@ -329,45 +338,45 @@ class Syncer:
         return self._ask(self._segment, words % number, f"segment {number}", SYNC_SECONDS)
 
     def forget(self, number: int) -> None:
-        """The segment is not synced again: the process closes its descriptor."""
+        """Close the process's descriptor of a segment that will not be synced again."""
         if number in self._segments:
             self._segments.discard(number)
             self._ask(self._segment, b"forget %d" % number, f"segment {number}", SYNC_SECONDS)
 
     def file(self, name: str) -> asyncio.Future[None]:
-        """A body file and its name reach the disk; the directories above it, too, when it is their first.
+        """Sync a body file, its name, and the directories above it if it is the first file in them.
 
         Raises (from the future):
-            OSError: the disk refused, or nobody knows whether it did.
+            OSError: the sync failed, or may have failed.
         """
         return self._ask(self._work, b"file " + os.fsencode(name), name, WORK_SECONDS)
 
     def checkpoint(self) -> asyncio.Future[None]:
-        """What the log holds as of the call is copied into the database, as far as no reader is in the way.
+        """Copy the log into the database, as far as readers allow.
 
         Raises (from the future):
-            OSError: it cannot be.
+            OSError: it cannot be copied.
         """
         return self._ask(self._work, b"checkpoint", self._database, WORK_SECONDS, repeat=True)
 
     def punch(self, name: str, ranges: Iterable[tuple[int, int]]) -> asyncio.Future[None]:
-        """Gives octets in the middle of a file back to the disk; its size stays.
+        """Return ranges of a file to the file system; its size stays the same.
 
         Args:
             name: the file.
             ranges: offset and length of each hole, in octets.
 
         Raises (from the future):
-            OSError: EOPNOTSUPP where the file system cannot do it.
+            OSError: EOPNOTSUPP if the file system cannot punch holes.
         """
         line = b" ".join([b"punch", os.fsencode(name), *(b"%d %d" % each for each in ranges)])
         return self._ask(self._background, line, name, WORK_SECONDS, repeat=True)
 
     def remove(self, names: Sequence[str]) -> asyncio.Future[None]:
-        """Unlinks files, durably. One that does not exist counts as unlinked.
+        """Unlink files durably. Missing files are ignored.
 
         Raises (from the future):
-            OSError: one cannot be unlinked; others may be.
+            OSError: a file cannot be unlinked; others may have been.
         """
         line = b" ".join([b"remove", *map(os.fsencode, names)])
         return self._ask(self._background, line, ", ".join(names[:3]), WORK_SECONDS, repeat=True)
@@ -384,10 +393,10 @@ class Syncer:
     ) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        future.add_done_callback(_looked_at)
+        future.add_done_callback(_retrieved)
         request = _Request(line + b"\n", subject, future, seconds, repeat=repeat, descriptors=descriptors)
         try:
-            self.attach(loop)  # starts the process again if it was lost
+            self.attach(loop)  # restarts the process if it was lost
         except OSError as error:
             request.fail(error)
             return future
@@ -399,7 +408,7 @@ class Syncer:
     # -- deadlines, and the end of the process
 
     def _look(self) -> None:
-        """Looks for the earliest deadline. One timer serves all requests: they are many, and rarely late."""
+        """Check the earliest deadline. One timer serves all requests, because they are many and rarely late."""
         self._deadline = None
         waiting = [channel.requests[0].deadline for channel in self._channels if channel.requests]
         if not waiting:
@@ -411,7 +420,7 @@ class Syncer:
             self._deadline = self.loop.call_later(min(left, LOOK_SECONDS), self._look)
 
     def lost(self, why: str) -> None:
-        """The process is of no use any more: another one."""
+        """Replace a process that died or is stuck."""
         loop = self._loop
         if loop is None:
             return
@@ -427,7 +436,7 @@ class Syncer:
         try:
             if self.failures > START_LIMIT:
                 raise OSError(errno.EIO, "the sync process does not stay alive", str(self._directory))
-            self._start_again(loop)
+            self._restart(loop)
         except OSError as error:
             self.failures = 0
             for channel in self._channels:
@@ -437,8 +446,8 @@ class Syncer:
         for request in failed:
             request.fail(unknown)
 
-    def _start_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A new process, asked once more for what may be repeated.
+    def _restart(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start a process and repeat the requests that may be repeated.
 
         Raises:
             OSError: it cannot be started.
@@ -452,13 +461,13 @@ class Syncer:
             for request in list(channel.requests):
                 request.deadline = monotonic() + WORK_SECONDS
                 channel.send(request)
-                if self._process is not process:  # lost again, and all of it was repeated or failed
+                if self._process is not process:  # lost again, and all requests were repeated or failed
                     return
         if any(channel.requests for channel in self._channels):
             self._deadline = loop.call_later(LOOK_SECONDS, self._look)
 
     def _discard(self) -> None:
-        """Kills the process. A thread reaps it: one that hangs in the kernel ends when it can."""
+        """Kill the process. A thread waits for its end, because it may hang in the kernel."""
         process, self._process = self._process, None
         self._detach()
         if process is not None:
@@ -468,7 +477,7 @@ class Syncer:
             _reap(process)
 
     def rest(self) -> None:
-        """Ends the process until the next use. Nothing may be outstanding."""
+        """Stop the process until the next request. None may be outstanding."""
         process, self._process = self._process, None
         self._detach()
         if process is not None:
@@ -477,7 +486,7 @@ class Syncer:
             _reap(process)
 
     def close(self) -> None:
-        """Ends the process, and closes the log. What is outstanding is given up."""
+        """Stop the process and close the log. Outstanding requests are abandoned."""
         process, busy = self._process, any(channel.requests for channel in self._channels)
         self._process = None
         self._detach()
@@ -501,7 +510,7 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
     threading.Thread(target=process.wait, name="reaping a sync process", daemon=True).start()
 
 
-def _looked_at(future: asyncio.Future[None]) -> None:
-    """An error that nobody waits for any more is no news to asyncio."""
+def _retrieved(future: asyncio.Future[None]) -> None:
+    """Mark the exception of a future without a caller as retrieved, for asyncio."""
     if not future.cancelled():
         future.exception()

@@ -1,46 +1,32 @@
-"""`ironpost check --data`: reads everything that the queue keeps, beside a running server or without one.
+"""Reads everything in the queue, for `ironpost check --data`, whether or not a server is running.
 
 Promises: writes nothing. Every database is checked, every body is read to its end and compared with its checksum, and
-whatever is damaged is named. A message that leaves while it is read is no damage.
+all damage is reported. A message that leaves the queue meanwhile is not reported as damaged.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ironpost.model.body import BodyDamaged
+from ironpost.model.text import error_text
+from ironpost.storage.backend import CheckedAmount, Damage
 from ironpost.storage.bodies import BODIES, SEGMENTS
-from ironpost.storage.shards import shard_directories
-from ironpost.storage.sqlite_rows import Reader
-from ironpost.storage.sqlite_schema import SchemaError
+from ironpost.storage.sqlite.rows import Reader
+from ironpost.storage.sqlite.schema import SchemaError
+from ironpost.storage.sqlite.shards import shard_directories
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 _PAGE = 500
-"""Messages asked for at a time."""
+"""Number of messages read at a time."""
 
 
-class Damage(NamedTuple):
-    """One thing that is wrong."""
-
-    shard: Path
-    message: str
-    """The message's id; empty if it is the shard that is damaged."""
-    sentence: str
-
-
-class Extent(NamedTuple):
-    """How much was looked at."""
-
-    messages: int
-    octets: int
-
-
-async def verify(data: Path) -> AsyncIterator[Damage | Extent]:
-    """What is damaged in the queue of a data directory; at the end how much was read.
+async def verify(data: Path) -> AsyncIterator[Damage | CheckedAmount]:
+    """Read the whole queue of a data directory; yield each damage, then the amount that was read.
 
     Raises:
         FileNotFoundError: there is no queue in this directory.
@@ -72,13 +58,13 @@ async def verify(data: Path) -> AsyncIterator[Damage | Extent]:
                         async for piece in message.body.pieces():
                             octets += len(piece)
                     except BodyDamaged as error:
-                        yield Damage(directory, message.id, error.strerror or str(error))
+                        yield Damage(directory, message.id, error_text(error))
                     except FileNotFoundError:
-                        continue  # it left meanwhile
+                        continue  # removed meanwhile
                     except OSError as error:
                         yield Damage(directory, message.id, str(error))
         except sqlite3.Error as error:
             yield Damage(directory, "", f"the database cannot be read: {error}")
         finally:
             reader.close()
-    yield Extent(messages, octets)
+    yield CheckedAmount(messages, octets)

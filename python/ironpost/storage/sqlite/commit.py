@@ -1,12 +1,12 @@
-"""Group commit: what callers want written, gathered into transactions, each made durable before anyone is told.
+"""Group commit: the writes of many callers share a transaction and a sync; each caller is answered after both.
 
 Promises: everything that is submitted while a sync runs shares the next transaction, up to `MAX_BATCH` and
 `MAX_BATCH_OCTETS`, in the order in which it was submitted. A job that cannot be written fails alone: its transaction is
-rolled back before anything reached the log for good.
-After a failed sync of the log nothing is known about the disk: no caller is answered and no transaction begins before
-the log was recovered (`sqlite_recovery`). Then the callers are answered as after a good sync. If it cannot be
-recovered, `fatal` ends the process: an error reply for a message that may yet be delivered is as wrong as a lost one.
-Refuses: nothing by itself; an error of the database becomes `StoreFull`, `OSError` or `ValueError` for its caller.
+rolled back, and nothing of it remains in the log.
+After a failed sync of the log the state of the disk is unknown: no caller is answered and no transaction begins until
+the log is recovered (`sqlite.recovery`). Then the callers are answered as after a successful sync. If it cannot be
+recovered, `fatal` ends the process: an error reply for a message that may still be delivered would be wrong.
+Errors: an error of the database becomes `StoreFull`, `OSError` or `ValueError` for its caller.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ironpost.queue.store import State, Update
-from ironpost.storage import sqlite_recovery
+from ironpost.queue.store import RecipientState, Update
 from ironpost.storage.bodies.spool import storage_error
-from ironpost.storage.sqlite_faults import store_fault
-from ironpost.storage.sqlite_rows import CODES, micros, place_of
-from ironpost.storage.sqlite_schema import DATABASE, PAGE, close_keeping_log
+from ironpost.storage.sqlite import recovery as sqlite_recovery
+from ironpost.storage.sqlite.faults import store_fault
+from ironpost.storage.sqlite.rows import CODES, micros, place_of
+from ironpost.storage.sqlite.schema import DATABASE, PAGE, close_keeping_log
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from ironpost.storage.bodies import Place
-    from ironpost.storage.sqlite_history import History
-    from ironpost.storage.sqlite_sync import Syncer
+    from ironpost.storage.bodies import BodyLocation
+    from ironpost.storage.sqlite.history import History
+    from ironpost.storage.sqlite.sync import Syncer
 
 logger = logging.getLogger("ironpost.storage")
 
 MAX_BATCH = 128
-"""Commits and records in one transaction: about 4 ms of the event loop."""
+"""Maximum number of commits and records in one transaction: about 4 ms of the event loop."""
 MAX_BATCH_OCTETS = 1024 * 1024
-"""Octets of bodies after which a transaction is full, for the same reason."""
+"""Size of bodies after which a transaction is full, in octets, for the same reason."""
 GATHER_SECONDS = 0.002
-"""How long a transaction waits at most for company, on a loop that is busy: what it costs to begin and to sync one is
-shared by all that it carries."""
+"""Maximum wait of a transaction for more jobs, in seconds, on a busy loop: all its jobs share the cost of beginning and
+syncing."""
 QUIET_SECONDS = 30e-6
-"""A turn of the loop shorter than this found nothing to do: nobody is on the way, so waiting is in vain."""
+"""After a loop iteration shorter than this the loop is idle: commit at once instead of waiting for more jobs."""
 CHECKPOINT_FRAMES = 2000
 """Pages added to the log after which it is copied into the database: 8 MiB."""
 LONG_LOG_FRAMES = 16_000
-"""Pages in the log beyond which somebody is told that it does not start over: 64 MiB."""
+"""Pages in the log above which a warning says that it does not shrink: 64 MiB."""
 RECOVERY_SECONDS = 10.0
-"""How long a log whose sync failed may take to be recovered."""
+"""Timeout of a recovery of the log, in seconds."""
 RECOVERY_PAUSE = 0.1
-"""Seconds before the next try, when the sync process was lost over one."""
+"""Pause in seconds before the next attempt if the sync process died during one."""
 CLOSE_SECONDS = 20.0 + RECOVERY_SECONDS
-"""How long `close` waits for what was submitted: one sync at its deadline, and a recovery."""
+"""Seconds for which `close` waits for submitted jobs: the timeout of a sync plus that of a recovery."""
 IO_ERROR = 74
 """The exit code of a process whose log cannot be recovered (EX_IOERR in sysexits.h)."""
 
@@ -66,14 +66,18 @@ _INSERT_MESSAGE = (
     " start, checksum) VALUES (?,?,?,?,nullif(?,''),nullif(?,''),?,nullif(?,''),?,?,nullif(?,0),?,?)"
 )
 _INSERT_RECIPIENT = (
-    "INSERT INTO recipient (message, number, address, parameters, state, attempts, due, changed, last, remote, domain)"
-    " VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?,?)"
+    "INSERT INTO recipient (message, number, address, parameters, state, attempts, due, changed, last, remote, domain,"
+    " original, tenant, priority, deadline) VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?,?,nullif(?,''),?,?,?)"
 )
-_INSERT_ACCEPTED = "INSERT INTO event (at, kind, message, address, remote) VALUES (?,'accepted',?,?,?)"
+_INSERT_ACCEPTED = (
+    "INSERT INTO event (at, kind, message, address, remote, message_id) VALUES (?,'accepted',?,?,?,nullif(?,''))"
+)
 _INSERT_HELD = """INSERT INTO event (at, kind, message, number, address, attempts)
     SELECT ?, 'held', ?, number, address, attempts FROM recipient WHERE message=? AND state=4"""
 _UPDATE = """UPDATE recipient SET state=CASE WHEN state=4 AND ?1=0 THEN 4 ELSE ?1 END, attempts=?2, due=?3, changed=?4,
-    last=coalesce(?5, last), remote=coalesce(?6, remote) WHERE message=?7 AND number=?8"""
+    last=coalesce(?5, last), remote=coalesce(?6, remote), warned=max(warned, ?9),
+    deadline=CASE WHEN ?10 THEN NULL WHEN ?11 THEN ?11 ELSE deadline END
+    WHERE message=?7 AND number=?8 AND state<>3"""
 _FINISH = (
     "DELETE FROM message WHERE seq=?1 AND NOT EXISTS (SELECT 1 FROM recipient WHERE message=?1 AND state IN (0, 4))",
     "DELETE FROM recipient WHERE message=?1 AND NOT EXISTS (SELECT 1 FROM message WHERE seq=?1)",
@@ -83,14 +87,14 @@ _UPDATE_EVENT = """INSERT INTO event (at, kind, message, number, address, attemp
 
 
 def end_process(error: OSError) -> None:
-    """Ends the process at once, with `IO_ERROR`: connections close without a reply, so that clients send again."""
+    """End the process at once with `IO_ERROR`: connections close without a reply, so clients retry."""
     logger.critical("the queue's log cannot be recovered, the process ends: %s", error)
     logging.shutdown()
     os._exit(IO_ERROR)
 
 
 class Job:
-    """One caller's part of a transaction."""
+    """The changes of one caller in a transaction."""
 
     __slots__ = ("action", "future", "held", "messages", "on_durable", "places", "result", "retired", "updates")
 
@@ -100,19 +104,19 @@ class Job:
         self.messages: list[tuple[Any, ...]] = []
         """Rows of message, recipient and event for each new message, as a triple."""
         self.held: list[tuple[int, str, int]] = []
-        """When, id and `seq` of each new message that is held from the start."""
+        """Time, id and `seq` of each new message that is held from the start."""
         self.updates: Sequence[Update] = ()
         self.action: Callable[[], Any] | None = None
         self.on_durable: Callable[[], None] | None = None
-        """Called when this is durable, before the caller hears of it."""
-        self.places: list[Place] = []
-        """Where the bodies of new messages lie: not needed if this cannot be written."""
-        self.retired: list[tuple[int, Place]] = []
-        """Bodies that no row names once this is durable, each with the `seq` of the row that did."""
+        """Called when the job is durable, before its future is done."""
+        self.places: list[BodyLocation] = []
+        """Body locations of new messages, to be freed if the job cannot be written."""
+        self.retired: list[tuple[int, BodyLocation]] = []
+        """Bodies without a row once the job is durable, each with the `seq` of the row that had it."""
 
 
 class GroupCommit:
-    """Owns everything that is written."""
+    """The writer of one database: forms transactions from jobs, and syncs them."""
 
     def __init__(
         self,
@@ -121,24 +125,24 @@ class GroupCommit:
         directory: Path,
         now: Callable[[], float],
         find: Callable[[str], tuple[int, bool] | None],
-        retire: Callable[[int, Place], None],
+        retire: Callable[[int, BodyLocation], None],
         history: History,
         fatal: Callable[[OSError], object] = end_process,
     ) -> None:
-        """Takes over `db` and `syncer`, and closes them. Empties the log if an earlier process left one.
+        """Own `db` and `syncer`, which `close` closes. Empty the log if an earlier process left one.
 
         Args:
             db: the writing connection.
             syncer: of the same database.
             directory: the store's.
             now: seconds since 1970.
-            find: a message's `seq`, and whether its body lies outside its row, by its id; None if it is not queued.
-            retire: takes places that no row names (any more), with the `seq` of the row that did; 0 if none did.
-            history: what is kept of mail that is gone.
+            find: returns the `seq` of a message id and whether its body is outside its row; None if it is not queued.
+            retire: frees body locations without a row, given the `seq` of the row that had them; 0 if none had.
+            history: attempts and events of messages that left the queue.
             fatal: called when the log cannot be recovered; it should not return.
 
         Raises:
-            OSError: a log that was left behind cannot be emptied.
+            OSError: an old log cannot be emptied.
         """
         self._db = db
         self._syncer = syncer
@@ -149,15 +153,15 @@ class GroupCommit:
         self._history = history
         self._fatal = fatal
         self._recovered: asyncio.Future[None] | None = None
-        """While the log is poisoned: done when it is recovered."""
+        """Set while the log must be recovered; done when it is."""
         self._recover_until = 0.0
         self._empty_log()
         self._copied_frames = 0
-        """Pages that the log had when it was last copied."""
-        self._synced = sqlite_recovery.Extent(0, b"")
-        """How far the log went when it was last synced."""
+        """Number of pages in the log when it was last copied."""
+        self._synced = sqlite_recovery.LogExtent(0, b"")
+        """The end of the log at its last sync."""
         self._long_log = False
-        """Somebody was told that the log is long."""
+        """Whether the warning about a long log was written."""
         self._waiting: list[Job] = []
         self._flying: list[Job] = []
         self._busy = False
@@ -165,17 +169,17 @@ class GroupCommit:
         self._checkpointing = False
         self._tail = False
         self.transactions = 0
-        """Written so far."""
+        """Number of transactions so far."""
         self._idle: asyncio.Future[None] | None = None
         self._gathering = self._turn = 0.0
-        """When the transaction to come began to gather, and when the loop last came by."""
+        """Time when the next transaction got its first job, and when the loop last checked it."""
         self.unsynced: set[int] = set()
-        """New messages (`seq`) of the transaction that is being synced: nobody may claim them yet."""
+        """New messages (`seq`) of the transaction that is being synced; they cannot be claimed yet."""
         # Closing it would drop SQLite's locks on the same file: it is closed after the database.
         self._index = os.open(directory / f"{DATABASE}-shm", os.O_RDONLY | os.O_CLOEXEC)
 
     def job(self) -> Job:
-        """An empty one, for this event loop.
+        """Return an empty job for this event loop.
 
         Raises:
             OSError: the store is closed.
@@ -187,7 +191,7 @@ class GroupCommit:
         return Job(loop.create_future())
 
     def submit(self, job: Job) -> asyncio.Future[Any]:
-        """The job's future: done when it is durable, or cannot be."""
+        """Submit a job; return its future, which is done when the job is durable or has failed."""
         self._waiting.append(job)
         if not self._busy:
             self._busy = True
@@ -195,7 +199,7 @@ class GroupCommit:
         return job.future
 
     def refuse(self, job: Job, error: BaseException) -> None:
-        """Fails a job of which no row is written; its caller gets the error."""
+        """Fail a job before any of its rows is written."""
         job.on_durable = None
         self.retire_bodies(job)
         if isinstance(error, sqlite3.IntegrityError):
@@ -207,25 +211,25 @@ class GroupCommit:
         fail(job.future, error)
 
     def retire_bodies(self, job: Job) -> None:
-        """Gives up the bodies of a job of which no row is written."""
+        """Free the bodies of a job of which no row is written."""
         for place in job.places:
             self._retire(0, place)
 
     @property
     def idle(self) -> bool:
-        """Nothing is being written, and nothing waits to be."""
+        """Whether no job is waiting or being written."""
         return not (self._busy or self._checkpointing)
 
     def rest(self) -> None:
-        """Ends the sync process until the next job. Only while `idle`."""
+        """Stop the sync process until the next job. Only while `idle`."""
         self._syncer.rest()
 
     def steady(self) -> Awaitable[None] | None:
-        """None while the log is as it should be; else something that ends when it is recovered."""
+        """As `Store.steady`."""
         return None if self._recovered is None else asyncio.shield(self._recovered)
 
     async def close(self) -> None:
-        """Finishes what was submitted, within `CLOSE_SECONDS`, then closes the database."""
+        """Finish the submitted jobs, within `CLOSE_SECONDS`, then close the database."""
         self._closing = True
         if not self.idle:
             self._idle = asyncio.get_running_loop().create_future()
@@ -235,7 +239,7 @@ class GroupCommit:
         self.abandon()
 
     def abandon(self) -> None:
-        """Closes the database at once. What was submitted and is not written yet is given up."""
+        """Close the database at once. Submitted jobs that are not written are abandoned."""
         self._closing = True
         self._syncer.close()
         if self._recovered is None:
@@ -249,12 +253,12 @@ class GroupCommit:
     # -- the transaction
 
     def _gather_from_now(self) -> None:
-        # Not at once: what else this turn of the loop brings goes with it.
+        # Not at once, so that further jobs of this loop iteration share the transaction.
         self._gathering = self._turn = monotonic()
         asyncio.get_running_loop().call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Begins the transaction, unless the loop is busy and more may come."""
+        """Begin the transaction, unless the loop is busy and more jobs may come."""
         now = monotonic()
         quiet = now - self._turn < QUIET_SECONDS
         self._turn = now
@@ -278,24 +282,24 @@ class GroupCommit:
         self.unsynced = {message[0] for job in self._flying for message, _, _ in job.messages}
         try:
             self._syncer.sync().add_done_callback(self._answered)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the log was not synced
+        except Exception as error:  # noqa: BLE001 - after any error the log was not synced
             self._poison(error)
 
     def _written_jobs(self, batch: list[Job]) -> list[Job]:
         try:
             self._transact(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is handed to whom it concerns
+        except Exception as error:  # noqa: BLE001 - the jobs get any error
             if len(batch) == 1:
                 self.refuse(batch[0], error)
                 return []
-            # One of them is the cause: each gets a transaction of its own, so that only that one fails.
+            # One of them is the cause: each gets its own transaction, so that only that one fails.
             return [job for single in batch for job in self._written_jobs([single])]
         return batch
 
     def _transact(self, jobs: list[Job]) -> None:
         db = self._db
         for job in jobs:
-            job.retired.clear()  # of a transaction that was rolled back
+            job.retired.clear()  # from a transaction that was rolled back
         db.execute("BEGIN IMMEDIATE")
         try:
             new = [message for job in jobs for message in job.messages]
@@ -320,13 +324,13 @@ class GroupCommit:
             raise
 
     def _void_remains(self) -> None:
-        """Makes frames that a failed COMMIT wrote invalid.
+        """Invalidate frames that a failed COMMIT wrote.
 
         If it failed after the last frame (the index could not grow), the log holds a whole transaction that was
         refused, and SQLite's recovery would find it after a kill.
         """
         end = sqlite_recovery.end_of(sqlite_recovery.extent(self._index), PAGE)
-        with contextlib.suppress(OSError):  # if nothing can be written there, nothing was
+        with contextlib.suppress(OSError):  # if the log cannot be written, no frame was
             if os.fstat(self._syncer.log).st_size > end:
                 os.pwrite(self._syncer.log, bytes(sqlite_recovery.FRAME_HEADER), end)
 
@@ -334,7 +338,8 @@ class GroupCommit:
         at = micros(self._now())
         rows: list[tuple[Any, ...]] = []
         events: list[tuple[Any, ...]] = []
-        final: dict[int, tuple[Job, Place] | None] = {}
+        final: dict[int, Job] = {}
+        bodies: set[int] = set()
         for job in jobs:
             for update in job.updates:
                 found = self._find(update.message)
@@ -342,27 +347,35 @@ class GroupCommit:
                     continue  # dropped by an operator while the attempt ran
                 seq, outside = found
                 reply = remote = None
-                kind = update.state.value if update.state is not State.QUEUED else "deferred"
+                kind = update.state.value if update.state is not RecipientState.QUEUED else "deferred"
                 if update.outcome is not None:
                     reply, remote = str(update.outcome.reply), update.outcome.remote
                 rows.append(
-                    (CODES[update.state], update.attempts, micros(update.due), at, reply, remote, seq, update.number)
+                    (
+                        CODES[update.state],
+                        update.attempts,
+                        micros(update.due),
+                        at,
+                        reply,
+                        remote,
+                        seq,
+                        update.number,
+                        int(update.warned),
+                        int(update.late),
+                        micros(update.put_off),
+                    )
                 )
                 events.append((at, kind, update.message, reply, remote, seq, update.number))
-                if update.state is not State.QUEUED:
-                    place = place_of(self._db, seq) if outside else None
-                    final[seq] = (job, place) if place is not None else None
+                if update.state is not RecipientState.QUEUED:
+                    final[seq] = job
+                    if outside:
+                        bodies.add(seq)
         if not rows:
             return
         db = self._db
         db.executemany(_UPDATE, rows)
         db.executemany(_UPDATE_EVENT, events)
-        for statement in _FINISH:
-            db.executemany(statement, [(seq,) for seq in final])
-        for seq, outside_row in final.items():
-            if outside_row is not None and not db.execute("SELECT 1 FROM message WHERE seq=?", (seq,)).fetchall():
-                job, place = outside_row
-                job.retired.append((seq, place))
+        finish(db, final, bodies)
 
     def _answered(self, done: asyncio.Future[None]) -> None:
         if (error := done.exception()) is not None:
@@ -371,7 +384,7 @@ class GroupCommit:
             self._acknowledge()
 
     def _acknowledge(self) -> None:
-        """What was in the transaction is durable: everybody concerned hears of it, and the next one begins."""
+        """Answer the callers of a transaction that is durable, and begin the next one."""
         batch, self._flying = self._flying, []
         self.unsynced.clear()
         self._synced = sqlite_recovery.extent(self._index)
@@ -379,14 +392,14 @@ class GroupCommit:
             try:
                 self._release(job)
             except Exception:
-                # It costs this job its housekeeping; its caller, the other jobs and the store carry on.
-                logger.exception("what follows a commit failed")
+                # Only the housekeeping of this job is lost; its caller and the other jobs are not affected.
+                logger.exception("an action after a commit failed")
             if not job.future.done():
                 job.future.set_result(job.result)
         self._next()
 
     def _release(self, job: Job) -> None:
-        on_durable, job.on_durable = job.on_durable, None  # it holds the job: nothing is left to the garbage collector
+        on_durable, job.on_durable = job.on_durable, None  # breaks a reference cycle
         if on_durable is not None:
             on_durable()
         for seq, place in job.retired:
@@ -395,7 +408,7 @@ class GroupCommit:
     # -- a failed sync
 
     def _empty_log(self) -> None:
-        """A log that is left over may have a hole that only the page cache hides: nothing is appended to it."""
+        """Empty an old log before anything is appended: its data may be in the page cache and not on the disk."""
         if not os.fstat(self._syncer.log).st_size:
             return
         try:
@@ -405,7 +418,7 @@ class GroupCommit:
             raise recovery_error(error, self._directory) from error
 
     def _poison(self, error: BaseException) -> None:
-        """The log may not have reached the disk. The flying jobs wait, and everything else behind them."""
+        """Recover the log after a failed sync. Jobs in progress and all later ones wait."""
         logger.error("the queue's log was not synced, it is being recovered: %s", error)
         self._recovered = asyncio.get_running_loop().create_future()
         self._recover_until = monotonic() + RECOVERY_SECONDS
@@ -432,12 +445,12 @@ class GroupCommit:
         else:
             self._fatal(recovery_error(error, self._directory))
 
-    # -- the log into the database
+    # -- copying the log into the database
 
     def _next(self) -> None:
         if self._tail:
-            # What was written while the log was copied. Nothing is written meanwhile, so that the next transaction
-            # finds an empty log and starts it over: else it would grow for as long as there is no pause.
+            # Copies what was written during the first copy. Nothing is written meanwhile, so that the next transaction
+            # finds an empty log and restarts it: otherwise it would grow as long as there is no pause.
             self._tail = False
             self._checkpoint(self._tail_copied)
             return
@@ -450,7 +463,7 @@ class GroupCommit:
             self._wake_closer()
 
     def _log_has_grown(self) -> bool:
-        """By so much since it was last copied, or started over, that it should be copied."""
+        """Whether the log has grown enough to be copied since it was last copied or restarted."""
         frames = sqlite_recovery.extent(self._index).frames
         if frames < self._copied_frames:
             self._copied_frames = 0
@@ -493,8 +506,24 @@ class GroupCommit:
             self._idle.set_result(None)
 
 
+def finish(db: sqlite3.Connection, messages: Mapping[int, Job], bodies: Collection[int]) -> None:
+    """Remove those of the messages (`seq`) whose recipients are all final.
+
+    Args:
+        db: inside a transaction.
+        messages: each with the job that changed it, which frees its body.
+        bodies: those that may have a body outside the row.
+    """
+    places = {seq: place for seq in bodies if (place := place_of(db, seq)) is not None}
+    for statement in _FINISH:
+        db.executemany(statement, [(seq,) for seq in messages])
+    for seq, place in places.items():
+        if not db.execute("SELECT 1 FROM message WHERE seq=?", (seq,)).fetchall():
+            messages[seq].retired.append((seq, place))
+
+
 def recovery_error(error: BaseException, directory: Path) -> OSError:
-    """What kept the log from being recovered, as a sentence."""
+    """Return an error that says why the log could not be recovered."""
     code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
     if code == errno.EBUSY:
         words = "another program reads the queue's database, so that its log cannot be emptied: end that program"
@@ -508,6 +537,6 @@ def recovery_error(error: BaseException, directory: Path) -> OSError:
 
 
 def fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    """Hands an error to a caller who may have gone."""
+    """Set the exception of a future that may have been cancelled."""
     if not future.done():
         future.set_exception(error)

@@ -1,11 +1,11 @@
-"""The program of the sync process (`sqlite_sync` is the server's side).
+"""The program of the sync process (`sqlite.sync` is the server's side).
 
 Promises: every request is answered with an errno, 0 for success, and the requests of one channel are answered in
-order. The channels have a thread each, so that a log sync never waits for a checkpoint, a large file or an unlink. The
-process ends when its log channel closes, however the server ended, and ignores the signals meant for the server.
-Failures: an exception that nobody expected answers EIO; the thread carries on.
+order. Each channel has its own thread, so a log sync never waits for a checkpoint, a large file or an unlink. The
+process ends when its log channel closes, even if the server crashed, and ignores the signals sent to the server.
+Failures: an unexpected exception is answered with EIO, and the thread continues.
 
-It is started without site-packages (`-I -S`) and imports nothing outside the standard library and `sqlite_recovery`,
+It is started without site-packages (`-I -S`) and imports nothing outside the standard library and `sqlite.recovery`,
 because every shard in use starts one.
 
 A request is a line: a word, then arguments. An answer is two octets, big-endian.
@@ -22,26 +22,28 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
-from ironpost.storage.sqlite_recovery import Extent, Recovery, durable, sync_directory
+from ironpost.storage.sqlite.recovery import LogExtent, Recovery, durable, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PUNCH_KEEPING_SIZE = 0x02 | 0x01
 """FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals for the server, which blocks them when it starts this process."""
 MAX_DESCRIPTORS = 16
-"""Descriptors taken from one read of a channel."""
+"""Maximum number of descriptors in one read of a channel."""
 
 
 class _Channel:
-    """Reads requests, writes answers."""
+    """Reads requests and writes answers."""
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._descriptors: list[int] = []
 
     def requests(self) -> Iterator[list[bytes]]:
-        """Until the server closes the channel."""
+        """Serve requests until the server closes the channel."""
         pending = b""
         while True:
             # The descriptors of a request never arrive after its first octet (unix(7)), hence before its line is whole.
@@ -54,7 +56,7 @@ class _Channel:
                 yield line.split(b" ")
 
     def descriptor(self) -> int:
-        """The one that came with the request being handled."""
+        """The descriptor that came with the current request."""
         return self._descriptors.pop(0)
 
     def answer(self, code: int) -> None:
@@ -70,7 +72,7 @@ def _serve(channel: _Channel, handle: Callable[[list[bytes]], None]) -> None:
                 handle(words)
             except OSError as error:
                 code = error.errno or errno.EIO
-            except Exception:  # noqa: BLE001 - a thread that died would leave its channel without answers
+            except Exception:  # noqa: BLE001 - without this thread its channel would get no answers
                 code = errno.EIO
             channel.answer(code)
 
@@ -85,7 +87,7 @@ class _Log:
 
     def __call__(self, words: list[bytes]) -> None:
         if words[0] == b"recover":
-            good = Extent(int(words[2]), bytes.fromhex(words[3].decode())) if len(words) > 2 else None
+            good = LogExtent(int(words[2]), bytes.fromhex(words[3].decode())) if len(words) > 2 else None
             self._recovery.run(float(words[1]), good)
             return
         durable(self._log)
@@ -94,7 +96,7 @@ class _Log:
 
 
 class _Segments:
-    """`take N`: the descriptor that comes along is segment N. `sync N`, `sync-new N`, `forget N`."""
+    """`take N`: the attached descriptor is segment N. `sync N`, `sync-new N`, `forget N`."""
 
     def __init__(self, channel: _Channel, directory: str) -> None:
         self._channel = channel
@@ -121,14 +123,14 @@ class _Segments:
 
 
 class _Work:
-    """`file NAME`: a file and its name. `checkpoint`: what the log holds goes into the database."""
+    """`file NAME`: a file and its name. `checkpoint`: copies the log into the database."""
 
     def __init__(self, directory: str, database: str) -> None:
         self._directory = directory
         self._database = database
         self._connection: sqlite3.Connection | None = None
         self._known: set[str] = set()
-        """Directories whose own names are durable: nobody removes one while the store is open."""
+        """Directories whose names are durable; none is removed while the store is open."""
 
     def __call__(self, words: list[bytes]) -> None:
         if words[0] == b"file":
@@ -161,7 +163,7 @@ class _Work:
 
 
 class _Background:
-    """`punch NAME OFFSET LENGTH ...`: holes in a file. `remove NAME ...`: files that nobody needs."""
+    """`punch NAME OFFSET LENGTH ...`: holes in a file. `remove NAME ...`: unlinks files."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -204,15 +206,16 @@ class _Background:
 
 
 def main(directory: str, database: str, *descriptors: str) -> None:
-    """Serves until the server is gone.
+    """Serve requests until the log channel closes.
 
     Args:
         directory: the store's.
         database: the database file in it.
         descriptors: the channels for log, segments, work and background, then the log itself.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED)
     *numbers, log = map(int, descriptors)
     logs, segments, work, background = map(_Channel, numbers)
     for target, arguments in (

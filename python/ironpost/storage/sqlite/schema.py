@@ -1,8 +1,8 @@
-"""The database of the SQLite store: its schema, its migrations, its settings and its connections.
+"""The database of the SQLite store: its schema, migrations, settings and connections.
 
 Promises: `connect` yields a database of exactly `VERSION` or raises; an older one is migrated forward inside one
-transaction; files are created 0600 (SECURITY R47). Everything an operator may ask in SQL is a view (docs/storage.md);
-the tables below the views may change with any version.
+transaction; files are created 0600 (SECURITY R47). Operators query views (docs/storage.md); the tables may change with
+any version.
 Refuses: a database that a newer ironpost wrote, and an SQLite library older than `OLDEST_SQLITE`.
 """
 
@@ -12,7 +12,11 @@ import contextlib
 import json
 import os
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ironpost.model import NULL, Envelope
+from ironpost.queue.codec import decode_origin, decode_parameters
+from ironpost.queue.store import StoreUnusable, deadline_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,26 +25,26 @@ DATABASE = "queue.sqlite3"
 """The file below the data directory."""
 
 OLDEST_SQLITE = (3, 33, 0)
-"""UPDATE FROM."""
+"""Version of SQLite that introduced UPDATE FROM."""
 
 PAGE = 4096
-"""Octets in a page of the database."""
+"""Size of a page of the database in octets."""
 
 WAL_OCTETS = 16 * 1024 * 1024
-"""What the log file is cut back to after it grew beyond (under load, or because a reader held it)."""
+"""Size in octets to which the log file is truncated after it grew larger (under load, or because of a reader)."""
 
 CACHE_OCTETS = 16 * 1024 * 1024
-"""Page cache of the writing connection."""
+"""Size of the writing connection's page cache in octets."""
 
 _FOR_NEW = (f"page_size={PAGE}", "auto_vacuum=INCREMENTAL")
-"""Settings of a database before its first table. The second, with which free pages can be given back to the disk, would
-write to the log of any other."""
+"""Settings of a new database. The second lets free pages be returned to the file system; on an existing database it
+would write to the log."""
 
 BUSY_SECONDS = 0.25
-"""How long a statement of the server waits for another program that holds the database: it waits on the event loop."""
+"""Seconds that a statement of the server waits, on the event loop, for another program that has locked the database."""
 
 READ_BUSY_SECONDS = 5.0
-"""The same for a program that only reads."""
+"""The same for a reader."""
 
 # Times are whole microseconds since 1970. State: 0 queued, 1 delivered, 2 failed, 3 dropped; from version 2 on 4 held.
 _FIRST = """
@@ -129,22 +133,100 @@ CREATE INDEX recipient_domain ON recipient (domain, message) WHERE state = 0;
 CREATE INDEX recipient_held ON recipient (message) WHERE state = 4;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
-"""Entry n takes a database from version n to n + 1. Entries are never changed once released, only added."""
+# The forward-path of RCPT where an alias replaced it.
+_FOURTH = """
+ALTER TABLE recipient ADD COLUMN original TEXT;
+"""
+
+# Queues: domain and tenant. The earlier index was of due times over all of them. `state` makes the index cover claims.
+_FIFTH = """
+ALTER TABLE recipient ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+UPDATE recipient SET tenant = tenant_of((SELECT origin FROM message WHERE seq = recipient.message));
+DROP INDEX recipient_due;
+CREATE INDEX recipient_queue ON recipient (domain, tenant, due, state) WHERE state = 0;
+CREATE INDEX message_released ON message (released);
+"""
+
+# The Message-ID of accepted messages; domain and tenant in the view.
+_SIXTH = """
+ALTER TABLE event ADD COLUMN message_id TEXT;
+DROP VIEW queue;
+CREATE VIEW queue AS
+    SELECT m.id AS message, m.reverse_path AS reverse_path, r.number AS number, r.address AS recipient,
+           CASE r.state WHEN 0 THEN 'queued' WHEN 1 THEN 'delivered' WHEN 2 THEN 'failed' WHEN 4 THEN 'held'
+                        ELSE 'dropped' END AS state,
+           r.attempts AS attempts, m.accepted / 1e6 AS accepted, r.due / 1e6 AS due, r.changed / 1e6 AS changed,
+           m.size AS size, r.last AS last, r.remote AS remote, m.released / 1e6 AS released,
+           m.parameters AS mail_parameters, r.parameters AS parameters, r.domain AS domain, r.tenant AS tenant
+    FROM message AS m JOIN recipient AS r ON r.message = m.seq;
+DROP VIEW events;
+CREATE VIEW events AS
+    SELECT seq, at / 1e6 AS at, kind, message, number, address, attempts, reply, remote, message_id FROM event;
+"""
+
+# Whether the delay warning for a recipient is settled.
+_SEVENTH = """
+ALTER TABLE recipient ADD COLUMN warned INTEGER NOT NULL DEFAULT 0;
+"""
+
+# Queues: domain, tenant and priority.
+_EIGHTH = """
+ALTER TABLE recipient ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+UPDATE recipient SET priority = (SELECT priority_of(parameters) FROM message WHERE seq = recipient.message)
+    WHERE message IN (SELECT seq FROM message WHERE parameters LIKE '%MT-PRIORITY=%');
+DROP INDEX recipient_queue;
+CREATE INDEX recipient_queue ON recipient (domain, tenant, priority, due, state) WHERE state = 0;
+DROP VIEW queue;
+CREATE VIEW queue AS
+    SELECT m.id AS message, m.reverse_path AS reverse_path, r.number AS number, r.address AS recipient,
+           CASE r.state WHEN 0 THEN 'queued' WHEN 1 THEN 'delivered' WHEN 2 THEN 'failed' WHEN 4 THEN 'held'
+                        ELSE 'dropped' END AS state,
+           r.attempts AS attempts, m.accepted / 1e6 AS accepted, r.due / 1e6 AS due, r.changed / 1e6 AS changed,
+           m.size AS size, r.last AS last, r.remote AS remote, m.released / 1e6 AS released,
+           m.parameters AS mail_parameters, r.parameters AS parameters, r.domain AS domain, r.tenant AS tenant,
+           r.priority AS priority
+    FROM message AS m JOIN recipient AS r ON r.message = m.seq;
+"""
+
+# Keys of submissions.
+_NINTH = """
+CREATE TABLE submission (
+    tenant TEXT NOT NULL,
+    key TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    message TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (tenant, key)
+) WITHOUT ROWID;
+CREATE INDEX submission_at ON submission (at);
+"""
+
+# Deadlines of recipients, until they have been acted on.
+_TENTH = """
+ALTER TABLE recipient ADD COLUMN deadline INTEGER;
+UPDATE recipient SET deadline = (SELECT deadline_of(parameters, accepted) FROM message WHERE seq = recipient.message)
+    WHERE message IN (SELECT seq FROM message WHERE parameters LIKE '%BY=%');
+CREATE INDEX recipient_deadline ON recipient (deadline) WHERE state = 0 AND deadline IS NOT NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    _FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH, _TENTH
+)  # fmt: skip
+"""Entry n migrates a database from version n to n + 1. Entries are never changed once released, only added."""
 
 VERSION = len(MIGRATIONS)
 """The schema that this program reads and writes (PRAGMA user_version)."""
 
 
-class SchemaError(RuntimeError):
-    """The database cannot be used by this program. The sentence says why and what to do."""
+class SchemaError(StoreUnusable):
+    """The database cannot be used by this program. The text says why and what to do."""
 
 
 def connect(directory: Path) -> sqlite3.Connection:
-    """The writing connection, in WAL mode, schema brought up to `VERSION`.
+    """Open the writing connection, in WAL mode, and migrate the schema to `VERSION`.
 
     COMMIT does not sync the log (PRAGMA synchronous=NORMAL: consistent after a crash, yet not durable): the caller
-    syncs it before it acknowledges anything, which is what FULL would do, at a moment and in a process of our choice.
+    syncs it before it acknowledges anything, as FULL would, but when and in which process it chooses.
 
     Raises:
         SchemaError: a newer ironpost wrote the database, or the SQLite library is too old.
@@ -178,10 +260,10 @@ def connect(directory: Path) -> sqlite3.Connection:
 
 
 def close_keeping_log(connection: sqlite3.Connection, directory: Path) -> None:
-    """Closes a connection from `connect` and leaves the log as it is.
+    """Close a connection from `connect` without changing the log.
 
-    The last connection to close copies the log into the database, without verifying its checksums: wrong for a log
-    that could not be recovered. A reader beside it prevents that, and cannot copy anything itself.
+    Closing the last connection copies the log into the database without verifying its checksums, which would be wrong
+    for a log that could not be recovered. An open reader prevents that, and cannot copy the log itself.
     """
     beside = sqlite3.connect(f"{(directory / DATABASE).resolve().as_uri()}?mode=ro", uri=True)
     try:
@@ -193,7 +275,7 @@ def close_keeping_log(connection: sqlite3.Connection, directory: Path) -> None:
 
 
 def connect_readonly(directory: Path) -> sqlite3.Connection:
-    """A connection that can only read, beside a running server or without one.
+    """Open a read-only connection, whether or not a server is running.
 
     Raises:
         FileNotFoundError: there is no queue in this directory.
@@ -235,18 +317,46 @@ def _refuse_newer(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _wire_form(parameters: str | None) -> str | None:
-    """What version 1 kept as JSON, as version 2 keeps it."""
+    """Convert parameters from version 1 (JSON) to version 2."""
     if not parameters:
         return None
     return " ".join(key if value is None else f"{key}={value}" for key, value in json.loads(parameters).items())
 
 
 def domain_key(address: str) -> str:
-    """The domain by which recipients are found: lower case, empty for an address without one."""
+    """Return the domain by which recipients are found: lower case, empty for an address without one."""
     return address.rpartition("@")[2].lower() if "@" in address else ""
 
 
+def _tenant_of(origin: Any) -> str:
+    """Return the tenant of a message that was stored before version 5: its login."""
+    try:
+        return decode_origin(origin).tenant if origin else ""
+    except (ValueError, TypeError):
+        return ""
+
+
+def _priority_of(parameters: Any) -> int:
+    """Return the priority of a message that was stored before version 8, from its parameters."""
+    try:
+        return Envelope(NULL, (), decode_parameters(parameters)).priority
+    except (ValueError, TypeError, AttributeError):
+        return 0
+
+
+def _deadline_of(parameters: Any, accepted: int) -> int | None:
+    """Return when a message that was stored before version 10 is late, from its parameters."""
+    try:
+        deadline = deadline_of(Envelope(NULL, (), decode_parameters(parameters)), accepted / 1e6)
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return None if deadline is None else round(deadline * 1e6)
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
+    connection.create_function("deadline_of", 2, _deadline_of, deterministic=True)
+    connection.create_function("priority_of", 1, _priority_of, deterministic=True)
+    connection.create_function("tenant_of", 1, _tenant_of, deterministic=True)
     connection.create_function("wire_form", 1, _wire_form, deterministic=True)
     connection.create_function("domain_key", 1, domain_key, deterministic=True)
     for version in range(_version(connection), VERSION):
