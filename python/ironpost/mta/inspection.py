@@ -1,0 +1,75 @@
+"""Content on its way to the store: policy scans it, and removes header fields from it.
+
+Promises: scanners get the header section whole, then the body as it arrives, both as received; the store gets
+everything but the removed fields. Only the header section is held, at most 1 MiB (`message.section`).
+Refuses: content from which fields must be removed but whose header section cannot be parsed to its end, since such a
+field may follow: `fault` gives the reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ironpost.message.section import HeaderReader
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from ironpost.message.section import Header
+    from ironpost.model.body import Spool
+    from ironpost.policy.pipeline import Scan
+
+
+class InspectedSpool:
+    """A `model.body.Spool` in front of the spool of the store, for a message that policy scans or strips of fields."""
+
+    __slots__ = ("_reader", "_strip", "fault", "scan", "spool")
+
+    def __init__(self, spool: Spool, scan: Scan | None, strip: frozenset[str]) -> None:
+        """See `policy.Policy.scan` and `policy.Finding.strip`."""
+        self.spool = spool
+        """The spool of the store."""
+        self.scan = scan
+        self._strip = strip
+        self._reader = HeaderReader()
+        self.fault = ""
+        """Reason to refuse the content, a sentence for the client; empty if there is none."""
+
+    @property
+    def size(self) -> int:
+        """Octets written to the store so far."""
+        return self.spool.size
+
+    def write(self, piece: bytes) -> Awaitable[None] | None:
+        """Append a piece. Nothing is stored before the header section is complete."""
+        reader = self._reader
+        if reader.header is not None:
+            return self._pass(b"", piece)
+        body = reader.feed(piece)
+        header = reader.header
+        return None if header is None else self._pass(self._read(header), piece[body:])
+
+    def finish(self) -> None:
+        """End the content: store a header section that no empty line follows."""
+        if self._reader.header is None:
+            self._pass(self._read(self._reader.finish()), b"")  # small, so no back-pressure is needed
+
+    def discard(self) -> None:
+        """Free what is held."""
+        self._reader = HeaderReader()
+        self.spool.discard()
+
+    def _read(self, header: Header) -> bytes:
+        """Scan the header section; return the octets of it that are stored."""
+        if self.scan is not None:
+            self.scan.header(header)
+        if not self._strip or not header.starts_with_field:
+            return header.octets
+        self.fault = header.fault
+        return b"" if self.fault else header.without(*self._strip)
+
+    def _pass(self, header: bytes, body: bytes) -> Awaitable[None] | None:
+        if body and self.scan is not None:
+            self.scan.body(body)
+        octets = header + body
+        return self.spool.write(octets) if octets and not self.fault else None

@@ -1,0 +1,119 @@
+"""The registry of scheduled jobs of the mail server. docs/architecture.md says how to add one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ironpost.delivery.maildir import remove_stale
+from ironpost.model.text import counted
+from ironpost.processes.jobs import Job, Runs
+from ironpost.telemetry.events import record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ironpost.model.ports import Clock
+    from ironpost.mta.tls_reports import SentReports
+    from ironpost.processes.resources import Usage
+
+log = logging.getLogger("ironpost.jobs")
+
+
+class JobContext(Protocol):
+    """The part of a mail-serving process that jobs use."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def maildir(self) -> Path:
+        """The Maildir of local delivery."""
+        ...
+
+    def sample_resources(self) -> Usage:
+        """Read the use of memory and descriptors by this process, and react to a shortage."""
+        ...
+
+    async def prune_history(self) -> int:
+        """Remove overdue history from the shards of this process and return free pages; the number of shards."""
+        ...
+
+    async def remove_expired_state(self) -> int:
+        """Remove expired entries of keyed state from this process and from the file; the number of entries."""
+        ...
+
+    async def refresh_sts_policies(self) -> tuple[int, int]:
+        """Refresh the MTA-STS policies that are a day old; the numbers of those fetched and of failures."""
+        ...
+
+    async def dane_obstacle(self) -> str | None:
+        """Why no host is authenticated by DANE now; empty if hosts with signed TLSA records are; None if it is off."""
+        ...
+
+    async def store_tls_counts(self) -> None:
+        """Add this process's counts of outgoing TLS to the keyed state."""
+        ...
+
+    async def send_tls_reports(self) -> SentReports | None:
+        """Send the reports about TLS that are due; None if the server sends none."""
+        ...
+
+
+async def _sample_resources(context: JobContext) -> str:
+    usage = context.sample_resources()
+    return f"{usage.memory >> 20} MiB resident, {counted(usage.descriptors, 'descriptor')} open"
+
+
+async def _prune_history(context: JobContext) -> str:
+    return f"{counted(await context.prune_history(), 'shard')} pruned"
+
+
+async def _remove_expired_state(context: JobContext) -> str:
+    return f"{counted(await context.remove_expired_state(), 'expired key')} removed"
+
+
+async def _clean_maildir(context: JobContext) -> str:
+    removed = await asyncio.to_thread(remove_stale, context.maildir, context.clock.now())
+    return f"{counted(removed, 'stale file')} removed from tmp of {context.maildir}"
+
+
+async def _refresh_sts_policies(context: JobContext) -> str:
+    fetched, failed = await context.refresh_sts_policies()
+    return f"MTA-STS policies: {fetched} refreshed, {failed} could not be fetched"
+
+
+async def _check_dane(context: JobContext) -> str:
+    """Check that DNSSEC is validated; a change of the system's resolvers can end that silently."""
+    obstacle = await context.dane_obstacle()
+    if obstacle is None:
+        return "DANE is turned off (delivery.dane)"
+    if obstacle:
+        record(log, "dane-off", logging.WARNING, reason=obstacle)
+        return f"DANE is not used: {obstacle}"
+    return "DANE is used where TLSA records are signed"
+
+
+async def _store_tls_counts(context: JobContext) -> str:
+    await context.store_tls_counts()
+    return "counts of outgoing TLS stored"
+
+
+async def _send_tls_reports(context: JobContext) -> str:
+    done = await context.send_tls_reports()
+    if done is None:
+        return "off, because tlsrpt.contact is not set"
+    return f"{counted(done.sent, 'report')} sent, {done.waiting} waiting, {done.dropped} dropped"
+
+
+JOBS: Final[tuple[Job[Any], ...]] = (
+    Job("resources", 1.0, Runs.EACH, _sample_resources),
+    Job("history", 60.0, Runs.EACH, _prune_history),
+    Job("keyed-state", 300.0, Runs.EACH, _remove_expired_state),
+    Job("tls-counts", 300.0, Runs.EACH, _store_tls_counts),
+    Job("tls-reports", 600.0, Runs.ONCE, _send_tls_reports),
+    Job("mta-sts", 3600.0, Runs.ONCE, _refresh_sts_policies),
+    Job("dane", 24 * 3600.0, Runs.ONCE, _check_dane),
+    Job("maildir-tmp", 6 * 3600.0, Runs.ONCE, _clean_maildir),
+)

@@ -1,0 +1,141 @@
+"""Ports of the process that runs operations, implemented by `compose`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from pathlib import Path
+
+    from ironpost.accounts.file import UsersFile
+    from ironpost.http import HttpClient
+    from ironpost.model.dns import Resolver
+    from ironpost.model.keyed_state import StateUsage
+    from ironpost.model.ports import Clock
+    from ironpost.mta.queue_runner import QueueRunner
+    from ironpost.mta.suspended import SuspendedDestinations
+    from ironpost.operations.dane import DaneChecker
+    from ironpost.operations.explain import Explainer
+    from ironpost.operations.reload import Reloaded
+    from ironpost.operations.status import Listening, WorkerStatus
+    from ironpost.processes.jobs import JobStatus
+    from ironpost.processes.resources import ResourceStatus
+    from ironpost.queue.store import StandaloneReader, Store
+    from ironpost.queue.suspension import Suspension
+
+
+class ControlProcess(Protocol):
+    """The process that holds the control socket."""
+
+    @property
+    def configuration_hash(self) -> str:
+        """The hash of the running configuration."""
+        ...
+
+    def listening(self) -> list[Listening]:
+        """The addresses that accept connections."""
+        ...
+
+    async def apply_reload(self) -> Reloaded:
+        """Reload the configuration and apply it.
+
+        Raises:
+            ConfigError, RequestRefused: the configuration cannot be used; the old one stays in effect.
+        """
+        ...
+
+
+class ServingProcess(ControlProcess, Protocol):
+    """A process that serves mail: a worker, or the only process."""
+
+    @property
+    def queue(self) -> Store:
+        """The store of this process."""
+        ...
+
+    @property
+    def runner(self) -> QueueRunner:
+        """The queue runner over `queue`."""
+        ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def suspended(self) -> SuspendedDestinations:
+        """What operators suspended."""
+        ...
+
+    def suspensions(self) -> list[Suspension]:
+        """The same, which all workers share; empty in all but the first of them."""
+        ...
+
+    def wake_queue(self) -> None:
+        """Notify the queue runner that messages became due."""
+        ...
+
+    def open_connections(self) -> dict[str, int]:
+        """Numbers of open connections by the role of the listener."""
+        ...
+
+    def job_status(self) -> list[JobStatus]: ...
+
+    def resource_status(self) -> list[ResourceStatus]:
+        """The use of memory and descriptors by this process."""
+        ...
+
+    def state_usage(self) -> list[StateUsage]:
+        """The size of the keyed state, which all workers share; empty in all but the first of them."""
+        ...
+
+    def counts(self) -> dict[str, dict[str, float]]:
+        """The counters (`telemetry.metrics`)."""
+        ...
+
+
+class SupervisorProcess(ControlProcess, Protocol):
+    """The supervisor of several workers."""
+
+    @property
+    def restarts(self) -> int:
+        """Number of times a worker was restarted."""
+        ...
+
+    def worker_status(self) -> list[WorkerStatus]: ...
+
+
+class DataDirectory(Protocol):
+    """The configuration and data directory of a server that need not run: the context of local operations."""
+
+    def queue_reader(self) -> AbstractContextManager[StandaloneReader]:
+        """Open the queue with the rights of the directory's owner.
+
+        Raises:
+            RequestRefused: there is no queue, or it cannot be read.
+        """
+        ...
+
+    def explainer(self) -> AbstractAsyncContextManager[Explainer]: ...
+
+    def dane(self) -> AbstractAsyncContextManager[DaneChecker]: ...
+
+    def resolver(self) -> Resolver:
+        """DNS, as the server would use it."""
+        ...
+
+    def http(self, resolver: Resolver) -> HttpClient:
+        """An HTTP client as the server would have it.
+
+        Raises:
+            RequestRefused: `http.ca` cannot be used.
+        """
+        ...
+
+    @property
+    def users(self) -> UsersFile: ...
+
+    @property
+    def path(self) -> Path:
+        """The data directory."""
+        ...

@@ -1,0 +1,147 @@
+"""A dry run: the decisions about one recipient, stage by stage, with reasons.
+
+Promises: policy, routes, delivery agents and DNS are those of a running server; nothing is sent or changed. The steps
+end with the stage that refuses or drops. CONTENT is not evaluated, because there is no message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from ironpost.model import Action, Address
+from ironpost.model.network import parse_ip
+from ironpost.model.text import complaint
+from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.policy import Facts, PolicyDecision, PolicyStage
+from ironpost.protocol.server.transaction import Identity
+from ironpost.routing.route import RouteDecision
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ironpost.delivery import RouteAgent
+    from ironpost.operations.context import DataDirectory
+    from ironpost.policy import Policy
+    from ironpost.routing.route import Route, Routes
+
+
+class RouteOutcome(Enum):
+    """The result for the recipient."""
+
+    ACCEPTED = "accepted"
+    DROPPED = "dropped"
+    """The client would get 250, and the message would be discarded."""
+    DEFERRED = "deferred"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteStep:
+    """One decision and its reasons."""
+
+    name: str
+    """`connect`, `hello`, `mail`, `recipient`, `route` or `next hop`."""
+    about: str
+    answer: str
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The result and the steps that led to it."""
+
+    outcome: RouteOutcome
+    steps: tuple[RouteStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """A recipient, and the client and envelope that mail to it would have."""
+
+    recipient: str
+    sender: str = ""
+    """The reverse-path; empty for the null reverse-path."""
+    client: str = ""
+    """IP address of the client; empty for one outside the trusted networks."""
+    hello: str = ""
+    """Argument of EHLO; empty: the EHLO stage is skipped."""
+    login: str = ""
+    """The authenticated identity; empty for none."""
+
+
+class Explainer:
+    """Explains decisions of one configuration."""
+
+    def __init__(self, policy: Policy, routes: Routes, agents: Callable[[Route], RouteAgent]) -> None:
+        """Create an explainer from components like those of a server."""
+        self._policy = policy
+        self._routes = routes
+        self._agents = agents
+
+    async def explain(
+        self, recipient: Address, sender: Address, *, client: str = "", hello: str = "", login: str = ""
+    ) -> Explanation:
+        """Explain the decisions about a recipient.
+
+        Args:
+            recipient: the forward-path.
+            sender: the reverse-path.
+            client: the client's IP address; empty for a client in no trusted network.
+            hello: its EHLO name; if empty, the hello stage is skipped.
+            login: the authenticated identity; empty without authentication.
+        """
+        identity = Identity(login, "none") if login else None
+        facts = Facts(ip=client, helo=hello, identity=identity, reverse_path=sender, forward_path=recipient)
+        stages = [(PolicyStage.CONNECT, client or "an untrusted client")]
+        if hello:
+            stages.append((PolicyStage.HELLO, hello))
+        stages += [(PolicyStage.MAIL, f"<{sender}>"), (PolicyStage.RECIPIENT, f"<{recipient}>")]
+        steps: list[RouteStep] = []
+        for stage, about in stages:
+            opinion = await _decided(self._policy.decide(stage, facts))
+            verdict = opinion.verdict
+            steps.append(RouteStep(stage.value, about, str(verdict), opinion.reasons))
+            if verdict.refused:
+                refused = verdict.final.action is Action.REJECT
+                return Explanation(RouteOutcome.REFUSED if refused else RouteOutcome.DEFERRED, tuple(steps))
+            if verdict.final.action is Action.DROP:
+                return Explanation(RouteOutcome.DROPPED, tuple(steps))
+        decision = self._routes.decide(recipient, sender, login)
+        chosen = decision if isinstance(decision, RouteDecision) else await decision
+        steps.append(RouteStep("route", f"<{recipient}>", str(chosen.route), chosen.reasons))
+        hops = await self._agents(chosen.route).preview(recipient, chosen.route)
+        steps.append(RouteStep("next hop", recipient.key or "postmaster", hops.text, hops.reasons))
+        outcome = RouteOutcome.ACCEPTED
+        if hops.failure is not None:
+            outcome = RouteOutcome.DEFERRED if hops.failure.transient else RouteOutcome.REFUSED
+        return Explanation(outcome, tuple(steps))
+
+
+async def _decided(decision: PolicyDecision | Awaitable[PolicyDecision]) -> PolicyDecision:
+    return decision if isinstance(decision, PolicyDecision) else await decision
+
+
+async def _explain(data: DataDirectory, request: ExplainRequest) -> Explanation:
+    recipient = _address("recipient", request.recipient)
+    sender = _address("sender", request.sender) if request.sender else Address("", "")
+    if recipient.is_null:
+        raise OperationError(Reason.INVALID, "the recipient is empty")
+    if request.client and parse_ip(request.client) is None:
+        raise OperationError(Reason.INVALID, f"--client {request.client}: not an IP address")
+    async with data.explainer() as explainer:
+        return await explainer.explain(
+            recipient, sender, client=request.client, hello=request.hello, login=request.login
+        )
+
+
+def _address(what: str, text: str) -> Address:
+    bare = text.removeprefix("<").removesuffix(">")
+    try:
+        return Address.parse(bare)
+    except ValueError as fault:
+        raise OperationError(Reason.INVALID, f"invalid {what} {text}: {complaint(bare, fault)}") from None
+
+
+EXPLAIN: Final = Operation("explain", ExplainRequest, Explanation, Scope.LOCAL, _explain)

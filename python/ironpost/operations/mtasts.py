@@ -1,0 +1,136 @@
+"""A check of what a domain publishes for MTA-STS: its record, its policy, and whether its hosts match (RFC 8461).
+
+Promises: the record is looked up and the policy fetched now, as a server would, whatever is in its cache; nothing is
+sent or changed. Every fault is listed, not only the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from ironpost.delivery.sts_cache import StsError, fetch, record_name
+from ironpost.model import dns
+from ironpost.model.dns import ResolverError
+from ironpost.model.text import counted
+from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.routing.tls.mta_sts import StsMode, StsPolicy, StsSyntaxError, parse_record, policy_domain
+
+if TYPE_CHECKING:
+    from ironpost.model.dns import Resolver
+    from ironpost.operations.context import DataDirectory
+
+
+class StsResult(Enum):
+    """The result for the domain."""
+
+    GOOD = "good"
+    """There is a policy, and mail can be sent under it as far as names are concerned."""
+    ABSENT = "no policy"
+    """The domain announces none."""
+    FAULTY = "faulty"
+    UNKNOWN = "unknown"
+    """DNS does not answer now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StsHost:
+    """One host that receives mail for the domain."""
+
+    host: str
+    preference: int | None
+    """None if the domain has no MX records, and is its own host."""
+    pattern: str | None
+    """The first pattern of the policy that matches; None if there is none, or no policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class StsCheck:
+    """What was found, and what is wrong with it."""
+
+    domain: str
+    """In A-labels."""
+    result: StsResult
+    records: tuple[str, ...]
+    """The TXT records at `_mta-sts.DOMAIN`, with other octets than printable ASCII escaped."""
+    policy_id: str
+    """Empty without a valid record."""
+    policy: tuple[str, ...]
+    """The lines of the policy; empty if it is not valid."""
+    hosts: tuple[StsHost, ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StsCheckRequest:
+    """The domain to check."""
+
+    domain: str
+
+
+async def _check(data: DataDirectory, request: StsCheckRequest) -> StsCheck:
+    domain = policy_domain(request.domain.lower())
+    if domain is None:
+        raise OperationError(Reason.INVALID, f"invalid domain {request.domain}: it cannot have an MTA-STS policy")
+    resolver = data.resolver()
+    problems: list[str] = []
+    records: tuple[bytes, ...] = ()
+    identifier = policy = None
+    unknown = False
+    try:
+        records = (await dns.txt(resolver, record_name(domain))).data
+        identifier = parse_record(records)
+    except ResolverError as error:
+        unknown = True
+        problems.append(f"DNS lookup failed: {error}")
+    except StsSyntaxError as error:
+        problems.append(str(error))
+    if identifier is not None:
+        try:
+            policy = await fetch(domain, data.http(resolver))
+        except StsError as error:
+            problems.append(str(error))
+    hosts: tuple[StsHost, ...] = ()
+    try:
+        hosts = await _hosts(domain, policy, resolver)
+    except ResolverError as error:
+        unknown = True
+        problems.append(f"DNS lookup failed: {error}")
+    if policy is not None:
+        problems += _faults(policy, hosts)
+    result = StsResult.GOOD
+    if unknown:
+        result = StsResult.UNKNOWN
+    elif problems:
+        result = StsResult.FAULTY
+    elif identifier is None:
+        result = StsResult.ABSENT
+    lines = () if policy is None else policy.lines
+    shown = tuple(each.decode("ascii", "backslashreplace") for each in records)
+    return StsCheck(domain, result, shown, identifier or "", lines, hosts, tuple(problems))
+
+
+async def _hosts(domain: str, policy: StsPolicy | None, resolver: Resolver) -> tuple[StsHost, ...]:
+    """The hosts of a domain, the most preferred first."""
+    answer = await dns.mx(resolver, domain)
+    found: list[tuple[int | None, str]] = [(None, domain)]  # RFC 5321 §5.1: without MX records
+    if answer.data:
+        found = [(each.preference, each.host) for each in sorted(answer.data, key=lambda each: each.preference)]
+    return tuple(
+        StsHost(host, preference, None if policy is None else policy.matches(host.lower()))
+        for preference, host in found
+    )
+
+
+def _faults(policy: StsPolicy, hosts: tuple[StsHost, ...]) -> list[str]:
+    if policy.mode is StsMode.NONE:
+        return []
+    missing = [each.host or "the null MX" for each in hosts if each.pattern is None]
+    faults = [f"the policy does not list {host}" for host in missing]
+    if len(missing) == len(hosts) and policy.mode is StsMode.ENFORCE:
+        faults.append(f"{counted(len(hosts), 'host')}, and none is in the policy: all mail is deferred")
+    return faults
+
+
+CHECK: Final = Operation("mtasts.check", StsCheckRequest, StsCheck, Scope.LOCAL, _check)

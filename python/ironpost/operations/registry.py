@@ -1,0 +1,51 @@
+"""The registry of operations: one line for each. docs/architecture.md says how to add one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ironpost.operations import (
+    dane,
+    destinations,
+    explain,
+    metrics,
+    mtasts,
+    queue,
+    reload,
+    status,
+    tlsrpt,
+    trace,
+    users,
+)
+
+if TYPE_CHECKING:
+    from ironpost.operations.operation import Operation
+
+OPERATIONS: Final[tuple[Operation[Any, Any, Any], ...]] = (
+    status.STATUS,
+    metrics.METRICS,
+    reload.RELOAD,
+    explain.EXPLAIN,
+    mtasts.CHECK,
+    dane.CHECK,
+    tlsrpt.CHECK,
+    queue.LIST,
+    queue.SHOW,
+    queue.TALLY,
+    queue.RETRY,
+    queue.HOLD,
+    queue.RELEASE,
+    queue.BOUNCE,
+    queue.EDIT,
+    queue.DROP,
+    destinations.SHAPE,
+    destinations.DESTINATIONS,
+    destinations.SUSPEND,
+    destinations.RESUME,
+    trace.TRACE,
+    trace.EXPLAIN,
+    trace.QUERY,
+    users.LIST,
+    users.ADD,
+    users.REMOVE,
+)
