@@ -1,1 +1,1 @@
-"""Routing: where mail for an address goes next, and why. Pure: decisions from values, nothing is looked up here."""
+"""Routing: where mail for an address goes next, and why. Pure: no I/O except through the directory port."""

@@ -1,8 +1,7 @@
 """The order in which a domain's exchangers are tried (RFC 5321 §5.1, RFC 7505).
 
-Promises: lower preferences first, equal ones shuffled; this system's own names, and everything that is not better than
-they are, left out.
-Refuses: nothing; what is wrong with the records comes back as a reason.
+Promises: lowest preference first, equal preferences shuffled; exchangers that are this system, and all of the same or
+a higher preference number, are omitted. Invalid records are reported as reasons.
 """
 
 from __future__ import annotations
@@ -14,23 +13,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ironpost.model.ports import MX, Random
+    from ironpost.model.dns import MX
+    from ironpost.model.ports import Random
 
 
 @dataclass(frozen=True, slots=True)
 class Exchangers:
-    """Which hosts to try, or why there are none."""
+    """The hosts to try, or why there are none."""
 
-    hosts: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    """Host names by preference, the best first."""
     reasons: tuple[str, ...] = ()
     null: bool = False
-    """The domain says that it takes no mail (RFC 7505 §3)."""
+    """The domain accepts no mail (RFC 7505 §3)."""
     loop: bool = False
-    """Nothing is left because this system is itself the best exchanger."""
+    """No host is left because this system is the best exchanger itself."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are tried."""
+        return tuple(host for level in self.levels for host in level)
 
 
 def order(records: Sequence[MX], random: Random, own_names: Collection[str] = ()) -> Exchangers:
-    """Sorts exchangers as RFC 5321 §5.1 wants them tried.
+    """Sort exchangers in the order of RFC 5321 §5.1.
 
     Args:
         records: the MX records, in any order; at least one.
@@ -38,23 +44,25 @@ def order(records: Sequence[MX], random: Random, own_names: Collection[str] = ()
         own_names: names of this system, in lower case.
     """
     if len(records) == 1 and not records[0].host:
-        return Exchangers((), ("null MX: the domain takes no mail (RFC 7505)",), null=True)
+        return Exchangers((), ("null MX: the domain accepts no mail (RFC 7505)",), null=True)
     reasons: list[str] = []
     levels: defaultdict[int, list[str]] = defaultdict(list)
     for record in records:
         if record.host:
             levels[record.preference].append(record.host)
         else:
-            # RFC 7505 §3: a null MX beside others means nothing.
-            reasons.append("a null MX beside other records is ignored")
-    hosts: list[str] = []
+            # RFC 7505 §3: a null MX must be the only record.
+            reasons.append("ignored a null MX next to other records")
+    hosts: dict[str, None] = {}
+    ordered: list[tuple[str, ...]] = []
     for preference in sorted(levels):
         level = levels[preference]
         own = [host for host in level if host.lower() in own_names]
         if own:
-            # RFC 5321 §5.1: from our own preference on, the way would lead back to us.
-            reasons.append(f"{own[0]} (preference {preference}) is this system: it and all after it are left out")
-            return Exchangers(tuple(hosts), tuple(reasons), loop=not hosts)
+            # RFC 5321 §5.1: hosts from our own preference on would send the mail back to us.
+            reasons.append(f"{own[0]} (preference {preference}) is this system: it and all after it are omitted")
+            return Exchangers(tuple(ordered), tuple(reasons), loop=not ordered)
         random.shuffle(level)
-        hosts += level
-    return Exchangers(tuple(dict.fromkeys(hosts)), tuple(reasons))
+        ordered.append(tuple(host for host in dict.fromkeys(level) if host not in hosts))
+        hosts.update(dict.fromkeys(level))
+    return Exchangers(tuple(ordered), tuple(reasons))

@@ -1,34 +1,38 @@
-"""Which way out an address takes: a local Maildir, a smart host, or the MX records of its domain.
+"""Routing: local delivery, a smart host, the MX records of the recipient's domain, or mail on demand.
 
-Promises: the same address gets the same decision for as long as a `Routes` lives, and every decision carries its
-reasons, in the order in which they were found, for `route explain`.
-Refuses: the null reverse-path (it is nobody's recipient), malformed smart hosts and malformed domain patterns, with
-ValueError and a sentence that names the value.
+Promises: every decision carries its reasons in order, for `route explain`.
+Refuses: the null reverse-path (never a recipient), invalid smart hosts and invalid domain patterns, with a ValueError
+that names the value.
 Standards: RFC 5321 §3.6.1 (domains resolve or are local), §4.5.1 (postmaster is always local), §5.1.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ironpost.model import Address
 from ironpost.model.patterns import Domains
+from ironpost.routing.directory import POSTMASTER, NotLocal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import Self
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+    from typing import Any, Self
 
-    from ironpost.model import Address
+    from ironpost.model.patterns import AddressPattern
+    from ironpost.routing.directory import Directory, Entry
+    from ironpost.routing.profile import ConnectionProfile
 
 SMTP_PORT = 25
-"""RFC 5321 §4.5.4.2: where servers listen."""
-POSTMASTER = "postmaster"
+"""The port of SMTP servers (RFC 5321 §4.5.4.2)."""
 
 
 class Kind(Enum):
-    """The ways out."""
+    """Kinds of routes; `delivery.agents.AGENTS` has the agent of each."""
 
     LOCAL = "local"
     """Final delivery on this system."""
@@ -37,7 +41,7 @@ class Kind(Enum):
     MX = "mx"
     """The next hop is found in DNS (RFC 5321 §5.1)."""
     ON_DEMAND = "on demand"
-    """It waits until a customer fetches it (RFC 2645)."""
+    """The message waits until the customer fetches it (RFC 2645)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +54,41 @@ class Host:
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"smart host {self.name}: port {self.port} is not between 1 and 65535")
-        if ":" in self.name:
-            ipaddress.IPv6Address(self.name)
-        elif not self.name or not self.name.isprintable() or any(c in " []<>@/" for c in self.name):
-            raise ValueError(f"smart host {self.name!r} is neither a host name nor an IP address")
+            raise ValueError(f"invalid smart host {self.name}: port {self.port} is not between 1 and 65535")
+        try:
+            if ":" in self.name:
+                ipaddress.IPv6Address(self.name)
+            elif self.name.startswith("["):
+                raise ValueError
+            else:
+                Address("x", self.name.removesuffix("."))
+        except ValueError:
+            raise ValueError(
+                f'invalid smart host "{self.name}": expected a host name or an IP address, '
+                'like "smtp.provider.example" or "192.0.2.25"'
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`host`, `host:port`, `192.0.2.1:port`, `[2001:db8::1]` or `[2001:db8::1]:port`.
+        """Parse `host`, `host:port`, `192.0.2.1:port`, `[2001:db8::1]` or `[2001:db8::1]:port`.
 
         Raises:
-            ValueError: it is none of these.
+            ValueError: the text has another form.
         """
         name, port = text.strip(), ""
         if name.startswith("["):
             name, bracket, rest = name[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):
-                raise ValueError(f"smart host {text!r}: write an IPv6 address as [address] or [address]:port")
+                raise ValueError(f"invalid smart host {text!r}: write an IPv6 address as [address] or [address]:port")
             name, port = name.removeprefix("IPv6:"), rest[1:] if rest else str(SMTP_PORT)
         elif name.count(":") == 1:
             name, _, port = name.partition(":")
         elif ":" in name:
-            raise ValueError(f"smart host {text!r}: write an IPv6 address as [address] or [address]:port")
+            raise ValueError(f"invalid smart host {text!r}: write an IPv6 address as [address] or [address]:port")
         else:
             port = str(SMTP_PORT)
         if not (port.isascii() and port.isdigit()):
-            raise ValueError(f"smart host {text!r}: the port is not a number")
+            raise ValueError(f"invalid smart host {text!r}: the port is not a number")
         return cls(name, int(port))
 
     def __str__(self) -> str:
@@ -85,52 +97,66 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way out. Equal routes may share connections and agents."""
+    """How a recipient's mail leaves the queue. Equal routes share connections."""
 
     kind: Kind
     hosts: tuple[Host, ...] = ()
-    """SMART_HOST: tried in this order."""
-    transport: str = ""
-    """LOCAL: the name of the transport, empty for the only one there is."""
+    """SMART_HOST: the hosts in the order in which they are tried."""
+    profile: ConnectionProfile | None = None
+    """SMART_HOST and MX: how connections are opened, if not in the default way."""
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Computed once: routes are in the keys of queues, destinations and connections, looked up for every message."""
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.kind, self.hosts, self.profile)))
+        text = f"{self.kind.value} {', '.join(map(str, self.hosts))}" if self.hosts else str(self.kind.value)
+        object.__setattr__(self, "_text", text if self.profile is None else f"{text} ({self.profile})")
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
-    def local(cls, transport: str = "") -> Self:
-        """Final delivery here."""
-        return cls(Kind.LOCAL, transport=transport)
+    def local(cls) -> Self:
+        """Final delivery on this system."""
+        return cls(Kind.LOCAL)
 
     @classmethod
-    def smart(cls, hosts: Iterable[str | Host]) -> Self:
-        """By these hosts, the first that answers.
+    def smart(cls, hosts: Iterable[str | Host], profile: ConnectionProfile | None = None) -> Self:
+        """Relay to the first of these hosts that accepts.
 
         Raises:
-            ValueError: no host, or one that is malformed.
+            ValueError: there is no host, or one is invalid.
         """
         parsed = tuple(host if isinstance(host, Host) else Host.parse(host) for host in hosts)
         if not parsed:
             raise ValueError("a smart host route needs at least one host")
-        return cls(Kind.SMART_HOST, parsed)
+        return cls(Kind.SMART_HOST, parsed, profile)
 
     @classmethod
     def on_demand(cls) -> Self:
-        """None: the mail waits until it is fetched."""
+        """Keep the mail until the customer fetches it."""
         return cls(Kind.ON_DEMAND)
 
     @classmethod
-    def mx(cls) -> Self:
-        """By the MX records of the recipient's domain."""
-        return cls(Kind.MX)
+    def mx(cls, profile: ConnectionProfile | None = None) -> Self:
+        """Relay to the exchangers of the recipient's domain."""
+        return cls(Kind.MX, (), profile)
 
     def __str__(self) -> str:
-        if self.kind is Kind.SMART_HOST:
-            return "smart host " + ", ".join(map(str, self.hosts))
-        if self.kind is Kind.LOCAL:
-            return f"local {self.transport}".rstrip()
-        return str(self.kind.value)
+        return self._text
+
+
+def destination_label(route: Route, domain: str) -> str:
+    """The name of a destination for people: the recipients' domain if DNS names the hosts, else the route."""
+    if route.kind is not Kind.MX:
+        return str(route)
+    return domain if route.profile is None else f"{domain} ({route.profile})"
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """A route and why it was chosen."""
+class RouteDecision:
+    """A route and the reasons for it."""
 
     route: Route
     reasons: tuple[str, ...]
@@ -138,13 +164,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Domains and the route they take."""
+    """A route, and the mail that takes it: all conditions must hold."""
 
     domains: tuple[str, ...]
     """`example.org` (that domain only), `*.example.org` (every domain below it, not itself), `*` (every domain)."""
     route: Route
     name: str = ""
-    """How a reason calls the rule; empty for its position."""
+    """The rule's name in reasons; `rule` and its position if empty."""
+    senders: tuple[AddressPattern | None, ...] = ()
+    """Patterns of reverse-paths, None for the null reverse-path; empty for any."""
+    logins: frozenset[str] = frozenset()
+    """Who submitted the mail, as in `Origin.tenant`; empty for anyone."""
     _domains: Domains = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -154,56 +184,115 @@ class Rule:
         """The pattern that matches `domain` (in lower case), or None."""
         return self._domains.match(domain)
 
+    def sender(self, reverse_path: Address) -> str | None:
+        """The pattern that matches the reverse-path, or None; only for rules with `senders`."""
+        for pattern in self.senders:
+            if pattern is None:
+                if reverse_path.is_null:
+                    return "<>"
+            elif pattern.matches(reverse_path):
+                return pattern.text
+        return None
+
+
+class SenderNeeded(Exception):
+    """The route of mail for this domain depends on its reverse-path."""
+
+
+class PendingDecision:
+    """A decision for which the directory needs I/O: await it, or close it."""
+
+    __slots__ = ("_decide", "_entry")
+
+    def __init__(self, entry: Awaitable[Entry], decide: Callable[[Entry], RouteDecision]) -> None:
+        self._entry = entry
+        self._decide = decide
+
+    def __await__(self) -> Generator[Any, None, RouteDecision]:
+        """Return the decision."""
+        return self._decide((yield from self._entry.__await__()))
+
+    def close(self) -> None:
+        """Give it up, before it was awaited."""
+        if isinstance(self._entry, Coroutine):
+            self._entry.close()
+
 
 class Routes:
-    """The routing table: local domains first, then the rules in order, then the default."""
+    """The routing table: what the directory says first, then the rules in order, then the default."""
 
-    __slots__ = ("_default", "_local", "_local_route", "_rules")
+    __slots__ = ("_default", "_local_route", "_rules", "directory")
 
     def __init__(
         self,
-        local_domains: Iterable[str],
+        directory: Directory,
         rules: Sequence[Rule] = (),
         *,
         local: Route | None = None,
         default: Route | None = None,
     ) -> None:
-        """Builds the table.
+        """Build the table.
 
         Args:
-            local_domains: patterns of the domains whose mail stays here, as in `Rule.domains`; with `*` nothing leaves.
-            rules: tried in order, first match wins.
-            local: the route of local domains; `Route.local()` if None.
-            default: for everything else; `Route.mx()` if None.
+            directory: knows which recipients are local; their mail stays here.
+            rules: for all others, tried in order, first match wins.
+            local: the route of local recipients; `Route.local()` if None.
+            default: for recipients that no rule matches; `Route.mx()` if None.
         """
-        self._local = Domains(local_domains)
+        self.directory = directory
         self._rules = tuple(rules)
         self._local_route = local or Route.local()
         self._default = default or Route.mx()
 
-    def decide(self, address: Address) -> Decision:
-        """The route of one recipient and the reasons.
+    def names_smart_host(self, name: str) -> bool:
+        """Whether this is a smart host of a rule, with or without its port; in lower case."""
+        routes = (*(rule.route for rule in self._rules), self._default)
+        return any(name in {host.name.lower(), str(host).lower()} for route in routes for host in route.hosts)
+
+    def decide(
+        self, address: Address, sender: Address | None = None, tenant: str = ""
+    ) -> RouteDecision | PendingDecision:
+        """The route of one recipient and the reasons; pending only if the directory needs I/O.
+
+        Local addresses that the directory does not know any more, or calls an alias since, still go to the local
+        agent: they were accepted and expanded when the message arrived.
+
+        Args:
+            address: the recipient.
+            sender: the reverse-path; None if it is not known.
+            tenant: who submitted the message (`Origin.tenant`): a login, or a listener.
 
         Raises:
             ValueError: `address` is the null reverse-path.
+            DirectoryError: the directory cannot answer now.
+            SenderNeeded: the route depends on the reverse-path, which is not known.
         """
-        domain = address.key
-        if not domain:
-            if address.local_part.lower() != POSTMASTER:
-                raise ValueError("the null reverse-path has no route")
-            # RFC 5321 §4.5.1: <postmaster> without a domain is this system's own.
-            return Decision(self._local_route, ("<postmaster> without a domain is local",))
-        pattern = self._local.match(domain)
-        if pattern is not None:
-            by = "" if pattern == domain else f" by {pattern}"
-            return Decision(self._local_route, (f"{domain} is a local domain{by}",))
-        reasons = [f"{domain} is not a local domain"]
+        if not address.domain and address.local_part.lower() != POSTMASTER:
+            raise ValueError("the null reverse-path has no route")
+        entry = self.directory.find(address)
+        if isinstance(entry, tuple):
+            return self._route(address, entry, sender, tenant)
+        return PendingDecision(entry, partial(self._route, address, sender=sender, tenant=tenant))
+
+    def _route(self, address: Address, entry: Entry, sender: Address | None, tenant: str) -> RouteDecision:
+        if not isinstance(entry, NotLocal):
+            return RouteDecision(self._local_route, (entry.reason,))
+        reasons = [entry.reason]
         for position, rule in enumerate(self._rules, 1):
-            pattern = rule.matches(domain)
-            if pattern is not None:
-                reasons.append(f"rule {rule.name or position} matches by {pattern}: {rule.route}")
-                return Decision(rule.route, tuple(reasons))
+            pattern = rule.matches(address.key)
+            if pattern is None or (rule.logins and tenant not in rule.logins):
+                continue
+            also = f", login {tenant}" if rule.logins else ""
+            if rule.senders:
+                if sender is None:
+                    raise SenderNeeded(address.key)
+                match = rule.sender(sender)
+                if match is None:
+                    continue
+                also += f", sender {match}"
+            reasons.append(f"{rule.name or f'rule {position}'} matches by {pattern}{also}: {rule.route}")
+            return RouteDecision(rule.route, tuple(reasons))
         if self._rules:
             reasons.append(f"none of {len(self._rules)} rules matches")
         reasons.append(f"default: {self._default}")
-        return Decision(self._default, tuple(reasons))
+        return RouteDecision(self._default, tuple(reasons))

@@ -1,0 +1,185 @@
+"""The directory of recipients: looked up by relay control, at commit and by routing.
+
+Promises: `expand` replaces aliases by their targets, loses no recipient and always ends: an address that is reached
+again within its own expansion is a mailbox (`jo` with the targets `jo` and `archive` keeps its copy), targets are
+delivered once, and depth and number are limited. A directory that cannot answer raises `DirectoryError`: the caller
+defers, and never concludes that a recipient does not exist.
+
+To add a directory: a class with `find` (files, SQL, LDAP), created in `compose/delivery.py`. Nothing else changes.
+Limitations: an alias that is created after a message was accepted is not expanded for it; NOTIFY=SUCCESS at an alias
+with several targets is dropped without the "expanded" report of RFC 3461 §5.2.7.3 (c).
+Standards: RFC 5321 §3.9.1 (aliases), §4.5.1 (postmaster); RFC 3461 §5.2.7.2 and §5.2.7.3 (parameters of DSN).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+from ironpost.model import Recipient
+from ironpost.model.parameters import Notify, OriginalRecipient
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from ironpost.model import Address
+    from ironpost.model.patterns import Addresses, Domains
+
+POSTMASTER: Final = "postmaster"
+MAX_DEPTH: Final = 20
+"""Maximum depth of nested aliases."""
+MAX_TARGETS: Final = 1000
+"""Maximum number of recipients of one message after expansion."""
+
+
+class DirectoryError(Exception):
+    """The directory cannot answer now, or an alias cannot be expanded: defer."""
+
+
+class Mailbox(NamedTuple):
+    """A recipient whose mail is delivered on this system."""
+
+    reason: str
+
+
+class Alias(NamedTuple):
+    """A recipient whose mail goes to others, here or elsewhere."""
+
+    targets: tuple[Address, ...]
+    """At least one."""
+    reason: str
+
+
+class Unknown(NamedTuple):
+    """An address in a local domain that does not exist."""
+
+    reason: str
+
+
+class NotLocal(NamedTuple):
+    """An address in a domain of another system."""
+
+    reason: str
+
+
+Entry: TypeAlias = Mailbox | Alias | Unknown | NotLocal
+
+
+class Directory(Protocol):
+    """Knows the recipients of this system."""
+
+    @property
+    def has_aliases(self) -> bool:
+        """Whether `find` can return an `Alias`. If not, nothing is looked up when a message is committed."""
+        ...
+
+    def find(self, address: Address, /) -> Entry | Awaitable[Entry]:
+        """Look up `address`, which is never the null reverse-path.
+
+        Return the entry itself if no I/O is needed: only an awaitable costs an iteration of the event loop.
+
+        Raises:
+            DirectoryError: the directory cannot answer now.
+        """
+        ...
+
+
+class ConfiguredDirectory:
+    """The directory of `[local]` in the configuration: domains, and optionally the addresses that exist in them."""
+
+    __slots__ = ("_domains", "_recipients")
+    has_aliases: Final = False
+
+    def __init__(self, domains: Domains, recipients: Addresses | None = None) -> None:
+        """Create the directory; with `recipients` None every address in a local domain is a mailbox."""
+        self._domains = domains
+        self._recipients = recipients
+
+    def find(self, address: Address, /) -> Entry:
+        """See `Directory.find`. Needs no I/O."""
+        domain = address.key
+        if not domain:
+            # RFC 5321 §4.5.1: <postmaster> without a domain is this system's own.
+            return Mailbox("<postmaster> without a domain is local")
+        pattern = self._domains.match(domain)
+        if pattern is None:
+            return NotLocal(f"{domain} is not local")
+        if self._recipients is None:
+            return Mailbox(f"{domain} is local" if pattern == domain else f"{domain} is local by {pattern}")
+        if address.local_part.lower() == POSTMASTER or address in self._recipients:
+            return Mailbox(f"{address} is a local mailbox")
+        return Unknown(f"{domain} is local, and {address} is not listed")
+
+
+def expand(
+    recipients: tuple[Recipient, ...], directory: Directory
+) -> tuple[Recipient, ...] | Awaitable[tuple[Recipient, ...]]:
+    """Replace aliases by their targets. Without an alias and without I/O, return the same tuple at once.
+
+    Raises:
+        DirectoryError: see `Directory.find`; or an alias has too many targets, or is nested too deeply.
+    """
+    if not directory.has_aliases:
+        return recipients
+    entries = [directory.find(recipient.address) for recipient in recipients]
+    for entry in entries:
+        if isinstance(entry, Alias) or not isinstance(entry, tuple):
+            return _Expansion(directory).run(recipients, entries)
+    return recipients
+
+
+class _Expansion:
+    """The recipients of one message while aliases are expanded."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._final: dict[tuple[str, str], Recipient] = {}
+        self._expanded: set[tuple[str, str]] = set()
+
+    async def run(
+        self, recipients: Sequence[Recipient], entries: Sequence[Entry | Awaitable[Entry]]
+    ) -> tuple[Recipient, ...]:
+        for recipient, entry in zip(recipients, entries, strict=True):
+            await self._add(recipient, entry, ())
+        return tuple(self._final.values())
+
+    async def _add(
+        self, recipient: Recipient, entry: Entry | Awaitable[Entry], chain: tuple[tuple[str, str], ...]
+    ) -> None:
+        found = entry if isinstance(entry, tuple) else await entry
+        key = recipient.address.local_part, recipient.address.key
+        if not isinstance(found, Alias) or key in chain:
+            self._final.setdefault(key, recipient)
+            if len(self._final) > MAX_TARGETS:
+                raise DirectoryError(f"aliases expand to more than {MAX_TARGETS} recipients")
+            return
+        if key in self._expanded:
+            return
+        self._expanded.add(key)
+        if not found.targets:
+            raise DirectoryError(f"the alias {recipient.address} has no targets")
+        if len(chain) == MAX_DEPTH:
+            raise DirectoryError(f"the alias {recipient.address} is nested more than {MAX_DEPTH} levels deep")
+        for target in found.targets:
+            await self._add(
+                _redirected(recipient, target, single=len(found.targets) == 1),
+                self._directory.find(target),
+                (*chain, key),
+            )
+
+
+def _redirected(recipient: Recipient, target: Address, *, single: bool) -> Recipient:
+    """Return a target of an alias, with the parameters that RFC 3461 §5.2.7.2 and §5.2.7.3 (c) allow.
+
+    ORCPT is added if the client sent none, so that a report names the address that the sender wrote.
+    """
+    parameters = dict(recipient.parameters)
+    if "ORCPT" not in parameters:
+        with suppress(ValueError):  # too long for a parameter: the report names the target
+            parameters["ORCPT"] = OriginalRecipient.of(str(recipient.address))
+    notify = parameters.get("NOTIFY")
+    if isinstance(notify, Notify) and not single:
+        parameters["NOTIFY"] = notify & ~Notify.SUCCESS or notify
+    original = recipient.original or recipient.address
+    return Recipient(target, MappingProxyType(parameters), original)
