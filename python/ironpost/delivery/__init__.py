@@ -1,36 +1,38 @@
-"""Delivery: the agent port, and the agents behind it.
+"""Delivery: the agent port. The agents are modules of this package, listed by route kind in `agents.AGENTS`.
 
-Promises: an agent answers for every recipient it was given, one `Outcome` each, and raises nothing for a fault of the
-network or of a peer: that is an Outcome too. `DELIVERED` means that somebody else, or a file, holds the message.
-Refuses: to guess. A recipient whose fate is unknown is `DEFERRED`, so that mail is doubled at worst, never lost.
+Promises: an agent returns one `Outcome` for every recipient it was given, and raises nothing for a fault of the
+network or of a peer: that is an `Outcome` too. `DELIVERED` means that another system, or a file, holds the message.
+A recipient whose fate is unknown is `DEFERRED`: mail may be duplicated, but is never lost.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.model.body import BodyDamaged
+from ironpost.model.text import error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
+    from ironpost.model import Address
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.route import Route
 
-__all__ = ["Agent", "Agents", "unreadable", "words"]
+__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "unreadable"]
 
 _UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
 _DAMAGED: Final = Reply(451, "4.3.0", ("The stored message is damaged",))
 
 
 class Agent(Protocol):
-    """One way out of the queue."""
+    """Delivers messages."""
 
     async def deliver(
-        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient]
+        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
     ) -> Sequence[tuple[int, Outcome]]:
-        """Attempts delivery of one message to these of its recipients.
+        """Attempt delivery of one message to some of its recipients, all of them on `route`.
 
         Returns:
             (`QueuedRecipient.number`, outcome) for each of `recipients`, in any order.
@@ -38,25 +40,38 @@ class Agent(Protocol):
         ...
 
 
+class NextHops(NamedTuple):
+    """The next hops that an agent would use now."""
+
+    text: str
+    """Hosts with addresses in the order of the attempts, or a mailbox."""
+    reasons: tuple[str, ...] = ()
+    failure: Reply | None = None
+    """The reply in the recipient's outcome, if delivery is impossible."""
+
+
+class RouteAgent(Agent, Protocol):
+    """The agent of all routes of one kind."""
+
+    async def preview(self, address: Address, route: Route) -> NextHops:
+        """Return where mail for `address` would go now. Sends nothing."""
+        ...
+
+    def close(self) -> Awaitable[None] | None:
+        """Release connections and threads; running deliveries end first or by themselves."""
+        ...
+
+
 class Agents(Protocol):
-    """Which agent serves a route; what the queue runner is given."""
+    """Chooses the agent of a route, for the queue runner."""
 
     def __call__(self, route: Route) -> Agent:
-        """The agent for `route`. Equal routes may share one agent."""
+        """The agent of `route`."""
         ...
 
 
 def unreadable(error: OSError) -> Outcome:
-    """What a body that cannot be read means for its recipients.
-
-    Deferred, because the next reading may succeed; held if the stored content is damaged.
-    """
+    """The outcome if the body cannot be read: deferred, since the next read may succeed; held if it is damaged."""
     if isinstance(error, BodyDamaged):
-        return Outcome(Disposition.HELD, _DAMAGED.because(words(error)))
-    return Outcome(Disposition.DEFERRED, _UNREADABLE.because(words(error)))
-
-
-def words(error: OSError) -> str:
-    """The system's reason, for a log line."""
-    text = error.strerror or str(error) or type(error).__name__
-    return "".join(c if c.isprintable() else " " for c in text)
+        return Outcome(Disposition.HELD, _DAMAGED.because(error_text(error)))
+    return Outcome(Disposition.DEFERRED, _UNREADABLE.because(error_text(error)))

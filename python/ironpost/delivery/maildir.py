@@ -1,14 +1,14 @@
-"""Delivery into a Maildir: one file a recipient, written in `tmp`, made durable, then moved to `new`.
+"""Delivery into a Maildir: one file per recipient, written in `tmp`, synced, then linked into `new`.
 
-Promises: DELIVERED is said when file and directory are on the disk (fsync of both); a reader of the Maildir never sees
-half a message; a file's name is made of time, process, chance and host name, never of an address (SECURITY R42); files
-are 0600 and directories 0700 (R47). Content is kept octet for octet, with LF for CRLF as Unix mailboxes have it, and a
-Return-Path (RFC 5321 §4.4) and a Delivered-To (RFC 9228) on top, so that one Maildir can take the mail of many
-addresses. Large content passes in pieces, and no disk is touched on the event loop's thread.
-Refuses nothing: a full disk or a missing right is DEFERRED with a detail that says what to do.
+Promises: the outcome is DELIVERED once file and directory are durable (fsync of both); a reader of the Maildir never
+sees a partial message; file names consist of time, process id, random token and host name, never of an address
+(SECURITY R42); files are 0600 and directories 0700 (R47). Content is unchanged except for LF line endings, as usual in
+Unix mailboxes, below Return-Path (RFC 5321 §4.4) and Delivered-To (RFC 9228), so that one Maildir can hold the mail of
+many addresses. Large content is written in pieces, and the event loop's thread does no disk I/O.
+A full disk or a missing permission defers the message, with a detail that says what to do.
 
-Several recipients of one message get a file each; equal addresses share one. Messages that come while others are made
-durable share the next sync of the directory, and one hop between threads.
+Several recipients of one message get a file each; equal addresses share one. Messages that arrive during a sync share
+the next sync of the directory, and one call to a thread.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import asyncio
 import errno
 import os
 import shutil
+import stat
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,11 +27,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from ironpost.delivery import unreadable
+from ironpost.delivery import NextHops, unreadable
 from ironpost.message.lineends import LineFeeds
 from ironpost.message.trace import FinalContent, delivered_to, return_path
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.model.body import BodyDamaged
+from ironpost.model.body import BodyDamaged, lacks_room
+from ironpost.model.text import error_text
+from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,17 +41,19 @@ if TYPE_CHECKING:
     from ironpost.model import Address
     from ironpost.model.ports import Clock, Random
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
+    from ironpost.routing.route import Route
 
 AT_ONCE: Final = 1 << 20
-"""Octets of content that are gathered and written in one call to a thread; more is written in pieces of this size."""
+"""Bytes of content written in one call to a thread; larger content is written in pieces of this size."""
 THREADS: Final = 4
-"""Threads that wait for the disk."""
+"""Threads for disk I/O."""
 BATCHES: Final = 2
-"""Batches of messages that are made durable at the same time; the other threads are for large content."""
+"""Batches that are synced at the same time; the other threads write large content."""
 BATCH: Final = 32
 """Messages in a batch."""
+STALE_SECONDS: Final = 36 * 3600.0
+"""Age after which a file in `tmp` belongs to no delivery any more (maildir(5))."""
 _FOLDERS: Final = ("cur", "new", "tmp")
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV})
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -56,13 +61,10 @@ _DELIVERED: Final = Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Deliver
 
 
 class Maildir:
-    """The delivery agent of one Maildir."""
+    """The delivery agent of one Maildir. Implements `ironpost.delivery.RouteAgent`."""
 
     def __init__(self, path: Path | str, *, clock: Clock, random: Random, host: str = "localhost") -> None:
-        """An agent that delivers into the Maildir at `path`, which is created with the first delivery.
-
-        `host` is our name; it becomes part of the file names.
-        """
+        """Create an agent for the Maildir at `path`, which the first delivery creates; `host` is our host name."""
         self.path = Path(path)
         self._clock = clock
         self._random = random
@@ -72,13 +74,16 @@ class Maildir:
         self._batches = 0
 
     def close(self) -> None:
-        """Lets running writes finish and ends the threads. Deliveries after this are a misuse: RuntimeError."""
+        """Finish running writes and end the threads. A delivery after this raises RuntimeError."""
         self._threads.shutdown(wait=True)
 
     async def deliver(
-        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient]
+        self,
+        message: QueuedMessage,
+        recipients: Sequence[QueuedRecipient],
+        route: Route,  # noqa: ARG002 - the agent port's
     ) -> Sequence[tuple[int, Outcome]]:
-        """Writes a file for each different address among `recipients`; the outcome for each of them."""
+        """Write one file for each distinct address among `recipients`."""
         addresses = list(dict.fromkeys(recipient.recipient.address for recipient in recipients))
         try:
             outcomes = await self._write(message, addresses)
@@ -88,6 +93,10 @@ class Maildir:
             outcomes = [_deferred(error, self.path)] * len(addresses)
         of: dict[Address, Outcome] = dict(zip(addresses, outcomes, strict=True))
         return [(recipient.number, of[recipient.recipient.address]) for recipient in recipients]
+
+    async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's
+        """The Maildir, whatever the address."""
+        return NextHops(f"Maildir {self.path}")
 
     async def _write(self, message: QueuedMessage, addresses: Sequence[Address]) -> list[Outcome]:
         loop = asyncio.get_running_loop()
@@ -117,7 +126,7 @@ class Maildir:
                 self._next_batch(loop)
             return await job.done
         except BaseException:
-            # Cancelled, or the body cannot be read. A thread may still be writing, so that the clean-up waits its turn.
+            # Cancelled, or the body cannot be read. A thread may still be writing, so a thread cleans up after it.
             threads.submit(file.abandon)
             raise
 
@@ -153,10 +162,40 @@ class Maildir:
         return f"{seconds}.M{int((now - seconds) * 1e6):06d}P{os.getpid()}R{self._random.token()}.{self._host}"
 
 
-class _File:
-    """One file on its way from `tmp` to `new`. Every method blocks: they run in threads.
+def remove_stale(maildir: Path, now: float) -> int:
+    """Remove files in `tmp` that a crash left there, older than `STALE_SECONDS`. Blocks.
 
-    Either `abandon` has it, or a batch, which calls `complete`, `sync`, `copy`, `show` and `remove`.
+    Args:
+        maildir: the Maildir; nothing happens if it does not exist yet.
+        now: seconds since 1970.
+
+    Returns:
+        How many files were removed.
+
+    Raises:
+        OSError: `tmp` cannot be read or written, or is a symbolic link.
+    """
+    try:
+        folder = os.open(maildir / "tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    removed = 0
+    try:
+        for name in os.listdir(folder):  # noqa: PTH208 - of a descriptor
+            with suppress(FileNotFoundError):  # a delivery has just moved or removed it
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and now - status.st_mtime > STALE_SECONDS:
+                    os.unlink(name, dir_fd=folder)
+                    removed += 1
+    finally:
+        os.close(folder)
+    return removed
+
+
+class _File:
+    """One file that moves from `tmp` to `new`. All methods block and run in threads.
+
+    A batch calls `complete`, `sync`, `copy`, `show` and `remove`, unless `abandon` comes first.
     """
 
     def __init__(self, maildir: Path, name: str) -> None:
@@ -170,30 +209,30 @@ class _File:
         self._shown: list[Path] = []
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Appends, creating the file and if need be the Maildir."""
+        """Append; create the file, and the Maildir if it is missing."""
         with self._lock:
             self._append(pieces)
 
     def abandon(self) -> None:
-        """Forgets the file, unless it is being published: then it is delivered, and may be once more."""
+        """Discard the file, unless it is being published: then it is delivered now, and possibly a second time."""
         with self._lock:
             self._abandoned = True
             if not self._publishing:
                 self.remove()
 
     def complete(self, pieces: Sequence[bytes]) -> None:
-        """Appends the last pieces."""
+        """Append the last pieces; from now on the file is being published."""
         with self._lock:
             self._publishing = not self._abandoned
             self._append(pieces)
 
     def sync(self) -> None:
-        """Makes the content durable."""
+        """Make the content durable."""
         assert self._fd is not None
         os.fsync(self._fd)
 
     def copy(self, names: Sequence[str], tops: Sequence[bytes]) -> None:
-        """Makes a durable copy under each of `names[1:]`, with the first octets, `tops[0]`, replaced by its own."""
+        """Make a durable copy under each of `names[1:]`, beginning with its entry of `tops` instead of `tops[0]`."""
         assert self._fd is not None
         for name, top in zip(names[1:], tops[1:], strict=True):
             path = self._maildir / "tmp" / name
@@ -210,7 +249,7 @@ class _File:
                 os.close(fd)
 
     def show(self, names: Sequence[str]) -> list[Outcome]:
-        """Lets the file, and its copies, appear in `new` under `names`."""
+        """Link the file and its copies into `new` under `names`."""
         outcomes: list[Outcome] = []
         for source, name in zip((self._path, *self._copies), names, strict=True):
             target = self._maildir / "new" / name
@@ -224,18 +263,18 @@ class _File:
         return outcomes
 
     def hide(self) -> None:
-        """Takes back `show`."""
+        """Undo `show`."""
         for path in self._shown:
             with suppress(OSError):
                 path.unlink()
 
     def remove(self) -> None:
-        """Closes the file and removes it and its copies from `tmp`. Harmless if called twice."""
+        """Close the file, and remove it and its copies from `tmp`. Idempotent."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
             for path in (self._path, *self._copies):
-                with suppress(OSError):  # a reader of the Maildir may clean up, too
+                with suppress(OSError):  # a reader of the Maildir may have cleaned up
                     path.unlink()
 
     def _append(self, pieces: Sequence[bytes]) -> None:
@@ -255,23 +294,23 @@ class _File:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """One message whose content is known to its end."""
+    """One message whose content is complete."""
 
     file: _File
     pieces: list[bytes]
     names: list[str]
     tops: list[bytes]
-    """The delivery fields of each, of the same order; the file has the first."""
+    """The trace fields of each name, in the same order; `file` begins with the first."""
     done: asyncio.Future[list[Outcome]]
 
 
 def _publish(maildir: Path, jobs: Sequence[_Job]) -> list[list[Outcome]]:
-    """Writes, syncs and shows several messages; the outcome of each name of each job. Runs in a thread."""
+    """Write, sync and show several messages; the outcome of each name of each job. Runs in a thread."""
     outcomes: list[list[Outcome]] = [[] for _ in jobs]
     good: list[int] = []
 
     def attempt(step: Callable[[_Job], object], numbers: Sequence[int]) -> list[int]:
-        """Those for which the step worked; a fault of one message's file is that message's alone."""
+        """The jobs whose step succeeded; an error of one file affects that message only."""
         worked = []
         for number in numbers:
             try:
@@ -290,9 +329,9 @@ def _publish(maildir: Path, jobs: Sequence[_Job]) -> list[list[Outcome]]:
             outcomes[number] = jobs[number].file.show(jobs[number].names)
         try:
             if good:
-                _sync_folder(maildir / "new")
+                sync_directory(maildir / "new")
         except OSError as error:
-            # Not known to be durable: the messages stay in the queue, so what was shown goes.
+            # It is not known whether the files are durable: the messages stay in the queue, so the files are removed.
             for number in good:
                 jobs[number].file.hide()
                 outcomes[number] = [_deferred(error, maildir)] * len(jobs[number].names)
@@ -303,7 +342,7 @@ def _publish(maildir: Path, jobs: Sequence[_Job]) -> list[list[Outcome]]:
 
 
 def _create(path: Path) -> int:
-    # O_EXCL: the name is new or the attempt fails; O_NOFOLLOW: nobody's link is written through. Read for `copy`.
+    # O_EXCL: fail if the name exists; O_NOFOLLOW: never write through a symbolic link. Readable for `copy`.
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
@@ -317,14 +356,14 @@ def _create_folders(maildir: Path) -> None:
     missing = [folder for folder in (maildir, *maildir.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_directory(folder.parent)
     for name in _FOLDERS:
         (maildir / name).mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(maildir)
+    sync_directory(maildir)
 
 
 def _link(source: Path, target: Path) -> None:
-    """Shows `source` at `target` as well, by a copy where the file system has no links. Never replaces a file."""
+    """Link `source` to `target`; copy it if the file system has no hard links. Never replaces a file."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -342,25 +381,17 @@ def _link(source: Path, target: Path) -> None:
             os.close(fd)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _deferred(error: OSError, maildir: Path) -> Outcome:
-    """The outcome for a storage fault: every one of them can be mended, so none is for good."""
+    """The outcome of a storage error: always transient, since an operator can correct it."""
     where = error.filename or maildir
-    reason = error.strerror or str(error)
-    if error.errno in _NO_ROOM:
-        reply = Reply(452, "4.3.1", ("The mailbox has no room",))
+    reason = error_text(error)
+    if lacks_room(error):
+        reply = Reply(452, "4.3.1", ("Insufficient disk space for the mailbox",))
         advice = f"{where}: {reason}; free space on that disk"
     elif error.errno in _NOT_ALLOWED:
-        reply = Reply(451, "4.3.0", ("The mailbox cannot be written",))
-        advice = f"{where}: {reason}; the user id {os.geteuid()} needs the right to write there"
+        reply = Reply(451, "4.3.0", ("Cannot write to the mailbox",))
+        advice = f"{where}: {reason}; user id {os.geteuid()} needs write permission there"
     else:
-        reply = Reply(451, "4.3.0", ("The mailbox cannot be written",))
+        reply = Reply(451, "4.3.0", ("Cannot write to the mailbox",))
         advice = f"{where}: {reason}"
     return Outcome(Disposition.DEFERRED, reply.because(advice))

@@ -1,22 +1,23 @@
-"""One message over connections that are there: what every way out by SMTP has in common.
+"""Sending one message over open connections; shared by relaying and mail on demand.
 
-Promises: one outcome for each recipient and transaction; a body that cannot be read to its end closes the connection
-and defers. Small content is read once, whatever the number of transactions.
+Promises: one outcome for each recipient and transaction; if the body cannot be read to its end, the connection is
+closed and the recipients are deferred. Small content is read once, whatever the number of transactions.
 Standards: RFC 5321 §4.5.3.1.8 and §4.5.3.1.10 (too many recipients); RFC 6152 §3 (declared as what it is).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.client.connection import HELD
 from ironpost.delivery import unreadable
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.protocol import replies
-from ironpost.protocol.client import Transaction
-from ironpost.protocol.client_transaction import UNREADABLE, header_is_ascii
-from ironpost.protocol.extensions import future_release
+from ironpost.protocol.client.reasons import UNREADABLE
+from ironpost.protocol.client.session import OutgoingTransaction
+from ironpost.protocol.client.transaction import header_is_ascii
+from ironpost.protocol.extensions import relay_reported, without_queue_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,27 +29,27 @@ if TYPE_CHECKING:
     Results: TypeAlias = list[tuple[QueuedRecipient, Outcome]]
 
 HEADER_OCTETS: Final = 1 << 20
-"""Octets of a large message in which its header section must end (SECURITY R23)."""
+"""Bytes of a large message within which its header section must end (SECURITY R23)."""
 
 _TOO_MANY: Final = frozenset({None, "4.5.3"})
-"""The enhanced code of a 452 about the number of recipients, if it has one (RFC 3463 §3.6). Others are about one of
-them, such as 4.2.2, a full mailbox."""
+"""Enhanced status codes of a 452 for too many recipients (RFC 3463 §3.6). Others concern one recipient: 4.2.2 is a full
+mailbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A message that is being sent. Make it with `of`."""
+    """A message that is being sent; create it with `of`."""
 
     message: QueuedMessage
     content: bytes | None
-    """All of it, if it is small."""
+    """The whole content, if it is small."""
     eight_bit: bool | None
     header_ascii: bool | None = None
-    """Of a message that came under SMTPUTF8."""
+    """Whether the header section is ASCII; known only for large messages received with SMTPUTF8."""
 
     @classmethod
     async def of(cls, message: QueuedMessage) -> Self:
-        """Reads what must be known before MAIL.
+        """Read what must be known before MAIL.
 
         Raises:
             OSError: the body cannot be read; see `unreadable`.
@@ -63,22 +64,22 @@ class Sending:
         return cls(message, None, await _eight_bit(message), header_ascii)
 
     async def over(self, connection: Connection, recipients: Sequence[QueuedRecipient]) -> Results:
-        """One transaction."""
+        """Run one transaction; return the outcome of each recipient."""
         return (await self.transact(connection, recipients))[1]
 
     async def transact(
         self, connection: Connection, recipients: Sequence[QueuedRecipient], *, deadline: float | None = None
-    ) -> tuple[Transaction, Results]:
-        """One transaction, with what it knows beyond the outcomes. Its numbers are positions in `recipients`.
+    ) -> tuple[OutgoingTransaction, Results]:
+        """Run one transaction; return it and the outcomes. Its numbers are positions in `recipients`.
 
         Args:
-            connection: which is ready.
-            recipients: whom it is for.
+            connection: a connection that is ready.
+            recipients: the recipients of this transaction.
             deadline: see `Connection.transact`.
         """
         body = self.message.body
-        transaction = Transaction(
-            future_release.released(self.message.envelope),
+        transaction = OutgoingTransaction(
+            without_queue_parameters(self.message.envelope),
             [each.recipient for each in recipients],
             size=body.size,
             content=self.content,
@@ -89,18 +90,24 @@ class Sending:
             pieces = None if self.content is not None else body.pieces()
             await connection.transact(transaction, pieces, deadline=deadline)
         except OSError as error:
-            # The body could not be read to its end: the connection is gone.
+            # The body could not be read to its end: the connection is closed.
             transaction.undecided.clear()
             return transaction, same(recipients, unreadable(error))
-        return transaction, [
+        results = [
             (each, _once(each, outcome))
             for each, outcome in zip(recipients, transaction.outcomes, strict=True)
             if outcome is not None
         ]
+        if relay_reported(self.message.envelope, connection.session.offered, transaction.now):
+            results = [
+                (each, replace(outcome, relayed=outcome.disposition is Disposition.DELIVERED))
+                for each, outcome in results
+            ]
+        return transaction, results
 
 
 def _once(recipient: QueuedRecipient, outcome: Outcome) -> Outcome:
-    """RFC 1047: a host that has the message, and whose replies to it nobody can read, gets two copies of it at most."""
+    """Fail the second time a host's reply to the content cannot be read: it may have the message twice (RFC 1047)."""
     if outcome.reply.transient and UNREADABLE in recipient.last and outcome.reply.text[0].startswith(UNREADABLE):
         reply = Reply(554, "5.5.0", outcome.reply.text)
         return Outcome(Disposition.FAILED, reply, outcome.remote, outcome.asked)
@@ -108,9 +115,9 @@ def _once(recipient: QueuedRecipient, outcome: Outcome) -> Outcome:
 
 
 async def _eight_bit(message: QueuedMessage) -> bool | None:
-    """Whether a large body, not declared 8BITMIME, is: it is read once more, so as to be declared truly (RFC 6152 §3).
+    """Whether a large body that was not declared 8BITMIME has 8-bit content, so that it is declared (RFC 6152 §3).
 
-    A declared one is taken at its word where the peer takes 8 bits, and watched as it passes where not: None.
+    None for a declared body: it is trusted if the peer offers 8BITMIME, and checked while it is sent if not.
     """
     if message.envelope.body_type != "7BIT":
         return None
@@ -127,28 +134,28 @@ async def _eight_bit(message: QueuedMessage) -> bool | None:
 
 
 def same(recipients: Sequence[QueuedRecipient], outcome: Outcome) -> Results:
-    """The same for each."""
+    """The same outcome for each recipient."""
     return [(each, outcome) for each in recipients]
 
 
 def too_many(results: Results) -> Sequence[QueuedRecipient]:
-    """Those that did not fit beside others: they go at once, in a transaction of their own.
+    """The recipients beyond the peer's limit, which are sent at once in another transaction.
 
-    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer should take a hundred, and says 452 to the rest; one that takes fewer
-    says it sooner. As each transaction disposes of somebody, there is an end to it. A peer that said before how many it
-    takes (RFC 9422 §4.2) was asked for no more; if it disposed of one of these, the others are next.
+    RFC 5321 §4.5.3.1.8 and §4.5.3.1.10: a peer replies 452 to recipients above its limit, which should be 100 or more.
+    Every transaction decides at least one recipient, so this ends. If the peer announced its limit (RFC 9422 §4.2), no
+    more recipients than that were sent; the others follow if it decided one.
     """
-    waiting = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
-    if waiting:
+    remaining = [each for each, outcome in results if outcome.reply is replies.PEER_WANTS_FEWER_RECIPIENTS]
+    if remaining:
         decided = any(outcome.disposition is not Disposition.DEFERRED for _, outcome in results)
-        return waiting if decided else ()
+        return remaining if decided else ()
     if not any(outcome.disposition is Disposition.DELIVERED for _, outcome in results):
         return ()
     return [each for each, outcome in results if outcome.reply.code == 452 and outcome.reply.enhanced in _TOO_MANY]
 
 
-def undecided(transaction: Transaction, results: Results) -> Sequence[QueuedRecipient]:
-    """Those whom this host did not judge, in their order: another may be asked (RFC 5321 §5.1)."""
+def undecided(transaction: OutgoingTransaction, results: Results) -> Sequence[QueuedRecipient]:
+    """The recipients that this host did not decide, in order: the next host is tried (RFC 5321 §5.1)."""
     return [
         each
         for position, (each, outcome) in enumerate(results)

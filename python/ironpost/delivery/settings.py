@@ -1,4 +1,4 @@
-"""What delivery to other systems takes for granted where the configuration (`[delivery]`) does not say otherwise."""
+"""Defaults of delivery to other systems; the configuration section `[delivery]` overrides them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ DESTINATION_LIMIT: Final = 20
 CONNECTION_MESSAGES: Final = 100
 """Messages sent over one connection before it is replaced, so that load spreads over equal hosts."""
 CONNECT_TIMEOUT: Final = 30.0
-"""Seconds to wait for TCP, each address; the RFC names no limit."""
+"""Seconds to wait for TCP at each address; RFC 5321 names no limit."""
 ATTEMPT_SECONDS: Final = 1800.0
-"""Seconds for one message at one destination until its content is sent, over all hosts and transactions. Each reply
-may come before its time-out, and all of them together still take days."""
+"""Seconds for one message at one destination until its content is sent, over all hosts and transactions. Without this
+limit, replies that each come just before their timeout could take days."""
 LEAST_RATE: Final = 1000.0
-"""Octets of content a second that are added to that."""
+"""Bytes of content per second: large content gets `size / LEAST_RATE` seconds more."""
 IDLE_SECONDS: Final = 5.0
-"""How long a connection is kept without work."""
+"""Seconds for which an idle connection is kept."""

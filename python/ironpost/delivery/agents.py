@@ -1,0 +1,146 @@
+"""The registry of delivery agents: the agent for each kind of route, and what counts as one destination.
+
+To add an agent: a module with a class that implements `RouteAgent`, a member of `routing.route.Kind`, and one line in
+`AGENTS`. Kinds with the same factory share one agent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.delivery import settings
+from ironpost.delivery.access import Accesses
+from ironpost.delivery.dialer import Dialer
+from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.own_system import OwnSystem
+from ironpost.delivery.remote import RemoteDelivery
+from ironpost.delivery.waiting import WaitingAgent
+from ironpost.protocol.client.name import full_name
+from ironpost.protocol.client.tolerance import TOLERANCES
+from ironpost.routing.limits import DeliveryLimits
+from ironpost.routing.route import Kind
+from ironpost.routing.tls import Dane, tls_policies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from ironpost.delivery import RouteAgent
+    from ironpost.model.dns import Resolver
+    from ironpost.model.ports import Clock, Metrics, Random
+    from ironpost.model.tls import TlsRecorder
+    from ironpost.protocol.client.tolerance import Tolerance
+    from ironpost.routing.tls import TlsRule
+    from ironpost.routing.tls.mta_sts import StsPolicies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentContext:
+    """Everything an agent can be made from: ports, and the configuration of delivery."""
+
+    clock: Clock
+    random: Random
+    resolver: Resolver
+    metrics: Metrics | None = None
+    name: str
+    """Our host name."""
+    own: OwnSystem = OwnSystem()  # noqa: RUF009 - immutable
+    """The names and addresses of this system: an MX or smart host that leads there is a loop."""
+    maildir: Path
+    limits: DeliveryLimits = DeliveryLimits(settings.DESTINATION_LIMIT)  # noqa: RUF009 - immutable
+    connection_messages: int = settings.CONNECTION_MESSAGES
+    idle: float = settings.IDLE_SECONDS
+    connect_timeout: float = settings.CONNECT_TIMEOUT
+    attempt: float = settings.ATTEMPT_SECONDS
+    chunking: bool = True
+    tolerances: Collection[Tolerance] = field(default=TOLERANCES)
+    tls_rules: Sequence[TlsRule] = ()
+    """Rules for TLS with some next hops; the first that matches decides."""
+    sts: StsPolicies | None = None
+    """Finds MTA-STS policies; None if they are not used."""
+    tls_recorder: TlsRecorder | None = None
+    """Records the TLS of outgoing connections for reports."""
+    dane: bool = True
+    """Whether hosts are authenticated by their TLSA records, where those are signed (RFC 7672)."""
+    authorities: Path | None = None
+    """PEM file of the authorities that verify other hosts; the system's if None."""
+    accesses: Accesses = field(default_factory=Accesses)
+    """Logins and client certificates of routes."""
+
+
+def _maildir(context: AgentContext) -> Maildir:
+    return Maildir(context.maildir, clock=context.clock, random=context.random, host=context.name)
+
+
+def dialer(context: AgentContext) -> Dialer:
+    """What opens connections to other hosts."""
+    return Dialer(
+        local_hostname=full_name(context.name),
+        connect_timeout=context.connect_timeout,
+        chunking=context.chunking,
+        tolerances=context.tolerances,
+        metrics=context.metrics,
+        authorities=context.authorities,
+    )
+
+
+def _remote(context: AgentContext) -> RemoteDelivery:
+    return RemoteDelivery(
+        context.resolver,
+        context.random,
+        dialer(context),
+        policies=tls_policies(
+            context.tls_rules,
+            dane=Dane(context.resolver, context.clock) if context.dane else None,
+            sts=context.sts,
+        ),
+        accesses=context.accesses,
+        own=context.own,
+        limits=context.limits,
+        connection_messages=context.connection_messages,
+        idle_seconds=context.idle,
+        attempt_seconds=context.attempt,
+        metrics=context.metrics,
+        recorder=context.tls_recorder,
+    )
+
+
+def _waiting(_context: AgentContext) -> WaitingAgent:
+    return WaitingAgent()
+
+
+class Scope(Enum):
+    """Extent of one destination. The scheduler limits the deliveries to each (`queue.scheduler`)."""
+
+    SYSTEM = "this system"
+    """All mail of all such routes; it does not leave the system."""
+    FETCHED = "fetched"
+    """The mail for one recipient domain; it is never attempted, because its owner fetches it."""
+    ROUTE = "route"
+    """All mail of one route."""
+    DOMAIN = "domain"
+    """The mail of one route for one recipient domain."""
+
+
+class AgentEntry(NamedTuple):
+    """One line of the registry."""
+
+    create: Callable[[AgentContext], RouteAgent]
+    destination: Scope
+
+
+AGENTS: Final[Mapping[Kind, AgentEntry]] = {
+    Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
+    Kind.SMART_HOST: AgentEntry(_remote, Scope.ROUTE),
+    Kind.MX: AgentEntry(_remote, Scope.DOMAIN),
+    Kind.ON_DEMAND: AgentEntry(_waiting, Scope.FETCHED),
+}
+"""The agent of each kind of route."""
+
+
+def create_agents(context: AgentContext) -> dict[Kind, RouteAgent]:
+    """The agent of each kind of route; nothing is opened before the first delivery."""
+    made = {create: create(context) for create in dict.fromkeys(entry.create for entry in AGENTS.values())}
+    return {kind: made[entry.create] for kind, entry in AGENTS.items()}
