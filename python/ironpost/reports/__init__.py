@@ -1,4 +1,4 @@
-"""Reports that the system writes itself: what became of a message. Pure: bytes out of values."""
+"""Reports about the fate of messages: delivery status notifications. Pure: no I/O and no clock."""
 
 from ironpost.reports.dsn import Failure, failure_report, report_envelope
 

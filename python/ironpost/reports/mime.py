@@ -1,12 +1,13 @@
-"""MIME parts, as far as reports need them.
+"""Writes the MIME parts of reports.
 
-Promises: every part is 7-bit unless the caller says that the way back takes UTF-8; lines end in CRLF and stay under 998
-octets; a boundary stands in no part.
+Promises: every part is 7-bit unless the caller says that the route back supports UTF-8; lines end in CRLF and are at
+most 998 octets long; the boundary appears in no part.
 Standards: RFC 2045 §6 (transfer encodings), RFC 2046 §5.1 (multipart), RFC 6532 §3.5 (encodings of message/global).
 """
 
 from __future__ import annotations
 
+import base64
 import binascii
 import re
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,7 @@ _LINE_ENDS: Final = re.compile(rb"\r\n|\r|\n")
 
 
 def lines_of(content: bytes) -> bytes:
-    """The content with CRLF for every kind of line end, and one at its end."""
+    """Convert all line endings to CRLF, and add one at the end if it is missing."""
     content = _LINE_ENDS.sub(b"\r\n", content)
     return content if content.endswith(b"\r\n") or not content else content + b"\r\n"
 
@@ -35,10 +36,12 @@ def is_plain(content: bytes) -> bool:
 
 
 def part(media_type: str, content: bytes, *, utf8: bool = False) -> bytes:
-    """One body part with its header: as it is if it is 7-bit, else 8bit if `utf8` allows it, else quoted-printable.
+    """Return one body part with its header: unchanged if 7-bit, else 8bit if `utf8`, else quoted-printable.
 
-    `media_type` is the Content-Type's value. `content` is brought to CRLF line ends; NUL or over-long lines are
-    always encoded.
+    Args:
+        media_type: the value of Content-Type.
+        content: converted to CRLF line endings; NUL or over-long lines are always encoded.
+        utf8: whether the route back supports UTF-8.
     """
     content = lines_of(content)
     encoding = "7bit"
@@ -56,10 +59,27 @@ def part(media_type: str, content: bytes, *, utf8: bool = False) -> bytes:
     )
 
 
-def multipart(parts: Sequence[bytes], boundary: str) -> tuple[str, bytes]:
-    """The parts joined (RFC 2046 §5.1.1), and the boundary that was used.
+def attachment(media_type: str, octets: bytes, filename: str) -> bytes:
+    """Return one body part with octets that are encoded as base64 (RFC 2045 §6.8), and the name of a file.
 
-    `boundary` should not be guessable; were it in a part all the same, it is lengthened until it is in none.
+    Args:
+        media_type: the value of Content-Type.
+        octets: of the file.
+        filename: ASCII without quotes and backslashes.
+    """
+    return (
+        header.field("Content-Type", (media_type,))
+        + header.field("Content-Transfer-Encoding", ("base64",))
+        + header.field("Content-Disposition", ("attachment;", f'filename="{filename}"'))
+        + b"\r\n"
+        + base64.encodebytes(octets).replace(b"\n", b"\r\n")
+    )
+
+
+def multipart(parts: Sequence[bytes], boundary: str) -> tuple[str, bytes]:
+    """Join parts (RFC 2046 §5.1.1); return the boundary that was used, and the result.
+
+    `boundary` should not be guessable; if a part contains it nevertheless, it is lengthened.
     """
     while any(boundary.encode("ascii") in each for each in parts):
         boundary += "x"

@@ -1,0 +1,1 @@
+"""Telemetry: log events, their formats, and metrics."""
