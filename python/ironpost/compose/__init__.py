@@ -1,5 +1,5 @@
-"""The composition root: from a configuration to a running system. The one package that knows every name.
+"""The composition root: builds a running system from a configuration. No other package knows all components.
 
-`system` is one process, `workers` are several under a supervisor; the rest each build one part: `listeners`, `auth`,
-`policy`, `delivery`.
+`system` builds one process, `workers` several under a supervisor; `listeners`, `auth`, `policy` and `delivery` build
+their parts, and `data_directory` what commands need without a server.
 """

@@ -1,52 +1,52 @@
-"""The part of the composition that knows who may log in: the accounts of `[auth]` as one authenticator.
+"""Composes authentication: the accounts of `[auth]` as one authenticator.
 
-Promises: what cannot be had (a hook that is not there, a database without a file) is an error at start and at a reload,
-and not at the first login. Where nothing was configured a first account is made, once, so that there is one to try; its
-password is shown to whoever starts the server, and kept only as a hash.
+Promises: unusable accounts (a hook that cannot be loaded, a missing database) are an error at start and at a reload,
+not at the first login. If no accounts are configured, the first start creates one for trying the server; its password
+is shown once, and only its hash is stored.
 """
 
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ironpost.config.auth import Auth
+from ironpost.accounts.authenticator import Users, decoy_key
+from ironpost.accounts.file import UsersFile, UsersFileError
+from ironpost.accounts.hook import HookError, load
+from ironpost.config.auth import AuthSection
 from ironpost.config.schema import LISTENERS
-from ironpost.lookup.users import Users, decoy_key
-from ironpost.lookup.users_file import UsersFile, UsersFileError
-from ironpost.lookup.users_hook import HookError, load
-from ironpost.lookup.users_sql import QueryError, UsersSql
-from ironpost.protocol.sasl.backoff import LoginBackoff
+from ironpost.model.text import error_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ironpost.accounts.authenticator import UserSource
+    from ironpost.accounts.passwords import PasswordPool
     from ironpost.config import Configuration
-    from ironpost.lookup.passwords import Pool
-    from ironpost.lookup.users import UserSource
-    from ironpost.model.ports import Clock, Metrics
-    from ironpost.service.news import News
 
-LOGINS: Final = "logins"
-"""The topic of `news`."""
 FIRST_USER: Final = "you"
-"""The local part of the account that is made where nothing was configured."""
+"""Local part of the account that the first start creates."""
 ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"
-"""What its password is made of: nothing that is read as something else, or that a shell minds."""
+"""Characters of its password: no ambiguous ones, and none with a meaning for shells."""
 
 
-class Login(NamedTuple):
-    """A name and its password."""
+class InitialLogin(NamedTuple):
+    """A login name and its password."""
 
     name: str
     password: str
 
 
 class AuthError(Exception):
-    """The accounts cannot be used; the text says which and why."""
+    """The accounts cannot be used; the text names them and gives the reason."""
 
 
-def authenticator(configuration: Configuration, pool: Pool | None = None) -> Users | None:
-    """Who knows the users; None if no listener lets anybody log in. `pool`: the threads to check passwords in.
+def authenticator(configuration: Configuration, pool: PasswordPool | None = None) -> Users | None:
+    """Create the authenticator; None if no listener offers AUTH.
+
+    Args:
+        configuration: the configuration.
+        pool: threads that check passwords; None to create them.
 
     Raises:
         AuthError: a source cannot be read.
@@ -58,63 +58,54 @@ def authenticator(configuration: Configuration, pool: Pool | None = None) -> Use
     try:
         key = decoy_key(path)
     except OSError as error:
-        raise AuthError(f"{path}: {error.strerror}") from error
+        raise AuthError(f"{path}: {error_text(error)}") from error
     return Users(found, hook, mechanisms=configuration.auth.mechanisms, decoy_key=key, pool=pool)
 
 
 def sources(configuration: Configuration) -> tuple[list[UserSource], object]:
-    """Where accounts are, in their order, and the hook, if there is one. Each was asked once.
+    """Open the sources of accounts, in their order, and the hook, if there is one; each is tried once.
 
     Raises:
-        AuthError: one cannot be had.
+        AuthError: a source cannot be used.
     """
     auth, file = configuration.auth, UsersFile(configuration.users)
     found: list[UserSource] = [file]
     try:
         file.names()
         if auth.database is not None and auth.query is not None:
-            sql = UsersSql(auth.database, auth.query)
-            sql.check()
-            found.append(sql)
-        return found, None if auth.hook is None else load(auth.hook, Path())
-    except (UsersFileError, HookError, QueryError) as fault:
+            found.append(_database(auth.database, auth.query))
+        return found, None if auth.hook is None else load(auth.hook, configuration.folder)
+    except (UsersFileError, HookError) as fault:
         raise AuthError(str(fault)) from fault
     except OSError as error:
-        raise AuthError(f"{error.filename}: {error.strerror}") from error
+        raise AuthError(f"{error.filename}: {error_text(error)}") from error
 
 
-def login_limit(clock: Clock, metrics: Metrics, news: News | None) -> LoginBackoff:
-    """Who has to wait before the next login (SECURITY R53); with `news`, wherever the last one was tried."""
+def _database(path: Path, query: str) -> UserSource:
+    from ironpost.accounts.sql import QueryError, UsersSql  # imports sqlite3, which few configurations need here
 
-    def tell(account: str, ip: str, good: bool) -> None:
-        metrics.count("logins", "accepted" if good else "refused")
-        if news is not None:
-            news.tell(LOGINS, [account, ip, good])
-
-    def hear(told: tuple[str, str, bool]) -> None:
-        account, ip, good = told
-        (limit.succeeded if good else limit.failed)(account, ip, told=True)
-
-    limit = LoginBackoff(clock, tell=tell)
-    if news is not None:
-        news.on(LOGINS, hear)
-    return limit
+    users = UsersSql(path, query)
+    try:
+        users.check()
+    except QueryError as fault:
+        raise AuthError(str(fault)) from fault
+    return users
 
 
-def first_login(configuration: Configuration) -> Login | None:
-    """Makes an account if neither listeners nor accounts are configured and there is no users file; None otherwise.
+def first_login(configuration: Configuration) -> InitialLogin | None:
+    """Create an account if neither listeners nor accounts are configured and there is no users file; None otherwise.
 
     Raises:
         AuthError: the users file cannot be written.
     """
-    if configuration.listener != LISTENERS or configuration.auth != Auth() or configuration.users.exists():
+    if configuration.listener != LISTENERS or configuration.auth != AuthSection() or configuration.users.exists():
         return None
     password = "".join(secrets.choice(ALPHABET) for _ in range(16))
-    made = Login(f"{FIRST_USER}@{configuration.local.sample_domain}", password)
+    made = InitialLogin(f"{FIRST_USER}@{configuration.local.sample_domain}", password)
     try:
         UsersFile(configuration.users).add(*made)
     except UsersFileError as fault:
         raise AuthError(str(fault)) from fault
     except OSError as error:
-        raise AuthError(f"{configuration.users}: {error.strerror}") from error
+        raise AuthError(f"{configuration.users}: {error_text(error)}") from error
     return made

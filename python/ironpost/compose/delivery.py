@@ -1,141 +1,301 @@
-"""The part of the composition that sends: routes and delivery agents from a configuration.
+"""Composes delivery: routes and delivery agents of a configuration.
 
-Promises: local mail goes to one Maildir, which a reload may change; what is being delivered ends where it began. A
-system without a name server delivers what needs no DNS.
+Promises: local mail goes to one Maildir, which a reload may change; running deliveries finish in the old one. Without a
+name server, mail that needs no DNS is still delivered.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import ssl
+from dataclasses import replace
 from functools import partial
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
+from ironpost.client.tls import provides_chain
 from ironpost.config.quantities import Endpoint
-from ironpost.delivery.maildir import Maildir
-from ironpost.delivery.next_hop import LOOPBACK, OwnSystem, networks
-from ironpost.delivery.remote import RemoteDelivery
-from ironpost.delivery.waiting import Waiting
-from ironpost.lookup.dns import DnsResolver
-from ironpost.model.ports import Answer, ResolverError
-from ironpost.protocol.client_name import full_name
+from ironpost.delivery.access import AccessError, Accesses
+from ironpost.delivery.agents import AGENTS, AgentContext, create_agents
+from ironpost.delivery.own_system import ANY, OwnSystem, reached
+from ironpost.delivery.sts_cache import StsCache
+from ironpost.dns.resolver import DnsResolver
+from ironpost.dns.unconfigured import UnconfiguredResolver
+from ironpost.http import HttpClient
+from ironpost.model.dns import ResolverError, txt
+from ironpost.model.patterns import Addresses, Domains
+from ironpost.queue.concurrency import ConcurrencyPolicy
+from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
+from ironpost.queue.retry import WAITS, RetryPolicy
+from ironpost.routing.directory import ConfiguredDirectory
+from ironpost.routing.limits import DeliveryLimits, LimitRule
 from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
+from ironpost.routing.tls import TlsRule, TlsUse
+from ironpost.server.tls import trust
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from ironpost.config import Configuration
-    from ironpost.delivery import Agent
-    from ironpost.model.ports import Metrics, Resolver
-    from ironpost.service.clock import SystemClock, SystemRandom
+    from ironpost.config import Configuration, QueueSection
+    from ironpost.config.delivery import DeliverySection
+    from ironpost.config.routes import RouteSection
+    from ironpost.config.schema import DnsSection, HttpSection
+    from ironpost.delivery import RouteAgent
+    from ironpost.delivery.access import Access
+    from ironpost.model.dns import Resolver
+    from ironpost.model.keyed_state import KeyedState
+    from ironpost.model.network import IPAddress
+    from ironpost.model.ports import Clock, Metrics, Random
+    from ironpost.model.tls import TlsRecorder
+    from ironpost.routing.directory import Directory
+    from ironpost.routing.profile import ConnectionProfile
 
 log = logging.getLogger("ironpost.compose")
 
+NOTHING: Final[Mapping[str, Sequence[socket.socket]]] = MappingProxyType({})
 
-class Ways:
-    """The delivery agents."""
+
+class DeliveryAgents:
+    """The delivery agents of one configuration."""
 
     def __init__(
-        self, configuration: Configuration, name: str, clock: SystemClock, random: SystemRandom, metrics: Metrics
+        self,
+        configuration: Configuration,
+        name: str,
+        own: OwnSystem,
+        clock: Clock,
+        random: Random,
+        metrics: Metrics | None = None,
+        resolver: Resolver | None = None,
+        state: KeyedState | None = None,
+        tls_recorder: TlsRecorder | None = None,
     ) -> None:
-        self._make = partial(Maildir, clock=clock, random=random, host=name)
-        self._maildir = self._make(configuration.maildir)
-        self._former: list[Maildir] = []
-        self._waiting = Waiting()
-        self.resolver = resolver()
-        """Which everything that asks DNS shares."""
-        self._remote = RemoteDelivery(
-            self.resolver,
-            random,
-            local_hostname=full_name(name),
-            own_names=(name,),
-            own_networks=_own_networks(configuration),
-            limit=configuration.delivery.connections,
-            connection_messages=configuration.delivery.connection_messages,
-            idle_seconds=configuration.delivery.idle,
-            connect_timeout=configuration.delivery.connect_timeout,
-            attempt_seconds=configuration.delivery.attempt,
-            chunking=configuration.delivery.chunking,
-            tolerances=frozenset(configuration.delivery.tolerances),
-            metrics=metrics,
-        )
+        """Create an agent for each kind of route.
 
-    def agent(self, route: Route) -> Agent:
-        """The agent of a route."""
-        if route.kind is Kind.LOCAL:
-            return self._maildir
-        return self._waiting if route.kind is Kind.ON_DEMAND else self._remote.agent(route)
+        Args:
+            configuration: the configuration of the agents.
+            name: our host name.
+            own: the names and addresses of this system.
+            clock: time.
+            random: randomness.
+            metrics: counts; nothing if None.
+            resolver: DNS; the system's if None.
+            state: where MTA-STS policies are kept; without it they are not used.
+            tls_recorder: records the TLS of deliveries for reports; nothing if None.
+
+        Raises:
+            TlsError: `delivery.ca` or `http.ca` cannot be used.
+        """
+        delivery = configuration.delivery
+        if delivery.ca is not None:  # checked here, for an error that names the file
+            trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), delivery.ca)
+        if delivery.dane and not provides_chain():
+            log.warning(
+                "hosts whose only usable TLSA records are DANE-TA(2) get no mail, because the ssl module of this Python"
+                " does not provide the certificates that a host sends: use another Python, or set delivery.dane = false"
+            )
+        self.resolver = configured_resolver(configuration.dns) if resolver is None else resolver
+        """The one DNS resolver of this process."""
+        self._accesses = Accesses(delivery.ca)
+        self.http = http_client(configuration.http, self.resolver)
+        """The one HTTP client of this process."""
+        self.sts: StsCache | None = None
+        """The MTA-STS policies; None if they are not used."""
+        if delivery.mta_sts and state is not None:
+            self.sts = StsCache(self.resolver, self.http, state, recorder=tls_recorder, metrics=metrics)
+        self.context = AgentContext(
+            clock=clock,
+            random=random,
+            resolver=self.resolver,
+            metrics=metrics,
+            name=name,
+            own=own,
+            maildir=configuration.maildir,
+            limits=delivery_limits(delivery),
+            connection_messages=delivery.connection_messages,
+            idle=delivery.idle,
+            connect_timeout=delivery.connect_timeout,
+            attempt=delivery.attempt,
+            chunking=delivery.chunking,
+            tolerances=frozenset(delivery.tolerances),
+            tls_rules=tuple(TlsRule(rule.domains, TlsUse[rule.level.upper()], rule.published) for rule in delivery.tls),
+            dane=delivery.dane,
+            sts=self.sts,
+            tls_recorder=tls_recorder,
+            authorities=delivery.ca,
+            accesses=self._accesses,
+        )
+        """Everything the agents are made from."""
+        self._agents = create_agents(self.context)
+        self._former: list[RouteAgent] = []
+
+    def agent(self, route: Route) -> RouteAgent:
+        """Return the agent of a route."""
+        return self._agents[route.kind]
+
+    def prepare(self, configuration: Configuration) -> Callable[[], None]:
+        """Read the logins, certificates and authorities of the routes; the result uses them from now on.
+
+        Raises:
+            AccessError: one cannot be read; the text names the key, and the file or variable.
+        """
+        prepared: dict[ConnectionProfile, Access] = {}
+        for found in route_accesses(configuration, self._accesses):
+            if isinstance(found, AccessError):
+                raise found
+            prepared[found.profile] = found
+        return partial(self._accesses.use, prepared)
 
     def deliver_to(self, path: Path) -> None:
-        """Local mail goes there from now on; what is being delivered ends where it began."""
-        if path != self._maildir.path:
-            self._former.append(self._maildir)
-            self._maildir = self._make(path)
+        """Deliver local mail into another Maildir from now on; running deliveries finish in the old one."""
+        if path != self.context.maildir:
+            self.context = replace(self.context, maildir=path)
+            self._former.append(self._agents[Kind.LOCAL])
+            self._agents[Kind.LOCAL] = AGENTS[Kind.LOCAL].create(self.context)
+
+    async def dane_obstacle(self) -> str:
+        """Return why no host is authenticated by DANE now; empty if hosts with signed TLSA records are."""
+        return await dane_obstacle(self.resolver) if self.context.dane else "it is turned off (delivery.dane)"
 
     async def close(self) -> None:
-        """Ends connections and threads."""
-        await self._remote.close()
-        for maildir in (*self._former, self._maildir):
-            maildir.close()
+        """Close connections and end threads."""
+        for agent in dict.fromkeys((*self._agents.values(), *self._former)):
+            closing = agent.close()
+            if closing is not None:
+                await closing
+        if self.sts is not None:
+            await self.sts.close()
 
 
 def routes(configuration: Configuration) -> Routes:
-    """Where mail goes, by the configuration's rules."""
+    """The routing table of a configuration."""
     waiting = [domain for customer in configuration.on_demand if customer.waits for domain in customer.domains]
     rules = [Rule(tuple(waiting), Route.on_demand(), "on_demand")] if waiting else []
     rules += [
-        Rule(rule.domains, Route.smart(Host(hop.host, hop.port) for hop in rule.smart_host))
-        for rule in configuration.route
+        Rule(each.domains, route_of(each), f"route[{number}]", each.senders or (), frozenset(each.logins or ()))
+        for number, each in enumerate(configuration.route, 1)
     ]
-    return Routes(configuration.local.domains, rules)
+    return Routes(directory(configuration), rules)
+
+
+def route_of(section: RouteSection) -> Route:
+    """The route of one `[[route]]`."""
+    if section.smart_host is None:
+        return Route.mx(section.profile())
+    return Route.smart((Host(hop.host, hop.port) for hop in section.smart_host), section.profile())
+
+
+def delivery_limits(delivery: DeliverySection) -> DeliveryLimits:
+    """The limits of destinations of a configuration."""
+    rules = [
+        LimitRule(rule.domains, rule.connections, 1 / rule.rate if rule.rate else 0.0) for rule in delivery.destination
+    ]
+    return DeliveryLimits(delivery.connections, rules)
+
+
+def concurrency_policy(delivery: DeliverySection) -> ConcurrencyPolicy:
+    """The concurrency control of a configuration."""
+    initial = min(delivery.initial_connections, delivery.connections)
+    return ConcurrencyPolicy(initial, delivery.connections, delivery.probe_wait, delivery.longest_probe_wait)
+
+
+def retry_policy(queue: QueueSection) -> RetryPolicy:
+    """The retry policy of a configuration."""
+    waits = tuple((line.age, line.wait) for line in queue.retry) or WAITS
+    return RetryPolicy(waits, queue.expire, queue.jitter, queue.greylist_wait, queue.warn_after)
+
+
+def reply_rules(queue: QueueSection) -> ReplyRules:
+    """Return the reply rules of a configuration."""
+    return ReplyRules([ReplyRule(each.domains, each.text, Action(each.action), each.wait) for each in queue.reply])
+
+
+def directory(configuration: Configuration) -> Directory:
+    """Return the directory of local addresses, from `[local]`."""
+    local = configuration.local
+    known = None if local.recipients is None else Addresses(local.recipients)
+    return ConfiguredDirectory(Domains(local.domains), known)
 
 
 def customers(configuration: Configuration) -> dict[str, frozenset[str]]:
-    """Who may fetch the mail of which domains."""
+    """Map each customer's login to the domains whose mail it may fetch."""
     found: dict[str, frozenset[str]] = {}
     for customer in configuration.on_demand:
         found[customer.login] = found.get(customer.login, frozenset()) | frozenset(customer.domains)
     return found
 
 
-class _NoResolver:
-    """For a system that names no name server: local mail and smart hosts by address work, the rest waits."""
+def route_accesses(configuration: Configuration, accesses: Accesses) -> Iterator[Access | AccessError]:
+    """Read what each route names; yield its access, or the error, which names the key of the route."""
+    for number, section in enumerate(configuration.route, 1):
+        profile = section.profile()
+        if profile is not None:
+            try:
+                yield accesses.prepare(profile)
+            except AccessError as error:
+                yield AccessError(f"route[{number}].{error}")
 
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
 
-    async def mx(self, _domain: str, /) -> Answer:
-        raise ResolverError(self._reason)
-
-    addresses = names = mx
-
-
-def resolver() -> Resolver:
-    """DNS, or what says for every question that there is none."""
+def configured_resolver(section: DnsSection) -> Resolver:
+    """The resolver of a configuration, or one that fails every query if the system configures none either."""
     try:
-        return DnsResolver()
+        return DnsResolver(nameservers=section.servers or None, trusted=section.trusted)
     except ResolverError as error:
-        log.warning("mail that needs DNS will wait: %s", error)
-        return _NoResolver(str(error))
+        log.warning("mail that needs DNS is deferred: %s", error)
+        return UnconfiguredResolver(str(error))
 
 
-def own_system(configuration: Configuration, name: str) -> OwnSystem:
-    """What leads back to this system."""
-    return OwnSystem(frozenset({name}), networks(_own_networks(configuration)))
+async def dane_obstacle(resolver: Resolver) -> str:
+    """Return why no answer of the resolver counts as validated; empty if a query for the signed root does.
+
+    DANE needs no such test, because it uses validated answers only: this explains why there are none.
+    """
+    if isinstance(resolver, DnsResolver) and resolver.distrust:
+        return resolver.distrust
+    try:
+        root = await txt(resolver, ".")
+    except ResolverError as error:
+        return f"DNS does not answer: {error}"
+    return "" if root.authentic else "the name servers do not validate DNSSEC"
 
 
-def _own_networks(configuration: Configuration) -> tuple[str, ...]:
-    return (*LOOPBACK, *_own_addresses(configuration))
+def http_client(section: HttpSection, resolver: Resolver) -> HttpClient:
+    """Return the HTTP client of a configuration.
+
+    Raises:
+        TlsError: `http.ca` cannot be used.
+    """
+    if section.ca is not None:  # checked here, for an error that names the file
+        trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), section.ca)
+    return HttpClient(resolver, authorities=section.ca, allowed=section.allow)
 
 
-def _own_addresses(configuration: Configuration) -> list[str]:
-    """Where other systems' mail reaches this one: an MX that leads there is a loop."""
-    found = []
-    for place in (place for listener in configuration.listener for place in listener.listen):
-        if isinstance(place, Endpoint) and place.port == SMTP_PORT:
-            with contextlib.suppress(ValueError):  # a name
-                address = ip_address(place.host)
-                if not address.is_unspecified:
-                    found.append(str(address))
-    return found
+def own_system(
+    configuration: Configuration, name: str, handed_over: Mapping[str, Sequence[socket.socket]] = NOTHING
+) -> OwnSystem:
+    """The names and addresses by which this system is recognised as a next hop.
+
+    Args:
+        configuration: its listeners.
+        name: our host name.
+        handed_over: inherited listening sockets.
+    """
+    names = {name}
+    listening: set[tuple[IPAddress, int]] = set()
+    for endpoint in (endpoint for listener in configuration.listener for endpoint in listener.listen):
+        if isinstance(endpoint, Endpoint):
+            try:
+                listening.add((reached(endpoint.host), endpoint.port))
+            except ValueError:
+                if endpoint.port == SMTP_PORT:
+                    names.add(endpoint.host.lower().removesuffix("."))
+    for sock in (sock for sockets in handed_over.values() for sock in sockets):
+        if sock.family in (AF_INET, AF_INET6):
+            host, port = sock.getsockname()[:2]
+            listening.add((reached(host), port))
+            if sock.family == AF_INET6 and not sock.getsockopt(IPPROTO_IPV6, IPV6_V6ONLY):
+                listening.add((ANY[4], port))
+    return OwnSystem(frozenset(names), listening=frozenset(listening))

@@ -1,9 +1,9 @@
-"""The part of the composition that receives: a server for each address of each `[[listener]]`, by its role.
+"""Composes listeners: a server for each address of each `[[listener]]`.
 
-Promises: what a listener's keys say is what its server does; a reload gives new sessions the new keys, new handshakes
-the new certificates, and leaves open sessions alone. Where TLS is wanted and no certificate is configured, a
-self-signed one is made, kept in the data directory, and made anew when it has expired.
-Refuses: certificates that cannot be used, with `server.tls.TlsError`; sockets that nobody handed over.
+Promises: a reload applies new settings to new sessions and new certificates to new handshakes; open sessions are
+unaffected. If TLS is enabled and no certificate is configured, a self-signed one is created in the data directory, and
+replaced when it has expired.
+Refuses: certificates that cannot be used, with `server.tls.TlsError`; inherited sockets that were not passed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ironpost.compose.resources import permitted_connections
+from ironpost.config.declared import options_of
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
+from ironpost.model.text import error_text
 from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
-from ironpost.protocol.settings import Settings
-from ironpost.server import Limits, Server, Timeouts
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.server import ConnectionLimits, Server, Timeouts
 from ironpost.server.binding import inherited
 from ironpost.server.self_signed import write_self_signed
 from ironpost.server.tls import TlsContext, TlsError
@@ -28,13 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
-    from ironpost.config import Configuration, Listener
+    from ironpost.config import Configuration, ListenerSection
     from ironpost.config.quantities import Where
     from ironpost.model.ports import Metrics
-    from ironpost.protocol.handler import Handler
     from ironpost.protocol.sasl import Authenticator
     from ironpost.protocol.sasl.backoff import LoginLimit
-    from ironpost.server.limits import LimitBook
+    from ironpost.protocol.server.handler import Handler
+    from ironpost.server.limits import Capacity, ConnectionLimiter
 
 DIALECTS: Final = {"mx": SMTP, "submission": SUBMISSION, "lmtp": LMTP}
 """By role."""
@@ -42,34 +45,43 @@ DIALECTS: Final = {"mx": SMTP, "submission": SUBMISSION, "lmtp": LMTP}
 log = logging.getLogger("ironpost.compose")
 
 
-class Common(NamedTuple):
-    """What the sessions of all listeners share beside the configuration."""
+class SessionDefaults(NamedTuple):
+    """Settings that the sessions of all listeners share, beside the configuration."""
 
     name: str
-    """What the server calls itself."""
+    """The host name of the server."""
     authenticator: Authenticator | None
-    """Who knows the users."""
+    """Checks logins; None if no listener offers AUTH."""
     login_limit: LoginLimit
-    """Who has to wait before the next login."""
+    """Delays logins after failures."""
     now: Callable[[], float]
     """Seconds since 1970."""
 
 
-class Manner(NamedTuple):
-    """How a listener treats its clients; what a reload may change."""
+class ListenerProfile(NamedTuple):
+    """The settings of a listener that a reload can change."""
 
-    settings: Settings
+    settings: ServerSettings
     timeouts: Timeouts
-    limits: Limits
-    pause: float
+    limits: ConnectionLimits
+    greeting_delay: float
 
     @classmethod
-    def of(cls, configuration: Configuration, listener: Listener, common: Common) -> Self:
-        """As configured."""
+    def of(cls, configuration: Configuration, listener: ListenerSection, defaults: SessionDefaults, room: int) -> Self:
+        """The profile that the configuration gives a listener.
+
+        Args:
+            configuration: has the settings that all listeners share.
+            listener: has its own settings.
+            defaults: other settings that all listeners share.
+            room: the number of connections that the system permits (`compose.resources.room_for_connections`).
+        """
+        limits = configuration.limits_of(listener)
+        connections = ConnectionLimits(exempt=configuration.smtp.trusted, **options_of(ConnectionLimits, limits))
         return cls(
-            session_settings(configuration, listener, common),
-            timeouts_of(configuration, listener),
-            connection_limits(configuration, listener),
+            session_settings(configuration, listener, defaults),
+            Timeouts(**options_of(Timeouts, limits)),
+            replace(connections, connections=permitted_connections(configuration, listener, room)),
             listener.pause,
         )
 
@@ -83,83 +95,87 @@ class ListenError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One address of one listener, and its server: a part of the running system."""
+class BoundListener:
+    """Component: one address of one listener, and its server."""
 
     listener: int
-    """Which `[[listener]]`, from 0."""
+    """Index of the `[[listener]]` in the configuration, from 0."""
     role: str
     tls: str
     where: Where
     server: Server
     missing: bool = False
-    """It is for inherited sockets, and there are none."""
+    """An inherited socket is configured but was not passed to this process."""
 
     async def start(self) -> None:
-        """Listens.
+        """Bind the address and listen.
 
         Raises:
-            ListenError: the address cannot be had.
+            ListenError: the address cannot be bound.
         """
         try:
             if self.missing:
-                raise OSError(errno.ENOENT, "no socket of that name was handed over (LISTEN_FDS)")
+                raise OSError(errno.ENOENT, "no socket of that name was passed (LISTEN_FDS)")
             await self.server.start()
         except OSError as error:
             raise ListenError(self.where) from error
 
     async def stop(self) -> None:
-        """Ends every session, then returns."""
+        """End every session, then return."""
         await self.server.stop()
 
-    def take_over(self, handler: Handler, manner: Manner, tls: TlsContext | None) -> None:
-        """New sessions get these, new handshakes the certificates."""
+    def apply(self, handler: Handler, profile: ListenerProfile, tls: TlsContext | None) -> None:
+        """Apply new settings to new sessions, and certificates to new handshakes."""
         server = self.server
         server.handler = handler
-        server.settings = manner.settings
-        server.timeouts = manner.timeouts
-        server.limits = manner.limits
-        server.pause = manner.pause
+        server.settings = profile.settings
+        server.timeouts = profile.timeouts
+        server.limits = profile.limits
+        server.greeting_delay = profile.greeting_delay
         if server.tls is not None:
             server.tls = tls
 
     @property
     def bound(self) -> list[Endpoint | SocketPath]:
-        """Where it listens, with the ports that were given for port 0."""
+        """The bound addresses, with actual ports for port 0."""
         return [Endpoint(name, port) if port else SocketPath(Path(name)) for name, port in self.server.addresses]
 
 
 def place_of(name: Any) -> Endpoint | SocketPath:
-    """What `socket.getsockname` says, as the configuration writes it."""
+    """Convert the result of `socket.getsockname` to an address as in the configuration."""
     return Endpoint(name[0], name[1]) if isinstance(name, tuple) else SocketPath(Path(name))
 
 
-def places(
+def create_listeners(
     configuration: Configuration,
-    common: Common,
+    defaults: SessionDefaults,
     handlers: Mapping[str, Handler],
     tls: TlsContext | None,
     metrics: Metrics,
     handed_over: Mapping[str, list[socket.socket]],
     ports: Sequence[int] | None,
-    books: Callable[[int], LimitBook],
-) -> list[Place]:
-    """A server for each address, not started.
+    limiters: Callable[[int], ConnectionLimiter],
+    capacity: Capacity,
+    room: int,
+) -> list[BoundListener]:
+    """Create a server for each address; none is started.
 
     Args:
-        configuration: whose listeners.
-        common: what they share.
-        handlers: of their sessions, by role.
-        tls: what `certificates` gave.
-        metrics: what is counted.
-        handed_over: sockets to listen on that are there already, by what the configuration calls the address.
-        ports: for one of several processes: the port of each address, on which the others listen, too.
-        books: where the connections of a listener are counted, however many addresses it has.
+        configuration: defines the listeners.
+        defaults: settings that all listeners share.
+        handlers: handlers of sessions, by role.
+        tls: the result of `certificates`.
+        metrics: the counters.
+        handed_over: inherited sockets, by their name in the configuration.
+        ports: for a worker: the port of each address, shared with other workers.
+        limiters: returns the connection limiter of a listener, which all its addresses share.
+        capacity: the resources for connections of this process.
+        room: as in `ListenerProfile.of`.
     """
-    found: list[Place] = []
+    found: list[BoundListener] = []
     for number, listener in enumerate(configuration.listener):
-        manner = Manner.of(configuration, listener, common)
-        book = books(number)
+        profile = ListenerProfile.of(configuration, listener, defaults, room)
+        limiter = limiters(number)
         for where in listener.listen:
             sockets = handed_over.get(str(where), [])
             port = where.port if isinstance(where, Endpoint) else 0
@@ -173,11 +189,12 @@ def places(
                 path=where.path if isinstance(where, SocketPath) and not sockets else None,
                 path_mode=listener.mode,
                 sockets=sockets,
-                settings=manner.settings,
-                timeouts=manner.timeouts,
-                limits=manner.limits,
-                pause=manner.pause,
-                book=book,
+                settings=profile.settings,
+                timeouts=profile.timeouts,
+                limits=profile.limits,
+                greeting_delay=profile.greeting_delay,
+                limiter=limiter,
+                capacity=capacity,
                 tls=None if listener.tls == "none" else tls,
                 implicit_tls=listener.tls == "implicit",
                 proxy=listener.proxy,
@@ -185,12 +202,12 @@ def places(
                 name=listener.role,
             )
             missing = isinstance(where, Inherited) and not sockets
-            found.append(Place(number, listener.role, listener.tls, where, server, missing))
+            found.append(BoundListener(number, listener.role, listener.tls, where, server, missing))
     return found
 
 
 def handed_over(configuration: Configuration) -> dict[str, list[socket.socket]]:
-    """The sockets of a service manager, by `fd:name`; those that no listener names are closed, with a warning."""
+    """Take the sockets of a service manager, by `fd:name`; those that no listener names are closed, with a warning."""
     found = {f"fd:{name}": sockets for name, sockets in inherited().items()}
     listed = {str(where) for listener in configuration.listener for where in listener.listen}
     for name in [name for name in found if name not in listed]:
@@ -201,14 +218,14 @@ def handed_over(configuration: Configuration) -> dict[str, list[socket.socket]]:
 
 
 def certificates(configuration: Configuration, name: str) -> TlsContext | None:
-    """What TLS listeners show, read from disk; None if there is no such listener.
+    """Load the certificates of TLS listeners; None if no listener uses TLS.
 
     Args:
         configuration: `[tls]`, and the data directory for a self-signed certificate.
-        name: what the server calls itself.
+        name: the host name of the server.
 
     Raises:
-        TlsError: a certificate or key cannot be used; the text names the file and what to do.
+        TlsError: a certificate or key cannot be used; the text names the file and a remedy.
     """
     if all(listener.tls == "none" for listener in configuration.listener):
         return None
@@ -219,11 +236,11 @@ def certificates(configuration: Configuration, name: str) -> TlsContext | None:
     own = _loaded(configuration, [_self_signed(folder, name)])
     if own.expires > time.time():
         return own
-    return _loaded(configuration, [_self_signed(folder, name, anew=True)])
+    return _loaded(configuration, [_self_signed(folder, name, replace=True)])
 
 
 def configured_certificates(configuration: Configuration) -> TlsContext | None:
-    """Those of `[tls]`; None if there are none.
+    """Load the certificates of `[tls]`; None if none is configured.
 
     Raises:
         TlsError: see `certificates`.
@@ -237,70 +254,44 @@ def _loaded(configuration: Configuration, pairs: list[tuple[Path, Path]]) -> Tls
     return TlsContext.load(pairs, minimum="TLSv1.3" if tls.minimum == "1.3" else "TLSv1.2", client_ca=tls.client_ca)
 
 
-def _self_signed(folder: Path, name: str, *, anew: bool = False) -> tuple[Path, Path]:
+def _self_signed(folder: Path, name: str, *, replace: bool = False) -> tuple[Path, Path]:
     chain, key = folder / "self-signed.pem", folder / "self-signed.key"
-    if anew or not (chain.exists() and key.exists()):
+    if replace or not (chain.exists() and key.exists()):
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             write_self_signed(chain, key, list(dict.fromkeys((name, "localhost", "127.0.0.1", "::1"))))
         except OSError as error:
-            raise TlsError(chain, f"cannot be written: {error.strerror}") from error
+            raise TlsError(chain, f"cannot be written: {error_text(error)}") from error
     return chain, key
 
 
-def session_settings(configuration: Configuration, listener: Listener, common: Common) -> Settings:
-    """What the sessions of a listener have in common.
+def session_settings(
+    configuration: Configuration, listener: ListenerSection, defaults: SessionDefaults
+) -> ServerSettings:
+    """Return the settings of a listener's sessions.
 
     Args:
-        configuration: for what all listeners share.
-        listener: for its own keys.
-        common: what listeners share beside that.
+        configuration: has the settings that all listeners share.
+        listener: has its own settings.
+        defaults: other settings that all listeners share.
     """
     smtp, limits = configuration.smtp, configuration.limits_of(listener)
-    return Settings(
-        hostname=common.name,
+    return ServerSettings(
+        hostname=defaults.name,
         max_size=smtp.max_message,
         max_recipients=smtp.max_recipients,
-        max_errors=limits.errors,
-        max_commands=limits.commands,
         max_body_line=listener.max_line,
         long_lines=listener.long_lines,
         newlines=listener.newlines,
         lenient=listener.lenient,
         eight_bit=listener.eight_bit,
         hello=listener.hello,
+        addresses=listener.addresses,
         dialect=DIALECTS[listener.role]._replace(authenticate=listener.auth == "required"),
-        authenticator=None if listener.auth == "none" else common.authenticator,
-        auth_in_clear=listener.auth_in_clear,
-        login_limit=common.login_limit,
-        now=common.now,
-        xclient=listener.xclient,
-    )
-
-
-def timeouts_of(configuration: Configuration, listener: Listener) -> Timeouts:
-    """How long the sessions of a listener may take for what."""
-    limits = configuration.limits_of(listener)
-    return Timeouts(
-        handshake=limits.handshake_timeout,
-        hello=limits.hello_timeout,
-        command=limits.command_timeout,
-        data=limits.data_timeout,
-        data_rate=limits.data_rate,
-        hook=limits.hook_timeout,
-        write=limits.write_timeout,
-        session=limits.session_time,
-    )
-
-
-def connection_limits(configuration: Configuration, listener: Listener) -> Limits:
-    """How many connections a listener takes, from whom."""
-    limits = configuration.limits_of(listener)
-    return Limits(
-        connections=limits.connections,
-        connections_per_prefix=limits.connections_per_prefix,
-        connection_rate=limits.connection_rate,
-        ipv4_prefix=limits.ipv4_prefix,
-        ipv6_prefix=limits.ipv6_prefix,
-        exempt=configuration.smtp.trusted,
+        authenticator=None if listener.auth == "none" else defaults.authenticator,
+        auth_without_tls=listener.auth_without_tls,
+        login_limit=defaults.login_limit,
+        now=defaults.now,
+        front_ends=listener.xclient,
+        **options_of(ServerSettings, limits),
     )

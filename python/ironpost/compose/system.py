@@ -1,8 +1,7 @@
-"""The composition root: from a configuration to a running system. The one module that knows every name.
+"""Composes a server process: store, queue runner, control socket and listeners, with their reload.
 
-Promises: parts start inner ones first (store, queue runner, control socket, listeners) and stop in the reverse order.
-A reload builds everything new before it changes anything; a configuration that cannot be used, or that changes what is
-fixed while the server runs, changes nothing.
+Promises: components start in that order and stop in the reverse one. A reload builds everything new before it changes
+anything; a configuration that cannot be used, or that changes a setting fixed at start, changes nothing.
 """
 
 from __future__ import annotations
@@ -10,342 +9,517 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import socket
 import threading
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
-from ironpost.compose.auth import AuthError, Login, authenticator, first_login, login_limit
-from ironpost.compose.delivery import Ways, customers, routes
-from ironpost.compose.listeners import Common, Manner, Place, certificates, handed_over, places
-from ironpost.compose.policy import policy_settings
-from ironpost.config import ConfigError
+from ironpost.accounts.passwords import PasswordPool
+from ironpost.compose.auth import AuthError, InitialLogin, authenticator, first_login
+from ironpost.compose.data_lock import locked, used
+from ironpost.compose.delivery import (
+    DeliveryAgents,
+    concurrency_policy,
+    customers,
+    delivery_limits,
+    directory,
+    own_system,
+    reply_rules,
+    retry_policy,
+    routes,
+)
+from ironpost.compose.keyed_state import prepare_state, shared_state
+from ironpost.compose.listeners import (
+    BoundListener,
+    ListenerProfile,
+    SessionDefaults,
+    certificates,
+    create_listeners,
+    handed_over,
+)
+from ironpost.compose.policy import policy
+from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
+from ironpost.compose.tls_reports import TlsCounting, tls_reports
 from ironpost.config.schema import FIXED, FIXED_LISTENER
-from ironpost.lookup.passwords import Pool
-from ironpost.policy import Policy
-from ironpost.policy.checks import Ports, configured
-from ironpost.protocol.client_name import full_name
-from ironpost.queue.retry import RetryLaw
-from ironpost.server.limits import LocalBook
+from ironpost.delivery.access import AccessError
+from ironpost.model.text import complaint, error_text
+from ironpost.mta.inbound import Inbound
+from ironpost.mta.jobs import JOBS
+from ironpost.mta.on_demand import OnDemand
+from ironpost.mta.queue_runner import QueueRunner
+from ironpost.operations.control_socket import ControlServer
+from ironpost.operations.dispatch import handlers, worker_handlers
+from ironpost.operations.reload import Reloaded
+from ironpost.operations.status import Listening
+from ironpost.policy import Ports
+from ironpost.processes.clock import SystemClock, SystemRandom
+from ironpost.processes.jobs import JobScheduler, JobStatus
+from ironpost.processes.lifecycle import Component, PeriodicLoop, Supervisor
+from ironpost.processes.requests import RequestRefused
+from ironpost.processes.resources import (
+    AcceptFaults,
+    ResourceStatus,
+    ResourceWatch,
+    UsageReader,
+    available_memory,
+    bounds_of,
+    reserved,
+)
+from ironpost.processes.shared_destinations import SharedDestinations
+from ironpost.processes.shared_limits import SharedLimiters, SharedQuotas
+from ironpost.processes.signals import Signals
+from ironpost.protocol.client.name import full_name
+from ironpost.protocol.sasl.backoff import LoginBackoff
+from ironpost.queue.suspension import Suspensions
+from ironpost.server.limits import Capacity, Excess, LocalLimiter
 from ironpost.server.tls import TlsError
-from ironpost.service import records
-from ironpost.service.clock import SystemClock, SystemRandom
-from ironpost.service.control import ControlError, ControlServer, Unanswered
-from ironpost.service.inbound import Inbound
-from ironpost.service.lending import LendingStore
-from ironpost.service.metrics import Counters
-from ironpost.service.on_demand import OnDemand
-from ironpost.service.queue_commands import QueueCommands
-from ironpost.service.queue_runner import QueueRunner
-from ironpost.service.shared_limits import SharedBooks, SharedQuotas
-from ironpost.service.supervisor import Loop, Part, Supervisor
-from ironpost.storage.lock import DirectoryLock
-from ironpost.storage.shards import ShardedStore, lay_out
+from ironpost.storage import BACKENDS
+from ironpost.storage.backend import KeepsHistory, StoreOptions
+from ironpost.telemetry import formatters as log_output
+from ironpost.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from ironpost.config import Configuration
-    from ironpost.server.limits import LimitBook
-    from ironpost.service.control import Command
-    from ironpost.service.news import News
+    from ironpost.model.keyed_state import StateUsage
+    from ironpost.mta.suspended import SuspendedDestinations
+    from ironpost.mta.tls_reports import SentReports
+    from ironpost.processes.bus import WorkerBus
+    from ironpost.processes.requests import RequestHandler
+    from ironpost.processes.resources import Usage
+    from ironpost.queue.store import Store
+    from ironpost.queue.suspension import Suspension
+    from ironpost.server.limits import ConnectionLimiter
+    from ironpost.server.tls import TlsContext
+    from ironpost.storage.lock import DirectoryLock
 
-CLAIMS = frozenset({"FUTURERELEASE", "REQUIRETLS"})
-"""Extensions that are offered because queue and delivery keep what they promise: a message waits for its time, and one
-that requires TLS is delivered here, or handed to a next hop that promises the same under verified TLS, or fails."""
-SPARE_FILES = 512
-"""Descriptors beyond those of connections: the store, deliveries, DNS."""
+CLAIMS = frozenset({"DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "REQUIRETLS"})
+"""Extensions that are offered because queue and delivery honour them: a message waits until its release time, and is
+returned or reported at its deadline; one of higher priority is attempted first; one that requires TLS is delivered on
+this system, sent over verified TLS to a next hop that offers the extension, or fails."""
 NAME_SECONDS = 5.0
-"""How long the start waits for the machine's full name."""
+"""Timeout in seconds for looking up the machine's full name."""
 
-UNCHANGED = "nothing has changed in the configuration ({}); certificates and accounts were read again"
-"""What a reload says when the text is the same; the argument is the hash."""
+UNCHANGED = "configuration unchanged ({}); certificates and accounts reloaded"
+"""Result of a reload if the text of the configuration is the same; the argument is its hash."""
 
 log = logging.getLogger("ironpost.compose")
 
 
-class DataError(Exception):
-    """The data directory cannot be used; the cause is the OSError."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"cannot use the data directory {path}")
-        self.path = path
-
-
-@contextlib.contextmanager
-def used(data: Path) -> Iterator[None]:
-    """What the system refuses about the data directory becomes a `DataError`."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(data) from error
-
-
-class Share(NamedTuple):
-    """What a worker, one of several processes, is of the whole (`compose.workers`)."""
+class WorkerContext(NamedTuple):
+    """The position of a worker among the processes of a server (`compose.workers`)."""
 
     number: int
-    """From 0."""
+    """The number of this worker, from 0."""
     workers: int
-    """How many there are."""
+    """The number of workers."""
     name: str
-    """What the server calls itself."""
+    """The host name of the server."""
     ports: tuple[int, ...]
-    """Where to listen, in the order of the listeners' addresses: others listen there, too."""
+    """Ports to listen on, in the order of the listeners' addresses; all workers share them."""
     sockets: Mapping[str, list[socket.socket]]
-    """What all share instead: Unix sockets and inherited ones, by the name in the configuration."""
-    news: News
-    """From and for the others."""
-    front: Callable[[Mapping[str, Command], Callable[[], None]], Part]
-    """Makes what stands in the place of the control socket, from the commands and a way to stop."""
+    """Sockets that workers inherit: Unix sockets and those of a service manager, by their name in the configuration."""
+    bus: WorkerBus
+    """Notifications and requests between workers."""
+    create_channel: Callable[[Mapping[str, RequestHandler], Callable[[], None]], Component]
+    """Creates the channel to the supervisor, which replaces the control socket, from request handlers and a function
+    that stops this process."""
 
 
-def reloading(reload: Callable[[], Awaitable[str]]) -> Command:
-    """The command of the control socket that reloads, and says so in the log."""
-
-    async def answer(request: Mapping[str, Any]) -> Mapping[str, Any]:
-        del request
-        try:
-            said = await reload()
-        except (ConfigError, ControlError) as error:
-            log.error("reload failed, the old configuration stays: %s", error)
-            kind = Unanswered if isinstance(error, Unanswered) else ControlError
-            raise kind(f"the old configuration stays\n{error}") from None
-        log.info(said)
-        return {"said": said}
-
-    return answer
+def outcome(new: Configuration, old: Configuration, news: Sequence[str]) -> str:
+    """Return the sentence about a finished reload; `news` are sentences about certificates that were reloaded."""
+    what = UNCHANGED.format(old.hash) if new.hash == old.hash else f"configuration {new.hash} replaces {old.hash}"
+    return "; ".join([what, *news])
 
 
 class System:
-    """One server process: `run` it."""
+    """One server process; start it with `run`."""
 
     def __init__(
-        self, configuration: Configuration, again: Callable[[], Configuration], share: Share | None = None
+        self,
+        configuration: Configuration,
+        load_configuration: Callable[[], Configuration],
+        context: WorkerContext | None = None,
     ) -> None:
-        """Opens nothing yet.
+        """Create a server process; `run` starts it.
 
         Args:
-            configuration: what to run.
-            again: reads the configuration anew, for a reload; it raises what is wrong with it.
-            share: for one of several processes; None for the only one, which has the directory to itself.
+            configuration: the configuration to run.
+            load_configuration: rereads the configuration for a reload, or raises.
+            context: the position of this worker; None for the only process of a server.
         """
         self.configuration = configuration
-        self._again = again
-        self._share = share
-        self._workers = 1 if share is None else share.workers
+        self._load_configuration = load_configuration
+        self._context = context
+        self._workers = 1 if context is None else context.workers
+        self._number = 0 if context is None else context.number
         self._clock = SystemClock()
         self._random = SystemRandom()
         self._counters = Counters()
-        self._login_limit = login_limit(self._clock, self._counters, share and share.news)
-        self._pool = Pool()
-        """The threads that check passwords: one pool, however often the accounts are read anew."""
+        self._state = shared_state(configuration.data, self._clock, self._counters, context and context.bus)
+        self._suspensions = Suspensions(self._state.memory, self._clock.now)
+        self._login_limit = LoginBackoff(self._state.memory, metrics=self._counters)
+        self._pool = PasswordPool()
+        """Threads that check passwords; kept across reloads."""
         self._quotas: SharedQuotas | None = None
-        self.first_login: Login | None = None
-        """The account that this start made, for whoever started it."""
-        self.places: list[Place] = []
-        """Where it listens."""
+        self.first_login: InitialLogin | None = None
+        """The account that this start created; its password is shown once."""
+        self.listeners: list[BoundListener] = []
+        """The listening addresses."""
+        self._tls: TlsContext | None = None
+        self._news: list[str] = []
+        """Sentences about certificates from the last reload."""
         self._name: str
-        """What the server calls itself."""
-        self._ways: Ways
+        """The host name of the server."""
+        self._agents: DeliveryAgents
         self._runner: QueueRunner
         self._on_demand: OnDemand
-        self._store: ShardedStore
+        self._store: Store
+        self._join: Callable[..., dict[str, RequestHandler]]
+        """Connects the store of one of several workers to the others (`storage.backend.WorkerStore.join`)."""
+        self._jobs: JobScheduler
+        self._open_files: int
+        """Number of descriptors that this process may open."""
+        self._capacity = Capacity()
+        self._resources = ResourceWatch(UsageReader(), self._shortage_changed, worker=self._number)
         self._supervisor: Supervisor
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Runs until a signal; calls `ready` when it listens.
+        """Run until a signal, which may arrive during the start; call `ready` when all addresses are listening.
 
         Raises:
             DataError, ListenError: it cannot start; everything that was started is stopped.
-            SchemaError: another version of ironpost wrote the data.
+            StoreUnusable: another version of ironpost wrote the data.
             TlsError: a certificate cannot be used.
             AuthError: the accounts cannot be used.
+            AccessError: a login or certificate of a route cannot be used.
         """
+        with Signals() as signals:
+            components = await signals.unless_stopped(self._components())
+            if components is not None:
+                self._supervisor = Supervisor(components, self.reload, signals)
+                await self._supervisor.run(ready)
+
+    async def _components(self) -> list[Component]:
+        """Create the components, with the store open; if this raises, everything is closed again."""
         configuration = self.configuration
-        raise_file_limit(_connections(configuration) + SPARE_FILES, asked=asked_for_connections(configuration))
+        self._open_files, available = raise_file_limit(configuration, self._workers), available_memory()
+        asyncio.get_running_loop().set_exception_handler(AcceptFaults(self._clock, self._counters).handle)
         lock, self._store = self._opened(configuration)
-        share = self._share
-        if share is not None:
-            self._quotas = SharedQuotas(share.news, asyncio.get_running_loop().call_later)
+        context = self._context
+        if context is not None:
+            self._quotas = SharedQuotas(context.bus, asyncio.get_running_loop().call_later)
         try:
-            self._name = name = await own_name(configuration) if share is None else share.name
-            if share is None:
-                self.first_login = first_login(configuration)
-            tls = certificates(configuration, name)
-            common = self._common(configuration, name)
+            return await self._assembled(configuration, lock, available)
         except BaseException:
             await self._store.close()
             if lock is not None:
                 lock.release()
             raise
-        self._ways = Ways(configuration, name, self._clock, self._random, self._counters)
+
+    async def _assembled(
+        self, configuration: Configuration, lock: DirectoryLock | None, available: int
+    ) -> list[Component]:
+        """Create the components around the open store.
+
+        The account of the first login is created when everything else that a configuration names has been read: its
+        password is shown once, at the end of a successful start.
+        """
+        context = self._context
+        self._name = name = await own_name(configuration) if context is None else context.name
+        self._tls = tls = certificates(configuration, name)
+        sockets = handed_over(configuration) if context is None else context.sockets
+        own = own_system(configuration, name, sockets)
+        state = self._state.memory
+        self._tls_counting = counting = TlsCounting(configuration, state, self._clock, self._counters, self._number)
+        self._agents = DeliveryAgents(
+            configuration,
+            name,
+            own,
+            self._clock,
+            self._random,
+            self._counters,
+            state=state,
+            tls_recorder=counting.counts,
+        )
+        self._agents.prepare(configuration)()
+        if context is None:
+            self.first_login = first_login(configuration)
+        defaults = self._session_defaults(configuration, name)
         self._runner = QueueRunner(
             store=self._store,
             routes=routes(configuration),
-            agents=self._ways.agent,
+            agents=self._agents.agent,
             clock=self._clock,
             random=self._random,
             reporting_mta=name,
-            law=RetryLaw(expiry=configuration.queue.expire),
+            suspensions=self._suspensions,
+            retry=retry_policy(configuration.queue),
             concurrency=max(1, configuration.queue.concurrency // self._workers),
-            each=configuration.delivery.connections,
+            destinations=concurrency_policy(configuration.delivery),
+            limits=delivery_limits(configuration.delivery),
+            metrics=self._counters,
+            rules=reply_rules(configuration.queue),
         )
+        if context is not None:
+            SharedDestinations(
+                context.number,
+                context.workers,
+                context.bus,
+                self._runner.scheduler,
+                later=asyncio.get_running_loop().call_later,
+                now=self._clock.now,
+                changed=self._runner.pump,
+            )
         self._on_demand = OnDemand(
             customers(configuration),
             store=self._store,
             attempt=self._runner.attempt,
             wake=self._runner.wake,
-            clock=self._clock,
             local_hostname=full_name(name),
         )
-        self.places = places(
+        self._tls_reports = tls_reports(
             configuration,
-            common,
+            counting,
+            state,
+            agents=self._agents,
+            store=self._store,
+            runner=self._runner,
+            clock=self._clock,
+            random=self._random,
+            metrics=self._counters,
+        )
+        self._jobs = JobScheduler(JOBS, self, self._clock, worker=self._number, workers=self._workers)
+        self.listeners = create_listeners(
+            configuration,
+            defaults,
             self._handlers(configuration, name),
             tls,
             self._counters,
-            handed_over(configuration) if share is None else share.sockets,
-            share and share.ports,
-            self._books(),
+            sockets,
+            context and context.ports,
+            self._limiters(),
+            self._capacity,
+            room_for_connections(configuration, self._open_files, self._workers, report=self._number == 0),
         )
-        queue = QueueCommands(self._store, self._clock, self._runner.wake)
-        commands = {
-            "reload": reloading(self.reload),
-            "status": self._status,
-            "metrics": self._metrics,
-            **queue.offered(),
-        }
-        front: Part
-        if share is None:
-            front = Control(ControlServer(configuration.control, commands), configuration.data)
+        self._limit_resources(configuration, available)
+        control: Component
+        if context is None:
+            control = Control(ControlServer(configuration.control, handlers(self)), configuration.data)
         else:
-            assert isinstance(self._store, LendingStore)
-            lending = self._store.join(share.news, share.number, share.workers, self._runner.wake)
-            front = share.front({**commands, **lending, "known": queue.which}, lambda: self._supervisor.stop())
-        parts: list[Part] = [
-            *([Lock(lock)] if lock is not None else []),
-            _Held(self._store.close),
-            _Held(self._ways.close),
-            Loop(self._runner.start, self._runner.stop),
-            _Held(self._on_demand.stop),
-            front,
-            *self.places,
+            forwarding = self._join(context.bus, context.number, context.workers, self._runner.wake)
+            control = context.create_channel({**worker_handlers(self), **forwarding}, lambda: self._supervisor.stop())
+        components: list[Component] = [
+            *([DirectoryLockComponent(lock)] if lock is not None else []),
+            self._state,
+            counting,
+            _CloseOnly(self._store.close),
+            _CloseOnly(self._agents.close),
+            PeriodicLoop(self._runner.start, self._runner.stop),
+            _CloseOnly(self._on_demand.stop),
+            *([_CloseOnly(self._tls_reports.stop)] if self._tls_reports is not None else []),
+            self._jobs,
+            control,
+            *self.listeners,
         ]
-        self._supervisor = Supervisor(parts, self.reload)
-        await self._supervisor.run(ready)
+        return components
 
-    def _books(self) -> Callable[[int], LimitBook]:
-        """Where the connections of a listener are counted."""
-        if self._share is None:
-            return lambda _: LocalBook()
+    def _limiters(self) -> Callable[[int], ConnectionLimiter]:
+        """Return the connection limiter of a listener."""
+        if self._context is None:
+            return lambda _: LocalLimiter()
         later = asyncio.get_running_loop().call_later
-        return SharedBooks(self._workers, self._share.news, later, self._clock.monotonic).book
+        return SharedLimiters(self._workers, self._context.bus, later, self._clock.monotonic).book
 
-    def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, ShardedStore]:
-        data, queue, share = configuration.data, configuration.queue, self._share
-        kind = ShardedStore if share is None else LendingStore
-        open_store = partial(
-            kind.at, data, now=self._clock.now, reserve=queue.reserve, memory=queue.memory, history=queue.history,
-            history_size=queue.history_size,
-        )  # fmt: skip
+    def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, Store]:
+        data, queue, context = configuration.data, configuration.queue, self._context
+        options = StoreOptions(
+            self._clock.now, queue.reserve, queue.memory, queue.history, queue.history_size, queue.idempotency
+        )
         with used(data):
-            if share is not None:
-                return None, open_store(worker=share.number, workers=share.workers)
-            lock = DirectoryLock(data)
+            backend = BACKENDS[queue.backend]()
+            if context is not None:
+                store = backend.open_worker(data, options, context.number, context.workers)
+                self._join = store.join
+                return None, store
+            lock = locked(data)
             try:
-                lay_out(data)
-                return lock, open_store()
+                backend.prepare(data)
+                prepare_state(data)
+                return lock, backend.open(data, options)
             except BaseException:
                 lock.release()
                 raise
 
-    # What a reload changes
+    # -- reload
 
     async def reload(self) -> str:
-        """Reads the configuration again and takes it over. Sessions that are open keep the old one to their end.
+        """Reload the configuration and apply it to new sessions; open sessions keep the old one.
 
         Returns:
-            What changed, for people.
+            A sentence about what changed.
 
         Raises:
-            ConfigError, ControlError: it cannot be used; nothing has changed.
+            ConfigError, RequestRefused: the configuration cannot be used; nothing has changed.
         """
-        new, old = self._again(), self.configuration
+        new, old = self._load_configuration(), self.configuration
         refuse_fixed(old, new)
-        name = self._name  # `hostname` is fixed; and a reload waits for no name server
+        name = self._name  # `hostname` cannot change, and a reload does not wait for DNS
         new_routes = routes(new)
         handlers = self._handlers(new, name)
         try:
-            common = self._common(new, name)
+            defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
-        except (AuthError, TlsError) as error:
-            raise ControlError(str(error)) from error
-        manners = [Manner.of(new, listener, common) for listener in new.listener]
+            use_accesses = self._agents.prepare(new)
+        except (AccessError, AuthError, TlsError) as error:
+            raise RequestRefused(str(error)) from error
+        try:
+            available = available_memory()
+        except OSError as error:
+            raise RequestRefused(f"cannot read how much memory there is: {error_text(error)}") from error
+        room = room_for_connections(new, self._open_files, self._workers, report=self._number == 0)
+        profiles = [ListenerProfile.of(new, listener, defaults, room) for listener in new.listener]
         # From here on nothing can fail.
         self.configuration = new
-        records.change(new.log.level, new.log.format)
+        log_output.configure(new.log.level, new.log.format)
+        use_accesses()
         self._runner.routes = new_routes
         self._on_demand.customers = customers(new)
-        self._ways.deliver_to(new.maildir)
-        for place in self.places:
-            place.take_over(handlers[place.role], manners[place.listener], tls)
-        if new.hash == old.hash:
-            return UNCHANGED.format(old.hash)
-        return f"configuration {new.hash} replaces {old.hash}"
+        self._agents.deliver_to(new.maildir)
+        self._limit_resources(new, available)
+        for each in self.listeners:
+            each.apply(handlers[each.role], profiles[each.listener], tls)
+        self._news = [] if tls is None else tls.changes(self._tls)
+        self._tls = tls
+        return outcome(new, old, self._news)
 
-    def _common(self, configuration: Configuration, name: str) -> Common:
-        return Common(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
+    def _limit_resources(self, configuration: Configuration, available: int) -> None:
+        limits, files = resource_limits(configuration), self._open_files
+        self._capacity.descriptors = files - reserved(limits, files)
+        self._resources.bounds = bounds_of(limits, available, files, self._workers)
+        self._resources.sample()
+
+    def _shortage_changed(self, resource: Excess | None) -> None:
+        """Take no more work while a resource is short."""
+        self._capacity.shortage = resource
+        self._runner.short = resource is not None
+        if resource is not None:
+            for each in self.listeners:
+                each.server.retire()
+
+    def _session_defaults(self, configuration: Configuration, name: str) -> SessionDefaults:
+        return SessionDefaults(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
 
     def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
-        """One for each role that a listener has."""
-        ports = Ports(self._clock, self._ways.resolver, self._quotas.share if self._quotas is not None else None)
+        """Create a handler for each role of the listeners."""
+        share = None if self._quotas is None else self._quotas.share
+        known = directory(configuration)
+        ports = Ports(self._clock, self._agents.resolver, share, known)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
-        policy = Policy(configured(policy_settings(configuration, name), ports))
+        rules = policy(configuration, name, ports)
         return {
             role: Inbound(
                 store=self._store,
-                policy=policy,
+                policy=rules,
                 clock=self._clock,
                 random=self._random,
                 hostname=name,
                 accept=self._runner.accept,
+                directory=known,
                 role=role,
                 on_demand=self._on_demand if role in logging_in else None,
                 claims=CLAIMS,
+                idempotency=configuration.queue.idempotency > 0,
                 metrics=self._counters,
             )
             for role in {listener.role for listener in configuration.listener}
         }
 
-    # What the control socket offers
+    # -- operations.context.ServingProcess
 
-    async def _status(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        del request
-        return {
-            "configuration": self.configuration.hash,
-            "listening": [
-                {"role": place.role, "tls": place.tls, "at": str(bound)}
-                for place in self.places
-                for bound in place.bound
-            ],
-            "connections": sum(len(place.server.connections) for place in self.places),
-        }
+    @property
+    def configuration_hash(self) -> str:
+        return self.configuration.hash
 
-    async def _metrics(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        del request
+    def listening(self) -> list[Listening]:
+        return [Listening(each.role, each.tls, str(bound)) for each in self.listeners for bound in each.bound]
+
+    async def apply_reload(self) -> Reloaded:
+        message = await self.reload()
+        return Reloaded(message, self._news)
+
+    @property
+    def queue(self) -> Store:
+        return self._store
+
+    @property
+    def runner(self) -> QueueRunner:
+        return self._runner
+
+    @property
+    def suspended(self) -> SuspendedDestinations:
+        return self._runner.suspended
+
+    def suspensions(self) -> list[Suspension]:
+        return list(self._suspensions.all().values()) if self._number == 0 else []
+
+    # -- mta.jobs.JobContext
+
+    @property
+    def clock(self) -> SystemClock:
+        return self._clock
+
+    @property
+    def maildir(self) -> Path:
+        return self.configuration.maildir
+
+    async def prune_history(self) -> int:
+        return await self._store.prune_history() if isinstance(self._store, KeepsHistory) else 0
+
+    async def remove_expired_state(self) -> int:
+        return await self._state.remove_expired()
+
+    def sample_resources(self) -> Usage:
+        return self._resources.sample()
+
+    async def refresh_sts_policies(self) -> tuple[int, int]:
+        return (0, 0) if self._agents.sts is None else await self._agents.sts.refresh()
+
+    async def dane_obstacle(self) -> str | None:
+        return await self._agents.dane_obstacle() if self._agents.context.dane else None
+
+    async def store_tls_counts(self) -> None:
+        await self._tls_counting.store()
+
+    async def send_tls_reports(self) -> SentReports | None:
+        return None if self._tls_reports is None else await self._tls_reports.run()
+
+    def wake_queue(self) -> None:
+        self._runner.wake()
+
+    def open_connections(self) -> dict[str, int]:
         connections: dict[str, int] = {}
-        for place in self.places:
-            connections[place.role] = connections.get(place.role, 0) + len(place.server.connections)
-        counts = self._counters.snapshot() | {"log_lines_dropped": {"": records.dropped()}}
-        return {"counts": counts, "gauges": {"connections_open": connections}}
+        for each in self.listeners:
+            connections[each.role] = connections.get(each.role, 0) + len(each.server.connections)
+        return connections
+
+    def job_status(self) -> list[JobStatus]:
+        return self._jobs.status()
+
+    def resource_status(self) -> list[ResourceStatus]:
+        return self._resources.status()
+
+    def state_usage(self) -> list[StateUsage]:
+        return self._state.memory.usage() if self._number == 0 else []
+
+    def counts(self) -> dict[str, dict[str, float]]:
+        return self._counters.snapshot() | {"log_lines_dropped": {"": log_output.dropped()}}
 
 
-class Lock:
-    """A part: the data directory's lock, let go last."""
+class DirectoryLockComponent:
+    """Component: the lock on the data directory, released last."""
 
     def __init__(self, lock: DirectoryLock) -> None:
         self._lock = lock
@@ -357,8 +531,8 @@ class Lock:
         self._lock.release()
 
 
-class _Held:
-    """A part that is there already and needs an end."""
+class _CloseOnly:
+    """Component that is already running and only needs to be closed."""
 
     def __init__(self, close: Callable[[], Any]) -> None:
         self.stop = close
@@ -368,7 +542,7 @@ class _Held:
 
 
 class Control:
-    """A part: the control socket, whose trouble is the data directory's."""
+    """Component: the control socket. Its errors are those of the data directory, in which it is."""
 
     def __init__(self, server: ControlServer, data: Path) -> None:
         self._server = server
@@ -381,17 +555,17 @@ class Control:
 
 
 async def own_name(configuration: Configuration) -> str:
-    """What the server calls itself: as configured, else the machine's full name, else its short one.
+    """Return the host name of the server: as configured, else the machine's full name, else its short name.
 
-    The full name may have to be asked for from a name server, which the event loop does not wait for, and nobody
-    longer than `NAME_SECONDS`. The log says what is waited for, and what could not be used.
+    Looking up the full name may query DNS; it runs in a thread and is abandoned after `NAME_SECONDS`. A lookup, and a
+    name that cannot be used, are logged.
     """
     if configuration.hostname is not None:
         return configuration.hostname
     short = socket.gethostname()
     names = [short]
     if "." not in short:
-        log.info("no hostname is configured: looking for the full name of %a, for at most %g s", short, NAME_SECONDS)
+        log.info("no hostname is configured: looking up the full name of %a, for at most %g s", short, NAME_SECONDS)
         full = await _full_name(short)
         if full is None:
             log.warning("the full name of %a was not found in %g s: configure hostname", short, NAME_SECONDS)
@@ -401,15 +575,16 @@ async def own_name(configuration: Configuration) -> str:
         try:
             wire.parse_mailbox(f"x@{name}")
         except wire.WireFault as fault:
-            log.warning("this machine is called %a, which no mail server can be (%s): configure hostname", name, fault)
+            why = complaint(f"x@{name}", fault, ahead=2)
+            log.warning("the machine's name %a is not a valid mail server name (%s): configure hostname", name, why)
         else:
             return name.lower()
-    log.warning("this server calls itself localhost, which others may refuse: configure hostname")
+    log.warning("this server's name in EHLO is localhost, which other servers may refuse: configure hostname")
     return "localhost"
 
 
 async def _full_name(short: str) -> str | None:
-    """`socket.getfqdn`, in a thread that nobody waits for at the end; None if it takes too long."""
+    """Call `socket.getfqdn` in a daemon thread; None if it takes too long."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[str] = loop.create_future()
 
@@ -419,7 +594,7 @@ async def _full_name(short: str) -> str | None:
 
     def look() -> None:
         name = socket.getfqdn(short)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it was too late
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, name)
 
     threading.Thread(target=look, name="ironpost-name", daemon=True).start()
@@ -430,14 +605,18 @@ async def _full_name(short: str) -> str | None:
 
 
 def refuse_fixed(old: Configuration, new: Configuration) -> None:
-    """Raises ControlError if something differs that cannot change while the server runs."""
+    """Compare the keys that cannot change while the server runs.
+
+    Raises:
+        RequestRefused: a value differs.
+    """
     fixed = _fixed_differences(old, new)
     if fixed:
-        raise ControlError(f"a reload cannot change {' and '.join(fixed)}: restart the server for that")
+        raise RequestRefused(f"a reload cannot change {' and '.join(fixed)}: restart the server for that")
 
 
 def _fixed_differences(old: Configuration, new: Configuration) -> list[str]:
-    """The key paths of what differs."""
+    """Return the key paths of fixed keys whose values differ."""
     found = [".".join(path) for path in FIXED if _value(new, path) != _value(old, path)]
     if len(new.listener) != len(old.listener):
         return [*found, "the number of listeners"]
@@ -450,33 +629,3 @@ def _value(configuration: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         configuration = getattr(configuration, name)
     return configuration
-
-
-def _connections(configuration: Configuration) -> int:
-    """The most connections that clients can have at one time."""
-    return sum(
-        configuration.limits_of(listener).connections * len(listener.listen) for listener in configuration.listener
-    )
-
-
-def asked_for_connections(configuration: Configuration) -> bool:
-    """Whether somebody wrote how many there may be."""
-    asked = [configuration.limits]
-    if "listener" in configuration.model_fields_set:
-        asked += [listener.limits for listener in configuration.listener]
-    return any("connections" in limits.model_fields_set for limits in asked)
-
-
-def raise_file_limit(wanted: int, *, asked: bool = True) -> None:
-    """Asks the system for as many open files as the configuration may need; `asked`: somebody wrote that number."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, target), hard))
-    if target < wanted:
-        # Who did not ask for so many connections is not warned of what the default could need.
-        level = logging.WARNING if asked else logging.INFO
-        told = "%d open files are allowed, %d may be needed: raise the limit, or lower limits.connections"
-        log.log(level, told, target, wanted)

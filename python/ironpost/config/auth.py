@@ -1,9 +1,8 @@
-"""`[auth]`: where the accounts are, and by which mechanisms clients may show who they are.
+"""`[auth]`: account sources, and the mechanisms by which clients may authenticate.
 
-Promises: the accounts of the users file come first, then those of the database, then the hook is asked. What a
-listener demands or offers stands in its own table.
-Refuses: a mechanism that does not exist, a database without its query and a query without its database.
-
+Promises: the accounts of the users file come first, then those of the database, then the hook. Each `[[listener]]` says
+whether it offers or requires authentication.
+Refuses: an unknown mechanism, a database without its query and a query without its database.
 Standards: RFC 4954 (AUTH), RFC 4422 (mechanisms).
 """
 
@@ -14,14 +13,19 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from ironpost.config.values import Section, some
+from ironpost.config.values import Section
+from ironpost.model.options import not_empty
 from ironpost.protocol.sasl import BY_DEFAULT, BY_NAME
 
 
 def _mechanism(value: object) -> str:
     if not isinstance(value, str) or value not in BY_NAME:
-        raise ValueError(f'"{value}" is no mechanism; known are {", ".join(BY_NAME)}')
+        raise ValueError(f'"{value}" is not a known mechanism; expected one of {", ".join(BY_NAME)}')
     return value
+
+
+Mechanism = Annotated[str, BeforeValidator(_mechanism)]
+"""The name of a SASL mechanism."""
 
 
 def _hook(value: object) -> str:
@@ -33,27 +37,27 @@ def _hook(value: object) -> str:
 
 def _query(value: str) -> str:
     if ":login" not in value:
-        raise ValueError("it must name :login, the account that a client gives")
+        raise ValueError("it must contain :login, the name that a client gives")
     return value
 
 
-class Auth(Section):
-    """`[auth]`: who may log in."""
+class AuthSection(Section):
+    """`[auth]`: accounts and authentication."""
 
     users: Path | None = None
-    """The users file, which `ironpost user` writes; `users` in the data directory unless said otherwise."""
+    """The users file, maintained by `ironpost user`; default: `users` in the data directory."""
     database: Path | None = None
     """An SQLite database with more accounts."""
     query: Annotated[str, AfterValidator(_query)] | None = None
-    """What it is asked: columns `name`, `password` and `scram` for the account `:login`."""
+    """The query: columns `name`, `password` and `scram` for the account `:login`."""
     hook: Annotated[str, BeforeValidator(_hook)] | None = None
-    """An authenticator of one's own."""
-    mechanisms: Annotated[tuple[Annotated[str, BeforeValidator(_mechanism)], ...], AfterValidator(some)] = BY_DEFAULT
-    """What is offered, where the accounts have what it needs. CRAM-MD5 only if it is named here."""
+    """A custom authenticator, as `file.py:attribute` or `module:attribute`."""
+    mechanisms: Annotated[tuple[Mechanism, ...], AfterValidator(not_empty)] = BY_DEFAULT
+    """Mechanisms that are offered, if the accounts support them. CRAM-MD5 is offered only if it is named here."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Auth:
+    def _complete(self) -> AuthSection:
         if (self.database is None) != (self.query is None):
             missing = "query" if self.query is None else "database"
-            raise ValueError(f"a database needs its query, and a query its database: {missing} is missing")
+            raise ValueError(f"database and query are needed together: {missing} is missing")
         return self

@@ -1,4 +1,4 @@
-"""From a file to a configuration, with errors that a person can act on.
+"""Reads a configuration file, and reports errors that a user can act on.
 
 Promises: every problem is reported at once, each with its line and key path; an unknown key names the nearest one.
 """
@@ -6,6 +6,7 @@ Promises: every problem is reported at once, each with its line and key path; an
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,69 +14,92 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ironpost.config.auth import Auth
-from ironpost.config.listeners import Limits, Listener, Tls
-from ironpost.config.policies import Policy
-from ironpost.config.schema import Configuration, Local, Log, OnDemand, Queue, Route, Smtp
+from ironpost.config.auth import AuthSection
+from ironpost.config.declared import tables
+from ironpost.config.delivery import DeliverySection, DestinationSection, TlsRuleSection
+from ironpost.config.listeners import CertificateSection, ListenerSection, ServerLimitsSection, TlsSection
+from ironpost.config.policies import PolicySection
+from ironpost.config.queue import QueueSection, ReplySection, RetrySection
+from ironpost.config.routes import RouteAuthSection, RouteSection
+from ironpost.config.schema import (
+    Configuration,
+    LocalSection,
+    LogSection,
+    OnDemandSection,
+    SmtpSection,
+)
 from ironpost.model.patterns import EVERY
+from ironpost.model.text import error_text
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_FILE = Path("ironpost.toml")
-"""Read when no file is named and it exists."""
+"""The default file, used if no other is named and it exists."""
 
 Key = tuple[int | str, ...]
 
 RESEMBLES = 0.65
-"""How alike two keys are, from 0 to 1, for one to be suggested for the other."""
+"""Minimum similarity of two keys, from 0 to 1, for one to be suggested for the other."""
 
 TABLES: dict[str, type[BaseModel]] = {
     "the top of the file": Configuration,
-    "[smtp]": Smtp,
-    "[local]": Local,
-    "[queue]": Queue,
-    "[tls]": Tls,
-    "[limits]": Limits,
-    "[auth]": Auth,
-    "[policy]": Policy,
-    "[log]": Log,
-    "[[listener]]": Listener,
-    "[[route]]": Route,
-    "[[on_demand]]": OnDemand,
+    "[smtp]": SmtpSection,
+    "[local]": LocalSection,
+    "[queue]": QueueSection,
+    "[[queue.retry]]": RetrySection,
+    "[[queue.reply]]": ReplySection,
+    "[tls]": TlsSection,
+    "[[tls.certificates]]": CertificateSection,
+    "[limits]": ServerLimitsSection,
+    "[auth]": AuthSection,
+    "[policy]": PolicySection,
+    **tables("policy", PolicySection),
+    "[delivery]": DeliverySection,
+    "[[delivery.destination]]": DestinationSection,
+    "[[delivery.tls]]": TlsRuleSection,
+    "[log]": LogSection,
+    "[[listener]]": ListenerSection,
+    "[[route]]": RouteSection,
+    "[route.auth]": RouteAuthSection,
+    "[[on_demand]]": OnDemandSection,
 }
-"""Where keys stand."""
+"""The tables of the file, by what messages call them."""
 
 SENTENCES = {
-    "missing": "this key is needed",
-    "tuple_type": 'this is a list: write it in brackets, like ["..."]',
-    "path_type": "this is a path: write it in quotes",
-    "string_type": "this is text: write it in quotes",
-    "string_too_short": "this must not be empty",
-    "bool_type": "this is true or false, without quotes",
-    "bool_parsing": "this is true or false, without quotes",
-    "int_type": "this is a whole number, without quotes and without a unit",
-    "dict_type": "this is a table of keys and values",
-    "literal_error": "this must be {expected}",
-    "greater_than_equal": "the least is {ge}",
-    "less_than_equal": "the most is {le}",
+    "missing": "required key is missing",
+    "tuple_type": 'expected a list in brackets, like ["..."]',
+    "path_type": "expected a path in quotes",
+    "string_type": "expected text in quotes",
+    "string_too_short": "must not be empty",
+    "bool_type": "expected true or false, without quotes",
+    "bool_parsing": "expected true or false, without quotes",
+    "int_type": "expected a whole number, without quotes or unit",
+    "dict_type": "expected a table of keys and values",
+    "literal_error": "expected {expected}",
+    "enum": "expected {expected}",
+    "greater_than_equal": "minimum: {ge}",
+    "less_than_equal": "maximum: {le}",
 }
-"""What is said for a kind of error whose own message speaks of Python; in braces, what pydantic knows of it."""
+"""Messages for pydantic's error types whose own messages speak of Python types; braces are filled from the error."""
+
+OTHERWISE = "wrong type of value"
+"""The message for all other types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem of a configuration."""
 
     sentence: str
     key: str = ""
-    """The key path, `smtp.trusted`; empty if the file is no TOML at all."""
+    """The key path, `smtp.trusted`; empty if the file is not valid TOML."""
     line: int | None = None
     """From 1."""
 
 
 class ConfigError(Exception):
-    """A configuration cannot be used. `problems` holds every reason; the text is one line for each."""
+    """A configuration cannot be used. `problems` holds every problem; the text has one line for each."""
 
     def __init__(self, source: str, problems: list[Problem]) -> None:
         self.source = source
@@ -88,21 +112,21 @@ class ConfigError(Exception):
 
 
 def default() -> Configuration:
-    """What runs without a file: every domain is local, so that whoever tries the program mails nobody."""
-    return Configuration(local=Local(domains=(EVERY,)))
+    """Return the configuration without a file: every domain is local, so trying the program sends no mail to others."""
+    return Configuration(local=LocalSection(domains=(EVERY,)))
 
 
 def load(path: Path) -> Configuration:
-    """The configuration in a file.
+    """Read the configuration in a file.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML, or says what no configuration may say.
+        ConfigError: the file cannot be read, is not valid TOML, or is not a valid configuration.
     """
-    return parse(read(path), str(path))
+    return parse(read(path), str(path), path.parent)
 
 
 def read(path: Path) -> str:
-    """The text of a file.
+    """Read the text of a file.
 
     Raises:
         ConfigError: it cannot be read, or is not UTF-8.
@@ -112,13 +136,18 @@ def read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Problem(f"the file is not UTF-8 (octet {error.start})")]) from None
     except IsADirectoryError:
-        raise ConfigError(str(path), [Problem("this is a directory; name the configuration file")]) from None
+        raise ConfigError(str(path), [Problem("is a directory, not a configuration file")]) from None
     except OSError as error:
-        raise ConfigError(str(path), [Problem(f"cannot read it: {error.strerror}")]) from None
+        raise ConfigError(str(path), [Problem(f"cannot read it: {error_text(error)}")]) from None
 
 
-def parse(text: str, source: str = "configuration") -> Configuration:
-    """The configuration in `text`; `source` is how messages call it.
+def parse(text: str, source: str = "configuration", folder: Path = Path()) -> Configuration:
+    """Parse a configuration.
+
+    Args:
+        text: TOML.
+        source: its name in messages.
+        folder: the directory of its file.
 
     Raises:
         ConfigError: see `load`.
@@ -126,9 +155,13 @@ def parse(text: str, source: str = "configuration") -> Configuration:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(source, [Problem(f"this is no TOML: {error}")]) from None
+        raise ConfigError(source, [Problem(f"not valid TOML: {error}")]) from None
+    except ValueError:  # from `int`, which limits the number of digits
+        raise ConfigError(source, [Problem("a number has too many digits")]) from None
+    except RecursionError:
+        raise ConfigError(source, [Problem("lists or tables are nested too deeply")]) from None
     try:
-        return Configuration.model_validate(values)
+        return Configuration.model_validate(values).read_from(folder)
     except ValidationError as error:
         problems = [_problem(text, detail) for detail in error.errors()]
         problems.sort(key=lambda problem: problem.line or 0)
@@ -139,16 +172,18 @@ def _problem(text: str, detail: ErrorDetails) -> Problem:
     kind, place = detail["type"], detail["loc"]
     line = _line_of(text, place)
     key = _shown(place)
+    table = re.sub(r"\[[0-9]+\]", "", key)
     if kind == "extra_forbidden":
         return Problem(_unknown(place), key, line)
     if kind == "model_type":
-        return Problem(f"this is a table: write its keys under [{key}]", key, line)
+        header = f"[[{table}]]" if isinstance(place[-1], int) else f"[{table}]"
+        return Problem(f"expected a table: write its keys under {header}", key, line)
     if kind == "tuple_type" and isinstance(detail["input"], dict):
-        return Problem(f"there may be several of these: write [[{key}]], with two brackets on each side", key, line)
+        return Problem(f"there may be several of these: write [[{table}]], with two brackets on each side", key, line)
     sentence = detail["msg"].removeprefix("Value error, ")
-    if kind in SENTENCES:
-        sentence = SENTENCES[kind].format(**detail.get("ctx", {}))
-    if not sentence[1:2].isupper():  # pydantic's sentences have a capital, those of ours start with names too
+    if kind != "value_error":  # this project wrote the others
+        sentence = SENTENCES.get(kind, OTHERWISE).format(**detail.get("ctx", {}))
+    if not sentence[1:2].isupper():  # pydantic's messages are capitalised; ours may start with a name
         sentence = sentence[:1].lower() + sentence[1:]
     return Problem(sentence, key, line)
 
@@ -159,6 +194,9 @@ def _unknown(place: Key) -> str:
     if near:
         return f'unknown key; did you mean "{near[0]}"?'
     homes = [table for table, model in TABLES.items() if place[-1] in model.model_fields]
+    same = f"[{_shown(place[:-1]).rpartition('.')[2]}]"
+    if same in homes:  # a key of `[limits]` in `[listener.limits]`
+        homes = [same]
     if homes:
         return f"unknown key; it belongs to {' or '.join(homes)}"
     return f"unknown key; the keys here are {', '.join(names)}"
@@ -188,10 +226,10 @@ def _shown(place: Key) -> str:
 
 
 def _line_of(text: str, place: Key) -> int | None:
-    """The line on which the value at a key path starts; for a key that is missing, the line of its table.
+    """Return the line on which the value at a key path starts; for a missing key, the line of its table.
 
-    The first lines of a TOML file are mostly TOML themselves. The key is on the first line with which it appears in
-    what parses; a value over several lines starts behind the last line at which everything before it parsed.
+    The first lines of a TOML file are mostly valid TOML themselves. The key is on the first line with which it appears
+    in what parses; a value over several lines starts after the last line at which everything before it parsed.
     """
     lines = text.splitlines(keepends=True)
     for depth in range(len(place), 0, -1):

@@ -1,17 +1,31 @@
-"""Values with a unit, and addresses to listen on or to connect to, as people write them in a configuration.
+"""Parses values with a unit, and addresses to listen on or to connect to.
 
-Promises: one way to write each; what parses has one meaning.
-Refuses: numbers without a unit, fractions, unknown units, with a ValueError whose sentence shows a right example.
+Promises: each value can be written in one way only; what parses has one meaning, and is a number that the system can
+use.
+Refuses: numbers without a unit, fractions, unknown units, values out of range, and paths that are too long for a
+socket, with a ValueError that shows a valid example or the limit.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 SECONDS: dict[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OCTETS: dict[str, int] = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+LONGEST = "36500d"
+"""The longest duration; a timer of libuv can hold about as much."""
+LARGEST = "1048576GiB"
+"""The largest size: a pebibyte. Sums of a few are still within 63 bits."""
+MANY = 10**9
+"""The highest count, and the highest number of times in a rate."""
+SOCKET_OCTETS = 107 if sys.platform == "linux" else 103
+"""Maximum length of a Unix socket's path in octets: `sun_path` with its NUL is 108 on Linux, 104 on BSD and macOS
+(unix(7))."""
 
 _QUANTITY = re.compile(r"([0-9]+) ?([A-Za-z]*)")
 
@@ -22,7 +36,7 @@ def duration(value: object) -> float:
     Raises:
         ValueError: if it is anything else.
     """
-    return float(_quantity(value, SECONDS, "a duration", "30s"))
+    return float(_quantity(value, SECONDS, "a duration", "30s", LONGEST))
 
 
 def size(value: object) -> int:
@@ -31,17 +45,28 @@ def size(value: object) -> int:
     Raises:
         ValueError: if it is anything else.
     """
-    return _quantity(value, OCTETS, "a size", "25MiB")
+    return _quantity(value, OCTETS, "a size", "25MiB", LARGEST)
 
 
-def _quantity(value: object, units: dict[str, int], what: str, example: str) -> int:
+def _quantity(value: object, units: dict[str, int], what: str, example: str, most: str) -> int:
     wanted = f'{what} is a whole number with a unit ({", ".join(units)}), like "{example}"'
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2] not in units:
         unit = "" if match is None or not match[2] else f'unknown unit "{match[2]}": '
         missing = "no unit: " if isinstance(value, int) or (match is not None and not match[2]) else ""
         raise ValueError(unit + missing + wanted)
-    return int(match[1]) * units[match[2]]
+    limit = _QUANTITY.fullmatch(most)
+    assert limit is not None
+    found = _number(match[1], most) * units[match[2]]
+    if found > int(limit[1]) * units[limit[2]]:
+        raise ValueError(f"maximum: {most}")
+    return found
+
+
+def _number(digits: str, most: str) -> int:
+    if len(digits.lstrip("0")) > 18:  # `int` limits the number of digits, with a message about Python
+        raise ValueError(f"maximum: {most}")
+    return int(digits)
 
 
 def rate(value: object) -> float:
@@ -52,19 +77,53 @@ def rate(value: object) -> float:
     """
     match = re.fullmatch(r"([0-9]+)/([smhd])", value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError('a rate is a whole number, a stroke and a unit (s, m, h, d), like "60/m"')
-    return int(match[1]) / SECONDS[match[2]]
+        raise ValueError('a rate is a whole number, a slash and a unit (s, m, h, d), like "60/m"')
+    many = _number(match[1], f"{MANY}/{match[2]}")
+    if many > MANY:
+        raise ValueError(f"maximum: {MANY}/{match[2]}")
+    return many / SECONDS[match[2]]
+
+
+def percentage(value: object) -> float:
+    """The part, from 0 to 0.9, in `0%` to `90%`.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    match = re.fullmatch(r"([0-9]{1,2})%", value) if isinstance(value, str) else None
+    if match is None or int(match[1]) > 90:
+        raise ValueError('a percentage is a whole number from 0 to 90 with its sign, like "20%"')
+    return int(match[1]) / 100
+
+
+def memory(value: object) -> tuple[float, int]:
+    """The share of the available memory in `75%`, or the size in `2GiB`; the other is 0.
+
+    Raises:
+        ValueError: if it is anything else, or zero.
+    """
+    share, octets = 0.0, 0
+    if isinstance(value, str) and value.endswith("%"):
+        share = percentage(value)
+    else:
+        try:
+            octets = size(value)
+        except ValueError as error:
+            raise ValueError(f'{error}; or a share of the available memory, like "75%"') from None
+    if not share and not octets:
+        raise ValueError("with no memory no mail would be accepted")
+    return share, octets
 
 
 def quota(value: object) -> tuple[int, float]:
-    """How many, and in how many seconds: `100/h` is 100 and 3600.
+    """Parse a quota: `100/h` is 100 items in 3600 seconds.
 
     Raises:
-        ValueError: if it is no rate, or one of nothing.
+        ValueError: if it is not a rate, or is zero.
     """
     found = rate(value)
     if not found:
-        raise ValueError("a quota of nothing lets nothing through: leave the key out, or give at least 1")
+        raise ValueError("a quota of zero would refuse everything: leave the key out, or give at least 1")
     many, _, unit = str(value).partition("/")
     return int(many), float(SECONDS[unit])
 
@@ -78,7 +137,7 @@ def size_rate(value: object) -> float:
     text, stroke, unit = value.rpartition("/") if isinstance(value, str) else ("", "", "")
     if stroke and unit == "s":
         return float(size(text))
-    raise ValueError('a data rate is a size for each second, like "100B/s"')
+    raise ValueError('a data rate is a size per second, like "100B/s"')
 
 
 class Endpoint(NamedTuple):
@@ -127,7 +186,7 @@ class SocketPath(NamedTuple):
 
 
 class Inherited(NamedTuple):
-    """Sockets that a service manager hands over, by their name (LISTEN_FDNAMES)."""
+    """Sockets that a service manager passes, by their name (LISTEN_FDNAMES)."""
 
     name: str
 
@@ -136,22 +195,24 @@ class Inherited(NamedTuple):
 
 
 Where: TypeAlias = Endpoint | SocketPath | Inherited
-"""Where to listen."""
+"""An address to listen on."""
 
 
 def listening(value: object) -> Where:
     """The endpoint in `127.0.0.1:25`, the socket in `unix:/run/ironpost/lmtp.sock`, or the name in `fd:smtp`.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: if it is anything else.
     """
     if isinstance(value, str) and value.startswith("fd:"):
         if re.fullmatch(r"fd:[!-9;-~]+", value) is None:
-            raise ValueError('an inherited socket is named as the service manager names it, like "fd:smtp"')
+            raise ValueError('an inherited socket has the name that the service manager gives it, like "fd:smtp"')
         return Inherited(value.removeprefix("fd:"))
     if isinstance(value, str) and value.startswith("unix:"):
         path = value.removeprefix("unix:")
         if not path or "\0" in path:
             raise ValueError('a Unix socket is a path, like "unix:/run/ironpost/lmtp.sock"')
+        if (octets := len(os.fsencode(path))) > SOCKET_OCTETS:
+            raise ValueError(f"this path has {octets} octets; maximum for a Unix socket: {SOCKET_OCTETS}")
         return SocketPath(Path(path))
     return endpoint(value)

@@ -1,8 +1,8 @@
-"""Every key that a configuration may hold, with its meaning, its unit and its default.
+"""The configuration: all sections, keys, units and defaults.
 
-Promises: models are frozen; a key that is not here is an error. Order of `[[route]]` is its semantics: the first that
-matches decides. Without a file `load.default` decides, which differs from the defaults here in one thing: every domain
-is local, and no mail leaves the system.
+Promises: models are frozen; unknown keys are errors. In `[[route]]` the first rule that matches decides. Without a file
+`load.default` decides, which differs from the defaults here in one thing: every domain is local, and no mail leaves the
+system.
 Standards: RFC 5321 §4.5.3.1.8 (recipients), RFC 1870 (size), RFC 5321 §5.1 (routes).
 """
 
@@ -11,147 +11,118 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from ironpost.config.auth import Auth
-from ironpost.config.listeners import Limits, Listener, Tls
-from ironpost.config.policies import Policy
-from ironpost.config.quantities import Endpoint, duration, size
+from ironpost.config.auth import AuthSection
+from ironpost.config.delivery import DeliverySection
+from ironpost.config.listeners import LimitsSection, ListenerSection, ServerLimitsSection, TlsSection
+from ironpost.config.policies import PolicySection
+from ironpost.config.quantities import MANY, Endpoint, size
+from ironpost.config.queue import QueueSection
+from ironpost.config.routes import RouteSection  # noqa: TC001 - pydantic reads annotations
+from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
-    Count,
     Domain,
-    Duration,
-    Hop,
     Hostname,
+    NameServer,
     Network,
     Pattern,
     Recipient,
     Section,
     Size,
     Switch,
-    Timeout,
     least,
-    some,
 )
-from ironpost.delivery.settings import (
-    ATTEMPT_SECONDS,
-    CONNECT_TIMEOUT,
-    CONNECTION_MESSAGES,
-    DESTINATION_LIMIT,
-    IDLE_SECONDS,
-)
+from ironpost.model.network import LOOPBACK
+from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY, Domains
-from ironpost.policy.settings import LOOPBACK
-from ironpost.protocol.client_tolerance import Tolerance
+from ironpost.policy.checks.own_sender import OwnSender
+from ironpost.policy.options import Enforcement
 
 
-class Smtp(Section):
-    """`[smtp]`: how mail comes in, on every listener."""
+class SmtpSection(Section):
+    """`[smtp]`: incoming mail on every listener."""
 
     trusted: tuple[Network, ...] = LOOPBACK
-    """Networks whose clients may send to any domain. All others reach the local domains only."""
+    """Networks whose clients may send to any domain. Other clients reach local domains only."""
     max_message: Annotated[Size, least(size, "64KiB")] = 1 << 30
-    """Octets in the largest message, announced by SIZE (RFC 1870)."""
-    max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
-    """Recipients in one transaction, never below 100 (RFC 5321 §4.5.3.1.8)."""
+    """Maximum size of a message in octets, announced by SIZE (RFC 1870)."""
+    max_recipients: Annotated[int, Field(strict=True, ge=100, le=MANY)] = 1000
+    """Maximum number of recipients in one transaction, at least 100 (RFC 5321 §4.5.3.1.8)."""
 
 
-class Local(Section):
-    """`[local]`: mail that ends here."""
+class LocalSection(Section):
+    """`[local]`: mail that is delivered on this system."""
 
     domains: tuple[Pattern, ...] = ("localhost",)
-    """Domains whose mail is delivered here: `mail.example`, `*.mail.example` for all below it, or `*` for every domain:
+    """Domains whose mail is delivered here: `mail.example`, `*.mail.example` for all below it, or `*` for every domain;
     then no mail leaves this system."""
     recipients: tuple[Recipient, ...] | None = None
-    """The addresses that exist in these domains, `jo@mail.example` or `*@mail.example`; without the key every local
-    part does."""
+    """The addresses that exist in these domains, `jo@mail.example` or `*@mail.example`; default: every local part."""
     maildir: Path | None = None
-    """The Maildir that takes it; `mail` in the data directory unless said otherwise."""
+    """The Maildir for local mail; default: `mail` in the data directory."""
 
     @property
     def sample_domain(self) -> str:
-        """A domain whose mail is delivered here, for examples: the first, if it is no pattern."""
+        """A domain whose mail is delivered here, for examples: the first one, or a name that it matches."""
         first = next(iter(self.domains), EVERY)
         if first == EVERY:
             return "localhost"
         return "host." + first[2:] if first.startswith("*.") else first
 
 
-class Queue(Section):
-    """`[queue]`: mail that waits."""
+class OnDemandSection(Section):
+    """`[[on_demand]]`: a customer who fetches mail with ATRN (RFC 2645), or requests its delivery with ETRN (RFC 1985).
 
-    expire: Annotated[Duration, least(duration, "60s")] = 5 * 86400.0
-    """How long to try before the sender gets a report (RFC 5321 §4.5.4.1)."""
-    concurrency: Annotated[int, Field(strict=True, ge=1, le=1000)] = 100
-    """Deliveries at one time."""
-    reserve: Size = 64 << 20
-    """Free disk space below which new mail is answered 452 4.3.1."""
-    memory: Size = 64 << 20
-    """Content above 64 KiB a message that each worker holds in memory until it is complete; more goes to files."""
-    history: Duration = 7 * 86400.0
-    """How long attempts and events of mail that is gone are kept for questions in SQL."""
-    history_size: Size = 1 << 30
-    """How many octets of them a shard keeps, about."""
-
-
-class Delivery(Section):
-    """`[delivery]`: connections to other hosts."""
-
-    connections: Count = DESTINATION_LIMIT
-    """Connections to one destination at a time."""
-    connection_messages: Count = CONNECTION_MESSAGES
-    """Messages over one connection."""
-    idle: Duration = IDLE_SECONDS
-    """How long a connection is kept without work."""
-    connect_timeout: Timeout = CONNECT_TIMEOUT
-    """How long to wait for TCP, each address."""
-    attempt: Annotated[Duration, least(duration, "60s")] = ATTEMPT_SECONDS
-    """How long one attempt at one destination may take until the content is sent; large content has more."""
-    chunking: Annotated[bool, Field(strict=True)] = True
-    """Send small content with BDAT where it is offered (RFC 3030)."""
-    tolerances: tuple[Tolerance, ...] = tuple(Tolerance)
-    """The protocol errors of other hosts that are tolerated."""
-
-
-class Route(Section):
-    """`[[route]]`: the next hop for some domains. The first that matches decides; without one, DNS does."""
-
-    domains: Annotated[tuple[Pattern, ...], AfterValidator(some)]
-    """`mail.example` itself, `*.mail.example` for all below it, `*` for every domain."""
-    smart_host: Annotated[tuple[Hop, ...], AfterValidator(some)]
-    """Next hops in order of preference."""
-
-
-class OnDemand(Section):
-    """`[[on_demand]]`: a customer who fetches mail with ATRN (RFC 2645), or asks for it with ETRN (RFC 1985).
-
-    Anybody may send to its domains here, as to our own.
+    Mail to its domains is accepted from any client, as for local domains.
     """
 
     login: Annotated[str, Field(min_length=1)]
-    """As whom the customer authenticates."""
-    domains: Annotated[tuple[Domain, ...], AfterValidator(some)]
-    """The domains whose mail is the customer's."""
+    """The login with which the customer authenticates."""
+    domains: Annotated[tuple[Domain, ...], AfterValidator(not_empty)]
+    """The customer's domains."""
     waits: Switch = True
-    """The mail stays here until it is fetched with ATRN; if not, it is delivered as other mail, and ETRN hurries it."""
+    """Whether mail waits here until it is fetched with ATRN; if not, it is delivered like other mail, and ETRN makes it
+    due."""
 
 
-class Log(Section):
-    """`[log]`: what is written to standard error."""
+class HttpSection(Section):
+    """`[http]`: HTTPS requests to other systems, such as for MTA-STS policies."""
+
+    ca: Path | None = None
+    """PEM file of the authorities that verify HTTPS servers; default: the system's."""
+    allow: tuple[Network, ...] = ()
+    """Networks that may be contacted although their addresses are not public (SECURITY R45)."""
+
+
+class DnsSection(Section):
+    """`[dns]`: the resolvers of this system."""
+
+    servers: tuple[NameServer, ...] = ()
+    """Addresses of recursive resolvers, `127.0.0.1`, `127.0.0.1:5353` or `[::1]:5353`; default: the system's."""
+    trusted: Switch = False
+    """Believe resolvers that are not on this machine when they say that an answer was validated with DNSSEC. Only for a
+    network in which nobody can forge their answers. Resolvers at loopback addresses are always trusted."""
+
+
+class LogSection(Section):
+    """`[log]`: the log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least important record that is written."""
+    """The lowest level that is logged."""
     format: Literal["json", "text"] = "json"
-    """One JSON object a line, or `key=value` for eyes."""
+    """`json`: one JSON object per line; `text`: `key=value` pairs."""
 
 
-LISTENERS: tuple[Listener, ...] = (
-    Listener.model_validate({"role": "mx", "listen": ("127.0.0.1:2525",)}),
-    Listener.model_validate({"role": "submission", "listen": ("127.0.0.1:2587",), "limits": {"connections": 1000}}),
+LISTENERS: tuple[ListenerSection, ...] = (
+    ListenerSection.model_validate({"role": "mx", "listen": ("127.0.0.1:2525",)}),
+    ListenerSection.model_validate(
+        {"role": "submission", "listen": ("127.0.0.1:2587",), "limits": {"connections": 1000}}
+    ),
 )
-"""Where the server listens unless the configuration says otherwise."""
+"""The default listeners."""
 
 
 class Configuration(Section):
@@ -159,20 +130,24 @@ class Configuration(Section):
 
     data: Path = Path("ironpost-data")
     """The data directory: queue, control socket, Maildir."""
+    _folder: Path = PrivateAttr(default=Path())
     hostname: Hostname | None = None
-    """What this server calls itself; the machine's full name unless said otherwise."""
-    listener: Annotated[tuple[Listener, ...], AfterValidator(some)] = LISTENERS
-    smtp: Smtp = Smtp()
-    tls: Tls = Tls()
-    limits: Limits = Limits()
-    auth: Auth = Auth()
-    local: Local = Local()
-    policy: Policy = Policy()
-    queue: Queue = Queue()
-    delivery: Delivery = Delivery()
-    route: tuple[Route, ...] = ()
-    on_demand: tuple[OnDemand, ...] = ()
-    log: Log = Log()
+    """The host name of this server; default: the machine's full name."""
+    listener: Annotated[tuple[ListenerSection, ...], AfterValidator(not_empty)] = LISTENERS
+    smtp: SmtpSection = SmtpSection()
+    tls: TlsSection = TlsSection()
+    limits: ServerLimitsSection = ServerLimitsSection()
+    auth: AuthSection = AuthSection()
+    local: LocalSection = LocalSection()
+    policy: PolicySection = PolicySection()
+    queue: QueueSection = QueueSection()
+    delivery: DeliverySection = DeliverySection()
+    http: HttpSection = HttpSection()
+    tlsrpt: TlsrptSection = TlsrptSection()
+    route: tuple[RouteSection, ...] = ()
+    on_demand: tuple[OnDemandSection, ...] = ()
+    dns: DnsSection = DnsSection()
+    log: LogSection = LogSection()
 
     @model_validator(mode="after")
     def _places(self) -> Configuration:
@@ -181,7 +156,7 @@ class Configuration(Section):
             for where in listener.listen:
                 if not (isinstance(where, Endpoint) and where.port == 0):
                     if str(where) in taken:
-                        raise ValueError(f"listener: {where} is listened on twice")
+                        raise ValueError(f"listener: {where} is listed twice")
                     taken.add(str(where))
         return self
 
@@ -191,21 +166,13 @@ class Configuration(Section):
         for customer in self.on_demand:
             for domain in customer.domains:
                 if domain in local or domain in taken:
-                    raise ValueError(f"on_demand: {domain} is local, or another customer's")
+                    raise ValueError(f"on_demand: {domain} is also local, or another customer's")
                 taken.add(domain)
         if self.on_demand and not any(each.role == "mx" and each.auth != "none" for each in self.listener):
             raise ValueError(
-                "on_demand: nobody can fetch mail, because no listener with the role mx has "
+                "on_demand: mail cannot be fetched, because no listener with the role mx has "
                 'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)'
             )
-        return self
-
-    @model_validator(mode="after")
-    def _addresses(self) -> Configuration:
-        places = [str(place) for listener in self.listener for place in listener.listen if getattr(place, "port", 1)]
-        for place in places:
-            if places.count(place) > 1:
-                raise ValueError(f"listener: {place} is there twice")
         return self
 
     @model_validator(mode="after")
@@ -213,14 +180,24 @@ class Configuration(Section):
         if EVERY not in self.local.domains:
             return self
         if self.route:
-            raise ValueError('route: local.domains has "*", so that every domain is local and no route is ever taken')
-        if self.policy.own_sender != "off":
-            raise ValueError('policy.own_sender: local.domains has "*", so that every sender would be one of ours')
+            raise ValueError('route: local.domains has "*", so every domain is local and no route is used')
+        if self.policy.read(OwnSender.Options).own_sender is not Enforcement.OFF:
+            raise ValueError('policy.own_sender: local.domains has "*", so every sender would be local')
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the file; the working directory if there is no file. Paths of hooks are relative to it."""
+        return self._folder
+
+    def read_from(self, folder: Path) -> Self:
+        """Return the same configuration, as read from a file in that directory."""
+        self._folder = folder
         return self
 
     @property
     def maildir(self) -> Path:
-        """Where local mail goes."""
+        """The Maildir of local delivery."""
         return self.local.maildir or self.data / "mail"
 
     @property
@@ -233,14 +210,14 @@ class Configuration(Section):
         """The control socket."""
         return self.data / "control.sock"
 
-    def limits_of(self, listener: Listener) -> Limits:
-        """The limits that hold on a listener: its own where it has one, else those of `[limits]`."""
+    def limits_of(self, listener: ListenerSection) -> LimitsSection:
+        """Return the limits of a listener: its own where it sets them, else those of `[limits]`."""
         own = listener.limits
         return self.limits.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that differ when the configuration does."""
+        """A hash of the configuration, as 12 hexadecimal digits."""
         values = self.model_dump(mode="json")
         for shown, listener in zip(values["listener"], self.listener, strict=True):
             shown["limits"] = self.limits_of(listener).model_dump(mode="json")
@@ -248,7 +225,15 @@ class Configuration(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-FIXED: tuple[tuple[str, ...], ...] = (("data",), ("hostname",), ("queue",), ("delivery",))
+FIXED: tuple[tuple[str, ...], ...] = (
+    ("data",),
+    ("hostname",),
+    ("queue",),
+    ("delivery",),
+    ("http",),
+    ("tlsrpt",),
+    ("dns",),
+)
 """Key paths that a reload cannot change; and of each listener `FIXED_LISTENER`."""
 FIXED_LISTENER: tuple[str, ...] = ("role", "listen", "mode", "tls", "proxy")
 """Keys of a listener that a reload cannot change."""

@@ -1,36 +1,49 @@
-"""The types of a configuration's values, as pydantic takes them: each reads text that a person wrote.
+"""The types of values in a configuration, for pydantic.
 
-Promises: a value that is none is refused with a sentence that shows a right one. A secret is never in the
-configuration itself: it names the file that holds it, so a configuration can be shown and hashed.
+Promises: an invalid value is refused with an error that shows a valid one. Secrets are never in the configuration
+itself: it names the file or the environment variable that has one, so a configuration can be shown and hashed.
 """
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_network
+import contextlib
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from ironpost.config.quantities import (
+    MANY,
     SECONDS,
     Endpoint,
     Where,
     duration,
     endpoint,
     listening,
+    memory,
     mode,
+    percentage,
     quota,
     rate,
     size,
     size_rate,
 )
 from ironpost.model import Address
-from ironpost.policy import settings as policy
+from ironpost.model.patterns import AddressPattern
+from ironpost.model.text import complaint
+from ironpost.policy.options import Quota as MessageQuota
+from ironpost.processes.resources import MemoryLimit
+from ironpost.routing.profile import SecretSource
+from ironpost.routing.route import Host
+from ironpost.storage import BACKENDS
 from ironpost.wire import WireFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+DNS_PORT: Final = 53
 
 
 class Section(BaseModel):
@@ -40,36 +53,50 @@ class Section(BaseModel):
 
 
 def _secret_file(value: object) -> Path:
-    """The file that holds a secret: the configuration names it, and never holds one itself."""
+    """Return the file that contains a secret."""
     path = value.removeprefix("file:") if isinstance(value, str) and value.startswith("file:") else ""
     if not path or "\0" in path:
-        raise ValueError('a secret is named by its file, like "file:secrets/key.pem"')
+        raise ValueError('expected the file of the secret, like "file:secrets/key.pem"')
     return Path(path)
+
+
+def _secret(value: object) -> SecretSource:
+    """Where a secret is kept."""
+    return SecretSource.parse(value if isinstance(value, str) else "")
+
+
+def _ip_address(value: object) -> str:
+    """An IP address of this machine, in its canonical form."""
+    try:
+        address = ip_address(value) if isinstance(value, str) else None
+    except ValueError:
+        address = None
+    if address is None or address.is_unspecified or address.is_multicast:
+        raise ValueError(f'"{value}" is not an address of a host: expected one like "192.0.2.1" or "2001:db8::1"')
+    return str((isinstance(address, IPv6Address) and address.ipv4_mapped) or address)
 
 
 def _domain(value: object) -> str:
     """A domain in lower case, or `ValueError`."""
     if not isinstance(value, str) or not value:
-        raise ValueError('a domain is a name like "mail.example"')
+        raise ValueError('a domain is a name, like "mail.example"')
     try:
         return Address("x", value).key
     except ValueError as fault:
-        raise ValueError(f'"{value}" is no domain: {_why(fault)}') from None
+        why = complaint(value, fault)
+        if isinstance(fault, WireFault) and fault.id == "domain-malformed":
+            why += f"; {DOMAIN_FORM}"
+        raise ValueError(f'"{value}" is not a valid domain: {why}') from None
 
 
-def _why(fault: ValueError) -> str:
-    """What is wrong with a word in a configuration, where nobody counts octets."""
-    if isinstance(fault, WireFault):
-        return DOMAIN_FORM if fault.id == "domain-malformed" else fault.sentence
-    return str(fault)
-
-
-DOMAIN_FORM = "it needs labels of letters, digits and inner hyphens, with one dot between two of them"
+DOMAIN_FORM = "it needs labels of letters, digits, underscores and inner hyphens, with one dot between two of them"
 
 
 def _hostname(value: object) -> str:
-    """A domain that a greeting may hold."""
+    """Parse a domain that may appear in a greeting (RFC 5321 §4.2, §4.1.2), where not every mail domain may."""
     name = _domain(value)
+    if "_" in name:
+        raise ValueError(f'"{value}" contains an underscore, for which other servers may refuse mail')
     if not name.isascii():  # RFC 6531 §3.7.1
         raise ValueError(f'"{value}" is not ASCII: write its A-label, which starts with xn--')
     return name
@@ -91,17 +118,33 @@ def _recipient(value: object) -> str:
     try:
         address = Address.parse(value) if isinstance(value, str) else None
     except ValueError as fault:
-        raise ValueError(f'"{value}" is no address: {_why(fault)}') from None
+        raise ValueError(f'"{value}" is not a valid address: {complaint(str(value), fault)}') from None
     if address is None or not address.domain:
-        raise ValueError('an address is like "jo@mail.example", or "*@mail.example" for every one of a domain')
+        raise ValueError('an address is like "jo@mail.example", or "*@mail.example" for all addresses in a domain')
     return f"{address.local_part.lower()}@{address.key}"
 
 
 def _hop(value: object) -> Endpoint:
-    """A next hop: an endpoint with a real port."""
+    """A next hop: an endpoint with a real port, and the name or address of a host."""
     found = endpoint(value)
     if not found.port:
-        raise ValueError(f'"{value}": port 0 is no port to connect to')
+        raise ValueError(f'"{value}": not a valid port to connect to, expected 1 to 65535')
+    Host(found.host, found.port)
+    return found
+
+
+def _name_server(value: object) -> Endpoint:
+    """An IP address with or without a port."""
+    text = value if isinstance(value, str) else ""
+    with contextlib.suppress(ValueError):
+        return Endpoint(str(ip_address(text)), DNS_PORT)
+    try:
+        found = _hop(text)
+        ip_address(found.host)
+    except ValueError:
+        expected = 'expected an IP address, with a port if it is not 53, like "127.0.0.1" or "[::1]:5353"'
+        sentence = f'"{value}" is not a name server: {expected}'
+        raise ValueError(sentence) from None
     return found
 
 
@@ -114,45 +157,77 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(f'a network is an address with a prefix length, like "192.0.2.0/24": {fault}') from None
 
 
-def _sender_pattern(value: object) -> policy.Pattern:
+def _sender_pattern(value: object) -> AddressPattern:
     if not isinstance(value, str):
         raise ValueError('a sender is an address, a domain, "*.domain" or "*"')
     try:
-        return policy.Pattern(value)
+        return AddressPattern(value)
     except ValueError as fault:
-        raise ValueError(f'"{value}" is neither an address, a domain, "*.domain" nor "*": {_why(fault)}') from None
+        raise ValueError(
+            f'"{value}" is neither an address, a domain, "*.domain" nor "*": {_sender_why(value, fault)}'
+        ) from None
 
 
-def _quota_text(value: policy.Quota) -> str:
+def _nullable_sender_pattern(value: object) -> AddressPattern | None:
+    """A sender pattern; None for `<>`, the null reverse-path."""
+    return None if value == NULL_SENDER else _sender_pattern(value)
+
+
+NULL_SENDER = "<>"
+"""The null reverse-path, as a pattern of senders."""
+
+
+def _sender_why(value: str, fault: ValueError) -> str:
+    if "@" in value:
+        return complaint(value, fault)
+    below = "*." if value.startswith("*.") else ""
+    return complaint(value.removeprefix(below), fault, ahead=-len(below))
+
+
+def _quota_text(value: MessageQuota) -> str:
     return f"{value.many}/{next(unit for unit, seconds in SECONDS.items() if seconds == value.seconds)}"
 
 
+def _memory_text(value: MemoryLimit) -> str:
+    return f"{value.octets}B" if value.octets else f"{round(100 * value.share)}%"
+
+
 def least(read: Callable[[object], float], text: str) -> AfterValidator:
-    """Refuses a quantity below the one that `text` means to `read`."""
+    """Refuse a quantity below the one that `text` means to `read`."""
 
     def check(value: float) -> float:
         if value < read(text):
-            raise ValueError(f"the least is {text}")
+            raise ValueError(f"minimum: {text}")
         return value
 
     return AfterValidator(check)
 
 
-def some(values: tuple[object, ...]) -> tuple[object, ...]:
-    """Refuses an empty list."""
-    if not values:
-        raise ValueError("the list is empty; at least one entry is needed")
-    return values
+def known_backend(name: str) -> str:
+    """Refuse a name that is not in `storage.BACKENDS`."""
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; expected {' or '.join(map(repr, BACKENDS))}")
+    return name
 
 
 Duration = Annotated[float, BeforeValidator(duration)]
+DurationOrNever = Annotated[float | None, BeforeValidator(lambda value: None if value == "never" else duration(value))]
 Timeout = Annotated[float, BeforeValidator(duration), least(duration, "1s")]
 Size = Annotated[int, BeforeValidator(size)]
 Rate = Annotated[float, BeforeValidator(rate)]
-Quota = Annotated[policy.Quota, PlainValidator(lambda value: policy.Quota(*quota(value))), PlainSerializer(_quota_text)]
-SenderPattern = Annotated[policy.Pattern, PlainValidator(_sender_pattern), PlainSerializer(lambda value: value.text)]
+Percentage = Annotated[float, BeforeValidator(percentage)]
+Quota = Annotated[MessageQuota, PlainValidator(lambda value: MessageQuota(*quota(value))), PlainSerializer(_quota_text)]
+Memory = Annotated[
+    MemoryLimit, PlainValidator(lambda value: MemoryLimit(*memory(value))), PlainSerializer(_memory_text)
+]
+SenderPattern = Annotated[AddressPattern, PlainValidator(_sender_pattern), PlainSerializer(lambda value: value.text)]
+NullableSenderPattern = Annotated[
+    AddressPattern | None,
+    PlainValidator(_nullable_sender_pattern),
+    PlainSerializer(lambda value: NULL_SENDER if value is None else value.text),
+]
 SizeRate = Annotated[float, BeforeValidator(size_rate)]
-Count = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=MANY)]
 Switch = Annotated[bool, Field(strict=True)]
 Domain = Annotated[str, BeforeValidator(_domain)]
 Hostname = Annotated[str, BeforeValidator(_hostname)]
@@ -161,5 +236,8 @@ Mode = Annotated[int, PlainValidator(mode), PlainSerializer("{:04o}".format)]
 Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
+NameServer = Annotated[Endpoint, BeforeValidator(_name_server), PlainSerializer(str)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str)]
 SecretFile = Annotated[Path, PlainValidator(_secret_file), PlainSerializer("file:{}".format)]
+Secret = Annotated[SecretSource, PlainValidator(_secret), PlainSerializer(str)]
+IPAddressText = Annotated[str, BeforeValidator(_ip_address)]

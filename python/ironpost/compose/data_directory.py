@@ -1,0 +1,158 @@
+"""Access to the data directory without a server: implements `operations.context.DataDirectory`.
+
+Promises: files are opened with the rights of the directory's owner (`storage.ownership`); `explainer` evaluates what
+`ironpost serve` would, because both are built by this package.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from ironpost.accounts.file import UsersFile
+from ironpost.model.text import counted, error_text
+from ironpost.operations.operation import OperationError, Reason
+from ironpost.queue.store import StoreUnusable
+from ironpost.storage import BACKENDS
+from ironpost.storage.backend import CheckedAmount
+from ironpost.storage.ownership import acting_for
+from ironpost.storage.sqlite import state
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from ironpost.compose.delivery import DeliveryAgents
+    from ironpost.config import Configuration
+    from ironpost.http import HttpClient
+    from ironpost.model.dns import Resolver
+    from ironpost.operations.dane import DaneChecker
+    from ironpost.operations.explain import Explainer
+    from ironpost.queue.store import StandaloneReader
+
+
+class VerifyLine(NamedTuple):
+    """One line of the report of `check --data`."""
+
+    damage: bool
+    text: str
+
+
+class LocalData:
+    """The data directory of one configuration."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self.path: Path = configuration.data
+        self._backend = BACKENDS[configuration.queue.backend]()
+        self.users = UsersFile(configuration.users)
+
+    @contextmanager
+    def queue_reader(self) -> Iterator[StandaloneReader]:
+        """See `operations.context.DataDirectory`."""
+        try:
+            with acting_for(self.path):  # SQLite opens further files, and would follow symbolic links of the owner
+                reader = self._backend.open_reader(self.path)
+                try:
+                    yield reader
+                finally:
+                    reader.close()
+        except FileNotFoundError:
+            sentence = f"there is no queue in {self.path}; has a server run on it?"
+            raise OperationError(Reason.UNAVAILABLE, sentence) from None
+        except StoreUnusable as error:
+            raise OperationError(Reason.UNAVAILABLE, str(error)) from None
+        except PermissionError:
+            sentence = f"permission denied: {self.path}: only the user who runs the server may read its queue"
+            raise OperationError(Reason.FORBIDDEN, sentence) from None
+        except OSError as error:
+            sentence = f"{self.path}: the queue cannot be read: {error_text(error)}"
+            raise OperationError(Reason.UNAVAILABLE, sentence) from None
+
+    @asynccontextmanager
+    async def explainer(self) -> AsyncIterator[Explainer]:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.compose.delivery import directory, routes
+        from ironpost.compose.policy import policy
+        from ironpost.operations.explain import Explainer
+        from ironpost.policy import Ports
+
+        configuration = self._configuration
+        async with self._delivery() as agents:
+            found = agents.context
+            ports = Ports(found.clock, found.resolver, directory=directory(configuration))
+            yield Explainer(policy(configuration, found.name, ports), routes(configuration), agents.agent)
+
+    @asynccontextmanager
+    async def dane(self) -> AsyncIterator[DaneChecker]:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.delivery.agents import dialer
+        from ironpost.operations.dane import DaneChecker
+
+        async with self._delivery() as agents:
+            found = agents.context
+            yield DaneChecker(found.resolver, found.random, found.clock, found.own, dialer(found), agents.dane_obstacle)
+
+    @asynccontextmanager
+    async def _delivery(self) -> AsyncIterator[DeliveryAgents]:
+        """The delivery agents of a server with this configuration."""
+        from ironpost.compose.delivery import DeliveryAgents, own_system
+        from ironpost.compose.keyed_state import stored_state
+        from ironpost.compose.system import own_name
+        from ironpost.processes.clock import SystemClock, SystemRandom
+        from ironpost.server.tls import TlsError
+
+        configuration = self._configuration
+        name, clock = await own_name(configuration), SystemClock()
+        try:
+            agents = DeliveryAgents(
+                configuration,
+                name,
+                own_system(configuration, name),
+                clock,
+                SystemRandom(),
+                state=stored_state(self.path, clock),
+            )
+        except TlsError as error:
+            raise OperationError(Reason.CONFIGURATION, str(error)) from None
+        try:
+            yield agents
+        finally:
+            await agents.close()
+
+    def resolver(self) -> Resolver:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.compose.delivery import configured_resolver
+
+        return configured_resolver(self._configuration.dns)
+
+    def http(self, resolver: Resolver) -> HttpClient:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.compose.delivery import http_client
+        from ironpost.server.tls import TlsError
+
+        try:
+            return http_client(self._configuration.http, resolver)
+        except TlsError as error:
+            raise OperationError(Reason.CONFIGURATION, str(error)) from None
+
+    async def verify(self) -> AsyncIterator[VerifyLine]:
+        """Read the keyed state and everything in the queue; yield each damage as it is found, then a summary.
+
+        Raises:
+            FileNotFoundError: there is no queue in this directory.
+        """
+        count = 0
+        with acting_for(self.path):
+            if damage := state.verify(self.path):
+                yield VerifyLine(True, f"{self.path / state.STATE_FILE}: {damage}")
+            async for found in self._backend.verify(self.path):
+                if isinstance(found, CheckedAmount):
+                    yield VerifyLine(
+                        False,
+                        f"{counted(found.messages, 'message')} read, {counted(found.octets, 'octet')}; {count} damaged",
+                    )
+                else:
+                    count += 1
+                    what = f"message {found.message}" if found.message else "the shard"
+                    yield VerifyLine(True, f"{found.shard}: {what} is damaged: {found.sentence}")
