@@ -1,6 +1,6 @@
 """The command line: `ironpost`.
 
-Promises: without the MTA's dependencies it says how to install them; errors that a person can mend are one line on
+Promises: without the MTA's dependencies it says how to install them; errors that the user can correct are one line on
 standard error and a documented exit code, never a traceback.
 """
 
@@ -11,13 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from ironpost.cli import exits
+from ironpost.processes import signals
 
 NEEDED = ("typer", "rich", "pydantic", "dns")
-"""What the `mta` extra brings."""
+"""Packages of the `mta` extra."""
 
 
 def release() -> str:
-    """The version that is installed, or that this is a tree which nobody installed."""
+    """Return the installed version, or a note that the package is not installed."""
     try:
         return version("ironpost")
     except PackageNotFoundError:
@@ -25,17 +26,22 @@ def release() -> str:
 
 
 def main() -> None:
-    """The console script. Ends the process with one of `exits`."""
+    """Run the console script. Ends the process with an exit code of `exits`."""
+    if sys.argv[1:2] == ["serve"]:
+        signals.early()
     try:
         from ironpost import wire
-    except ImportError as error:  # IRONPOST_WIRE asks for what there is not
+    except ImportError as error:  # IRONPOST_WIRE=native without the native module
         sys.stderr.write(f"ironpost: {error}\n")
         sys.exit(exits.CONFIGURATION)
     if sys.argv[1:] == ["--version"]:
         print(f"ironpost {release()} ({wire.IMPLEMENTATION} wire, Python {sys.version.split()[0]})")
         sys.exit(exits.OK)
     if any(find_spec(name) is None for name in NEEDED):
-        sys.stderr.write("ironpost: the mail transfer agent is not installed; run: pip install 'ironpost[mta]'\n")
+        sys.stderr.write(
+            "ironpost: the mail server needs the extra [mta]: "
+            "pip install 'ironpost[mta]', or with a wheel file: pip install 'FILE.whl[mta]'\n"
+        )
         sys.exit(exits.UNAVAILABLE)
     from ironpost.cli.app import run
 

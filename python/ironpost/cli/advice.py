@@ -1,33 +1,55 @@
-"""What a configuration says that is allowed, and most likely not meant: for `ironpost check`.
+"""Warnings about settings that are allowed but probably a mistake, for `ironpost check`.
 
-Promises: nothing is opened but the certificates and the metadata of their keys; each remark names its key and says what
-to do. What cannot work at all is an error of `config` or of the part that it concerns, and is not looked for here.
+Promises: only certificates are opened; of other files only the metadata are read; each warning names its key and a
+remedy. Errors are not found here, but by `config`, by the component that a setting concerns, or by `check`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from ironpost.config.quantities import SocketPath
+from ironpost.delivery.own_system import is_local, reached
+from ironpost.dns.resolver import DnsResolver
+from ironpost.model.dns import ResolverError
+from ironpost.model.network import SUBMISSIONS
+from ironpost.model.text import counted
+from ironpost.server.tls import TlsError, exposed, read_certificate
+from ironpost.storage.ownership import writable_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ironpost.config import Configuration
+    from ironpost.server.tls import Certificate
 
 DAY: Final = 86400
 SOON: Final = 14
-"""Days before its end from which on a certificate is mentioned; renewals come 30 days before, as a rule."""
+"""Days before the expiry of a certificate from which a warning is given; renewals usually come 30 days before."""
 
 
 def remarks(configuration: Configuration, now: float) -> list[str]:
-    """The remarks, in the order of the file's tables; `now` is in seconds since 1970.
+    """Return the warnings, in the order of the file's tables; `now` is in seconds since 1970.
 
     Raises:
         TlsError: a certificate cannot be used.
     """
-    return [*_name(configuration), *_certificates(configuration, now), *_twins(configuration)]
+    return [
+        *_name(configuration),
+        *_data(configuration),
+        *_sockets(configuration),
+        *_certificates(configuration, now),
+        *_accounts(configuration),
+        *_routes(configuration),
+        *_logins(configuration, now),
+        *_dane(configuration),
+        *_twins(configuration),
+    ]
 
 
 def _name(configuration: Configuration) -> Iterator[str]:
@@ -36,7 +58,67 @@ def _name(configuration: Configuration) -> Iterator[str]:
         return
     with contextlib.suppress(ValueError):
         ip_address(name)
-        yield f"hostname: {name} is an address; write the name that DNS has for it"
+        yield f"hostname: {name} is an address; use the host's DNS name"
+
+
+def _data(configuration: Configuration) -> Iterator[str]:
+    data = configuration.data
+    with contextlib.suppress(OSError):
+        if writable_by(data) == stat.S_IWGRP:
+            yield f"data: {data} is writable by its group; unless that is intended, run: chmod g-w {data}"
+
+
+def _sockets(configuration: Configuration) -> Iterator[str]:
+    for number, listener in enumerate(configuration.listener, 1):
+        for where in listener.listen:
+            if isinstance(where, SocketPath) and not where.path.parent.is_dir():
+                folder = where.path.parent
+                yield f"listener[{number}].listen: {folder} does not exist; it must be created before the start"
+
+
+def _accounts(configuration: Configuration) -> Iterator[str]:
+    auth = configuration.auth
+    if auth.users is not None and not auth.users.exists():
+        yield f"auth.users: {auth.users} does not exist, so there are no accounts; add one: ironpost user add NAME"
+    for key, file in (("auth.users", configuration.users), ("auth.database", auth.database)):
+        if file is not None:
+            yield from _exposed(key, file, "go-w,o-r")
+
+
+def _routes(configuration: Configuration) -> Iterator[str]:
+    for number, route in enumerate(configuration.route, 1):
+        auth = route.auth
+        secrets = [("key", route.key)]
+        for name in ("password", "token"):
+            source = None if auth is None else getattr(auth, name)
+            secrets.append((f"auth.{name}", None if source is None else source.path))
+        for name, path in secrets:
+            if path is not None:
+                yield from _exposed(f"route[{number}].{name}", path, "600")
+        for address in route.source or ():
+            if not is_local(reached(address)):
+                yield f"route[{number}].source: this machine does not have the address {address} now"
+        if route.tls != "implicit" and any(hop.port == SUBMISSIONS for hop in route.smart_host or ()):
+            yield f'route[{number}].tls: port {SUBMISSIONS} expects TLS from the first octet; set tls = "implicit"'
+
+
+def _logins(configuration: Configuration, now: float) -> Iterator[str]:
+    for number, route in enumerate(configuration.route, 1):
+        if route.certificate is not None and route.key is not None:
+            with contextlib.suppress(TlsError):  # an error, which `check` finds
+                yield from _expiry(f"route[{number}].certificate", read_certificate(route.certificate, route.key), now)
+            if route.tls == "none":
+                yield f'route[{number}].certificate: it is not used, because tls is "none"'
+        auth = route.auth
+        if auth is None:
+            continue
+        if auth.token_command is None:
+            for key in sorted(auth.model_fields_set & {"token_timeout", "token_environment"}):
+                yield f"route[{number}].auth.{key}: it has no effect without token_command"
+        else:
+            program = Path(auth.token_command[0])
+            if not (program.is_file() and os.access(program, os.X_OK)):
+                yield f"route[{number}].auth.token_command: {program} is not an executable file"
 
 
 def _certificates(configuration: Configuration, now: float) -> Iterator[str]:
@@ -49,35 +131,58 @@ def _certificates(configuration: Configuration, now: float) -> Iterator[str]:
     names = {name for each in context.certificates for name in each.facts.names}
     host = configuration.hostname
     if host is not None and host not in names and f"*.{host.partition('.')[2]}" not in names:
-        listed = ", ".join(sorted(names)) or "nobody"
-        yield f"tls.certificates: none is for the hostname {host}, only for {listed}"
+        listed = ", ".join(sorted(names)) or "no name"
+        yield f"tls.certificates: no certificate is valid for the hostname {host}, only for {listed}"
     for number, (each, files) in enumerate(zip(context.certificates, configuration.tls.certificates, strict=True), 1):
-        left = each.facts.not_after - now
-        if left <= 0:
-            yield f"tls.certificates[{number}].chain: {files.chain} has expired; renew it"
-        elif left < SOON * DAY:
-            yield f"tls.certificates[{number}].chain: {files.chain} expires in {left / DAY:.0f} days; renew it"
-        with contextlib.suppress(OSError):
-            mode = stat.S_IMODE(files.key.stat().st_mode)
-            if mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
-                yield (
-                    f"tls.certificates[{number}].key: other users may read or change {files.key} ({mode:04o}); "
-                    f"run: chmod 600 {files.key}"
-                )
+        yield from _expiry(f"tls.certificates[{number}].chain", each, now)
+        yield from _exposed(f"tls.certificates[{number}].key", files.key, "600")
+
+
+def _exposed(key: str, file: Path, remedy: str) -> Iterator[str]:
+    """Warn of a file that other users may read or change; `remedy` is a mode for chmod."""
+    if (mode := exposed(file)) is not None:
+        yield f"{key}: other users may read or change {file} ({mode:04o}); run: chmod {remedy} {file}"
+
+
+def _expiry(key: str, certificate: Certificate, now: float) -> Iterator[str]:
+    left = certificate.facts.not_after - now
+    if left <= 0:
+        yield f"{key}: {certificate.path} has expired; renew it"
+    elif left < SOON * DAY:
+        days = counted(max(1, round(left / DAY)), "day")
+        yield f"{key}: {certificate.path} expires in {days}; renew it"
+
+
+def _dane(configuration: Configuration) -> Iterator[str]:
+    """Compare what the file says about DANE with the name servers; a file that is silent about it expects nothing."""
+    expected = "dane" in configuration.delivery.model_fields_set or configuration.dns.model_fields_set
+    if not expected or not configuration.delivery.dane:
+        return
+    with contextlib.suppress(ResolverError):  # the start of the server reports it
+        obstacle = DnsResolver(
+            nameservers=configuration.dns.servers or None, trusted=configuration.dns.trusted
+        ).distrust
+        if obstacle:
+            yield f"delivery.dane: hosts are not authenticated by DANE, because {obstacle}"
 
 
 def _twins(configuration: Configuration) -> Iterator[str]:
     yield from _lone("local.domains", configuration.local.domains)
     for number, route in enumerate(configuration.route, 1):
         yield from _lone(f"route[{number}].domains", route.domains)
+        senders = [pattern.text for pattern in route.senders or () if pattern is not None]
+        yield from _lone(f"route[{number}].senders", senders)
     for number, customer in enumerate(configuration.on_demand, 1):
         yield from _lone(f"on_demand[{number}].domains", customer.domains)
 
 
-def _lone(key: str, domains: Sequence[str]) -> Iterator[str]:
-    """The internationalised domains that are there in one of their two forms only."""
-    for domain in domains:
+def _lone(key: str, patterns: Sequence[str]) -> Iterator[str]:
+    """Find internationalised domains, alone or in addresses, that are listed as U-label or A-label only."""
+    listed = {pattern.lower() for pattern in patterns}
+    for pattern in patterns:
+        local, at, domain = pattern.lower().rpartition("@")
         with contextlib.suppress(UnicodeError):
-            twin = domain.encode("idna").decode() if not domain.isascii() else domain.encode().decode("idna")
-            if twin != domain and twin not in domains:
-                yield f"{key}: mail comes for {twin} as well as for {domain}; write both"
+            other = domain.encode("idna").decode() if not domain.isascii() else domain.encode().decode("idna")
+            twin = f"{local}{at}{other}"
+            if other != domain and twin not in listed:
+                yield f"{key}: {pattern} is listed without its other form {twin}; list both"

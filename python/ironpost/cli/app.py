@@ -1,41 +1,55 @@
-"""The commands and their options. What a command does stands in a module of its own, imported when it is run."""
+"""The commands and their options. Each command is implemented in its module, which is imported when it runs."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ironpost.cli import exits
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 app = typer.Typer(
     name="ironpost",
-    help="A mail transfer agent.",
+    help="The ironpost mail server.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-queue = typer.Typer(help="The mail that waits.", no_args_is_help=True)
+queue = typer.Typer(help="Manage the queue.", no_args_is_help=True)
 app.add_typer(queue, name="queue")
-route = typer.Typer(help="Which way mail takes.", no_args_is_help=True)
+route = typer.Typer(help="Explain how mail is routed.", no_args_is_help=True)
 app.add_typer(route, name="route")
-user = typer.Typer(help="The accounts that may log in.", no_args_is_help=True)
+dane = typer.Typer(help="Check DANE for outgoing mail.", no_args_is_help=True)
+app.add_typer(dane, name="dane")
+mtasts = typer.Typer(help="Check MTA-STS policies.", no_args_is_help=True)
+app.add_typer(mtasts, name="mtasts")
+tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show reports.", no_args_is_help=True)
+app.add_typer(tlsrpt, name="tlsrpt")
+user = typer.Typer(help="Manage the accounts that may log in.", no_args_is_help=True)
 app.add_typer(user, name="user")
 
 File = Annotated[
     Path | None,
     typer.Option(
-        "-c", "--config", metavar="FILE", help="Configuration; ironpost.toml if it exists, else the built-in default."
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="Configuration file; default: ironpost.toml if it exists, else built-in settings.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on standard output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 
 
-class Stop(Exception):
-    """Ends the program with a sentence on standard error and an exit code."""
+class CommandError(Exception):
+    """Ends the program with a message on standard error and an exit code."""
 
     def __init__(self, code: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -43,16 +57,16 @@ class Stop(Exception):
 
 
 def run() -> int:
-    """Runs the command line of this process; returns the exit code."""
+    """Run the command line of this process; return the exit code."""
     try:
         app()
-    except Stop as stop:
-        from ironpost.service.records import complain
+    except CommandError as stop:
+        from ironpost.telemetry.formatters import print_error
 
-        complain("".join(f"ironpost: {line}\n" for line in str(stop).splitlines()))
+        print_error("".join(f"ironpost: {line}\n" for line in str(stop).splitlines()))
         return stop.code
     except BrokenPipeError:
-        # The reader of a pipe has seen enough. Python would complain once more when it flushes at exit.
+        # The reader of the pipe has closed it. Python would report that again when it flushes at exit.
         sys.stdout = None
         return exits.OK
     except SystemExit as end:
@@ -65,9 +79,9 @@ def run() -> int:
 @app.command()
 def serve(
     config: File = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that take and deliver mail.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = 1,
 ) -> None:
-    """Run the server until SIGTERM; SIGHUP re-reads the configuration."""
+    """Run the server until SIGTERM. SIGHUP reloads the configuration."""
     from ironpost.cli import serve as command
 
     command.serve(config, workers)
@@ -75,41 +89,41 @@ def serve(
 
 @app.command()
 def send(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The message, header first; - reads standard input.")],
-    to: Annotated[list[str], typer.Option("--to", metavar="ADDRESS", help="A recipient; may be given more than once.")],
-    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Where reports go; empty for nowhere.")] = "",
-    host: Annotated[str, typer.Option(help="The server.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Its port.", min=1, max=65535)] = 2525,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="File with the message; - for standard input.")],
+    to: Annotated[list[str], typer.Option("--to", metavar="ADDRESS", help="Recipient; may be repeated.")],
+    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; empty for none.")] = "",
+    host: Annotated[str, typer.Option(help="Server to connect to.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the server.", min=1, max=65535)] = 2525,
     tls: Annotated[
         Literal["never", "may", "must", "implicit"] | None,
-        typer.Option(help="STARTTLS never, if offered, or always; or TLS from the start. By itself: must with --user, "
-                     "never on this machine, else may.", show_default=False),
+        typer.Option(help="STARTTLS: never, may (if offered) or must; or implicit TLS. Default: must with --user, "
+                     "never to this machine, else may.", show_default=False),
     ] = None,
-    user: Annotated[str, typer.Option(metavar="NAME", help="Log in as this user.", show_default=False)] = "",
+    user: Annotated[str, typer.Option(metavar="NAME", help="User name to log in with.", show_default=False)] = "",
     password_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Its first line is the password, which is asked for otherwise.")
+        Path | None, typer.Option(metavar="FILE", help="File with the password in its first line; default: prompt.")
     ] = None,
     ca: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Who may vouch for the server (PEM); the system's if left out.")
+        Path | None, typer.Option(metavar="FILE", help="CA bundle (PEM); default: the system's.")
     ] = None,
 ) -> None:  # fmt: skip
-    """Hand a message to a server."""
+    """Send a message to a server."""
     from ironpost.cli import send as command
 
-    command.send(file, to, sender, command.Access(host, port, tls, user, password_file, ca))
+    command.send(file, to, sender, command.SendOptions(host, port, tls, user, password_file, ca))
 
 
 @app.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Configuration; as for serve if left out.")
+        Path | None, typer.Argument(metavar="FILE", help="Configuration file; default: ironpost.toml if it exists.")
     ] = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Also read the whole queue, and name every message that is damaged.")
+        bool, typer.Option("--data", help="Also verify the whole queue and list damaged messages.")
     ] = False,
 ) -> None:
-    """Check a configuration without starting anything."""
-    from ironpost.cli import settings as command
+    """Check a configuration without starting the server."""
+    from ironpost.cli import check as command
 
     command.check(file)
     if data:
@@ -120,15 +134,15 @@ def check(
 
 @app.command()
 def reload(config: File = None) -> None:
-    """Have the running server re-read its configuration."""
-    from ironpost.cli import settings as command
+    """Make the running server reload its configuration."""
+    from ironpost.cli import reload as command
 
     command.reload(config)
 
 
 @app.command()
 def status(config: File = None, json: Json = False) -> None:
-    """Show where the running server listens, how many connections it has, and its workers."""
+    """Show the listeners, connections and workers of the running server."""
     from ironpost.cli import status as command
 
     command.show(config, as_json=json)
@@ -136,7 +150,7 @@ def status(config: File = None, json: Json = False) -> None:
 
 @app.command()
 def metrics(config: File = None, json: Json = False) -> None:
-    """Print the counters of the running server and the sizes of its queue, as Prometheus reads them."""
+    """Print the metrics of the running server in Prometheus text format."""
     from ironpost.cli import metrics as command
 
     command.show(config, as_json=json)
@@ -144,41 +158,40 @@ def metrics(config: File = None, json: Json = False) -> None:
 
 @app.command()
 def conform(
-    server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The server to test.")],
-    profile: Annotated[str, typer.Option(help="What kind of server it is: mx, submission or lmtp.")] = "mx",
+    server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Server to test.")],
+    profile: Annotated[str, typer.Option(help="Type of server: mx, submission or lmtp.")] = "mx",
     sender: Annotated[
-        str, typer.Option("--from", metavar="ADDRESS", help="The sender of its messages.")
+        str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender of test messages.")
     ] = "conform@client.example",
     to: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="A recipient that the server takes; if left out, one is looked for.")
+        str, typer.Option(metavar="ADDRESS", help="Recipient that the server accepts; default: probe for one.")
     ] = "",
-    to2: Annotated[str, typer.Option(metavar="ADDRESS", help="Another one; looked for as well.")] = "",
-    rejected: Annotated[str, typer.Option(metavar="ADDRESS", help="A recipient that the server refuses.")] = "",
-    user: Annotated[str, typer.Option(help="The account to authenticate with.")] = "",
+    to2: Annotated[str, typer.Option(metavar="ADDRESS", help="Second accepted recipient; default: probe.")] = "",
+    rejected: Annotated[str, typer.Option(metavar="ADDRESS", help="Recipient that the server rejects.")] = "",
+    user: Annotated[str, typer.Option(help="User name to log in with.")] = "",
     password: Annotated[
-        str, typer.Option(help="Its password.", envvar="IRONPOST_CONFORM_PASSWORD", show_envvar=True)
+        str, typer.Option(help="Password of the user.", envvar="IRONPOST_CONFORM_PASSWORD", show_envvar=True)
     ] = "",
-    starttls: Annotated[bool, typer.Option("--starttls", help="Begin each case behind STARTTLS.")] = False,
-    tls: Annotated[bool, typer.Option("--tls", help="TLS from the first octet, as on port 465.")] = False,
+    starttls: Annotated[bool, typer.Option("--starttls", help="Issue STARTTLS before each case.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Use implicit TLS, as on port 465.")] = False,
     insecure: Annotated[bool, typer.Option("--insecure", help="Do not verify the server's certificate.")] = False,
     maildir: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where accepted messages appear as files: then their content is compared."),
+        typer.Option(metavar="FOLDER", help="Maildir in which accepted messages appear; their content is compared."),
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only the cases of this name or topic; may be given more than once."),
+        typer.Option(metavar="PATTERN", help="Run only cases with this name or topic; may be repeated."),
     ] = None,
-    list_only: Annotated[bool, typer.Option("--list", help="List the cases and run none.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Every case with its dialogue.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long to wait for a reply.", min=0.1)] = 5.0,
-    parallel: Annotated[int, typer.Option(help="Cases at a time.", min=1, max=16)] = 1,
+    list_only: Annotated[bool, typer.Option("--list", help="List the cases without running them.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show every case with its dialogue.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Seconds to wait for a reply.", min=0.1)] = 5.0,
+    parallel: Annotated[int, typer.Option(help="Number of cases to run in parallel.", min=1, max=16)] = 1,
     json: Json = False,
 ) -> None:
-    """Test how a server speaks SMTP or LMTP: hundreds of cases, each named for its section.
+    """Test an SMTP or LMTP server against the standards; each case cites its section.
 
-    WARNING: it sends mail, much of it malformed, and octets that no client sends. Run it only against servers of your
-    own. It refuses nothing.
+    WARNING: this sends mail, much of it malformed, and invalid bytes. Run it only against servers that you operate.
     """
     from ironpost.cli import conform as command
     from ironpost.conform import Target
@@ -193,28 +206,140 @@ def conform(
 
 @route.command("explain")
 def route_explain(
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The recipient.")],
-    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="The sender; empty for a report.")] = "",
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Recipient.")],
+    sender: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Envelope sender; empty for none.")] = "",
     client: Annotated[
-        str, typer.Option(metavar="IP", help="The client's address; without it, one that nobody trusts.")
+        str, typer.Option(metavar="IP", help="IP address of the client; default: not in a trusted network.")
     ] = "",
-    hello: Annotated[str, typer.Option("--helo", metavar="NAME", help="What the client calls itself.")] = "",
-    login: Annotated[str, typer.Option("--as", metavar="LOGIN", help="As whom the client has authenticated.")] = "",
+    hello: Annotated[
+        str, typer.Option("--helo", metavar="NAME", help="Name in the client's EHLO; default: skip that stage.")
+    ] = "",
+    login: Annotated[
+        str, typer.Option("--as", metavar="LOGIN", help="User name with which the client has authenticated.")
+    ] = "",
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Show what is decided about a recipient, by which rule and why; sends nothing and needs no server."""
+    """Show how mail to a recipient would be handled, and why. Sends nothing and needs no running server."""
     from ironpost.cli import route as command
+    from ironpost.operations.explain import ExplainRequest
 
-    command.explain(config, address, sender, client, hello, login, as_json=json)
+    command.explain(config, ExplainRequest(address, sender, client, hello, login), as_json=json)
+
+
+@mtasts.command("check")
+def mtasts_check(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show the MTA-STS record and policy of a domain, whether its hosts match, and what is wrong."""
+    from ironpost.cli import mtasts as command
+
+    command.check(config, domain, as_json=json)
+
+
+@dane.command("check")
+def dane_check(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")],
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Contact each address, and verify its certificate; sends nothing.")
+    ] = False,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show the TLSA records of a domain's hosts and what follows for mail to it. Needs no running server."""
+    from ironpost.cli import dane as command
+    from ironpost.operations.dane import DaneRequest
+
+    command.check(config, DaneRequest(domain, connect), as_json=json)
+
+
+@tlsrpt.command("check")
+def tlsrpt_check(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show the record with which a domain asks for TLS reports, where they would go, and what is wrong."""
+    from ironpost.cli import tlsrpt as command
+
+    command.check(config, domain, as_json=json)
+
+
+@tlsrpt.command("show")
+def tlsrpt_show(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A report, or a message that contains one; - for standard input.")
+    ],
+    json: Json = False,
+) -> None:
+    """Show a report about TLS that was received. Its signature is not verified."""
+    from ironpost.cli import tlsrpt as command
+
+    command.show(file, as_json=json)
+
+
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Message IDs.", show_default=False)]
+Sender = Annotated[
+    str | None, typer.Option("--from", metavar="PATTERN", help="Sender: address, domain, *.domain or <>.")
+]
+To = Annotated[str | None, typer.Option("--to", metavar="PATTERN", help="Recipient: address, domain or *.domain.")]
+Domain = Annotated[
+    str | None, typer.Option("--domain", metavar="PATTERN", help="Domain of the recipient: domain or *.domain.")
+]
+State = Annotated[Literal["queued", "held"] | None, typer.Option("--state", help="State of the recipient.")]
+OlderThan = Annotated[
+    str | None, typer.Option("--older-than", metavar="TIME", help="Accepted at least this long ago, like 2h or 3d.")
+]
+All = Annotated[bool, typer.Option("--all", help="Everything in the queue; without other criteria.")]
+
+
+def _selection(
+    ids: Ids = None,
+    everything: All = False,
+    sender: Sender = None,
+    to: To = None,
+    domain: Domain = None,
+    state: State = None,
+    older_than: OlderThan = None,
+) -> Any:
+    from ironpost.operations.selection import SelectionRequest
+
+    return SelectionRequest(ids, everything, sender, to, domain, state, older_than)
+
+
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_selection`, whose result it takes as its first argument."""
+    options = inspect.signature(_selection, eval_str=True).parameters
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        command(_selection(**{name: values.pop(name) for name in options}), **values)
+
+    run.__signature__ = inspect.Signature([*options.values(), *own])  # type: ignore[attr-defined] # read by Typer
+    return run
 
 
 @queue.command("list")
-def queue_list(config: File = None, json: Json = False, limit: Annotated[int, typer.Option(min=1)] = 1000) -> None:
-    """Show the messages in the queue, oldest first."""
+def queue_list(
+    ids: Ids = None,
+    sender: Sender = None,
+    to: To = None,
+    domain: Domain = None,
+    state: State = None,
+    older_than: OlderThan = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages to list.")] = 1000,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """List the messages in the queue, or those selected, oldest first."""
     from ironpost.cli import queue as command
+    from ironpost.operations.selection import SelectionRequest
 
-    command.show_all(config, as_json=json, limit=limit)
+    selection = SelectionRequest(ids, False, sender, to, domain, state, older_than)
+    command.show_all(config, selection, as_json=json, limit=limit)
 
 
 @queue.command("show")
@@ -223,55 +348,180 @@ def queue_show(
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Show one message with all its recipients and what was last said about them."""
+    """Show one message with all recipients and their last replies."""
     from ironpost.cli import queue as command
 
     command.show(config, id, as_json=json)
 
 
 @queue.command("retry")
+@_selecting
 def queue_retry(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID")] = None,
-    all: Annotated[bool, typer.Option("--all", help="Every message that may leave now.")] = False,  # noqa: A002 - the command line's word
+    selection: Any,
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Try messages again now."""
+    """Attempt delivery of selected mail now, regardless of the retry schedule."""
     from ironpost.cli import queue as command
 
-    command.retry(config, ids or [], everything=all, as_json=json)
+    command.retry(config, selection, as_json=json)
 
 
 @queue.command("hold")
+@_selecting
 def queue_hold(
-    ids: Annotated[list[str], typer.Argument(metavar="ID")], config: File = None, json: Json = False
-) -> None:
-    """Set messages aside; they are not tried until they are released."""
-    from ironpost.cli import queue as command
-
-    command.hold(config, ids, as_json=json)
-
-
-@queue.command("release")
-def queue_release(
-    ids: Annotated[list[str], typer.Argument(metavar="ID")], config: File = None, json: Json = False
-) -> None:
-    """Let go of messages that were set aside, by policy or by hold."""
-    from ironpost.cli import queue as command
-
-    command.release(config, ids, as_json=json)
-
-
-@queue.command("drop")
-def queue_drop(
-    ids: Annotated[list[str], typer.Argument(metavar="ID")],
+    selection: Any,
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Remove messages; nobody gets a report."""
+    """Hold selected mail: no delivery attempts until it is released."""
     from ironpost.cli import queue as command
 
-    command.drop(config, ids, as_json=json)
+    command.hold(config, selection, as_json=json)
+
+
+@queue.command("release")
+@_selecting
+def queue_release(
+    selection: Any,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Release selected mail that was held by policy or by `queue hold`."""
+    from ironpost.cli import queue as command
+
+    command.release(config, selection, as_json=json)
+
+
+@queue.command("bounce")
+@_selecting
+def queue_bounce(
+    selection: Any,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for the sender.")] = "",
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Return selected mail to its sender now."""
+    from ironpost.cli import queue as command
+
+    command.bounce(config, selection, why=why, as_json=json)
+
+
+@queue.command("edit")
+def queue_edit(
+    id: Annotated[str, typer.Argument(metavar="ID")],  # noqa: A002 - the command line's word
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Address of the recipient.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Address that replaces it.")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Replace the address of a recipient, and attempt delivery now."""
+    from ironpost.cli import queue as command
+
+    command.edit(config, id, old, new, as_json=json)
+
+
+@queue.command("cat")
+def queue_cat(
+    id: Annotated[str, typer.Argument(metavar="ID")],  # noqa: A002 - the command line's word
+    header: Annotated[bool, typer.Option("--header", help="Only the header section.")] = False,
+    config: File = None,
+) -> None:
+    """Print a message as it is stored."""
+    from ironpost.cli import queue as command
+
+    command.cat(config, id, header=header)
+
+
+@queue.command("drop")
+@_selecting
+def queue_drop(
+    selection: Any,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Remove selected mail without sending a bounce."""
+    from ironpost.cli import queue as command
+
+    command.drop(config, selection, as_json=json)
+
+
+@queue.command("shape")
+def queue_shape(
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of domains to show.")] = 50,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show the queue by domain and age, and the state of each destination."""
+    from ironpost.cli import queue as command
+
+    command.shape(config, limit=limit, as_json=json)
+
+
+@queue.command("sql")
+def queue_sql(
+    statement: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT.")],
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows to print.")] = 10_000,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Query the views queue, attempts and events in SQL. Changes nothing."""
+    from ironpost.cli import queue as command
+
+    command.sql(config, statement, limit=limit, as_json=json)
+
+
+@queue.command("explain")
+def queue_explain(
+    id: Annotated[str, typer.Argument(metavar="ID")],  # noqa: A002 - the command line's word
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show why each recipient of a message is where it is, and what comes next."""
+    from ironpost.cli import queue as command
+
+    command.explain(config, id, as_json=json)
+
+
+@app.command()
+def trace(
+    what: Annotated[str, typer.Argument(metavar="ID|ADDRESS|MESSAGE-ID", help="What to look for.")],
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages to show; the newest ones.")] = 20,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show what happened to messages, delivered, returned and dropped ones included."""
+    from ironpost.cli import queue as command
+
+    command.trace(config, what, limit=limit, as_json=json)
+
+
+Destination = Annotated[str, typer.Argument(metavar="DEST", help="A domain, or a smart host.")]
+
+
+@app.command()
+def suspend(
+    destination: Destination,
+    time: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="How long, like 1h; default: until resumed.")
+    ] = None,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason, for other operators.")] = "",
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Suspend delivery to a destination. Its mail stays in the queue."""
+    from ironpost.cli import queue as command
+    from ironpost.operations.destinations import SuspendRequest
+
+    command.suspend(config, SuspendRequest(destination, time, why), as_json=json)
+
+
+@app.command()
+def resume(destination: Destination, config: File = None, json: Json = False) -> None:
+    """Resume delivery to a suspended destination."""
+    from ironpost.cli import queue as command
+
+    command.resume(config, destination, as_json=json)
 
 
 @user.command("add")
@@ -281,7 +531,7 @@ def user_add(
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Add an account. The password is asked for, or is the first line of standard input."""
+    """Add an account. Prompts for the password, or reads it from standard input."""
     from ironpost.cli import user as command
 
     command.add(config, name, replace=replace, as_json=json)
@@ -289,7 +539,7 @@ def user_add(
 
 @user.command("list")
 def user_list(config: File = None, json: Json = False) -> None:
-    """Show the accounts of the users file."""
+    """List the accounts of the users file."""
     from ironpost.cli import user as command
 
     command.show(config, as_json=json)
@@ -301,7 +551,7 @@ def user_remove(
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Remove an account. Sessions that are logged in stay so."""
+    """Remove an account. Sessions that have authenticated continue."""
     from ironpost.cli import user as command
 
     command.remove(config, name, as_json=json)

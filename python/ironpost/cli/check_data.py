@@ -1,4 +1,4 @@
-"""`check --data`: reads the whole queue and names what is damaged."""
+"""`check --data`: read the whole queue and report damage."""
 
 from __future__ import annotations
 
@@ -8,34 +8,28 @@ from typing import TYPE_CHECKING
 import typer
 
 from ironpost.cli import exits
-from ironpost.cli.app import Stop
+from ironpost.cli.app import CommandError
 from ironpost.cli.settings import configuration
-from ironpost.storage.ownership import acting_for
-from ironpost.storage.verify import Extent, verify
+from ironpost.compose.data_directory import LocalData
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def show(named: Path | None) -> None:
-    """Prints one line for each damage and a summary; exits with IO_ERROR if there was any."""
-    data = configuration(named).data
+    """Print a line for each damaged message or shard, and a summary; exit with IO_ERROR if there is damage."""
+    data = LocalData(configuration(named))
+    damaged = 0
 
-    async def look() -> int:
-        count = 0
-        async for found in verify(data):
-            if isinstance(found, Extent):
-                typer.echo(f"{found.messages} messages read, {found.octets} octets; {count} damaged")
-            else:
-                count += 1
-                what = f"message {found.message}" if found.message else "the shard"
-                typer.echo(f"{found.shard}: {what} is damaged: {found.sentence}")
-        return count
+    async def check() -> None:
+        nonlocal damaged
+        async for finding in data.verify():
+            damaged += finding.damage
+            typer.echo(finding.text)
 
     try:
-        with acting_for(data):
-            damaged = asyncio.run(look())
+        asyncio.run(check())
     except FileNotFoundError as error:
-        raise Stop(exits.NO_INPUT, str(error)) from None
+        raise CommandError(exits.NO_INPUT, str(error)) from None
     if damaged:
         raise typer.Exit(exits.IO_ERROR)

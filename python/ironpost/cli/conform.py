@@ -1,5 +1,5 @@
-"""`conform`: the conformance suite against one server, with a line of progress, a table by topic and the dialogues of
-what is not as it should be; or one JSON value."""
+"""`conform`: run the conformance suite against a server; shows progress, a table by topic and the dialogues of failed
+cases, or one JSON value."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ import typer
 
 import ironpost.conform as suite
 from ironpost.cli import exits
-from ironpost.cli.app import Stop
-from ironpost.conform import Level, Outcome, Profile, Target, Unusable
+from ironpost.cli.app import CommandError
+from ironpost.conform import CaseOutcome, Level, Profile, Target, Unusable
+from ironpost.model.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ironpost.conform import Case, Result, Survey
 
-OUTCOMES: Final = (Outcome.PASS, Outcome.FAIL, Outcome.WARN, Outcome.ERROR, Outcome.NOT_APPLICABLE)
-COLOURS: Final = {Outcome.PASS: "green", Outcome.FAIL: "bold red", Outcome.WARN: "yellow", Outcome.ERROR: "magenta"}
+OUTCOMES: Final = (CaseOutcome.PASS, CaseOutcome.FAIL, CaseOutcome.WARN, CaseOutcome.ERROR, CaseOutcome.NOT_APPLICABLE)
+COLOURS: Final = {
+    CaseOutcome.PASS: "green",
+    CaseOutcome.FAIL: "bold red",
+    CaseOutcome.WARN: "yellow",
+    CaseOutcome.ERROR: "magenta",
+}
 
 
 class View(NamedTuple):
-    """What is shown."""
+    """Output options."""
 
     as_json: bool
     verbose: bool
@@ -36,14 +42,15 @@ class View(NamedTuple):
 
 
 def conform(server: str, target: Target, patterns: Sequence[str], parallel: int, view: View) -> None:
-    """Runs the cases that the patterns choose.
+    """Run the cases that the patterns select.
 
     Raises:
-        Stop: nothing can be tested, or a MUST is not kept.
+        CommandError: nothing can be tested.
+        typer.Exit: a MUST is violated.
     """
     cases = suite.chosen(suite.cases(), patterns)
     if not cases:
-        raise Stop(exits.USAGE, f"no case fits {' '.join(patterns)}; --list shows them all")
+        raise CommandError(exits.USAGE, f"no case matches {' '.join(patterns)}; use --list to see all cases")
     if view.list_only:
         _list(cases, as_json=view.as_json)
         return
@@ -51,7 +58,7 @@ def conform(server: str, target: Target, patterns: Sequence[str], parallel: int,
     try:
         target, survey, results = asyncio.run(_run(target, cases, parallel, silent=view.as_json))
     except Unusable as error:
-        raise Stop(exits.UNAVAILABLE, str(error)) from None
+        raise CommandError(exits.UNAVAILABLE, str(error)) from None
     if view.as_json:
         typer.echo(json.dumps(_report(server, target, survey, results, began, dialogues=view.verbose), indent=1))
     else:
@@ -61,14 +68,14 @@ def conform(server: str, target: Target, patterns: Sequence[str], parallel: int,
 
 
 def place(server: str) -> tuple[str, int]:
-    """`HOST:PORT`, also `[::1]:25`.
+    """Parse `HOST:PORT`; also `[::1]:25`.
 
     Raises:
-        Stop: it is none.
+        CommandError: not in this form.
     """
     host, colon, port = server.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise Stop(exits.USAGE, f"{server}: say HOST:PORT, for instance 127.0.0.1:2525")
+        raise CommandError(exits.USAGE, f"invalid server {server}: expected HOST:PORT, for example 127.0.0.1:2525")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -105,7 +112,7 @@ def _list(cases: Sequence[Case], *, as_json: bool) -> None:
         return
     for case in cases:
         typer.echo(f"{case.id}\n    {case.level.value}, {case.cites}: {case.does}")
-    typer.echo(f"{len(cases)} cases")
+    typer.echo(counted(len(cases), "case"))
 
 
 def _counts(results: Sequence[Result]) -> dict[str, int]:
@@ -121,7 +128,8 @@ def _report(
         "extensions": dict(survey.offers), "recipient": target.recipient, "second": target.second,
         "rejected": target.rejected, "counts": _counts(results),
         "cases": [
-            result.json(dialogue=dialogues or result.outcome in {Outcome.FAIL, Outcome.ERROR}) for result in results
+            result.json(dialogue=dialogues or result.outcome in {CaseOutcome.FAIL, CaseOutcome.ERROR})
+            for result in results
         ],
     }  # fmt: skip
 
@@ -134,7 +142,7 @@ def _show(target: Target, survey: Survey, results: Sequence[Result], *, verbose:
     console = Console(highlight=False, soft_wrap=True)
     console.print(escape(f"{target.host}:{target.port} as {target.profile.value}: {survey.greeting}"))
     for result in results:
-        shown = result.outcome in {Outcome.FAIL, Outcome.ERROR, Outcome.WARN}
+        shown = result.outcome in {CaseOutcome.FAIL, CaseOutcome.ERROR, CaseOutcome.WARN}
         if not shown and not verbose:
             continue
         colour = COLOURS.get(result.outcome, "dim")
@@ -143,7 +151,7 @@ def _show(target: Target, survey: Survey, results: Sequence[Result], *, verbose:
         console.print(f"      {escape(result.case.does)} [dim]{escape(result.case.cites)}[/]")
         if result.why:
             console.print(f"      {escape(result.why)}")
-        if verbose or result.outcome in {Outcome.FAIL, Outcome.ERROR}:
+        if verbose or result.outcome in {CaseOutcome.FAIL, CaseOutcome.ERROR}:
             for line in result.dialogue:
                 console.print(f"      [dim]| {escape(line)}[/]")
     table = Table("topic", *(outcome.value for outcome in OUTCOMES), box=None, pad_edge=False)
@@ -159,12 +167,14 @@ def _show(target: Target, survey: Survey, results: Sequence[Result], *, verbose:
 
 
 def profile(name: str) -> Profile:
-    """The profile of that name.
+    """Return the profile of that name.
 
     Raises:
-        Stop: there is none.
+        CommandError: the name is unknown.
     """
     try:
         return Profile(name)
     except ValueError:
-        raise Stop(exits.USAGE, f"{name}: a profile is one of {', '.join(p.value for p in Profile)}") from None
+        raise CommandError(
+            exits.USAGE, f"invalid profile {name}: expected one of {', '.join(p.value for p in Profile)}"
+        ) from None

@@ -7,25 +7,27 @@ from typing import Final
 OK: Final = 0
 """Done."""
 NOT_CONFORMING: Final = 1
-"""`conform`: the server does not keep a MUST."""
+"""`conform`: the server violates a MUST. `mtasts check`, `tlsrpt check`: what the domain publishes has a fault.
+`tlsrpt show`: not a valid report. `dane check`: DANE does not authenticate every host."""
 USAGE: Final = 64
 """The command line is wrong."""
 REFUSED: Final = 65
-"""The message was refused for good, or would be."""
+"""The message was, or would be, rejected permanently; or the domain accepts no mail (`dane check`)."""
 NO_INPUT: Final = 66
-"""A file, a queue id or a user that was named does not exist."""
+"""A file, queue id or user that was named does not exist, or a domain has no policy or record; or no message that was
+named could be retried or released."""
 UNAVAILABLE: Final = 69
-"""Nothing answers: no server at that address or on that data directory, or the MTA parts are not installed."""
+"""No server answers at that address or on that data directory, or the extra `mta` is not installed."""
 SOFTWARE: Final = 70
-"""A fault in ironpost; the traceback says where."""
+"""A bug in ironpost; the traceback shows where."""
 CANNOT_CREATE: Final = 73
 """The data directory cannot be written."""
 IO_ERROR: Final = 74
 """The disk failed and the queue's log could not be recovered, or `check --data` found damage."""
 TEMPORARY: Final = 75
-"""Try again later: a port or the data directory is in use, the peer deferred the message, or the server or one of its
-workers does not answer."""
+"""Temporary failure, try again later: a port or the data directory is in use, the peer deferred the message, or the
+server, one of its workers or DNS does not answer, or mail to the domain would be deferred (`dane check`)."""
 NO_PERMISSION: Final = 77
-"""The system forbids it, a port below 1024 for instance; or a login or a certificate was not accepted."""
+"""Permission denied, for a port below 1024 for instance; or a login or a certificate was not accepted."""
 CONFIGURATION: Final = 78
-"""The configuration, or the users file, is wrong."""
+"""The configuration, or the users file, is not valid; or every user may write in the data directory."""

@@ -1,13 +1,12 @@
-"""`queue`: reads the queue beside a running server, or without one; changes go through the running server."""
+"""`queue`: show the queue, with or without a running server, and change it through the running server."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,226 +14,408 @@ from rich.table import Table
 from rich.text import Text
 
 from ironpost.cli import exits
-from ironpost.cli.app import Stop
-from ironpost.cli.settings import command, complete, configuration
-from ironpost.protocol.extensions import wire_parameters
-from ironpost.queue.store import UNFINISHED, QueuedMessage, QueuedRecipient, State
-from ironpost.storage.ownership import acting_for
-from ironpost.storage.shards import ShardsReader
-from ironpost.storage.sqlite_schema import SchemaError
+from ironpost.cli.app import CommandError
+from ironpost.cli.call import call, call_local, failures_explained, print_json, warn
+from ironpost.cli.settings import configuration
+from ironpost.compose.data_directory import LocalData
+from ironpost.model.text import counted, escape
+from ironpost.operations.destinations import (
+    DESTINATIONS,
+    RESUME,
+    SHAPE,
+    SUSPEND,
+    DestinationEntry,
+    DestinationsRequest,
+    ResumeRequest,
+    ShapeRequest,
+    SuspendRequest,
+)
+from ironpost.operations.operation import encode
+from ironpost.operations.queue import (
+    BOUNCE,
+    DROP,
+    EDIT,
+    HOLD,
+    LIST,
+    RELEASE,
+    RETRY,
+    SHOW,
+    BounceRequest,
+    EditRequest,
+    ListRequest,
+    RecipientEntry,
+    RecipientsChanged,
+    ShowRequest,
+    copy_content,
+    moment,
+)
+from ironpost.operations.selection import SelectionRequest
+from ironpost.operations.trace import EXPLAIN, QUERY, TRACE, EventEntry, ExplainQueued, QueryRequest, TraceRequest
+from ironpost.queue.store import UNFINISHED, RecipientState
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ironpost.protocol.extensions import Parameters
+    from ironpost.operations.operation import Operation
+
+DOMAINS_AT_ONCE: Final = 500
+"""Domains whose destinations one request asks for."""
+SHOWN: Final = 5
+"""Maximum number of messages that a sentence lists by id."""
+SEARCHED: Final = 10_000
+"""Maximum number of held messages that are counted."""
+
+RequestT = TypeVar("RequestT", bound=SelectionRequest)
 
 
-def show_all(named: Path | None, *, as_json: bool, limit: int) -> None:
-    """Lists the queue."""
-    found: list[QueuedMessage] = _read(named, lambda reader: reader.list(limit + 1))
-    if len(found) > limit:
-        found.pop()
-        typer.echo(f"ironpost: these are the oldest {limit}, there are more: see --limit", err=True)
+def show_all(file: Path | None, selection: SelectionRequest, *, as_json: bool, limit: int) -> None:
+    """List the queue, or the selected part."""
+    criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
+    queue = call_local(file, LIST, ListRequest(**criteria, limit=limit))
+    _warn_of_faults(queue.faults)
+    if queue.more:
+        warn([f"the list ends after {limit}, oldest first; use --limit to see more"])
     if as_json:
-        _dump([_summary(message) for message in found])
+        print_json(queue.messages)
         return
-    if not found:
-        typer.echo("The queue is empty.")
+    if not queue.messages:
+        typer.echo("The queue is empty." if selection.is_empty else "No such mail is in the queue.")
         return
     table = Table(box=None, header_style="", pad_edge=False)
     for title in ("ID", "AGE", "SIZE", "FROM", "TO", "NEXT TRY", "LAST REPLY"):
         table.add_column(title, no_wrap=title in {"ID", "AGE", "SIZE"}, overflow="fold")
     now = time.time()
-    for message in found:
-        waiting = [recipient for recipient in message.recipients if recipient.state in UNFINISHED]
-        first = next(iter(waiting or message.recipients), None)
-        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+    for message in queue.messages:
+        unfinished = [recipient for recipient in message.recipients if recipient.state in UNFINISHED]
+        first = next(iter(unfinished or message.recipients), None)
+        more = f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""
         row = (
-            message.id, _span(now - message.accepted), _octets(message.body.size), f"<{message.envelope.reverse_path}>",
-            f"{first.recipient.address}{more}" if first else "-", _next(first, now) if first else "-",
+            message.id, _duration(now - message.accepted), _bytes(message.size), f"<{message.sender}>",
+            f"{first.address}{more}" if first else "-", _next_attempt(first, now) if first else "-",
             message.fault or (first.last if first else ""),
         )  # fmt: skip
-        table.add_row(*map(_text, row))
+        table.add_row(*map(_escaped, row))
     _console().print(table)
 
 
-def show(named: Path | None, identifier: str, *, as_json: bool) -> None:
-    """Shows one message.
+def show(file: Path | None, identifier: str, *, as_json: bool) -> None:
+    """Show one message.
 
     Raises:
-        Stop: it is not in the queue.
+        CommandError: it is not in the queue.
     """
-    message: QueuedMessage | None = _read(named, lambda reader: reader.get(identifier))
-    if message is None:
-        raise Stop(exits.NO_INPUT, f"no message {identifier} in the queue; `ironpost queue list` shows what is there")
+    response = call_local(file, SHOW, ShowRequest(identifier))
+    _warn_of_faults(response.faults)
+    message = response.message
     if as_json:
-        _dump(_whole(message))
+        print_json(message)
         return
     now = time.time()
-    origin = message.envelope.origin
+    client = message.client
     console = _console()
     lines = {
         "id": message.id,
-        "accepted": f"{_moment(message.accepted)} ({_span(now - message.accepted)} ago)",
-        "size": _octets(message.body.size),
-        "from": f"<{message.envelope.reverse_path}>",
-        "client": f"{origin.helo} [{origin.ip}] with {origin.protocol}" if origin.ip else "made here",
+        "accepted": f"{moment(message.accepted)} ({_duration(now - message.accepted)} ago)",
+        "size": _bytes(message.size),
+        "from": f"<{message.sender}>",
+        "client": f"{client['helo']} [{client['ip']}] with {client['protocol']}" if client["ip"] else "generated here",
     }
     if message.fault:
         lines["fault"] = message.fault
     for name, value in lines.items():
-        console.print(_text(f"{name:9} {value}"))
-    if message.envelope.parameters:
-        console.print(_text(f"asked     {_asked(message.envelope.parameters)}"))
+        console.print(_escaped(f"{name:9} {value}"))
+    if message.parameters:
+        console.print(_escaped(f"asked     {_parameters(message.parameters)}"))
     for recipient in message.recipients:
-        console.print(_text(f"\nto        {recipient.recipient.address}"))
-        console.print(_text(f"  state     {recipient.state.value}, {recipient.attempts} attempts"))
-        console.print(_text(f"  next try  {_next(recipient, now)}"))
-        if recipient.recipient.parameters:
-            console.print(_text(f"  asked     {_asked(recipient.recipient.parameters)}"))
+        console.print(_escaped(f"\nto        {recipient.address}"))
+        console.print(_escaped(f"  state     {recipient.state.value}, {counted(recipient.attempts, 'attempt')}"))
+        console.print(_escaped(f"  next try  {_next_attempt(recipient, now)}"))
+        if recipient.parameters:
+            console.print(_escaped(f"  asked     {_parameters(recipient.parameters)}"))
         if recipient.last:
-            console.print(_text(f"  last      {recipient.last} {f'({recipient.remote})' if recipient.remote else ''}"))
+            remote = f"({recipient.remote})" if recipient.remote else ""
+            console.print(_escaped(f"  last      {recipient.last} {remote}"))
 
 
-def retry(named: Path | None, ids: list[str], *, everything: bool, as_json: bool) -> None:
-    """Makes messages due now.
-
-    Raises:
-        Stop: neither ids nor `--all`, or both; an id is unknown; no server runs; a worker does not answer.
-    """
-    if everything == bool(ids):
-        raise Stop(exits.USAGE, "name messages, or say --all")
-    answer = command(configuration(named), {"do": "retry", "ids": None if everything else ids})
-    _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are due now")
-    complete(answer)
-
-
-def hold(named: Path | None, ids: list[str], *, as_json: bool) -> None:
-    """Sets messages aside.
+def retry(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
+    """Make selected recipients due now.
 
     Raises:
-        Stop: an id is unknown; no server runs; a worker does not answer.
+        CommandError: all that are selected are held; or see `_change`.
     """
-    answer = command(configuration(named), {"do": "hold", "ids": ids})
-    _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are held")
-    complete(answer)
+    count = _change(file, RETRY, selection, "{} due now", as_json)
+    if selection.everything and count:
+        return  # held messages are not an error if everything was selected
+    held = _held(file, selection)
+    if not held:
+        return
+    which = " ".join(held) if selection.ids else "ID"
+    sentence = f"{_are(held)} held and not retried; release with: ironpost queue release {which}"
+    if not count:
+        raise CommandError(exits.NO_INPUT, sentence)
+    warn([sentence])
 
 
-def release(named: Path | None, ids: list[str], *, as_json: bool) -> None:
-    """Lets go of messages that are held.
+def hold(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
+    """Hold selected recipients."""
+    if not _change(file, HOLD, selection, "{} held", as_json) and (held := _held(file, selection)):
+        warn([f"{_are(held)} already held"])
+
+
+def release(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
+    """Release selected recipients that are held.
 
     Raises:
-        Stop: an id is unknown; no server runs; a worker does not answer.
+        CommandError: none of them was held; or see `_change`.
     """
-    answer = command(configuration(named), {"do": "release", "ids": ids})
-    _dump(answer) if as_json else typer.echo(f"{answer['recipients']} recipients are released")
-    complete(answer)
+    if not _change(file, RELEASE, selection, "{} released", as_json):
+        if selection.ids is None:
+            raise CommandError(exits.NO_INPUT, "no such mail is held")
+        which = list(dict.fromkeys(selection.ids))
+        sentence = f"{_are(which)} not held; to attempt delivery now: ironpost queue retry {' '.join(selection.ids)}"
+        raise CommandError(exits.NO_INPUT, sentence)
 
 
-def drop(named: Path | None, ids: list[str], *, as_json: bool) -> None:
-    """Removes messages without a report.
+def drop(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
+    """Remove selected recipients without a bounce."""
+    _change(file, DROP, selection, "{} dropped", as_json)
+
+
+def bounce(file: Path | None, selection: SelectionRequest, *, why: str, as_json: bool) -> None:
+    """Fail selected recipients, with a bounce to the sender."""
+    criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
+    _change(file, BOUNCE, BounceRequest(**criteria, why=why), "{} returned to the sender", as_json)
+
+
+def edit(file: Path | None, identifier: str, old: str, new: str, *, as_json: bool) -> None:
+    """Replace the address of a recipient."""
+    answer = call(file, EDIT, EditRequest([identifier], old, new))
+    if as_json:
+        print_json(answer.json)
+    else:
+        typer.echo(f"{old} is replaced by {new}")
+    answer.require_complete()
+
+
+def cat(file: Path | None, identifier: str, *, header: bool) -> None:
+    """Write the content of a message to standard output.
 
     Raises:
-        Stop: an id is unknown; no server runs; a worker does not answer.
+        CommandError: it is not in the queue, or cannot be read.
     """
-    answer = command(configuration(named), {"do": "drop", "ids": ids})
-    _dump(answer) if as_json else typer.echo(f"{answer['messages']} messages dropped")
-    complete(answer)
+    data = LocalData(configuration(file))
+    with failures_explained():
+        asyncio.run(copy_content(data, identifier, sys.stdout.buffer.write, header=header))
+    sys.stdout.buffer.flush()
 
 
-def _read(named: Path | None, question: Callable[[ShardsReader], Awaitable[Any]]) -> Any:
-    data = configuration(named).data
+def sql(file: Path | None, statement: str, *, limit: int, as_json: bool) -> None:
+    """Runs a query over the views of the queue."""
+    found = call_local(file, QUERY, QueryRequest(statement, limit))
+    _warn_of_faults(found.faults)
+    if found.more:
+        warn([f"the result ends after {counted(limit, 'row')}; use --limit to see more"])
+    if as_json:
+        print_json([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+        return
+    for row in (found.columns, *found.rows):
+        typer.echo("\t".join(escape("" if value is None else str(value)) for value in row))
+
+
+def trace(file: Path | None, what: str, *, limit: int, as_json: bool) -> None:
+    """Shows the events of messages.
+
+    Raises:
+        CommandError: none is found.
+    """
+    found = call_local(file, TRACE, TraceRequest(what, limit))
+    _warn_of_faults(found.faults)
+    if as_json:
+        print_json(found.messages)
+        return
+    if not found.messages:
+        raise CommandError(
+            exits.NO_INPUT, f"no events of {what} are recorded; queue.history limits how long they are kept"
+        )
+    console = _console()
+    for message in found.messages:
+        console.print(_escaped(f"{message.id} {message.message_id}".rstrip()))
+        for event in message.events:
+            console.print(_escaped(f"  {_event_text(event)}"))
+
+
+def _event_text(event: EventEntry) -> str:
+    remote = f"({event.remote})" if event.remote else ""
+    return " ".join(part for part in (moment(event.at), event.kind, f"<{event.address}>", event.reply, remote) if part)
+
+
+def explain(file: Path | None, identifier: str, *, as_json: bool) -> None:
+    """Explains the decisions about a message in the queue, with the events so far."""
+    answer = call(file, EXPLAIN, ExplainQueued([identifier]))
+    history = call_local(file, TRACE, TraceRequest(identifier))
+    events = [event for message in history.messages if message.id == identifier for event in message.events]
+    if as_json:
+        print_json({"recipients": answer.json["recipients"], "events": events})
+        return
+    console = _console()
+    for to in answer.response.recipients:
+        console.print(_escaped(f"to        {to.recipient}: {to.state}, {counted(to.attempts, 'attempt')}"))
+        console.print(_escaped(f"  route     {to.route}"))
+        for reason in to.reasons:
+            console.print(_escaped(f"              {reason}"))
+        if to.destination is not None:
+            window = f"{to.destination.busy} of {counted(to.destination.window, 'slot')} in use"
+            console.print(
+                _escaped(f"  goes to   {to.destination.destination}: {_state_text(to.destination)}, {window}")
+            )
+        console.print(_escaped(f"  next try  {to.next or '-'} ({to.why})"))
+        if to.expires:
+            console.print(_escaped(f"  expires   {to.expires}"))
+        for event in events:
+            if event.address == to.recipient:
+                console.print(_escaped(f"  event     {_event_text(event)}"))
+
+
+def shape(file: Path | None, *, limit: int, as_json: bool) -> None:
+    """Shows the queue by destination domain and age, with the state of each destination if a server runs."""
+    found = call_local(file, SHAPE, ShapeRequest(limit))
+    _warn_of_faults(found.faults)
+    states: dict[str, DestinationEntry] = {}
     try:
-        with acting_for(data):  # SQLite opens files beside the database, and would give links' targets to its owner
-            reader = ShardsReader.open_readonly(data)
-            try:
-                return asyncio.run(_awaited(question(reader)))
-            finally:
-                for fault in reader.faults:
-                    typer.echo(f"ironpost: part of the queue cannot be read: {fault}", err=True)
-                reader.close()
-    except FileNotFoundError:
-        raise Stop(exits.UNAVAILABLE, f"there is no queue in {data}; has a server run on it?") from None
-    except SchemaError as error:
-        raise Stop(exits.UNAVAILABLE, str(error)) from None
-    except PermissionError:
-        raise Stop(exits.NO_PERMISSION, f"{data}: only the user who runs the server may read its queue") from None
-    except OSError as error:
-        raise Stop(exits.UNAVAILABLE, f"{data}: the queue cannot be read: {error.strerror or error}") from None
+        for start in range(0, len(found.domains), DOMAINS_AT_ONCE):
+            domains = [line.domain for line in found.domains[start : start + DOMAINS_AT_ONCE]]
+            answer = call(file, DESTINATIONS, DestinationsRequest(domains))
+            answer.warn_of_silent()
+            for each in answer.response.destinations:
+                if each.domain not in states or states[each.domain].state == "up":
+                    states[each.domain] = each
+    except CommandError as error:
+        if error.code != exits.UNAVAILABLE:
+            raise
+    if as_json:
+        lines = [{**encode(line), "destination": encode(states.get(line.domain))} for line in found.domains]
+        print_json({"ages": found.ages, "domains": lines, "more": found.more})
+        return
+    table = Table(box=None, header_style="", pad_edge=False)
+    table.add_column("DOMAIN", overflow="fold")
+    for title in ("TOTAL", *(f"<={_duration(age)}" for age in found.ages), f">{_duration(found.ages[-1])}"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("DESTINATION", overflow="fold")
+    for line in found.domains:
+        state = states.get(line.domain)
+        table.add_row(*map(_escaped, (line.domain or "-", str(line.total), *map(str, line.ages), _state_text(state))))
+    _console().print(table)
+    if found.more:
+        warn([f"{counted(found.more, 'more domain')}; use --limit to see them"])
 
 
-async def _awaited(answer: Awaitable[Any]) -> Any:
-    return await answer
+def _state_text(entry: DestinationEntry | None) -> str:
+    if entry is None:
+        return "unknown"
+    until = f" until {entry.until}" if entry.until else ""
+    return f"{entry.state}{until}{': ' if entry.why else ''}{entry.why}"
 
 
-def _text(text: str) -> Text:
-    """As a terminal may show it: what a stranger's address or reply could say to the terminal is escaped (R20)."""
-    return Text("".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text))
+def suspend(file: Path | None, request: SuspendRequest, *, as_json: bool) -> None:
+    """Suspends a destination."""
+    answer = call(file, SUSPEND, request, refused=exits.USAGE)
+    found = answer.response
+    if as_json:
+        print_json(answer.json)
+    else:
+        typer.echo(f"{found.name} is suspended {f'until {found.until}' if found.until else 'until it is resumed'}")
+    answer.require_complete()
+
+
+def resume(file: Path | None, name: str, *, as_json: bool) -> None:
+    """Resumes a destination.
+
+    Raises:
+        CommandError: it was not suspended.
+    """
+    answer = call(file, RESUME, ResumeRequest(name))
+    if as_json:
+        print_json(answer.json)
+    elif answer.response.was_suspended:
+        typer.echo(f"{answer.response.name} is resumed")
+    answer.require_complete()
+    if not answer.response.was_suspended:
+        raise CommandError(exits.NO_INPUT, f"{answer.response.name} is not suspended")
+
+
+def _change(
+    file: Path | None,
+    operation: Operation[Any, RequestT, RecipientsChanged],
+    request: RequestT,
+    sentence: str,
+    as_json: bool,
+) -> int:
+    """Change the queue of the running server and print what changed; return the number of recipients.
+
+    Raises:
+        CommandError: the selection is invalid; an id is unknown; no server runs; a worker does not answer.
+    """
+    with failures_explained():
+        request.change()
+    answer = call(file, operation, request)
+    count = answer.response.recipients
+    if as_json:
+        print_json(answer.json)
+    else:
+        typer.echo(sentence.format(f"{counted(count, 'recipient')} {'is' if count == 1 else 'are'}"))
+    answer.require_complete()
+    return count
+
+
+def _are(ids: list[str]) -> str:
+    """Return the messages and the verb; the number of messages if there are many."""
+    if len(ids) > SHOWN:
+        return f"{counted(len(ids), 'message')} are"
+    return f"{', '.join(ids)} {'is' if len(ids) == 1 else 'are'}"
+
+
+def _held(file: Path | None, selection: SelectionRequest) -> list[str]:
+    """Return messages with selected recipients that are held, at most `SEARCHED`."""
+    if selection.state not in {None, RecipientState.HELD.value}:
+        return []
+    criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
+    request = ListRequest(**{**criteria, "state": RecipientState.HELD.value}, limit=SEARCHED)
+    return [each.id for each in call_local(file, LIST, request).messages]
+
+
+def _warn_of_faults(faults: Sequence[str]) -> None:
+    warn([f"part of the queue cannot be read: {fault}" for fault in faults])
+
+
+def _escaped(text: str) -> Text:
+    """Return text that is safe on a terminal: control characters in peers' addresses and replies are escaped (R20)."""
+    return Text(escape(text, keep="\n"))
 
 
 def _console() -> Console:
-    # Into a pipe nothing is cut to a width that nobody has.
+    # A pipe has no width: fold only very long lines.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def _dump(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=None if not sys.stdout.isatty() else 2))
-
-
-def _summary(message: QueuedMessage) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "accepted": _moment(message.accepted),
-        "size": message.body.size,
-        "from": str(message.envelope.reverse_path),
-        "fault": message.fault or None,
-        "recipients": [_recipient(recipient) for recipient in message.recipients],
-    }
-
-
-def _whole(message: QueuedMessage) -> dict[str, Any]:
-    origin = message.envelope.origin
-    return _summary(message) | {
-        "parameters": wire_parameters(message.envelope.parameters),
-        "client": origin._asdict(),
-    }
-
-
-def _recipient(recipient: QueuedRecipient) -> dict[str, Any]:
-    return {
-        "to": str(recipient.recipient.address),
-        "parameters": wire_parameters(recipient.recipient.parameters),
-        "state": recipient.state.value,
-        "attempts": recipient.attempts,
-        "next": _moment(recipient.due) if recipient.state is State.QUEUED else None,
-        "last": recipient.last,
-        "remote": recipient.remote,
-    }
-
-
-def _asked(parameters: Parameters) -> str:
+def _parameters(parameters: Mapping[str, str | None]) -> str:
     return " ".join(key if value is None else f"{key}={value}" for key, value in parameters.items())
 
 
-def _next(recipient: QueuedRecipient, now: float) -> str:
-    if recipient.state is not State.QUEUED:
-        return "held" if recipient.state is State.HELD else "-"
-    return "now" if recipient.due <= now else f"in {_span(recipient.due - now)}"
+def _next_attempt(recipient: RecipientEntry, now: float) -> str:
+    if recipient.next is None:
+        return "held" if recipient.state is RecipientState.HELD else "-"
+    return "now" if recipient.next <= now else f"in {_duration(recipient.next - now)}"
 
 
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"
     return f"{max(0, int(seconds))}s"
 
 
-def _octets(count: int) -> str:
+def _bytes(count: int) -> str:
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -1,7 +1,8 @@
-"""One worker of `serve --workers`: a process that the supervisor starts, not a command for people.
+"""One worker of `serve --workers`: a process that the supervisor starts, not a command for users.
 
-Promises: it gets its orders over the socket whose descriptor is its last argument, says `ready` or why it cannot, and
-ends when that socket does: no worker outlives its supervisor. It logs to the standard error that it inherited.
+Promises: it receives its configuration over the socket whose descriptor is its last argument, reports `ready` or why it
+cannot start, and ends when that socket is closed: no worker outlives its supervisor. It logs to the standard error that
+it inherits.
 """
 
 from __future__ import annotations
@@ -9,28 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ironpost.cli import exits
-from ironpost.cli.app import Stop
+from ironpost.cli.app import CommandError
 from ironpost.cli.serve import run
-from ironpost.compose.system import Share, System
+from ironpost.compose.system import System, WorkerContext
 from ironpost.config import Configuration, default, parse
-from ironpost.service import collector, records
-from ironpost.service.control import ControlError
-from ironpost.service.link import Link
-from ironpost.service.news import OTHERS_SECONDS, News
+from ironpost.processes import gc_tuning
+from ironpost.processes.bus import OTHERS_SECONDS, WorkerBus
+from ironpost.processes.channel import Channel
+from ironpost.processes.requests import RequestRefused
+from ironpost.telemetry import formatters as log_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ironpost.service.control import Command
+    from ironpost.processes.requests import RequestHandler
 
 
-class Orders:
-    """What the supervisor said, and whatever it says about the configuration later."""
+class WorkerConfig:
+    """The first message of the supervisor, with updates of the configuration."""
 
     def __init__(self, line: Mapping[str, Any]) -> None:
         self.number: int = line["number"]
@@ -45,75 +49,78 @@ class Orders:
         self._source: str = line["source"]
 
     def configuration(self) -> Configuration:
-        """As the supervisor read it.
+        """Parse the configuration that the supervisor has read.
 
         Raises:
             ConfigError: it cannot be used.
         """
-        return default() if self.text is None else parse(self.text, self._source)
+        return default() if self.text is None else parse(self.text, self._source, Path(self._source).parent)
 
 
-class Front:
-    """A part: the link to the supervisor in the place of the control socket."""
+class SupervisorLink:
+    """Component: the channel to the supervisor, in place of the control socket."""
 
     def __init__(
         self,
         sock: socket.socket,
-        commands: Mapping[str, Command],
-        heard: Callable[[Mapping[str, Any]], None],
+        commands: Mapping[str, RequestHandler],
+        on_notification: Callable[[Mapping[str, Any]], None],
         stop: Callable[[], None],
     ) -> None:
         self._sock = sock
-        self.link = Link(commands, heard, stop)
+        self.channel = Channel(commands, on_notification, stop)
 
     async def start(self) -> None:
-        """Answers from now on."""
-        await self.link.open(self._sock)
+        """Begin to answer requests."""
+        await self.channel.open(self._sock)
 
     async def stop(self) -> None:
-        """Lets go."""
-        self.link.close()
+        """Close the channel."""
+        self.channel.close()
 
 
 def main(descriptor: int) -> int:
-    """Runs until told to stop, or until the supervisor is gone; returns the exit code."""
-    records.keep_descriptors()
+    """Run until stopped, or until the supervisor has ended; return the exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # reloads are requested by the supervisor
+    log_output.open_standard_streams()
     channel = socket.socket(fileno=descriptor)
     line = _first_line(channel)
     if not line:
-        return exits.OK  # the supervisor ended before it said anything
-    orders = Orders(json.loads(line)["note"])
-    front: Front
+        return exits.OK  # the supervisor ended before it sent anything
+    config = WorkerConfig(json.loads(line)["note"])
+    link: SupervisorLink
 
-    news = News(lambda note: front.link.tell(note), lambda request: front.link.ask(request, OTHERS_SECONDS))
+    bus = WorkerBus(lambda note: link.channel.notify(note), lambda request: link.channel.ask(request, OTHERS_SECONDS))
 
     reloading = asyncio.Lock()
 
-    def make_front(commands: Mapping[str, Command], stop: Callable[[], None]) -> Front:
+    def create_channel(commands: Mapping[str, RequestHandler], stop: Callable[[], None]) -> SupervisorLink:
         async def reload(request: Mapping[str, Any]) -> Mapping[str, Any]:
             async with reloading:
-                before, orders.text = orders.text, request["text"]
+                before, config.text = config.text, request["text"]
                 try:
                     return await commands["reload"](request)
-                except ControlError:
-                    orders.text = before
+                except RequestRefused:
+                    config.text = before
                     raise
 
-        nonlocal front
-        front = Front(channel.dup(), {**commands, "reload": reload}, news.heard, stop)
-        return front
+        nonlocal link
+        link = SupervisorLink(channel.dup(), {**commands, "reload": reload}, bus.deliver, stop)
+        return link
 
     def ready() -> None:
-        collector.settle()
-        front.link.tell({"ready": True})
+        gc_tuning.settle()
+        link.channel.notify({"ready": True})
 
     try:
-        configuration = orders.configuration()
-        records.write_to(sys.stderr, configuration.log.level, configuration.log.format, orders.number)
-        records.take_uncaught()
-        share = Share(orders.number, orders.workers, orders.name, orders.ports, orders.sockets, news, make_front)
-        run(System(configuration, orders.configuration, share), ready)
-    except Stop as stop:
+        configuration = config.configuration()
+        log_output.write_to(sys.stderr, configuration.log.level, configuration.log.format, config.number)
+        log_output.log_uncaught()
+        context = WorkerContext(
+            config.number, config.workers, config.name, config.ports, config.sockets, bus, create_channel
+        )
+        run(System(configuration, config.configuration, context), ready)
+    except CommandError as stop:
         with contextlib.suppress(OSError):
             channel.sendall(json.dumps({"note": {"failed": str(stop), "code": stop.code}}).encode() + b"\n")
         return stop.code
@@ -123,7 +130,7 @@ def main(descriptor: int) -> int:
 def _first_line(channel: socket.socket) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        # One octet at a time would do; the rest of a piece would belong to the link, and there is none before `ready`.
+        # Octets after the line would belong to the link, but the supervisor sends none before `ready`.
         piece = channel.recv(65536)
         if not piece:
             return b""

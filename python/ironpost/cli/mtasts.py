@@ -1,0 +1,48 @@
+"""`mtasts check`: show what a domain publishes for MTA-STS, without a running server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ironpost.cli import exits
+from ironpost.cli.call import call_local, report
+from ironpost.model.text import escape
+from ironpost.operations.mtasts import CHECK, StsCheckRequest, StsResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ironpost.operations.mtasts import StsCheck
+
+_EXITS = {
+    StsResult.ABSENT: exits.NO_INPUT,
+    StsResult.FAULTY: exits.NOT_CONFORMING,
+    StsResult.UNKNOWN: exits.TEMPORARY,
+}
+
+
+def check(file: Path | None, domain: str, *, as_json: bool) -> None:
+    """Print record, policy, hosts and problems.
+
+    Raises:
+        CommandError: the domain is invalid.
+        typer.Exit: there is no policy, it is faulty, or DNS does not answer.
+    """
+    found = call_local(file, CHECK, StsCheckRequest(domain))
+    report(found, _print, _EXITS.get(found.result), as_json=as_json)
+
+
+def _print(found: StsCheck) -> None:
+    for record in found.records:
+        typer.echo(f"record     {escape(record)}")
+    for line in found.policy:
+        typer.echo(f"policy     {escape(line)}")
+    for each in found.hosts:
+        preference = "no MX" if each.preference is None else f"MX {each.preference}"
+        matches = f", matches {each.pattern}" if each.pattern is not None else ""
+        typer.echo(f"host       {escape(each.host) or '.'} ({preference}){escape(matches)}")
+    for problem in found.problems:
+        typer.echo(f"problem    {escape(problem)}")
+    typer.echo(f"{found.domain}: {found.result.value}")

@@ -1,0 +1,98 @@
+"""`tlsrpt check` and `show`: what a domain publishes about TLS reports, and a received report. Need no server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from ironpost.cli import exits
+from ironpost.cli.app import CommandError
+from ironpost.cli.call import call_local, print_json, report
+from ironpost.model.text import error_text, escape
+from ironpost.operations.queue import moment
+from ironpost.operations.tlsrpt import CHECK, TlsrptCheckRequest, TlsrptResult
+from ironpost.reports.tlsrpt.mail import extracted
+from ironpost.reports.tlsrpt.report import ReportError, decoded, encoded
+
+if TYPE_CHECKING:
+    from ironpost.operations.tlsrpt import TlsrptCheck
+    from ironpost.reports.tlsrpt.report import Failure, Report
+
+MAX_FILE: Final = 32 << 20
+"""Octets of a file that is read: the largest report, in base64."""
+
+_EXITS = {
+    TlsrptResult.ABSENT: exits.NO_INPUT,
+    TlsrptResult.FAULTY: exits.NOT_CONFORMING,
+    TlsrptResult.UNKNOWN: exits.TEMPORARY,
+}
+
+
+def check(file: Path | None, domain: str, *, as_json: bool) -> None:
+    """Print record, destinations and problems.
+
+    Raises:
+        CommandError: the domain is invalid.
+        typer.Exit: there is no record, it is faulty, or DNS does not answer.
+    """
+    found = call_local(file, CHECK, TlsrptCheckRequest(domain))
+    report(found, _print, _EXITS.get(found.result), as_json=as_json)
+
+
+def _print(found: TlsrptCheck) -> None:
+    for record in found.records:
+        typer.echo(f"record     {escape(record)}")
+    for each in found.destinations:
+        typer.echo(f"reports to {escape(each.uri)} ({each.way})")
+    for problem in found.problems:
+        typer.echo(f"problem    {escape(problem)}")
+    typer.echo(f"{found.domain}: {found.result.value}")
+
+
+def show(file: str, *, as_json: bool) -> None:
+    """Print a report from a file, or from standard input (`-`).
+
+    Raises:
+        CommandError: the file cannot be read, or has no valid report.
+    """
+    try:
+        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as opened:
+            octets = opened.read(MAX_FILE + 1)
+    except OSError as error:
+        raise CommandError(exits.NO_INPUT, f"{file}: {error_text(error)}") from None
+    try:
+        if len(octets) > MAX_FILE:
+            raise ReportError(f"more than {MAX_FILE} octets")
+        found = decoded(extracted(octets))
+    except ReportError as error:
+        raise CommandError(exits.NOT_CONFORMING, f"{file}: {escape(str(error))}") from None
+    if as_json:
+        print_json(json.loads(encoded(found)))
+    else:
+        _print_report(found)
+
+
+def _print_report(found: Report) -> None:
+    typer.echo(f"from       {escape(found.organization)} ({escape(found.contact)})")
+    typer.echo(f"period     {moment(found.start)} to {moment(found.end)}")
+    typer.echo(f"report     {escape(found.id)}")
+    for result in found.policies:
+        policy = result.policy
+        typer.echo(
+            f"{escape(policy.domain)} ({escape(policy.type)}): {result.successes} sessions succeeded, "
+            f"{result.failures} failed"
+        )
+        for failure, count in result.details:
+            typer.echo(f"  {count} {_failure(failure)}")
+
+
+def _failure(failure: Failure) -> str:
+    at = f" at {failure.host or failure.host_ip}" if failure.host or failure.host_ip else ""
+    source = f" from {failure.our_ip}" if failure.our_ip else ""
+    reason = f": {failure.reason}" if failure.reason else ""
+    more = f" ({failure.information})" if failure.information else ""
+    return escape(f"{failure.type}{at}{source}{reason}{more}")
