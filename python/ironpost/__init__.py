@@ -1,4 +1,4 @@
-"""ironpost: SMTP, whole. `wire` parses, `Server` and `Client` speak asyncio, `ironpost serve` is the mail server.
+"""A complete SMTP stack: `wire` parses, `Server` and `Client` are for asyncio, `ironpost serve` is the mail server.
 
 Importing the package loads nothing else of it; a name is loaded when it is first asked for.
 """
@@ -37,11 +37,15 @@ _LAZY = {
 }
 """Public name to the module that has it."""
 
+__version__: str
+"""The version of the installed package."""
+
 __all__ = [
     "BaseHandler",
     "Client",
     "Server",
     "Verdict",
+    "__version__",
     "accept",
     "blocking",
     "defer",
@@ -53,6 +57,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # it imports socket, which `wire` alone does not need
+
+        return version("ironpost")
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module 'ironpost' has no attribute {name!r}")

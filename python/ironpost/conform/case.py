@@ -1,12 +1,12 @@
-"""What a case is: its name, how much it weighs, what it needs, what it says and what must come back.
+"""What a case is: its id, level and requirements, what it sends and which replies it accepts.
 
-Promises: a case is data as far as it can be: `Topic.row` takes a dialogue, `Topic.case` a function where a dialogue is
-not enough. Its name carries the section that it is about (`rfc5321-4.1.1.4-dot-crlf-only`), and `Case.cites` reads it
-from there, so the two cannot disagree. What a reply may be is written as codes in which `x` is any digit; a `~` before
-one says: allowed, but not what the section asks for, which makes a warning; `close` says that the server may close the
+Promises: cases are data where possible: `Topic.row` takes a dialogue, `Topic.case` a function where a dialogue is not
+enough. The id contains the section (`rfc5321-4.1.1.4-dot-crlf-only`) and `Case.cites` reads it from there, so the two
+cannot disagree. Accepted replies are written as codes in which `x` is any digit. `~` before a code means that it is
+allowed but is not the code that the section asks for: a warning. `close` means that the server may close the
 connection instead.
 
-Refuses: two cases with one name, and a name without a section, when the module is imported.
+Refuses: a duplicate id, and an id without a section, when the module is imported.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ _CODE = re.compile(r"~?[2-5x][0-9x][0-9x]|close")
 
 
 class Level(Enum):
-    """How much a case weighs."""
+    """How strongly the standard requires what a case tests."""
 
     MUST = "MUST"
-    """The standard demands it. Failing makes `fail`."""
+    """The standard requires it. A failure is reported as `fail`."""
     SHOULD = "SHOULD"
-    """The standard recommends it. Failing makes `warn`."""
+    """The standard recommends it. A failure is reported as `warn`."""
     ROBUST = "robust"
-    """No standard says so, but security or experience does: our opinion. Failing makes `warn`."""
+    """Good practice for security or interoperability, in our opinion. A failure is reported as `warn`."""
 
 
-class Outcome(Enum):
-    """What became of a case."""
+class CaseOutcome(Enum):
+    """The result of a case."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
     WARN = "warn"
     NOT_APPLICABLE = "n.a."
     ERROR = "error"
-    """The case did not get as far as its question."""
+    """The case failed before it reached what it tests."""
 
 
 class Start(IntEnum):
-    """How far the dialogue is when a case begins. Each includes those before it."""
+    """How far the dialogue has got when a case begins. Each stage includes the earlier ones."""
 
     CONNECTED = 0
-    """Connected (and in implicit TLS, if the server is reached so); the greeting is not read."""
+    """Connected (with implicit TLS if the target uses it); the greeting has not been read."""
     GREETED = 1
     HELLO = 2
-    """After EHLO (LHLO), STARTTLS and AUTH if they were asked for."""
+    """After EHLO (LHLO), and after STARTTLS and AUTH if the target asks for them."""
     MAIL = 3
     RCPT = 4
     DATA = 5
-    """354 was read."""
+    """The 354 reply has been read."""
 
 
 class Profile(Enum):
-    """Which kind of server is at the other end."""
+    """The kind of server under test."""
 
     MX = "mx"
     SUBMISSION = "submission"
@@ -80,29 +80,29 @@ ANY: Final = SMTP | LMTP
 
 
 class Failed(Exception):
-    """The server did not do what the case asks for; the text says what it did."""
+    """The server did not do what the case requires. The text says what it did instead."""
 
 
 class NotApplicable(Exception):
-    """The case has no question for this server; the text says why."""
+    """The case does not apply to this server. The text says why."""
 
 
-class Step(NamedTuple):
-    """One thing said and the replies to it."""
+class CaseStep(NamedTuple):
+    """What is sent, and the replies expected to it."""
 
     send: tuple[bytes, ...]
-    """Pieces, each sent for itself."""
+    """Pieces, each sent in its own write."""
     expect: tuple[str, ...]
     """One specification for each reply; empty: read nothing."""
 
 
-def say(send: bytes | tuple[bytes, ...], *expect: str) -> Step:
-    """A step. `{from}`, `{to}`, `{to2}`, `{rejected}`, `{name}`, `{ehlo}` and `{message}` are filled in."""
-    return Step((send,) if isinstance(send, bytes) else send, expect)
+def say(send: bytes | tuple[bytes, ...], *expect: str) -> CaseStep:
+    """Make a step. `{from}`, `{to}`, `{to2}`, `{rejected}`, `{name}`, `{ehlo}` and `{message}` are placeholders."""
+    return CaseStep((send,) if isinstance(send, bytes) else send, expect)
 
 
 class Codes(NamedTuple):
-    """What a reply may be."""
+    """The replies that a specification accepts."""
 
     asked: tuple[re.Pattern[str], ...]
     allowed: tuple[re.Pattern[str], ...]
@@ -111,15 +111,15 @@ class Codes(NamedTuple):
 
 @cache
 def codes(specification: str) -> Codes:
-    """Reads a specification such as `503 ~5xx close`.
+    """Parse a specification such as `503 ~5xx close`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the specification contains an invalid code.
     """
     words = specification.split()
     for word in words:
         if not _CODE.fullmatch(word):
-            raise ValueError(f"{word!r} is no reply code")
+            raise ValueError(f"{word!r} is not a valid reply code pattern: expected, for example, 250, ~5xx or close")
     patterns = {word: re.compile(word.lstrip("~").replace("x", "[0-9]")) for word in words if word != "close"}
     return Codes(
         tuple(pattern for word, pattern in patterns.items() if not word.startswith("~")),
@@ -130,24 +130,24 @@ def codes(specification: str) -> Codes:
 
 @dataclass(frozen=True)
 class Case:
-    """One question to a server."""
+    """One test of a server."""
 
     id: str
     level: Level
     does: str
-    """What it does and what must happen, in one sentence."""
+    """What the case does and what must happen, in one sentence."""
     topic: str
     run: Run
     start: Start = Start.HELLO
     profiles: frozenset[Profile] = ANY
     needs: tuple[str, ...] = ()
-    """EHLO keywords without which it is not applicable; `!KEYWORD` for one with which it is not."""
+    """EHLO keywords that must be offered for the case to apply; `!KEYWORD` must not be offered."""
     wants: tuple[str, ...] = ()
-    """What the caller must have told or the survey found: a key of `survey.WANTS`."""
+    """What the caller must have given or the survey must have found: keys of `target.WANTS`."""
 
     @property
     def cites(self) -> str:
-        """The section that it is about."""
+        """The section under test, for example `RFC 5321 §4.1.1.4`."""
         match = _ID.fullmatch(self.id)
         assert match is not None
         kind = "appendix " if match[2][0].isalpha() else "§"
@@ -176,13 +176,19 @@ class Topic:
         needs: tuple[str, ...] = (),
         wants: tuple[str, ...] = (),
     ) -> Callable[[Run], Run]:
-        """Makes a case of the function below it."""
+        """Register the decorated function as a case.
+
+        Raises:
+            ValueError: the id names no section, or is already used in this topic.
+        """
 
         def add(run: Run) -> Run:
             if not _ID.fullmatch(id):
-                raise ValueError(f"{id!r} does not name its section")
+                raise ValueError(
+                    f"invalid case id {id!r}: expected a name with its section, such as rfc5321-4.2-grammar"
+                )
             if any(other.id == id for other in self.cases):
-                raise ValueError(f"{id!r} is there twice")
+                raise ValueError(f"duplicate case id {id!r}")
             self.cases.append(
                 Case(
                     id, level, does, self.name, run, start,
@@ -198,14 +204,15 @@ class Topic:
         id: str,  # noqa: A002 - its name
         level: Level,
         does: str,
-        *steps: Step,
+        *steps: CaseStep,
         start: Start = Start.HELLO,
         profiles: frozenset[Profile] | None = None,
         needs: tuple[str, ...] = (),
         wants: tuple[str, ...] = (),
         quits: bool = True,
     ) -> None:
-        """A case that is a dialogue. Behind it QUIT must be answered 221: no reply too few, none too many."""
+        """Add a case that consists of a dialogue. Unless `quits` is false, QUIT must then be answered 221, which shows
+        that no reply was missing or surplus."""
         for step in steps:
             for specification in step.expect:
                 codes(specification)

@@ -1,9 +1,9 @@
-"""One connection to a server under test: exactly these octets go out, and what comes back is read strictly.
+"""One connection to a server under test, which sends octets unchanged and parses replies strictly.
 
-Promises: `send` writes the octets as they are, in the pieces that were asked for. `reply` gives one reply at a time,
-read by `wire.ReplyReader`: what is no reply by the grammar of RFC 5321 §4.2 is a `Malformed`, never a guess. Every
-wait ends at the time-out. The dialogue is kept as lines that a person can read, with every octet outside printable
-ASCII escaped, and is bounded.
+Promises: `send` writes the octets unchanged, one write for each piece. `reply` returns one reply at a time, parsed by
+`wire.ReplyReader`: input that does not match the grammar of RFC 5321 §4.2 raises `MalformedReply` and is not guessed
+at. Every wait is bounded by the timeout. The dialogue is kept as readable lines, with every octet outside printable
+ASCII escaped, and its length is bounded.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ LINES: Final = 400
 """Lines of a dialogue that are kept."""
 
 
-class Malformed(Exception):
-    """What came back is no reply; the text says what is wrong."""
+class MalformedReply(Exception):
+    """The server sent a malformed reply. The text says what is wrong with it."""
 
 
 class Silence(Exception):
-    """Nothing came within the time-out."""
+    """The server sent nothing within the timeout."""
 
 
 class TlsFailed(Exception):
-    """There was no handshake; the text says why."""
+    """The TLS handshake failed. The text says why."""
 
 
-class Untrusted(Exception):
-    """The server's certificate is not trusted here: a matter of the run, not of the server's conduct."""
+class UntrustedCertificate(Exception):
+    """The server's certificate is not trusted on this machine. This is not counted against the server."""
 
     def __init__(self) -> None:
-        super().__init__("its certificate is not trusted here: --insecure does not verify it")
+        super().__init__("the server's certificate is not trusted: use --insecure to skip verification")
 
 
 def printable(octets: bytes) -> str:
-    """Octets as a person can read them: one line, cut if long."""
+    """Return octets as one line of printable ASCII, truncated if long."""
     text = "".join(chr(o) if 32 <= o < 127 and o != 92 else _ESCAPES.get(o, f"\\x{o:02x}") for o in octets[:SHOWN])
     return text if len(octets) <= SHOWN else f"{text}... ({len(octets)} octets)"
 
@@ -55,24 +55,24 @@ def printable(octets: bytes) -> str:
 _ESCAPES = {0: "\\0", 9: "\\t", 10: "\\n", 13: "\\r", 92: "\\\\"}
 
 
-class _Ear(asyncio.Protocol):
-    """Keeps what comes."""
+class _Buffer(asyncio.Protocol):
+    """Buffers the octets from the server."""
 
     def __init__(self) -> None:
-        self.heard = bytearray()
+        self.octets = bytearray()
         self.ended = False
-        self.gone = asyncio.Event()
-        self.news = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.changed = asyncio.Event()
         self.writable = asyncio.Event()
         self.writable.set()
 
     def data_received(self, data: bytes) -> None:
-        self.heard += data
-        self.news.set()
+        self.octets += data
+        self.changed.set()
 
     def eof_received(self) -> None:
         self.ended = True
-        self.news.set()
+        self.changed.set()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -82,22 +82,22 @@ class _Ear(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.ended = True
-        self.gone.set()
-        self.news.set()
+        self.closed.set()
+        self.changed.set()
         self.writable.set()
 
 
-class Connection:
-    """See the module."""
+class ProbeConnection:
+    """A connection to the server under test; see the module."""
 
-    def __init__(self, transport: asyncio.Transport, ear: _Ear, timeout: float) -> None:
+    def __init__(self, transport: asyncio.Transport, buffer: _Buffer, timeout: float) -> None:
         self.timeout = timeout
         self.dialogue: list[str] = []
         self.octets = bytearray()
-        """Everything that was received, as it came."""
+        """Everything received so far, unparsed."""
         self.secure = False
         self._transport = transport
-        self._ear = ear
+        self._buffer = buffer
         self._reader = wire.ReplyReader()
         self._replies: deque[wire.Reply] = deque()
         self._broken = ""
@@ -106,53 +106,53 @@ class Connection:
     async def open(
         cls, host: str, port: int, patience: float, tls: ssl.SSLContext | None = None, name: str = ""
     ) -> Self:
-        """Connects; with `tls` the handshake comes first.
+        """Connect; with `tls`, complete the handshake as well.
 
         Raises:
-            OSError: nothing answers there.
-            TlsFailed: no handshake.
-            Untrusted: the certificate was refused by us.
+            OSError: the connection cannot be opened.
+            TlsFailed: the handshake failed.
+            UntrustedCertificate: the server's certificate was not accepted.
         """
         loop = asyncio.get_running_loop()
-        ear = _Ear()
+        buffer = _Buffer()
         handshake = patience if tls else None
         try:
             async with asyncio.timeout(patience):
                 transport, _ = await loop.create_connection(
-                    lambda: ear, host, port, ssl=tls, server_hostname=name if tls else None,
+                    lambda: buffer, host, port, ssl=tls, server_hostname=name if tls else None,
                     ssl_handshake_timeout=handshake,
                 )  # fmt: skip
         except ssl.SSLCertVerificationError:
-            raise Untrusted from None
+            raise UntrustedCertificate from None
         except ssl.SSLError as error:
             raise TlsFailed(error.reason or str(error)) from None
         except UnicodeError:  # of the codec for host names
-            raise OSError("this is no host name") from None
+            raise OSError("not a valid host name") from None
         except ConnectionError as error:
             if tls is not None and not isinstance(error, ConnectionRefusedError):
                 raise TlsFailed(str(error)) from None
             raise
-        connection = cls(transport, ear, patience)
+        connection = cls(transport, buffer, patience)
         connection.secure = tls is not None
         return connection
 
     async def start_tls(self, context: ssl.SSLContext, name: str) -> None:
-        """The handshake, now.
+        """Start TLS on the open connection.
 
         Raises:
-            TlsFailed: there was none.
-            Untrusted: the certificate was refused by us.
+            TlsFailed: the handshake failed.
+            UntrustedCertificate: the server's certificate was not accepted.
         """
         loop = asyncio.get_running_loop()
         self._note("C: <TLS handshake>")
         try:
             transport = await loop.start_tls(
-                self._transport, self._ear, context, server_hostname=name, ssl_handshake_timeout=self.timeout
+                self._transport, self._buffer, context, server_hostname=name, ssl_handshake_timeout=self.timeout
             )
         except ssl.SSLCertVerificationError:
-            raise Untrusted from None
+            raise UntrustedCertificate from None
         except (OSError, ssl.SSLError) as error:
-            self._ear.ended = True
+            self._buffer.ended = True
             reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
             self._note(f"   <no TLS: {reason}>")
             raise TlsFailed(str(reason)) from None
@@ -161,8 +161,25 @@ class Connection:
         self.secure = True
         self._note("   <TLS established>")
 
+    async def end_tls(self) -> None:
+        """End TLS with close_notify (RFC 8446 §6.1) and continue unencrypted on the same connection.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+        self._note("C: <end of TLS>")
+        kept = self._transport.get_extra_info("socket").dup()  # asyncio closes its own with TLS
+        self._transport.close()
+        try:
+            await asyncio.wait_for(self._buffer.closed.wait(), self.timeout)
+        except TimeoutError:  # the server sent no close_notify
+            self._transport.abort()
+        self._buffer = _Buffer()
+        self._transport, _ = await asyncio.get_running_loop().create_connection(lambda: self._buffer, sock=kept)
+        self.secure = False
+
     async def send(self, *pieces: bytes) -> None:
-        """Writes these octets; between two pieces there is a short pause."""
+        """Write the pieces, with a short pause between them."""
         for index, piece in enumerate(pieces):
             if index:
                 await asyncio.sleep(PIECE_PAUSE)
@@ -172,13 +189,13 @@ class Connection:
             if not self._transport.is_closing():
                 self._transport.write(piece)
                 try:
-                    await asyncio.wait_for(self._ear.writable.wait(), self.timeout)
+                    await asyncio.wait_for(self._buffer.writable.wait(), self.timeout)
                 except TimeoutError:
                     self._note("   <the server does not read>")
                     return
 
     def end(self) -> None:
-        """Sends the end of our stream, and still listens; under TLS it closes."""
+        """Close the sending direction and keep reading. Under TLS the connection is closed."""
         self._note("C: <eof>")
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -186,36 +203,36 @@ class Connection:
             self._transport.close()
 
     async def reply(self) -> wire.Reply | None:
-        """The next reply; None when the server closed the connection instead.
+        """Return the next reply, or None if the server closed the connection.
 
         Raises:
-            Silence: nothing came in time.
-            Malformed: what came is no reply.
+            Silence: the server sent nothing within the timeout.
+            MalformedReply: the server sent something that is not a valid reply.
         """
         deadline = asyncio.get_running_loop().time() + self.timeout
         while not self._replies:
-            self._take()
+            self._parse()
             if self._replies:
                 break
             if self._broken:
-                raise Malformed(self._broken)
-            if self._ear.ended:
+                raise MalformedReply(self._broken)
+            if self._buffer.ended:
                 self._note("S: <closed>")
                 return None
-            self._ear.news.clear()
+            self._buffer.changed.clear()
             remaining = deadline - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait_for(self._ear.news.wait(), remaining)
+                await asyncio.wait_for(self._buffer.changed.wait(), remaining)
             except TimeoutError:
-                self._note(f"   <nothing came for {self.timeout:g} s>")
+                self._note(f"   <nothing received for {self.timeout:g} s>")
                 raise Silence from None
         return self._replies.popleft()
 
-    def _take(self) -> None:
-        if not self._ear.heard:
+    def _parse(self) -> None:
+        if not self._buffer.octets:
             return
-        octets = bytes(self._ear.heard)
-        self._ear.heard.clear()
+        octets = bytes(self._buffer.octets)
+        self._buffer.octets.clear()
         self.octets += octets
         for line in octets.splitlines():
             self._note(f"S: {printable(line)}")
@@ -225,26 +242,26 @@ class Connection:
             else:
                 self._broken = wire.FAULTS[event.id]
 
-    async def heard(self) -> bytes:
-        """What comes next, unread; empty when the server closed the connection or says nothing. For a server that
-        may answer with something else than SMTP."""
-        self._ear.news.clear()
-        if not self._ear.heard and not self._ear.ended:
+    async def read(self) -> bytes:
+        """Return the next octets unparsed, for a server that may send something other than SMTP; empty if the server
+        closed the connection or sent nothing within the timeout."""
+        self._buffer.changed.clear()
+        if not self._buffer.octets and not self._buffer.ended:
             try:
-                await asyncio.wait_for(self._ear.news.wait(), self.timeout)
+                await asyncio.wait_for(self._buffer.changed.wait(), self.timeout)
             except TimeoutError:
-                self._note(f"   <nothing came for {self.timeout:g} s>")
-        octets = bytes(self._ear.heard)
-        self._ear.heard.clear()
+                self._note(f"   <nothing received for {self.timeout:g} s>")
+        octets = bytes(self._buffer.octets)
+        self._buffer.octets.clear()
         if octets:
             self._note(f"S: {printable(octets)}")
         return octets
 
     async def close(self) -> None:
-        """Ends the connection, whatever state it is in."""
+        """Abort the connection, in any state."""
         self._transport.abort()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ear.gone.wait(), self.timeout)
+            await asyncio.wait_for(self._buffer.closed.wait(), self.timeout)
 
     def _note(self, line: str) -> None:
         if len(self.dialogue) < LINES:

@@ -1,7 +1,7 @@
-"""Runs the cases against one server and gathers what came of them.
+"""Run the cases against one server and collect the results.
 
-Promises: a result for every case, in their order, whatever the server does; a case ends at its deadline; connections
-are opened at a polite rate. A case that does not get as far as its question is an `error`, not a failure.
+Promises: a result for every case, in order, whatever the server does. Each case has a deadline. Connections are opened
+at a moderate rate. A case that fails before it reaches what it tests is an `error`, not a failure.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
-from ironpost.conform.case import Case, Failed, Level, NotApplicable, Outcome, Start
-from ironpost.conform.connection import Malformed, Silence, TlsFailed, Untrusted
+from ironpost.conform.case import Case, CaseOutcome, Failed, Level, NotApplicable, Start
+from ironpost.conform.connection import MalformedReply, Silence, TlsFailed, UntrustedCertificate
 from ironpost.conform.talk import Talk
 from ironpost.conform.target import WANTS, lacks
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from ironpost.conform.target import Survey, Target
 
 APART: Final = 0.02
-"""Seconds between the beginnings of two cases."""
-PATIENCE: Final = 6
-"""How many time-outs a case may take in all."""
+"""Seconds between two cases."""
+DEADLINE: Final = 6
+"""How long a case may take, as a multiple of the target's timeout."""
 RETRIES: Final = 2
-"""How often a case begins again when the server says 421 or refuses the connection."""
+"""How often a case is retried if its session cannot be opened."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one case."""
+    """The result of one case."""
 
     case: Case
-    outcome: Outcome
+    outcome: CaseOutcome
     why: str = ""
     seconds: float = 0.0
     dialogue: Sequence[str] = field(default=(), repr=False)
 
     @property
     def wrong(self) -> bool:
-        """It keeps the exit code from being 0: a MUST that is not shown to be kept."""
-        return self.case.level is Level.MUST and self.outcome in {Outcome.FAIL, Outcome.ERROR}
+        """Whether the exit code must not be 0: a MUST failed or could not be tested."""
+        return self.case.level is Level.MUST and self.outcome in {CaseOutcome.FAIL, CaseOutcome.ERROR}
 
     def json(self, *, dialogue: bool) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the result as `--json` prints it."""
         said = {"dialogue": list(self.dialogue)} if dialogue else {}
         return {
             "id": self.case.id, "topic": self.case.topic, "level": self.case.level.value, "cites": self.case.cites,
@@ -56,8 +56,8 @@ class Result:
 
 
 def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
-    """The cases that one of the patterns means; all without patterns. A topic's name means its cases, anything else
-    those whose name it fits, as a file name pattern if it holds a `*`, else as a part of the name."""
+    """Return the cases that match one of the patterns, or all of them without patterns. The name of a topic selects
+    its cases. Anything else is matched against the ids: as a glob if it contains `*`, `?` or `[`, else as a part."""
     topics = {case.topic for case in cases} & set(patterns)
     names = [p if set("*?[") & set(p) else f"*{p}*" for p in patterns if p not in topics]
     return [
@@ -68,10 +68,10 @@ def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:
 
 
 def inapplicable(case: Case, target: Target, survey: Survey) -> str:
-    """Why a case has no question for this server; empty if it has."""
+    """Return why a case does not apply to this server; empty if it does."""
     if target.profile not in case.profiles:
         return f"not for {target.profile.value}"
-    offered = survey.clear if "STARTTLS" in case.needs else survey.offers
+    offered = survey.unencrypted if "STARTTLS" in case.needs else survey.offers
     for keyword in case.needs:
         name = keyword.removeprefix("!")
         if (name in offered) == keyword.startswith("!"):
@@ -87,7 +87,7 @@ async def run(
     parallel: int = 1,
     done: Callable[[Result], object] = lambda _result: None,
 ) -> list[Result]:
-    """Runs the cases; `done` is called with each result as it comes."""
+    """Run the cases and call `done` with each result."""
     results: list[Result | None] = [None] * len(cases)
     waiting = iter(enumerate(cases))
 
@@ -95,7 +95,7 @@ async def run(
         for index, case in waiting:
             reason = inapplicable(case, target, survey)
             if reason:
-                result = Result(case, Outcome.NOT_APPLICABLE, reason)
+                result = Result(case, CaseOutcome.NOT_APPLICABLE, reason)
             else:
                 result = await one(case, target, survey)
                 await asyncio.sleep(APART)
@@ -107,7 +107,7 @@ async def run(
 
 
 async def one(case: Case, target: Target, survey: Survey) -> Result:
-    """Runs one case."""
+    """Run one case."""
     began = time.monotonic()
     talk = Talk(target, survey, case.id)
     try:
@@ -117,34 +117,34 @@ async def one(case: Case, target: Target, survey: Survey) -> Result:
     return Result(case, outcome, why, time.monotonic() - began, talk.dialogue)
 
 
-async def _judge(case: Case, talk: Talk) -> tuple[Outcome, str]:
-    wrong = Outcome.FAIL if case.level is Level.MUST else Outcome.WARN
+async def _judge(case: Case, talk: Talk) -> tuple[CaseOutcome, str]:
+    wrong = CaseOutcome.FAIL if case.level is Level.MUST else CaseOutcome.WARN
     for attempt in range(RETRIES + 1):
         try:
             await talk.begin(case.start)
             break
-        except Untrusted as reason:
-            return Outcome.NOT_APPLICABLE, str(reason)
+        except UntrustedCertificate as reason:
+            return CaseOutcome.NOT_APPLICABLE, str(reason)
         except (Failed, OSError, TlsFailed) as error:
             await talk.close()
             if attempt == RETRIES or case.start is Start.CONNECTED:
-                return Outcome.ERROR, f"it did not come to the question: {error}"
-            await asyncio.sleep(0.5 * (attempt + 1))  # a limit of connections, or a server that starts again
+                return CaseOutcome.ERROR, f"could not reach the step under test: {error}"
+            await asyncio.sleep(0.5 * (attempt + 1))  # a connection limit, or a restart
     try:
-        await asyncio.wait_for(case.run(talk), PATIENCE * talk.target.timeout)
-    except (NotApplicable, Untrusted) as reason:
-        return Outcome.NOT_APPLICABLE, str(reason)
+        await asyncio.wait_for(case.run(talk), DEADLINE * talk.target.timeout)
+    except (NotApplicable, UntrustedCertificate) as reason:
+        return CaseOutcome.NOT_APPLICABLE, str(reason)
     except Failed as reason:
         return wrong, str(reason)
     except TimeoutError:
-        return wrong, f"not done within {PATIENCE * talk.target.timeout:g} s"
-    except (OSError, TlsFailed, Malformed, Silence) as error:
-        return Outcome.ERROR, f"the connection broke: {error or type(error).__name__}"
-    except Exception as error:  # noqa: BLE001 - what a server says must not end the run
-        return Outcome.ERROR, f"the case did not expect this: {type(error).__name__}: {error}"
-    return (Outcome.WARN, "; ".join(talk.warnings)) if talk.warnings else (Outcome.PASS, "")
+        return wrong, f"not finished within {DEADLINE * talk.target.timeout:g} s"
+    except (OSError, TlsFailed, MalformedReply, Silence) as error:
+        return CaseOutcome.ERROR, f"connection lost: {error or type(error).__name__}"
+    except Exception as error:  # noqa: BLE001 - no reply may end the run
+        return CaseOutcome.ERROR, f"unexpected error in the case: {type(error).__name__}: {error}"
+    return (CaseOutcome.WARN, "; ".join(talk.warnings)) if talk.warnings else (CaseOutcome.PASS, "")
 
 
 def exit_code(results: Iterable[Result]) -> int:
-    """0 if every MUST that has a question for this server is kept, else 1."""
+    """Return 0 if every applicable MUST passed, else 1."""
     return int(any(result.wrong for result in results))

@@ -1,7 +1,8 @@
-"""What the server says about itself, asked once before the first case.
+"""Find out what the server offers, once before the first case.
 
-Promises: it finds out what is offered in clear, under TLS and behind AUTH, and which addresses the server takes where
-the caller named none. It sends one message, and only to see that it appears where the caller said.
+Promises: the survey lists the extensions offered before TLS, under TLS and after AUTH, and looks for addresses that the
+server accepts where the caller named none. It sends a message only if a Maildir was named, to check that it arrives
+there.
 """
 
 from __future__ import annotations
@@ -11,40 +12,41 @@ from dataclasses import replace
 
 from ironpost import wire
 from ironpost.conform.case import Failed, Start
-from ironpost.conform.connection import Malformed, Silence, TlsFailed, Untrusted
+from ironpost.conform.connection import MalformedReply, Silence, TlsFailed, UntrustedCertificate
 from ironpost.conform.talk import Talk
 from ironpost.conform.target import Survey, Target
+from ironpost.model.text import error_text
 
 
 class Unusable(Exception):
-    """There is nothing to test: no connection, or no session; the text says why."""
+    """The server cannot be tested: no connection or no session. The text says why."""
 
 
 async def survey(target: Target) -> tuple[Target, Survey]:
-    """Asks the server what it offers and which addresses it takes.
+    """Find out what the server offers and which addresses it accepts.
 
     Raises:
-        Unusable: no session can be opened with what the caller told.
+        Unusable: no session can be opened with these settings, or no recipient is accepted.
     """
     found = Survey(secure=target.implicit_tls or target.starttls)
     talk = Talk(target, found)
     try:
         await talk.begin(Start.GREETED)
         words = talk.greeting.lines[0].decode("ascii", "replace") if talk.greeting else ""
-        clear = await talk.hello()
+        unencrypted = await talk.hello()
         if target.starttls:
             await talk.start_tls()
             before = await talk.hello()
         else:
-            before = clear
+            before = unencrypted
         offers = before
         if target.user:
             found = replace(found, before_login=before)
             talk.survey = found
             await talk.log_in()
-            with contextlib.suppress(Failed):  # some servers take one EHLO only
+            with contextlib.suppress(Failed):  # some servers accept only one EHLO
                 offers = await talk.hello()
-        found = replace(found, greeting=words, clear=clear, before_login=before, offers=offers)
+        found = replace(found, greeting=words, unencrypted=unencrypted, before_login=before, offers=offers)
         talk.survey = found
         target = await _addresses(talk, target)
         with contextlib.suppress(Failed):
@@ -52,8 +54,8 @@ async def survey(target: Target) -> tuple[Target, Survey]:
         if target.maildir is not None:
             await _appears(target, found)
     except OSError as error:
-        raise Unusable(f"{target.host}:{target.port}: {error.strerror or error}") from None
-    except (Failed, TlsFailed, Untrusted, Malformed, Silence) as error:
+        raise Unusable(f"{target.host}:{target.port}: {error_text(error)}") from None
+    except (Failed, TlsFailed, UntrustedCertificate, MalformedReply, Silence) as error:
         raise Unusable(f"no session with {target.host}:{target.port}: {error or 'no answer'}") from None
     finally:
         await talk.close()
@@ -61,21 +63,21 @@ async def survey(target: Target) -> tuple[Target, Survey]:
 
 
 async def _addresses(talk: Talk, target: Target) -> Target:
-    """Fills in the addresses that the caller did not name with some that the server takes, or refuses."""
+    """Fill in the addresses that the caller did not name with ones that the server accepts or refuses."""
     domain = wire.parse_ehlo(talk.last_hello).domain if talk.last_hello is not None else ""
     domains = [target.recipient.rpartition("@")[2]] if target.recipient else ["localhost", domain]
     candidates = [f"{local}@{name}" for name in domains if name for local in ("postmaster", "conform", "abuse")]
     await talk.say(b"MAIL FROM:<{from}>\r\n", "2xx")
     recipient, second, rejected = target.recipient, target.second, target.rejected
     if recipient and not await _takes(talk, recipient):
-        raise Failed(f"the server does not take {recipient}; name a recipient that it takes with --to")
+        raise Failed(f"the server does not accept {recipient}; name a recipient that it accepts with --to")
     for address in candidates:
         if recipient and second:
             break
         if address != recipient and await _takes(talk, address):
             recipient, second = recipient or address, address if recipient else second
     if not recipient:
-        raise Failed(f"the server takes none of {', '.join(candidates)}; name a recipient that it takes with --to")
+        raise Failed(f"the server accepts none of {', '.join(candidates)}; name a recipient that it accepts with --to")
     if not rejected and not await _takes(talk, "conform@refused.invalid"):
         rejected = "conform@refused.invalid"
     return replace(target, recipient=recipient, second=second, rejected=rejected)
@@ -88,7 +90,7 @@ async def _takes(talk: Talk, address: str) -> bool:
 
 
 async def _appears(target: Target, found: Survey) -> None:
-    """Sends a message and looks for it, so that a wrong folder is found before hundreds of cases wait for it."""
+    """Send a message and look for it, so that a wrong folder is reported before hundreds of cases wait for mail."""
     talk = Talk(target, found)
     try:
         await talk.begin(Start.DATA)

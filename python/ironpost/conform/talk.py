@@ -1,8 +1,8 @@
-"""A dialogue with the server under test, as a case holds it: say, expect, count.
+"""The dialogue of one case with the server under test: send commands, check replies, count them.
 
-Promises: `begin` goes as far as the case's `Start` and no reply is left unread there. `expect` compares one reply with
-a specification (`case.codes`) and raises `Failed` with what was due and what came. `in_step` proves that every reply
-so far belonged to what was said: it is how a second command sequence that a server made out of content is seen.
+Promises: `begin` goes as far as the case's `Start` and leaves no reply unread. `expect` compares one reply with a
+specification (`case.codes`) and raises `Failed` with the expected and the actual reply. `in_step` checks that there was
+exactly one reply to each command: this is how commands are detected that a server executed from content.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
 from ironpost.conform.case import Failed, NotApplicable, Profile, Start, codes
-from ironpost.conform.connection import Connection, Malformed, Silence, TlsFailed, printable
+from ironpost.conform.connection import MalformedReply, ProbeConnection, Silence, TlsFailed, printable
 from ironpost.conform.target import NAME
+from ironpost.model.text import counted
 
 if TYPE_CHECKING:
     import ssl
@@ -25,49 +26,49 @@ if TYPE_CHECKING:
     from ironpost.conform.target import Survey, Target
 
 SETTLED: Final = 0.3
-"""Seconds without another message, after which a case believes that there is no second one."""
+"""Seconds to wait for a surplus message before a case concludes that there is none."""
 
 
 class Talk:
-    """See the module."""
+    """The dialogue of one case; see the module."""
 
     def __init__(self, target: Target, survey: Survey, case: str = "survey") -> None:
         self.target = target
         self.survey = survey
         self.case = case
         self.token = secrets.token_hex(8)
-        """Stands in every message of this case, so that it can be found again."""
+        """Contained in every message of this case, so that it can be found again."""
         self.greeting: wire.Reply | None = None
         self.last_hello: wire.Reply | None = None
         """The last reply to EHLO."""
         self.warnings: list[str] = []
-        self._connection: Connection | None = None
+        self._connection: ProbeConnection | None = None
         self._former: list[str] = []
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Getting there
+    # Opening the session
 
     @property
-    def connection(self) -> Connection:
-        """The connection that is open."""
+    def connection(self) -> ProbeConnection:
+        """The open connection."""
         assert self._connection is not None
         return self._connection
 
     @property
     def dialogue(self) -> list[str]:
-        """What was said, for a person."""
+        """The dialogue so far as readable lines."""
         return self._former + (self._connection.dialogue if self._connection else [])
 
     async def begin(self, start: Start) -> None:
-        """Connects and goes as far as `start`.
+        """Connect and go as far as `start`.
 
         Raises:
-            OSError: there is no connection.
-            Failed: the way was not open.
+            OSError: the connection cannot be opened.
+            Failed: an earlier stage was refused.
         """
         target = self.target
         context = target.context() if target.implicit_tls else None
-        self._connection = await Connection.open(target.host, target.port, target.timeout, context, target.host)
+        self._connection = await ProbeConnection.open(target.host, target.port, target.timeout, context, target.host)
         if start >= Start.GREETED:
             self.greeting = await self.expect("220")
         if start >= Start.HELLO:
@@ -80,7 +81,7 @@ class Talk:
             await self.say(b"DATA\r\n", "354")
 
     async def ready(self) -> None:
-        """From the greeting to where transactions begin: EHLO, and STARTTLS and AUTH if they were asked for."""
+        """Send EHLO, and STARTTLS and AUTH if the target asks for them, so that a transaction can begin."""
         await self.hello()
         if self.target.starttls:
             await self.start_tls()
@@ -88,30 +89,30 @@ class Talk:
         if self.target.user:
             await self.log_in()
 
-    async def anew(self, start: Start = Start.HELLO) -> None:
-        """Another connection instead of this one."""
+    async def reconnect(self, start: Start = Start.HELLO) -> None:
+        """Close this connection and open another."""
         self._former = [*self.dialogue, "-- another connection --"]
         await self.close()
         self._connection = None
         await self.begin(start)
 
     async def hello(self) -> dict[str, str]:
-        """EHLO or LHLO; the extensions that are offered."""
+        """Send EHLO or LHLO and return the offered extensions."""
         reply = await self.say(b"{ehlo} {name}\r\n", "250")
         assert reply is not None
         self.last_hello = reply
         return wire.parse_ehlo(reply).extensions
 
     async def start_tls(self, context: ssl.SSLContext | None = None) -> None:
-        """STARTTLS and the handshake."""
+        """Send STARTTLS and complete the handshake."""
         await self.say(b"STARTTLS\r\n", "220")
         try:
             await self.connection.start_tls(context or self.target.context(), self.target.host)
         except TlsFailed as error:
-            self.fail(f"no TLS handshake behind the 220: {error}")
+            self.fail(f"the TLS handshake after 220 failed: {error}")
 
     async def log_in(self) -> None:
-        """AUTH with PLAIN or LOGIN, whichever is offered."""
+        """Authenticate with PLAIN or LOGIN, whichever is offered."""
         offered = self.survey.before_login.get("AUTH", "").upper().split()
         user, password = self.target.user.encode(), self.target.password.encode()
         if "PLAIN" in offered:
@@ -124,15 +125,15 @@ class Talk:
             self.fail("neither AUTH PLAIN nor AUTH LOGIN is offered, so --user cannot be used")
 
     async def close(self) -> None:
-        """Drops the connection."""
+        """Abort the connection."""
         if self._connection is not None:
             await self._connection.close()
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Saying and hearing
+    # Sending and receiving
 
     def filled(self, octets: bytes) -> bytes:
-        """`octets` with the placeholders of `case.say` replaced."""
+        """Return `octets` with the placeholders of `case.say` replaced."""
         target = self.target
         for name, value in (
             (b"{message}", self.message() if b"{message}" in octets else b""),
@@ -150,7 +151,7 @@ class Talk:
         return octets
 
     def message(self, body: bytes = b"text\r\n") -> bytes:
-        """A small message that can be found again; `body` stands behind its header section."""
+        """Return a small message that can be found again; `body` follows its header section."""
         return (
             b"From: <%s>\r\nTo: <%s>\r\nDate: Mon, 05 Jan 2026 10:00:00 +0000\r\nMessage-ID: <%s@conform.example>\r\n"
             b"Subject: conform %s\r\nX-Conform: %s\r\n\r\n%s"
@@ -160,44 +161,45 @@ class Talk:
         )  # fmt: skip
 
     async def send(self, *pieces: bytes) -> None:
-        """Sends, placeholders filled in."""
+        """Send octets with their placeholders filled in."""
         await self.connection.send(*(self.filled(piece) for piece in pieces))
 
     async def reply(self) -> wire.Reply:
-        """The next reply, whatever it is.
+        """Return the next reply, whatever it is.
 
         Raises:
-            Failed: there is none.
+            Failed: the server closed the connection instead.
         """
         reply = await self._next()
         if reply is None:
-            self.fail("the server closed the connection where a reply was due")
+            self.fail("the server closed the connection, expected a reply")
         return reply
 
     async def expect(self, specification: str) -> wire.Reply | None:
-        """The next reply, which must be one of `specification`; None if the server closed and may.
+        """Return the next reply, which must match `specification`; None if the server closed and the specification
+        allows it.
 
         Raises:
-            Failed: it is another, or none.
+            Failed: the reply does not match, or there is none.
         """
         wanted = codes(specification)
         reply = await self._next()
         if reply is None:
             if wanted.close:
                 return None
-            self.fail(f"the server closed the connection where {specification} was due")
+            self.fail(f"the server closed the connection, expected {specification}")
         code = str(reply.code)
         if any(pattern.fullmatch(code) for pattern in wanted.asked):
             return reply
         if any(pattern.fullmatch(code) for pattern in wanted.allowed):
             asked = " ".join(word for word in specification.split() if not word.startswith("~"))
-            self.warn(f"{code} is allowed, but {asked} is what the section names")
+            self.warn(f"{code} is allowed, but the section asks for {asked}")
             return reply
-        self.fail(f"{specification} was due, and {text(reply)} came")
+        self.fail(f"expected {specification}, got {text(reply)}")
         return None
 
     async def say(self, octets: bytes, specification: str) -> wire.Reply | None:
-        """Sends one thing and expects one reply."""
+        """Send octets and expect one reply."""
         await self.send(octets)
         return await self.expect(specification)
 
@@ -206,49 +208,42 @@ class Talk:
             return await self.connection.reply()
         except Silence:
             self.fail(f"no reply within {self.connection.timeout:g} s")
-        except Malformed as error:
-            self.fail(f"what came is no reply: {error}")
+        except MalformedReply as error:
+            self.fail(f"malformed reply: {error}")
 
     async def in_step(self) -> None:
-        """QUIT is answered 221: no reply is missing, and none was left over."""
+        """Check that QUIT is answered 221: no reply was missing, and none was surplus."""
         await self.send(b"QUIT\r\n")
         reply = await self._next()
         if reply is None:
             self.fail("the server closed the connection before QUIT")
         if reply.code != 221:
             self.fail(
-                f"behind it QUIT met {text(reply)} instead of 221: the server counted other commands than were sent"
+                f"QUIT afterwards got {text(reply)} instead of 221: the number of replies is not that of commands sent"
             )
 
-    async def nothing_accepted(self) -> None:
-        """No positive reply comes any more: a refusal, the end of the connection, or silence."""
-        with contextlib.suppress(Silence):
-            reply = await self.connection.reply()
-            if reply is not None and reply.code < 400:
-                self.fail(f"{text(reply)} came")
-
     async def closed(self) -> None:
-        """The server closes the connection now and says nothing more."""
+        """Check that the server closes the connection without another reply."""
         reply = await self._next()
         if reply is not None:
-            self.fail(f"the connection should be closed, and {text(reply)} came")
+            self.fail(f"expected the server to close the connection, got {text(reply)}")
 
     async def finish(self, octets: bytes, specification: str, recipients: int = 1) -> list[wire.Reply]:
-        """Content with its end; one reply, or in LMTP one for each recipient (RFC 2033 §4.2)."""
+        """Send content with its end and expect one reply, or in LMTP one for each recipient (RFC 2033 §4.2)."""
         await self.send(octets)
         count = recipients if self.target.profile is Profile.LMTP else 1
         found = [await self.expect(specification) for _ in range(count)]
         return [reply for reply in found if reply is not None]
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Where messages appear
+    # Delivered messages
 
     async def delivered(self, count: int = 1) -> list[bytes]:
-        """The messages of this case, with CRLF line ends, once there are `count` and no more come; none without
-        a folder to look in.
+        """Wait for `count` messages of this case and return them with CRLF line endings; an empty list if no Maildir
+        was named.
 
         Raises:
-            Failed: it is another number.
+            Failed: more or fewer messages arrived.
         """
         if self.target.maildir is None:
             return []
@@ -262,7 +257,7 @@ class Talk:
             await asyncio.sleep(SETTLED)
             found = await asyncio.to_thread(self._found)
         if len(found) != count:
-            self.fail(f"{len(found)} messages arrived where {count} should have")
+            self.fail(f"{counted(len(found), 'message')} arrived, expected {count}")
         return found
 
     def _found(self) -> list[bytes]:
@@ -277,23 +272,23 @@ class Talk:
         return found
 
     # -----------------------------------------------------------------------------------------------------------------
-    # Judging
+    # Results
 
     def fail(self, why: str) -> NoReturn:
-        """Ends the case: the server did not do it."""
+        """End the case as failed."""
         raise Failed(why)
 
     def skip(self, why: str) -> NoReturn:
-        """Ends the case: it has no question for this server."""
+        """End the case as not applicable."""
         raise NotApplicable(why)
 
     def warn(self, why: str) -> None:
-        """The case goes on, but does not simply pass."""
+        """Record a warning and continue."""
         self.warnings.append(why)
 
 
 def text(reply: wire.Reply) -> str:
-    """A reply in one line."""
+    """Return a reply as one line."""
     words = b" ".join(reply.lines)
     return f"{reply.code} {reply.enhanced + ' ' if reply.enhanced else ''}{printable(words)}".rstrip()
 

@@ -1,4 +1,4 @@
-"""The server under test: as the caller describes it, and as it described itself to `survey`."""
+"""The server under test: what the caller knows about it (`Target`) and what it announced (`Survey`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME: Final = "conform.example"
-"""What the suite calls itself in EHLO."""
+"""The name that the suite gives in EHLO."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Target:
     profile: Profile = Profile.MX
     sender: str = "conform@client.example"
     recipient: str = ""
-    """Accepted by the server; empty: `survey` looks for one."""
+    """A recipient that the server accepts; if empty, `survey` looks for one."""
     second: str = ""
-    """Another one that is accepted."""
+    """Another recipient that the server accepts."""
     rejected: str = ""
-    """Refused by the server."""
+    """A recipient that the server refuses."""
     user: str = ""
     password: str = ""
     starttls: bool = False
-    """Cases begin behind STARTTLS, unless they are about the dialogue before it."""
+    """Cases begin after STARTTLS, except those about the dialogue before it."""
     implicit_tls: bool = False
     insecure: bool = False
     """The server's certificate is not verified."""
@@ -44,7 +44,7 @@ class Target:
     """Seconds to wait for a reply."""
 
     def context(self) -> ssl.SSLContext:
-        """TLS as the caller wants it."""
+        """Return the TLS settings for a connection to the server."""
         return _context(self.insecure)
 
     @property
@@ -64,13 +64,13 @@ def _context(insecure: bool) -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the server said about itself."""
+    """What the server announced."""
 
     greeting: str = ""
-    clear: Mapping[str, str] = field(default_factory=dict)
+    unencrypted: Mapping[str, str] = field(default_factory=dict)
     """Keywords to parameters in the first EHLO reply."""
     offers: Mapping[str, str] = field(default_factory=dict)
-    """The same where cases begin: under TLS and behind AUTH, if those were asked for."""
+    """The same where cases begin: under TLS and after AUTH, if the target asks for them."""
     before_login: Mapping[str, str] = field(default_factory=dict)
     """The same under TLS, before AUTH."""
     secure: bool = False
@@ -78,20 +78,20 @@ class Survey:
 
 
 WANTS: Final[Mapping[str, str]] = {
-    "second": "no second recipient that the server takes: name one with --to2",
+    "second": "no second recipient that the server accepts: name one with --to2",
     "rejected": "no recipient that the server refuses: name one with --rejected",
     "login": "no --user and --password",
     "no login": "--user is given",
-    "maildir": "no --maildir to look for the message in",
-    "tls": "the session is not under TLS: --starttls or --tls",
-    "clear": "the session is under TLS",
-    "clear connection": "the connection begins with TLS",
+    "maildir": "no --maildir in which to look for the message",
+    "tls": "the session is not under TLS: use --starttls or --tls",
+    "unencrypted": "the session is under TLS",
+    "unencrypted connection": "the connection begins with TLS",
 }
-"""What a case may want, with the reason that stands in the report where it is not there."""
+"""What a case may require, and the reason reported if it is missing."""
 
 
 def lacks(want: str, target: Target, survey: Survey) -> bool:
-    """Whether what a case wants is not there."""
+    """Return whether a requirement of a case is missing."""
     there = {
         "second": bool(target.second),
         "rejected": bool(target.rejected),
@@ -99,7 +99,7 @@ def lacks(want: str, target: Target, survey: Survey) -> bool:
         "no login": not target.user,
         "maildir": target.maildir is not None,
         "tls": survey.secure,
-        "clear": not survey.secure,
-        "clear connection": not target.implicit_tls,
+        "unencrypted": not survey.secure,
+        "unencrypted connection": not target.implicit_tls,
     }
     return not there[want]

@@ -41,13 +41,13 @@ TOPICS: Final[tuple[Topic, ...]] = tuple(
 
 
 def cases() -> list[Case]:
-    """Every case.
+    """Return every case, in order.
 
     Raises:
-        ValueError: a name is there twice.
+        ValueError: two cases have the same id.
     """
     found = [case for topic in TOPICS for case in topic.cases]
     names = [case.id for case in found]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"twice: {', '.join(sorted(twice))}")
+        raise ValueError(f"duplicate case ids: {', '.join(sorted(twice))}")
     return found

@@ -1,6 +1,6 @@
-"""AUTH (RFC 4954) and the protocol errors of each mechanism. With --user and --password also what succeeds.
+"""AUTH (RFC 4954) and the protocol errors of each mechanism; with --user and --password also successful logins.
 
-What a mechanism decides about credentials is not judged; that it refuses those that are wrong is.
+Of the credential checks, only the refusal of wrong credentials is tested.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REFUSED: Final = "535 454 501 500 504 534 538 ~5xx ~4xx"
 
 
 def b64(octets: bytes) -> bytes:
-    """Base64 as it goes over the wire."""
+    """Return octets in base64."""
     return base64.b64encode(octets)
 
 
@@ -60,11 +60,11 @@ def _row(name: str, level: Level, does: str, line: bytes, spec: str, mechanism: 
 
 
 _row("without-mechanism", Level.MUST, "AUTH without a mechanism is refused.", b"AUTH", "501 ~5xx")
-_row("unknown-mechanism", Level.MUST, "A mechanism that nobody knows is refused 504.", b"AUTH FROBNICATE", "504 ~5xx")
+_row("unknown-mechanism", Level.MUST, "An unknown mechanism is refused 504.", b"AUTH FROBNICATE", "504 ~5xx")
 _row(
     "unknown-mechanism-with-response",
     Level.MUST,
-    "The same with an initial response.",
+    "An unknown mechanism with an initial response is refused 504.",
     b"AUTH FROBNICATE AAAA",
     "504 ~5xx",
 )
@@ -72,9 +72,9 @@ _row("three-arguments", Level.SHOULD, "AUTH with a third argument is refused.", 
      "PLAIN")  # fmt: skip
 _row("verb-in-any-case", Level.MUST, "auth PLAIN is understood in any case.", b"auth PLAIN " + b64(b"\0nobody\0wrong"),
      "535 454 ~5xx ~4xx", "PLAIN")  # fmt: skip
-_row("mechanism-in-any-case", Level.ROBUST, "AUTH plain is taken for PLAIN.", b"AUTH plain " + b64(b"\0nobody\0wrong"),
+_row("mechanism-in-any-case", Level.ROBUST, "AUTH plain is treated as PLAIN.", b"AUTH plain " + b64(b"\0nobody\0wrong"),
      "535 454", "PLAIN")  # fmt: skip
-_row("wrong-password", Level.MUST, "Wrong credentials are refused, and 535 is the code.",
+_row("wrong-password", Level.MUST, "Wrong credentials are refused with 535.",
      b"AUTH PLAIN " + b64(b"\0nobody\0wrong"), "535 454 ~5xx ~4xx", "PLAIN")  # fmt: skip
 for _name, _response in (
     ("star", b"A*AA"),
@@ -86,7 +86,7 @@ for _name, _response in (
     ("eight-bit", b"\xc3\xa4AA"),
 ):
     _row(
-        f"plain-bad-base64-{_name}", Level.MUST, "An initial response that is no base64 is refused 501.",
+        f"plain-bad-base64-{_name}", Level.MUST, "An initial response that is not valid base64 is refused 501.",
         b"AUTH PLAIN " + _response, "501 ~5xx", "PLAIN",
     )  # fmt: skip
 for _name, _octets in (
@@ -98,12 +98,12 @@ for _name, _octets in (
     ("only-nul", b"\0\0"),
 ):
     _row(
-        f"plain-malformed-{_name}", Level.MUST, "A PLAIN message that is malformed is refused (RFC 4616 §2).",
+        f"plain-malformed-{_name}", Level.MUST, "A malformed PLAIN message is refused (RFC 4616 §2).",
         b"AUTH PLAIN " + b64(_octets), REFUSED, "PLAIN",
     )  # fmt: skip
 _row("plain-empty", Level.MUST, "AUTH PLAIN = is an empty message: refused.", b"AUTH PLAIN =", REFUSED, "PLAIN")
 _row("cram-md5-initial-response", Level.MUST,
-     "An initial response where the server begins is refused 501.", b"AUTH CRAM-MD5 AAAA", "501 ~5xx",
+     "An initial response to a server-first mechanism is refused 501.", b"AUTH CRAM-MD5 AAAA", "501 ~5xx",
      "CRAM-MD5")  # fmt: skip
 
 for _mechanism in MECHANISMS:
@@ -131,7 +131,7 @@ for _mechanism in MECHANISMS:
 
         @TOPIC.case(
             f"rfc4954-4-{slug}-bad-base64", Level.MUST,
-            f"A response of AUTH {mechanism} that is no base64 is refused 501.", start=Start.GREETED,
+            f"A response to AUTH {mechanism} that is not valid base64 is refused 501.", start=Start.GREETED,
         )  # fmt: skip
         async def _bad(talk: Talk) -> None:
             await opened(talk)
@@ -140,7 +140,7 @@ for _mechanism in MECHANISMS:
 
         @TOPIC.case(
             f"rfc4954-4-{slug}-garbage", Level.MUST,
-            f"Responses of AUTH {mechanism} that decode to garbage end in a refusal.", start=Start.GREETED,
+            f"Responses to AUTH {mechanism} that decode to garbage end in a refusal.", start=Start.GREETED,
         )  # fmt: skip
         async def _garbage(talk: Talk) -> None:
             await opened(talk)
@@ -151,7 +151,7 @@ for _mechanism in MECHANISMS:
                 if reply.code != 334:
                     await talk.in_step()
                     return
-            talk.fail("it still goes on after four responses")
+            talk.fail("the server still sends challenges after four responses")
 
         @TOPIC.case(
             f"rfc4954-4-{slug}-challenge-is-base64", Level.MUST,
@@ -166,14 +166,14 @@ for _mechanism in MECHANISMS:
             try:
                 base64.b64decode(b"".join(reply.lines).strip(), validate=True)
             except ValueError:
-                talk.fail(f"334 carries {b' '.join(reply.lines)!r}")
+                talk.fail(f"334 is followed by {b' '.join(reply.lines)!r}")
 
     _errors(_mechanism)
 
 
 @TOPIC.case(
     "rfc4954-4-long-line", Level.MUST,
-    "A response of 12,000 octets is read whole: a refusal of the credentials, and the session goes on.",
+    "A response of 12,000 octets is read completely: the credentials are refused and the session continues.",
     start=Start.GREETED,
 )  # fmt: skip
 async def _long(talk: Talk) -> None:
@@ -185,7 +185,7 @@ async def _long(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc4954-4-endless-line", Level.MUST, "A response of 100,000 octets gets one answer, or the connection closes.",
+    "rfc4954-4-endless-line", Level.MUST, "A response of 100,000 octets gets one reply, or the connection closes.",
     start=Start.GREETED,
 )  # fmt: skip
 async def _endless(talk: Talk) -> None:
@@ -217,7 +217,7 @@ async def _before(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc4954-4-a-refusal-is-no-login", Level.MUST, "After a refused AUTH the client is not taken for authenticated.",
+    "rfc4954-4-a-refusal-is-no-login", Level.MUST, "After a refused AUTH the client is not authenticated.",
     start=Start.GREETED,
 )  # fmt: skip
 async def _no_login(talk: Talk) -> None:
@@ -254,7 +254,7 @@ async def _plain(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(b"AUTH PLAIN " + b64(b"\0" + user + b"\0" + password) + b"\r\n", "235")
 
 
-@_login("plain-without-initial-response", Level.MUST, "AUTH PLAIN with its message behind 334 succeeds.", "PLAIN")
+@_login("plain-without-initial-response", Level.MUST, "AUTH PLAIN with its message sent after 334 succeeds.", "PLAIN")
 async def _plain_later(talk: Talk, user: bytes, password: bytes) -> None:
     reply = await talk.say(b"AUTH PLAIN\r\n", "334")
     if reply is not None and b"".join(reply.lines).strip():
@@ -269,7 +269,7 @@ async def _plain_wrong(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(b"AUTH PLAIN " + b64(b"\0" + user + b"\0" + password + b"x") + b"\r\n", "535 454 ~5xx ~4xx")
 
 
-@_login("plain-other-identity", Level.MUST, "Acting as somebody else is refused.", "PLAIN")
+@_login("plain-other-identity", Level.MUST, "Another authorization identity is refused.", "PLAIN")
 async def _plain_other(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(b"AUTH PLAIN " + b64(b"other\0" + user + b"\0" + password) + b"\r\n", "535 454 ~5xx ~4xx")
 
@@ -281,7 +281,7 @@ async def _again(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(line, "503 ~5xx")
 
 
-@_login("after-a-refused-one", Level.MUST, "After a refused AUTH another one succeeds.", "PLAIN")
+@_login("after-a-refused-one", Level.MUST, "After a refused AUTH a second one succeeds.", "PLAIN")
 async def _retry(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(b"AUTH FROBNICATE\r\n", "504 ~5xx")
     await talk.say(b"AUTH PLAIN " + b64(b"\0" + user + b"\0" + password) + b"\r\n", "235")
@@ -302,7 +302,9 @@ async def _login_works(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(b64(password) + b"\r\n", "235")
 
 
-@_login("login-with-initial-response", Level.ROBUST, "AUTH LOGIN with the name behind it succeeds.", "LOGIN")
+@_login(
+    "login-with-initial-response", Level.ROBUST, "AUTH LOGIN with the user name as initial response succeeds.", "LOGIN"
+)
 async def _login_initial(talk: Talk, user: bytes, password: bytes) -> None:
     await talk.say(b"AUTH LOGIN " + b64(user) + b"\r\n", "334")
     await talk.say(b64(password) + b"\r\n", "235")
@@ -316,7 +318,7 @@ async def _login_cancelled(talk: Talk, user: bytes, password: bytes) -> None:  #
 
 
 async def _scram(talk: Talk, user: bytes, password: bytes, *, nonce: bytes = b"", proof: bytes = b"") -> None:
-    """SCRAM-SHA-256 up to the last challenge (RFC 5802 §3), with what a case wants to be wrong."""
+    """Run SCRAM-SHA-256 (RFC 5802 §3); `nonce` or `proof` replaces the correct value with a wrong one."""
     name = user.replace(b"=", b"=3D").replace(b",", b"=2C")
     bare = b"n=" + name + b",r=" + secrets.token_hex(12).encode()
     reply = await talk.say(b"AUTH SCRAM-SHA-256 " + b64(b"n,," + bare) + b"\r\n", "334")
@@ -343,7 +345,10 @@ async def _scram(talk: Talk, user: bytes, password: bytes, *, nonce: bytes = b""
 
 
 @_login(
-    "scram-sha-256-succeeds", Level.MUST, "AUTH SCRAM-SHA-256 succeeds, and the server proves itself.", "SCRAM-SHA-256"
+    "scram-sha-256-succeeds",
+    Level.MUST,
+    "AUTH SCRAM-SHA-256 succeeds, and the server sends its signature.",
+    "SCRAM-SHA-256",
 )
 async def _scram_works(talk: Talk, user: bytes, password: bytes) -> None:
     await _scram(talk, user, password)

@@ -1,4 +1,4 @@
-"""Content in counted chunks (RFC 3030). Chunks are octets: dots, line ends and verbs in them mean nothing."""
+"""Content in counted chunks (RFC 3030). Chunks are octets: dots, line endings and verbs in them have no meaning."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ HIDDEN = b"RSET\r\nMAIL FROM:<hidden@client.example>\r\n"
 def chunk(octets: bytes, *, last: bool = False) -> bytes:
     """BDAT with its octets."""
     return b"BDAT %d%s\r\n%s" % (len(octets), b" LAST" if last else b"", octets)
+
+
+async def _arrived(talk: Talk, body: bytes) -> None:
+    """Where messages can be read, one arrived with this body."""
+    for message in await talk.delivered():
+        if not message.endswith(b"\r\n\r\n" + body):
+            talk.fail(f"the body arrived changed: it ends with {message[-60:]!r}")
 
 
 def _chunks(name: str, sizes: tuple[int, ...], does: str, *, together: bool = False, body: bytes = b"one\r\ntwo\r\n",
@@ -44,26 +51,24 @@ def _chunks(name: str, sizes: tuple[int, ...], does: str, *, together: bool = Fa
             for command in commands:
                 await talk.say(command, "250")
         await talk.in_step()
-        for arrived in await talk.delivered():
-            if not arrived.endswith(b"\r\n\r\n" + body):
-                talk.fail(f"the body arrived changed: it ends with {arrived[-60:]!r}")
+        await _arrived(talk, body)
 
 
 _chunks("one-chunk", (), "A message in one chunk with LAST is accepted.")
 _chunks("two-chunks", (40,), "A message in two chunks: each is answered 250.")
-_chunks("empty-last", (40,), "BDAT 0 LAST behind the chunks ends the message.", empty_last=True)
+_chunks("empty-last", (40,), "BDAT 0 LAST after the chunks ends the message.", empty_last=True)
 _chunks("empty-chunk-first", (0, 40), "An empty chunk before others changes nothing.", level=Level.ROBUST)
 _chunks("one-octet-chunks", (1, 1, 1, 1, 1), "Chunks of one octet each.")
 _chunks("chunks-in-one-write", (40, 40), "All chunks in one write are answered one by one.", together=True)
 _chunks("dot-line", (), "A line with a single dot in a chunk is text.", body=b"one\r\n.\r\ntwo\r\n")
-_chunks("no-transparency", (), "Dots at the beginning of lines are not doubled, so none is taken away.",
+_chunks("no-transparency", (), "Dots at the beginning of lines are not doubled, so none is removed.",
         body=b"..one\r\n.two\r\n...\r\n")  # fmt: skip
 _chunks("verbs-in-a-chunk", (), "Verbs in a chunk are text.", body=b"\r\n.\r\nRSET\r\nNOOP\r\nBDAT 3\r\n")
 _chunks("large-chunk", (), "A chunk of 256 KiB.", body=(b"x" * 70 + b"\r\n") * 3641)
 
 
 @TOPIC.case(
-    "rfc3030-2-chunk-ends-inside-crlf", Level.MUST, "A chunk that ends between CR and LF is no error.", start=Start.RCPT
+    "rfc3030-2-chunk-ends-inside-crlf", Level.MUST, "A chunk that ends between CR and LF is accepted.", start=Start.RCPT
 )
 async def _inside_crlf(talk: Talk) -> None:
     message = talk.message(b"one\r\ntwo\r\n")
@@ -71,18 +76,19 @@ async def _inside_crlf(talk: Talk) -> None:
     await talk.say(chunk(message[:cut]), "250")
     await talk.say(chunk(message[cut:], last=True), "250")
     await talk.in_step()
-    await talk.delivered()
+    await _arrived(talk, b"one\r\ntwo\r\n")
 
 
 @TOPIC.case(
-    "rfc3030-2-chunk-in-pieces", Level.MUST, "A chunk that comes in several reads is one chunk.", start=Start.RCPT
+    "rfc3030-2-chunk-in-pieces", Level.MUST, "A chunk that arrives in several reads is one chunk.", start=Start.RCPT
 )
 async def _pieces(talk: Talk) -> None:
-    octets = chunk(talk.message(b".\r\n.\r\n"), last=True)
+    body = b".\r\n.\r\n"
+    octets = chunk(talk.message(body), last=True)
     await talk.send(octets[:4], octets[4:20], octets[20:-5], octets[-5:-1], octets[-1:])
     await talk.expect("250")
     await talk.in_step()
-    await talk.delivered()
+    await _arrived(talk, body)
 
 
 @TOPIC.case("rfc3030-2-any-case", Level.MUST, "bdat and last are understood in any case.", start=Start.RCPT)
@@ -94,7 +100,7 @@ async def _any_case(talk: Talk) -> None:
 
 
 TOPIC.row(
-    "rfc3030-2-empty-message", Level.ROBUST, "BDAT 0 LAST alone is an empty message: one answer.",
+    "rfc3030-2-empty-message", Level.ROBUST, "BDAT 0 LAST alone is an empty message: one reply.",
     say(b"BDAT 0 LAST\r\n", "250 4xx 5xx"), start=Start.RCPT,
 )  # fmt: skip
 
@@ -108,7 +114,7 @@ async def _envelope(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc3030-2-rset-between-chunks", Level.MUST, "RSET between chunks clears what came; another message follows.",
+    "rfc3030-2-rset-between-chunks", Level.MUST, "RSET between chunks discards them; another message follows.",
     start=Start.RCPT,
 )  # fmt: skip
 async def _rset(talk: Talk) -> None:
@@ -123,7 +129,7 @@ async def _rset(talk: Talk) -> None:
             talk.fail("a chunk from before RSET is in the message")
 
 
-@TOPIC.case("rfc3030-2-data-between-chunks", Level.MUST, "DATA behind a chunk is refused 503.", start=Start.RCPT)
+@TOPIC.case("rfc3030-2-data-between-chunks", Level.MUST, "DATA after a chunk is refused 503.", start=Start.RCPT)
 async def _data(talk: Talk) -> None:
     await talk.say(chunk(b"Subject: x\r\n"), "250")
     await talk.say(b"DATA\r\n", "503 ~5xx")
@@ -131,7 +137,7 @@ async def _data(talk: Talk) -> None:
     await talk.in_step()
 
 
-@TOPIC.case("rfc3030-2-mail-between-chunks", Level.MUST, "MAIL behind a chunk is refused 503.", start=Start.RCPT)
+@TOPIC.case("rfc3030-2-mail-between-chunks", Level.MUST, "MAIL after a chunk is refused 503.", start=Start.RCPT)
 async def _mail(talk: Talk) -> None:
     await talk.say(chunk(b"Subject: x\r\n"), "250")
     await talk.say(b"MAIL FROM:<{from}>\r\n", "503 ~5xx")
@@ -139,8 +145,8 @@ async def _mail(talk: Talk) -> None:
     await talk.in_step()
 
 
-@TOPIC.case("rfc3030-2-chunk-behind-last", Level.MUST, "A chunk behind LAST is refused 503.", start=Start.RCPT)
-async def _behind_last(talk: Talk) -> None:
+@TOPIC.case("rfc3030-2-chunk-after-last", Level.MUST, "A chunk after LAST is refused 503.", start=Start.RCPT)
+async def _after_last(talk: Talk) -> None:
     await talk.say(chunk(talk.message(), last=True), "250")
     await talk.say(chunk(HIDDEN, last=True), "503 ~5xx")
     await talk.say(b"RSET\r\n", "250")
@@ -176,8 +182,8 @@ async def _no_rcpt(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc3030-2-chunks-behind-a-failed-one-are-consumed", Level.MUST,
-    "Chunks in the pipeline behind a failed one are consumed and refused (SECURITY R5).", start=Start.MAIL,
+    "rfc3030-2-chunks-after-a-failed-one-are-consumed", Level.MUST,
+    "Pipelined chunks after a failed one are consumed and refused (SECURITY R5).", start=Start.MAIL,
     needs=("PIPELINING",),
 )  # fmt: skip
 async def _pipeline(talk: Talk) -> None:
@@ -227,7 +233,7 @@ async def _short(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc3030-2-chunk-after-helo", Level.ROBUST, "BDAT after HELO is refused, and its octets are consumed.",
-    start=Start.GREETED, wants=("clear",),
+    start=Start.GREETED, wants=("unencrypted",),
 )  # fmt: skip
 async def _helo(talk: Talk) -> None:
     await talk.say(b"HELO {name}\r\n", "250 5xx")

@@ -1,4 +1,4 @@
-"""The parameters by which a client asks for reports (RFC 3461 §4)."""
+"""The parameters that request delivery status notifications (RFC 3461 §4)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _mail("envid-empty-xtext", b"ENVID=+", "ENVID with a broken escape is refused.",
 _mail("envid-lower-hex", b"ENVID=a+2b", "ENVID with a lower-case escape is refused.", BAD, Level.ROBUST, "4")
 _mail("envid-bare", b"ENVID", "ENVID without a value is refused.", BAD, Level.SHOULD, "4.4")
 _mail("envid-twice", b"ENVID=a ENVID=b", "ENVID given twice is refused 501.", "501 ~5xx", Level.SHOULD, "4.5")
-_mail("envid-of-300", b"ENVID=" + b"x" * 300, "ENVID of more than 100 characters: an ordinary answer.", "250 5xx",
+_mail("envid-of-300", b"ENVID=" + b"x" * 300, "ENVID of more than 100 characters: an ordinary reply.", "250 5xx",
       Level.ROBUST, "4.4")  # fmt: skip
 _mail("envid-control", b"ENVID=a+0D+0Ab", "ENVID that hides CR LF is refused: a report would carry them.", BAD,
       Level.ROBUST, "4.4")  # fmt: skip
@@ -54,7 +54,7 @@ for _name, _parameters in (
     ("notify-in-any-case", b"notify=Success,failure"),
 ):
     _rcpt(_name, _parameters, f"{_parameters.decode()} is accepted.", "250 251", Level.MUST, "4.1")
-_rcpt("notify-never-and-more", b"NOTIFY=NEVER,SUCCESS", "NEVER stands by itself.", BAD, Level.SHOULD, "4.1")
+_rcpt("notify-never-and-more", b"NOTIFY=NEVER,SUCCESS", "NEVER cannot be combined.", BAD, Level.SHOULD, "4.1")
 _rcpt("notify-unknown", b"NOTIFY=MAYBE", "NOTIFY with an unknown value is refused.", BAD, Level.SHOULD, "4.1")
 _rcpt("notify-empty", b"NOTIFY=", "NOTIFY= is refused.", BAD, Level.SHOULD, "4.1")
 _rcpt("notify-bare", b"NOTIFY", "NOTIFY without a value is refused.", BAD, Level.SHOULD, "4.1")
@@ -82,7 +82,7 @@ TOPIC.row(
     start=Start.MAIL,
 )  # fmt: skip
 TOPIC.row(
-    "rfc3461-4-a-whole-transaction", Level.MUST, "A message with all four parameters is accepted.",
+    "rfc3461-4-a-complete-transaction", Level.MUST, "A message with all four parameters is accepted.",
     say(b"MAIL FROM:<{from}> RET=HDRS ENVID=x\r\n", "250"),
     say(b"RCPT TO:<{to}> NOTIFY=NEVER ORCPT=rfc822;{to}\r\n", "250 251"), say(b"DATA\r\n", "354"),
     say(b"{message}.\r\n", "250"),

@@ -53,7 +53,7 @@ async def _octets(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc6152-3-undeclared", Level.ROBUST, "8-bit content that was not declared is one message or none: one answer.",
+    "rfc6152-3-undeclared", Level.ROBUST, "Undeclared 8-bit content is accepted or refused: one reply.",
     start=Start.DATA,
 )  # fmt: skip
 async def _undeclared(talk: Talk) -> None:
@@ -62,7 +62,7 @@ async def _undeclared(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc6152-3-declared-7bit", Level.ROBUST, "8-bit content declared as 7BIT is one message or none: one answer.",
+    "rfc6152-3-declared-7bit", Level.ROBUST, "8-bit content declared as 7BIT is accepted or refused: one reply.",
     needs=NEEDS,
 )  # fmt: skip
 async def _declared(talk: Talk) -> None:

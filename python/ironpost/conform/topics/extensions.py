@@ -1,4 +1,4 @@
-"""The list in the reply to EHLO (RFC 5321 §2.2, §4.1.1.1) and what each keyword may carry."""
+"""The list of extensions in the reply to EHLO (RFC 5321 §2.2, §4.1.1.1) and the parameters of each keyword."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ def _listed(talk: Talk) -> list[bytes]:
     return list(talk.last_hello.lines[1:]) if talk.last_hello is not None else []
 
 
-@TOPIC.case("rfc5321-4.1.1.1-keywords", Level.MUST, "Each line is a keyword of letters, digits and hyphens.")
+@TOPIC.case("rfc5321-4.1.1.1-keywords", Level.MUST, "Each line begins with a keyword of letters, digits and hyphens.")
 async def _keywords(talk: Talk) -> None:
     for line in _listed(talk):
         if not _KEYWORD.fullmatch(line.split(b" ")[0]) and not line.upper().startswith(b"AUTH="):
-            talk.fail(f"this is no keyword: {line.decode('ascii', 'replace')}")
+            talk.fail(f"not a valid keyword: {line.decode('ascii', 'replace')}")
 
 
-@TOPIC.case("rfc5321-4.1.1.1-parameters", Level.MUST, "Its parameters are printable words, one space apart.")
+@TOPIC.case(
+    "rfc5321-4.1.1.1-parameters", Level.MUST, "The parameters of a keyword are printable words, separated by one space."
+)
 async def _parameters(talk: Talk) -> None:
     for line in _listed(talk):
         if any(not _PARAMETER.fullmatch(word) for word in line.rstrip(b" ").split(b" ")):
             talk.fail(f"malformed: {line.decode('ascii', 'replace')!r}")
 
 
-@TOPIC.case("rfc5321-4.1.1.1-once", Level.ROBUST, "No keyword stands there twice.")
+@TOPIC.case("rfc5321-4.1.1.1-once", Level.ROBUST, "No keyword is listed twice.")
 async def _once(talk: Talk) -> None:
     words = [line.split(b" ")[0].upper() for line in _listed(talk)]
     if twice := {word.decode("ascii", "replace") for word in words if words.count(word) > 1}:
-        talk.fail(f"twice: {', '.join(sorted(twice))}")
+        talk.fail(f"listed twice: {', '.join(sorted(twice))}")
 
 
 def _form(section: str, keyword: str, pattern: str, does: str, profiles: frozenset[Profile] = ANY) -> None:
@@ -46,7 +48,7 @@ def _form(section: str, keyword: str, pattern: str, does: str, profiles: frozens
     async def _(talk: Talk) -> None:
         said = talk.survey.offers.get(keyword, "")
         if not re.fullmatch(pattern, said):
-            talk.fail(f"{keyword} carries {said!r}")
+            talk.fail(f"the parameters of {keyword} are {said!r}")
 
 
 for _section, _keyword in (
@@ -61,16 +63,21 @@ for _section, _keyword in (
     ("rfc1985-5", "ETRN"),
     ("rfc7293-3", "RRVS"),
 ):
-    _form(_section, _keyword, "", f"{_keyword} carries no parameter.")
-_form("rfc1870-4", "SIZE", r"\d{0,20}", "SIZE carries at most one number of up to 20 digits.")
-_form("rfc2852-2", "DELIVERBY", r"\d{0,9}", "DELIVERBY carries at most one number of up to 9 digits.")
+    _form(_section, _keyword, "", f"{_keyword} has no parameter.")
+_form("rfc1870-4", "SIZE", r"\d{0,20}", "SIZE has at most one number of up to 20 digits.")
+_form("rfc2852-2", "DELIVERBY", r"\d{0,9}", "DELIVERBY has at most one number of up to 9 digits.")
 _form(
     "rfc4865-3", "FUTURERELEASE", r"[1-9]\d{0,8} \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:Z|[+-]\d\d:\d\d)",
-    "FUTURERELEASE carries an interval and a date-time.",
+    "FUTURERELEASE has an interval and a date-time as parameters.",
 )  # fmt: skip
-_form("rfc6710-3", "MT-PRIORITY", r"[A-Za-z0-9.-]*", "MT-PRIORITY carries at most the name of one policy.")
-_form("rfc4954-3", "AUTH", r"[A-Z0-9_-]{1,20}(?: [A-Z0-9_-]{1,20})*", "AUTH carries mechanism names (RFC 4422 §3.1).")
-_form("rfc3865-2", "NO-SOLICITING", r"\S*", "NO-SOLICITING carries at most one list of classes.")
+_form("rfc6710-3", "MT-PRIORITY", r"[A-Za-z0-9.-]*", "MT-PRIORITY has at most the name of one policy.")
+_form(
+    "rfc4954-3",
+    "AUTH",
+    r"[A-Z0-9_-]{1,20}(?: [A-Z0-9_-]{1,20})*",
+    "AUTH has mechanism names as parameters (RFC 4422 §3.1).",
+)
+_form("rfc3865-2", "NO-SOLICITING", r"\S*", "NO-SOLICITING has at most one list of classes.")
 
 
 def _pair(name: str, keyword: str, other: str, does: str) -> None:
@@ -84,15 +91,21 @@ _pair("rfc3030-3-binarymime-with-chunking", "BINARYMIME", "CHUNKING", "BINARYMIM
 _pair("rfc6531-3.1-smtputf8-with-8bitmime", "SMTPUTF8", "8BITMIME", "SMTPUTF8 is offered with 8BITMIME only.")
 
 
-def _never(name: str, keyword: str, does: str, profiles: frozenset[Profile], *, clear: bool = False) -> None:
-    @TOPIC.case(name, Level.MUST, does, profiles=profiles, wants=("clear connection",) if clear else ())
+def _never(name: str, keyword: str, does: str, profiles: frozenset[Profile], *, unencrypted: bool = False) -> None:
+    @TOPIC.case(name, Level.MUST, does, profiles=profiles, wants=("unencrypted connection",) if unencrypted else ())
     async def _(talk: Talk) -> None:
-        offers = talk.survey.clear if clear else talk.survey.offers
+        offers = talk.survey.unencrypted if unencrypted else talk.survey.offers
         if keyword in offers:
             talk.fail(f"{keyword} is offered")
 
 
-_never("rfc8689-2-not-in-clear", "REQUIRETLS", "REQUIRETLS is not offered in clear.", ANY, clear=True)
+_never(
+    "rfc8689-2-not-without-tls",
+    "REQUIRETLS",
+    "REQUIRETLS is not offered on an unencrypted connection.",
+    ANY,
+    unencrypted=True,
+)
 _never("rfc4865-4.2-not-for-relay", "FUTURERELEASE", "FUTURERELEASE is offered by submission only.", MX | LMTP)
 _never("rfc6409-7-no-etrn", "ETRN", "ETRN is not offered by submission.", SUBMISSION)
 _never("rfc6409-7-no-atrn", "ATRN", "ATRN is not offered by submission.", SUBMISSION)
@@ -122,16 +135,16 @@ for _keyword, _section, _line in (
 ):
     TOPIC.row(
         f"{_section}-{_keyword.lower()}-not-offered", Level.ROBUST,
-        f"{_line.split()[0].decode()} where {_keyword} is not offered is refused as a command that is not there.",
+        f"{_line.split()[0].decode()} where {_keyword} is not offered is refused as an unknown command.",
         say(_line + b"\r\n", "500 501 502 503 504 530 538 550 4xx ~5xx ~252"), needs=(f"!{_keyword}",),
-        wants=("clear",) if _keyword == "STARTTLS" else (),
+        wants=("unencrypted",) if _keyword == "STARTTLS" else (),
     )  # fmt: skip
 TOPIC.row(
-    "rfc5321-2.2.2-x-client", Level.ROBUST, "XCLIENT from a client that is not trusted is refused (SECURITY R14).",
+    "rfc5321-2.2.2-x-client", Level.ROBUST, "XCLIENT from an untrusted client is refused (SECURITY R14).",
     say(b"XCLIENT ADDR=192.0.2.1 NAME=trusted.example\r\n", "5xx close"), needs=("!XCLIENT",), quits=False,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-2.2.2-x-forward", Level.ROBUST, "XFORWARD from a client that is not trusted is refused (SECURITY R14).",
+    "rfc5321-2.2.2-x-forward", Level.ROBUST, "XFORWARD from an untrusted client is refused (SECURITY R14).",
     say(b"XFORWARD ADDR=192.0.2.1\r\n", "5xx close"), needs=("!XFORWARD",), quits=False,
 )  # fmt: skip
 for _name, _octets in (
@@ -142,9 +155,9 @@ for _name, _octets in (
     def _proxy(name: str, octets: bytes) -> None:
         @TOPIC.case(
             f"rfc5321-3.1-proxy-{name}", Level.ROBUST,
-            f"A PROXY {name} header from a client that is not trusted is not believed: an error, or the connection "
+            f"A PROXY {name} header from an untrusted client is not honoured: an error, or the connection "
             "closes (SECURITY R14).",
-            start=Start.CONNECTED, wants=("clear connection",), profiles=SMTP,
+            start=Start.CONNECTED, wants=("unencrypted connection",), profiles=SMTP,
         )  # fmt: skip
         async def _(talk: Talk) -> None:
             await talk.send(octets)

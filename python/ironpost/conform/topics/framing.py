@@ -1,8 +1,8 @@
 """Where lines and content end: SMTP smuggling and its relatives (RFC 5321 §2.3.8, §4.1.1.4; SECURITY R1, R2, R6 to R8).
 
-Only CRLF ends a line and only CRLF.CRLF ends content. Each case of the first kind sends content in which something
-looks like its end and hides a second transaction behind it; whatever the server thinks of such content, it must give
-one answer at the true end (or close the connection), and must not answer as if the hidden commands had been executed.
+Only CRLF ends a line and only CRLF.CRLF ends content. The first cases send content with a false end that is followed by
+a second, hidden transaction. The server may accept or refuse such content, but it must send one reply at the true end
+(or close the connection), and must not execute the hidden commands.
 """
 
 from __future__ import annotations
@@ -41,16 +41,19 @@ FALSE_ENDS: Final = {
     "nel.nel": b"\x85.\x85",
     "u2028": "\u2028.\u2028".encode(),
 }
-"""Ends that some server has taken or might take; the public smuggling tools have most of them."""
+"""False ends that a server accepted or might accept; most of them are in the public smuggling tools."""
+
+CUT: Final = ("lf.lf", "lf.crlf", "crlf.lf", "cr.cr", "crlf.cr", "crlf.crcrlf", "crlf.sp.crlf")
+"""False ends that are also sent in two writes."""
 
 HIDDEN: Final = (
     b"MAIL FROM:<hidden@client.example>\r\nRCPT TO:<{to}>\r\nDATA\r\nX-Conform: {token}\r\n\r\nhidden\r\n.\r\n"
 )
-"""What stands behind the false end; its own end is the true one."""
+"""The octets after the false end. Their last line is the true end of the content."""
 
 
 async def _one_answer(talk: Talk, *pieces: bytes) -> None:
-    """One answer to what was sent, and nothing of it was taken for commands."""
+    """Send the pieces and check that there is one reply and that nothing in them was executed."""
     await talk.send(*pieces)
     reply = await talk.expect("250 4xx 5xx close")
     if reply is None:
@@ -61,19 +64,19 @@ async def _one_answer(talk: Talk, *pieces: bytes) -> None:
         if reply.code == 250:
             talk.fail("the message was accepted, and then the connection was closed without a reply to QUIT")
     elif last.code != 221 and not (reply.code >= 400 and last.code == 421):
-        talk.fail(f"two answers: {reply.code} and, before the one to QUIT, {last.code}: the false end was taken")
+        talk.fail(f"two replies: {reply.code} and, before the reply to QUIT, {last.code}: the false end was accepted")
     if reply.code == 250:
         await talk.delivered()
 
 
 def _false_end(name: str, end: bytes, *, cut: bool) -> None:
-    how = ", cut into two reads in the middle of it" if cut else ""
+    how = ", split across two reads" if cut else ""
     where = "4.1.1.4"
 
     @TOPIC.case(
-        f"rfc5321-{where}-{name}-is-no-end{'-cut' if cut else ''}",
+        f"rfc5321-{where}-{name}-does-not-end{'-cut' if cut else ''}",
         Level.MUST,
-        f"Content holds {name.upper()} with a hidden transaction behind it{how}: one answer, at the true end.",
+        f"Content contains {name.upper()} followed by a hidden transaction{how}: one reply, at the true end.",
         start=Start.DATA,
     )
     async def _(talk: Talk) -> None:
@@ -87,7 +90,7 @@ def _false_end(name: str, end: bytes, *, cut: bool) -> None:
 
 for _name, _end in FALSE_ENDS.items():
     _false_end(_name, _end, cut=False)
-for _name in ("lf.lf", "lf.crlf", "crlf.lf", "cr.cr", "crlf.cr", "crlf.crcrlf", "crlf.sp.crlf"):
+for _name in CUT:
     _false_end(_name, FALSE_ENDS[_name], cut=True)
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -100,7 +103,7 @@ def _true_end(cut: int) -> None:
     @TOPIC.case(
         f"rfc5321-4.1.1.4-end-cut-at-{cut}",
         Level.MUST,
-        f"CRLF.CRLF ends content when octet {cut} of it comes in another read.",
+        f"CRLF.CRLF ends content when it is split across two reads after octet {cut}.",
         start=Start.DATA,
     )
     async def _(talk: Talk) -> None:
@@ -117,7 +120,7 @@ for _cut in range(1, 5):
 @TOPIC.case(
     "rfc5321-4.1.1.4-end-octet-by-octet",
     Level.MUST,
-    "CRLF.CRLF ends content when each of its octets comes in a read of its own.",
+    "CRLF.CRLF ends content when each of its octets arrives in a separate read.",
     start=Start.DATA,
 )
 async def _octets(talk: Talk) -> None:
@@ -133,22 +136,22 @@ TOPIC.row(
 )  # fmt: skip
 TOPIC.row(
     "rfc5321-4.1.1.4-nothing-before-the-end", Level.MUST,
-    "Content whose end comes later is not answered before it: NOOP and QUIT inside it are text.",
+    "Content is not answered before its end: NOOP and QUIT inside it are text.",
     say((b"{message}NOOP\r\nQUIT\r\n", b"RSET\r\n.\r\n"), "250"), start=Start.DATA,
 )  # fmt: skip
 TOPIC.row(
     "rfc5321-4.1.1.4-dot-crlf-only", Level.ROBUST,
-    ".CRLF directly behind 354 ends an empty message: one answer.",
+    ".CRLF immediately after 354 ends an empty message: one reply.",
     say(b".\r\n", "250 5xx 4xx"), start=Start.DATA,
 )  # fmt: skip
 TOPIC.row(
     "rfc5321-4.1.1.4-crlf-dot-crlf-only", Level.ROBUST,
-    "CRLF.CRLF directly behind 354 is one empty message: one answer.",
+    "CRLF.CRLF immediately after 354 is one empty message: one reply.",
     say(b"\r\n.\r\n", "250 5xx 4xx"), start=Start.DATA,
 )  # fmt: skip
 TOPIC.row(
     "rfc5321-4.1.1.4-two-ends", Level.SHOULD,
-    "A second .CRLF behind the end is a command, and no command: 5xx.",
+    "A second .CRLF after the end is read as an unknown command: 5xx.",
     say(b"{message}.\r\n", "250"), say(b".\r\n", "500 ~5xx"), start=Start.DATA,
 )  # fmt: skip
 
@@ -165,23 +168,33 @@ def _line(name: str, octets: bytes, does: str) -> None:
         await talk.send(b"QUIT\r\n")
         last = await talk.expect("xxx close")
         if last is not None and last.code not in {221, 421, 521}:
-            talk.fail(f"two answers to one line, the second {last.code}: something else than CRLF ended a line")
+            talk.fail(f"two replies to one line, the second {last.code}: something other than CRLF ended a line")
 
 
-_line("lf-ends-no-command", b"NOOP one\nRSET\r\n", "Two verbs with a bare LF between them are one line: one answer.")
-_line("cr-ends-no-command", b"NOOP one\rRSET\r\n", "Two verbs with a bare CR between them are one line: one answer.")
-_line("crcr-ends-no-command", b"NOOP one\r\rRSET\r\n", "Two verbs with CR CR between them are one line: one answer.")
-_line("lfcr-ends-no-command", b"NOOP one\n\rRSET\r\n", "Two verbs with LF CR between them are one line: one answer.")
-_line("nul-ends-no-command", b"NOOP one\0RSET\r\n", "Two verbs with a NUL between them are one line: one answer.")
 _line(
-    "nel-ends-no-command", b"NOOP one\x85RSET\r\n", "Two verbs with octet 0x85 between them are one line: one answer."
+    "lf-does-not-end-command", b"NOOP one\nRSET\r\n", "Two verbs with a bare LF between them are one line: one reply."
+)
+_line(
+    "cr-does-not-end-command", b"NOOP one\rRSET\r\n", "Two verbs with a bare CR between them are one line: one reply."
+)
+_line(
+    "crcr-does-not-end-command", b"NOOP one\r\rRSET\r\n", "Two verbs with CR CR between them are one line: one reply."
+)
+_line(
+    "lfcr-does-not-end-command", b"NOOP one\n\rRSET\r\n", "Two verbs with LF CR between them are one line: one reply."
+)
+_line("nul-does-not-end-command", b"NOOP one\0RSET\r\n", "Two verbs with a NUL between them are one line: one reply.")
+_line(
+    "nel-does-not-end-command",
+    b"NOOP one\x85RSET\r\n",
+    "Two verbs with octet 0x85 between them are one line: one reply.",
 )
 
 
 @TOPIC.case(
     "rfc5321-2.3.8-lf-in-a-path-adds-no-recipient",
     Level.MUST,
-    "A RCPT with a bare LF and another RCPT behind it is one line: one answer.",
+    "Two RCPT with a bare LF between them are one line: one reply.",
     start=Start.MAIL,
 )
 async def _two_rcpt(talk: Talk) -> None:
@@ -191,13 +204,13 @@ async def _two_rcpt(talk: Talk) -> None:
     await talk.send(b"QUIT\r\n")
     last = await talk.expect("xxx close")
     if last is not None and last.code not in {221, 421, 521}:
-        talk.fail(f"two answers to one line, the second {last.code}: a bare LF ended a line")
+        talk.fail(f"two replies to one line, the second {last.code}: a bare LF ended a line")
 
 
 @TOPIC.case(
     "rfc5321-2.3.8-lone-lf-is-not-answered",
     Level.MUST,
-    "A line with LF only is not answered before CRLF comes.",
+    "A line that ends with a bare LF is not answered before CRLF arrives.",
 )
 async def _lone(talk: Talk) -> None:
     await talk.send(b"NOOP\n", b"NOOP\n", b"\r\n")
@@ -206,30 +219,30 @@ async def _lone(talk: Talk) -> None:
     await talk.send(b"QUIT\r\n")
     last = await talk.expect("xxx close")
     if last is not None and last.code not in {221, 421, 521}:
-        talk.fail(f"more than one answer to one line, the second {last.code}: a bare LF ended a line")
+        talk.fail(f"more than one reply to one line, the second {last.code}: a bare LF ended a line")
 
 
 TOPIC.row(
-    "rfc5321-2.3.8-crlf-cut", Level.MUST, "A command whose CR and LF come in two reads is one command.",
+    "rfc5321-2.3.8-crlf-cut", Level.MUST, "A command whose CR and LF arrive in two reads is one command.",
     say((b"NOOP\r", b"\n"), "250"),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-2.3.8-command-octet-by-octet", Level.MUST, "A command each of whose octets comes in a read of its own.",
+    "rfc5321-2.3.8-command-octet-by-octet", Level.MUST, "A command whose octets arrive one by one is one command.",
     say((b"N", b"O", b"O", b"P", b"\r", b"\n"), "250"),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-2.3.8-command-cut-in-the-verb", Level.MUST, "A command cut in the middle of its verb is one command.",
+    "rfc5321-2.3.8-command-cut-in-the-verb", Level.MUST, "A command split within its verb is one command.",
     say((b"RS", b"ET\r\n"), "250"),
 )  # fmt: skip
 for _name, _octets_ in (("cr", b"\r"), ("nul", b"\0"), ("esc", b"\x1b"), ("del", b"\x7f")):
     TOPIC.row(
         f"rfc5321-4.1.2-{_name}-in-a-path", Level.ROBUST,
-        f"A path with the control character {_name.upper()} in it is refused.",
+        f"A path that contains the control character {_name.upper()} is refused.",
         say(b"MAIL FROM:<con" + _octets_ + b"form@client.example>\r\n", "5xx close"), quits=False,
     )  # fmt: skip
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Content with octets that mail must not have, and ends that are none
+# Forbidden octets in content, and content that does not end
 
 
 def _odd(name: str, body: bytes, does: str, level: Level = Level.MUST) -> None:
@@ -238,16 +251,16 @@ def _odd(name: str, body: bytes, does: str, level: Level = Level.MUST) -> None:
         await _one_answer(talk, talk.message(body) + b"\r\n.\r\n")
 
 
-_odd("bare-lf-in-content", b"one\ntwo", "Content with a bare LF is one message or none: one answer.")
-_odd("bare-cr-in-content", b"one\rtwo", "Content with a bare CR is one message or none: one answer.")
-_odd("cr-cr-lf-in-content", b"one\r\r\ntwo", "Content with CR CR LF is one message or none: one answer.")
-_odd("nul-in-content", b"one\0two", "Content with NUL is one message or none: one answer.")
+_odd("bare-lf-in-content", b"one\ntwo", "Content with a bare LF is accepted or refused as one message: one reply.")
+_odd("bare-cr-in-content", b"one\rtwo", "Content with a bare CR is accepted or refused as one message: one reply.")
+_odd("cr-cr-lf-in-content", b"one\r\r\ntwo", "Content with CR CR LF is accepted or refused as one message: one reply.")
+_odd("nul-in-content", b"one\0two", "Content with NUL is accepted or refused as one message: one reply.")
 
 
 @TOPIC.case(
     "rfc5321-2.3.8-bare-lf-in-content-refused",
     Level.ROBUST,
-    "Content with a bare LF is refused behind its end, not passed on or mended: what it means to others is unknown.",
+    "Content with a bare LF is refused at its end, not passed on or normalised: other servers may read it differently.",
     start=Start.DATA,
     profiles=MX | LMTP,
 )
@@ -258,7 +271,7 @@ async def _refused_lf(talk: Talk) -> None:
 @TOPIC.case(
     "rfc5321-2.3.8-bare-cr-in-content-refused",
     Level.ROBUST,
-    "Content with a bare CR is refused behind its end, not passed on or mended.",
+    "Content with a bare CR is refused at its end, not passed on or normalised.",
     start=Start.DATA,
     profiles=MX | LMTP,
 )
@@ -283,9 +296,9 @@ async def _cut_off(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.1.1.10-end-of-stream-behind-the-dot",
+    "rfc5321-4.1.1.10-end-of-stream-after-the-dot",
     Level.ROBUST,
-    "The connection ends behind CRLF and a dot, which is not yet the end of content: nothing is accepted.",
+    "The connection ends after CRLF and a dot, which do not end the content: nothing is accepted.",
     start=Start.DATA,
 )
 async def _cut_off_dot(talk: Talk) -> None:
@@ -295,9 +308,9 @@ async def _cut_off_dot(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.1.1.10-end-of-stream-behind-dot-cr",
+    "rfc5321-4.1.1.10-end-of-stream-after-dot-cr",
     Level.ROBUST,
-    "The connection ends behind CRLF, a dot and a CR, which is not yet the end of content: nothing is accepted.",
+    "The connection ends after CRLF, a dot and a CR, which do not end the content: nothing is accepted.",
     start=Start.DATA,
 )
 async def _cut_off_dot_cr(talk: Talk) -> None:
@@ -318,24 +331,24 @@ async def _cut_off_command(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.1.1.10-nothing-behind-quit",
+    "rfc5321-4.1.1.10-nothing-after-quit",
     Level.MUST,
-    "Commands behind QUIT are not executed: 221, and the connection closes.",
+    "Commands after QUIT are not executed: 221, and the connection closes.",
     profiles=SMTP,
 )
-async def _behind_quit(talk: Talk) -> None:
+async def _after_quit(talk: Talk) -> None:
     await talk.send(b"QUIT\r\nNOOP\r\nMAIL FROM:<{from}>\r\n")
     await talk.expect("221 554 ~5xx")
     await talk.closed()
 
 
 @TOPIC.case(
-    "rfc2033-4-nothing-behind-quit",
+    "rfc2033-4-nothing-after-quit",
     Level.MUST,
-    "Commands behind QUIT are not executed: 221, and the connection closes.",
+    "Commands after QUIT are not executed: 221, and the connection closes.",
     profiles=LMTP,
 )
-async def _behind_quit_lmtp(talk: Talk) -> None:
+async def _after_quit_lmtp(talk: Talk) -> None:
     await talk.send(b"QUIT\r\nNOOP\r\nMAIL FROM:<{from}>\r\n")
     await talk.expect("221 ~5xx")
     await talk.closed()
@@ -344,7 +357,7 @@ async def _behind_quit_lmtp(talk: Talk) -> None:
 @TOPIC.case(
     "rfc5321-3.1-early-talker",
     Level.ROBUST,
-    "A client that talks before the greeting meets 220 and then ordinary replies, or a refusal: nothing out of step.",
+    "A client that sends commands before the greeting gets 220 and then one reply for each command, or is refused.",
     start=Start.CONNECTED,
     profiles=ANY,
 )

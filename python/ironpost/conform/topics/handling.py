@@ -1,4 +1,4 @@
-"""Parameters that say how a message is to be handled: FUTURERELEASE (RFC 4865), DELIVERBY (RFC 2852), MT-PRIORITY
+"""Parameters that control how a message is handled: FUTURERELEASE (RFC 4865), DELIVERBY (RFC 2852), MT-PRIORITY
 (RFC 6710), REQUIRETLS (RFC 8689), RRVS (RFC 7293)."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ for _name, _value in (("word", b"soon"), ("negative", b"-1"), ("empty", b""), ("
         f"rfc4865-4.2-holdfor-{_name}",
         "FUTURERELEASE",
         b"HOLDFOR=" + _value,
-        "A HOLDFOR that is no interval is refused.",
+        "HOLDFOR with an invalid interval is refused.",
         BAD,
     )
 _mail("rfc4865-4.2-holdfor-bare", "FUTURERELEASE", b"HOLDFOR", "HOLDFOR without a value is refused.", BAD)
@@ -38,15 +38,19 @@ _mail(
     "rfc4865-4.2-holduntil-word",
     "FUTURERELEASE",
     b"HOLDUNTIL=tomorrow",
-    "A HOLDUNTIL that is no date-time is refused.",
+    "HOLDUNTIL with an invalid date-time is refused.",
     BAD,
 )
 _mail("rfc4865-4.2-holduntil-no-zone", "FUTURERELEASE", b"HOLDUNTIL=2026-12-01T10:00:00",
-      "A HOLDUNTIL without a zone is refused.", BAD)  # fmt: skip
+      "HOLDUNTIL without a time zone is refused.", BAD)  # fmt: skip
 _mail("rfc4865-4.2-holduntil-no-day", "FUTURERELEASE", b"HOLDUNTIL=2026-02-31T10:00:00Z",
-      "A HOLDUNTIL with a day that is none is refused.", BAD)  # fmt: skip
+      "HOLDUNTIL with a day that does not exist is refused.", BAD)  # fmt: skip
 _mail(
-    "rfc4865-4.2-both", "FUTURERELEASE", b"HOLDFOR=60 HOLDUNTIL=2026-12-01T10:00:00Z", "Both together are refused.", BAD
+    "rfc4865-4.2-both",
+    "FUTURERELEASE",
+    b"HOLDFOR=60 HOLDUNTIL=2026-12-01T10:00:00Z",
+    "HOLDFOR and HOLDUNTIL together are refused.",
+    BAD,
 )
 _mail("rfc4865-4.2-twice", "FUTURERELEASE", b"HOLDFOR=60 HOLDFOR=60", "HOLDFOR given twice is refused.", BAD)
 
@@ -56,7 +60,7 @@ _mail("rfc4865-4.2-twice", "FUTURERELEASE", b"HOLDFOR=60 HOLDFOR=60", "HOLDFOR g
 async def _beyond(talk: Talk) -> None:
     maximum = int(talk.survey.offers["FUTURERELEASE"].split()[0])
     if maximum >= 999_999_999:
-        talk.skip("the maximum is the largest interval that can be said")
+        talk.skip("the announced maximum is the largest interval that the syntax allows")
     await talk.say(b"MAIL FROM:<{from}> HOLDFOR=%d\r\n" % (maximum + 1), BAD)
     await talk.in_step()
 
@@ -65,7 +69,7 @@ async def _beyond(talk: Talk) -> None:
             needs=("FUTURERELEASE",))  # fmt: skip
 async def _until(talk: Talk) -> None:
     if int(talk.survey.offers["FUTURERELEASE"].split()[1][:4]) >= 9999:
-        talk.skip("the announced date is the last that can be said")
+        talk.skip("the announced date is the latest that the syntax allows")
     await talk.say(b"MAIL FROM:<{from}> HOLDUNTIL=9999-12-31T23:59:59Z\r\n", BAD)
     await talk.in_step()
 
@@ -94,7 +98,7 @@ async def _minimum(talk: Talk) -> None:
 # MT-PRIORITY
 for _value in (b"0", b"-9", b"9", b"4"):
     _mail(f"rfc6710-3-{_value.decode().replace('-', 'minus-')}", "MT-PRIORITY", b"MT-PRIORITY=" + _value,
-          f"MT-PRIORITY={_value.decode()} is accepted or refused for lack of a right.", "250 450 550")  # fmt: skip
+          f"MT-PRIORITY={_value.decode()} is accepted, or refused as not permitted.", "250 450 550")  # fmt: skip
 for _name, _value in (("10", b"10"), ("minus-10", b"-10"), ("word", b"high"), ("empty", b""), ("plus", b"+3"),
                       ("leading-zero", b"03")):  # fmt: skip
     _mail(f"rfc6710-4.1-malformed-{_name}", "MT-PRIORITY", b"MT-PRIORITY=" + _value,
@@ -114,9 +118,9 @@ _mail(
 )
 
 
-@TOPIC.case("rfc8689-2-in-clear", Level.MUST, "REQUIRETLS in clear is refused.", start=Start.GREETED,
-            wants=("clear connection",))  # fmt: skip
-async def _clear(talk: Talk) -> None:
+@TOPIC.case("rfc8689-2-without-tls", Level.MUST, "Without TLS, REQUIRETLS is refused.", start=Start.GREETED,
+            wants=("unencrypted connection",))  # fmt: skip
+async def _without_tls(talk: Talk) -> None:
     await talk.hello()
     await talk.say(b"MAIL FROM:<{from}> REQUIRETLS\r\n", "555 530 ~5xx")
     await talk.in_step()
@@ -124,11 +128,11 @@ async def _clear(talk: Talk) -> None:
 
 # RRVS
 TOPIC.row(
-    "rfc7293-3.1-rrvs", Level.MUST, "RRVS with a date-time is no syntax error.",
+    "rfc7293-3.1-rrvs", Level.MUST, "RRVS with a date-time is not refused as a syntax error.",
     say(b"RCPT TO:<{to}> RRVS=2026-01-05T10:00:00Z\r\n", "250 251 4xx 550"), start=Start.MAIL, needs=("RRVS",),
 )  # fmt: skip
 TOPIC.row(
-    "rfc7293-3.1-rrvs-and-action", Level.MUST, "RRVS with an action is no syntax error.",
+    "rfc7293-3.1-rrvs-and-action", Level.MUST, "RRVS with an action is not refused as a syntax error.",
     say(b"RCPT TO:<{to}> RRVS=2026-01-05T10:00:00Z;C\r\n", "250 251 4xx 550"), start=Start.MAIL, needs=("RRVS",),
 )  # fmt: skip
 TOPIC.row(

@@ -1,4 +1,4 @@
-"""Sizes that every server must take, and what happens beyond them (RFC 5321 §4.5.3.1)."""
+"""Sizes that every server must accept, and larger ones (RFC 5321 §4.5.3.1)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ UNDERSTOOD = "250 251 4xx 521 550 551 552 553 554 556"
 LONG_DOMAIN = b".".join([b"a" * 60, b"b" * 60, b"c" * 60, b"example"])
 
 TOPIC.row(
-    "rfc5321-4.5.3.1.1-sender-of-64", Level.MUST, "A local part of 64 octets is no syntax error.",
+    "rfc5321-4.5.3.1.1-sender-of-64", Level.MUST, "A local part of 64 octets is not refused as a syntax error.",
     say(b"MAIL FROM:<" + b"a" * 64 + b"@client.example>\r\n", UNDERSTOOD),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.5.3.1.1-recipient-of-64", Level.MUST, "A recipient with a local part of 64 octets is no syntax error.",
+    "rfc5321-4.5.3.1.1-recipient-of-64", Level.MUST, "A recipient with 64 octets of local part is not a syntax error.",
     say(b"RCPT TO:<" + b"a" * 64 + b"@client.example>\r\n", UNDERSTOOD), start=Start.MAIL,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.5.3.1.1-sender-of-65", Level.ROBUST, "A local part of 65 octets: an ordinary answer.",
+    "rfc5321-4.5.3.1.1-sender-of-65", Level.ROBUST, "A local part of 65 octets: an ordinary reply.",
     say(b"MAIL FROM:<" + b"a" * 65 + b"@client.example>\r\n", "250 4xx 5xx"),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.5.3.1.2-long-domain", Level.MUST, "A domain of 190 octets is no syntax error.",
+    "rfc5321-4.5.3.1.2-long-domain", Level.MUST, "A domain of 190 octets is not refused as a syntax error.",
     say(b"MAIL FROM:<a@" + LONG_DOMAIN + b">\r\n", UNDERSTOOD),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.5.3.1.2-label-of-63", Level.MUST, "A label of 63 octets is no syntax error.",
+    "rfc5321-4.5.3.1.2-label-of-63", Level.MUST, "A label of 63 octets is not refused as a syntax error.",
     say(b"MAIL FROM:<a@" + b"b" * 63 + b".example>\r\n", UNDERSTOOD),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.5.3.1.3-path-of-256", Level.MUST, "A path of 256 octets is no syntax error.",
+    "rfc5321-4.5.3.1.3-path-of-256", Level.MUST, "A path of 256 octets is not refused as a syntax error.",
     say(b"MAIL FROM:<" + b"a" * (256 - 3 - len(LONG_DOMAIN)) + b"@" + LONG_DOMAIN + b">\r\n", UNDERSTOOD),
 )  # fmt: skip
 TOPIC.row(
@@ -59,14 +59,14 @@ for _octets in (510, 512):
 for _octets in (4096, 65536, 1048576):
     TOPIC.row(
         f"rfc5321-4.5.3.1.9-line-of-{_octets}", Level.ROBUST,
-        f"A command line of {_octets} octets gets one answer, 500 or 501 if it is too long, or the connection closes.",
+        f"A command line of {_octets} octets gets one reply, 500 or 501 if it is too long, or the connection closes.",
         say(b"NOOP " + b"x" * (_octets - 7) + b"\r\n", "250 500 501 ~5xx 421 close"), quits=False,
     )  # fmt: skip
 
 
 @TOPIC.case(
     "rfc5321-4.5.3.1.9-one-answer-to-a-long-line", Level.MUST,
-    "What stands at the end of a line that is too long is not executed: one answer to one line.",
+    "The end of an overlong line is not executed: one reply to one line.",
 )  # fmt: skip
 async def _long(talk: Talk) -> None:
     await talk.send(b"x" * 8192 + b" NOOP RSET MAIL FROM:<{from}>\r\n")
@@ -74,11 +74,11 @@ async def _long(talk: Talk) -> None:
         await talk.send(b"QUIT\r\n")
         last = await talk.expect("xxx close")
         if last is not None and last.code not in {221, 421}:
-            talk.fail(f"two answers to one line, the second {last.code}")
+            talk.fail(f"two replies to one line, the second {last.code}")
 
 
 @TOPIC.case(
-    "rfc5321-4.5.3.1.8-100-recipients", Level.MUST, "A hundred recipients are taken in one transaction.",
+    "rfc5321-4.5.3.1.8-100-recipients", Level.MUST, "A transaction may have 100 recipients.",
     start=Start.MAIL,
 )  # fmt: skip
 async def _recipients(talk: Talk) -> None:
@@ -92,7 +92,7 @@ async def _recipients(talk: Talk) -> None:
         if reply.code // 100 == 2:
             taken += 1
         elif number < 100:
-            talk.fail(f"recipient {number + 1} of {domain} met {reply.code}")
+            talk.fail(f"recipient {number + 1} of {domain} got {reply.code}")
     await talk.say(b"DATA\r\n", "354")
     await talk.finish(b"{message}.\r\n", "250", recipients=taken)
     await talk.in_step()
@@ -100,7 +100,7 @@ async def _recipients(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc5321-4.5.3.1.10-too-many-recipients", Level.SHOULD,
-    "Recipients beyond the server's limit are answered 452, and the ones before stay.", start=Start.MAIL,
+    "Recipients beyond the server's limit are answered 452, and the accepted ones remain.", start=Start.MAIL,
     needs=("PIPELINING",),
 )  # fmt: skip
 async def _too_many(talk: Talk) -> None:
@@ -115,18 +115,18 @@ async def _too_many(talk: Talk) -> None:
             elif reply.code == 421:
                 return
             elif reply.code != 452:
-                talk.fail(f"recipient {taken + 1} met {reply.code}")
+                talk.fail(f"recipient {taken + 1} got {reply.code}")
         if taken < before + 50:
             break
     else:
-        talk.skip(f"{taken} recipients were taken")
+        talk.skip(f"no limit reached: {taken} accepted")
     await talk.say(b"DATA\r\n", "354")
     await talk.finish(b"{message}.\r\n", "250", recipients=taken)
     await talk.in_step()
 
 
 @TOPIC.case(
-    "rfc5321-4.5.3.1.6-line-of-2000", Level.ROBUST, "A line of 2000 octets in content: one answer.", start=Start.DATA
+    "rfc5321-4.5.3.1.6-line-of-2000", Level.ROBUST, "A line of 2000 octets in content: one reply.", start=Start.DATA
 )
 async def _text_line(talk: Talk) -> None:
     await talk.say(talk.message(b"x" * 2000 + b"\r\n") + b".\r\n", "250 4xx 5xx")
@@ -135,7 +135,7 @@ async def _text_line(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc5321-4.5.3.1.6-endless-line", Level.ROBUST,
-    "A line of 3 MB in content: one answer, at the end of the content (SECURITY R8).", start=Start.DATA,
+    "A line of 3 MB in content: one reply, at the end of the content (SECURITY R8).", start=Start.DATA,
 )  # fmt: skip
 async def _endless(talk: Talk) -> None:
     await talk.send(talk.message(b""))
@@ -149,7 +149,7 @@ async def _endless(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc5321-4.5.3.1.6-endless-field", Level.ROBUST,
-    "A header field of 3 MB: one answer, at the end of the content (SECURITY R8).", start=Start.DATA,
+    "A header field of 3 MB: one reply, at the end of the content (SECURITY R8).", start=Start.DATA,
 )  # fmt: skip
 async def _field(talk: Talk) -> None:
     await talk.send(b"X-Long: ")
@@ -162,7 +162,7 @@ async def _field(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.5.3.1.7-many-fields", Level.ROBUST, "A header section of 2000 fields: one answer.", start=Start.DATA
+    "rfc5321-4.5.3.1.7-many-fields", Level.ROBUST, "A header section of 2000 fields: one reply.", start=Start.DATA
 )
 async def _fields(talk: Talk) -> None:
     await talk.say(b"X-Many: x\r\n" * 2000 + talk.message() + b".\r\n", "250 4xx 5xx")
@@ -179,6 +179,6 @@ async def _noops(talk: Talk) -> None:
 
 
 TOPIC.row(
-    "rfc5321-4.2-parameters-to-512", Level.ROBUST, "MAIL with parameters up to 512 octets is read whole.",
+    "rfc5321-4.2-parameters-to-512", Level.ROBUST, "MAIL with parameters up to 512 octets is parsed completely.",
     say(b"MAIL FROM:<{from}> " + b"X=" + b"y" * 440 + b"\r\n", "555 501 ~5xx"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""LMTP (RFC 2033): another verb to begin with, and a reply for each recipient behind the content."""
+"""LMTP (RFC 2033): LHLO instead of EHLO, and a reply for each recipient after the content."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TOPIC = Topic("lmtp", "LMTP", profiles=LMTP)
 TOPIC.row("rfc2033-4.1-lhlo", Level.MUST, "LHLO is answered 250.", say(b"LHLO {name}\r\n", "250"), start=Start.GREETED)
 for _verb in ("EHLO", "HELO"):
     TOPIC.row(
-        f"rfc2033-4.1-{_verb.lower()}", Level.MUST, f"{_verb} is not answered positively, and 500 is the code.",
+        f"rfc2033-4.1-{_verb.lower()}", Level.MUST, f"{_verb} is refused with 500.",
         say(_verb.encode() + b" {name}\r\n", "500 ~5xx"), start=Start.GREETED,
     )  # fmt: skip
     TOPIC.row(
-        f"rfc2033-4.1-{_verb.lower()}-after-lhlo", Level.MUST, f"{_verb} after LHLO is not answered positively either.",
+        f"rfc2033-4.1-{_verb.lower()}-after-lhlo", Level.MUST, f"{_verb} after LHLO is refused as well.",
         say(_verb.encode() + b" {name}\r\n", "500 ~5xx"),
     )  # fmt: skip
 TOPIC.row(
@@ -30,7 +30,7 @@ TOPIC.row(
     start=Start.GREETED,
 )  # fmt: skip
 TOPIC.row(
-    "rfc2033-4.1-lhlo-in-smtp", Level.MUST, "LHLO where SMTP is spoken is refused.",
+    "rfc2033-4.1-lhlo-in-smtp", Level.MUST, "LHLO is refused by an SMTP server.",
     say(b"LHLO {name}\r\n", "500 502 ~5xx"), start=Start.GREETED, profiles=SMTP,
 )  # fmt: skip
 for _keyword, _level in (("PIPELINING", Level.MUST), ("ENHANCEDSTATUSCODES", Level.MUST), ("8BITMIME", Level.SHOULD)):
@@ -39,13 +39,13 @@ for _keyword, _level in (("PIPELINING", Level.MUST), ("ENHANCEDSTATUSCODES", Lev
         @TOPIC.case(f"rfc2033-5-offers-{keyword.lower()}", level, f"{keyword} is offered.")
         async def _(talk: Talk) -> None:
             if keyword not in talk.survey.offers:
-                talk.fail("it is not")
+                talk.fail("not offered")
 
     _offers(_keyword, _level)
 
 
 async def _recipients(talk: Talk, *lines: bytes) -> int:
-    """Says RCPT for each; how many were accepted."""
+    """Send RCPT for each path and return how many were accepted."""
     taken = 0
     for line in lines:
         await talk.send(b"RCPT TO:<" + line + b">\r\n")
@@ -81,7 +81,7 @@ async def _same(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc2033-4.2-rejected-recipients-get-none", Level.MUST, "A refused recipient gets no reply behind the content.",
+    "rfc2033-4.2-rejected-recipients-get-no-reply", Level.MUST, "A refused recipient gets no reply after the content.",
     start=Start.MAIL, wants=("rejected",),
 )  # fmt: skip
 async def _rejected(talk: Talk) -> None:
@@ -95,7 +95,7 @@ async def _rejected(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc2033-4.2-refused-content", Level.ROBUST,
-    "Content that is refused as a whole gets a reply for each recipient all the same.", start=Start.MAIL,
+    "Refused content gets a reply for each recipient as well.", start=Start.MAIL,
 )  # fmt: skip
 async def _refused(talk: Talk) -> None:
     taken = await _recipients(talk, b"{to}", b"{to}")

@@ -1,4 +1,4 @@
-"""Commands in groups (RFC 2920). Replies are matched by counting, as the standard demands."""
+"""Commands in groups (RFC 2920). Replies are matched by counting, as the standard requires."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ TOPIC.row(
     say(END + b"QUIT\r\n", "250", "221"), start=Start.DATA, quits=False,
 )  # fmt: skip
 TOPIC.row(
-    "rfc2920-3.2-an-error-loses-nothing", Level.MUST, "Behind a malformed RCPT in a group the rest is still read.",
+    "rfc2920-3.2-an-error-loses-nothing", Level.MUST, "Commands after a malformed RCPT in a group are still read.",
     say(MAIL + b"RCPT TO:<conform@>\r\n" + RCPT + b"DATA\r\n", "250", "5xx", "250 251", "354"), say(END, "250"),
 )  # fmt: skip
 TOPIC.row(
-    "rfc2920-3.2-a-refused-mail-in-a-group", Level.MUST, "Behind a refused MAIL, RCPT and DATA are refused each.",
+    "rfc2920-3.2-a-refused-mail-in-a-group", Level.MUST, "After a refused MAIL, RCPT and DATA are refused one by one.",
     say(b"MAIL FROM:<conform@>\r\n" + RCPT + b"DATA\r\n", "5xx", "503 ~5xx", "503 554 ~5xx"),
 )  # fmt: skip
 TOPIC.row(
@@ -81,12 +81,12 @@ for _name, _pieces in (
     ("cut-in-a-path", (b"MAIL FROM:<", b"{from}>\r\nRCPT TO:<{to}", b">\r\nDATA\r\n")),
 ):
     TOPIC.row(
-        f"rfc2920-3.2-{_name}", Level.MUST, "A group that comes in several reads is answered as if it came in one.",
+        f"rfc2920-3.2-{_name}", Level.MUST, "A group that arrives in several reads gets the same replies as in one.",
         say(_pieces, "250", "250 251", "354"), say(END, "250"),
     )  # fmt: skip
 TOPIC.row(
     "rfc2920-3.2-content-cut-into-the-next-group", Level.MUST,
-    "The read that ends the content holds the beginning of the next command.",
+    "The read that ends the content contains the beginning of the next command.",
     say((b"{message}", b".\r\nMAIL FR", b"OM:<{from}>\r\n"), "250", "250"), start=Start.DATA,
 )  # fmt: skip
 
@@ -103,7 +103,7 @@ async def _many(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc2920-3.2-answers-when-the-buffer-is-empty", Level.MUST,
-    "Replies are sent as soon as nothing more is to be read, though half a command is there.",
+    "Replies are not held back when only part of the next command has arrived.",
 )  # fmt: skip
 async def _at_once(talk: Talk) -> None:
     await talk.send(ENVELOPE + b"RS")
@@ -115,7 +115,7 @@ async def _at_once(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc2920-3.1-content-without-waiting", Level.ROBUST,
-    "A client that does not wait for 354 is served or refused; behind 354 its content is not executed.",
+    "A client that does not wait for 354 is served or refused; content after 354 is not executed.",
     profiles=SMTP,
 )  # fmt: skip
 async def _impatient(talk: Talk) -> None:

@@ -21,7 +21,7 @@ DIALOGUE = (
     b"RCPT TO:<conform@>\r\n",
     b"RSET\r\n",
 )
-"""Replies of every kind but 3yz."""
+"""Commands that produce every class of reply except 3yz."""
 
 
 async def _talked(talk: Talk) -> list[wire.Reply]:
@@ -38,12 +38,12 @@ async def _talked(talk: Talk) -> list[wire.Reply]:
 
 @TOPIC.case(
     "rfc5321-4.2-grammar", Level.MUST,
-    "Every reply is three digits, a space or hyphen and text, ended by CRLF; lines of one reply share the code.",
+    "Every reply line is three digits, a space or hyphen, text and CRLF; all lines of a reply have the same code.",
     start=Start.GREETED,
 )  # fmt: skip
 async def _grammar(talk: Talk) -> None:
     await talk.ready()
-    await _talked(talk)  # the reader is strict: anything else is a failure by itself
+    await _talked(talk)  # the reader is strict: a malformed reply fails the case
 
 
 @TOPIC.case(
@@ -54,7 +54,7 @@ async def _digits(talk: Talk) -> None:
     await talk.ready()
     for reply in await _talked(talk):
         if not (2 <= reply.code // 100 <= 5 and reply.code // 10 % 10 <= 5):
-            talk.fail(f"there is no code {reply.code}")
+            talk.fail(f"not a valid reply code: {reply.code}")
 
 
 @TOPIC.case(
@@ -66,7 +66,7 @@ async def _printable(talk: Talk) -> None:
     for reply in await _talked(talk):
         for line in reply.lines:
             if any(octet != 9 and not 32 <= octet <= 126 for octet in line):
-                talk.fail(f"the reply {reply.code} holds an octet outside printable ASCII")
+                talk.fail(f"the reply {reply.code} contains an octet outside printable ASCII")
 
 
 @TOPIC.case(
@@ -94,18 +94,16 @@ async def _echo(talk: Talk) -> None:
 @TOPIC.case(
     "rfc5321-4.2-no-echo-of-octets",
     Level.MUST,
-    "A command with control characters and 8-bit octets does not bring them into a reply.",
+    "Control characters and 8-bit octets of a command are not echoed in the reply.",
 )
 async def _no_echo(talk: Talk) -> None:
     await talk.send(b"XY\x1b[31m\xff\xfe\x07ZZY a\x1b[0m\r\n")
     reply = await talk.expect("5xx 4xx close")
     if reply is not None and any(o != 9 and not 32 <= o <= 126 for line in reply.lines for o in line):
-        talk.fail("the reply holds octets of the command that are outside printable ASCII")
+        talk.fail("the reply contains octets of the command that are outside printable ASCII")
 
 
-@TOPIC.case(
-    "rfc5321-4.2-one-reply-each", Level.MUST, "Ten commands, one by one, get ten replies, neither more nor less."
-)
+@TOPIC.case("rfc5321-4.2-one-reply-each", Level.MUST, "Ten commands, sent one by one, get exactly ten replies.")
 async def _each(talk: Talk) -> None:
     for line in (*DIALOGUE, b"MAIL FROM:<{from}>\r\n", b"RSET\r\n", b"NOOP\r\n", b"RSET\r\n"):
         await talk.send(line)
@@ -115,13 +113,13 @@ async def _each(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc5321-4.2.1-multiline-hello", Level.MUST,
-    "The lines of a reply of several lines carry the same code, with hyphens up to the last.", start=Start.GREETED,
+    "All lines of a multiline reply have the same code, with a hyphen on all but the last.", start=Start.GREETED,
 )  # fmt: skip
 async def _multiline(talk: Talk) -> None:
     await talk.say(b"{ehlo} {name}\r\n", "250")
     last = bytes(talk.connection.octets).splitlines()[1:]
     if not (all(line.startswith(b"250-") for line in last[:-1]) and last[-1].startswith(b"250")):
-        talk.fail("lines of the reply to EHLO do not continue each other")
+        talk.fail("the lines of the reply to EHLO have different codes or lack a hyphen")
     await talk.in_step()
 
 
@@ -133,7 +131,7 @@ async def _version(talk: Talk) -> None:
     words = b" ".join(talk.greeting.lines if talk.greeting is not None else ()).decode("ascii", "replace").split()[1:]
     numbers = [word for word in words if word[:1].isdigit() and "." in word and not word.startswith("127.")]
     if numbers:
-        talk.fail(f"the greeting says {numbers[0]}")
+        talk.fail(f"the greeting contains {numbers[0]}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,14 +143,14 @@ _WITH_CODE = re.compile(rb"([245])\d\d[ -]\1\.\d{1,3}\.\d{1,3}(?: |$)")
 
 
 def _looks_enhanced(reply: wire.Reply) -> bool:
-    """Whether the text begins like an enhanced code, of whatever class: the reader knows none behind 3yz."""
+    """Return whether the text begins like an enhanced code of any class; the reader does not parse one after 3yz."""
     return reply.enhanced is not None or _ANY_CODE.match(reply.lines[0]) is not None
 
 
 def _enhanced(talk: Talk, reply: wire.Reply) -> None:
     if reply.code // 100 == 3:
         if _looks_enhanced(reply):
-            talk.fail(f"{reply.code} carries an enhanced code")
+            talk.fail(f"{reply.code} has an enhanced code")
     elif reply.enhanced is None:
         words = reply.lines[0].decode("ascii", "replace")
         talk.fail(f"no enhanced code of its class in: {reply.code} {words}")
@@ -176,7 +174,7 @@ for _name, _start, _line in (
     def _add(name: str, start: Start, line: bytes) -> None:
         @TOPIC.case(
             f"rfc2034-4-{name}", Level.MUST,
-            "3yz carries no enhanced code." if name == "data" else
+            "3yz has no enhanced code." if name == "data" else
             "The reply begins with an enhanced code whose class is its first digit.",
             start=start, needs=ENHANCED,
         )  # fmt: skip
@@ -197,19 +195,19 @@ async def _rejected(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc2034-3-none-in-greeting-and-hello", Level.MUST,
-    "Neither the greeting nor the positive reply to EHLO carries an enhanced code.", start=Start.GREETED,
+    "rfc2034-3-no-code-in-greeting-and-hello", Level.MUST,
+    "Neither the greeting nor the positive reply to EHLO has an enhanced code.", start=Start.GREETED,
 )  # fmt: skip
 async def _none(talk: Talk) -> None:
     hello = await talk.say(b"{ehlo} {name}\r\n", "250")
     for reply in (talk.greeting, hello):
         if reply is not None and _looks_enhanced(reply):
-            talk.fail(f"{reply.code} carries an enhanced code")
+            talk.fail(f"{reply.code} has an enhanced code")
     await talk.in_step()
 
 
 @TOPIC.case(
-    "rfc2034-4-every-line", Level.MUST, "Each line of a reply of several lines begins with the same enhanced code.",
+    "rfc2034-4-every-line", Level.MUST, "Each line of a multiline reply begins with the same enhanced code.",
     needs=ENHANCED, profiles=SMTP,
 )  # fmt: skip
 async def _lines(talk: Talk) -> None:
@@ -217,7 +215,7 @@ async def _lines(talk: Talk) -> None:
         before = len(talk.connection.octets)
         await talk.send(line)
         reply = await talk.reply()
-        for heard in bytes(talk.connection.octets[before:]).splitlines():
-            if not _WITH_CODE.match(heard):
-                talk.fail(f"a line of {reply.code} lacks the enhanced code: {heard.decode('ascii', 'replace')}")
+        for received in bytes(talk.connection.octets[before:]).splitlines():
+            if not _WITH_CODE.match(received):
+                talk.fail(f"a line of {reply.code} lacks the enhanced code: {received.decode('ascii', 'replace')}")
     await talk.in_step()

@@ -1,4 +1,4 @@
-"""The order of commands and what is forgotten when (RFC 5321 §3.3, §4.1.1.5, §4.1.4)."""
+"""The order of commands, and the state that they clear (RFC 5321 §3.3, §4.1.1.5, §4.1.4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOPIC.row(
     say(b"MAIL FROM:<{from}>\r\n", "503 530 ~5xx"), start=Start.GREETED,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.4-rcpt-before-ehlo", Level.MUST, "RCPT before EHLO, hence without MAIL, is refused.",
+    "rfc5321-4.1.4-rcpt-before-ehlo", Level.MUST, "RCPT before EHLO, and so without MAIL, is refused.",
     say(b"RCPT TO:<{to}>\r\n", "503 530 ~5xx"), start=Start.GREETED,
 )  # fmt: skip
 TOPIC.row(
@@ -46,7 +46,7 @@ TOPIC.row(
 )  # fmt: skip
 TOPIC.row(
     "rfc5321-4.1.4-nested-mail-changes-nothing", Level.MUST,
-    "A MAIL that is refused inside a transaction leaves it as it was: 503 and the same state.",
+    "A MAIL that is refused inside a transaction does not change it: 503, and the state is the same.",
     say(b"MAIL FROM:<{from}>\r\n", "xxx"), DATA, MESSAGE, start=Start.RCPT,
 )  # fmt: skip
 
@@ -60,7 +60,7 @@ async def _resets(talk: Talk, line: bytes) -> None:
 
 def _forgets(verb: str, section: str, line: bytes) -> None:
     @TOPIC.case(
-        f"rfc5321-{section}-{verb}-forgets-the-sender", Level.MUST, f"After {verb.upper()} RCPT needs a new MAIL.",
+        f"rfc5321-{section}-{verb}-forgets-the-sender", Level.MUST, f"After {verb.upper()} RCPT requires a new MAIL.",
         start=Start.MAIL,
     )  # fmt: skip
     async def _sender(talk: Talk) -> None:
@@ -70,7 +70,7 @@ def _forgets(verb: str, section: str, line: bytes) -> None:
 
     @TOPIC.case(
         f"rfc5321-{section}-{verb}-forgets-the-recipients", Level.MUST,
-        f"After {verb.upper()} and a new MAIL, DATA needs a new RCPT.", start=Start.RCPT,
+        f"After {verb.upper()} and a new MAIL, DATA requires a new RCPT.", start=Start.RCPT,
     )  # fmt: skip
     async def _recipients(talk: Talk) -> None:
         await _resets(talk, line)
@@ -110,14 +110,14 @@ TOPIC.row(
     say(b"RSET\r\n", "250"), start=Start.GREETED, profiles=SMTP,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.1.5-rset-keeps-ehlo", Level.MUST, "RSET does not take the session back to before EHLO.",
+    "rfc5321-4.1.1.5-rset-keeps-ehlo", Level.MUST, "RSET does not undo EHLO.",
     say(b"RSET\r\n", "250"), MAIL, RCPT,
 )  # fmt: skip
 
 
 @TOPIC.case(
     "rfc5321-4.1.4-refused-ehlo-keeps-the-transaction", Level.MUST,
-    "EHLO that is refused leaves the state as it was: RCPT goes on.", start=Start.MAIL,
+    "A refused EHLO does not change the state: RCPT is still accepted.", start=Start.MAIL,
 )  # fmt: skip
 async def _refused_ehlo(talk: Talk) -> None:
     reply = await talk.say(b"{ehlo}\r\n", "xxx")
@@ -135,18 +135,18 @@ for _name, _line, _spec in (
 ):
     TOPIC.row(
         f"rfc5321-4.1.1.{ {'noop': 9, 'vrfy': 6, 'expn': 7, 'help': 8}[_name]}-{_name}-changes-nothing", Level.MUST,
-        f"{_name.upper()} between MAIL, RCPT and DATA does not touch the transaction.",
+        f"{_name.upper()} between MAIL, RCPT and DATA does not affect the transaction.",
         say(_line + b"\r\n", _spec), RCPT, say(_line + b"\r\n", _spec), DATA, MESSAGE, start=Start.MAIL,
     )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.4-unknown-verb-changes-nothing", Level.ROBUST, "An unknown verb does not touch the transaction.",
+    "rfc5321-4.1.4-unknown-verb-changes-nothing", Level.ROBUST, "An unknown verb does not affect the transaction.",
     say(b"XYZZY\r\n", "5xx"), RCPT, say(b"XYZZY\r\n", "5xx"), DATA, MESSAGE, start=Start.MAIL,
 )  # fmt: skip
 
 
 @TOPIC.case(
     "rfc5321-4.1.1.3-malformed-rcpt-changes-nothing", Level.MUST,
-    "A malformed RCPT does not touch the recipient before it.", start=Start.RCPT,
+    "A malformed RCPT does not affect the recipient before it.", start=Start.RCPT,
 )  # fmt: skip
 async def _malformed_rcpt(talk: Talk) -> None:
     reply = await talk.say(b"RCPT TO:<conform@>\r\n", "2xx 5xx 4xx")
@@ -159,7 +159,7 @@ async def _malformed_rcpt(talk: Talk) -> None:
 
 TOPIC.row(
     "rfc5321-3.3-rejected-rcpt-changes-nothing", Level.MUST,
-    "A refused recipient does not touch the ones before and behind it.",
+    "A refused recipient does not affect those before and after it.",
     say(b"RCPT TO:<{rejected}>\r\n", "4xx 5xx"), RCPT, DATA, MESSAGE, start=Start.MAIL, wants=("rejected",),
 )  # fmt: skip
 TOPIC.row(
@@ -179,7 +179,7 @@ async def _refused_mail(talk: Talk) -> None:
 
 
 TOPIC.row(
-    "rfc5321-4.1.1.4-data-ends-the-transaction", Level.MUST, "After accepted content RCPT needs a new MAIL.",
+    "rfc5321-4.1.1.4-data-ends-the-transaction", Level.MUST, "After accepted content RCPT requires a new MAIL.",
     MESSAGE, NO_MAIL, start=Start.DATA,
 )  # fmt: skip
 TOPIC.row(
@@ -187,7 +187,7 @@ TOPIC.row(
     MESSAGE, MAIL, RCPT, DATA, MESSAGE, start=Start.DATA,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.4-three-transactions-two-aborted", Level.MUST, "RSET twice, then a transaction that is carried out.",
+    "rfc5321-4.1.4-three-transactions-two-aborted", Level.MUST, "RSET twice, then a complete transaction.",
     say(b"RSET\r\n", "250"), MAIL, say(b"RSET\r\n", "250"), MAIL, RCPT, DATA, MESSAGE, start=Start.RCPT,
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""How a session opens, goes on and ends (RFC 5321 §3.1, §3.2, §4.1.1, §4.2, §4.3.1)."""
+"""Start, basic commands and end of a session (RFC 5321 §3.1, §3.2, §4.1.1, §4.2, §4.3.1)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NAME: Final = re.compile(
 def _named(talk: Talk, reply: wire.Reply | None, what: str) -> None:
     words = reply.lines[0].decode("ascii", "replace").split() if reply is not None else []
     if not words or not _NAME.fullmatch(words[0]):
-        talk.fail(f"the first word of {what} is no domain or address literal: {words[0] if words else 'nothing'!r}")
+        talk.fail(f"the first word of {what} is not a domain or address literal: {words[0] if words else 'nothing'!r}")
 
 
-@TOPIC.case("rfc5321-3.1-greeting", Level.MUST, "The server speaks first, with 220.", start=Start.CONNECTED)
+@TOPIC.case("rfc5321-3.1-greeting", Level.MUST, "The server sends its greeting first: 220.", start=Start.CONNECTED)
 async def _greeting(talk: Talk) -> None:
     await talk.expect("220")
     await talk.in_step()
@@ -65,14 +65,14 @@ async def _helo_plain(talk: Talk) -> None:
     reply = await talk.say(b"HELO {name}\r\n", "250")
     if reply is not None and len(reply.lines) > 1:
         listed = {line.split()[0].upper() for line in reply.lines[1:] if line.split()}
-        if listed & {keyword.encode() for keyword in talk.survey.clear}:
+        if listed & {keyword.encode() for keyword in talk.survey.unencrypted}:
             talk.fail("the reply to HELO lists extensions as the one to EHLO does")
     await talk.in_step()
 
 
 @TOPIC.case(
     "rfc5321-3.2-mail-after-helo", Level.MUST, "A whole transaction works after HELO.",
-    start=Start.GREETED, profiles=MX, wants=("clear",),
+    start=Start.GREETED, profiles=MX, wants=("unencrypted",),
 )  # fmt: skip
 async def _after_helo(talk: Talk) -> None:
     await talk.say(b"HELO {name}\r\n", "250")
@@ -98,10 +98,10 @@ for _kind, _argument in (
         say(b"{ehlo} " + _argument + b"\r\n", "250"), start=Start.GREETED,
     )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.4-mail-behind-unverifiable-ehlo", Level.MUST,
+    "rfc5321-4.1.4-mail-after-unverifiable-ehlo", Level.MUST,
     "A transaction is not refused because the EHLO name does not belong to the client.",
     say(b"EHLO no-such-host.invalid\r\n", "250"), say(b"MAIL FROM:<{from}>\r\n", "250"),
-    say(b"RCPT TO:<{to}>\r\n", "250 251"), start=Start.GREETED, profiles=MX, wants=("clear",),
+    say(b"RCPT TO:<{to}>\r\n", "250 251"), start=Start.GREETED, profiles=MX, wants=("unencrypted",),
 )  # fmt: skip
 TOPIC.row(
     "rfc5321-4.1.1.1-ehlo-without-name", Level.SHOULD, "EHLO without its argument is refused 501.",
@@ -112,16 +112,16 @@ TOPIC.row(
     say(b"HELO\r\n", "501 ~5xx"), start=Start.GREETED, profiles=SMTP,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.1.1-ehlo-after-a-refused-one", Level.MUST, "After a refused EHLO a good one is answered 250.",
+    "rfc5321-4.1.1.1-ehlo-after-a-refused-one", Level.MUST, "After a refused EHLO a valid one is answered 250.",
     say(b"{ehlo}\r\n", "xxx"), say(b"{ehlo} {name}\r\n", "250"), start=Start.GREETED,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.4-ehlo-again", Level.MUST, "EHLO may be sent again: 250, or a refusal that EHLO has.",
+    "rfc5321-4.1.4-ehlo-again", Level.MUST, "EHLO may be sent again: 250, or a code allowed for a refusal.",
     say(b"{ehlo} {name}\r\n", "250 500 501 502 550"), say(b"{ehlo} {name}\r\n", "250 500 501 502 550"),
 )  # fmt: skip
 
 
-@TOPIC.case("rfc5321-4.1.4-ehlo-again-says-the-same", Level.ROBUST, "EHLO said twice lists the same extensions twice.")
+@TOPIC.case("rfc5321-4.1.4-ehlo-again-says-the-same", Level.ROBUST, "A second EHLO lists the same extensions.")
 async def _same(talk: Talk) -> None:
     reply = await talk.say(b"{ehlo} {name}\r\n", "250 5xx")
     if reply is not None and reply.code != 250:
@@ -134,7 +134,7 @@ async def _same(talk: Talk) -> None:
 
 
 TOPIC.row(
-    "rfc5321-4.1.4-helo-after-ehlo", Level.MUST, "HELO after EHLO is answered 250, or refused as EHLO may be.",
+    "rfc5321-4.1.4-helo-after-ehlo", Level.MUST, "HELO after EHLO is answered 250, or refused with a code of EHLO.",
     say(b"HELO {name}\r\n", "250 500 501 502 503 550"), profiles=SMTP,
 )  # fmt: skip
 
@@ -168,11 +168,11 @@ for _verb, _spec in (
         profiles=SMTP,
     )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.5.1-vrfy", Level.MUST, "VRFY is known: an answer about the name, or 252, but neither 500 nor 503.",
+    "rfc5321-4.5.1-vrfy", Level.MUST, "VRFY is supported: a reply about the name, or 252, but neither 500 nor 503.",
     say(b"VRFY {to}\r\n", "25x 4xx 550 551 553 ~502 ~504"), profiles=SMTP,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-7.3-vrfy-disabled", Level.MUST, "VRFY that is switched off is answered 252, not 5yz.",
+    "rfc5321-7.3-vrfy-disabled", Level.MUST, "Disabled VRFY is answered 252, not 5yz.",
     say(b"VRFY {to}\r\n", "25x 4xx 550 551 553"), profiles=SMTP,
 )  # fmt: skip
 TOPIC.row(
@@ -183,7 +183,7 @@ TOPIC.row(
     "rfc5321-4.1.1.8-help", Level.SHOULD, "HELP is answered 211 or 214.", say(b"HELP\r\n", "211 214"), profiles=SMTP,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.1.8-help-with-argument", Level.ROBUST, "HELP MAIL is answered, or refused in an ordinary way.",
+    "rfc5321-4.1.1.8-help-with-argument", Level.ROBUST, "HELP MAIL is answered or refused with an ordinary reply.",
     say(b"HELP MAIL\r\n", "211 214 500 501 502 504"), profiles=SMTP,
 )  # fmt: skip
 
@@ -207,7 +207,7 @@ _quit("after-rcpt", Start.RCPT)
 for _verb in ("RSET", "DATA", "QUIT"):
     TOPIC.row(
         f"rfc5321-4.1.1-{_verb.lower()}-with-argument", Level.SHOULD,
-        f"{_verb} takes no argument: one is refused as a syntax error.",
+        f"{_verb} with an argument is refused as a syntax error.",
         say(_verb.encode() + b" now\r\n", "501 ~5xx"), start=Start.RCPT,
     )  # fmt: skip
 TOPIC.row(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 TOPIC = Topic("size", "SIZE", needs=("SIZE",))
 
 TRANSFER: Final = 64 * 1024 * 1024
-"""Octets of the largest message that the suite sends to find out what becomes of one that is too large."""
+"""Size in octets of the largest message that the suite sends to exceed an announced maximum."""
 
 
 def _mail(name: str, value: bytes, does: str, spec: str, level: Level = Level.MUST, section: str = "6.1") -> None:
@@ -43,23 +43,21 @@ TOPIC.row(
     say(b"{message}.\r\n", "250"),
 )  # fmt: skip
 TOPIC.row(
-    "rfc1870-6.1-declared-too-small", Level.ROBUST, "A message larger than it was declared: one answer, at its end.",
+    "rfc1870-6.1-declared-too-small", Level.ROBUST, "A message larger than it was declared: one reply, at its end.",
     say(b"MAIL FROM:<{from}> SIZE=1\r\n", "250"), say(b"RCPT TO:<{to}>\r\n", "250 251"), say(b"DATA\r\n", "354"),
     say(b"{message}.\r\n", "250 552 ~5xx ~4xx"),
 )  # fmt: skip
 
 
 def _maximum(talk: Talk) -> int:
-    """The announced maximum; skips where there is none."""
+    """Return the announced maximum; without one the case does not apply."""
     said = talk.survey.offers["SIZE"]
     if not said.isdigit() or int(said) == 0:
         talk.skip("no maximum is announced")
     return int(said)
 
 
-@TOPIC.case(
-    "rfc1870-6.1-beyond-the-maximum", Level.SHOULD, "SIZE beyond the announced maximum is refused, and 552 is the code."
-)
+@TOPIC.case("rfc1870-6.1-beyond-the-maximum", Level.SHOULD, "SIZE beyond the announced maximum is refused with 552.")
 async def _beyond(talk: Talk) -> None:
     await talk.say(b"MAIL FROM:<{from}> SIZE=%d\r\n" % (_maximum(talk) * 2), "552 ~5xx")
     await talk.say(b"RCPT TO:<{to}>\r\n", "503 ~5xx")
@@ -67,7 +65,7 @@ async def _beyond(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc1870-6.1-the-maximum", Level.MUST, "SIZE of exactly the announced maximum is accepted, room permitting."
+    "rfc1870-6.1-the-maximum", Level.MUST, "SIZE of exactly the announced maximum is accepted, if there is space."
 )
 async def _exactly(talk: Talk) -> None:
     await talk.say(b"MAIL FROM:<{from}> SIZE=%d\r\n" % _maximum(talk), "250 452")

@@ -46,7 +46,7 @@ for _name, _octets in (
     ("latin1", b"gr\xfc\xdfe"),
 ):
     _mail(
-        f"malformed-{_name}", b"<x" + _octets + b"@client.example> SMTPUTF8", "Octets that are no UTF-8 are refused.",
+        f"malformed-{_name}", b"<x" + _octets + b"@client.example> SMTPUTF8", "Invalid UTF-8 is refused.",
         "500 501 550 553 ~5xx ~4xx", Level.SHOULD, "3.3",
     )  # fmt: skip
 _mail("undeclared-local-part", b"<" + LOCAL + b"@client.example>",
@@ -66,7 +66,7 @@ TOPIC.row(
     say(b"RCPT TO:<" + LOCAL + b"@client.example>\r\n", "501 550 553 ~5xx"), start=Start.MAIL, needs=LACKS,
 )  # fmt: skip
 TOPIC.row(
-    "rfc6531-3.3-recipient", Level.MUST, "A recipient outside ASCII after MAIL with SMTPUTF8 is no syntax error.",
+    "rfc6531-3.3-recipient", Level.MUST, "A recipient outside ASCII after MAIL with SMTPUTF8 is not a syntax error.",
     say(b"MAIL FROM:<{from}> SMTPUTF8\r\n", "250"), say(b"RCPT TO:<" + LOCAL + b"@client.example>\r\n", UNDERSTOOD),
     needs=NEEDS,
 )  # fmt: skip
@@ -76,17 +76,17 @@ TOPIC.row(
     say(b"RCPT TO:<" + LOCAL + b"@{to-domain}>\r\n", "500 501 550 553 ~5xx"), start=Start.MAIL, needs=NEEDS,
 )  # fmt: skip
 TOPIC.row(
-    "rfc6531-3.5-of-the-former-transaction", Level.SHOULD, "SMTPUTF8 holds for one transaction: RSET ends it.",
+    "rfc6531-3.5-of-the-former-transaction", Level.SHOULD, "SMTPUTF8 applies to one transaction: RSET ends it.",
     say(b"MAIL FROM:<{from}> SMTPUTF8\r\n", "250"), say(b"RSET\r\n", "250"), say(b"MAIL FROM:<{from}>\r\n", "250"),
     say(b"RCPT TO:<" + LOCAL + b"@{to-domain}>\r\n", "500 501 550 553 ~5xx"), needs=NEEDS,
 )  # fmt: skip
 TOPIC.row(
-    "rfc6531-3.7.4.2-vrfy", Level.ROBUST, "VRFY with SMTPUTF8 and a name outside ASCII: an ordinary answer.",
+    "rfc6531-3.7.4.2-vrfy", Level.ROBUST, "VRFY with SMTPUTF8 and a name outside ASCII: an ordinary reply.",
     say(b"VRFY " + LOCAL + b" SMTPUTF8\r\n", "25x 4xx 5xx"), needs=NEEDS, profiles=SMTP,
 )  # fmt: skip
 
 
-@TOPIC.case("rfc6531-3.6-message", Level.MUST, "A message with a header outside ASCII is accepted.", needs=NEEDS,
+@TOPIC.case("rfc6531-3.6-message", Level.MUST, "A message with header fields outside ASCII is accepted.", needs=NEEDS,
             profiles=ANY)  # fmt: skip
 async def _message(talk: Talk) -> None:
     await talk.say(b"MAIL FROM:<{from}> SMTPUTF8\r\n", "250")
@@ -107,5 +107,5 @@ async def _message(talk: Talk) -> None:
 async def _ascii(talk: Talk) -> None:
     await talk.say(b"{ehlo} {name}\r\n", "250")
     if any(octet > 126 for octet in talk.connection.octets):
-        talk.fail("they hold octets outside ASCII")
+        talk.fail("octets outside ASCII in the greeting or the reply to EHLO")
     await talk.in_step()

@@ -1,4 +1,4 @@
-"""STARTTLS (RFC 3207): the command, what is forgotten behind it, what is never executed (SECURITY R6, R9, R11)."""
+"""STARTTLS (RFC 3207): the command, the state it resets, and injected commands (SECURITY R6, R9, R11)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ironpost.conform.connection import TlsFailed
 if TYPE_CHECKING:
     from ironpost.conform.talk import Talk
 
-TOPIC = Topic("starttls", "STARTTLS", needs=("STARTTLS",), wants=("clear connection",))
+TOPIC = Topic("starttls", "STARTTLS", needs=("STARTTLS",), wants=("unencrypted connection",))
 
 
-async def _clear(talk: Talk) -> None:
+async def _ehlo_without_tls(talk: Talk) -> None:
     await talk.say(b"{ehlo} {name}\r\n", "250")
 
 
 async def _upgraded(talk: Talk, context: ssl.SSLContext | None = None) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.start_tls(context)
 
 
@@ -33,25 +33,25 @@ async def _handshake(talk: Talk) -> None:
 
 @TOPIC.case("rfc3207-4-in-any-case", Level.MUST, "starttls is understood in any case.", start=Start.GREETED)
 async def _case(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.say(b"StartTls\r\n", "220")
 
 
 @TOPIC.case("rfc3207-4-with-argument", Level.MUST, "STARTTLS with an argument is refused 501.", start=Start.GREETED)
 async def _argument(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.say(b"STARTTLS now\r\n", "501 ~5xx")
     await talk.in_step()
 
 
-@TOPIC.case("rfc3207-4-trailing-space", Level.ROBUST, "STARTTLS with a space behind it is STARTTLS, or refused.",
+@TOPIC.case("rfc3207-4-trailing-space", Level.ROBUST, "STARTTLS with a trailing space is accepted or refused.",
             start=Start.GREETED)  # fmt: skip
 async def _space(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.say(b"STARTTLS \r\n", "220 501")
 
 
-@TOPIC.case("rfc3207-4.2-ehlo-works", Level.MUST, "EHLO behind the handshake is answered 250.", start=Start.GREETED)
+@TOPIC.case("rfc3207-4.2-ehlo-works", Level.MUST, "EHLO after the handshake is answered 250.", start=Start.GREETED)
 async def _ehlo(talk: Talk) -> None:
     await _upgraded(talk)
     await talk.say(b"{ehlo} {name}\r\n", "250")
@@ -62,7 +62,7 @@ async def _ehlo(talk: Talk) -> None:
 async def _again(talk: Talk) -> None:
     await _upgraded(talk)
     if "STARTTLS" in await talk.hello():
-        talk.fail("it is offered")
+        talk.fail("STARTTLS is offered")
     await talk.in_step()
 
 
@@ -76,14 +76,14 @@ async def _twice(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc3207-4.2-forgets-ehlo", Level.MUST,
-    "Behind the handshake the session is as after the greeting: MAIL meets what it meets before EHLO.",
+    "The handshake resets the session to its state after the greeting: MAIL is refused until EHLO.",
     start=Start.GREETED,
 )  # fmt: skip
 async def _forgets(talk: Talk) -> None:
     await talk.send(b"MAIL FROM:<{from}>\r\n")
     if (await talk.reply()).code == 250:
         talk.skip("the server takes MAIL without EHLO")
-    await talk.anew(Start.GREETED)
+    await talk.reconnect(Start.GREETED)
     await _upgraded(talk)
     await talk.say(b"MAIL FROM:<{from}>\r\n", "503 530 ~5xx")
     await talk.in_step()
@@ -91,19 +91,18 @@ async def _forgets(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc3207-4.2-forgets-the-transaction", Level.MUST,
-    "A transaction begun in clear is forgotten, or STARTTLS inside it is refused.", start=Start.GREETED,
+    "STARTTLS ends an open transaction, or is refused inside it.", start=Start.GREETED,
 )  # fmt: skip
 async def _transaction(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.send(b"MAIL FROM:<{from}>\r\n")
     if (await talk.reply()).code != 250:
-        talk.skip("MAIL is refused in clear")
+        talk.skip("MAIL is refused before TLS")
     await talk.send(b"STARTTLS\r\n")
     reply = await talk.expect("220 5xx 454")
     if reply is not None and reply.code == 220:
         await talk.connection.start_tls(talk.target.context(), talk.target.host)
-        await talk.hello()
-        await talk.say(b"RCPT TO:<{to}>\r\n", "503 530 ~5xx")
+        await talk.say(b"RCPT TO:<{to}>\r\n", "503 530 ~5xx")  # no EHLO before it: that would end a transaction
     await talk.in_step()
 
 
@@ -114,7 +113,7 @@ def _injected(name: str, octets: bytes, does: str) -> None:
         start=Start.GREETED,
     )  # fmt: skip
     async def _(talk: Talk) -> None:
-        await _clear(talk)
+        await _ehlo_without_tls(talk)
         await talk.send(b"STARTTLS\r\n" + octets)
         reply = await talk.expect("220 4xx 5xx close")
         if reply is None or reply.code != 220:
@@ -128,10 +127,10 @@ def _injected(name: str, octets: bytes, does: str) -> None:
         if first is None:
             return
         if first.code != 250 or (len(first.lines) < 2 and talk.target.hello in {"EHLO", "LHLO"} and b"NOOP" in octets):
-            talk.fail(f"before the reply to EHLO came {first.code}: octets sent in clear were executed")
+            talk.fail(f"before the reply to EHLO came {first.code}: commands sent before TLS were executed")
         last = await talk.expect("xxx close")
         if last is not None and last.code != 221:
-            talk.fail(f"before the reply to QUIT came {last.code}: octets sent in clear were executed")
+            talk.fail(f"before the reply to QUIT came {last.code}: commands sent before TLS were executed")
 
 
 _injected("injected-noop", b"NOOP\r\n", "NOOP")
@@ -141,10 +140,10 @@ _injected("injected-half-a-command", b"NO", "Half a command")
 
 @TOPIC.case(
     "rfc3207-6-injected-half-is-not-prepended", Level.MUST,
-    "Half a verb sent in clear does not become the beginning of the first command under TLS.", start=Start.GREETED,
+    "Half a verb sent before TLS does not become the beginning of the first command under TLS.", start=Start.GREETED,
 )  # fmt: skip
 async def _half(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.send(b"STARTTLS\r\nXYZZY ")
     reply = await talk.expect("220 4xx 5xx close")
     if reply is None or reply.code != 220:
@@ -156,20 +155,20 @@ async def _half(talk: Talk) -> None:
     await talk.send(b"{ehlo} {name}\r\n")
     first = await talk.expect("xxx close")
     if first is not None and first.code != 250:
-        talk.fail(f"EHLO met {first.code}: it was read together with what was sent in clear")
+        talk.fail(f"EHLO got {first.code}: it was appended to what was sent before TLS")
 
 
 @TOPIC.case(
-    "rfc3207-4-no-answer-in-clear", Level.MUST,
-    "A client that goes on in clear behind 220 is not answered as if nothing had been.", start=Start.GREETED,
+    "rfc3207-4-no-answer-without-tls", Level.MUST,
+    "Unencrypted commands after 220 are not executed.", start=Start.GREETED,
 )  # fmt: skip
-async def _in_clear(talk: Talk) -> None:
-    await _clear(talk)
+async def _unencrypted(talk: Talk) -> None:
+    await _ehlo_without_tls(talk)
     await talk.say(b"STARTTLS\r\n", "220")
     await talk.connection.send(b"NOOP\r\nNOOP\r\n" + b"NOOP\r\n" * 20)
-    while octets := await talk.connection.heard():
+    while octets := await talk.connection.read():
         if octets.startswith(b"250"):
-            talk.fail("NOOP in clear was answered 250")
+            talk.fail("unencrypted NOOP was answered 250")
 
 
 @TOPIC.case(
@@ -177,13 +176,13 @@ async def _in_clear(talk: Talk) -> None:
     "Garbage instead of a handshake ends this connection, and the next one works.", start=Start.GREETED,
 )  # fmt: skip
 async def _garbage(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.say(b"STARTTLS\r\n", "220")
     await talk.connection.send(b"\x16\x03\x01\xff\xff" + b"\0" * 200)
     talk.connection.end()
-    while await talk.connection.heard():
+    while await talk.connection.read():
         pass
-    await talk.anew(Start.GREETED)
+    await talk.reconnect(Start.GREETED)
     await talk.in_step()
 
 
@@ -198,10 +197,10 @@ async def _before_ehlo(talk: Talk) -> None:
     await talk.in_step()
 
 
-@TOPIC.case("rfc3207-4-noop-behind-a-refusal", Level.MUST, "A refused STARTTLS leaves the session in clear.",
+@TOPIC.case("rfc3207-4-noop-after-a-refusal", Level.MUST, "After a refused STARTTLS the session continues.",
             start=Start.GREETED)  # fmt: skip
 async def _refused(talk: Talk) -> None:
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     reply = await talk.say(b"STARTTLS now\r\n", "xxx")
     if reply is not None and reply.code < 400:
         talk.skip("STARTTLS with an argument is accepted")
@@ -227,7 +226,7 @@ async def _message(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc3207-4-end-of-tls-inside-content", Level.ROBUST,
-    "TLS that ends inside content ends the transaction: nothing is answered in clear (CVE-2026-45185, SECURITY R6).",
+    "The end of TLS inside content ends the transaction: no unencrypted reply (CVE-2026-45185, SECURITY R6).",
     start=Start.GREETED,
 )  # fmt: skip
 async def _end(talk: Talk) -> None:
@@ -241,8 +240,11 @@ async def _end(talk: Talk) -> None:
     await talk.say(b"RCPT TO:<{to}>\r\n", "250 251")
     await talk.say(b"DATA\r\n", "354")
     await talk.send(b"{message}")
-    talk.connection.end()
-    await talk.nothing_accepted()
+    await talk.connection.end_tls()
+    await talk.connection.send(b"\r\n.\r\nNOOP\r\n")
+    while octets := await talk.connection.read():
+        if octets.startswith(b"2"):
+            talk.fail("unencrypted commands after the end of TLS were answered")
     if talk.target.maildir is not None:
         await talk.delivered(0)
 
@@ -262,7 +264,7 @@ async def _old(talk: Talk) -> None:
         context.set_ciphers("ALL:@SECLEVEL=0")
     except (ssl.SSLError, ValueError):
         talk.skip("this machine's TLS library cannot offer them")
-    await _clear(talk)
+    await _ehlo_without_tls(talk)
     await talk.say(b"STARTTLS\r\n", "220")
     try:
         await talk.connection.start_tls(context, talk.target.host)
@@ -272,18 +274,18 @@ async def _old(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc8314-4.1-auth-not-in-clear", Level.SHOULD,
-    "AUTH with a clear-text password is not offered before STARTTLS.", start=Start.GREETED, profiles=SUBMISSION,
+    "rfc8314-4.1-auth-not-without-tls", Level.SHOULD,
+    "Mechanisms with plaintext passwords are not offered before STARTTLS.", start=Start.GREETED, profiles=SUBMISSION,
 )  # fmt: skip
 async def _auth(talk: Talk) -> None:
     offered = set((await talk.hello()).get("AUTH", "").upper().split())
     if offered & {"PLAIN", "LOGIN"}:
-        talk.fail(f"offered in clear: {' '.join(sorted(offered))}")
+        talk.fail(f"offered before STARTTLS: {' '.join(sorted(offered))}")
     await talk.in_step()
 
 
 TOPIC.row(
     "rfc3207-4-last-in-a-group", Level.MUST, "STARTTLS may be the last command of a group.",
     say(b"{ehlo} {name}\r\n", "250"), say(b"RSET\r\nSTARTTLS\r\n", "250", "220"), start=Start.GREETED, quits=False,
-    needs=("PIPELINING",), wants=("clear",),
+    needs=("PIPELINING",), wants=("unencrypted",),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Message submission (RFC 6409): authentication first, and what may be mended in a message."""
+"""Message submission (RFC 6409): authentication, and the changes that a server may make to a message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def _before_auth(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc6409-4.3-mail-without-auth", Level.SHOULD,
-    "MAIL without authentication is refused, unless the client's network is trusted; 530 is the code.",
+    "MAIL without authentication is refused, unless the client's network is trusted; the code is 530.",
     start=Start.GREETED, wants=("login",),
 )  # fmt: skip
 async def _without(talk: Talk) -> None:
@@ -32,7 +32,7 @@ async def _without(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc6409-4.3-group-without-auth", Level.SHOULD, "A group without authentication: no command of it passes.",
+    "rfc6409-4.3-group-without-auth", Level.SHOULD, "Without authentication, every command of a group is refused.",
     start=Start.GREETED, wants=("login",), needs=("PIPELINING",),
 )  # fmt: skip
 async def _group(talk: Talk) -> None:
@@ -60,13 +60,13 @@ async def _auth(talk: Talk) -> None:
     if not talk.survey.before_login.get("AUTH") and "STARTTLS" in talk.survey.before_login:
         talk.skip("STARTTLS is offered and the run does not use it")
     if not talk.survey.before_login.get("AUTH"):
-        talk.fail("it is not")
+        talk.fail("not offered")
 
 
-@TOPIC.case("rfc8314-3.3-tls", Level.SHOULD, "TLS is there, from the beginning or by STARTTLS.")
+@TOPIC.case("rfc8314-3.3-tls", Level.SHOULD, "TLS is available, implicit or by STARTTLS.")
 async def _tls(talk: Talk) -> None:
-    if not talk.survey.secure and "STARTTLS" not in talk.survey.clear:
-        talk.fail("neither")
+    if not talk.survey.secure and "STARTTLS" not in talk.survey.unencrypted:
+        talk.fail("neither implicit TLS nor STARTTLS")
 
 
 for _keyword in ("PIPELINING", "ENHANCEDSTATUSCODES", "DSN", "8BITMIME"):
@@ -75,7 +75,7 @@ for _keyword in ("PIPELINING", "ENHANCEDSTATUSCODES", "DSN", "8BITMIME"):
         @TOPIC.case(f"rfc6409-7-offers-{keyword.lower()}", Level.SHOULD, f"{keyword} is offered.")
         async def _(talk: Talk) -> None:
             if keyword not in talk.survey.offers:
-                talk.fail("it is not")
+                talk.fail("not offered")
 
     _offers(_keyword)
 
@@ -96,7 +96,7 @@ async def _message_id(talk: Talk) -> None:
     await talk.in_step()
     for message in await talk.delivered():
         if not re.search(rb"(?im)^message-id:\s*<[^<>@\s]+@[^<>\s]+>\r$", message):
-            talk.fail("it has none, or a malformed one")
+            talk.fail("the Message-ID is missing or malformed")
 
 
 @TOPIC.case("rfc6409-8.2-date", Level.ROBUST, "A message without Date gets one.", start=Start.DATA, wants=("maildir",))
@@ -105,11 +105,11 @@ async def _date(talk: Talk) -> None:
     await talk.in_step()
     for message in await talk.delivered():
         if not re.search(rb"(?im)^date:", message):
-            talk.fail("it has none")
+            talk.fail("the message has no Date")
 
 
 @TOPIC.case(
-    "rfc6409-8-kept", Level.MUST, "Message-ID and Date that are there stay as they are.", start=Start.DATA,
+    "rfc6409-8-kept", Level.MUST, "An existing Message-ID and Date are not changed.", start=Start.DATA,
     wants=("maildir",),
 )  # fmt: skip
 async def _kept(talk: Talk) -> None:
@@ -120,7 +120,7 @@ async def _kept(talk: Talk) -> None:
     for message in await talk.delivered():
         got = [line for line in message.split(b"\r\n") if line.startswith((b"Date:", b"Message-ID:"))]
         if sorted(got) != sorted(wanted):
-            talk.fail("they were changed or doubled")
+            talk.fail("the fields were changed or duplicated")
 
 
 @TOPIC.case("rfc6409-5.1-malformed-sender", Level.SHOULD, "A malformed sender is refused.")
@@ -131,7 +131,7 @@ async def _sender(talk: Talk) -> None:
 
 @TOPIC.case(
     "rfc6409-6.1-foreign-sender", Level.ROBUST,
-    "A sender that is not the user's own meets an ordinary answer; if it is refused, with 5yz.", wants=("login",),
+    "A sender that does not belong to the user is accepted, or refused with 5yz.", wants=("login",),
 )  # fmt: skip
 async def _foreign(talk: Talk) -> None:
     await talk.say(b"MAIL FROM:<somebody.else@other.example>\r\n", "250 550 553 ~5xx")

@@ -1,4 +1,4 @@
-"""Commands and paths: what must be understood, and what must not be (RFC 5321 §2.4, §3.6.1, §4.1.1, §4.1.2, §4.2.4,
+"""Commands and paths that must be accepted, and that must be refused (RFC 5321 §2.4, §3.6.1, §4.1.1, §4.1.2, §4.2.4,
 §4.5.1)."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from ironpost.conform.case import ANY, MX, SMTP, Level, Start, Topic, say
 TOPIC = Topic("syntax", "Commands, paths, addresses")
 
 UNDERSTOOD = "250 251 252 4xx 521 550 551 552 553 554 556"
-"""A path that is well-formed may be refused for what it names, but not as a syntax error or unknown parameter."""
+"""A well-formed path may be refused for its address, but not as a syntax error or unknown parameter."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Verbs
@@ -43,7 +43,7 @@ for _verb, _start, _line, _spec in (
         say(_line + b" \r\n", _spec), start=_start, quits=_verb not in {"quit", "data"},
     )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.2.4-unknown-verb", Level.MUST, "An unknown verb is refused, and 500 is the code for it.",
+    "rfc5321-4.2.4-unknown-verb", Level.MUST, "An unknown verb is refused with 500.",
     say(b"XYZZY\r\n", "500 ~5xx"),
 )  # fmt: skip
 TOPIC.row(
@@ -53,7 +53,10 @@ TOPIC.row(
 TOPIC.row("rfc5321-4.1.1-empty-line", Level.ROBUST, "An empty line is refused.", say(b"\r\n", "500 501 ~5xx"))
 TOPIC.row("rfc5321-4.1.1-spaces-only", Level.ROBUST, "A line of spaces is refused.", say(b"   \r\n", "500 501 ~5xx"))
 TOPIC.row(
-    "rfc5321-4.1.1-leading-space", Level.ROBUST, "A verb behind a space is refused.", say(b" NOOP\r\n", "500 501 ~5xx")
+    "rfc5321-4.1.1-leading-space",
+    Level.ROBUST,
+    "A verb after a leading space is refused.",
+    say(b" NOOP\r\n", "500 501 ~5xx"),
 )
 TOPIC.row(
     "rfc5321-4.1.1-verb-runs-on", Level.MUST, "NOOPX is not NOOP.", say(b"NOOPX\r\n", "5xx"),
@@ -62,7 +65,7 @@ TOPIC.row(
     "rfc5321-4.1.1-verb-cut-short", Level.ROBUST, "NOO is not NOOP.", say(b"NOO\r\n", "500 ~5xx"),
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.2-tab-behind-the-verb", Level.ROBUST, "MAIL and FROM with a tab between them: one answer.",
+    "rfc5321-4.1.2-tab-after-the-verb", Level.ROBUST, "MAIL and FROM with a tab between them: one reply.",
     say(b"MAIL\tFROM:<{from}>\r\n", "250 5xx"),
 )  # fmt: skip
 TOPIC.row(
@@ -97,15 +100,15 @@ for _name, _path in (
     ("upper-case-domain", b"<conform@CLIENT.EXAMPLE>"),
     ("long-domain", b"<conform@" + b".".join([b"a" * 60] * 4) + b">"),
 ):
-    _mail(_name, _path, f"MAIL FROM:{_path[:44].decode()} is no syntax error.", UNDERSTOOD, Level.MUST)
+    _mail(_name, _path, f"MAIL FROM:{_path[:44].decode()} is not a syntax error.", UNDERSTOOD, Level.MUST)
 for _kind, _line, _start in (("mail", b"MAIL FROM", Start.HELLO), ("rcpt", b"RCPT TO", Start.MAIL)):
-    # RFC 1123 makes it a MUST to parse IPv4 literals; nobody does so for IPv6.
+    # RFC 1123 requires parsing of IPv4 literals; no RFC requires it for IPv6.
     for _name, _literal, _level in (
         ("rfc1123-5.2.17-{}-ipv4-literal", b"[192.0.2.1]", Level.MUST),
         ("rfc5321-4.1.3-{}-ipv6-literal", b"[IPv6:2001:db8::1]", Level.SHOULD),
     ):
         TOPIC.row(
-            _name.format(_kind), _level, f"{_line.decode()}:<conform@{_literal.decode()}> is no syntax error.",
+            _name.format(_kind), _level, f"{_line.decode()}:<conform@{_literal.decode()}> is not a syntax error.",
             say(_line + b":<conform@" + _literal + b">\r\n", UNDERSTOOD), start=_start,
         )  # fmt: skip
 _mail(
@@ -118,7 +121,7 @@ for _name, _path, _does in (
     ("without-local-part", b"<@client.example>", "A path with an empty local part is refused."),
     ("unclosed", b"<conform@client.example", "A path without its closing bracket is refused."),
     ("two-ats", b"<con@form@client.example>", "A path with two unquoted @ is refused."),
-    ("text-behind", b"<conform@client.example>text", "Text directly behind the path is refused."),
+    ("text-after", b"<conform@client.example>text", "Text immediately after the path is refused."),
     ("unclosed-quote", b'<"conform@client.example>', "A quoted local part without its closing quote is refused."),
     ("unclosed-literal", b"<conform@[192.0.2.1>", "An address literal without its closing bracket is refused."),
     ("space-in-local-part", b"<con form@client.example>", "A space in an unquoted local part is refused."),
@@ -127,15 +130,15 @@ for _name, _path, _does in (
     _mail(_name, _path, _does, "501 550 553 555 ~5xx", Level.SHOULD)
 for _name, _path, _does in (
     ("bare-address", b"conform@client.example", "A path without brackets is refused."),
-    ("space-before-path", b" <conform@client.example>", "A space behind the colon is refused."),
+    ("space-before-path", b" <conform@client.example>", "A space after the colon is refused."),
     ("leading-dot", b"<.conform@client.example>", "A local part that begins with a dot is refused."),
     ("trailing-dot", b"<conform.@client.example>", "A local part that ends with a dot is refused."),
     ("two-dots", b"<con..form@client.example>", "A local part with two dots in a row is refused."),
     ("domain-leading-dot", b"<conform@.client.example>", "A domain that begins with a dot is refused."),
     ("domain-two-dots", b"<conform@client..example>", "A domain with two dots in a row is refused."),
     ("domain-leading-hyphen", b"<conform@-client.example>", "A domain label that begins with a hyphen is refused."),
-    ("bad-ipv4-literal", b"<conform@[999.0.2.1]>", "An address literal that is no address is refused."),
-    ("bad-ipv6-literal", b"<conform@[IPv6:xyz]>", "An IPv6 literal that is no address is refused."),
+    ("bad-ipv4-literal", b"<conform@[999.0.2.1]>", "An invalid IPv4 address literal is refused."),
+    ("bad-ipv6-literal", b"<conform@[IPv6:xyz]>", "An invalid IPv6 address literal is refused."),
     ("parentheses", b"<conform(text)@client.example>", "A comment in a path is refused."),
     ("display-name", b"Conform <conform@client.example>", "A display name before the path is refused."),
 ):
@@ -158,8 +161,8 @@ for _name, _path in (
     ("quoted-backslash", rb'<"con\\form"@client.example>'),
     ("atom-specials", b"<!#$%&'*+-/=?^_`{|}~@client.example>"),
 ):
-    # The domain is foreign, so that an open answer shows nothing; what counts is the kind of the refusal.
-    _rcpt(_name, _path, f"RCPT TO:{_path.decode()} is no syntax error.", UNDERSTOOD, Level.MUST)
+    # The domain is foreign, so a refusal is expected; it must not be a syntax error.
+    _rcpt(_name, _path, f"RCPT TO:{_path.decode()} is not a syntax error.", UNDERSTOOD, Level.MUST)
 _rcpt(
     "source-route", b"<@a.example,@b.example:{to}>",
     "A source route in the forward-path is recognised: accepted, or refused as a route.", UNDERSTOOD, Level.MUST,
@@ -171,19 +174,19 @@ for _name, _path in (("postmaster", b"<postmaster>"), ("postmaster-upper", b"<PO
         say(b"RCPT TO:" + _path + b"\r\n", "250 251"), start=Start.MAIL, profiles=MX,
     )  # fmt: skip
 for _name, _path, _does in (
-    ("null-path", b"<>", "The null path is no recipient."),
+    ("null-path", b"<>", "RCPT with the null path is refused."),
     ("without-path", b"", "RCPT TO: without a path is refused."),
     ("without-domain", b"<conform@>", "A path with an empty domain is refused."),
     ("without-local-part", b"<@client.example>", "A path with an empty local part is refused."),
-    ("text-behind", b"<{to}>text", "Text directly behind the path is refused."),
+    ("text-after", b"<{to}>text", "Text immediately after the path is refused."),
     ("two-paths", b"<{to}> <{to}>", "Two paths are refused."),
     ("comma", b"<{to}>,<{to}>", "A list of paths is refused."),
 ):
     _rcpt(_name, _path, _does, "501 550 551 553 554 555 ~5xx", Level.SHOULD)
 _rcpt("bare-address", b"{to}", "A path without brackets is refused.", "501 550 553 555 ~5xx", Level.ROBUST)
-_rcpt("space-before-path", b" <{to}>", "A space behind the colon is refused.", "501 550 553 ~5xx", Level.ROBUST)
+_rcpt("space-before-path", b" <{to}>", "A space after the colon is refused.", "501 550 553 ~5xx", Level.ROBUST)
 _rcpt(
-    "percent-route", b"<a%client.example@b.example>", "The percent hack is no syntax error.",
+    "percent-route", b"<a%client.example@b.example>", "The percent hack is not a syntax error.",
     UNDERSTOOD, Level.ROBUST, "3.6.1",
 )  # fmt: skip
 TOPIC.row(
@@ -195,10 +198,10 @@ TOPIC.row(
     start=Start.MAIL,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-2.4-rcpt-domain-in-any-case", Level.MUST, "The domain of a recipient is compared without case.",
+    "rfc5321-2.4-rcpt-domain-in-any-case", Level.MUST, "The domain of a recipient is case-insensitive.",
     say(b"RCPT TO:<{to-upper-domain}>\r\n", "250 251"), start=Start.MAIL,
 )  # fmt: skip
 TOPIC.row(
-    "rfc5321-4.1.1.3-rcpt-rejected", Level.MUST, "A recipient that is refused is refused with 4yz or 5yz at RCPT.",
+    "rfc5321-4.1.1.3-rcpt-rejected", Level.MUST, "A recipient is refused at RCPT, with 4yz or 5yz.",
     say(b"RCPT TO:<{rejected}>\r\n", "550 551 553 554 4xx ~5xx"), start=Start.MAIL, wants=("rejected",),
 )  # fmt: skip

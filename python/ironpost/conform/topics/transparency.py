@@ -1,5 +1,5 @@
-"""Content arrives as it was sent (RFC 5321 §4.5.2, §2.3.8, §4.1.1.4). Where a folder is given in which messages
-appear, their octets are compared; else the replies are what counts."""
+"""Content arrives unchanged (RFC 5321 §4.5.2, §2.3.8, §4.1.1.4). With --maildir the delivered octets are compared,
+otherwise only the replies are checked."""
 
 from __future__ import annotations
 
@@ -24,25 +24,28 @@ def _body(name: str, sent: bytes, arrives: bytes, does: str, level: Level = Leve
                 talk.fail(f"the body arrived changed: {got[:80]!r} instead of {arrives[:80]!r}")
 
 
-_body("stuffed-dot", b"..one\r\n", b".one\r\n", "A line that begins with two dots loses one.")
+_body("stuffed-dot", b"..one\r\n", b".one\r\n", "One dot of a line that begins with two is removed.")
 _body("only-a-stuffed-dot", b"one\r\n..\r\ntwo\r\n", b"one\r\n.\r\ntwo\r\n", "A line of two dots is a line of one dot.")
-_body("three-dots", b"...\r\n", b"..\r\n", "A line of three dots loses one.")
-_body("unstuffed-dot", b".one\r\n", b"one\r\n", "A line that begins with one dot and goes on loses it.")
+_body("three-dots", b"...\r\n", b"..\r\n", "One dot of a line of three is removed.")
+_body("unstuffed-dot", b".one\r\n", b"one\r\n", "A leading dot followed by other text is removed.")
 _body(
-    "dots-inside", b"a.b..c\r\na.\r\na..\r\n", b"a.b..c\r\na.\r\na..\r\n", "Dots inside and at the end of a line stay."
+    "dots-inside",
+    b"a.b..c\r\na.\r\na..\r\n",
+    b"a.b..c\r\na.\r\na..\r\n",
+    "Dots inside and at the end of a line are unchanged.",
 )
 _body("dot-first", b"..first\r\nsecond\r\n", b".first\r\nsecond\r\n", "A stuffed dot in the first line of the body.")
 _body("stuffed-line-last", b"one\r\n..last\r\n", b"one\r\n.last\r\n", "A stuffed dot in the last line.")
 _body("many-stuffed", b"..\r\n" * 50, b".\r\n" * 50, "Fifty lines of a single dot.")
-_body("blank-lines", b"\r\n\r\none\r\n\r\n", b"\r\n\r\none\r\n\r\n", "Empty lines at the beginning and the end stay.",
+_body("blank-lines", b"\r\n\r\none\r\n\r\n", b"\r\n\r\none\r\n\r\n", "Empty lines at both ends are unchanged.",
       section="4.1.1.4")  # fmt: skip
-_body("trailing-space", b"one \r\ntwo\t\r\n", b"one \r\ntwo\t\r\n", "White space at the end of lines stays.",
+_body("trailing-space", b"one \r\ntwo\t\r\n", b"one \r\ntwo\t\r\n", "White space at the end of lines is unchanged.",
       section="2.3.1")  # fmt: skip
-_body("from-line", b"From here on\r\n>From there\r\n", b"From here on\r\n>From there\r\n", "Lines with From stay.",
+_body("from-line", b"From here on\r\n>From there\r\n", b"From here on\r\n>From there\r\n", "From lines are unchanged.",
       Level.SHOULD, "2.3.1")  # fmt: skip
 _body("commands-in-text", b"QUIT\r\nDATA\r\nRSET\r\n", b"QUIT\r\nDATA\r\nRSET\r\n", "Verbs in content are text.",
       section="4.1.1.4")  # fmt: skip
-_body("line-of-998", b"x" * 998 + b"\r\n", b"x" * 998 + b"\r\n", "A line of 998 octets arrives whole.",
+_body("line-of-998", b"x" * 998 + b"\r\n", b"x" * 998 + b"\r\n", "A line of 998 octets arrives unchanged.",
       section="4.5.3.1.6")  # fmt: skip
 _body("stuffed-line-of-998", b".." + b"x" * 997 + b"\r\n", b"." + b"x" * 997 + b"\r\n",
       "A line of 998 octets and the dot that was doubled.", section="4.5.3.1.6")  # fmt: skip
@@ -60,7 +63,7 @@ for _size in (512, 1024, 2048, 4096, 8192, 16384, 65536):
             head = talk.message(b"")
             for_lines = size - len(head) - 3
             filler = (b"x" * 62 + b"\r\n") * (for_lines // 64) + b"y" * max(0, for_lines % 64 - 2) + b"\r\n"
-            # CR LF dot dot CR LF lies across the boundary.
+            # CR LF dot dot CR LF is split by the boundary.
             content = head + filler + b"..\r\n..\r\nend\r\n"
             cut = min(size, len(content) - 1)
             await talk.send(content[:cut], content[cut:] + b".\r\n")
@@ -81,11 +84,11 @@ async def _64k(talk: Talk) -> None:
     await talk.in_step()
     for message in await talk.delivered():
         if message.count(b"x" * 70 + b"\r\n") != lines:
-            talk.fail("lines of it are missing")
+            talk.fail("lines of the message are missing")
 
 
 @TOPIC.case(
-    "rfc5321-4.1.1.4-no-header", Level.ROBUST, "Content without a header section is accepted or refused: one answer.",
+    "rfc5321-4.1.1.4-no-header", Level.ROBUST, "Content without a header section is accepted or refused: one reply.",
     start=Start.DATA,
 )  # fmt: skip
 async def _no_header(talk: Talk) -> None:
@@ -94,7 +97,7 @@ async def _no_header(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.1.1.4-header-only", Level.ROBUST, "A header section without a body is accepted or refused: one answer.",
+    "rfc5321-4.1.1.4-header-only", Level.ROBUST, "A header section without a body is accepted or refused: one reply.",
     start=Start.DATA,
 )  # fmt: skip
 async def _header_only(talk: Talk) -> None:
@@ -103,7 +106,7 @@ async def _header_only(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-4.4-received", Level.MUST, "A Received stands before the fields that were sent.", start=Start.DATA,
+    "rfc5321-4.4-received", Level.MUST, "A Received field is prepended to the header section.", start=Start.DATA,
     wants=("maildir",),
 )  # fmt: skip
 async def _received(talk: Talk) -> None:
@@ -112,7 +115,7 @@ async def _received(talk: Talk) -> None:
     for message in await talk.delivered():
         before = message.partition(b"\r\nFrom: ")[0]
         if b"received:" not in before.lower():
-            talk.fail("no Received stands before the fields that were sent")
+            talk.fail("no Received field was prepended to the header section")
 
 
 @TOPIC.case(
@@ -130,7 +133,7 @@ async def _return_path(talk: Talk) -> None:
 
 
 @TOPIC.case(
-    "rfc5321-3.6.3-header-is-kept", Level.MUST, "Fields of the header section arrive as they were.", start=Start.DATA,
+    "rfc5321-3.6.3-header-is-kept", Level.MUST, "The fields of the header section are unchanged.", start=Start.DATA,
     wants=("maildir",), profiles=MX,
 )  # fmt: skip
 async def _kept(talk: Talk) -> None:
@@ -139,7 +142,7 @@ async def _kept(talk: Talk) -> None:
     await talk.in_step()
     for message in await talk.delivered():
         if odd not in message:
-            talk.fail("fields were folded, spelled or ordered anew")
+            talk.fail("header fields were refolded, rewritten or reordered")
 
 
 @TOPIC.case(

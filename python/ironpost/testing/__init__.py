@@ -1,0 +1,1 @@
+"""Test doubles of the ports, for our tests and those of embedders."""
