@@ -1,7 +1,8 @@
-"""Fixtures for tests that run the real program: `ironpost serve` in a process of its own, on a free port."""
+"""Fixtures for tests that run the real program: `ironpost serve` in a separate process, on a free port."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -15,9 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.preloaded import command
+
+from ironpost.storage.sqlite.shards import ShardsReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ironpost.queue.store import QueuedMessage
 
 SECONDS = 60.0
 """How long anything here may take before the test fails; on an idle machine it takes well under one."""
@@ -38,7 +44,7 @@ class Running:
     ) -> None:
         """Writes the configuration; `start` starts.
 
-        `text` is TOML that stands behind `[smtp]`. Each of `listeners` is the TOML of one `[[listener]]`, which gets a
+        `text` is TOML appended after `[smtp]`. Each of `listeners` is the TOML of one `[[listener]]`, which gets a
         free port of 127.0.0.1 if it has no `listen`; without any there is one with the role `mx`. `program` is what
         is started.
         """
@@ -56,7 +62,7 @@ class Running:
         self.process: subprocess.Popen[str] | None = None
 
     def configure(self, text: str) -> None:
-        """Writes the configuration anew."""
+        """Replace the configuration."""
         listeners = ""
         for listener in self.listeners:
             where = "" if re.search("^listen =", listener, re.M) else 'listen = ["127.0.0.1:0"]\n'
@@ -100,10 +106,7 @@ class Running:
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Another command of the same program on the same configuration."""
-        return subprocess.run(
-            [*PROGRAM, *arguments], cwd=self.folder, env=environment(), input=stdin, capture_output=True,
-            timeout=SECONDS, check=False,
-        )  # fmt: skip
+        return command(arguments, self.folder, environment(), stdin, SECONDS)
 
     def json(self, *arguments: str) -> Any:
         """What a command with `--json` prints."""
@@ -120,9 +123,17 @@ class Running:
         until(lambda: len(self.mail()) >= count, lambda: f"{len(self.mail())} of {count} messages: {self.log()}")
         return self.mail()
 
+    def queue(self) -> list[QueuedMessage]:
+        """What waits, read beside the server as `queue list` does, without a process for each look."""
+        reader = ShardsReader.open_readonly(self.data)
+        try:
+            return asyncio.run(reader.list())
+        finally:
+            reader.close()
+
     def wait_until_empty(self) -> None:
         """Returns when nothing waits in the queue."""
-        until(lambda: self.json("queue", "list") == [], lambda: f"still waiting: {self.json('queue', 'list')}")
+        until(lambda: self.queue() == [], lambda: f"still waiting: {self.queue()}")
 
 
 def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:

@@ -22,7 +22,7 @@ fn naive_decode(wire: &[u8], newline: Newline) -> Option<(Vec<u8>, usize, Facts)
             plain.push(*octet);
         }
     }
-    Some((mended(&plain, newline), end + 3, naive_facts(&plain, newline)))
+    Some((normalised(&plain, newline), end + 3, naive_facts(&plain, newline)))
 }
 
 fn bare_cr(plain: &[u8], i: usize) -> bool {
@@ -33,7 +33,7 @@ fn bare_lf(plain: &[u8], i: usize) -> bool {
     plain[i] == b'\n' && (i == 0 || plain[i - 1] != b'\r')
 }
 
-fn mended(plain: &[u8], newline: Newline) -> Vec<u8> {
+fn normalised(plain: &[u8], newline: Newline) -> Vec<u8> {
     if newline != Newline::Normalise {
         return plain.to_vec();
     }
@@ -51,7 +51,7 @@ fn mended(plain: &[u8], newline: Newline) -> Vec<u8> {
 }
 
 fn naive_facts(plain: &[u8], newline: Newline) -> Facts {
-    let content = mended(plain, newline);
+    let content = normalised(plain, newline);
     let mut lines: Vec<Vec<u8>> = vec![Vec::new()];
     for octet in &content {
         let line = lines.last_mut().unwrap();
@@ -61,7 +61,7 @@ fn naive_facts(plain: &[u8], newline: Newline) -> Facts {
             lines.push(Vec::new());
         }
     }
-    // The text behind the last CRLF is no empty line.
+    // The text after the last CRLF is not an empty line.
     let ended = &lines[..lines.len() - 1];
     let empty = ended.iter().position(Vec::is_empty);
     Facts {
@@ -172,7 +172,7 @@ proptest! {
             }
             wire.extend_from_slice(encoder.finish().unwrap());
             let (read, consumed, _) = naive_decode(&wire, Newline::Reject).unwrap();
-            let mut expected = mended(&body, Newline::Normalise);
+            let mut expected = normalised(&body, Newline::Normalise);
             if !expected.is_empty() && !expected.ends_with(b"\r\n") {
                 expected.extend_from_slice(b"\r\n");
             }

@@ -1,9 +1,10 @@
 //! The vectors of framing (`tests/vectors/data.toml`, `stuffing.toml`, `framer.toml`): each whole, cut in two at every
-//! point, octet by octet, with a tail, and behind padding that moves it across the borders of blocks.
+//! point, octet by octet, with a tail, and after padding that moves it across the borders of blocks.
 
 use std::fs;
 use std::path::Path;
 
+use ironpost::address::Addresses;
 use ironpost::command::Command;
 use ironpost::data::{DataDecoder, DataEncoder, Facts, Newline, Plan, dot_stuff, dot_unstuff};
 use ironpost::fault::Fault;
@@ -12,7 +13,7 @@ use ironpost::limits::Limits;
 use ironpost::scan::Kernel;
 use toml::{Table, Value};
 
-/// Octets of padding that put a vector at, before and behind the borders of blocks of 16, 32, 64 and 128.
+/// Octets of padding that put a vector at, before and after the borders of blocks of 16, 32, 64 and 128.
 const PADDINGS: [usize; 15] = [0, 12, 13, 14, 15, 16, 28, 30, 31, 59, 61, 62, 63, 64, 127];
 
 fn vectors(file: &str) -> Vec<Table> {
@@ -252,8 +253,8 @@ fn limits(vector: &Table) -> Limits {
 }
 
 /// Feeds the pieces; at each hold the next mode is given, whether it comes after the piece or between two of them.
-fn run(pieces: &[&[u8]], modes: &[Mode], limits: Limits, newline: Newline) -> Vec<Event> {
-    let mut framer = ServerFramer::new(limits, newline);
+fn run(pieces: &[&[u8]], modes: &[Mode], limits: Limits, newline: Newline, addresses: Addresses) -> Vec<Event> {
+    let mut framer = ServerFramer::new(limits, newline, addresses);
     let mut seen = Seen::default();
     let mut modes = modes.iter();
     for piece in pieces {
@@ -286,13 +287,17 @@ fn framer_vectors() {
             })
             .collect();
         let (limits, newline) = (limits(&vector), newline(&vector, Newline::Reject));
+        let addresses = match flag(&vector, "lenient") {
+            true => Addresses::Lenient,
+            false => Addresses::Strict,
+        };
         for lines in 0..12 {
             // Padding that starts nothing and holds nothing; nine octets walk over every offset in a block.
             let padded = [&b"NOOP 12\r\n".repeat(lines)[..], &input].concat();
             let mut events = vec![Event::Command("NOOP".into(), b"12".to_vec(), None); lines];
             events.extend_from_slice(&expected);
             for pieces in cuttings(&padded) {
-                assert_eq!(run(&pieces, &modes, limits, newline), events, "{name}");
+                assert_eq!(run(&pieces, &modes, limits, newline, addresses), events, "{name}");
             }
         }
     }
@@ -306,6 +311,7 @@ fn an_idle_framer_and_a_held_one_account_for_every_octet() {
             ..Limits::DEFAULT
         },
         Newline::Reject,
+        Addresses::Strict,
     );
     let mut seen = Seen::default();
     framer.feed(b"DATA\r\nabc", &mut seen).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ironpost::address::{format_mailbox, parse_mailbox};
+use ironpost::address::{Addresses, Tolerated, format_mailbox, parse_mailbox};
 use ironpost::command::parse_command;
 use ironpost::ehlo::parse_ehlo;
 use ironpost::fault::Fault;
@@ -57,12 +57,40 @@ fn found(fault: Option<Fault>) -> Option<(String, usize)> {
     fault.map(|fault| (fault.id.id().to_owned(), fault.offset))
 }
 
+/// How a vector is to be read.
+fn addresses(vector: &Table) -> Addresses {
+    match vector.get("lenient") {
+        Some(Value::Boolean(true)) => Addresses::Lenient,
+        _ => Addresses::Strict,
+    }
+}
+
+fn tolerated(vector: &Table) -> Tolerated {
+    let names = vector.get("tolerated").map_or(vec![], |names| {
+        names
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap())
+            .collect()
+    });
+    Tolerated {
+        underscore: names.contains(&"underscore"),
+        stray_dots: names.contains(&"stray_dots"),
+    }
+}
+
 #[test]
 fn commands() {
-    for vector in vectors("command", 280) {
+    for vector in vectors("command", 303) {
         let name = &vector["name"];
         let input = octets(&vector["input"]);
-        let command = parse_command(&input);
+        let command = parse_command(&input, addresses(&vector));
+        assert_eq!(command.tolerated, tolerated(&vector), "{name}");
+        if command.fault.is_none() && command.tolerated == Tolerated::default() {
+            assert_eq!(parse_command(&input, Addresses::Lenient), command, "{name}");
+            assert_eq!(parse_command(&input, Addresses::Strict), command, "{name}");
+        }
         assert_eq!(found(command.fault), expected_fault(&vector), "{name}");
         if command.fault.is_some() {
             assert!(command.path.is_none() && command.parameters.is_empty(), "{name}");
@@ -112,7 +140,7 @@ fn commands() {
 
 #[test]
 fn commands_mean_the_same_with_and_without_crlf() {
-    for vector in vectors("command", 280) {
+    for vector in vectors("command", 303) {
         let input = octets(&vector["input"]);
         let Some(line) = input.strip_suffix(b"\r\n") else {
             continue;
@@ -120,28 +148,35 @@ fn commands_mean_the_same_with_and_without_crlf() {
         if line.ends_with(b"\r\n") {
             continue;
         }
-        assert_eq!(parse_command(line), parse_command(&input), "{}", vector["name"]);
+        let read = |line| parse_command(line, addresses(&vector));
+        assert_eq!(read(line), read(&input[..]), "{}", vector["name"]);
     }
 }
 
 #[test]
 fn mailboxes() {
-    for vector in vectors("mailbox", 41) {
+    for vector in vectors("mailbox", 60) {
         let name = &vector["name"];
         let input = octets(&vector["input"]);
-        match parse_mailbox(&input) {
+        match parse_mailbox(&input, addresses(&vector)) {
             Err(fault) => assert_eq!(found(Some(fault)), expected_fault(&vector), "{name}"),
             Ok(mailbox) => {
                 assert_eq!(None, expected_fault(&vector), "{name}");
+                assert_eq!(
+                    parse_mailbox(&input, Addresses::Lenient).as_ref(),
+                    Ok(&mailbox),
+                    "{name}"
+                );
                 assert_eq!(mailbox.local_part, text(&vector["local_part"]), "{name}");
                 assert_eq!(mailbox.domain, text(&vector["domain"]), "{name}");
-                let written = format_mailbox(&mailbox).unwrap();
+                let written = format_mailbox(&mailbox, addresses(&vector)).unwrap();
                 assert_eq!(
                     written,
                     text(vector.get("written").unwrap_or(&vector["input"])),
                     "{name}"
                 );
-                assert_eq!(parse_mailbox(written.as_bytes()).as_ref(), Ok(&mailbox), "{name}");
+                let again = parse_mailbox(written.as_bytes(), addresses(&vector));
+                assert_eq!(again.as_ref(), Ok(&mailbox), "{name}");
             }
         }
     }

@@ -6,8 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from tests.architecture import security_tests
+
+from ironpost.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -53,19 +58,31 @@ def test_the_tour_follows_the_path_of_a_message_through_every_tier() -> None:
         "server",
         "delivery",
         "storage",
-        "service",
+        "mta",
     } <= named
 
 
-def test_every_security_number_has_a_row_and_every_test_it_names_exists() -> None:
+def test_every_security_number_has_a_row_and_every_one_that_is_done_has_a_test() -> None:
     text = (ROOT / "docs" / "security.md").read_text()
-    rows = {int(number): row for number, row in re.findall(r"^\| R(\d+) \|(.*)\|$", text, re.M)}
-    assert sorted(rows) == list(range(1, 57))
-    assert [test for row in rows.values() for test in absent(row)] == []
+    rows = re.findall(r"^\| R(\d+) \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", text, re.M)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 57))
+    sections = set(re.findall(r"^## R(\d+)$", security_tests.PAGE.read_text(), re.M))
+    for number, state, tests in rows:
+        kept = state.startswith(("done", "partly"))
+        assert kept or state.startswith("not yet"), f"R{number}"
+        assert tests == (f"[tests](security-tests.md#r{number})" if kept else "-"), f"R{number}"
+        assert (number in sections) == kept, f"R{number}"
+    assert absent(text) == []
+
+
+def test_the_page_of_security_tests_is_current() -> None:
+    assert security_tests.PAGE.read_text() == security_tests.page(), (
+        "docs/security-tests.md is out of date: run `python -m tests.architecture.security_tests`"
+    )
 
 
 def absent(row: str) -> list[str]:
-    """The tests that a row names and that do not exist."""
+    """The tests that a text names and that do not exist."""
     found = []
     for path, name in re.findall(r"`(tests/[\w/.-]+\.(?:py|rs))(?:::(\w+))?`", row):
         file = ROOT / path
@@ -107,6 +124,34 @@ def test_make_says_what_it_offers() -> None:
     assert {"run", "build", "test", "bench", "clean", "fmt", "lint", "docs-check"} <= targets
     promised = set(re.findall(r"`make ([a-z-]+)`", " ".join(path.read_text() for path in DOCUMENTS)))
     assert promised <= targets
+
+
+def _commands(document: Path) -> list[str]:
+    """The lines of a document's code blocks without a language, without comments."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.S | re.M)
+    lines = (
+        re.sub(r"\s+#.*", "", line).strip() for language, block in blocks if not language for line in block.splitlines()
+    )
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_documents_exist(document: Path) -> None:
+    """Subcommands and options of `ironpost`, and targets of `make`, in every code block."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    program = typer.main.get_command(app)
+    for line in _commands(document):
+        words = re.sub(r"[\[\]|<>]", " ", line).split()
+        if words[0] == "make":
+            assert words[1] in targets, line
+        if words[0] == "ironpost" and len(words) > 1:
+            command: Any = program
+            for word in words[1:]:
+                if word in getattr(command, "commands", ()):
+                    command = command.commands[word]
+            assert command is not program or words[1].startswith("-"), line
+            options = {option for part in (command, program) for each in part.params for option in each.opts}
+            assert {word for word in words if word.startswith("-")} <= options | {"--help", "--version"}, line
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -23,7 +23,7 @@ def tracked(*patterns: str) -> list[Path]:
         check=False,
     )
     if listed.returncode:
-        pytest.skip("this tree is no git clone")
+        pytest.skip("not a git clone")
     return sorted(path for line in listed.stdout.splitlines() if (path := ROOT / line).is_file())
 
 

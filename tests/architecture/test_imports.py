@@ -1,8 +1,9 @@
-"""Arrows point inward only (DESIGN, section 2): five tiers, no cycles, a pure tier that is pure."""
+"""Arrows point inward only (docs/architecture.md): five tiers, no cycles, a pure tier that is pure."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
     ("wire",),
     ("model",),
     ("protocol", "message", "policy", "queue", "routing", "reports"),
-    ("server", "client", "delivery", "storage", "lookup"),
-    ("service", "config", "compose", "conform", "cli", "compat", "testing"),
+    ("server", "client", "http", "delivery", "storage", "dns", "accounts", "telemetry"),
+    ("mta", "processes", "operations", "config", "compose", "conform", "cli", "compat", "testing"),
 )
 """Inner to outer. A module imports from its own tier and inward."""
 
@@ -48,7 +49,7 @@ class Import:
     typing_only: bool
     """It stands under `if TYPE_CHECKING`: no import at run time."""
     deferred: bool
-    """It stands in a function: no import at load time."""
+    """An import inside a function, which does not run at load time."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ ALLOWED = {("ironpost.wire", "os")}
 """The chooser reads IRONPOST_WIRE, once, at import."""
 
 
-def test_every_module_stands_in_a_tier() -> None:
+def test_every_module_belongs_to_a_tier() -> None:
     strays = [module.where for module in MODULES if module.name != "ironpost" and tier(module.name) is None]
     assert strays == []
 
@@ -162,6 +163,20 @@ def test_imports_at_load_time_have_no_cycle() -> None:
         }
         for module in MODULES
     }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_packages_have_no_import_cycles() -> None:
+    """Imports for type checking count as well: packages that import each other are one package."""
+    graph: dict[str, set[str]] = {}
+    for module in MODULES:
+        if tier(module.name) is not None:
+            own = module.name.split(".")[1]
+            theirs = {item.module.split(".")[1] for item in imports(module, KNOWN) if tier(item.module) is not None}
+            graph.setdefault(own, set()).update(theirs - {own})
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -203,7 +218,34 @@ def test_the_wire_loads_nothing_else() -> None:
 
 
 def test_the_base_install_needs_no_third_party() -> None:
-    third_party = {"aiosmtpd", "argon2", "cryptography", "dns", "pydantic", "rich", "scramp", "typer", "uvloop"}
+    third_party = {
+        "aiohttp",
+        "aiosmtpd",
+        "argon2",
+        "cryptography",
+        "dns",
+        "pydantic",
+        "rich",
+        "scramp",
+        "typer",
+        "uvloop",
+    }
     script = "import sys, ironpost, ironpost.server, ironpost.client, ironpost.cli; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert third_party.isdisjoint(name.partition(".")[0] for name in done.stdout.split())
+
+
+def test_what_is_not_run_over_the_pure_wire_does_not_import_the_wire() -> None:
+    left_out = re.findall(r"--ignore=(\S+)", (ROOT / "Makefile").read_text())
+    modules: set[str] = set()
+    for path in left_out:
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules.add(node.module)
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+    assert not {module for module in modules if module.startswith("tests.")}, "they would import for them"
+    names = sorted(module for module in modules if module.startswith("ironpost"))
+    assert names
+    program = f"import sys, {', '.join(names)}; sys.exit('ironpost.wire' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0, names

@@ -1,4 +1,4 @@
-"""f60: the default keeps all mail here. f61: what the program prints when it starts can be typed."""
+"""f60: by default all mail stays on this machine. f61: the commands that the program prints at start work."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ironpost.accounts.file import UsersFile
 from ironpost.cli import serve as module
 from ironpost.compose.auth import first_login
 from ironpost.config import default, parse
-from ironpost.lookup.users_file import UsersFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ MESSAGE = b"From: ada@app.example\r\nDelivered-To: forged@else.example\r\nSubjec
 TO = ["customer@shop.example", "jo@sub.other.example", "x@[192.0.2.1]", "you@localhost"]
 
 
-def test_f60_with_a_star_mail_for_every_domain_is_kept_here(serve: Callable[..., Any]) -> None:
+def test_f60_with_a_wildcard_mail_for_every_domain_is_local(serve: Callable[..., Any]) -> None:
     running = serve('trusted = []\n[local]\ndomains = ["*"]\n')
     with smtplib.SMTP("127.0.0.1", running.port, "client.example") as client:
         assert client.sendmail("ada@app.example", TO, MESSAGE) == {}
@@ -30,22 +30,22 @@ def test_f60_with_a_star_mail_for_every_domain_is_kept_here(serve: Callable[...,
     running.wait_until_empty()
     found = [line for each in stored for line in each.splitlines() if line.lower().startswith(b"delivered-to")]
     assert sorted(found) == sorted(b"Delivered-To: " + to.encode() for to in [*TO, "late@shop.example"])
-    assert f"mail for every domain goes to the Maildir {running.data / 'mail'}" in running.said
+    assert f"mail for every domain is delivered to the Maildir {running.data / 'mail'}" in running.said
     assert "nothing is sent to other systems" in running.said
     assert running.stop() == 0
 
 
 def banner(configuration: Any, login: Any = None, file: Path | None = None) -> list[str]:
-    return module._banner(SimpleNamespace(configuration=configuration, first_login=login, places=[]), file)  # type: ignore[arg-type]
+    return module._banner(SimpleNamespace(configuration=configuration, first_login=login, listeners=[]), file)  # type: ignore[arg-type]
 
 
-def test_f60_the_start_says_that_without_a_file_nothing_leaves(tmp_path: Path) -> None:
+def test_f60_the_banner_says_that_no_mail_leaves_without_a_file(tmp_path: Path) -> None:
     said = banner(default())
-    assert "there is no configuration file, so that mail for every domain stays here" in said
-    assert "mail for every domain goes to the Maildir ironpost-data/mail" in said
+    assert "no configuration file: mail for every domain is delivered here" in said
+    assert "mail for every domain is delivered to the Maildir ironpost-data/mail" in said
     assert "nothing is sent to other systems" in said
     said = banner(parse('local.domains = ["a.example", "b.example"]'), file=tmp_path / "ironpost.toml")
-    assert "mail for *@a.example, *@b.example goes to the Maildir ironpost-data/mail" in said
+    assert "mail for *@a.example, *@b.example is delivered to the Maildir ironpost-data/mail" in said
     assert not any("nothing is sent" in line or "no configuration file" in line for line in said)
 
 
@@ -75,7 +75,7 @@ def test_f61_the_recipient_in_the_examples_is_accepted(
     text = f"[local]\ndomains = {domains}\n" + ("" if recipients is None else f"recipients = {recipients}\n")
     assert module.sample_recipient(parse(text).local) == sample
     if recipients is None and domains != ["*.a.example"]:
-        return  # the others run the program, which takes its time
+        return  # the other cases start the program, which is slow
     running = serve(f"trusted = []\n{text}")
     (line,) = [line for line in running.said if line.startswith("try:")]
     assert line == f"try:  swaks --server 127.0.0.1 --port {running.port} --to {sample}"
@@ -87,7 +87,7 @@ def test_f61_the_recipient_in_the_examples_is_accepted(
 
 def test_f61_the_examples_name_a_user_that_exists(serve: Callable[..., Any]) -> None:
     running = serve("", 'role = "submission"')
-    assert "nobody can log in yet; add a user with: ironpost user add you@localhost" in running.said
+    assert "no user can log in yet; add one with: ironpost user add you@localhost" in running.said
     assert not any(line.startswith("try:") for line in running.said)
     assert running.stop() == 0
     UsersFile(running.data / "users").add("ada", "correct horse")

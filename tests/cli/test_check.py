@@ -1,4 +1,4 @@
-"""f62: `ironpost check` finds what needs no running system, and says what is most likely not meant."""
+"""f62: `ironpost check` reports errors without a running server, and warns of settings that are probably unintended."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from ironpost.cli.advice import DAY, remarks
-from ironpost.cli.serve import _cannot_use
-from ironpost.compose import system
-from ironpost.compose.system import DataError
+from ironpost.cli.serve import cannot_use
+from ironpost.compose.data_lock import DataError
 from ironpost.config import Configuration, parse
 from ironpost.server.self_signed import write_self_signed
 from ironpost.server.tls import TlsContext
@@ -29,11 +28,11 @@ def configured(folder: Path, text: str = "") -> Configuration:
     return parse(f'{text}\n[[tls.certificates]]\nchain = "{chain}"\nkey = "file:{key}"')
 
 
-def test_f62_nothing_is_said_of_what_is_right(tmp_path: Path) -> None:
+def test_f62_a_correct_configuration_causes_no_warning(tmp_path: Path) -> None:
     assert remarks(configured(tmp_path, 'hostname = "mx.example"'), time.time()) == []
 
 
-def test_f62_the_end_of_a_certificate_is_told(tmp_path: Path) -> None:
+def test_f62_an_expiring_certificate_is_reported(tmp_path: Path) -> None:
     found = configured(tmp_path)
     end = TlsContext.load([(tmp_path / "chain.pem", tmp_path / "key.pem")]).expires
     assert remarks(found, end - 15 * DAY) == []
@@ -43,12 +42,12 @@ def test_f62_the_end_of_a_certificate_is_told(tmp_path: Path) -> None:
     assert late == f"tls.certificates[1].chain: {tmp_path / 'chain.pem'} has expired; renew it"
 
 
-def test_f62_a_certificate_for_other_names_is_told(tmp_path: Path) -> None:
+def test_f62_a_certificate_for_other_names_is_reported(tmp_path: Path) -> None:
     (told,) = remarks(configured(tmp_path, 'hostname = "mail.other.example"'), time.time())
-    assert told == "tls.certificates: none is for the hostname mail.other.example, only for mx.example"
+    assert told == "tls.certificates: no certificate is valid for the hostname mail.other.example, only for mx.example"
 
 
-def test_f62_a_key_that_others_may_read_is_told(tmp_path: Path) -> None:
+def test_f62_a_key_that_others_may_read_is_reported(tmp_path: Path) -> None:
     found = configured(tmp_path)
     (tmp_path / "key.pem").chmod(0o644)
     (told,) = remarks(found, time.time())
@@ -59,15 +58,56 @@ def test_f62_a_key_that_others_may_read_is_told(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ('hostname = "192.0.2.1"', "hostname: 192.0.2.1 is an address"),
-        ('local.domains = ["bücher.example"]', "local.domains: mail comes for xn--bcher-kva.example as well as for"),
-        ('local.domains = ["xn--bcher-kva.example"]', "local.domains: mail comes for bücher.example as well as for"),
+        ('local.domains = ["bücher.example"]', "local.domains: bücher.example is listed without its"),
+        ('local.domains = ["xn--bcher-kva.example"]', "local.domains: xn--bcher-kva.example is listed without its"),
         ('[[route]]\ndomains = ["bücher.example"]\nsmart_host = ["192.0.2.9:25"]', "route[1].domains: "),
+        ('[[route]]\nsenders = ["bücher.example"]', "route[1].senders: bücher.example is listed without its other"),
+        ('[[route]]\nsenders = ["*.Bücher.example"]', "route[1].senders: *.Bücher.example is listed without its other"),
+        ('[[route]]\nsenders = ["jo@xn--bcher-kva.example", "<>"]', "route[1].senders: jo@xn--bcher-kva.example is"),
     ],
 )  # fmt: skip
-def test_f62_names_that_are_most_likely_not_meant_are_told(text: str, told: str) -> None:
+def test_f62_suspicious_names_are_reported(text: str, told: str) -> None:
     (found,) = remarks(parse(text), 0.0)
     assert found.startswith(told)
     assert remarks(parse('local.domains = ["bücher.example", "xn--bcher-kva.example"]'), 0.0) == []
+
+
+SMART = '[[route]]\nsmart_host = ["192.0.2.9:587"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[route.auth]\ntoken_command = ["/no/such/program"]',
+            "route[1].auth.token_command: /no/such/program is not an executable file",
+        ),
+        (
+            '[route.auth]\nuser = "jo"\npassword = "env:P"\ntoken_timeout = "5s"',
+            "route[1].auth.token_timeout: it has no effect without token_command",
+        ),
+        (
+            '[route.auth]\nuser = "jo"\npassword = "env:P"\ntoken_environment = ["HOME"]',
+            "route[1].auth.token_environment: it has no effect without token_command",
+        ),
+    ],
+)
+def test_settings_of_logins_without_effect_are_reported(text: str, told: str) -> None:
+    assert remarks(parse(SMART + text), 0.0) == [told]
+    assert remarks(parse(f'{SMART}[route.auth]\ntoken_command = ["{sys.executable}"]\ntoken_timeout = "5s"'), 0.0) == []
+
+
+def test_a_client_certificate_that_expires_or_is_not_used_is_reported(tmp_path: Path) -> None:
+    configured(tmp_path)
+    pair = tmp_path / "chain.pem", tmp_path / "key.pem"
+    end = TlsContext.load([pair]).expires
+    text = f'{SMART}certificate = "{pair[0]}"\nkey = "file:{pair[1]}"\n'
+    assert remarks(parse(text), end - 15 * DAY) == []
+    assert remarks(parse(text), end - 3 * DAY) == [f"route[1].certificate: {pair[0]} expires in 3 days; renew it"]
+    assert remarks(parse(text), end + 1) == [f"route[1].certificate: {pair[0]} has expired; renew it"]
+    assert remarks(parse(text + 'tls = "none"'), end - 15 * DAY) == [
+        'route[1].certificate: it is not used, because tls is "none"'
+    ]
 
 
 def run(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -81,39 +121,38 @@ def test_f62_check_prints_warnings_and_succeeds(tmp_path: Path) -> None:
     (tmp_path / "ironpost.toml").write_text('hostname = "192.0.2.1"\n')
     done = run(tmp_path, "check")
     assert (done.returncode, done.stderr) == (
-        0, "ironpost.toml: warning: hostname: 192.0.2.1 is an address; write the name that DNS has for it\n",
+        0, "ironpost.toml: warning: hostname: 192.0.2.1 is an address; use the host's DNS name\n",
     )  # fmt: skip
     assert done.stdout.startswith("ironpost.toml: good ")
 
 
+@pytest.mark.parametrize(
+    ("dns", "remark"),
+    [
+        ('servers = ["192.0.2.53"]', "the name server 192.0.2.53 is not on this machine"),
+        ('servers = ["192.0.2.53"]\ntrusted = true', ""),
+        ('servers = ["127.0.0.1:5353", "[::1]:5353"]', ""),
+    ],
+)
+def test_a_resolver_that_dane_cannot_use_is_reported(dns: str, remark: str) -> None:
+    found = [each for each in remarks(parse(f"[dns]\n{dns}"), time.time()) if each.startswith("delivery.dane: ")]
+    assert bool(found) is bool(remark)
+    assert not found or remark in found[0]
+    assert remarks(parse(f"[delivery]\ndane = false\n[dns]\n{dns}"), time.time()) == []
+
+
 @pytest.mark.parametrize("command", ["--version", "check"])
-def test_f62_a_wire_that_is_not_there_is_one_line(tmp_path: Path, command: str) -> None:
+def test_f62_a_missing_native_wire_is_reported_on_one_line(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, command, IRONPOST_WIRE="rust")
     assert done.returncode == 78
     assert done.stderr == "ironpost: IRONPOST_WIRE must be 'native', 'pure' or unset, not 'rust'\n"
 
 
-def test_f62_a_program_that_cannot_be_started_is_not_taken_for_the_data_directory() -> None:
+def test_f62_a_failure_to_start_a_program_is_not_blamed_on_the_data_directory() -> None:
     def stop(filename: str) -> str:
         error = DataError(Path("data"))
         error.__cause__ = PermissionError(errno.EACCES, "Permission denied", filename)
-        return str(_cannot_use(error))
+        return str(cannot_use(error))
 
     assert stop("/opt/python") == "/opt/python: Permission denied"
-    assert stop("data/queue") == "cannot use the data directory data: this user may not write there"
-
-
-def test_f62_nobody_is_warned_of_connections_that_nobody_asked_for(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(system.resource, "getrlimit", lambda _: (1024, 1024))
-    monkeypatch.setattr(system.resource, "setrlimit", lambda *_: None)
-    for text, level in (
-        ("", "INFO"),
-        ('[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:25"]', "INFO"),
-        ("[limits]\nconnections = 5000", "WARNING"),
-    ):
-        with caplog.at_level("INFO"):
-            system.raise_file_limit(20_000, asked=system.asked_for_connections(parse(text)))
-        assert [record.levelname for record in caplog.records] == [level]
-        caplog.clear()
+    assert stop("data/queue") == "permission denied: cannot use the data directory data"

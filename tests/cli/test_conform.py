@@ -1,4 +1,4 @@
-"""`ironpost conform`: what it prints and how it exits."""
+"""`ironpost conform`: its output and exit codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def test_a_server_that_keeps_every_must(serve: Callable[..., Any]) -> None:
+def test_a_conforming_server_exits_with_0(serve: Callable[..., Any]) -> None:
     running = serve()
     done = running.run("conform", f"127.0.0.1:{running.port}", "--only", "pipelining", "--parallel", "4")
     said = done.stdout.decode()
@@ -23,13 +23,13 @@ def test_a_server_that_keeps_every_must(serve: Callable[..., Any]) -> None:
     assert said.splitlines()[-1].split()[0] == "all"
 
 
-def test_a_server_that_does_not(serve: Callable[..., Any]) -> None:
+def test_a_violation_exits_with_1(serve: Callable[..., Any]) -> None:
     running = serve()
-    # The same server, asked as if it spoke LMTP: it has no LHLO, so there is no session.
+    # The same server, tested as LMTP: it refuses LHLO, so there is no session.
     done = running.run("conform", f"127.0.0.1:{running.port}", "--profile", "lmtp")
     assert done.returncode == 69
     assert b"no session with 127.0.0.1" in done.stderr
-    # Asked for a recipient of its own as the one that it refuses, it does not refuse it.
+    # The recipient given as rejected is one that the server accepts.
     name = "rfc5321-4.1.1.3-rcpt-rejected"
     done = running.run(
         "conform", f"127.0.0.1:{running.port}", "--rejected", "somebody@localhost", "--only", name, "--json"
@@ -43,7 +43,7 @@ def test_a_server_that_does_not(serve: Callable[..., Any]) -> None:
     assert "C: RCPT TO:<somebody@localhost>" in case["dialogue"]
 
 
-def test_the_dialogue_of_every_case_is_there_when_it_is_wanted(serve: Callable[..., Any]) -> None:
+def test_verbose_shows_the_dialogue_of_every_case(serve: Callable[..., Any]) -> None:
     running = serve()
     done = running.run("conform", f"127.0.0.1:{running.port}", "--only", "rfc5321-3.1-greeting", "-v")
     assert done.returncode == 0
@@ -62,7 +62,7 @@ def test_a_folder_in_which_nothing_appears_is_named(serve: Callable[..., Any], t
     assert f"does not appear in {empty}".encode() in done.stderr
 
 
-def test_no_server_no_recipient_no_case(serve: Callable[..., Any]) -> None:
+def test_missing_server_recipient_or_case_is_reported(serve: Callable[..., Any]) -> None:
     running = serve('trusted = ["192.0.2.0/24"]\n')
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -71,10 +71,10 @@ def test_no_server_no_recipient_no_case(serve: Callable[..., Any]) -> None:
     assert b"127.0.0.1" in done.stderr
     done = running.run("conform", f"127.0.0.1:{running.port}", "--to", "nobody@elsewhere.example")
     assert done.returncode == 69
-    assert b"does not take nobody@elsewhere.example" in done.stderr
+    assert b"does not accept nobody@elsewhere.example" in done.stderr
     for arguments, word in (
         (["conform", "localhost"], b"HOST:PORT"),
-        (["conform", "localhost:25", "--only", "no-such-case"], b"no case fits"),
+        (["conform", "localhost:25", "--only", "no-such-case"], b"no case matches"),
         (["conform", "localhost:25", "--profile", "pop3"], b"mx, submission, lmtp"),
     ):
         done = running.run(*arguments)
@@ -89,7 +89,7 @@ def test_the_cases_are_listed_without_a_server(serve: Callable[..., Any]) -> Non
     assert len(listed) >= 250
 
 
-def test_its_help_warns(serve: Callable[..., Any]) -> None:
+def test_the_help_text_warns(serve: Callable[..., Any]) -> None:
     said = " ".join(serve().run("conform", "--help").stdout.decode().split())
-    assert "WARNING: it sends mail" in said
-    assert "only against servers of your own" in said
+    assert "WARNING: this sends mail" in said
+    assert "only against servers that you operate" in said

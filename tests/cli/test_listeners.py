@@ -1,4 +1,4 @@
-"""Listeners of the real program: TLS with certificates, LMTP, Unix sockets, inherited sockets, limits of their own."""
+"""Listeners of the real program: TLS with certificates, LMTP, Unix sockets, inherited sockets, limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def unverified() -> ssl.SSLContext:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Makes certificates by name; the same name again makes another one of the same files."""
+    """Create a certificate for a name; for the same name again, another one in the same files."""
 
     def make(name: str) -> tuple[Path, Path]:
         chain, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
@@ -47,7 +47,7 @@ def listed(*pairs: tuple[Path, Path]) -> str:
 
 
 def shown(port: int, name: str) -> bytes:
-    """The certificate that a client sees which asks for `name` by STARTTLS."""
+    """Return the certificate that a client gets with STARTTLS and the server name `name`."""
     with smtplib.SMTP("127.0.0.1", port, "client.example") as client:
         client._host = name  # type: ignore[attr-defined] # what smtplib sends as server name
         client.starttls(context=unverified())
@@ -61,7 +61,7 @@ def der(chain: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(chain.read_text())
 
 
-def test_r47_starttls_works_with_a_certificate_of_our_own_whose_key_only_we_read(serve: Callable[..., Any]) -> None:
+def test_r47_starttls_works_with_a_self_signed_certificate_whose_key_is_private(serve: Callable[..., Any]) -> None:
     server = serve("")
     made = server.data / "tls" / "self-signed.pem"
     assert shown(server.port, "localhost") == der(made)
@@ -79,7 +79,7 @@ def test_r47_starttls_works_with_a_certificate_of_our_own_whose_key_only_we_read
     assert server.run("check", str(server.file)).returncode == 0
 
 
-def test_mail_by_tls_says_so_in_its_trace(serve: Callable[..., Any]) -> None:
+def test_mail_over_tls_has_its_protocol_in_received(serve: Callable[..., Any]) -> None:
     server = serve("")
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         client.starttls(context=unverified())
@@ -99,7 +99,7 @@ def test_implicit_tls_starts_with_the_handshake(serve: Callable[..., Any]) -> No
     server.wait_for_mail()
 
 
-def test_certificates_are_chosen_by_name_and_read_again_by_a_reload(
+def test_certificates_are_selected_by_name_and_reloaded(
     serve: Callable[..., Any], certificate: Callable[[str], tuple[Path, Path]]
 ) -> None:
     one, other = certificate("one.example"), certificate("other.example")
@@ -113,16 +113,16 @@ def test_certificates_are_chosen_by_name_and_read_again_by_a_reload(
         reload = server.run("reload", "-c", str(server.file))
         assert reload.returncode == 0, reload.stderr
         assert shown(server.port, "other.example") == der(other[0])
-        open_before.sendmail("", ["a@localhost"], MESSAGE)  # it went on
+        open_before.sendmail("", ["a@localhost"], MESSAGE)  # the old session continues
 
     other[1].write_text(one[1].read_text())
     refused = server.run("reload", "-c", str(server.file))
     assert refused.returncode == 78
-    assert f"{other[1]}: this private key does not belong to the certificate in {other[0]}" in refused.stderr.decode()
+    assert f"{other[1]}: this private key does not match the certificate in {other[0]}" in refused.stderr.decode()
     assert shown(server.port, "one.example") == der(one[0])
 
 
-def test_a_certificate_that_cannot_be_used_is_named(
+def test_an_unusable_certificate_is_named(
     serve: Callable[..., Any], certificate: Callable[[str], tuple[Path, Path]], tmp_path: Path
 ) -> None:
     chain, _ = certificate("one.example")
@@ -141,7 +141,7 @@ def test_a_certificate_that_cannot_be_used_is_named(
 def test_lmtp_over_a_unix_socket_answers_for_each_recipient(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "lmtp.sock"
     server = serve("", f'role = "lmtp"\nlisten = ["unix:{path}"]\nmode = "0600"')
-    assert f"listening on unix:{path} for lmtp, in clear, no login" in server.said
+    assert f"listening on unix:{path} for lmtp, unencrypted, no login" in server.said
     assert path.stat().st_mode & 0o777 == 0o600
     with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rwb") as stream:
         connection.settimeout(30)
@@ -176,10 +176,10 @@ ACTIVATE = (
     "os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'smtp'}\n"
     "os.execv(sys.executable, [sys.executable, '-m', 'ironpost.cli', 'serve', '-c', sys.argv[2]])\n"
 )
-"""What a service manager does: the listening socket is descriptor 3."""
+"""A service manager: passes the listening socket as descriptor 3."""
 
 
-def test_a_socket_that_a_service_manager_hands_over_is_served(tmp_path: Path, bound: socket.socket) -> None:
+def test_a_socket_passed_by_a_service_manager_is_served(tmp_path: Path, bound: socket.socket) -> None:
     file = tmp_path / "ironpost.toml"
     file.write_text(f'data = "{tmp_path / "data"}"\n[[listener]]\nrole = "mx"\nlisten = ["fd:smtp"]\n')
     root = Path(__file__).resolve().parents[2]
@@ -195,16 +195,16 @@ def test_a_socket_that_a_service_manager_hands_over_is_served(tmp_path: Path, bo
         assert process.wait(60) == 0
 
 
-def test_a_socket_that_nobody_handed_over_is_named(tmp_path: Path, serve: Callable[..., Any]) -> None:
+def test_a_missing_inherited_socket_is_named(tmp_path: Path, serve: Callable[..., Any]) -> None:
     server = serve("")
     assert server.stop() == 0
     server.file.write_text(f'data = "{server.data}"\n[[listener]]\nrole = "mx"\nlisten = ["fd:smtp"]\n')
     done = server.run("serve", "-c", str(server.file))
     assert done.returncode == 69
-    assert "\nironpost: cannot listen on fd:smtp: no socket of that name was handed over\n" in done.stderr.decode()
+    assert "\nironpost: cannot listen on fd:smtp: no socket of that name was passed\n" in done.stderr.decode()
 
 
-def test_a_limit_of_a_listener_is_its_own(serve: Callable[..., Any]) -> None:
+def test_a_listener_may_have_separate_limits(serve: Callable[..., Any]) -> None:
     server = serve("", 'role = "mx"\n[listener.limits]\nconnections = 1', 'role = "lmtp"')
     address = ("127.0.0.1", server.ports["mx"])
     with smtplib.SMTP(*address, "client.example") as one:
@@ -218,7 +218,7 @@ def test_a_limit_of_a_listener_is_its_own(serve: Callable[..., Any]) -> None:
     assert b'ironpost_connections_refused_total{limit="total"} 1.0' in metrics
 
 
-def test_eight_bit_content_must_be_declared_where_a_listener_says_so(
+def test_a_listener_may_refuse_undeclared_8_bit_content(
     serve: Callable[..., Any],
 ) -> None:
     server = serve("", 'role = "mx"\neight_bit = "reject"', 'role = "lmtp"')
@@ -233,7 +233,7 @@ def test_eight_bit_content_must_be_declared_where_a_listener_says_so(
     server.wait_for_mail(2)
 
 
-def test_r2_a_listener_may_mend_what_some_networks_send(serve: Callable[..., Any]) -> None:
+def test_r2_a_listener_may_normalise_line_ends(serve: Callable[..., Any]) -> None:
     here = 'role = "mx"\nlenient = ["127.0.0.0/8"]'
     elsewhere = 'role = "lmtp"\nlenient = ["192.0.2.0/24"]'
     server = serve("", here, elsewhere)
@@ -266,7 +266,7 @@ def test_workers_share_a_unix_socket_and_one_certificate(serve: Callable[..., An
     assert not path.exists()
 
 
-def test_who_speaks_in_the_pause_is_refused_logged_and_counted(serve: Callable[..., Any]) -> None:
+def test_a_client_that_sends_during_the_pause_is_refused_logged_and_counted(serve: Callable[..., Any]) -> None:
     server = serve("", 'role = "mx"\npause = "1s"')
     with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         connection.sendall(b"EHLO client.example\r\n")
@@ -276,10 +276,10 @@ def test_who_speaks_in_the_pause_is_refused_logged_and_counted(serve: Callable[.
     metrics = server.run("metrics", "-c", str(server.file)).stdout
     assert b'ironpost_connections_refused_total{limit="early"} 1.0' in metrics
     assert server.stop() == 0
-    assert "127.0.0.1 spoke before the greeting" in server.log()
+    assert "127.0.0.1 sent data before the greeting" in server.log()
 
 
-def test_a_session_that_a_limit_ends_is_counted_by_it(serve: Callable[..., Any]) -> None:
+def test_a_session_ended_by_a_limit_is_counted_by_that_limit(serve: Callable[..., Any]) -> None:
     server = serve("", 'role = "mx"\n[listener.limits]\nerrors = 2')
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         assert client.docmd("NONSENSE")[0] == 500
@@ -287,10 +287,10 @@ def test_a_session_that_a_limit_ends_is_counted_by_it(serve: Callable[..., Any])
     metrics = server.run("metrics", "-c", str(server.file)).stdout
     assert b'ironpost_sessions_ended_total{limit="errors"} 1.0' in metrics
     assert server.stop() == 0
-    assert '"ended": "421 4.7.0 Too many errors, closing"' in server.log()
+    assert '"ended": "421 4.7.0 Too many errors, closing transmission channel"' in server.log()
 
 
-def test_the_counters_of_workers_are_shown_as_one(serve: Callable[..., Any]) -> None:
+def test_the_counters_of_all_workers_are_added(serve: Callable[..., Any]) -> None:
     server = serve("", workers=2)
     for _ in range(6):
         with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:

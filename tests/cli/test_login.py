@@ -1,9 +1,10 @@
-"""Logging in to the real program: accounts that come and go beside it, what a login may do, hooks, databases."""
+"""Logging in to the real program: changes of accounts, permissions of a login, hooks, databases."""
 
 from __future__ import annotations
 
 import base64
 import json
+import signal
 import smtplib
 import sqlite3
 import ssl
@@ -12,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.lookup.passwords import hash_password
+from ironpost.accounts.passwords import hash_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 MESSAGE = b"From: ada@client.example\r\nSubject: x\r\n\r\ny\r\n"
 SUBMISSION = 'role = "submission"'
-WAIT = (454, b"4.7.0 Too many failed logins, try again later")
+WAIT = (454, b"4.7.0 Too many failed login attempts, try again later")
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def connected(port: int) -> Iterator[smtplib.SMTP]:
 
 
 def login(port: int, name: str, password: str) -> tuple[int, bytes]:
-    """The last reply of AUTH PLAIN."""
+    """Return the last reply to AUTH PLAIN."""
     with connected(port) as client:
         client.user, client.password = name, password
         try:
@@ -43,7 +44,20 @@ def login(port: int, name: str, password: str) -> tuple[int, bytes]:
             return int(refused.smtp_code), bytes(refused.smtp_error)
 
 
-def test_accounts_come_and_go_beside_the_server(serve: Callable[..., Any]) -> None:
+def guesses(port: int) -> int:
+    """Return the number of logins that are checked before one is delayed.
+
+    The delays double, so a slow machine checks more of them.
+    """
+    for number in range(12):
+        reply = login(port, "eve", f"guess {number}")
+        if reply == WAIT:
+            return number
+        assert reply[0] == 535
+    return 12
+
+
+def test_account_changes_take_effect_in_a_running_server(serve: Callable[..., Any]) -> None:
     server = serve("trusted = []\n", SUBMISSION)
     port = server.ports["submission"]
     assert login(port, "ada", "pencil case")[0] == 535
@@ -57,7 +71,7 @@ def test_accounts_come_and_go_beside_the_server(serve: Callable[..., Any]) -> No
     assert login(port, "ada", "eraser and rubber")[0] == 535
 
 
-def test_whoever_is_logged_in_may_send_and_the_trace_says_so(serve: Callable[..., Any]) -> None:
+def test_authenticated_users_may_send_and_received_has_esmtpa(serve: Callable[..., Any]) -> None:
     server = serve("trusted = []\n", SUBMISSION)
     server.run("user", "add", "ada@localhost", "-c", str(server.file), stdin=b"pencil case\n")
     with connected(server.ports["submission"]) as client:
@@ -75,7 +89,7 @@ def test_whoever_is_logged_in_may_send_and_the_trace_says_so(serve: Callable[...
     assert b"pencil case" not in server.log().encode()
 
 
-def test_logins_are_counted_and_stand_in_the_log(serve: Callable[..., Any]) -> None:
+def test_logins_are_counted_and_logged(serve: Callable[..., Any]) -> None:
     server = serve("", SUBMISSION)
     port = server.ports["submission"]
     server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil case\n")
@@ -95,39 +109,67 @@ def test_logins_are_counted_and_stand_in_the_log(serve: Callable[..., Any]) -> N
     assert {record["session"] for record in failed} <= set(sessions)
 
 
-def test_r13_in_clear_nobody_can_log_in(serve: Callable[..., Any]) -> None:
+def test_r13_login_needs_tls(serve: Callable[..., Any]) -> None:
     server = serve("", SUBMISSION)
     with smtplib.SMTP("127.0.0.1", server.ports["submission"], "client.example") as client:
         client.ehlo()
         assert "auth" not in client.esmtp_features
         assert client.docmd("AUTH", "PLAIN AGFkYQBwZW5jaWw=")[0] == 538
-    named = serve("", f'{SUBMISSION}\ntls = "none"\nauth_in_clear = true')
+    named = serve("", f'{SUBMISSION}\ntls = "none"\nauth_without_tls = true')
     named.run("user", "add", "ada", "-c", str(named.file), stdin=b"pencil case\n")
     with smtplib.SMTP("127.0.0.1", named.ports["submission"], "client.example") as client:
         assert client.login("ada", "pencil case")[0] == 235
 
 
-def test_r53_guessing_gets_slower_and_outlives_a_reload(serve: Callable[..., Any]) -> None:
+def test_r53_password_guessing_is_delayed_across_a_reload(serve: Callable[..., Any]) -> None:
     server = serve("", SUBMISSION)
     port = server.ports["submission"]
-
-    def guesses() -> int:
-        """How many are looked at before one has to wait; the waits double, so a slow machine sees more of them."""
-        for number in range(12):
-            reply = login(port, "eve", f"guess {number}")
-            if reply == WAIT:
-                return number
-            assert reply[0] == 535
-        return 12
-
-    assert 6 <= guesses() < 12
+    assert 6 <= guesses(port) < 12
     server.configure("max_recipients = 200\n")
     assert b" replaces " in server.run("reload", "-c", str(server.file)).stdout
-    assert guesses() < 5
+    assert guesses(port) < 5
     assert login(port, "ada", "another")[0] == 535
 
 
-def test_a_database_and_a_hook_are_asked_behind_the_file(serve: Callable[..., Any]) -> None:
+def test_r53_failed_logins_are_shared_by_workers_and_survive_a_restart(serve: Callable[..., Any]) -> None:
+    server = serve("", SUBMISSION, workers=2)
+    assert 6 <= guesses(server.ports["submission"]) < 12
+    size = {each["namespace"]: (each["entries"], each["octets"]) for each in server.json("status")["state"]}
+    assert size["login-accounts"] == (1, 17), "a digest and a digit"
+    assert size["login-owners"] == (0, 0)
+    assert b"state login-accounts: 1 key, 17 octets\n" in server.run("status", "-c", str(server.file)).stdout
+    gauges = server.json("metrics")["gauges"]
+    assert gauges["state_entries"]["login-accounts"] == 1, "of all workers together"
+    assert server.stop() == 0
+    server.start("--workers", "1")
+    assert guesses(server.ports["submission"]) < 5
+    assert b"eve" not in (server.data / "state.sqlite3").read_bytes()
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    server.start("--workers", "2")
+    assert guesses(server.ports["submission"]) < 5, "also after a crash, in which a second is lost"
+
+
+def test_a_damaged_state_file_is_replaced_and_loses_no_mail(serve: Callable[..., Any]) -> None:
+    server = serve("trusted = []\n", SUBMISSION, workers=2)
+    server.run("user", "add", "ada@localhost", "-c", str(server.file), stdin=b"pencil case\n")
+    assert 6 <= guesses(server.ports["submission"]) < 12
+    with connected(server.ports["submission"]) as client:
+        client.login("ada@localhost", "pencil case")
+        client.sendmail("ada@localhost", ["grace@localhost"], MESSAGE, ["HOLDFOR=3600"])
+    assert server.stop() == 0
+    path = server.data / "state.sqlite3"
+    assert server.run("check", "--data", str(server.file)).returncode == 0
+    path.write_bytes(b"garbage" * 1000)
+    checked = server.run("check", "--data", str(server.file))
+    assert checked.returncode == 74
+    assert b"state.sqlite3: damaged (file is not a database); the next start of the server " in checked.stdout
+    server.start("--workers", "2")
+    assert [json.loads(line)["event"] for line in server.log().splitlines() if "state-" in line] == ["state-replaced"]
+    assert len(server.queue()) == 1
+    assert 6 <= guesses(server.ports["submission"]) < 12
+
+
+def test_a_database_and_a_hook_are_consulted_after_the_file(serve: Callable[..., Any]) -> None:
     server = serve("", SUBMISSION)
     port = server.ports["submission"]
     with closing(sqlite3.connect(server.folder / "accounts.sqlite3")) as database, database:
@@ -155,12 +197,12 @@ def test_a_database_and_a_hook_are_asked_behind_the_file(serve: Callable[..., An
 @pytest.mark.parametrize(
     ("auth", "why"),
     [
-        ('hook = "nowhere.py:accounts"', b"nowhere.py:accounts: FileNotFoundError"),
+        ('hook = "nowhere.py:accounts"', b"nowhere.py:accounts: file not found: "),
         ('database = "no.sqlite3"\nquery = "SELECT password FROM a WHERE b = :login"', b"no.sqlite3: unable to open"),
-        ('users = "broken"', b"broken, line 1: not a name"),
+        ('users = "broken"', b"broken, line 1: expected a name"),
     ],
 )
-def test_accounts_that_cannot_be_had_are_named_at_start_at_a_reload_and_by_check(
+def test_unusable_accounts_are_named_at_start_at_reload_and_by_check(
     serve: Callable[..., Any], auth: str, why: bytes
 ) -> None:
     server = serve("", SUBMISSION)
@@ -178,10 +220,10 @@ def test_accounts_that_cannot_be_had_are_named_at_start_at_a_reload_and_by_check
 
 
 def test_workers_show_unknown_names_the_same_salt(serve: Callable[..., Any]) -> None:
-    """SECURITY R53: each connection may reach another process."""
+    """SECURITY R53: each connection may reach another worker."""
     server = serve("", SUBMISSION, workers=2)
     salts = set()
-    for _ in range(6):  # one more could have to wait
+    for _ in range(6):  # one more could be delayed
         with connected(server.ports["submission"]) as client:
             code, challenge = client.docmd("AUTH", "SCRAM-SHA-256 biwsbj1ub2JvZHkscj1j")  # n,,n=nobody,r=c
             assert code == 334

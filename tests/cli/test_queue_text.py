@@ -1,24 +1,24 @@
-"""What a stranger put into the queue is shown, and says nothing to the terminal (SECURITY R20)."""
+"""Texts of clients in the output of `queue` cannot control the terminal (SECURITY R20)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sqlite3
-import subprocess
-import sys
 from typing import TYPE_CHECKING
+
+from tests import preloaded
 
 from ironpost.model import Address, Disposition, Envelope, Origin, Outcome, Recipient, Reply
 from ironpost.model.parameters import Notify, Return
-from ironpost.queue.store import NewMessage, State, Update
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.queue.store import NewMessage, RecipientState, Update
+from ironpost.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 HOSTILE = "a\u009b2J\u202eb"
-"""CSI as one character, which clears screens, and an override of the writing direction."""
+"""CSI as one character, which clears the screen, and an override of the writing direction."""
 
 
 async def fill(data: Path) -> None:
@@ -27,10 +27,10 @@ async def fill(data: Path) -> None:
     spool.write(b"Subject: x\r\n")
     to = Address(HOSTILE, "b.example")
     envelope = Envelope(to, (Recipient(to),), {"SMTPUTF8": None}, Origin("192.0.2.1", f"{HOSTILE}.example"))
-    await store.commit(NewMessage("q1", envelope, 1_700_000_000.0, b"", spool))
+    message = await store.commit(NewMessage("q1", envelope, 1_700_000_000.0, b"", spool))
     reply = Reply(450, "4.2.0", (f"[bold]{HOSTILE}[/bold] \\x1b[31m",))
     outcome = Outcome(Disposition.DEFERRED, reply, f"{HOSTILE} [192.0.2.2]")
-    await store.record([Update("q1", 0, State.QUEUED, 1, 4_000_000_000.0, outcome)])
+    await store.record(message.lease, [Update("q1", 0, RecipientState.QUEUED, 1, 4_000_000_000.0, outcome)])
     await store.close()
 
 
@@ -38,13 +38,8 @@ def test_r20_the_queue_is_shown_without_control_characters(tmp_path: Path) -> No
     asyncio.run(fill(tmp_path / "data"))
     (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
     for arguments in (["list"], ["show", "q1"], ["list", "--json"], ["show", "q1", "--json"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ironpost.cli", "queue", *arguments, "-c", str(tmp_path / "c.toml")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
+        done = preloaded.said(tmp_path, "queue", *arguments, "-c", str(tmp_path / "c.toml"))
+        done.check_returncode()
         assert all(c.isprintable() or c == "\n" for c in done.stdout), arguments
         if "--json" in arguments:
             json.loads(done.stdout)
@@ -65,18 +60,14 @@ async def fill_with_requests(data: Path) -> None:
     await store.close()
 
 
-def test_what_is_asked_for_due_later_or_held_is_shown(tmp_path: Path) -> None:
+def test_requested_due_later_and_held_mail_is_shown(tmp_path: Path) -> None:
     asyncio.run(fill_with_requests(tmp_path / "data"))
     (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
 
     def said(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "ironpost.cli", "queue", *arguments, "-c", str(tmp_path / "c.toml")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
+        done = preloaded.said(tmp_path, "queue", *arguments, "-c", str(tmp_path / "c.toml"))
+        done.check_returncode()
+        return done.stdout
 
     later, apart = said("list").splitlines()[1:]
     assert " in " in later
@@ -100,13 +91,9 @@ def test_f04_a_message_that_cannot_be_read_is_shown_with_the_reason(tmp_path: Pa
     (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
 
     def said(*arguments: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-m", "ironpost.cli", "queue", *arguments, "-c", str(tmp_path / "c.toml")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
+        done = preloaded.said(tmp_path, "queue", *arguments, "-c", str(tmp_path / "c.toml"))
+        done.check_returncode()
+        return done.stdout
 
     listed = said("list")
     assert "unreadable: " in listed

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests import preloaded
+
+if TYPE_CHECKING:
+    import subprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = """
@@ -21,6 +22,18 @@ recipients = ["jo@here.example"]
 [[route]]
 domains = ["partner.example"]
 smart_host = ["192.0.2.9:2525"]
+[[route]]
+senders = ["news.example", "<>"]
+domains = ["by-sender.example"]
+smart_host = ["192.0.2.10:587"]
+source = ["192.0.2.1"]
+[route.auth]
+user = "relay"
+password = "file:there/is/no/such/file"
+[[route]]
+logins = ["ada"]
+domains = ["by-login.example"]
+smart_host = ["192.0.2.11:25"]
 [policy]
 helo_own_name = "reject"
 [[policy.access]]
@@ -44,10 +57,7 @@ jo = ["jo@here.example"]
 
 def explain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "ironpost.toml").write_text(CONFIGURATION)
-    done = subprocess.run(
-        [sys.executable, "-m", "ironpost.cli", "route", "explain", *arguments], cwd=folder, capture_output=True,
-        text=True, timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "python"), "NO_COLOR": "1"},
-    )  # fmt: skip
+    done = preloaded.said(folder, "route", "explain", *arguments)
     assert "Traceback" not in done.stderr + done.stdout
     return done
 
@@ -63,11 +73,11 @@ def test_a_local_recipient(tmp_path: Path) -> None:
     assert (code, outcome) == (0, "accepted")
     assert list(found) == ["connect", "mail", "recipient", "route", "next hop"]
     assert found["recipient"]["reasons"] == ["relay: Jo@Here.example is a local mailbox"]
-    assert found["route"]["reasons"] == ["here.example is a local domain"]
+    assert found["route"]["reasons"] == ["Jo@Here.example is a local mailbox"]
     assert found["next hop"]["answer"] == "Maildir ironpost-data/mail"
 
 
-def test_a_relay_by_rule_for_who_may(tmp_path: Path) -> None:
+def test_a_trusted_client_is_relayed_by_a_route_rule(tmp_path: Path) -> None:
     for who, why in {
         ("--client", "127.0.0.1"): "relay: 127.0.0.1 is in a trusted network",
         ("--as", "jo", "--from", "jo@here.example"): "relay: jo is authenticated",
@@ -75,15 +85,15 @@ def test_a_relay_by_rule_for_who_may(tmp_path: Path) -> None:
         code, outcome, found = steps(tmp_path, "grace@partner.example", *who)
         assert (code, outcome) == (0, "accepted")
         assert found["recipient"]["reasons"] == [why]
-        assert found["route"]["reasons"][-1] == "rule 1 matches by partner.example: smart host 192.0.2.9:2525"
+        assert found["route"]["reasons"][-1] == "route[1] matches by partner.example: smart host 192.0.2.9:2525"
         assert found["next hop"]["answer"] == "[192.0.2.9]:2525"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "outcome", "last", "answer"),
     [
-        (["grace@partner.example"], 65, "refused", "recipient", "reject (550 5.7.1 Relaying denied)"),
-        (["flo@here.example"], 65, "refused", "recipient", "reject (550 5.1.1 No such recipient here)"),
+        (["grace@partner.example"], 65, "refused", "recipient", "reject (550 5.7.1 Relay access denied)"),
+        (["flo@here.example"], 65, "refused", "recipient", "reject (550 5.1.1 User unknown)"),
         (["jo@here.example", "--client", "203.0.113.5"], 65, "refused", "connect", "reject (550 5.7.1 Not from there)"),
         (
             ["jo@here.example", "--client", "198.51.100.7", "--helo", "mx.here.example"],
@@ -99,7 +109,7 @@ def test_a_relay_by_rule_for_who_may(tmp_path: Path) -> None:
         (["x@[127.0.0.1]", "--client", "::1"], 65, "refused", "next hop", "none: 554 5.4.6"),
     ],
 )
-def test_the_stage_that_ends_it_is_the_last(
+def test_the_output_ends_with_the_refusing_stage(
     tmp_path: Path, arguments: list[str], code: int, outcome: str, last: str, answer: str
 ) -> None:
     returned, told, found = steps(tmp_path, *arguments)
@@ -110,7 +120,7 @@ def test_the_stage_that_ends_it_is_the_last(
         assert found["connect"]["answer"] == "tarpit 10 s, then accept"
 
 
-def test_what_a_person_reads_is_what_the_documentation_shows(tmp_path: Path) -> None:
+def test_the_text_output_is_that_of_the_documentation(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
     match = re.search(r"```\n\$ ironpost route explain (.*)\n((?:.*\n)*?)```", text)
     assert match is not None
@@ -122,14 +132,31 @@ def test_what_a_person_reads_is_what_the_documentation_shows(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["jo@"], "the recipient jo@ is no address"),
+        (["jo@"], "invalid recipient jo@"),
         ([""], "the recipient is empty"),
-        (["jo@here.example", "--from", "x y"], "the sender x y is no address"),
-        (["jo@here.example", "--client", "localhost"], "no IP address"),
+        (["jo@here.example", "--from", "x y"], "invalid sender x y"),
+        (["jo@here.example", "--client", "localhost"], "not an IP address"),
     ],
 )
-def test_arguments_that_are_none_are_one_line(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+def test_invalid_arguments_are_reported_on_one_line(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     done = explain(tmp_path, *arguments)
     assert done.returncode == 64
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_route_depends_on_sender_and_login(tmp_path: Path) -> None:
+    client = ("--client", "127.0.0.1")
+    expected = "smart host 192.0.2.10:587 (from 192.0.2.1, TLS verify, login relay)"
+    for sender in ("x@news.example", ""):
+        _, outcome, found = steps(tmp_path, "x@by-sender.example", *client, "--from", sender)
+        assert (outcome, found["route"]["answer"]) == ("accepted", expected)
+        pattern = "news.example" if sender else "<>"
+        assert found["route"]["reasons"][-1] == f"route[2] matches by by-sender.example, sender {pattern}: {expected}"
+        assert "192.0.2.10" in found["next hop"]["answer"]
+        assert any("TLS verify: the route" in reason for reason in found["next hop"]["reasons"])
+    _, _, found = steps(tmp_path, "x@by-sender.example", *client, "--from", "x@other.example")
+    assert found["route"]["answer"] == "mx"
+    for login, answer in (("ada", "smart host 192.0.2.11:25"), ("jo", "mx")):
+        _, _, found = steps(tmp_path, "x@by-login.example", *client, "--as", login, "--from", f"{login}@here.example")
+        assert found["route"]["answer"] == answer

@@ -1,9 +1,10 @@
-"""`serve --workers` with a worker that hangs: commands answer without it, the server replaces it and ends in time."""
+"""`serve --workers` with a worker that hangs: commands work without it, the server replaces it and ends in time."""
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import smtplib
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.service.control import ask
+from ironpost.operations.control_socket import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,22 +23,24 @@ if TYPE_CHECKING:
     Until = Callable[[Callable[[], bool], Callable[[], str]], None]
 
 LATER = '[[route]]\ndomains = ["later.example"]\nsmart_host = ["127.0.0.1:1"]\n'
-"""Nobody listens on port 1: this mail waits."""
+"""Port 1 is closed, so this mail is deferred."""
 
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 1.5
+"""Seconds to wait for a worker: enough for one that runs, on a busy machine too, and short for one that does not."""
 SECONDS = 60.0
-"""How long anything here may take before the test fails."""
-SILENT = [{"worker": 1, "why": "worker 1 did not answer within 3 s"}]
-SAID = b"ironpost: worker 1 did not answer within 3 s\n"
+"""Seconds after which a test fails."""
+SILENT = [{"worker": 1, "why": "worker 1 did not answer within 1.5 s"}]
+SAID = b"ironpost: worker 1 did not answer within 1.5 s\n"
 PATIENT = 1_000_000
-"""Pings that a worker may miss, in tests that are about commands."""
+"""Pings that a worker may miss in tests of commands."""
 
 
 def program(tmp_path: Path, **constants: float) -> tuple[str, ...]:
-    """The program with other constants of `service.workers` and a short time for answers."""
-    lines = ["import sys", "from ironpost.service import link, workers", "from ironpost.cli import app"]
+    """Return the program with other constants of `processes.worker_pool` and a short timeout for responses."""
+    lines = ["import sys", "from ironpost.processes import channel, worker_pool", "from ironpost.cli import app"]
     constants = {"ANSWER_SECONDS": ANSWER_SECONDS, "PING_SECONDS": 0.2, "FIRST_PAUSE": 0.0, **constants}
-    lines += [f"workers.{name} = {value!r}" for name, value in constants.items()]
+    lines += [f"worker_pool.{name} = {value!r}" for name, value in constants.items()]
+    lines += ["channel.GRACE_SECONDS = 0.2"]
     script = tmp_path / "ironpost_quick.py"
     script.write_text("\n".join([*lines, "sys.exit(app.run())", ""]))
     return (sys.executable, str(script))
@@ -48,7 +51,7 @@ def status(server: Any) -> dict[str, Any]:
 
 
 def suspend(server: Any, number: int, wait_until: Until) -> int:
-    """Stops a worker with SIGSTOP; its process id. It answers nothing when this returns."""
+    """Stop a worker with SIGSTOP and return its process id; it no longer responds when this returns."""
     pid: int = status(server)["workers"][number]["pid"]
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: bool(status(server)["silent"]), server.log)
@@ -56,7 +59,7 @@ def suspend(server: Any, number: int, wait_until: Until) -> int:
 
 
 def owners(server: Any, count: int) -> dict[int, list[str]]:
-    """Queues messages that wait; their ids by the number of the worker that took them."""
+    """Queue deferred messages; return their ids by the number of the worker that accepted them."""
     sent = 0
     while True:
         for _ in range(count):
@@ -65,15 +68,17 @@ def owners(server: Any, count: int) -> dict[int, list[str]]:
         sent += count
         end = time.monotonic() + SECONDS
         found: dict[int, list[str]] = {}
-        while sum(map(len, found.values())) < sent:  # the log is written a moment later
+        pause = select.poll()
+        while sum(map(len, found.values())) < sent:  # the log is written slightly later
             assert time.monotonic() < end, "not every message is in the log"
+            pause.poll(10)
             found = accepted(server)
         if len(found) == 2:
             return found
 
 
 def accepted(server: Any) -> dict[int, list[str]]:
-    """The ids of accepted messages in the log, by worker."""
+    """Return the ids of accepted messages in the log, by worker."""
     found: dict[int, list[str]] = {}
     for line in server.log().splitlines():
         if line.endswith("}"):
@@ -83,10 +88,12 @@ def accepted(server: Any) -> dict[int, list[str]]:
     return found
 
 
-def test_f14_metrics_and_status_have_what_the_others_say(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
+def test_f14_metrics_and_status_have_the_values_of_responding_workers(
+    serve: Serve, tmp_path: Path, wait_until: Until
+) -> None:
     server = serve(LATER, workers=2, program=program(tmp_path, MISSED_PINGS=PATIENT))
     mine = owners(server, 6)
-    suspend(server, 1, wait_until)
+    pid = suspend(server, 1, wait_until)
     shown = server.run("metrics")
     assert (shown.returncode, shown.stderr) == (0, SAID)
     assert b"ironpost_workers_silent 1.0\n" in shown.stdout
@@ -97,9 +104,13 @@ def test_f14_metrics_and_status_have_what_the_others_say(serve: Serve, tmp_path:
     assert (shown.returncode, shown.stderr) == (0, SAID)
     assert f"listening on 127.0.0.1:{server.port} for mx\n".encode() in shown.stdout
     assert server.json("status")["silent"] == SILENT
+    os.kill(pid, signal.SIGCONT)  # a stopped process would outlive its supervisor
+    assert server.stop() == 0
 
 
-def test_f14_changes_are_made_as_far_as_possible_and_not_later(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
+def test_f14_changes_are_made_by_responding_workers_and_not_later(
+    serve: Serve, tmp_path: Path, wait_until: Until
+) -> None:
     server = serve(LATER, workers=2, program=program(tmp_path, MISSED_PINGS=PATIENT))
     mine = owners(server, 6)
     pid = suspend(server, 1, wait_until)
@@ -108,7 +119,7 @@ def test_f14_changes_are_made_as_far_as_possible_and_not_later(serve: Serve, tmp
     assert json.loads(done.stdout) == {"recipients": len(mine[0]), "silent": SILENT}
     held = server.run("queue", "hold", mine[0][0], mine[1][0], "--json")
     assert (held.returncode, held.stderr) == (
-        75, SAID + f"ironpost: this may not have been done: {mine[1][0]}\n".encode(),
+        75, SAID + f"ironpost: these messages may be unchanged: {mine[1][0]}\n".encode(),
     )  # fmt: skip
     assert json.loads(held.stdout) == {"recipients": 1, "silent": SILENT, "not_done": [mine[1][0]]}
     assert server.json("queue", "release", mine[0][0]) == {"recipients": 1}, "whose owner answers"
@@ -118,12 +129,14 @@ def test_f14_changes_are_made_as_far_as_possible_and_not_later(serve: Serve, tmp
     wait_until(lambda: not status(server)["silent"], server.log)
     listed = server.json("queue", "list")
     assert len(listed) == len(mine[0]) + len(mine[1])
-    assert {each["recipients"][0]["state"] for each in listed} == {"queued"}, "what was asked of it is out of date"
+    assert {each["recipients"][0]["state"] for each in listed} == {"queued"}, (
+        "the worker executed a change after its deadline"
+    )
     assert server.stop() == 0
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_f14_a_reload_reaches_the_others_and_the_silent_one_when_it_answers(
+def test_f14_a_reload_reaches_a_silent_worker_when_it_responds(
     serve: Serve, tmp_path: Path, wait_until: Until, number: int
 ) -> None:
     server = serve('max_message = "1MiB"\n', workers=2, program=program(tmp_path, MISSED_PINGS=PATIENT))
@@ -131,10 +144,10 @@ def test_f14_a_reload_reaches_the_others_and_the_silent_one_when_it_answers(
     server.configure('max_message = "2MiB"\n')
     done = server.run("reload")
     assert done.returncode == 75
-    assert done.stderr == f"ironpost: worker {number} did not answer within 3 s\n".encode()
+    assert done.stderr == f"ironpost: worker {number} did not answer within 1.5 s\n".encode()
     assert b"replaces" in done.stdout
     os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: f"worker {number} answers again and is told" in server.log(), server.log)
+    wait_until(lambda: f"worker {number} answers again; sending" in server.log(), server.log)
 
     def sizes() -> set[str]:
         found = set()
@@ -149,7 +162,7 @@ def test_f14_a_reload_reaches_the_others_and_the_silent_one_when_it_answers(
     assert server.stop() == 0
 
 
-def test_f14_a_reload_that_nobody_answers_changes_nothing(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
+def test_f14_a_reload_without_any_response_changes_nothing(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
     server = serve('max_message = "1MiB"\n', workers=2, program=program(tmp_path, MISSED_PINGS=PATIENT))
     before = status(server)["configuration"]
     for number in (0, 1):
@@ -158,22 +171,22 @@ def test_f14_a_reload_that_nobody_answers_changes_nothing(serve: Serve, tmp_path
     server.configure('max_message = "2MiB"\n')
     done = server.run("reload")
     assert (done.returncode, done.stdout) == (75, b"")
-    assert b"the old configuration stays\n" in done.stderr
+    assert b"the old configuration stays in effect\n" in done.stderr
     for number in (0, 1):
-        assert f"worker {number} did not answer within 3 s\n".encode() in done.stderr
+        assert f"worker {number} did not answer within 1.5 s\n".encode() in done.stderr
         os.kill(status(server)["workers"][number]["pid"], signal.SIGCONT)
     assert status(server)["configuration"] == before
     assert server.run("metrics").returncode == 0
     assert server.stop() == 0
 
 
-def test_f14_a_hung_worker_is_replaced_and_takes_mail_again(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
-    server = serve(workers=2, program=program(tmp_path, MISSED_PINGS=40))
+def test_f14_a_hung_worker_is_replaced(serve: Serve, tmp_path: Path, wait_until: Until) -> None:
+    server = serve(workers=2, program=program(tmp_path, MISSED_PINGS=20))
     pid: int = status(server)["workers"][1]["pid"]
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: status(server)["workers"][1]["starts"] == 2, server.log)
     killed = [each for each in map(json.loads, server.log().splitlines()) if each.get("event") == "worker-killed"]
-    assert ("error", 1, pid, "did not answer for 8 s") in [
+    assert ("error", 1, pid, "did not answer for 4 s") in [
         (each["level"], each["number"], each["pid"], each["reason"]) for each in killed
     ]
     assert b"ironpost_worker_restarts_total 1.0\n" in server.run("metrics").stdout

@@ -1,4 +1,4 @@
-"""`ironpost serve` whose standard streams nobody reads, or that has none: no mail and no session suffers."""
+"""`ironpost serve` with standard streams that are not read, or closed: mail and sessions are not affected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHELL = 'exec "$0" "$@"'
 
 
 class Unix(smtplib.SMTP):
-    """smtplib over a Unix socket."""
+    """smtplib's client over a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +55,7 @@ class Unix(smtplib.SMTP):
 def serving(
     folder: Path, *, shell: str = SHELL, stdout: int | None = None, stderr: int | None = None
 ) -> Iterator[Path]:
-    """The socket of a server that is up, and is stopped by SIGTERM."""
+    """Start a server and yield its socket; stop it with SIGTERM."""
     (folder / "ironpost.toml").write_text(CONFIGURATION)
     process = subprocess.Popen(
         ["sh", "-c", shell, *PROGRAM, "serve", "-c", "ironpost.toml"], cwd=folder, env=environment(),
@@ -100,7 +100,7 @@ def full_pipe() -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_f21_a_pipe_that_nobody_reads_stops_nothing(tmp_path: Path, stream: str) -> None:
+def test_f21_a_full_pipe_does_not_stop_the_server(tmp_path: Path, stream: str) -> None:
     reading, writing = full_pipe()
     try:
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: writing}
@@ -112,13 +112,13 @@ def test_f21_a_pipe_that_nobody_reads_stops_nothing(tmp_path: Path, stream: str)
 
 
 @pytest.mark.parametrize("closing", ["<&- >&- 2>&-", "2>&-", ">&-"])
-def test_f21_streams_that_are_closed_stop_nothing(tmp_path: Path, closing: str) -> None:
+def test_f21_closed_streams_do_not_stop_the_server(tmp_path: Path, closing: str) -> None:
     with serving(tmp_path, shell=f"{SHELL} {closing}") as path:
         exchange(path, tmp_path)
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_f21_a_pipe_whose_reader_is_gone_stops_nothing(tmp_path: Path, stream: str) -> None:
+def test_f21_a_broken_pipe_does_not_stop_the_server(tmp_path: Path, stream: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -130,12 +130,12 @@ def test_f21_a_pipe_whose_reader_is_gone_stops_nothing(tmp_path: Path, stream: s
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_f21_a_full_disk_below_the_log_stops_nothing(tmp_path: Path) -> None:
+def test_f21_a_log_on_a_full_disk_does_not_stop_the_server(tmp_path: Path) -> None:
     with serving(tmp_path, shell=f"{SHELL} >/dev/full 2>/dev/full") as path:
         exchange(path, tmp_path)
 
 
-def test_f21_what_keeps_it_from_starting_is_said_to_nobody_in_finite_time(tmp_path: Path) -> None:
+def test_f21_a_failed_start_exits_even_if_its_error_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "ironpost.toml").write_text(CONFIGURATION.replace('"data"', '"ironpost.toml"'))
     reading, writing = full_pipe()
     done = subprocess.run(

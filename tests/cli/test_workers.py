@@ -1,4 +1,4 @@
-"""`serve --workers`: several processes that a user meets as one server."""
+"""`serve --workers`: several processes that act as one server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ironpost.compose.workers import merged
 from ironpost.model import Address, Envelope, Recipient
+from ironpost.operations.control_socket import ask
+from ironpost.operations.operation import merged
+from ironpost.processes.requests import RequestRefused
 from ironpost.queue.store import NewMessage
-from ironpost.service.control import ControlError, ask
-from ironpost.storage.shards import SHARDS, ShardsReader
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.storage.sqlite.shards import SHARDS, ShardsReader
+from ironpost.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     Until = Callable[[Callable[[], bool], Callable[[], str]], None]
 
 LATER = '[[route]]\ndomains = ["later.example"]\nsmart_host = ["127.0.0.1:1"]\n'
-"""Nobody listens on port 1: this mail waits."""
+"""Port 1 is closed, so this mail is deferred."""
 
 
 def send(port: int, to: str, count: int, subject: str = "number") -> None:
-    """So many messages, each over a connection of its own, so that every worker gets some."""
+    """Send `count` messages over one connection each, so that every worker gets some."""
     for number in range(count):
         with smtplib.SMTP("127.0.0.1", port, "client.example", timeout=30) as client:
             client.sendmail("from@client.example", [to], f"Subject: {subject} {number}\r\n\r\nx\r\n")
@@ -48,7 +49,7 @@ def pids(server: Any) -> list[int]:
 
 
 def sizes(port: int, times: int = 40) -> set[str]:
-    """What the workers announce as SIZE: with so many connections all are asked, but for one time in a million."""
+    """Return the SIZE values that workers announce; the connections miss a worker once in a million runs."""
     found = set()
     for _ in range(times):
         with smtplib.SMTP("127.0.0.1", port, "client.example", timeout=30) as client:
@@ -69,7 +70,7 @@ def shards_with_mail(data: Path) -> list[str]:
     return found
 
 
-def test_several_workers_are_one_server(serve: Serve) -> None:
+def test_several_workers_act_as_one_server(serve: Serve) -> None:
     server = serve(workers=3)
     assert len(set(pids(server))) == 3
     assert server.process.pid not in pids(server)
@@ -87,7 +88,7 @@ def test_several_workers_are_one_server(serve: Serve) -> None:
     assert set(accepted) <= {0, 1, 2}
 
 
-def test_the_queue_is_shown_and_changed_over_all_shards(serve: Serve) -> None:
+def test_queue_commands_cover_all_shards(serve: Serve) -> None:
     server = serve(LATER, workers=3)
     send(server.port, "you@later.example", 24)
     listed = server.json("queue", "list")
@@ -105,7 +106,7 @@ def test_the_queue_is_shown_and_changed_over_all_shards(serve: Serve) -> None:
     assert len(server.json("queue", "list")) == 24
     assert server.json("queue", "hold", ids[0], ids[1]) == {"recipients": 2}
     assert server.json("queue", "release", ids[0], ids[1]) == {"recipients": 2}
-    assert server.json("queue", "drop", *ids[:20]) == {"messages": 20}
+    assert server.json("queue", "drop", *ids[:20]) == {"recipients": 20}
     server.stop()
     assert [each["id"] for each in server.json("queue", "list")] == ids[20:], "without a server, too"
     assert len(shards_with_mail(server.data)) >= 1
@@ -128,7 +129,7 @@ def test_fewer_workers_than_before_deliver_everything(serve: Serve) -> None:
     assert subjects == sorted([b"number %d" % number for number in range(40)] + [b"one 0"])
 
 
-def test_a_data_directory_from_before_shards_is_taken_over(serve: Serve, tmp_path: Path) -> None:
+def test_a_data_directory_without_shards_is_migrated(serve: Serve, tmp_path: Path) -> None:
     server = serve(workers=2)
     server.stop()
     for path in (server.data / "shards").rglob("*"):
@@ -150,7 +151,7 @@ def test_a_data_directory_from_before_shards_is_taken_over(serve: Serve, tmp_pat
     server.wait_until_empty()
 
 
-def test_a_reload_reaches_every_worker_and_a_bad_one_none(serve: Serve, wait_until: Until) -> None:
+def test_a_valid_reload_reaches_every_worker_and_an_invalid_one_none(serve: Serve, wait_until: Until) -> None:
     server = serve('max_message = "1MiB"\n', workers=3)
     assert sizes(server.port) == {str(1 << 20)}
     server.configure('max_message = "2MiB"\n')
@@ -161,7 +162,7 @@ def test_a_reload_reaches_every_worker_and_a_bad_one_none(serve: Serve, wait_unt
     assert refused.returncode == 78
     assert b'did you mean "max_message"?' in refused.stderr
     assert sizes(server.port) == {str(2 << 20)}
-    # A worker that is started again has what the others have, not what the file says.
+    # A restarted worker has the configuration of the others, not the one in the file.
     os.kill(pids(server)[1], signal.SIGKILL)
     wait_until(lambda: status(server)["workers"][1]["starts"] == 2, server.log)
     wait_until(lambda: status(server)["workers"][1]["ready"], server.log)
@@ -174,21 +175,21 @@ def test_a_reload_reaches_every_worker_and_a_bad_one_none(serve: Serve, wait_unt
     assert server.run("reload").returncode == 78
 
 
-def test_a_worker_that_ends_is_started_again_while_the_others_go_on(serve: Serve, wait_until: Until) -> None:
+def test_a_worker_that_ends_is_restarted_while_the_others_continue(serve: Serve, wait_until: Until) -> None:
     server = serve(workers=2)
     before = pids(server)
     for starts in (2, 3):
         os.kill(pids(server)[0], signal.SIGKILL)
         wait_until(lambda starts=starts: status(server)["workers"][0]["starts"] == starts, server.log)  # type: ignore[misc]
     assert pids(server)[1] == before[1]
-    assert "worker 0 was ended by SIGKILL; it is started again in 0.5 s" in server.log()
-    assert "it is started again in 1 s" in server.log(), "the pause grows"
+    assert "worker 0 was ended by SIGKILL; restarting in 0.5 s" in server.log()
+    assert "restarting in 1 s" in server.log(), "the pause grows"
     send(server.port, "you@localhost", 10)
     server.wait_for_mail(10)
     assert server.stop() == 0
 
 
-def test_limits_of_connections_hold_for_all_workers_together(serve: Serve, wait_until: Until) -> None:
+def test_connection_limits_apply_to_all_workers_together(serve: Serve, wait_until: Until) -> None:
     server = serve("[limits]\nconnections = 12\n", workers=3)
     clients: list[socket.socket] = []
 
@@ -200,15 +201,15 @@ def test_limits_of_connections_hold_for_all_workers_together(serve: Serve, wait_
     def open_now() -> int:
         return int(status(server)["connections"])
 
-    most = 12 + 2 * 2  # two for each other worker: what comes while news of the last is on its way
+    most = 12 + 2 * 2  # two for each other worker: connections that arrive between updates
     try:
         wait_until(lambda: one_more() == b"421" and open_now() >= 12, lambda: f"{open_now()}")
         assert open_now() <= most
         os.kill(pids(server)[0], signal.SIGKILL)
         wait_until(lambda: status(server)["workers"][0]["starts"] == 2, server.log)
-        assert open_now() <= most  # those of the killed worker do not count any more
+        assert open_now() <= most  # connections of the killed worker no longer count
         wait_until(lambda: one_more() == b"421" and open_now() >= 12, lambda: f"{open_now()}")
-        assert open_now() <= most + 2  # and a worker that has just begun
+        assert open_now() <= most + 2  # and a new worker
     finally:
         for client in clients:
             client.close()
@@ -238,7 +239,7 @@ def test_r24_hostile_bytes_on_the_control_socket_of_a_supervisor_cost_their_own_
                 pass
     assert pids(server) == before
     assert all(worker["starts"] == 1 for worker in status(server)["workers"])
-    with pytest.raises(ControlError, match="unknown command"):
+    with pytest.raises(RequestRefused, match="unknown command"):
         ask(server.data / "control.sock", {"do": "known", "ids": ["x"]})
     assert server.stop() == 0
 
@@ -249,7 +250,7 @@ def test_an_address_in_use_is_named_before_any_worker_starts(serve: Serve) -> No
         serve("", f'role = "mx"\nlisten = ["127.0.0.1:{first.port}"]', workers=2)
 
 
-def test_what_keeps_a_server_from_starting_is_said_as_ever(serve: Serve) -> None:
+def test_startup_errors_are_the_same_with_workers(serve: Serve) -> None:
     server = serve(workers=2)
     second = server.run("serve", "-c", str(server.file), "--workers", "2")
     assert second.returncode == 75
@@ -266,7 +267,7 @@ def test_what_keeps_a_server_from_starting_is_said_as_ever(serve: Serve) -> None
     assert server.run("queue", "list").returncode == 0, "the others are read"
 
 
-def test_answers_of_several_workers_become_one() -> None:
+def test_responses_of_several_workers_are_merged() -> None:
     one = {"n": 1, "of": "x", "at": [1], "in": {"a": 1}}
     other = {"n": 2, "of": "x", "at": [1, 2], "in": {"b": 1}}
     assert merged([one, other]) == {"n": 3, "of": "x", "at": [1, 2], "in": {"a": 1, "b": 1}}

@@ -1,13 +1,13 @@
-"""A reload while a worker is being started again."""
+"""A reload while a worker is restarting."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from ironpost.compose.workers import Source, Supervised
+from ironpost.compose.workers import ConfigurationSource, Supervised
 from ironpost.config import parse
-from ironpost.service.workers import Workers
+from ironpost.processes.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Link:
-    """To a worker that takes over whatever it is told."""
+    """A link to a worker that accepts every configuration."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -26,27 +26,27 @@ class _Link:
         self.meanwhile()
         return {}
 
-    def tell(self, note: Mapping[str, Any]) -> None:
+    def notify(self, note: Mapping[str, Any]) -> None:
         pass
 
 
-def test_a_worker_that_becomes_ready_during_a_reload_is_told_of_it(tmp_path: Path) -> None:
-    def source(recipients: int) -> Source:
+def test_a_worker_that_becomes_ready_during_a_reload_gets_it(tmp_path: Path) -> None:
+    def source(recipients: int) -> ConfigurationSource:
         text = f'data = "{tmp_path}"\n[smtp]\nmax_recipients = {recipients}\n'
-        return Source(parse(text, "test"), text, "test")
+        return ConfigurationSource(parse(text, "test"), text, "test")
 
     async def run() -> None:
         old, new = source(100), source(200)
         supervised = Supervised(old, lambda: new, 2)
-        supervised.places = []
+        supervised.listeners = []
         supervised._name = "mx.example"
-        supervised._workers = crew = Workers(2, (), supervised._orders, began=supervised._began)
+        supervised._workers = crew = WorkerPool(2, (), supervised._first_message, on_ready=supervised._on_ready)
         links = [_Link(), _Link()]
         for worker, link in zip(crew.all, links, strict=True):
-            supervised._orders(worker.number)
-            worker.link = link  # type: ignore[assignment]
-        crew._note(crew.all[0], {"ready": True})
-        links[0].meanwhile = lambda: crew._note(crew.all[1], {"ready": True})
+            supervised._first_message(worker.number)
+            worker.channel = link  # type: ignore[assignment]
+        crew._notified(crew.all[0], {"ready": True})
+        links[0].meanwhile = lambda: crew._notified(crew.all[1], {"ready": True})
         await supervised.reload()
         await asyncio.sleep(0)
         assert [link.told for link in links] == [[new.text], [new.text]]

@@ -24,7 +24,7 @@ from ironpost.client import (
     TimedOut,
 )
 from ironpost.model import Address, Reply
-from ironpost.protocol.client import Step
+from ironpost.protocol.client.session import ClientStep
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,9 +35,9 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 def made(kind: type[ClientError]) -> ClientError:
     if kind is RecipientsRefused:
-        return RecipientsRefused(REPLY, "mx.example", Step.RCPT, {Address.parse("b@b.example"): REPLY})
+        return RecipientsRefused(REPLY, "mx.example", ClientStep.RCPT, {Address.parse("b@b.example"): REPLY})
     if issubclass(kind, Refused):
-        return kind(REPLY, "mx.example", Step.MAIL)
+        return kind(REPLY, "mx.example", ClientStep.MAIL)
     return kind(REPLY, "mx.example")
 
 
@@ -110,12 +110,14 @@ def test_f45_none_is_the_null_reverse_path() -> None:
 @pytest.mark.parametrize(
     ("steps", "step"),
     [
-        ((b"554 no\r\n",), Step.GREETING),
-        ((b"220 hi\r\n", b"451 no\r\n"), Step.EHLO),
-        ((b"220 hi\r\n", b"550 no\r\n", b"550 no\r\n"), Step.HELO),
+        ((b"554 no\r\n",), ClientStep.GREETING),
+        ((b"220 hi\r\n", b"451 no\r\n"), ClientStep.EHLO),
+        ((b"220 hi\r\n", b"550 no\r\n", b"550 no\r\n"), ClientStep.HELO),
     ],
 )
-def test_f45_the_step_in_an_error_of_connect_is_the_one_that_was_refused(steps: tuple[bytes, ...], step: Step) -> None:
+def test_f45_the_step_in_an_error_of_connect_is_the_one_that_was_refused(
+    steps: tuple[bytes, ...], step: ClientStep
+) -> None:
     async def main() -> None:
         async with peer(lines(*steps)) as port:
             with pytest.raises(ServiceRefused) as caught:
@@ -133,7 +135,7 @@ def test_f45_the_reply_in_an_error_is_that_of_its_step() -> None:
         async with peer(lines(*HELLO, *replies, close=False)) as port, Client("127.0.0.1", port) as client:
             with pytest.raises(ContentRefused) as caught:
                 await client.send("a@a.example", ["b@b.example", "c@b.example"], b"")
-            assert (caught.value.step, caught.value.reply.enhanced) == (Step.END, "5.6.0")
+            assert (caught.value.step, caught.value.reply.enhanced) == (ClientStep.END, "5.6.0")
 
     run(main)
 
@@ -143,6 +145,6 @@ def test_f45_421_names_its_step() -> None:
         async with peer(lines(*HELLO, b"250 ok\r\n", b"421 bye\r\n")) as port, Client("127.0.0.1", port) as client:
             with pytest.raises(ServiceRefused) as caught:
                 await client.send("a@a.example", "b@b.example", b"")
-            assert caught.value.step is Step.RCPT
+            assert caught.value.step is ClientStep.RCPT
 
     run(main)

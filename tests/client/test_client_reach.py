@@ -16,8 +16,8 @@ from ironpost.client import Client, ConnectFailed, TimedOut
 from ironpost.client import reach as reaching
 from ironpost.client.connection import connect
 from ironpost.client.reach import interleaved, own_name, plain_host, reach
-from ironpost.protocol.client import TIMEOUTS, ClientSession, Step, check_hostname
-from ironpost.protocol.client_name import address_literal, full_name
+from ironpost.protocol.client.name import full_name
+from ironpost.protocol.client.session import TIMEOUTS, ClientSession, ClientStep, check_hostname
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,10 +40,10 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
     found: list[tuple[int, Any]] = []
     really = reaching._connected
 
-    async def connected(family: int, address: Any) -> socket.socket:
+    async def connected(family: int, address: Any, source: str | None) -> socket.socket:
         if (family, address) == SILENT:
             await asyncio.get_running_loop().create_future()
-        return await really(family, address)
+        return await really(family, address, source)
 
     async def resolved(_host: str, _port: int) -> list[tuple[int, Any]]:
         return list(found)
@@ -112,7 +112,7 @@ def test_f45_hosts_may_be_written_in_several_ways(given: str, plain: str) -> Non
     assert plain_host(given) == plain
 
 
-def test_f45_a_host_that_is_none_cannot_be_reached() -> None:
+def test_f45_an_invalid_host_name_is_refused() -> None:
     async def main() -> None:
         for host in ("☃☃.example", "x" * 64 + ".example"):
             with pytest.raises(ConnectFailed):
@@ -164,13 +164,13 @@ def test_f45_our_own_name_is_looked_up_once_and_within_a_limit(monkeypatch: pyte
 def test_f45_some_time_outs_may_be_given() -> None:
     async def main() -> None:
         async with peer(lines(b"220 hi\r\n", b"250 hi\r\n", close=False)) as port:
-            client = Client("127.0.0.1", port, timeouts={Step.MAIL: 0.01})
+            client = Client("127.0.0.1", port, timeouts={ClientStep.MAIL: 0.01})
             await client.connect()
             with pytest.raises(TimedOut):
                 await client.send("a@a.example", "b@b.example", b"")
             await client.close()
         async with peer(lines(b"220 hi\r\n", b"250 hi\r\n", b"221 bye\r\n")) as port:
-            connection = await connect("127.0.0.1", port, "us.example", timeouts={Step.QUIT: 1.0})
+            connection = await connect("127.0.0.1", port, "us.example", timeouts={ClientStep.QUIT: 1.0})
             assert connection.ready
             await connection.quit()
 
@@ -186,11 +186,11 @@ def test_f45_tls_from_the_start_is_what_port_465_means() -> None:
     assert not Client("mail.example", 587)._implicit
 
 
-def test_f45_a_server_that_waits_for_tls_is_told_from_one_that_is_slow() -> None:
+def test_f45_a_server_that_waits_for_tls_is_distinguished_from_a_slow_one() -> None:
     async def main() -> None:
         async with peer(lines(b"", close=False)) as port:
             with pytest.raises(TimedOut, match='tls="implicit"'):
-                await Client("127.0.0.1", port, timeouts={Step.GREETING: 0.01}).connect()
+                await Client("127.0.0.1", port, timeouts={ClientStep.GREETING: 0.01}).connect()
         async with peer(lines(b"\x15\x03\x01\x00\x02\x02\x0a", close=True)) as port:
             with pytest.raises(Exception, match='tls="implicit"'):
                 await Client("127.0.0.1", port).connect()
@@ -201,8 +201,8 @@ def test_f45_a_server_that_waits_for_tls_is_told_from_one_that_is_slow() -> None
 def test_f45_silence_at_port_465_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    async def nowhere(*_: Any, timeouts: dict[Step, float], **__: Any) -> None:
-        seen.append(timeouts[Step.GREETING])
+    async def nowhere(*_: Any, timeouts: dict[ClientStep, float], **__: Any) -> None:
+        seen.append(timeouts[ClientStep.GREETING])
         raise OSError(errno.ECONNREFUSED, "refused")
 
     monkeypatch.setattr("ironpost.client.client.connect", nowhere)
@@ -213,7 +213,7 @@ def test_f45_silence_at_port_465_is_short(monkeypatch: pytest.MonkeyPatch) -> No
                 await Client("127.0.0.1", port, tls="may").connect()
 
     run(main)
-    assert seen[0] < seen[1] == TIMEOUTS[Step.GREETING]
+    assert seen[0] < seen[1] == TIMEOUTS[ClientStep.GREETING]
 
 
 # -- the name in EHLO -------------------------------------------------------------------------------------------------
@@ -245,8 +245,3 @@ def test_f46_other_names_are(name: str) -> None:
     assert full_name("mx.example") == "mx.example"
     assert full_name("localhost.localdomain") is None
     assert full_name("host") is None
-
-
-def test_f46_a_mapped_address_is_an_ipv4_address() -> None:
-    assert address_literal("::ffff:192.0.2.1") == "[192.0.2.1]"
-    assert address_literal("2001:db8::1") == "[IPv6:2001:db8::1]"

@@ -10,8 +10,8 @@ import pytest
 
 from ironpost import BaseHandler, Client, Server
 from ironpost.client import ConnectionLost, Insecure, LoginRefused, PeerFault
-from ironpost.client.connection import verifying
-from ironpost.protocol.settings import Settings
+from ironpost.client.tls import verifying
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import TlsContext
 from ironpost.server.self_signed import write_self_signed
 
@@ -82,7 +82,7 @@ def serve(files: dict[str, tuple[Path, Path]]) -> Callable[..., Server]:
     """A server with TLS and one user."""
 
     def make(name: str = "localhost", *, implicit: bool = False, users: Users | None = None) -> Server:
-        settings = Settings(authenticator=users or Users())
+        settings = ServerSettings(authenticator=users or Users())
         tls = TlsContext.load([files[name]])
         return Server(Keeper(), "127.0.0.1", settings=settings, tls=tls, implicit_tls=implicit)
 
@@ -120,7 +120,7 @@ def test_tls_is_used_where_it_is_offered_and_nobody_logs_in(serve, files, run) -
 
 
 @pytest.mark.parametrize("tls", ["must", "implicit"])
-def test_r13_a_certificate_that_nobody_vouches_for_is_refused(serve, tls: str, run) -> None:
+def test_r13_an_untrusted_certificate_is_refused(serve, tls: str, run) -> None:
     async def main() -> None:
         users = Users()
         async with serve(implicit=tls == "implicit", users=users) as server:
@@ -156,7 +156,7 @@ def test_a_wrong_password_is_a_refused_login(serve, files, run) -> None:
 
 
 def test_r13_to_log_in_without_tls_must_be_said() -> None:
-    with pytest.raises(ValueError, match="login_in_clear"):
+    with pytest.raises(ValueError, match="login_without_tls"):
         Client("127.0.0.1", 25, tls="never", credentials=("ada", "secret"))
     with pytest.raises(ValueError, match="tls is"):
         Client("127.0.0.1", 25, tls="sometimes")
@@ -204,7 +204,7 @@ def test_r13_an_offer_without_starttls_gets_no_password(run) -> None:
     async def main() -> None:
         server, heard, done = await scripted(b"220 mx.example\r\n", b"250-mx.example\r\n250 AUTH PLAIN\r\n")
         async with server:
-            with pytest.raises(Insecure, match="server offers none"):
+            with pytest.raises(Insecure, match="does not offer STARTTLS"):
                 await Client("127.0.0.1", server.sockets[0].getsockname()[1], credentials=("ada", "secret")).connect()
             await done.wait()
         assert heard[1] == b"QUIT\r\n"
@@ -214,7 +214,9 @@ def test_r13_an_offer_without_starttls_gets_no_password(run) -> None:
 
 def test_a_handshake_with_what_speaks_no_tls_fails_clearly(run) -> None:
     async def main() -> None:
-        server, _, done = await scripted(b"220 mx.example\r\n", EHLO, b"220 go\r\n", b"hello there, this is no TLS\r\n")
+        server, _, done = await scripted(
+            b"220 mx.example\r\n", EHLO, b"220 go\r\n", b"hello there, this is not TLS\r\n"
+        )
         async with server:
             with pytest.raises(Insecure, match="TLS handshake failed"):
                 await Client("127.0.0.1", server.sockets[0].getsockname()[1], tls="must").connect()

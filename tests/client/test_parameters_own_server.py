@@ -13,14 +13,14 @@ from ironpost.client import Unsupported
 from ironpost.client.connection import connect
 from ironpost.model import Address, BodyType, Disposition, Envelope, Recipient
 from ironpost.model.parameters import DeliverBy, EnvelopeId, HoldUntil, Notify, Return
-from ironpost.protocol.client import Transaction
+from ironpost.protocol.client.session import OutgoingTransaction
 from ironpost.protocol.dialect import SUBMISSION
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-OPEN_SUBMISSION = Settings(dialect=SUBMISSION._replace(authenticate=False))
+OPEN_SUBMISSION = ServerSettings(dialect=SUBMISSION._replace(authenticate=False))
 OCTETS = bytes(range(256)) * 12_000
 
 
@@ -48,10 +48,10 @@ async def pieces(octets: bytes) -> AsyncIterator[bytes]:
 async def send(server: Server, envelope: Envelope, octets: bytes, *, streamed: bool) -> list[Disposition]:
     connection = await connect(*server.addresses[0], "client.example")
     try:
-        sent = Transaction(envelope, size=len(octets), content=None if streamed else octets)
+        sent = OutgoingTransaction(envelope, size=len(octets), content=None if streamed else octets)
         await connection.transact(sent, pieces(octets) if streamed else None)
         # The connection is in step: another message goes over it.
-        again = Transaction(envelope, size=len(octets), content=octets)
+        again = OutgoingTransaction(envelope, size=len(octets), content=octets)
         await connection.transact(again)
     finally:
         await connection.quit()
@@ -91,7 +91,7 @@ def test_a_program_asks_for_it_in_send() -> None:
         async with Server(handler, "127.0.0.1", 0) as server, Client(*server.addresses[0]) as client:
             await client.send("a@a.example", to, b"hi\r\n", parameters={"RET": Return.FULL, "ENVID": "QQ314159"})
             await client.send("a@a.example", ["c@b.example", to], b"\0", parameters={"BODY": "BINARYMIME"})
-            with pytest.raises(ValueError, match="BY=120;R: '120' is no date and time"):
+            with pytest.raises(ValueError, match="BY=120;R: '120' is not a valid date and time"):
                 await client.send("a@a.example", to, b"hi\r\n", parameters={"BY": "120;R"})
             with pytest.raises(ValueError, match="NOTIFY=now"):
                 await client.send("a@a.example", Recipient(to.address, {"NOTIFY": "now"}), b"hi\r\n")

@@ -3,28 +3,50 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
+import itertools
 import re
+import textwrap
 from pathlib import Path
 
 from ironpost.cli import exits
+from ironpost.compose.delivery import delivery_limits, retry_policy
 from ironpost.config import Configuration, default, parse
-from ironpost.config.listeners import DEFAULTS, Certificate, Listener
-from ironpost.config.policies import Access, Sender
-from ironpost.config.schema import OnDemand, Route
+from ironpost.config.declared import tables
+from ironpost.config.delivery import DestinationSection, TlsRuleSection
+from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSection
+from ironpost.config.policies import PolicySection
+from ironpost.config.queue import ReplySection, RetrySection
+from ironpost.config.routes import RouteAuthSection, RouteSection
+from ironpost.config.schema import OnDemandSection
 from ironpost.model import Disposition
-from ironpost.service.metrics import COUNTERS, GAUGES
+from ironpost.model.options import key_of
+from ironpost.policy.checks import CHECKS
+from ironpost.policy.context import CommonOptions
+from ironpost.processes.resources import ResourceLimits
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.queue.retry import RetryPolicy
+from ironpost.routing.route import Route
+from ironpost.server.limits import ConnectionLimits
+from ironpost.server.timeouts import Timeouts
+from ironpost.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 
 
 TABLES = {
-    "listener": Listener,
+    "listener": ListenerSection,
     "listener.limits": None,
-    "tls.certificates": Certificate,
-    "route": Route,
-    "on_demand": OnDemand,
-    "policy.access": Access,
-    "policy.sender": Sender,
+    "tls.certificates": CertificateSection,
+    "queue.retry": RetrySection,
+    "queue.reply": ReplySection,
+    "delivery.destination": DestinationSection,
+    "delivery.tls": TlsRuleSection,
+    "route": RouteSection,
+    "route.auth": RouteAuthSection,
+    "on_demand": OnDemandSection,
+    **{name.strip("[]"): table for name, table in tables("policy", PolicySection).items()},
 }
 """What a key holds more than one of, or what is documented elsewhere."""
 
@@ -55,6 +77,42 @@ def test_every_key_is_in_the_table_with_its_default() -> None:
             assert parse(text) == parse(""), key
 
 
+def docstrings(declared: type) -> dict[str, str]:
+    """The docstring of each field of a dataclass."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(declared))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, text in itertools.pairwise(body.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            found[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def test_every_option_of_a_check_is_documented_by_its_docstring() -> None:
+    expected = {}
+    for declared in (CommonOptions, *(check.Options for check in CHECKS)):
+        expected |= {f"policy.{name}": text for name, text in docstrings(declared).items()}
+        assert set(docstrings(declared)) == {field.name for field in dataclasses.fields(declared)}
+    for name, table in tables("policy", PolicySection).items():
+        path = name.strip("[]")
+        del expected[path]
+        expected |= {f"{path}.{key}": text for key, text in docstrings(table.declared).items()}
+    assert dict(re.findall(r"^\| `(policy\.[a-z0-9_.]+)` \| [^|]+ \| (.+) \|$", TEXT, re.M)) == expected
+
+
+def test_every_limit_is_documented_by_the_first_sentence_of_its_docstring() -> None:
+    expected = {}
+    for name, text in docstrings(ResourceLimits).items():
+        expected[f"limits.{name}"] = text
+    for declared in (ConnectionLimits, ServerSettings, Timeouts):
+        texts = docstrings(declared)
+        keys = {field.name: key for field in dataclasses.fields(declared) if (key := key_of(field)) is not None}
+        assert keys
+        for name, key in keys.items():
+            expected[f"limits.{key.name}"] = texts[name].partition(". ")[0].removesuffix(".") + "."
+    assert dict(re.findall(r"^\| `(limits\.[a-z0-9_.]+)` \| [^|]+ \| (.+) \|$", TEXT, re.M)) == expected
+
+
 def test_the_defaults_by_role_are_in_their_table() -> None:
     rows = re.findall(r"^\| (mx|submission|lmtp) \| `(\w+)` \| `(\w+)` \| `(\w+)` \| `(\w+)` \|", TEXT, re.M)
     shown = {role: dict(zip(("tls", "newlines", "hello", "auth"), values, strict=True)) for role, *values in rows}
@@ -69,10 +127,15 @@ def test_every_exit_code_is_in_the_table() -> None:
 def test_every_metric_is_in_the_table() -> None:
     rows = re.findall(r"^\| `ironpost_(\w+)` \| ([\w-]+) \| ([^|]+) \|", TEXT, re.M)
     known = {f"{name}_total": about for name, about in COUNTERS.items()} | GAUGES
-    assert rows == [(name, about.label or "-", about.meaning) for name, about in known.items()]
+    expected = [(name, about.label or "-", about.meaning) for name, about in known.items()]
+    assert rows == [*expected, *((name, "-", about.meaning) for name, about in HISTOGRAMS.items())]
 
 
 PACKAGE = Path(__file__).resolve().parents[2] / "python" / "ironpost"
+
+
+LOGGED_BY_EXTENSIONS = {"session_fields": "session", "message_fields": "accepted"}
+"""The methods by which extensions add fields to a record, and its event."""
 
 
 def events() -> dict[str, set[str]]:
@@ -85,7 +148,11 @@ def events() -> dict[str, set[str]]:
                 event = ast.unparse(node.args[1])
                 names = re.findall(r"'([^']+)'", event) or [each.value for each in Disposition]
                 fields = {keyword.arg for keyword in node.keywords if keyword.arg} - {"level"}
-            elif path.name == "auth.py" and isinstance(node, ast.Call) and ast.unparse(node.func) == "self._tell":
+            elif isinstance(node, ast.FunctionDef) and node.name in LOGGED_BY_EXTENSIONS and "extensions" in path.parts:
+                returned = [each.value for each in ast.walk(node) if isinstance(each, ast.Return)]
+                keys = [key for each in returned if isinstance(each, ast.Dict) for key in each.keys]
+                names, fields = [LOGGED_BY_EXTENSIONS[node.name]], {ast.literal_eval(key) for key in keys if key}
+            elif path.name == "auth.py" and isinstance(node, ast.Call) and ast.unparse(node.func) == "self._log":
                 _, name, more = node.args
                 assert isinstance(more, ast.Dict)
                 names, fields = [ast.literal_eval(name)], {"session", "ip", "mechanism", "account"}
@@ -126,12 +193,39 @@ def test_f63_every_event_is_in_the_table_with_its_fields() -> None:
 
 
 def test_f63_records_of_a_session_say_which() -> None:
-    of_queue = {"delivered", "deferred", "failed", "held", "unreportable", "poison", "body-fault", "clock-step"}
-    of_queue |= {"unreadable", "worker-killed", "route-fault", "log-lines-dropped"}
+    of_queue = {
+        "delivered",
+        "deferred",
+        "failed",
+        "held",
+        "delay-warning",
+        "relay-report",
+        "unreportable",
+        "poison",
+        "body-fault",
+        "clock-step",
+        "lease-lost",
+    }
+    of_queue |= {"lease-lost", "unreadable", "worker-killed", "route-fault", "log-lines-dropped", "job-failed"}
+    of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
+    of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
+    of_queue |= {"tls-report", "tls-report-failed", "tls-report-dropped"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:
-    route, on_demand = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
+    route, tls, reports, on_demand, hosts, oauth, retry, replies, limits = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
+    assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
+    assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"
     assert parse(on_demand).on_demand[0].waits
+    direct, news, provider = parse(hosts).route
+    assert (direct.profile(), direct.smart_host, provider.senders) == (None, None, None)
+    assert str(news.profile()) == "as news.mx.example, from 192.0.2.25 or 2001:db8::25"
+    assert str(provider.profile()) == "TLS verify, login mx.example"
+    assert str(parse(oauth).route[0].profile()) == "TLS implicit, verify, login mx@mail.example"
+    assert retry_policy(parse(retry).queue) == retry_policy(default().queue) == RetryPolicy()
+    assert [rule.action for rule in parse(replies).queue.reply] == ["wait", "fail"]
+    rules = delivery_limits(parse(limits).delivery)
+    assert rules.of(Route.mx(), "mx.slow.example") == (2, 0.6)
+    assert rules.of(Route.smart(["relay.partner.example"]), "") == (50, 0.0)

@@ -11,6 +11,7 @@ from ironpost.compose.delivery import routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
+from ironpost.config.routes import RouteAuthSection
 from ironpost.model import Address
 from ironpost.routing.route import Kind
 
@@ -26,10 +27,11 @@ tls = "none"
 newlines = "reject"
 lenient = ["198.51.100.0/24", "2001:db8::/32"]
 eight_bit = "accept"
+addresses = "strict"
 long_lines = "accept"
 max_line = "2KiB"
 auth = "offered"
-auth_in_clear = true
+auth_without_tls = true
 proxy = ["192.0.2.0/24"]
 xclient = ["192.0.2.7/32"]
 pause = "3s"
@@ -73,6 +75,8 @@ data_rate = "1KiB/s"
 hook_timeout = "40s"
 write_timeout = "1m"
 session_time = "1h"
+memory = "80%"
+descriptors = 1000
 
 [local]
 domains = ["Mail.example"]
@@ -116,14 +120,53 @@ connect_timeout = "20s"
 attempt = "10m"
 chunking = false
 tolerances = ["auth-lines", "no-bdat"]
+ca = "authorities.pem"
+dane = false
+initial_connections = 3
+probe_wait = "30s"
+longest_probe_wait = "1h"
+mta_sts = false
+
+[http]
+ca = "authorities.pem"
+allow = ["10.0.0.0/8", "::1/128"]
+
+[tlsrpt]
+contact = "tls-reports@mx.example"
+organization = "Example Ltd"
+
+[[delivery.destination]]
+domains = ["*.slow.example"]
+connections = 2
+rate = "100/m"
+
+[[delivery.tls]]
+domains = ["*.partner.example", "relay.example"]
+level = "verify"
+published = false
 
 [queue]
+backend = "memory"
 expire = "3d"
+jitter = "10%"
+greylist_wait = "6m"
+warn_after = "never"
 concurrency = 7
 memory = "32MiB"
 reserve = "1GiB"
 history = "1d"
 history_size = "64MiB"
+idempotency = "12h"
+
+[[queue.reply]]
+domains = ["*"]
+text = "busy"
+action = "wait"
+wait = "2h"
+
+[[queue.retry]]
+age = "1h"
+wait = "5m"
 
 [[route]]
 domains = ["partner.example", "*.partner.example"]
@@ -131,12 +174,37 @@ smart_host = ["relay.example:26", "[2001:db8::1]:25"]
 
 [[route]]
 domains = ["*"]
-smart_host = ["192.0.2.9:25"]
+senders = ["jo@mail.example", "*.mail.example", "<>"]
+logins = ["jo"]
+smart_host = ["192.0.2.9:465"]
+tls = "implicit"
+ca = "provider.pem"
+source = ["192.0.2.1", "2001:DB8::1"]
+hello = "out.mail.example"
+certificate = "client.pem"
+key = "file:client.key"
+
+[route.auth]
+user = "relay"
+password = "file:relay.password"
+mechanisms = ["PLAIN"]
+
+[[route]]
+smart_host = ["192.0.2.10:587"]
+
+[route.auth]
+token_command = ["/usr/local/bin/token"]
+token_environment = ["HOME"]
+token_timeout = "5s"
 
 [[on_demand]]
 login = "customer"
 domains = ["Customer.example", "customer.test"]
 waits = false
+
+[dns]
+servers = ["127.0.0.1:5353", "[::1]:5353", "192.0.2.53", "2001:db8::53"]
+trusted = true
 
 [log]
 level = "warning"
@@ -170,9 +238,9 @@ def test_f60_without_a_file_and_with_a_star_nothing_leaves(found: Configuration,
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ('[[route]]\ndomains = ["a.example"]\nsmart_host = ["192.0.2.9:25"]', "no route is ever taken"),
-        ('[policy]\nown_sender = "reject"', "every sender would be one of ours"),
-        ('[[on_demand]]\nlogin = "c"\ndomains = ["c.example"]', "c.example is local"),
+        ('[[route]]\ndomains = ["a.example"]\nsmart_host = ["192.0.2.9:25"]', "no route is used"),
+        ('[policy]\nown_sender = "reject"', "every sender would be local"),
+        ('[[on_demand]]\nlogin = "c"\ndomains = ["c.example"]', "c.example is also local"),
     ],
 )
 def test_f60_what_a_catch_all_makes_useless_is_refused(more: str, says: str) -> None:
@@ -189,7 +257,7 @@ def test_f60_recipients_may_be_patterns() -> None:
 
 
 def test_f60_a_sender_that_would_match_nobody_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r'for every address of a domain write "a\.example"'):
+    with pytest.raises(ConfigError, match=r'to match every address of a domain, write "a\.example"'):
         parse('[[policy.sender]]\nsenders = ["*@a.example"]\naction = "reject"')
 
 
@@ -204,13 +272,17 @@ def test_every_key_is_read_with_its_unit() -> None:
     limits = found.limits
     assert (limits.command_timeout, limits.data_timeout, found.queue.expire) == (30, 120, 259200)
     assert (limits.connection_rate, limits.data_rate, limits.session_time) == (1, 1024, 3600)
+    assert (limits.memory, limits.descriptors) == ((0.8, 0), 1000)
     assert found.users == Path("accounts")
     assert found.auth.mechanisms == ("PLAIN", "CRAM-MD5")
     assert found.tls.certificates[0].key == Path("key.pem")
     assert found.tls.certificates[0].chain == Path("chain.pem")
     assert found.local.domains == ("mail.example",)
     assert found.maildir == Path("inbox")
-    assert [rule.domains for rule in found.route] == [("partner.example", "*.partner.example"), ("*",)]
+    assert [rule.domains for rule in found.route] == [("partner.example", "*.partner.example"), ("*",), ("*",)]
+    assert found.dns.servers == tuple(
+        Endpoint(*each) for each in (("127.0.0.1", 5353), ("::1", 5353), ("192.0.2.53", 53), ("2001:db8::53", 53))
+    )
     assert found.route[0].smart_host == (Endpoint("relay.example", 26), Endpoint("2001:db8::1", 25))
 
 
@@ -219,11 +291,21 @@ def test_this_file_shows_every_key_there_is() -> None:
     for name in Configuration.model_fields:
         assert name in found.model_fields_set
     sections = (
-        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue, found.delivery,
-        found.log, found.route[0], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
+        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
+        found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
+        found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt,
+        found.route[1], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
+    logins = [route.auth for route in found.route if route.auth is not None]
+    assert {key for login in logins for key in login.model_fields_set} | {"token"} == set(RouteAuthSection.model_fields)
+
+
+@pytest.mark.parametrize("wrong", ["resolver.example", "127.0.0.1:0", "127.0.0.1:99999", "[::1]", "", "::1:x"])
+def test_a_name_server_is_an_ip_address(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="is not a name server: expected an IP address"):
+        parse(f'dns.servers = ["{wrong}"]')
 
 
 def test_the_policy_is_read() -> None:
@@ -240,13 +322,13 @@ def test_the_policy_is_read() -> None:
     [
         ('[policy]\nhelo_literal = "reject"', "'off', 'record', 'tarpit' or 'quarantine'"),
         ('[policy]\nnull_sender = "defer"', "'off', 'record', 'tarpit' or 'quarantine'"),
-        ('[policy]\ndelay = "5m"', "the most is 240s"),
-        ('[policy]\nnetwork_messages = "0/h"', "a quota of nothing"),
+        ('[policy]\ndelay = "5m"', "maximum: 240s"),
+        ('[policy]\nnetwork_messages = "0/h"', "a quota of zero"),
         ('[policy]\nlogin_messages = "many"', "a rate is a whole number"),
         ('[[policy.access]]\nnetworks = []\naction = "reject"', "the list is empty"),
         ('[[policy.sender]]\nsenders = ["@mail.example"]\naction = "reject"', '"@mail.example" is neither'),
         ('[policy.sender_login]\njo = ["<jo@mail.example>"]', "is neither an address"),
-        ('[local]\nrecipients = ["jo"]', "no address"),
+        ('[local]\nrecipients = ["jo"]', "not a valid address"),
     ],
 )
 def test_a_policy_that_cannot_be_is_refused(text: str, sentence: str) -> None:
@@ -263,6 +345,7 @@ def test_what_a_key_of_a_listener_is_depends_on_its_role() -> None:
     assert submission.auth == "required"
     assert (lmtp.tls, lmtp.newlines, lmtp.hello, lmtp.auth) == ("none", "reject", "strict", "none")
     assert {each.eight_bit for each in (mx, submission, lmtp)} == {"accept"}
+    assert {each.addresses for each in (mx, submission, lmtp)} == {"lenient"}
 
 
 def test_a_listener_has_the_common_limits_but_for_its_own() -> None:
@@ -295,31 +378,31 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         (
             '[auth]\nmechanisms = ["plain"]',
-            'c.toml:2: auth.mechanisms[1]: "plain" is no mechanism; known are EXTERNAL, SCRAM-SHA-256-PLUS, '
-            "SCRAM-SHA-256, OAUTHBEARER, XOAUTH2, PLAIN, LOGIN, CRAM-MD5",
+            'c.toml:2: auth.mechanisms[1]: "plain" is not a known mechanism; expected one of EXTERNAL, '
+            "SCRAM-SHA-256-PLUS, SCRAM-SHA-256, OAUTHBEARER, XOAUTH2, PLAIN, LOGIN, CRAM-MD5",
         ),
         (
             '[auth]\ndatabase = "a.sqlite3"',
-            "c.toml:1: auth: a database needs its query, and a query its database: query is missing",
+            "c.toml:1: auth: database and query are needed together: query is missing",
         ),
-        ('[auth]\nquery = "SELECT 1"', "c.toml:2: auth.query: it must name :login, the account that a client gives"),
+        ('[auth]\nquery = "SELECT 1"', "c.toml:2: auth.query: it must contain :login, the name that a client gives"),
         (
             '[auth]\nhook = "accounts.py"',
             'c.toml:2: auth.hook: a hook is an object in a file or a module, like "accounts.py:authenticator"',
         ),
-        ('[[listener]]\nlisten = ["x:1"]', "c.toml:1: listener[1].role: this key is needed"),
+        ('[[listener]]\nlisten = ["x:1"]', "c.toml:1: listener[1].role: required key is missing"),
         (
             '[[listener]]\nrole = "mta"\nlisten = ["x:1"]',
-            "c.toml:2: listener[1].role: this must be 'mx', 'submission' or 'lmtp'",
+            "c.toml:2: listener[1].role: expected 'mx', 'submission' or 'lmtp'",
         ),
         (
             '[[listener]]\nrole = "lmtp"\nlisten = ["[::]:25"]',
-            "c.toml:1: listener[1]: LMTP is not spoken on port 25 (RFC 2033 §5)",
+            "c.toml:1: listener[1]: LMTP must not use port 25 (RFC 2033 §5)",
         ),
         (
             '[[listener]]\nrole = "submission"\nlisten = ["x:587"]\ntls = "none"',
-            'c.toml:1: listener[1]: nobody could log in: with tls = "none" passwords would come in clear; '
-            'set tls = "starttls", or allow it with auth_in_clear = true',
+            'c.toml:1: listener[1]: no client could log in: with tls = "none" passwords would be sent unencrypted; '
+            'set tls = "starttls", or allow it with auth_without_tls = true',
         ),
         (
             '[[listener]]\nrole = "mx"\nlisten = ["unix:"]',
@@ -327,7 +410,7 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         (
             '[[listener]]\nrole = "mx"\nlisten = ["fd:a b"]',
-            "c.toml:3: listener[1].listen[1]: an inherited socket is named as the service manager names it, "
+            "c.toml:3: listener[1].listen[1]: an inherited socket has the name that the service manager gives it, "
             'like "fd:smtp"',
         ),
         (
@@ -336,23 +419,24 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         (
             '[[listener]]\nrole = "submission"\nlisten = ["x:1"]\nlenient = ["192.0.2.0/24"]',
-            'c.toml:1: listener[1]: lenient is for newlines = "reject"; with "normalise" nobody needs it',
+            'c.toml:1: listener[1]: lenient is for newlines = "reject"; with "normalise" it has no effect',
         ),
         (
             '[tls]\ncertificates = [{ chain = "c.pem", key = "k.pem" }]',
-            'c.toml:2: tls.certificates[1].key: a secret is named by its file, like "file:secrets/key.pem"',
+            'c.toml:2: tls.certificates[1].key: expected the file of the secret, like "file:secrets/key.pem"',
         ),
         (
             '[tls]\ncertificates = [{ chain = "c.pem", key = "env:KEY" }]',
-            'c.toml:2: tls.certificates[1].key: a secret is named by its file, like "file:secrets/key.pem"',
+            'c.toml:2: tls.certificates[1].key: expected the file of the secret, like "file:secrets/key.pem"',
         ),
         (
             "[limits]\nconnection_rate = 60",
-            'c.toml:2: limits.connection_rate: a rate is a whole number, a stroke and a unit (s, m, h, d), like "60/m"',
+            'c.toml:2: limits.connection_rate: a rate is a whole number, a slash and a unit (s, m, h, d), like "60/m"',
         ),
+        ('[limits]\nconnection_rate = "0/s"', "c.toml:2: limits.connection_rate: the rate must be above 0"),
         (
             '[limits]\ndata_rate = "100B"',
-            'c.toml:2: limits.data_rate: a data rate is a size for each second, like "100B/s"',
+            'c.toml:2: limits.data_rate: a data rate is a size per second, like "100B/s"',
         ),
         ("dta = 1", 'c.toml:1: dta: unknown key; did you mean "data"?'),
         (
@@ -364,19 +448,19 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
             '[[route]]\ndomains = ["*"]\nsmart_host = ["a.example:25"]\nsmarthost = 1',
             'c.toml:4: route[1].smarthost: unknown key; did you mean "smart_host"?',
         ),
-        ('[[route]]\ndomains = ["*"]', "c.toml:1: route[1].smart_host: this key is needed"),
+        ('[[on_demand]]\nlogin = "jo"', "c.toml:1: on_demand[1].domains: required key is missing"),
         ('[[on_demand]]\nlogin = ""\ndomains = ["a.example"]', "c.toml:2: on_demand[1].login: "),
         (
             '[[on_demand]]\nlogin = "jo"\ndomains = ["*.a.example"]',
-            'c.toml:3: on_demand[1].domains[1]: "*.a.example" is no domain: ',
+            'c.toml:3: on_demand[1].domains[1]: "*.a.example" is not a valid domain: ',
         ),
         (
             '[[on_demand]]\nlogin = "jo"\ndomains = ["localhost"]',
-            "c.toml: on_demand: localhost is local, or another customer's",
+            "c.toml: on_demand: localhost is also local, or another customer's",
         ),
         (
             '[[listener]]\nrole = "mx"\nlisten = ["x:1"]\n[[on_demand]]\nlogin = "jo"\ndomains = ["a.example"]',
-            "c.toml: on_demand: nobody can fetch mail, because no listener with the role mx has "
+            "c.toml: on_demand: mail cannot be fetched, because no listener with the role mx has "
             'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)',
         ),
         (
@@ -410,29 +494,29 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ),
         (
             '[[route]]\ndomains=["*"]\nsmart_host=["a.example:0"]',
-            'c.toml:3: route[1].smart_host[1]: "a.example:0": port 0 is no port to connect to',
+            'c.toml:3: route[1].smart_host[1]: "a.example:0": not a valid port to connect to, expected 1 to 65535',
         ),
         (
             '[smtp]\ntrusted = ["10.0.0.1/8"]',
             'c.toml:2: smtp.trusted[1]: a network is an address with a prefix length, like "192.0.2.0/24": '
             "10.0.0.1/8 has host bits set",
         ),
-        ("[smtp]\nmax_recipients = 99", "c.toml:2: smtp.max_recipients: the least is 100"),
-        ('[smtp]\nmax_message = "1KiB"', "c.toml:2: smtp.max_message: the least is 64KiB"),
-        ('[limits]\ndata_timeout = "0s"', "c.toml:2: limits.data_timeout: the least is 1s"),
-        ('[queue]\nexpire = "59s"', "c.toml:2: queue.expire: the least is 60s"),
+        ("[smtp]\nmax_recipients = 99", "c.toml:2: smtp.max_recipients: minimum: 100"),
+        ('[smtp]\nmax_message = "1KiB"', "c.toml:2: smtp.max_message: minimum: 64KiB"),
+        ('[limits]\ndata_timeout = "0s"', "c.toml:2: limits.data_timeout: minimum: 1s"),
+        ('[queue]\nexpire = "59s"', "c.toml:2: queue.expire: minimum: 60s"),
         (
             '[queue]\nconcurrency = "9"',
-            "c.toml:2: queue.concurrency: this is a whole number, without quotes and without a unit",
+            "c.toml:2: queue.concurrency: expected a whole number, without quotes or unit",
         ),
-        ('[smtp]\ntrusted = "x:1"', 'c.toml:2: smtp.trusted: this is a list: write it in brackets, like ["..."]'),
-        ("data = 7", "c.toml:1: data: this is a path: write it in quotes"),
+        ('[smtp]\ntrusted = "x:1"', 'c.toml:2: smtp.trusted: expected a list in brackets, like ["..."]'),
+        ("data = 7", "c.toml:1: data: expected a path in quotes"),
         (
             "[[listener]]\nrole='mx'\nlisten = []",
             "c.toml:3: listener[1].listen: the list is empty; at least one entry is needed",
         ),
-        ("smtp = 3", "c.toml:1: smtp: this is a table: write its keys under [smtp]"),
-        ("[smtp\n", "c.toml: this is no TOML: "),
+        ("smtp = 3", "c.toml:1: smtp: expected a table: write its keys under [smtp]"),
+        ("[smtp\n", "c.toml: not valid TOML: "),
     ],
 )
 def test_an_error_says_where_what_and_what_to_do(text: str, message: str) -> None:
@@ -442,10 +526,10 @@ def test_an_error_says_where_what_and_what_to_do(text: str, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_domain_that_is_none_is_named_with_what_is_wrong() -> None:
+def test_an_invalid_domain_is_named_with_its_error() -> None:
     with pytest.raises(ConfigError) as caught:
         parse('[local]\ndomains = ["a..example"]', "c.toml")
-    assert str(caught.value).startswith('c.toml:2: local.domains[1]: "a..example" is no domain: ')
+    assert str(caught.value).startswith('c.toml:2: local.domains[1]: "a..example" is not a valid domain: ')
 
 
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
@@ -457,7 +541,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot read it: No such file or directory"):
         load(tmp_path / "absent.toml")
-    with pytest.raises(ConfigError, match="this is a directory; name the configuration file"):
+    with pytest.raises(ConfigError, match="is a directory, not a configuration file"):
         load(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b'hostname = "caf\xe9"')
     with pytest.raises(ConfigError, match=r"latin\.toml: the file is not UTF-8 \(octet 15\)"):
@@ -473,3 +557,34 @@ def test_f45_how_mail_is_sent_is_configured() -> None:
     assert [tolerance.value for tolerance in found.tolerances] == ["no-bdat"]
     with pytest.raises(ConfigError):
         parse('[delivery]\ntolerances = ["everything"]')
+
+
+def test_https_may_reach_networks_that_are_not_public() -> None:
+    assert parse("").http.allow == ()
+    assert parse("").delivery.mta_sts
+    found = parse('[http]\nallow = ["10.0.0.0/8", "::1/128"]\n').http
+    assert [str(network) for network in found.allow] == ["10.0.0.0/8", "::1/128"]
+    with pytest.raises(ConfigError, match=r"http\.allow"):
+        parse('[http]\nallow = ["inside.example"]\n')
+    with pytest.raises(ConfigError, match=r"http\.allowed: unknown key"):
+        parse("[http]\nallowed = []\n")
+
+
+def test_reports_about_tls_have_an_ascii_contact_in_a_domain() -> None:
+    assert parse("").tlsrpt.contact is None
+    assert parse('[tlsrpt]\ncontact = "tls@bücher.example"').tlsrpt.contact == "tls@xn--bcher-kva.example"
+    for wrong in ('"tls"', '"postmaster"', '"tls@[192.0.2.1]"', '"jö@mx.example"', '"a@b@c"', "7", '""'):
+        with pytest.raises(ConfigError, match=r"tlsrpt\.contact"):
+            parse(f"[tlsrpt]\ncontact = {wrong}\n")
+    with pytest.raises(ConfigError, match=r"tlsrpt\.organization"):
+        parse('[tlsrpt]\norganization = ""\n')
+
+
+def test_tls_rules_are_closed_and_name_their_levels() -> None:
+    rule = '[[delivery.tls]]\ndomains = ["*.Partner.example"]\nlevel = "verify"\n'
+    (found,) = parse(rule).delivery.tls
+    assert (found.domains, found.level) == (("*.partner.example",), "verify")
+    with pytest.raises(ConfigError, match="'none', 'may', 'encrypt' or 'verify'"):
+        parse(rule.replace('"verify"', '"always"'))
+    with pytest.raises(ConfigError, match=r"delivery\.tls\[1\]\.name: unknown key"):
+        parse(rule + 'name = "x"\n')

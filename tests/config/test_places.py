@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def test_f29_an_address_is_listened_on_once(where: str) -> None:
     listener = f'[[listener]]\nrole = "mx"\nlisten = ["{where}"]\n'
     parse(listener, "test")
-    with pytest.raises(ConfigError, match="is listened on twice"):
+    with pytest.raises(ConfigError, match="is listed twice"):
         parse(listener * 2, "test")
-    with pytest.raises(ConfigError, match="is listened on twice"):
+    with pytest.raises(ConfigError, match="is listed twice"):
         parse(f'[[listener]]\nrole = "mx"\nlisten = ["{where}", "{where}"]\n', "test")
 
 
@@ -26,7 +26,7 @@ def test_f29_free_ports_are_not_the_same_address() -> None:
     parse('[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:0", "127.0.0.1:0"]\n', "test")
 
 
-def test_f29_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+def test_f29_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "ironpost.toml"
     file.write_bytes(b'\xef\xbb\xbfhostname = "mx.example"\n')
     assert load(file).hostname == "mx.example"

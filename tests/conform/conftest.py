@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from tests.loading import load
 
 from ironpost.conform import cases, chosen, run, survey
 
-spec = spec_from_file_location("conform_scripted", Path(__file__).with_name("scripted.py"))
-scripted = module_from_spec(spec)
-sys.modules[spec.name] = scripted
-spec.loader.exec_module(scripted)
+scripted = load(Path(__file__).with_name("scripted.py"), "conform_scripted")
+broken = load(Path(__file__).with_name("broken.py"), "conform_broken")
 
 PATIENCE = 240.0
 """Seconds after which a test fails that hangs."""
@@ -56,9 +52,7 @@ def certificate(tmp_path_factory):
 @pytest.fixture(scope="session")
 def context(certificate):
     """TLS for a server with that certificate."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.load_cert_chain(certificate)
-    return made
+    return broken.tls(certificate)
 
 
 async def _examine(target, patterns=(), parallel=8):

@@ -47,14 +47,14 @@ def test_the_document_names_cases_that_exist_and_says_how_many_there_are():
     assert f"{len(names)} cases" in text
 
 
-def test_a_name_without_a_section_or_twice_is_refused():
+def test_an_id_without_a_section_and_a_duplicate_are_refused():
     topic = Topic("t", "T")
     topic.row("rfc5321-3.1-x", Level.MUST, "X.", say(b"NOOP\r\n", "250"))
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="duplicate"):
         topic.row("rfc5321-3.1-x", Level.MUST, "X.", say(b"NOOP\r\n", "250"))
     with pytest.raises(ValueError, match="section"):
         topic.row("greeting", Level.MUST, "X.", say(b"NOOP\r\n", "250"))
-    with pytest.raises(ValueError, match="no reply code"):
+    with pytest.raises(ValueError, match="not a valid reply code"):
         topic.row("rfc5321-3.1-y", Level.MUST, "X.", say(b"NOOP\r\n", "2500"))
 
 

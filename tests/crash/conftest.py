@@ -1,37 +1,29 @@
-"""The torture harness for its tests: its modules, which are no package, and the compiled shim."""
+"""The torture harness for its tests: its modules, which do not form a package, and the compiled shim."""
 
 from __future__ import annotations
 
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.loading import load
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 
-def _loaded(name: str) -> ModuleType:
-    """A module of this folder, under the name by which the others here import it."""
-    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults_module = _loaded("faults")
-disk_module = _loaded("disk")
-ledger_module = _loaded("ledger")
+HERE = Path(__file__).parent
+faults_module = load(HERE / "faults.py")
+disk_module = load(HERE / "disk.py")
+ledger_module = load(HERE / "ledger.py")
+load(HERE / "remote.py")
+deliveries_module = load(HERE / "delivery_ledger.py")
 
 
 def skip(reason: str) -> None:
-    """Skips, but not in CI: there everything that the harness needs is installed."""
+    """Skip the test; fail in CI, where everything that the harness needs is installed."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -64,5 +56,11 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def accounts() -> ModuleType:
-    """The module of the ledger."""
+    """The module of the ledger of accepted mail."""
     return ledger_module
+
+
+@pytest.fixture(scope="session")
+def deliveries() -> ModuleType:
+    """The module of the ledger of deliveries."""
+    return deliveries_module

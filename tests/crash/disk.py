@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SIZE = 1 << 30
 SECTOR = 512
 TAILS = ("dropped", "kept", "partly kept")
-"""What becomes of the writes since the last flush."""
+"""What happens to the writes since the last flush."""
 
 _RECORD = struct.Struct("=QQQ")
 _WRITTEN, _FLUSHED, _ZEROED = 1, 2, 3
@@ -40,7 +40,7 @@ _FUSE = ("-I/usr/include/fuse3", "-D_FILE_OFFSET_BITS=64", "-lfuse3", "-lpthread
 
 
 def enclosed(command: list[str]) -> list[str]:
-    """The command in namespaces of its own, which take its processes and mounts with them when they end."""
+    """Wrap the command in new namespaces, which take its processes and mounts with them when they end."""
     return [
         "unshare",
         "--mount",
@@ -55,7 +55,7 @@ def enclosed(command: list[str]) -> list[str]:
 
 
 def unavailable(folder: Path) -> str | None:
-    """Why there can be no such disk here; None if there can. Compiles into `folder`."""
+    """Return why the disk cannot be used here, or None if it can. Compiles into `folder`."""
     if not sys.platform.startswith("linux"):
         return "the disk needs Linux"
     if os.geteuid() != 0:
@@ -86,7 +86,7 @@ class Cut:
     """A power cut."""
 
     record: int
-    """How many records came before it."""
+    """The number of records before it."""
     tail: str
     """One of TAILS."""
 
@@ -95,10 +95,10 @@ class Disk:
     """An empty file system at `path`, whose writes are recorded."""
 
     def __init__(self, folder: Path, faults: Faults) -> None:
-        """Mounts it.
+        """Create and mount the file system.
 
         Raises:
-            RuntimeError: a program failed; it is named, with what it said.
+            RuntimeError: a program failed; the text has its name and output.
             BuildError: disk.c cannot be compiled.
         """
         self.path = folder / "mounted"
@@ -134,20 +134,20 @@ class Disk:
             raise
 
     def close(self) -> None:
-        """Unmounts it; the record stays. May be called again."""
+        """Unmount the disk; the record is kept. May be called again."""
         for path in (self.path, self._fuse):
             if path.is_mount():
                 try:
                     _run("umount", path)
-                except RuntimeError:  # a process that was killed has not gone yet
+                except RuntimeError:  # a killed process has not exited yet
                     _run("umount", "-l", path)
 
     def discard(self) -> None:
-        """Forgets the record, too. The disk must be closed."""
+        """Delete the record. The disk must be closed."""
         _run("umount", self._memory)
 
     def cuts(self, cuts: list[Cut], chance: random.Random) -> Iterator[tuple[Cut, Path]]:
-        """Mounts what each cut leaves, in the order of their records, and unmounts it when the next is asked for.
+        """Mount the result of each cut, in the order of their records, and unmount it when the next is requested.
 
         Raises:
             RuntimeError: the file system cannot be mounted any more.
@@ -169,14 +169,17 @@ class Disk:
 
 
 def tail(records: list[tuple[int, int, int, int]], kind: str, chance: random.Random) -> list[tuple[int, int, int, int]]:
-    """What a disk has of writes that were not flushed. A record is its kind, offset, length, and place in the log."""
+    """Return the content of a disk after unflushed writes.
+
+    A record has its kind, offset, length, and place in the log.
+    """
     if kind == "dropped":
         return []
     if kind == "kept":
         return records
     pieces = []
     for what, offset, length, at in records:
-        # Where a write is torn: into a few pieces, at sectors.
+        # A write is torn into a few pieces, at sectors.
         edges = {0, length, *(chance.randrange(0, length + 1, SECTOR) for _ in range(min(3, length // SECTOR)))}
         ordered = sorted(edges)
         pieces += [(what, offset + a, b - a, at + a) for a, b in pairwise(ordered)]
@@ -218,7 +221,7 @@ def _mounted(image: Path, path: Path) -> Iterator[None]:
 
 
 def _tables(image: Path) -> list[str]:
-    """Offset and length of what must not fail: the file system's tables at its start, and its journal."""
+    """Return offset and length of areas that must not fail: the file system's tables at its start, and its journal."""
     text = _run("dumpe2fs", image)
     block = int(re.findall(r"^Block size: +(\d+)", text, re.M)[0])
     last = max(int(end) for end in re.findall(r"^ +Inode table at \d+-(\d+)", text, re.M))

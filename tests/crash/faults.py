@@ -1,6 +1,6 @@
 """The harness's side of the shim (faults.c): compiles it, and arms rules in the control file that every process maps.
 
-Promises: a rule that `arm` returns is seen by each running process at its next call; `fired` tells how often it struck.
+Promises: each running process follows an armed rule from its next call on; `fired` returns how often it took effect.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 SYNC, WRITE, OPEN, UNLINK, RENAME, ALLOCATE, TRUNCATE = (1 << bit for bit in range(7))
-"""Kinds of call, to be or-ed."""
+"""Kinds of call, as bits."""
 
 KILL_BEFORE, KILL_AFTER, FAIL, TEAR, SHORTEN, DELAY, LOSE = range(1, 8)
-"""What a rule does; faults.c describes each."""
+"""Effects of a rule; faults.c describes each."""
 
 _HEADER = struct.Struct("=iiq48x")
 _RULE = struct.Struct("=iIiiiiiiii216s")
-_RULES = 16
+RULES = 16
+"""Rules in the control file."""
 
 
 class BuildError(Exception):
-    """A C program of this folder cannot be compiled here; the message is the compiler's."""
+    """A C program of this folder cannot be compiled; the text is the compiler's message."""
 
 
 def build(source: str, target: Path, *arguments: str) -> Path:
-    """Compiles a C file of this folder.
+    """Compile a C file of this folder.
 
     Raises:
         BuildError: there is no compiler, or a header or library is missing.
@@ -48,43 +49,56 @@ def build(source: str, target: Path, *arguments: str) -> Path:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to happen at one call, or several."""
+    """A fault at one matching call, or several."""
 
     name: str
-    """For the figures."""
+    """The name of the fault in the figures."""
     calls: int
     pattern: str
     action: int
     error: int = errno.EIO
     skip: int = 0
-    """Matching calls that pass first."""
+    """Number of matching calls before the fault."""
     times: int = 1
     amount: int = 500
     """Thousandths of a write, microseconds of a delay, or writes that the disk refuses."""
     group: bool = True
-    """A kill takes all processes of the server, not only the one that made the call."""
+    """Whether a kill ends all processes of the server, not only the one that made the call."""
 
 
 class Faults:
     """The shim, compiled into `folder`, and its control file."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `BuildError` if the shim cannot be compiled."""
+        """Compile the shim.
+
+        Raises:
+            BuildError: the shim cannot be compiled.
+        """
         self.library = build("faults.c", folder / "libfaults.so", "-shared", "-fPIC", "-ldl")
         self.file = folder / "faults.control"
-        self.file.write_bytes(bytes(_HEADER.size + _RULES * _RULE.size))
+        self.file.write_bytes(bytes(_HEADER.size + RULES * _RULE.size))
         with self.file.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         self._next = 0
 
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to be subject to the faults, and its children with it."""
+        """The environment variables that preload the shim into a process and its children."""
         return {"LD_PRELOAD": str(self.library), "TORTURE_FAULTS": str(self.file)}
 
-    def arm(self, fault: Fault) -> int:
-        """Makes the fault due; the rule's number. Sixteen can be armed at a time: the oldest goes."""
-        number = self._next % _RULES
-        self._next += 1
+    def arm(self, fault: Fault, number: int | None = None) -> int:
+        """Arm a fault and return the number of its rule.
+
+        At most sixteen are armed: the oldest is disarmed. A call that several rules match follows that with the lowest
+        number.
+
+        Args:
+            fault: what to arm.
+            number: of the rule, below `RULES`; None for the next one.
+        """
+        if number is None:
+            number = self._next % RULES
+            self._next += 1
         at = self._at(number)
         self.disarm(number)
         record = _RULE.pack(
@@ -96,34 +110,34 @@ class Faults:
         return number
 
     def disarm(self, number: int) -> None:
-        """The rule strikes no more; its counters can still be read."""
+        """Disarm a rule; its counters can still be read."""
         at = self._at(number)
         self._map[at : at + 4] = bytes(4)
 
     def disarm_all(self) -> None:
-        for number in range(_RULES):
+        for number in range(RULES):
             self.disarm(number)
 
     def fired(self, number: int) -> int:
-        """How often the rule has struck."""
+        """Return how many times the rule took effect."""
         return int(self._rule(number)[8])
 
     def result(self, number: int) -> int:
-        """For LOSE: the errno with which the last call ended, 0 if it succeeded nevertheless."""
+        """Return the errno of the last call under a LOSE rule, 0 if it succeeded."""
         return int(self._rule(number)[9])
 
     @property
     def refused(self) -> int:
-        """Writes that the disk has refused so far."""
+        """Return the number of writes that the disk has refused."""
         return int(_HEADER.unpack_from(self._map)[1])
 
     @property
     def records(self) -> int:
-        """Writes and flushes that the disk has recorded so far; 0 without a disk."""
+        """Return the number of writes and flushes that the disk has recorded; 0 without a disk."""
         return int(_HEADER.unpack_from(self._map)[2])
 
     def reset_records(self) -> None:
-        """For a disk that starts with an empty record."""
+        """Reset the counters, for a disk with an empty record."""
         self._map[: _HEADER.size] = bytes(_HEADER.size)
 
     def _rule(self, number: int) -> tuple[int, ...]:

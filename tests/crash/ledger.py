@@ -1,6 +1,6 @@
-"""Who was promised what, and what came of it: a load of messages, the replies to them, and the receiver they go to.
+"""The ledger of a run: the messages sent, the replies to them, and the copies that the receiver got.
 
-Promises: each message is asked for once. Its reply is one of three: `ACCEPTED` (250), `REFUSED` (4yz or 5yz) or
+Promises: each message is sent once. Its reply is one of three: `ACCEPTED` (250), `REFUSED` (4yz or 5yz) or
 `SILENT` (the connection ended without a reply). The receiver hashes each copy from its identifying field on, past the
 trace fields that the server adds, so that a copy with altered content is not counted as the message.
 """
@@ -12,23 +12,25 @@ import contextlib
 import hashlib
 import random
 import re
+import time
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 ACCEPTED, REFUSED, SILENT = "250", "refused", "no reply"
+SENDER, RECIPIENT = "sender@client.example", "someone@far.example"
 REPLY_SECONDS = 120.0
-"""A guard: a server that answers nothing for so long hangs."""
+"""Seconds without a reply after which a server is considered hung."""
 
 _TEXT = random.Random(5322).randbytes(8 << 20).hex().encode()
 _LINE = 76
 
 
 def sizes(chance: random.Random) -> int:
-    """Octets of a message: mostly small ones, some of 65 to 4,000 KiB, few of up to 6 MiB."""
+    """Return the size of a message in octets: mostly small, some of 65 to 4,000 KiB, few of up to 6 MiB."""
     kind = chance.random()
     if kind < 0.72:
         return chance.randint(1 << 10, 64 << 10)
@@ -40,7 +42,7 @@ def sizes(chance: random.Random) -> int:
 
 
 def content(name: str, size: int) -> bytes:
-    """The text of a message: CRLF lines, some of which start with a dot, about `size` octets."""
+    """Return about `size` octets of content: CRLF lines, some of which start with a dot."""
     start = int(hashlib.sha256(name.encode()).hexdigest()[:6], 16)
     lines = [
         b"X-Torture: " + name.encode(),
@@ -67,23 +69,51 @@ class Sent:
     digest: str
     reply: str = SILENT
     text: str = ""
-    """The reply that decided, or what ended the connection."""
+    """The deciding reply, or the reason why the connection ended."""
+    recipients: tuple[str, ...] = ()
     record: int = 0
-    """The disk's records when the reply was read: a power cut at this record or later comes after the reply."""
+    """Number of the disk's records when the reply was read: a power cut at this record or later is after the reply."""
 
 
 @dataclass
 class Copy:
-    """One copy that the receiver has read to its end."""
+    """A copy that the receiver read completely."""
 
     digest: str
     epoch: int
-    """How many times the server had been ended when the connection began: what a process sent can be read to its end
-    after the end of the process."""
+    """The number of server processes that had ended when the connection began.
+
+    A copy can be read completely after the process that sent it has ended.
+    """
     record: int
-    """The disk's records before the receiver replied."""
+    """Number of the disk's records before the receiver replied."""
     answered: bool = True
     """False: the receiver closed the connection instead of replying."""
+    at: float = field(default_factory=time.time)
+    """When it was read, in seconds since 1970."""
+
+
+class Progress:
+    """A count that others wait for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._changed = asyncio.Event()
+
+    def advance(self) -> None:
+        """Count one more."""
+        self.count += 1
+        self._changed.set()
+
+    async def reach(self, count: int) -> None:
+        """Wait until the count is that high."""
+        while self.count < count:
+            await self.change()
+
+    async def change(self) -> None:
+        """Wait until the count rises."""
+        self._changed.clear()
+        await self._changed.wait()
 
 
 @dataclass
@@ -108,7 +138,7 @@ class Ledger:
         return [sent.name for sent in self.of(REFUSED) if sent.name in self.copies]
 
     def altered(self) -> list[str]:
-        """Messages of which some copy has not the content that was sent."""
+        """Messages with a copy whose content differs from what was sent."""
         return [
             name
             for name, copies in self.copies.items()
@@ -116,7 +146,7 @@ class Ledger:
         ]
 
     def duplicates(self, since: int = 0) -> dict[str, list[str]]:
-        """Names by the window in which another copy was made: `kill`, `lost reply`, or `unexplained`.
+        """Return the names of duplicates by the window of the second copy: `kill`, `lost reply` or `unexplained`.
 
         Copies of an epoch before `since` count as first ones only.
         """
@@ -134,27 +164,30 @@ class Ledger:
         return found
 
 
-class Receiver:
-    """The next hop: an SMTP server that keeps nothing but the ledger's copies."""
+class Peer:
+    """An SMTP server in this process that connections of a killed client do not disturb."""
 
-    def __init__(self, ledger: Ledger, chance: random.Random) -> None:
-        self.ledger = ledger
-        self.port = 0
-        self.defers = 0.0
-        """Probability of 451 to RCPT or to the content."""
-        self.vanishes = 0.0
-        """Probability that the content is taken and the connection closed without a reply."""
-        self._chance = chance
-        self._server: asyncio.Server | None = None
+    def __init__(self) -> None:
+        self.ports: list[int] = []
+        self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=16 << 20)
-        self.port = self._server.sockets[0].getsockname()[1]
+    async def start(self, ports: int = 1) -> None:
+        """Listen on this number of ports."""
+        for _ in range(ports):
+            server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=16 << 20)
+            self._servers.append(server)
+            self.ports.append(server.sockets[0].getsockname()[1])
+
+    @property
+    def port(self) -> int:
+        """The first port."""
+        return self.ports[0]
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        """End all connections, and listen no more."""
+        for server in self._servers:
+            server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -164,14 +197,39 @@ class Receiver:
         assert task is not None
         self._tasks.add(task)
         try:
-            await self._converse(reader, writer)
+            await self.converse(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self._tasks.discard(task)
             writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection; it is closed afterwards."""
+        raise NotImplementedError
+
+
+def identify(text: bytes) -> tuple[str, str]:
+    """Return the name and the digest of content as it was received with DATA."""
+    text = text[:-3].replace(b"\r\n.", b"\r\n")
+    at = max(text.find(b"X-Torture: "), 0)
+    found = re.match(rb"X-Torture: (\S+)\r\n", text[at : at + 200])
+    return found[1].decode() if found else "unidentified", digest(text[at:])
+
+
+class Receiver(Peer):
+    """The next hop: an SMTP server that records copies in the ledger and stores nothing else."""
+
+    def __init__(self, ledger: Ledger, chance: random.Random) -> None:
+        super().__init__()
+        self.ledger = ledger
+        self.defers = 0.0
+        """Probability of 451 to RCPT or to the content."""
+        self.vanishes = 0.0
+        """Probability that the content is taken and the connection closed without a reply."""
+        self._chance = chance
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipients, epoch = 0, self.ledger.epoch()
         writer.write(b"220 receiver.example\r\n")
         while line := await reader.readline():
@@ -208,68 +266,75 @@ class Receiver:
                 writer.write(b"250 2.0.0 Yes\r\n")
 
     def _take(self, text: bytes, epoch: int, *, answered: bool = True) -> None:
-        text = text[:-3].replace(b"\r\n.", b"\r\n")
-        at = text.find(b"X-Torture: ")
-        found = re.match(rb"X-Torture: (\S+)\r\n", text[max(at, 0) : max(at, 0) + 200])
-        name = found[1].decode() if found else "unidentified"
+        name, what = identify(text)
         ledger = self.ledger
-        copy = Copy(digest(text[max(at, 0) :]), epoch, ledger.records(), answered)
-        ledger.copies.setdefault(name, []).append(copy)
+        ledger.copies.setdefault(name, []).append(Copy(what, epoch, ledger.records(), answered))
         ledger.arrived.set()
 
 
 class Load:
-    """Clients that send messages to a server that may die at any moment, and note what they were told."""
+    """Clients that send messages to a server that may die at any moment, and record the replies."""
 
-    def __init__(self, ledger: Ledger, chance: random.Random, port: Callable[[], Awaitable[int]], prefix: str) -> None:
+    def __init__(
+        self,
+        ledger: Any,
+        chance: random.Random,
+        port: Callable[[], Awaitable[int]],
+        prefix: str,
+        progress: Progress | None = None,
+    ) -> None:
+        """Create the clients.
+
+        Args:
+            ledger: has `sent`, for the messages and their replies, and `records`.
+            chance: decides sizes, and when a client connects again.
+            port: returns the server's port, once it runs.
+            prefix: of the names of messages.
+            progress: counts the messages whose reply is known, or will not come.
+        """
         self.ledger = ledger
         self.size = sizes
+        self.envelope: Callable[[str], tuple[str, tuple[str, ...]]] = lambda _: (SENDER, (RECIPIENT,))
+        """Returns the reverse-path and the recipients of a message by its name."""
         self._chance = chance
         self._port = port
-        """Of the server, as soon as one runs."""
         self._prefix = prefix
         self._number = 0
-        self.settled = 0
-        """Messages whose reply is known, or known not to come."""
-        self._progress = asyncio.Event()
-
-    async def reach(self, count: int) -> None:
-        """Returns when `count` messages are settled."""
-        while self.settled < count:
-            self._progress.clear()
-            await self._progress.wait()
+        self._progress = progress or Progress()
 
     async def send(self, count: int, clients: int) -> None:
-        """Sends `count` messages over `clients` connections at a time."""
+        """Send `count` messages over `clients` connections at a time."""
         left = iter(range(count))
         await asyncio.gather(*(self._client(left) for _ in range(clients)))
 
     async def _client(self, left: object) -> None:
         reader: asyncio.StreamReader | None = None
         writer: asyncio.StreamWriter | None = None
-        for _ in left:  # type: ignore[attr-defined]
-            while writer is None:
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                    reader, writer = await self._connected()
-            assert reader is not None
-            self._number += 1
-            name = f"{self._prefix}{self._number}"
-            text = content(name, self.size(self._chance))
-            sent = Sent(name, digest(text))
-            self.ledger.sent[name] = sent
-            try:
-                await asyncio.wait_for(self._transact(reader, writer, sent, text), REPLY_SECONDS)
-                closes = sent.text.startswith("421") or self._chance.random() < 0.05
-            except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
-                sent.text = sent.text or f"{type(error).__name__}: {error}"
-                closes = True
-            self.settled += 1
-            self._progress.set()
-            if closes:
+        try:
+            for _ in left:  # type: ignore[attr-defined]
+                while writer is None:
+                    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                        reader, writer = await self._connected()
+                assert reader is not None
+                self._number += 1
+                name = f"{self._prefix}{self._number}"
+                text = content(name, self.size(self._chance))
+                sender, recipients = self.envelope(name)
+                sent = Sent(name, digest(text), recipients=recipients)
+                self.ledger.sent[name] = sent
+                try:
+                    await asyncio.wait_for(self._transact(reader, writer, sender, sent, text), REPLY_SECONDS)
+                    closes = sent.text.startswith("421") or self._chance.random() < 0.05
+                except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+                    sent.text = sent.text or f"{type(error).__name__}: {error}"
+                    closes = True
+                self._progress.advance()
+                if closes:
+                    writer.close()
+                    writer = None
+        finally:  # also of a client that is cancelled
+            if writer is not None:
                 writer.close()
-                writer = None
-        if writer is not None:
-            writer.close()
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", await self._port())
@@ -277,16 +342,16 @@ class Load:
             await asyncio.wait_for(_reply(reader), REPLY_SECONDS)
             writer.write(b"EHLO client.example\r\n")
             await asyncio.wait_for(_reply(reader), REPLY_SECONDS)
-        except (OSError, asyncio.IncompleteReadError):
+        except BaseException:
             writer.close()
             raise
         return reader, writer
 
     async def _transact(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sent: Sent, text: bytes
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sender: str, sent: Sent, text: bytes
     ) -> None:
-        for command in (b"MAIL FROM:<sender@client.example>\r\n", b"RCPT TO:<someone@far.example>\r\n", b"DATA\r\n"):
-            writer.write(command)
+        for command in (f"MAIL FROM:<{sender}>", *(f"RCPT TO:<{to}>" for to in sent.recipients), "DATA"):
+            writer.write(command.encode() + b"\r\n")
             reply = await _reply(reader)
             if reply[:1] not in b"23":
                 self._note(sent, reply)
@@ -304,7 +369,7 @@ class Load:
 
 
 async def _reply(reader: asyncio.StreamReader) -> bytes:
-    """The last line of a reply."""
+    """Read a reply; return its last line."""
     while True:
         line = await reader.readuntil(b"\n")
         if line[3:4] != b"-":

@@ -1,7 +1,7 @@
-"""Which faults a round injects, and when: drawn from a seed, counted in messages, never in seconds.
+"""The faults of a round and their times, which are drawn from a seed and counted in messages or replies, not seconds.
 
-Patterns name files by what they are for, as docs/storage.md has them. A fault on a file that a server does not have is
-never met, and is counted as such.
+Patterns match the file names in docs/storage.md. A fault on a file that a server does not have takes no effect, and
+is counted as such.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from faults import (
     WRITE,
     Fault,
 )
+from remote import MOMENTS
 
 if TYPE_CHECKING:
     import random
@@ -35,18 +36,18 @@ DATA, LOG, DATABASE = "*/data/*", "*/queue.sqlite3-wal", "*/queue.sqlite3"
 BODIES = "*/@(bodies|segments)/*"
 
 FOR_GOOD = 1 << 30
-"""Times, of a fault that passes only when the server has ended."""
+"""The repetitions of a fault that lasts until the server has ended."""
 LOG_SYNC_FAILS = "log sync fails"
 LOG_SYNC_LOSES = "log sync fails, pages lost"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One fault, due once so many messages of the round have their reply."""
+    """A fault, due when this number of messages of the round have their reply, or remote hosts replied that often."""
 
     after: int
     what: Fault | str
-    """A fault for the shim, or `SIGKILL` or `SIGTERM`, sent by the harness."""
+    """A fault for the shim; `SIGKILL` or `SIGTERM`, sent by the harness; or one of REMOTE_KINDS."""
 
     @property
     def name(self) -> str:
@@ -91,7 +92,7 @@ KINDS: dict[str, Callable[[random.Random], Fault | str]] = {
         "", SYNC, DATA, DELAY, skip=chance.randrange(4), times=2, amount=chance.randrange(20_000, 1_500_000)
     ),
 }
-"""What can be done to a server on any file system."""
+"""Faults that are possible on any file system."""
 
 DISK_KINDS: dict[str, Callable[[random.Random], Fault | str]] = {
     LOG_SYNC_LOSES: lambda chance: Fault(
@@ -100,17 +101,28 @@ DISK_KINDS: dict[str, Callable[[random.Random], Fault | str]] = {
     "body sync fails, pages lost": lambda chance: Fault("", SYNC, BODIES, LOSE, amount=chance.choice((1, 1000))),
     "database sync fails, pages lost": lambda chance: Fault("", SYNC, DATABASE, LOSE, amount=1),
 }
-"""And what needs the disk in user space."""
+"""Faults that need the disk in user space."""
+
+REMOTE_KINDS: dict[str, str] = {f"SIGKILL at {moment}": moment for moment in MOMENTS}
+"""SIGKILL right after a reply of the remote host, by name: the moment in `remote`."""
 
 
 def plan(chance: random.Random, messages: int, count: int, *, disk: bool) -> list[Step]:
-    """`count` faults over a round of `messages`, one of them a failing sync of the log."""
+    """Return `count` faults for a round of `messages`, one of them a failing sync of the log."""
     kinds = KINDS | DISK_KINDS if disk else KINDS
     names = [LOG_SYNC_LOSES if disk else LOG_SYNC_FAILS, *chance.choices(sorted(kinds), k=count - 1)]
     chance.shuffle(names)
-    # The first tenth builds up a queue; the last lets the last fault be met.
+    # No faults in the first tenth, which builds up a queue, and in the last, in which the last fault can take effect.
     moments = sorted(chance.randrange(messages // 10, messages * 9 // 10) for _ in names)
     return [Step(after, _named(name, kinds[name](chance))) for after, name in zip(moments, names, strict=True)]
+
+
+def delivery_plan(chance: random.Random, replies: int, count: int, *, disk: bool) -> list[Step]:
+    """Return `count` faults for a round in which remote hosts reply that often, half of them at these replies."""
+    names = ["SIGKILL at 250", *chance.choices(sorted(REMOTE_KINDS), k=count // 2 - 1)]
+    steps = [Step(chance.randrange(replies // 10, replies), name) for name in names]
+    steps += plan(chance, replies, count - len(steps), disk=disk)
+    return sorted(steps, key=lambda step: step.after)
 
 
 def _named(name: str, what: Fault | str) -> Fault | str:

@@ -1,7 +1,7 @@
 """The server under torture: `ironpost serve` as a service manager runs it, restarted whenever it ends.
 
-Promises: `port` is that of the running server, or 0. `epoch` rises with each end of a server process that the harness
-knows of. `stop` ends the server in order; `kill` ends all its processes at once.
+Promises: `port` is the port of the running server, or 0. `epoch` rises with each end of a server process that the
+harness knows of. `stop` ends the server with SIGTERM; `kill` ends all its processes with SIGKILL.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ironpost.operations.control_socket import ask
+from ironpost.processes.requests import RequestRefused
+from ironpost.storage.sqlite.shards import ShardsReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,35 +28,53 @@ PROGRAM = (sys.executable, "-m", "ironpost.cli")
 PACKAGE = Path(__file__).resolve().parents[2] / "python"
 START_SECONDS = 60.0
 STOP_SECONDS = 120.0
+ASK_SECONDS = 10.0
+ROWS = 1_000_000
 FAILED_STARTS = 5
-"""Starts in a row that may fail, for example because a fault is still armed."""
+"""Consecutive starts that may fail, for example because a fault is still armed."""
+
+
+def relay_all(port: int) -> str:
+    """Return the configuration of a server that relays all mail to a port of this machine."""
+    return f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{port}"]\n'
 
 
 class Server:
-    """One data directory and whatever process serves it."""
+    """A data directory and the process that serves it."""
 
     def __init__(
         self,
         folder: Path,
         data: Path,
-        smart_host: int,
+        mail: str,
         faults: dict[str, str],
         *,
         workers: int = 1,
         tls: str = "none",
     ) -> None:
-        """`folder` takes the configuration and the log; `faults` is added to the server's environment."""
+        """Configure a server in `folder`, with its log there.
+
+        Args:
+            folder: for the configuration and the log.
+            data: the data directory.
+            mail: TOML: the keys of `[queue]`, and sections such as `[[route]]`.
+            faults: added to its environment.
+            workers: number of processes.
+            tls: of the listener.
+        """
         self.folder = folder
         self.data = data
         self.port = 0
         self._listening = asyncio.Event()
         self.ends: list[int] = []
         """The exit codes of the servers that ended by themselves or were killed; negative for a signal."""
+        self.ended: list[float] = []
+        """When they had ended, in seconds since 1970."""
         self.file = folder / "ironpost.toml"
         self.file.write_text(
             f'data = "{data}"\nhostname = "mx.example"\n'
             f'[[listener]]\nlisten = ["127.0.0.1:0"]\nrole = "mx"\ntls = "{tls}"\n'
-            f'[queue]\nreserve = "1MiB"\n[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{smart_host}"]\n'
+            f'[queue]\nreserve = "1MiB"\n{mail}'
         )
         self._environment = {
             **os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1",
@@ -74,13 +97,13 @@ class Server:
         return self._supervisor is not None and not self._supervisor.done()
 
     async def listening(self) -> int:
-        """Waits until a server runs; its port."""
+        """Wait until a server listens; return its port."""
         while not self.port:
             await self._listening.wait()
         return self.port
 
     async def start(self) -> None:
-        """Starts it, and restarts it from now on; returns when it listens."""
+        """Start the server, wait until it listens, and restart it whenever it ends."""
         self._stopping = False
         failures = 0
         while not await self._launch():
@@ -90,7 +113,7 @@ class Server:
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise())
 
     async def _launch(self) -> bool:
-        """Whether a server came up; one that did not has ended."""
+        """Start a process; return whether it came up. If it did not, it has ended."""
         with (self.folder / "log").open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
                 *PROGRAM, "serve", "-c", str(self.file), "--workers", str(self._workers), cwd=self.folder,
@@ -132,41 +155,42 @@ class Server:
     def _ended(self, code: int) -> None:
         self.port = 0
         self._listening.clear()
-        # What a server leaves behind ends with it: else a child that lives on would hold the data directory.
+        # The server's children end with it: otherwise one of them would hold the data directory.
         self.kill()
         self.ends.append(code)
+        self.ended.append(time.time())
         self.on_end()
 
     def kill(self) -> None:
-        """SIGKILL to every process of the server."""
+        """Send SIGKILL to every process of the server."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
-        """SIGTERM to the server; it is started again."""
+        """Send SIGTERM to the server, which is then restarted."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
 
     def check(self) -> None:
-        """Raises what ended the supervision, if it has ended."""
+        """Raise the error that ended the supervision, if it has ended."""
         if self._supervisor is not None and self._supervisor.done() and not self._stopping:
             self._supervisor.result()
 
     async def beside(self, work: asyncio.Future[Any]) -> None:
-        """Waits for the work; raises what ends the supervision if that comes first."""
+        """Wait for the work, or raise the error that ends the supervision if that comes first."""
         assert self._supervisor is not None
         await asyncio.wait({work, self._supervisor}, return_when=asyncio.FIRST_COMPLETED)
         self.check()
         await work
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ends the server for good; its exit code."""
+        """Stop the server for good; return its exit code."""
         self._stopping = True
         assert self._process is not None
         assert self._supervisor is not None
         while True:
-            # A restart may be under way: whatever comes up ends as well.
+            # A restart may be under way: a server that comes up is ended too.
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number) if number == signal.SIGKILL else self._process.send_signal(
@@ -182,7 +206,7 @@ class Server:
         return self.ends[-1]
 
     async def command(self, *arguments: str) -> tuple[int, bytes]:
-        """Another command of the program over the same configuration, without faults: exit code and output."""
+        """Run another command with the same configuration, without faults; return its exit code and output."""
         process = await asyncio.create_subprocess_exec(
             *PROGRAM, *arguments, "-c", str(self.file), cwd=self.folder, env=self._environment,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -190,8 +214,28 @@ class Server:
         output, _ = await asyncio.wait_for(process.communicate(), START_SECONDS)
         return process.returncode or 0, output
 
+    async def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask the running server over its control socket; None if it does not answer, for example because it ended."""
+        with contextlib.suppress(ConnectionError, FileNotFoundError, TimeoutError, RequestRefused):
+            # Through a descriptor: the path of a socket must be short.
+            folder = os.open(self.data, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                return await asyncio.to_thread(ask, Path(f"/proc/self/fd/{folder}/control.sock"), request, ASK_SECONDS)
+            finally:
+                os.close(folder)
+        return None
+
+    def query(self, statement: str) -> list[dict[str, Any]]:
+        """Return the rows of a SELECT over the views of all shards, read beside the server."""
+        reader = ShardsReader.open_readonly(self.data)
+        try:
+            columns, rows = reader.query(statement, ROWS)
+        finally:
+            reader.close()
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
     async def queue(self) -> list[dict[str, Any]]:
-        """What `ironpost queue list --json` shows; one placeholder if it shows nothing."""
+        """Return the output of `ironpost queue list --json`; one placeholder if it has none."""
         code, output = await self.command("queue", "list", "--json")
         if code:
             return [{"error": code}]

@@ -1,4 +1,4 @@
-"""The disk in user space: what a power cut leaves, and that a failed write stays lost though later syncs succeed."""
+"""The disk in user space: the result of a power cut, and failed writes that stay lost although later syncs succeed."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ print(json.dumps([said, shim.fired(rule), shim.result(rule), shim.refused, found
 """
 
 
-def test_a_write_that_failed_is_lost_though_later_syncs_succeed(disk: ModuleType, tmp_path: Path) -> None:
+def test_a_failed_write_is_lost_although_later_syncs_succeed(disk: ModuleType, tmp_path: Path) -> None:
     done = subprocess.run(
         disk.enclosed([sys.executable, "-c", SCRIPT, str(tmp_path)]), capture_output=True, text=True, timeout=120,
         env=os.environ, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said, fired, result, refused, found = json.loads(done.stdout)
-    # The kernel reports the error once, goes on showing what was written, and never writes it.
+    # The kernel reports the error once, keeps returning the written data, and never writes it.
     assert said == ["ok", "ok", "5", "ok", "ok", "ABCDE"]
     assert (fired, result, refused) == (1, 5, 1)
     states = [state for at, state in enumerate(found) if at == 0 or state != found[at - 1]]
     assert states == ["", "A", "AB", "AB\0D", "AB\0DE"]
 
 
-def test_what_was_not_flushed_is_dropped_kept_or_partly_kept_in_another_order(disk: ModuleType) -> None:
+def test_unflushed_writes_are_dropped_kept_or_partly_reordered(disk: ModuleType) -> None:
     records: list[Any] = [(1, 4096 * n, 4096, 100 * n) for n in range(50)]
     assert disk.tail(records, "dropped", random.Random(1)) == []
     assert disk.tail(records, "kept", random.Random(1)) == records

@@ -1,4 +1,4 @@
-"""The shim reaches the calls that matter: those of SQLite, of CPython and of the server's child processes."""
+"""The shim intercepts the relevant calls: those of SQLite, of CPython and of the server's child processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(shim: Any, code: str, *arguments: str, flags: tuple[str, ...] = ("-I", "-S")) -> tuple[int, str]:
-    """The code in an interpreter of its own, as the server starts its children: exit code, and what it printed."""
+    """Run the code in a new interpreter, as the server starts its children: exit code, and what it printed."""
     done = subprocess.run(
         [sys.executable, *flags, "-c", code, *arguments], env={**os.environ, **shim.environment()},
         capture_output=True, text=True, start_new_session=True, check=False, timeout=60,
@@ -64,20 +64,22 @@ os._exit(0)
 def test_the_shim_is_between_sqlite_and_the_disk(shim: Any, faults: ModuleType, tmp_path: Path) -> None:
     database = str(tmp_path / "q.sqlite3")
     assert run(shim, SQLITE, database) == (0, "ready\ninserted 1")
-    # An open log is synced when it starts anew; closing copied it into the database.
+    # An open log is synced when it restarts from its beginning; closing copied it into the database.
     shim.arm(faults.Fault("full", faults.WRITE, "*-wal", faults.FAIL, errno.ENOSPC))
     assert run(shim, SQLITE, database) == (0, "ready\nSQLITE_FULL")
     rule = shim.arm(faults.Fault("sync", faults.SYNC, "*-wal", faults.FAIL, errno.EIO))
     assert run(shim, SQLITE, database) == (0, "ready\nSQLITE_IOERR_FSYNC")
     assert shim.fired(rule) == 1
-    # SQLite goes on after a short write.
+    # SQLite continues after a short write.
     rule = shim.arm(faults.Fault("short", faults.WRITE, "*-wal", faults.SHORTEN, skip=5))
     assert run(shim, SQLITE, database)[1].startswith("ready\ninserted")
     assert shim.fired(rule) == 1
 
 
 @pytest.mark.parametrize("action", ["KILL_BEFORE", "KILL_AFTER", "TEAR"])
-def test_a_process_dies_in_the_midst_of_it(shim: Any, faults: ModuleType, tmp_path: Path, action: str) -> None:
+def test_a_process_is_killed_in_the_middle_of_a_call(
+    shim: Any, faults: ModuleType, tmp_path: Path, action: str
+) -> None:
     log = tmp_path / "log"
     code = "import os, sys; d = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600); os.write(d, bytes(1000)); print(1)"
     shim.arm(faults.Fault("death", faults.WRITE, "*/log", getattr(faults, action), amount=300))
@@ -85,7 +87,9 @@ def test_a_process_dies_in_the_midst_of_it(shim: Any, faults: ModuleType, tmp_pa
     assert log.stat().st_size == {"KILL_BEFORE": 0, "KILL_AFTER": 1000, "TEAR": 300}[action]
 
 
-def test_a_kill_takes_the_whole_server_or_the_caller_alone(shim: Any, faults: ModuleType, tmp_path: Path) -> None:
+def test_a_kill_ends_the_whole_server_or_only_the_calling_process(
+    shim: Any, faults: ModuleType, tmp_path: Path
+) -> None:
     code = f"""
 import subprocess, sys
 child = subprocess.run([sys.executable, "-I", "-S", "-c", {SYNCS!r}, sys.argv[1]])
@@ -97,7 +101,7 @@ print(child.returncode)
     assert run(shim, code, str(tmp_path / "file")) == (-signal.SIGKILL, "")
 
 
-def test_a_running_process_meets_a_fault_that_is_armed_later(shim: Any, faults: ModuleType, tmp_path: Path) -> None:
+def test_a_fault_can_be_armed_while_the_process_runs(shim: Any, faults: ModuleType, tmp_path: Path) -> None:
     code = f"import sys; sys.stdin.readline(); exec({SYNCS!r})"
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", code, str(tmp_path / "f")], env={**os.environ, **shim.environment()},

@@ -1,8 +1,8 @@
-"""SIGKILL at moments that chance picks, then a look at what is left: nothing acknowledged is lost, nothing half done.
+"""SIGKILL at random moments, then a check of the store: no acknowledged message is lost, and no change is incomplete.
 
-The victim is a process of its own that commits and records from many tasks and says what was acknowledged, one line
-each, written before anything else happens. It is killed from outside after a random number of lines, many times over
-the same directory. (A kill leaves the page cache: that an acknowledgement waits for the sync is tested with the store.)
+The victim is a separate process that commits and records from many tasks, and prints a line for each acknowledgement
+before it continues. It is killed after a random number of lines, many times over the same directory. (A kill preserves
+the page cache; the tests of the store check that an acknowledgement waits for the sync.)
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from ironpost.model import Address
-from ironpost.queue.store import State
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.queue.store import RecipientState
+from ironpost.storage.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,9 @@ VICTIM = """
 import asyncio, hashlib, itertools, os, sys
 from pathlib import Path
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient, Reply, NULL
-from ironpost.queue.store import NewMessage, State, Update
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.queue.store import NewMessage, Update
+from ironpost.queue.store import RecipientState as State
+from ironpost.storage.sqlite.store import SqliteStore
 
 round_, numbers = sys.argv[2], itertools.count()
 YES = Outcome.of(Reply(250, "2.0.0", ("Taken",)))
@@ -53,14 +54,15 @@ async def work(store):
             continue  # stays
         say("recording", name)
         if kind == 1:
-            await store.record([Update(name, n, State.DELIVERED, 1, 0.0, YES) for n in (0, 1)])
+            await store.record(message.lease, [Update(name, n, State.DELIVERED, 1, 0.0, YES) for n in (0, 1)])
             say("gone", name)
         elif kind == 2:
             report = await new(store, "r" + name, "", "from@sender.example")
-            await store.record([Update(name, n, State.FAILED, 1, 0.0, NO) for n in (0, 1)], [report])
+            await store.record(message.lease, [Update(name, n, State.FAILED, 1, 0.0, NO) for n in (0, 1)], [report])
             say("failed", name)
         else:
-            await store.record([Update(name, 0, State.DELIVERED, 1, 0.0, YES), Update(name, 1, State.QUEUED, 1, 1.8e9)])
+            updates = [Update(name, 0, State.DELIVERED, 1, 0.0, YES), Update(name, 1, State.QUEUED, 1, 1.8e9)]
+            await store.record(message.lease, updates)
             say("half", name)
 
 async def main():
@@ -73,7 +75,7 @@ asyncio.run(main())
 
 
 def killed_after(lines: int, directory: Path, round_: int) -> list[list[str]]:
-    """What the victim said before it was killed, and what it could still say."""
+    """Return the victim's output before it was killed, including buffered output."""
     victim = subprocess.Popen(
         [sys.executable, "-c", VICTIM, str(directory), str(round_)],
         stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
@@ -85,7 +87,7 @@ def killed_after(lines: int, directory: Path, round_: int) -> list[list[str]]:
         if len(said) > lines:
             break
     victim.kill()
-    # A last line may have been cut short by the kill: it was not said.
+    # The kill may have cut the last line short: it does not count.
     said += [line.decode().split() for line in victim.stdout if line.endswith(b"\n")]
     victim.wait()
     victim.stdout.close()
@@ -112,7 +114,7 @@ def test_sigkill_at_random_moments_loses_nothing_acknowledged_and_leaves_nothing
                     assert report is not None, f"{name} failed and its report is lost"
                 elif last == "half":
                     assert message is not None
-                    assert [r.state for r in message.recipients] == [State.DELIVERED, State.QUEUED]
+                    assert [r.state for r in message.recipients] == [RecipientState.DELIVERED, RecipientState.QUEUED]
                 assert message is None or report is None, f"{name}: failed and not failed"
             for name, message in there.items():
                 to = "from" if name.startswith("r") else "a b"
@@ -127,7 +129,7 @@ def test_sigkill_at_random_moments_loses_nothing_acknowledged_and_leaves_nothing
             assert store._writer.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             orphans = "SELECT count(*) FROM recipient WHERE message NOT IN (SELECT seq FROM message)"
             assert store._writer.execute(orphans).fetchone() == (0,)
-            # What was asked for and not acknowledged may be either way, from here on for good.
+            # Requests that were not acknowledged may have been done or not; from here on the result is fixed.
             for name, last in story.items():
                 if last == "recording":
                     settled = there.get(name)

@@ -1,4 +1,4 @@
-"""The ledger sees each broken promise: a harness that cannot fail would show nothing."""
+"""The ledger detects each kind of violation: a harness that cannot fail would prove nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ledger(accounts: ModuleType, reply: str, *copies: Any) -> Any:
     return made
 
 
-def test_what_was_accepted_and_did_not_arrive_is_missing(accounts: ModuleType) -> None:
+def test_accepted_mail_that_did_not_arrive_is_missing(accounts: ModuleType) -> None:
     copy = accounts.Copy(accounts.digest(b"x"), 0, 0)
     assert ledger(accounts, accounts.ACCEPTED).missing() == ["m"]
     assert ledger(accounts, accounts.ACCEPTED, copy).missing() == []
@@ -29,14 +29,14 @@ def test_what_was_accepted_and_did_not_arrive_is_missing(accounts: ModuleType) -
     assert ledger(accounts, accounts.REFUSED).missing() == []
 
 
-def test_what_was_refused_and_arrived_is_seen(accounts: ModuleType) -> None:
+def test_refused_mail_that_arrived_is_detected(accounts: ModuleType) -> None:
     copy = accounts.Copy(accounts.digest(b"x"), 0, 0)
     assert ledger(accounts, accounts.REFUSED, copy).refused_but_delivered() == ["m"]
     assert ledger(accounts, accounts.REFUSED).refused_but_delivered() == []
     assert ledger(accounts, accounts.SILENT, copy).refused_but_delivered() == []
 
 
-def test_other_content_and_mail_that_nobody_sent_are_seen(accounts: ModuleType) -> None:
+def test_altered_content_and_unknown_mail_are_detected(accounts: ModuleType) -> None:
     right, wrong = (accounts.Copy(accounts.digest(text), 0, 0) for text in (b"x", b"y"))
     assert ledger(accounts, accounts.ACCEPTED, right).altered() == []
     assert ledger(accounts, accounts.ACCEPTED, right, wrong).altered() == ["m"]

@@ -19,6 +19,7 @@ from ironpost.delivery.maildir import AT_ONCE, Maildir
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
 from ironpost.model.body import PIECE, BodyDamaged
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
+from ironpost.routing.route import Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,7 +28,7 @@ CONTENT = b"Received: by mx.example\r\nReturn-Path: <old@example.org>\r\nSubject
 
 
 def stored(recipient: str) -> bytes:
-    """What `CONTENT` is in the Maildir."""
+    """`CONTENT` as it is stored in the Maildir."""
     top = b"Return-Path: <sender@example.org>\nDelivered-To: %b\n" % recipient.encode()
     return top + b"Received: by mx.example\nSubject: x\n\n.dot\nbare \r cr\n"
 
@@ -68,7 +69,7 @@ class Clock:
 
 
 class Tokens:
-    """Chance that counts."""
+    """A `Random` that counts."""
 
     def __init__(self, given: int = 0) -> None:
         self.given = given
@@ -95,7 +96,7 @@ def queued(*recipients: str, content: Content | None = None, sender: str = "send
 def deliver(path: Path, message: QueuedMessage) -> list[Outcome]:
     agent = Maildir(path, clock=Clock(), random=Tokens(), host="mx.example")
     try:
-        results = asyncio.run(agent.deliver(message, message.recipients))
+        results = asyncio.run(agent.deliver(message, message.recipients, Route.local()))
     finally:
         agent.close()
     assert [number for number, _ in results] == list(range(len(message.recipients)))
@@ -106,7 +107,7 @@ def files(path: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((path / "new").iterdir())]
 
 
-def test_a_message_is_found_octet_for_octet_under_its_return_path(tmp_path: Path) -> None:
+def test_content_is_unchanged_below_return_path(tmp_path: Path) -> None:
     path = tmp_path / "mail"
     (outcome,) = deliver(path, queued("jo@localhost"))
     assert outcome.disposition is Disposition.DELIVERED
@@ -134,7 +135,7 @@ def test_r47_files_are_0600_and_directories_0700(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_r42_names_hold_nothing_of_an_address(tmp_path: Path) -> None:
+def test_r42_file_names_contain_no_address(tmp_path: Path) -> None:
     deliver(tmp_path, queued('"../../evil"@localhost', "jo@localhost", sender='"/etc/x"@example.org'))
     names = sorted(file.name for file in (tmp_path / "new").iterdir())
     assert names == [f"1234567890.M250000P{os.getpid()}RT{n}.mx.example" for n in (1, 2)]
@@ -143,14 +144,14 @@ def test_r42_names_hold_nothing_of_an_address(tmp_path: Path) -> None:
 BOTH = sorted([stored("jo@localhost"), stored("flo@localhost")])
 
 
-def test_f60_each_recipient_gets_a_file_of_its_own_and_equal_addresses_share_one(tmp_path: Path) -> None:
+def test_f60_each_recipient_gets_its_own_file_and_equal_addresses_share_one(tmp_path: Path) -> None:
     outcomes = deliver(tmp_path, queued("jo@localhost", "flo@localhost", "jo@LOCALHOST"))
     assert [outcome.disposition for outcome in outcomes] == [Disposition.DELIVERED] * 3
     assert sorted(files(tmp_path)) == BOTH
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_f60_large_content_is_whole_in_each_copy(tmp_path: Path) -> None:
+def test_f60_large_content_is_complete_in_each_copy(tmp_path: Path) -> None:
     body = b"0123456789abcde\r\n" * (PIECE // 17)
     content = Content(b"Subject: large\r\n\r\n" + body, times=40)
     deliver(tmp_path, queued("a-much-longer-name@localhost", "jo@localhost", content=content))
@@ -160,7 +161,7 @@ def test_f60_large_content_is_whole_in_each_copy(tmp_path: Path) -> None:
         assert found == b"Return-Path: <sender@example.org>\nDelivered-To: %b@localhost\n" % name + rest
 
 
-def test_f60_a_copy_that_cannot_be_written_defers_and_leaves_nothing_behind(
+def test_f60_a_copy_that_cannot_be_written_defers_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(fd: int, size: int, offset: int) -> bytes:
@@ -173,7 +174,7 @@ def test_f60_a_copy_that_cannot_be_written_defers_and_leaves_nothing_behind(
     assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
 
 
-def test_where_there_are_no_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(source: Path, target: Path) -> None:
         raise OSError(errno.EPERM, "no links here", str(target))
 
@@ -182,7 +183,7 @@ def test_where_there_are_no_links_files_are_copied(tmp_path: Path, monkeypatch: 
     assert sorted(files(tmp_path)) == BOTH
 
 
-def test_large_content_passes_in_pieces(tmp_path: Path) -> None:
+def test_large_content_is_written_in_pieces(tmp_path: Path) -> None:
     body = b"0123456789abcde\r\n" * (PIECE // 17)
     content = Content(b"Subject: large\r\n\r\n" + body, times=60)
     message = queued("jo@localhost", content=content)
@@ -193,7 +194,7 @@ def test_large_content_passes_in_pieces(tmp_path: Path) -> None:
     assert files(tmp_path) == [top + (content.octets * 60).replace(b"\r\n", b"\n")]
 
 
-def test_no_disk_is_touched_on_the_loops_thread_and_all_is_synced(
+def test_the_event_loop_thread_does_no_disk_io_and_everything_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, str, bool]] = []
@@ -228,13 +229,13 @@ def test_no_disk_is_touched_on_the_loops_thread_and_all_is_synced(
     [
         (errno.ENOSPC, 452, "4.3.1", "free space"),
         (errno.EDQUOT, 452, "4.3.1", "free space"),
-        (errno.EACCES, 451, "4.3.0", f"user id {os.geteuid()} needs the right"),
-        (errno.EROFS, 451, "4.3.0", "needs the right"),
+        (errno.EACCES, 451, "4.3.0", f"user id {os.geteuid()} needs write permission"),
+        (errno.EROFS, 451, "4.3.0", "needs write permission"),
         (errno.EIO, 451, "4.3.0", os.strerror(errno.EIO)),
     ],
 )
 @pytest.mark.parametrize("call", ["write", "fsync", "link", "open"])
-def test_a_fault_of_the_disk_defers_and_leaves_nothing_behind(
+def test_a_disk_error_defers_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, code: int, enhanced: str, says: str
 ) -> None:
     real = getattr(os, call)
@@ -263,7 +264,7 @@ def test_a_fault_of_the_disk_defers_and_leaves_nothing_behind(
     assert again.disposition is Disposition.DELIVERED
 
 
-def test_a_directory_that_cannot_be_synced_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_synced_gets_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
 
     def broken(fd: int) -> None:
@@ -287,7 +288,7 @@ def test_a_maildir_that_is_a_file_defers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("fails", "disposition"), [(OSError, Disposition.DEFERRED), (BodyDamaged, Disposition.HELD)])
-def test_a_body_that_cannot_be_read_leaves_nothing(
+def test_a_body_that_cannot_be_read_leaves_no_files(
     tmp_path: Path, fails: type[OSError], disposition: Disposition
 ) -> None:
     content = Content(b"Subject: x\r\n\r\n" + b"a" * AT_ONCE, times=3, fails=fails)
@@ -296,7 +297,7 @@ def test_a_body_that_cannot_be_read_leaves_nothing(
     assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_cancelled_delivery_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_cancelled_delivery_leaves_no_files(tmp_path: Path) -> None:
     class Endless(Content):
         async def pieces(self) -> AsyncIterator[bytes]:
             yield b"Subject: x\r\n\r\n" + b"a" * (2 * AT_ONCE)
@@ -308,7 +309,7 @@ def test_a_cancelled_delivery_leaves_nothing_behind(tmp_path: Path) -> None:
 
     async def run() -> None:
         message = queued("jo@localhost", content=Endless(b""))
-        task = asyncio.create_task(agent.deliver(message, message.recipients))
+        task = asyncio.create_task(agent.deliver(message, message.recipients, Route.local()))
         await reached.wait()
         assert len(list((tmp_path / "tmp").iterdir())) == 1
         task.cancel()
@@ -320,7 +321,7 @@ def test_a_cancelled_delivery_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_name_that_is_taken_is_never_written_over(tmp_path: Path) -> None:
+def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     deliver(tmp_path, queued("jo@localhost"))
     (first,) = (tmp_path / "new").iterdir()
     first.write_bytes(b"mine")
@@ -330,12 +331,14 @@ def test_a_name_that_is_taken_is_never_written_over(tmp_path: Path) -> None:
 
 
 def together(path: Path, count: int) -> list[Outcome]:
-    """Delivers `count` messages at the same time; the sender tells them apart."""
+    """Deliver `count` messages concurrently; they differ in their sender."""
     agent = Maildir(path, clock=Clock(), random=Tokens(1000 * count))
 
     async def run() -> list[Outcome]:
         messages = [queued("jo@localhost", sender=f"sender{n}@example.org") for n in range(count)]
-        results = await asyncio.gather(*(agent.deliver(message, message.recipients) for message in messages))
+        results = await asyncio.gather(
+            *(agent.deliver(message, message.recipients, Route.local()) for message in messages)
+        )
         return [outcome for ((_, outcome),) in results]
 
     try:
@@ -344,9 +347,7 @@ def together(path: Path, count: int) -> list[Outcome]:
         agent.close()
 
 
-def test_messages_that_come_together_share_syncs_of_the_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_messages_share_syncs_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fsync
     synced: list[bool] = []
 
@@ -366,7 +367,9 @@ def test_messages_that_come_together_share_syncs_of_the_directory(
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "link"])
-def test_a_fault_of_one_file_is_not_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_an_error_of_one_file_does_not_affect_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     real = getattr(os, call)
     lock = threading.Lock()
     calls = 0
@@ -390,10 +393,8 @@ def test_a_fault_of_one_file_is_not_its_neighbours(tmp_path: Path, monkeypatch: 
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_delivery_that_is_cancelled_before_its_turn_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every thread of the agent is held at its first sync, so that the rest wait."""
+def test_a_delivery_cancelled_while_waiting_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every thread of the agent blocks in its first sync, so that further deliveries wait."""
     together(tmp_path, 1)
     before = len(files(tmp_path))
     go = threading.Event()
@@ -410,10 +411,13 @@ def test_a_delivery_that_is_cancelled_before_its_turn_writes_nothing(
 
     async def run() -> None:
         message = queued("jo@localhost")
-        first = [asyncio.create_task(agent.deliver(message, message.recipients)) for _ in range(module.BATCHES)]
+        first = [
+            asyncio.create_task(agent.deliver(message, message.recipients, Route.local()))
+            for _ in range(module.BATCHES)
+        ]
         for _ in first:
             await asyncio.to_thread(held.acquire)
-        late = asyncio.create_task(agent.deliver(message, message.recipients))
+        late = asyncio.create_task(agent.deliver(message, message.recipients, Route.local()))
         for _ in range(3):
             await asyncio.sleep(0)
         late.cancel()

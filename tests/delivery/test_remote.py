@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ironpost.client.connection import HELD
-from ironpost.delivery.next_hop import LOOPBACK
+from ironpost.delivery.dialer import Dialer
+from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.remote import RemoteDelivery
-from ironpost.lookup.static import StaticResolver
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
 from ironpost.model.body import BodyDamaged
 from ironpost.model.parameters import HoldUntil
-from ironpost.protocol.client import TIMEOUTS, Step
+from ironpost.protocol.client.session import TIMEOUTS, ClientStep
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
+from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import Host, Route
+from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 D, P, F = Disposition.DELIVERED, Disposition.DEFERRED, Disposition.FAILED
@@ -28,7 +31,7 @@ LONG = 30.0
 
 
 class Straight:
-    """A `Random` that leaves the order alone."""
+    """A `Random` that keeps the order."""
 
     def uniform(self, low: float, high: float) -> float:
         return low
@@ -62,12 +65,13 @@ class Held:
 
 
 class Peer:
-    """A small SMTP server: answers by first word from `answers`, else as usual; keeps what it was sent."""
+    """A small SMTP server: replies by verb from `answers`, or as usual; records what it received."""
 
     def __init__(self, answers: Mapping[str, bytes | None]) -> None:
         self.answers = {
             "greeting": b"220 peer.example\r\n",
             "EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
+            "EHLO under TLS": b"250-peer.example\r\n250 PIPELINING\r\n",
             "MAIL": b"250 ok\r\n",
             "RCPT": b"250 ok\r\n",
             "DATA": b"354 go\r\n",
@@ -83,8 +87,12 @@ class Peer:
         self.quits = 0
         self.commands: list[str] = []
         self.messages: list[bytes] = []
+        self.tls: ssl.SSLContext | None = None
+        """For the handshake after the reply to STARTTLS; then EHLO is answered from `answers["EHLO under TLS"]`."""
+        self.levels: list[str] = []
+        """For each message, how the connection was protected: `tls` or empty."""
         self.gate: asyncio.Event | None = None
-        """While set and not passed, content is not answered."""
+        """If set, the reply to content waits for it."""
         self.writers: set[asyncio.StreamWriter] = set()
         self.changed = asyncio.Condition()
 
@@ -95,7 +103,7 @@ class Peer:
         self.writers.add(writer)
         try:
             await self._talk(reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
+        except (OSError, asyncio.CancelledError):  # ssl.SSLError is an OSError
             pass
         finally:
             self.open -= 1
@@ -120,14 +128,25 @@ class Peer:
             self.commands.append(command)
             verb = command.partition(" ")[0]
             self.quits += verb == "QUIT"
-            if not self.answer(writer, command, verb) or verb == "QUIT":
+            secure = writer.get_extra_info("ssl_object") is not None
+            if not self.answer(writer, command, "EHLO under TLS" if secure and verb == "EHLO" else verb):
                 return
+            if verb == "QUIT":
+                return
+            if verb == "STARTTLS" and self.tls is not None and self.answers["STARTTLS"] == b"220 go\r\n":
+                below = writer.transport
+                try:
+                    await writer.start_tls(self.tls)
+                except AttributeError:  # CPython 3.11, if the client closes at the end of the handshake
+                    writer._transport = below  # type: ignore[attr-defined]
+                    return
             if verb == "DATA" and self.answers["DATA"].startswith(b"354"):
                 content: list[bytes] = []
                 while (line := await reader.readline()) not in (b".\r\n", b""):
                     content.append(line)
                 if line:
                     self.messages.append(b"".join(content))
+                    self.levels.append("tls" if secure else "")
                 if self.gate is not None:
                     await self.gate.wait()
                 if not self.answer(writer, ".", "."):
@@ -140,9 +159,13 @@ class Peer:
 
 @asynccontextmanager
 async def peer(
-    answers: Mapping[str, bytes | None] | None = None, ip: str = "127.0.0.1", port: int = 0
+    answers: Mapping[str, bytes | None] | None = None,
+    ip: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Peer]:
     here = Peer(answers or {})
+    here.tls = tls
     server = await asyncio.start_server(here.serve, ip, port, limit=1 << 20)
     here.port = server.sockets[0].getsockname()[1]
     try:
@@ -163,11 +186,12 @@ FIRST = {"mx1.a.example": ["127.0.0.1"], "mx2.a.example": ["127.0.0.2"]}
 async def delivery(
     port: int = 25, *, resolver: StaticResolver | None = None, **options: Any
 ) -> AsyncIterator[RemoteDelivery]:
-    options.setdefault("own_networks", ())
+    options.setdefault("own", OwnSystem(networks=()))
+    dialing = {key: options.pop(key) for key in ("timeouts", "authorities") if key in options}
     made = RemoteDelivery(
         resolver or StaticResolver(mx=MX_A, addresses=FIRST),
         Straight(),
-        local_hostname="us.example",
+        Dialer(local_hostname="us.example", **dialing),
         port=port,
         **options,
     )
@@ -189,8 +213,8 @@ def message(*to: str, body: bytes | Held = b"Subject: x\r\n\r\nhi\r\n", sender: 
 
 
 async def deliver(made: RemoteDelivery, sent: QueuedMessage, route: Route | None = None) -> list[Outcome]:
-    """The outcomes in the recipients' order."""
-    results = await made.agent(route or Route.mx()).deliver(sent, sent.recipients)
+    """The outcomes in the order of the recipients."""
+    results = await made.deliver(sent, sent.recipients, route or Route.mx())
     assert sorted(number for number, _ in results) == [each.number for each in sent.recipients]
     return [outcome for _, outcome in sorted(results, key=lambda result: result[0])]
 
@@ -211,7 +235,7 @@ def one(outcomes: Sequence[Outcome]) -> Outcome:
 # -- what works -------------------------------------------------------------------------------------------------------
 
 
-def test_one_transaction_for_all_recipients_of_a_domain_and_one_for_each_domain() -> None:
+def test_recipients_of_one_domain_share_a_transaction() -> None:
     mx = {**MX_A, "b.example": [(0, "mx1.a.example")]}
 
     async def main() -> None:
@@ -230,9 +254,27 @@ def test_one_transaction_for_all_recipients_of_a_domain_and_one_for_each_domain(
     run(main)
 
 
+def test_f27_a_domain_and_an_exchanger_with_underscores_are_found() -> None:
+    resolver = StaticResolver(
+        mx={"b_c.example": [(10, "mx_1.b_c.example")]},
+        addresses={"mx_1.b_c.example": ["127.0.0.1"], "host_only.example": ["127.0.0.1"]},
+    )
+
+    async def main() -> None:
+        async with peer() as here, delivery(here.port, resolver=resolver) as made:
+            sent = message("x..y@b_c.example", "z.@host_only.example", sender=".a@b_c.example")
+            outcomes = await deliver(made, sent)
+        assert [outcome.disposition for outcome in outcomes] == [D, D]
+        assert outcomes[0].remote == f"mx_1.b_c.example [127.0.0.1]:{here.port}"
+        said = {command.partition(">")[0] for command in here.commands if command.startswith(("MAIL", "RCPT"))}
+        assert said == {'MAIL FROM:<".a"@b_c.example', 'RCPT TO:<"x..y"@b_c.example', 'RCPT TO:<"z."@host_only.example'}
+
+    run(main)
+
+
 @pytest.mark.parametrize("reply", [b"452 4.5.3 Too many recipients\r\n", b"552 Too many recipients\r\n"])
-def test_recipients_that_a_host_does_not_take_at_once_follow_in_transactions_of_a_hundred(reply: bytes) -> None:
-    """RFC 5321 §4.5.3.1.8, §4.5.3.1.10: a host takes a hundred at least; 452, or an old 552, is for those beyond."""
+def test_recipients_beyond_the_peers_limit_follow_in_further_transactions(reply: bytes) -> None:
+    """RFC 5321 §4.5.3.1.8, §4.5.3.1.10: a host accepts at least 100; recipients beyond get 452, formerly 552."""
     accepted = 0
 
     async def main() -> None:
@@ -260,8 +302,8 @@ def test_recipients_that_a_host_does_not_take_at_once_follow_in_transactions_of_
     run(main)
 
 
-def test_a_time_of_release_is_the_queues_and_the_next_hop_hears_nothing_of_it() -> None:
-    """Also where an operator sends it before: the next hop need not know how to wait (RFC 4865 §4.2)."""
+def test_future_release_is_not_passed_to_the_next_hop() -> None:
+    """The next hop need not support FUTURERELEASE, even if an operator sends it earlier (RFC 4865 §4.2)."""
 
     async def main() -> None:
         sent = message("x@a.example")
@@ -274,19 +316,26 @@ def test_a_time_of_release_is_the_queues_and_the_next_hop_hears_nothing_of_it() 
     run(main)
 
 
-def test_r38_every_host_is_tried_for_a_message_that_requires_tls_and_none_without_gets_it() -> None:
-    """RFC 8689 §4.2.1: QUIT, and the next host; other messages over such a connection are fine."""
+def tagged(*to: str) -> QueuedMessage:
+    """A message that requires TLS (RFC 8689)."""
+    sent = message(*to)
+    return sent._replace(envelope=sent.envelope._replace(parameters={"REQUIRETLS": None}))
+
+
+def test_r38_a_message_that_requires_tls_is_only_sent_to_a_host_with_tls() -> None:
+    """RFC 8689 §4.2.1: QUIT, then the next host; other messages may use such a connection."""
+    resolver = StaticResolver(mx=MX_A, addresses=FIRST, authentic=["a.example"])
 
     async def main() -> None:
-        asked = {"REQUIRETLS": None}
-        tagged = message("x@a.example")
-        tagged = tagged._replace(envelope=tagged.envelope._replace(parameters=asked))
         promises = {"EHLO": b"250-peer.example\r\n250 REQUIRETLS\r\n"}
-        async with peer() as first, peer(promises, "127.0.0.2", first.port) as second, delivery(first.port) as made:
+        async with (
+            peer() as first,
+            peer(promises, "127.0.0.2", first.port) as second,
+            delivery(first.port, resolver=resolver) as made,
+        ):
             assert one(await deliver(made, message("x@a.example"))).disposition is D
-            outcome = one(await deliver(made, tagged))
-            assert (outcome.disposition, outcome.reply.code) == (F, 550)
-            assert outcome.reply.enhanced in {"5.7.30", "5.7.10"}
+            outcome = one(await deliver(made, tagged("x@a.example")))
+            assert (outcome.disposition, outcome.reply.code, outcome.reply.enhanced) == (F, 550, "5.7.10")
             await first.until(lambda: first.open == 1)  # the one that was kept
             await second.until(lambda: second.open == 0)
             assert one(await deliver(made, message("x@a.example"))).disposition is D
@@ -297,10 +346,22 @@ def test_r38_every_host_is_tried_for_a_message_that_requires_tls_and_none_withou
     run(main)
 
 
+def test_r38_a_host_named_by_unsigned_dns_is_not_contacted() -> None:
+    """RFC 8689 §4.2.1: without DNSSEC or MTA-STS an MX record may name an attacker's host."""
+
+    async def main() -> None:
+        async with peer() as here, delivery(here.port) as made:
+            outcome = one(await deliver(made, tagged("x@a.example")))
+            assert (outcome.disposition, outcome.reply.enhanced, outcome.asked) == (F, "5.7.10", False)
+        assert not here.connections
+
+    run(main)
+
+
 LIMITED = {"EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=2 MAILMAX=2\r\n"}
 
 
-def test_a_host_that_says_how_much_it_takes_gets_no_more_at_once() -> None:  # RFC 9422 §4.1, §4.2
+def test_announced_limits_of_a_host_are_respected() -> None:  # RFC 9422 §4.1, §4.2
     async def main() -> None:
         async with peer(LIMITED) as here, delivery(here.port) as made:
             outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(7))))
@@ -313,7 +374,7 @@ def test_a_host_that_says_how_much_it_takes_gets_no_more_at_once() -> None:  # R
     run(main)
 
 
-def test_a_host_that_takes_nothing_now_is_not_asked_for_the_rest() -> None:
+def test_a_host_that_accepts_no_recipient_is_not_tried_with_the_rest() -> None:
     async def main() -> None:
         async with peer({**LIMITED, "DATA": b"451 4.3.0 later\r\n"}) as here, delivery(here.port) as made:
             outcomes = await deliver(made, message(*(f"u{number}@a.example" for number in range(7))))
@@ -323,7 +384,7 @@ def test_a_host_that_takes_nothing_now_is_not_asked_for_the_rest() -> None:
     run(main)
 
 
-def test_a_recipient_that_never_fits_is_asked_again_later() -> None:
+def test_a_recipient_that_stays_beyond_the_limit_is_deferred() -> None:
     async def main() -> None:
         answers = {"RCPT TO:<y@a.example>": b"452 4.5.3 Too many recipients\r\n"}
         async with peer(answers) as here, delivery(here.port) as made:
@@ -348,7 +409,7 @@ def test_a_large_body_is_streamed() -> None:
 
 
 @pytest.mark.parametrize(("last", "declared"), [(b"ascii\r\n", ""), ("é\r\n".encode(), " BODY=8BITMIME")])
-def test_a_large_body_is_declared_truly(last: bytes, declared: str) -> None:  # RFC 6152 §3
+def test_a_large_body_is_declared_8bitmime_only_if_it_is(last: bytes, declared: str) -> None:  # RFC 6152 §3
     async def main() -> None:
         async with peer() as here, delivery(here.port) as made:
             await deliver(made, message("x@a.example", body=b"0123456789\r\n" * 10_000 + last))
@@ -357,7 +418,7 @@ def test_a_large_body_is_declared_truly(last: bytes, declared: str) -> None:  # 
     run(main)
 
 
-def test_a_connection_is_used_again_and_closed_with_quit() -> None:
+def test_a_connection_is_reused_and_closed_with_quit() -> None:
     async def main() -> None:
         async with peer() as here:
             async with delivery(here.port) as made:
@@ -371,7 +432,7 @@ def test_a_connection_is_used_again_and_closed_with_quit() -> None:
     run(main)
 
 
-def test_a_connection_is_replaced_after_so_many_messages() -> None:
+def test_a_connection_is_replaced_after_the_message_limit() -> None:
     async def main() -> None:
         async with peer() as here, delivery(here.port, connection_messages=2) as made:
             for _ in range(5):
@@ -391,9 +452,9 @@ def test_an_idle_connection_is_closed_with_quit() -> None:
     run(main)
 
 
-def test_at_most_so_many_connections_lead_to_a_destination() -> None:
+def test_connections_to_a_destination_are_limited() -> None:
     async def main() -> None:
-        async with peer() as here, delivery(here.port, limit=3) as made:
+        async with peer() as here, delivery(here.port, limits=DeliveryLimits(3)) as made:
             here.gate = asyncio.Event()
             running = [asyncio.create_task(deliver(made, message("x@a.example"))) for _ in range(10)]
             while len(here.messages) < 3:
@@ -408,11 +469,11 @@ def test_at_most_so_many_connections_lead_to_a_destination() -> None:
     run(main)
 
 
-def test_smart_hosts_are_tried_in_their_order_by_address_or_name() -> None:
+def test_smart_hosts_are_tried_in_order_by_address_or_name() -> None:
     async def main() -> None:
         async with peer() as here:
             resolver = StaticResolver(addresses={"hub.example": ["127.0.0.1"]}, failing=["dead.example"])
-            async with delivery(resolver=resolver, own_networks=LOOPBACK) as made:
+            async with delivery(resolver=resolver, own=OwnSystem()) as made:
                 by_name = Route.smart(
                     [Host("dead.example"), Host("127.0.0.2", here.port), Host("hub.example", here.port)]
                 )
@@ -426,7 +487,7 @@ def test_smart_hosts_are_tried_in_their_order_by_address_or_name() -> None:
     run(main)
 
 
-def test_a_smart_host_that_has_no_address_now_defers() -> None:
+def test_a_smart_host_without_an_address_defers() -> None:
     async def main() -> None:
         async with delivery() as made:
             outcome = one(await deliver(made, message("x@a.example"), Route.smart(["nowhere.example"])))
@@ -436,18 +497,9 @@ def test_a_smart_host_that_has_no_address_now_defers() -> None:
 
 
 @pytest.mark.parametrize("name", ["us.example\r\nMAIL FROM:<>", "two words", ""])
-def test_r17_a_local_hostname_that_is_none_is_refused(name: str) -> None:
+def test_r17_an_invalid_local_hostname_is_refused(name: str) -> None:
     with pytest.raises(ValueError):
-        RemoteDelivery(StaticResolver(), Straight(), local_hostname=name)
-
-
-def test_a_local_route_has_no_remote_agent() -> None:
-    async def main() -> None:
-        async with delivery() as made:
-            with pytest.raises(ValueError, match="local"):
-                made.agent(Route.local())
-
-    run(main)
+        Dialer(local_hostname=name)
 
 
 # -- the next host ----------------------------------------------------------------------------------------------------
@@ -465,7 +517,7 @@ def test_a_local_route_has_no_remote_agent() -> None:
         {"EHLO": None},
     ],
 )
-def test_a_host_that_refuses_service_is_followed_by_the_next(first: Mapping[str, bytes | None]) -> None:
+def test_after_a_host_that_refuses_service_the_next_is_tried(first: Mapping[str, bytes | None]) -> None:
     async def main() -> None:
         async with peer(first) as bad, peer(ip="127.0.0.2", port=bad.port) as good, delivery(bad.port) as made:
             outcome = one(await deliver(made, message("x@a.example")))
@@ -477,7 +529,7 @@ def test_a_host_that_refuses_service_is_followed_by_the_next(first: Mapping[str,
     run(main)
 
 
-def test_a_host_that_is_away_is_followed_by_the_next_and_by_the_other_family() -> None:
+def test_after_an_unreachable_address_the_next_one_and_the_other_family_are_tried() -> None:
     addresses = {"mx1.a.example": ["127.0.0.3"], "mx2.a.example": ["::1", "127.0.0.1"]}
 
     async def main() -> None:
@@ -489,7 +541,7 @@ def test_a_host_that_is_away_is_followed_by_the_next_and_by_the_other_family() -
     run(main)
 
 
-def test_all_hosts_away_defers_and_counts_as_asked() -> None:
+def test_unreachable_hosts_defer_and_count_as_an_attempt() -> None:
     async def main() -> None:
         async with peer() as here:
             pass
@@ -500,7 +552,7 @@ def test_all_hosts_away_defers_and_counts_as_asked() -> None:
     run(main)
 
 
-def test_all_hosts_refusing_for_good_fails_but_one_that_is_only_away_keeps_the_mail() -> None:
+def test_permanent_refusal_by_all_hosts_fails_but_an_unreachable_host_defers() -> None:
     refusing = {"greeting": b"554 5.7.1 no\r\n"}
 
     async def main() -> None:
@@ -514,7 +566,7 @@ def test_all_hosts_refusing_for_good_fails_but_one_that_is_only_away_keeps_the_m
     run(main)
 
 
-def test_r27_a_host_without_an_answer_from_dns_is_skipped_and_all_skipped_defers() -> None:
+def test_r27_a_host_whose_lookup_fails_is_skipped_and_all_skipped_defers() -> None:
     async def main() -> None:
         async with peer() as here:
             resolver = StaticResolver(mx=MX_A, addresses={"mx2.a.example": ["127.0.0.1"]}, failing=["mx1.a.example"])
@@ -547,7 +599,7 @@ def test_r27_a_host_without_an_answer_from_dns_is_skipped_and_all_skipped_defers
         ("[0.0.0.0]", "5.4.4"),
     ],
 )
-def test_domains_to_which_there_is_no_way(domain: str, enhanced: str) -> None:
+def test_undeliverable_domains(domain: str, enhanced: str) -> None:
     resolver = StaticResolver(
         mx={
             "null.example": [(0, "")],
@@ -566,7 +618,7 @@ def test_domains_to_which_there_is_no_way(domain: str, enhanced: str) -> None:
     )
 
     async def main() -> None:
-        async with delivery(resolver=resolver, own_names=["us.example"], own_networks=None) as made:
+        async with delivery(resolver=resolver, own=OwnSystem(frozenset({"us.example"}))) as made:
             outcome = one(await deliver(made, message(f"x@{domain}")))
             assert (outcome.disposition, outcome.reply.enhanced, outcome.asked) == (F, enhanced, False)
 
@@ -589,7 +641,7 @@ def test_implicit_mx_and_address_literals() -> None:  # RFC 5321 §5.1, §4.1.3
 
 
 @pytest.mark.parametrize("ending", ["closes", "421"])
-def test_a_kept_connection_that_died_is_replaced_without_an_outcome(ending: str) -> None:
+def test_a_reused_connection_that_was_closed_is_replaced_without_an_outcome(ending: str) -> None:
     async def main() -> None:
         async with peer() as here, delivery(here.port) as made:
             await deliver(made, message("x@a.example"))
@@ -614,9 +666,9 @@ def test_a_kept_connection_that_died_is_replaced_without_an_outcome(ending: str)
     [{"MAIL": None}, {"MAIL": b"421 bye\r\n"}, {"RCPT": None}, {"DATA": None}, {".": None}, {"MAIL": b"220 x\r\n221-"},
      {"DATA": b"250 what\r\n"}, {".": b"354 what\r\n"}, {"RCPT": b"250-a\r\n251 b\r\n"}],
 )  # fmt: skip
-def test_r19_a_fresh_connection_that_fails_defers_and_is_not_kept(answers: Mapping[str, bytes | None]) -> None:
+def test_r19_a_new_connection_that_fails_defers_and_is_not_reused(answers: Mapping[str, bytes | None]) -> None:
     async def main() -> None:
-        timeouts = {**TIMEOUTS, Step.RCPT: 0.1}
+        timeouts = {**TIMEOUTS, ClientStep.RCPT: 0.1}
         async with peer(answers) as here, delivery(here.port, timeouts=timeouts) as made:
             outcome = one(await deliver(made, message("x@a.example")))
             assert outcome.disposition is P
@@ -628,11 +680,11 @@ def test_r19_a_fresh_connection_that_fails_defers_and_is_not_kept(answers: Mappi
     run(main)
 
 
-def test_r19_a_time_out_defers_and_the_connection_is_not_kept() -> None:
+def test_r19_a_timeout_defers_and_the_connection_is_not_reused() -> None:
     async def main() -> None:
         async with (
             peer(dict.fromkeys(["MAIL", "RCPT", "DATA"], b"")) as here,
-            delivery(here.port, timeouts={**TIMEOUTS, Step.MAIL: 0.03}) as made,
+            delivery(here.port, timeouts={**TIMEOUTS, ClientStep.MAIL: 0.03}) as made,
         ):
             outcome = one(await deliver(made, message("x@a.example")))
             assert (outcome.disposition, outcome.reply.enhanced) == (P, "4.4.2")
@@ -645,7 +697,9 @@ def test_r19_a_time_out_defers_and_the_connection_is_not_kept() -> None:
 
 @pytest.mark.parametrize("size", [10, HELD + 10])
 @pytest.mark.parametrize(("kind", "disposition"), [(OSError, P), (BodyDamaged, Disposition.HELD)])
-def test_a_body_that_cannot_be_read_is_never_ended(size: int, kind: type[OSError], disposition: Disposition) -> None:
+def test_a_body_that_cannot_be_read_is_never_terminated(
+    size: int, kind: type[OSError], disposition: Disposition
+) -> None:
     async def main() -> None:
         async with peer() as here, delivery(here.port) as made:
             body = Held(b"x" * size, kind(5, "Input/output error"))
@@ -674,7 +728,7 @@ def test_a_cancelled_delivery_closes_its_connection() -> None:
     run(main)
 
 
-def test_a_message_that_the_next_hop_cannot_take_fails_and_the_connection_is_kept() -> None:
+def test_a_message_that_the_next_hop_cannot_carry_fails_and_the_connection_is_kept() -> None:
     async def main() -> None:
         async with peer({"EHLO": b"250-peer.example\r\n250 SIZE 10\r\n"}) as here, delivery(here.port) as made:
             for body, enhanced in ((b"more than ten octets", "5.3.4"), ("é".encode(), "5.6.3")):

@@ -1,17 +1,17 @@
-"""Delivery to peers that misbehave: what one host, one command or one recipient suffers must not reach the others."""
+"""Delivery to faulty peers: a fault of one host, command or recipient must not affect the others."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.delivery.test_remote import LONG, D, F, P, deliver, delivery, message, one, peer, run
 
 from ironpost.client.connection import connect
 from ironpost.delivery.next_hop import MAX_HOSTS
-from ironpost.model.ports import MX, Answer, ResolverError
-from ironpost.protocol.client import TIMEOUTS, Step, Transaction
+from ironpost.model.dns import MX, Records, RecordType, ResolverError
+from ironpost.protocol.client.session import TIMEOUTS, ClientStep, OutgoingTransaction
 from ironpost.routing.route import Host, Route
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CHUNKS = {"EHLO": b"250-peer.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n"}
 
 @pytest.mark.parametrize("code", [500, 501, 502, 503])
 @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", "."])
-def test_f40_a_fault_of_the_dialogue_defers_and_leaves_the_connection(step: str, code: int) -> None:
+def test_f40_a_protocol_reply_code_defers_and_keeps_the_connection(step: str, code: int) -> None:
     async def main() -> None:
         async with peer({step: b"%d 5.5.1 what\r\n" % code}) as here, delivery(here.port) as made:
             assert one(await deliver(made, message("x@a.example"))).disposition is P
@@ -51,7 +51,7 @@ def test_f40_a_host_that_rejects_bdat_gets_data_on_a_new_connection() -> None:
     run(main)
 
 
-def test_f40_a_refused_rset_costs_the_next_message_a_new_connection_only() -> None:
+def test_f40_after_a_refused_rset_the_next_message_gets_a_new_connection() -> None:
     async def main() -> None:
         answers = {"RCPT TO:<no@a.example>": b"550 5.1.1 who\r\n", "RSET": b"502 5.5.1 what\r\n"}
         answers["DATA"] = b"554 5.5.1 nobody\r\n"
@@ -84,7 +84,7 @@ def test_f40_a_refused_rset_costs_the_next_message_a_new_connection_only() -> No
         {"MAIL": b"250-a\r\n251 b\r\n"},
     ],
 )
-def test_f42_a_host_that_judges_nothing_is_followed_by_the_next(answers: Mapping[str, bytes | None]) -> None:
+def test_f42_after_a_host_that_decides_nothing_the_next_is_tried(answers: Mapping[str, bytes | None]) -> None:
     """RFC 5321 §5.1."""
 
     async def main() -> None:
@@ -102,12 +102,12 @@ def test_f42_a_host_that_judges_nothing_is_followed_by_the_next(answers: Mapping
     run(main)
 
 
-def test_f42_a_silent_host_is_followed_by_the_next() -> None:
+def test_f42_after_a_silent_host_the_next_is_tried() -> None:
     async def main() -> None:
         async with (
             peer({"MAIL": b"", "RCPT": b"", "DATA": b""}) as first,
             peer(ip="127.0.0.2", port=first.port) as second,
-            delivery(first.port, timeouts={**TIMEOUTS, Step.MAIL: 0.03}) as made,
+            delivery(first.port, timeouts={**TIMEOUTS, ClientStep.MAIL: 0.03}) as made,
         ):
             assert one(await deliver(made, message("x@a.example"))).disposition is D
             assert len(second.messages) == 1
@@ -125,9 +125,7 @@ def test_f42_a_silent_host_is_followed_by_the_next() -> None:
         ({".": b"421 closing\r\n"}, P),
     ],
 )
-def test_f42_a_verdict_or_a_doubt_after_the_content_is_not_taken_to_another_host(
-    answers: Mapping[str, bytes | None], expected: object
-) -> None:
+def test_f42_after_the_content_no_other_host_is_tried(answers: Mapping[str, bytes | None], expected: object) -> None:
     async def main() -> None:
         async with (
             peer(answers) as first,
@@ -140,7 +138,7 @@ def test_f42_a_verdict_or_a_doubt_after_the_content_is_not_taken_to_another_host
     run(main)
 
 
-def test_f42_only_recipients_without_a_verdict_go_to_the_next_host() -> None:
+def test_f42_only_undecided_recipients_go_to_the_next_host() -> None:
     async def main() -> None:
         answers = {
             "EHLO": b"250 peer.example\r\n",  # one command at a time
@@ -162,7 +160,7 @@ def test_f42_only_recipients_without_a_verdict_go_to_the_next_host() -> None:
     run(main)
 
 
-def test_f42_when_no_host_judges_the_mail_the_last_word_about_it_counts() -> None:
+def test_f42_if_no_host_decides_the_last_reply_counts() -> None:
     async def main() -> None:
         async with peer({"MAIL": b"451 4.7.1 busy\r\n"}) as first, delivery(first.port) as made:
             outcome = one(await deliver(made, message("x@a.example")))  # nobody listens at the second
@@ -177,7 +175,7 @@ def test_f42_when_no_host_judges_the_mail_the_last_word_about_it_counts() -> Non
 
 @pytest.mark.parametrize("reply", [b"OK\r\n", b"354 what\r\n", b"250-a\r\n550 b\r\n", b"354 what\n"])
 def test_f44_a_host_with_unreadable_replies_to_the_content_gets_two_copies_at_most(reply: bytes) -> None:
-    """RFC 1047: nobody knows whether it took the first one."""
+    """RFC 1047: it is not known whether the host has the first one."""
 
     async def main() -> None:
         async with peer({".": reply}) as here, delivery(here.port) as made:
@@ -192,7 +190,7 @@ def test_f44_a_host_with_unreadable_replies_to_the_content_gets_two_copies_at_mo
     run(main)
 
 
-def test_f44_an_acceptance_that_breaks_the_framing_is_one_all_the_same() -> None:
+def test_f44_an_acceptance_with_invalid_framing_still_counts() -> None:
     async def main() -> None:
         async with peer({".": b"250 OK\n"}) as here, delivery(here.port) as made:
             assert one(await deliver(made, message("x@a.example"))).disposition is D
@@ -217,7 +215,7 @@ def test_f44_an_acceptance_that_breaks_the_framing_is_one_all_the_same() -> None
         {".": b"535 5.7.8 who are you\r\n"},
     ],
 )
-def test_f15_mail_waits_and_the_operator_is_told_when_the_smart_host_does_not_take_us(
+def test_f15_a_smart_host_that_refuses_us_defers_and_is_logged(
     answers: Mapping[str, bytes | None],
 ) -> None:
     async def main() -> None:
@@ -239,7 +237,7 @@ def test_f15_mail_waits_and_the_operator_is_told_when_the_smart_host_does_not_ta
         ({}, D),
     ],
 )
-def test_f15_a_verdict_on_the_mail_stays_one_at_a_smart_host(
+def test_f15_a_smart_host_that_refuses_the_message_fails_it(
     answers: Mapping[str, bytes | None], expected: object
 ) -> None:
     async def main() -> None:
@@ -251,7 +249,7 @@ def test_f15_a_verdict_on_the_mail_stays_one_at_a_smart_host(
     run(main)
 
 
-def test_f15_what_a_message_demands_is_no_fault_of_the_route() -> None:
+def test_f15_an_unsupported_message_is_not_a_route_fault() -> None:
     async def main() -> None:
         sent = message("x@a.example")
         sent = sent._replace(envelope=sent.envelope._replace(parameters={"REQUIRETLS": None}))
@@ -262,7 +260,7 @@ def test_f15_what_a_message_demands_is_no_fault_of_the_route() -> None:
     run(main)
 
 
-def test_f15_the_next_smart_host_is_asked_first() -> None:
+def test_f15_the_next_smart_host_is_tried_first() -> None:
     async def main() -> None:
         async with peer({"MAIL": b"530 5.7.0 log in\r\n"}) as first, peer() as second, delivery(25) as made:
             route = Route.smart([Host("127.0.0.1", first.port), Host("127.0.0.1", second.port)])
@@ -275,7 +273,7 @@ def test_f15_the_next_smart_host_is_asked_first() -> None:
 @pytest.mark.parametrize(
     "answers", [{"greeting": b"554 5.7.1 not you\r\n"}, {"MAIL": b"530 5.7.0 Authentication required\r\n"}]
 )
-def test_f15_at_an_exchanger_such_a_refusal_is_a_verdict(answers: Mapping[str, bytes | None]) -> None:
+def test_f15_at_an_exchanger_the_same_refusal_is_final(answers: Mapping[str, bytes | None]) -> None:
     async def main() -> None:
         async with (
             peer(answers) as first,
@@ -293,7 +291,7 @@ def test_f15_at_an_exchanger_such_a_refusal_is_a_verdict(answers: Mapping[str, b
 
 @pytest.mark.parametrize("reply", [b"452 too many\r\n", b"452 4.5.3 too many\r\n", b"552 too many\r\n"])
 @pytest.mark.parametrize("limit", [1, 3])
-def test_f46_those_that_a_host_does_not_take_at_once_follow_at_once(reply: bytes, limit: int) -> None:
+def test_f46_recipients_beyond_the_limit_follow_at_once(reply: bytes, limit: int) -> None:
     taken = 0
 
     async def main() -> None:
@@ -329,11 +327,11 @@ def test_f46_a_full_mailbox_is_not_too_many_recipients() -> None:
     run(main)
 
 
-# -- f05: nothing takes for ever --------------------------------------------------------------------------------------
+# -- f05: every wait is bounded --------------------------------------------------------------------------------------
 
 
-def test_f05_a_host_that_is_slow_with_every_recipient_has_the_time_of_one_attempt() -> None:
-    """Each reply comes well before its time-out: only a limit for all of them ends it."""
+def test_f05_a_slow_host_is_limited_by_the_time_of_one_attempt() -> None:
+    """Each reply comes well before its timeout: only a limit for all of them ends the attempt."""
 
     async def main() -> None:
         async with peer({"EHLO": b"250 peer.example\r\n"}) as here, delivery(here.port, attempt_seconds=0.3) as made:
@@ -354,19 +352,19 @@ def test_f05_a_host_that_is_slow_with_every_recipient_has_the_time_of_one_attemp
     run(main)
 
 
-def test_f05_the_reply_to_the_content_has_its_own_time() -> None:
-    """RFC 1047: who gives up there sends the message twice."""
+def test_f05_the_reply_to_the_content_has_its_own_timeout() -> None:
+    """RFC 1047: a client that gives up there sends the message twice."""
 
     async def main() -> None:
         async with peer() as here:
             here.gate = asyncio.Event()
             connection = await connect("127.0.0.1", here.port, "us.example")
             envelope = message("x@a.example").envelope
-            sent = Transaction(envelope, content=b"hi\r\n")
+            sent = OutgoingTransaction(envelope, content=b"hi\r\n")
             running = asyncio.create_task(connection.transact(sent, deadline=asyncio.get_running_loop().time() + LONG))
             while not here.messages:
                 await asyncio.sleep(0)
-            connection._too_late()  # as its timer would
+            connection._deadline_passed()  # as its timer would
             here.gate.set()
             await running
             assert sent.outcomes[0] is not None
@@ -377,43 +375,68 @@ def test_f05_the_reply_to_the_content_has_its_own_time() -> None:
 
 
 class Countless:
-    """A resolver of a domain with thousands of exchangers; `silent` ones are never answered for."""
+    """A resolver of a domain with thousands of exchangers, whose addresses fail or, if `silent`, never come."""
 
     def __init__(self, *, silent: bool) -> None:
         self.silent = silent
-        self.asked = 0
+        self.hosts: set[str] = set()
 
-    async def mx(self, _domain: str) -> Answer:
-        return Answer(True, exchangers=[MX(number, f"mx{number}.a.example") for number in range(2000)])
-
-    async def addresses(self, _host: str) -> Answer:
-        self.asked += 1
+    async def resolve(self, name: str, kind: RecordType, /) -> Records[Any]:
+        if kind is RecordType.MX:
+            return Records(True, tuple(MX(number, f"mx{number}.a.example") for number in range(2000)))
+        self.hosts.add(name)
         if self.silent:
             await asyncio.get_running_loop().create_future()
         raise ResolverError("SERVFAIL")
 
-    async def names(self, _ip: str) -> Answer:
-        raise ResolverError("SERVFAIL")
 
-
-def test_f05_a_domain_with_thousands_of_hosts_costs_a_few_questions() -> None:
+def test_f05_a_domain_with_thousands_of_hosts_costs_few_queries() -> None:
     async def main() -> None:
         resolver = Countless(silent=False)
-        async with delivery(resolver=resolver) as made:  # type: ignore[arg-type]
+        async with delivery(resolver=resolver) as made:
             assert one(await deliver(made, message("x@a.example"))).disposition is P
-        assert resolver.asked == MAX_HOSTS
+        assert len(resolver.hosts) == MAX_HOSTS
 
     run(main)
 
 
-def test_f05_all_questions_of_a_destination_have_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f05_all_lookups_of_a_destination_share_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ironpost.delivery.next_hop.RESOLVE_SECONDS", 0.05)
 
     async def main() -> None:
         resolver = Countless(silent=True)
-        async with delivery(resolver=resolver) as made:  # type: ignore[arg-type]
+        async with delivery(resolver=resolver) as made:
             outcome = one(await deliver(made, message("x@a.example")))
         assert (outcome.disposition, outcome.reply.enhanced) == (P, "4.4.3")
-        assert resolver.asked <= MAX_HOSTS
+        assert len(resolver.hosts) <= MAX_HOSTS
+
+    run(main)
+
+
+# -- which failures are the destination's -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"greeting": b"421 4.3.2 closing\r\n"}, True),
+        ({"EHLO": b"421 4.3.2 closing\r\n"}, True),
+        ({"MAIL": b"421 4.3.2 closing\r\n"}, True),
+        ({"RCPT": b"421 4.3.2 closing\r\n"}, True),
+        ({"DATA": b"421 4.3.2 closing\r\n"}, True),
+        ({".": b"421 4.3.2 closing\r\n"}, True),
+        ({"MAIL": b"451 4.3.0 later\r\n"}, False),
+        ({"RCPT": b"450 4.2.0 mailbox busy\r\n"}, False),
+        ({"RCPT": b"450 4.7.1 Greylisted for 5 minutes\r\n"}, False),
+        ({"RCPT": b"421 4.7.0 Greylisted for 5 minutes\r\n"}, False),
+    ],
+)
+def test_a_421_at_any_step_counts_against_the_destination_and_greylisting_at_none(
+    answers: Mapping[str, bytes | None], expected: bool
+) -> None:
+    async def main() -> None:
+        async with peer(answers) as here, delivery(here.port) as made:
+            outcome = one(await deliver(made, message("x@a.example")))
+            assert (outcome.disposition, outcome.unreachable) == (P, expected)
 
     run(main)

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ironpost.wire.interface import DEFAULT_LIMITS, Limits, Mailbox, Reply, WireFault
+from ironpost.wire.interface import DEFAULT_LIMITS, Command, Limits, Mailbox, Reply, WireFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,7 @@ WORDS = (
     b"ATRN\r\n", b"HELP", b"XFOO", b"9223372036854775807", b"9223372036854775808", b"00000000000000000000", b"1",
     b"250 ", b"250-", b"250-", b"250-2.1.0 ", b"550 5.1.1", b"4.2.2", b"354", b"25", b"260 ", b"SIZE 10",
     b"AUTH PLAIN LOGIN", b"From: ", b"Received:", b"received : ", b"Subject: x\r\n", b"\r\n ", b"\r\n\t", b"\r\n\r\n",
+    b"a..b@", b".a@b_c",
     b"+2B", b"+2b", b"+", b"\\x{E9}", b"\\x{", b"}", b"\\x{0A}", b"\\x{10FFFF}", b"\\x{D800}", b"\\x{1F4EB}", b"41",
 )  # fmt: skip
 
@@ -173,7 +174,7 @@ def decoder(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
             if finished:
                 yield outcome(lambda one=one: one.feed(b""))
                 break
-            assert consumed == len(piece), "octets were neither consumed nor left behind an end"
+            assert consumed == len(piece), "octets were neither consumed nor left after an end"
         ends.append((body, total, finished, facts(one)))
     assert ends[0] == ends[1], f"the cut changed the result: {ends}"
 
@@ -213,21 +214,33 @@ def stuffing(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
 
 def command(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
     line = (command_line(rng) if rng.random() < 0.8 else soup(rng, 6)) + rng.choice([b"", b"\r\n"])
-    yield line, outcome(lambda: wire.parse_command(line))
+    strict, lenient = (outcome(lambda mode=mode: wire.parse_command(line, lenient=mode)) for mode in (False, True))
+    yield line, strict, lenient
+    if isinstance(lenient, Command):
+        assert (strict == lenient) == (not lenient.tolerated), "what only leniency lets pass is not named"
+        if lenient.path is not None and lenient.path.domain:
+            written = wire.format_mailbox(lenient.path, lenient=True)
+            again = wire.parse_command(b"MAIL FROM:<%b>" % written.encode(), lenient=True)
+            assert (again.path, "stray_dots" in again.tolerated) == (lenient.path, False), "a path cannot be written"
+    else:
+        assert strict == lenient or not isinstance(strict, Command), "leniency refuses what the grammar has"
 
 
 def mailbox(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
     data = soup(rng, 6) + rng.choice([b"", b"@b.example", b"@["])
     if rng.random() < 0.5:
         data = f"{rng.choice(LOCAL_PARTS)}@{domain(rng)}".encode()
-    read = outcome(lambda: wire.parse_mailbox(data))
+    mode = rng.random() < 0.5
+    read = outcome(lambda: wire.parse_mailbox(data, lenient=mode))
     yield data, read
     text = data.decode(errors=rng.choice(["replace", "surrogateescape"]))
-    yield outcome(lambda: wire.parse_mailbox(text))
-    written = outcome(lambda: wire.format_mailbox(Mailbox(text, soup(rng, 3).decode(errors="replace"))))
+    yield outcome(lambda: wire.parse_mailbox(text, lenient=mode))
+    mailbox = Mailbox(text, soup(rng, 3).decode(errors="replace"))
+    written = outcome(lambda: wire.format_mailbox(mailbox, lenient=mode))
     yield written
     if isinstance(read, Mailbox):
-        assert wire.parse_mailbox(wire.format_mailbox(read)) == read, "a mailbox that was read cannot be written"
+        written = wire.format_mailbox(read, lenient=mode)
+        assert wire.parse_mailbox(written, lenient=mode) == read, "a mailbox that was read cannot be written"
 
 
 def reply(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
@@ -293,6 +306,7 @@ def framer(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
         held=rng.choice([1 << 20, 1 << 20, rng.randrange(20)]),
     )
     newline = rng.choice(["reject", "normalise", "accept"])
+    lenient = rng.random() < 0.5
     data = b"".join(
         rng.choice([soup(rng, 4), soup(rng, 4), command_line(rng) + b"\r\n", b"BDAT 2\r\na\r", b"BDAT 1 LAST\r\n\n"])
         for _ in range(rng.randrange(9))
@@ -301,7 +315,7 @@ def framer(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
     early = rng.random()
     ends = []
     for pieces in (cut(rng, data), cut(rng, data)):
-        one = wire.ServerFramer(limits, newline)
+        one = wire.ServerFramer(limits, newline, lenient=lenient)
         answers = iter(modes)
         events: list[Any] = []
         yield outcome(lambda one=one: one.resume(0)), outcome(lambda one=one: one.resume(9))

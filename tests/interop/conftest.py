@@ -1,46 +1,38 @@
-"""Programs of others for the interop tests; absent ones skip, unless CI is set: there they must be had."""
+"""Other programs for the interop tests; a test whose program is missing is skipped, or fails if CI is set."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.loading import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
 
-def _loaded(name: str) -> ModuleType:
-    """A module of this folder, which is no package, under the name by which the others here import it."""
-    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-peers = _loaded("peers")
+HERE = Path(__file__).parent
+peers = load(HERE / "peers.py")
 
 
 @pytest.fixture(scope="session")
 def mtas() -> ModuleType:
     """Configurations of other mail transfer agents."""
-    return _loaded("mtas")
+    return load(HERE / "mtas.py")
 
 
 @pytest.fixture(scope="session")
 def peers_prefix() -> Path:
-    """Where programs are unpacked."""
+    """The directory in which programs are unpacked."""
     return Path(peers.PREFIX)
 
 
@@ -67,7 +59,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], str]:
-    """The path of a program by its name."""
+    """A function that returns the path of a program by its name."""
 
     def find(name: str) -> str:
         try:
@@ -82,7 +74,7 @@ def program() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def call(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Runs a program; fails with what it said unless it exits 0."""
+    """Run a program; fail with its output unless it exits with 0."""
 
     def run(name: str, *arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(
@@ -96,7 +88,7 @@ def call(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedPro
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, for programs that cannot take any."""
+    """Return a port that was just free, for programs that cannot listen on port 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -109,8 +101,44 @@ def port() -> int:
 
 
 @pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that the users of Postfix and Exim may traverse; they may not traverse pytest's."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as name:  # a killed process may not have exited yet
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture
+def signed_dns(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Start unbound with records, `signed_dns(signed, plain=, bogus=)` as `zones.unbound` says; return its port."""
+    program("unbound")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Sequence[str], port: int = 0, prefix: Sequence[str] = (), **more: Sequence[str]) -> int:
+        port = port or free_port()
+        command, env = load(HERE / "zones.py").unbound(tmp_path / "dns", port, *arguments, **more)
+        process = subprocess.Popen([*prefix, *command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started.append(process)
+        if prefix:  # in another network
+            log = tmp_path / "dns" / "log"
+            pause = select.poll()
+            while not (log.exists() and "start of service" in log.read_text()):
+                pause.poll(10)
+                assert process.poll() is None, "unbound did not start"
+        else:
+            assert listens(process, port), "unbound did not start"
+        return port
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[[list[str], dict[str, str], int], None]]:
-    """Starts a mail server or proxy and waits for its greeting; ended at the end."""
+    """Start a mail server or proxy and wait for its greeting; end it after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(command: list[str], env: dict[str, str], port: int) -> None:
@@ -118,7 +146,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[[list[str], dict[str, str], int]
         with log.open("wb") as out:
             process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
         started.append(process)
+        pause = select.poll()
         while True:
+            pause.poll(10)  # leave it the processor to start
             assert process.poll() is None, log.read_text()
             try:
                 with socket.create_connection(("127.0.0.1", port), 10) as connection:
@@ -131,11 +161,15 @@ def launch(tmp_path: Path) -> Iterator[Callable[[list[str], dict[str, str], int]
     for process in started:
         process.terminate()
         process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children, such as a delivery of Exim, use its folder
 
 
 def listens(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether it listens there; False when it has ended instead."""
+    """Wait until the program listens; return False if it has ended instead."""
+    pause = select.poll()
     while process.poll() is None:
+        pause.poll(10)
         try:
             socket.create_connection(("127.0.0.1", port), 5).close()
         except ConnectionRefusedError:
@@ -146,11 +180,11 @@ def listens(process: subprocess.Popen[bytes], port: int) -> bool:
 
 @pytest.fixture
 def sink(program: Callable[[str], str], tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """Postfix's smtp-sink on a free port; the port, and the folder into which it writes each message."""
+    """Start Postfix's smtp-sink on a free port; yield the port and the folder of its messages."""
     folder = tmp_path / "sink"
     folder.mkdir()
     user = ["-u", "root"] if os.geteuid() == 0 else []
-    # smtp-sink cannot take any port; the one that was free may be another's by the time it starts.
+    # smtp-sink cannot listen on port 0, and another process may take the free port first.
     for attempt in range(5):
         port = free_port()
         process = subprocess.Popen(

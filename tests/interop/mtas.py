@@ -1,7 +1,7 @@
-"""Postfix and Exim out of `peers`, configured in a folder: for the interop tests and the load scripts.
+"""Postfix and Exim from `peers`, configured in a folder, for the interop tests and the load scripts.
 
-Promises: each runs in the foreground, listens on 127.0.0.1 only, asks no DNS, and keeps everything in the folder.
-Needs root: both change to other users. Exim's name is compiled in, so the system user `Debian-exim` is made if need be.
+Promises: each runs in the foreground, listens on 127.0.0.1 only, does not query DNS, and keeps its files in the folder.
+Requires root: both change to other users. Exim's user is compiled in, so `Debian-exim` is created if necessary.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ QUEUES = ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "
 
 
 class Ready(NamedTuple):
-    """What runs a server."""
+    """A configured server: its command and environment."""
 
     command: list[str]
     env: dict[str, str]
 
 
 def owned(path: Path, user: str = "mail") -> None:
-    """A directory of another user, that everybody may pass."""
+    """Create a directory for another user, which every user may traverse."""
     path.mkdir(mode=0o755, parents=True, exist_ok=True)
     subprocess.run(["chown", user, path], check=True)
 
 
 def postfix(folder: Path, port: int, *, options: str = "", main: str = "") -> Ready:
-    """Postfix with one SMTP listener.
+    """Configure Postfix with one SMTP listener.
 
     Args:
-        folder: made if need be.
+        folder: created if necessary.
         port: of the listener.
-        options: of that listener, as master.cf has them: `-o name=value`.
-        main: lines for main.cf; they win over what stands there by itself.
+        options: options of that listener in master.cf: `-o name=value`.
+        main: lines for main.cf, which override the defaults here.
     """
     peers.find("postfix")
     root, queue, conf, data = peers.PREFIX / "root", folder / "queue", folder / "conf", folder / "data"
@@ -98,16 +98,26 @@ scache unix - - n - 1 scache
     )
 
 
-def exim(folder: Path, port: int, *, main: str = "", acl: str = "accept", routers: str, transports: str = "") -> Ready:
-    """Exim with one SMTP listener.
+def exim(
+    folder: Path,
+    port: int | str,
+    *,
+    main: str = "",
+    acl: str = "accept",
+    routers: str,
+    transports: str = "",
+    retry: str = "F,1h,1m",
+) -> Ready:
+    """Configure Exim with one SMTP listener.
 
     Args:
-        folder: made if need be.
-        port: of the listener.
+        folder: created if necessary.
+        port: of the listener; several as Exim lists them, `1 : 2`.
         main: options of the main section.
-        acl: what RCPT meets.
+        acl: the ACL that is applied to RCPT.
         routers: the routers' section.
         transports: the transports' section.
+        retry: the retry schedule of all addresses and errors.
     """
     program = peers.find("exim4")
     user_exists(EXIM)
@@ -145,11 +155,11 @@ begin routers
 begin transports
 {transports}
 begin retry
-* * F,1h,1m
+* * {retry}
 """)
     return Ready([program, "-C", str(folder / "exim.conf"), "-bdf"], peers.environment())
 
 
 def user_exists(name: str) -> None:
-    """A name that was compiled into a program."""
+    """Create a user whose name is compiled into a program."""
     subprocess.run(["useradd", "-r", "-M", "-d", "/nonexistent", name], check=False, capture_output=True)

@@ -1,9 +1,9 @@
-"""Programs that this project did not write, for the interop tests and the load scripts: found in PATH, or unpacked from
-Debian's packages into a private prefix. Nothing is installed, configured or started by this.
+"""Other programs for the interop tests and the load scripts, found in PATH or unpacked from Debian's packages into a
+private prefix. This module installs, configures and starts nothing.
 
-    python tests/interop/peers.py        fetches everything and prints where each program is
+    python tests/interop/peers.py        fetch everything and print the path of each program
 
-The prefix is `.peers` in the clone, or what IRONPOST_PEERS names.
+The prefix is `.peers` in the clone, or the value of IRONPOST_PEERS.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ PREFIX = Path(os.environ.get("IRONPOST_PEERS") or Path(__file__).resolve().paren
 
 
 class Program(NamedTuple):
-    """Where a program comes from."""
+    """The source of a program."""
 
     path: str
-    """Below the prefix, once unpacked."""
+    """The path below the prefix after unpacking."""
     packages: tuple[str, ...]
-    """Debian packages: its own, and libraries that a small installation lacks."""
+    """Debian packages: the server and the libraries that a minimal installation lacks."""
 
 
 PROGRAMS: dict[str, Program] = {
     "smtp-sink": Program("usr/sbin/smtp-sink", ("postfix", "libicu72")),
     "smtp-source": Program("usr/sbin/smtp-source", ("postfix", "libicu72")),
     "postfix": Program("usr/sbin/postfix", ("postfix", "libicu72")),
+    "saslpasswd2": Program(  # with the mechanisms and the user database that Postfix loads
+        "usr/sbin/saslpasswd2", ("sasl2-bin", "libsasl2-modules", "libsasl2-modules-db", "libdb5.3", "libsasl2-2")
+    ),
     "swaks": Program("usr/bin/swaks", ("swaks",)),
     "msmtp": Program("usr/bin/msmtp", ("msmtp", "libgsasl18", "libgssglue1", "libntlm0", "libsecret-1-0", "libidn12")),
     "exim4": Program("usr/sbin/exim4", ("exim4-daemon-light", "exim4-base", "libidn12")),
@@ -48,19 +51,20 @@ PROGRAMS: dict[str, Program] = {
     "fetchmail": Program(
         "usr/bin/fetchmail", ("fetchmail", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
     ),
+    "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
 }
 
 
 class AbsentError(Exception):
-    """A program is neither installed nor to be had; the text says why."""
+    """A program is not installed and cannot be fetched; the text gives the reason."""
 
 
 def find(name: str) -> str:
-    """The path of a program, fetched if need be.
+    """Return the path of a program; fetch it if necessary.
 
     Raises:
-        AbsentError: it cannot be had here.
+        AbsentError: it is not installed and cannot be fetched.
     """
     if found := shutil.which(name):
         return found
@@ -74,7 +78,7 @@ def find(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What unpacked programs need around them: their libraries, and Postfix a configuration folder."""
+    """Return the environment that unpacked programs need: library paths, and for Postfix a configuration folder."""
     root = PREFIX / "root"
     folders = [root / "usr" / "lib" / "postfix", *sorted((root / "usr" / "lib").glob("*-linux-gnu"))]
     return {
@@ -85,7 +89,7 @@ def environment() -> dict[str, str]:
 
 
 def _postfix_configuration() -> Path:
-    """smtp-sink and smtp-source read a main.cf, if only for its defaults."""
+    """Create the main.cf that smtp-sink and smtp-source read."""
     folder = PREFIX / "conf"
     if not (folder / "main.cf").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,7 @@ def _postfix_configuration() -> Path:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One process at a time: pytest's workers start together."""
+    """Hold a lock, because pytest's workers start together."""
     PREFIX.mkdir(parents=True, exist_ok=True)
     with (PREFIX / "lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -106,22 +110,23 @@ def _alone() -> Iterator[None]:
 
 def _fetch(name: str, program: Program) -> None:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise AbsentError(f"{name} is not installed, and this is no Debian system to fetch it from")
+        raise AbsentError(f"{name} is not installed, and can only be fetched on a Debian system")
     folder = PREFIX / "packages"
     folder.mkdir(exist_ok=True)
+    missing = [package for package in program.packages if not any(folder.glob(f"{package}_*.deb"))]
+    if missing:  # in one call, because each reads all package lists
+        done = subprocess.run(
+            ["apt-get", "-q", "download", *missing], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise AbsentError(f"{name}: {', '.join(missing)} cannot be fetched: {done.stderr.strip()}")
     for package in program.packages:
-        if not any(folder.glob(f"{package}_*.deb")):
-            done = subprocess.run(
-                ["apt-get", "-q", "download", package], cwd=folder, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise AbsentError(f"{name}: package {package} cannot be fetched: {done.stderr.strip()}")
         for found in folder.glob(f"{package}_*.deb"):
             subprocess.run(["dpkg-deb", "-x", found, PREFIX / "root"], check=True, capture_output=True)
 
 
 def main() -> int:
-    """Fetches everything; 1 if something is missing."""
+    """Fetch everything; return 1 if something is missing."""
     missing = 0
     for name in PROGRAMS:
         try:

@@ -1,4 +1,4 @@
-"""Programs that people have log in, by each mechanism that they know, over STARTTLS and over implicit TLS."""
+"""Common programs log in, by each mechanism that they support, over STARTTLS and implicit TLS."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import aiosmtplib
 import pytest
 
 from ironpost import Server
-from ironpost.lookup.users import User, Users, new_user
+from ironpost.accounts.authenticator import User, Users, new_user
 from ironpost.protocol.sasl import BY_NAME
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler, TlsContext
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MESSAGE = b"Subject: hello\r\n\r\nworld\r\n"
 
 
 class Accounts:
-    """ada with the password pencil, and one that a certificate names."""
+    """The account ada with the password pencil, and one named in a certificate."""
 
     secrets = True
     users = {"ada": new_user("ada", "pencil")._replace(secret="pencil"), CERTIFIED: User(CERTIFIED)}  # noqa: RUF012
@@ -41,14 +41,14 @@ class Accounts:
 
 
 class Tokens:
-    """Knows one token."""
+    """An authenticator with one token."""
 
     def verify_token(self, session: Any, login: str, token: str) -> str | None:
         return "ada" if token == "abc" and login in {"", "ada"} else None
 
 
 class Seen(BaseHandler):
-    """Takes everything from whoever logged in."""
+    """Accepts everything from authenticated clients."""
 
     def __init__(self) -> None:
         self.senders: list[tuple[str, str, str]] = []
@@ -63,7 +63,7 @@ class Seen(BaseHandler):
 
 @pytest.fixture(scope="module")
 def client_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A client's certificate that names an account, with its key."""
+    """Create a client certificate that names an account, with its key."""
     folder = tmp_path_factory.mktemp("client")
     chain, key = folder / "chain.pem", folder / "key.pem"
     subprocess.run(
@@ -76,7 +76,7 @@ def client_certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 @pytest.fixture
 def logins(certificate: Path, client_certificate: tuple[Path, Path]) -> Callable[..., Any]:
-    """Starts a server in a thread: `with logins(implicit_tls=...) as (port, senders)`."""
+    """Start a server in a thread: `with logins(implicit_tls=...) as (port, senders)`."""
 
     @contextmanager
     def start(*, implicit_tls: bool = False) -> Iterator[tuple[int, list[tuple[str, str, str]]]]:
@@ -87,7 +87,7 @@ def logins(certificate: Path, client_certificate: tuple[Path, Path]) -> Callable
         async def serve() -> None:
             users = Users([Accounts()], Tokens(), mechanisms=BY_NAME)
             tls = TlsContext.load([(certificate, certificate)], client_ca=client_certificate[0])
-            settings = Settings(hostname="localhost", authenticator=users)
+            settings = ServerSettings(hostname="localhost", authenticator=users)
             async with Server(handler, "127.0.0.1", settings=settings, tls=tls, implicit_tls=implicit_tls) as server:
                 port.append(server.port)
                 ready.set()
@@ -108,7 +108,7 @@ def logins(certificate: Path, client_certificate: tuple[Path, Path]) -> Callable
 
 @pytest.fixture(scope="module")
 def swaks(program: Callable[[str], str]) -> str:
-    """swaks, where Perl has what it needs for TLS (Debian: libnet-ssleay-perl)."""
+    """The path of swaks, if Perl has its TLS library (Debian: libnet-ssleay-perl)."""
     path = program("swaks")
     said = subprocess.run([path, "--support"], capture_output=True, text=True, check=False).stdout
     if "TLS supported" not in said and not os.environ.get("CI"):
@@ -126,7 +126,7 @@ def test_swaks_logs_in(logins: Callable[..., Any], call: Call, mechanism: str, t
     assert senders == [("ada", mechanism, "ESMTPSA")]
 
 
-def test_swaks_is_told_what_is_wrong(logins: Callable[..., Any], swaks: str) -> None:
+def test_swaks_shows_the_reason_of_a_refused_login(logins: Callable[..., Any], swaks: str) -> None:
     with logins() as (port, senders):
         done = subprocess.run(
             [swaks, "--server", "127.0.0.1", "--port", str(port), "--tls", "--auth", "PLAIN", "--auth-user",
@@ -156,7 +156,7 @@ def test_msmtp_logs_in(
     assert senders == [("ada", mechanism, "ESMTPSA")]
 
 
-def test_msmtp_shows_a_certificate(
+def test_msmtp_logs_in_with_a_certificate(
     logins: Callable[..., Any], call: Call, certificate: Path, client_certificate: tuple[Path, Path]
 ) -> None:
     chain, key = client_certificate
@@ -178,7 +178,7 @@ def test_curl_logs_in(
              f"{scheme}://localhost:{port}/client.example", "--login-options", f"AUTH={mechanism}", *secret,
              "--mail-from", "ada@client.example", "--mail-rcpt", "b@mail.example",
              "--upload-file", tmp_path / "message")  # fmt: skip
-    # curl 7.88 speaks OAUTHBEARER whichever of the two is asked for.
+    # curl 7.88 uses OAUTHBEARER whichever of the two is requested.
     assert [(who, by) for who, _, by in senders] == [("ada", "ESMTPSA")]
     assert senders[0][1] in ({"XOAUTH2", "OAUTHBEARER"} if "OAUTH" in mechanism else {mechanism})
 

@@ -1,5 +1,6 @@
-"""The conformance suite against servers that this project did not write, so that the suite itself is known to be right
-(SECURITY R56): a MUST that one of them fails stands in docs/conformance.md, read against the RFC, or is a bug here."""
+"""The conformance suite against other servers, to test the suite itself (SECURITY R56).
+
+A MUST that one of them violates is listed in docs/conformance.md, after a check against the RFC, or is a bug here."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiosmtpd.smtp import SMTP
 
-from ironpost.conform import Outcome, Target, cases, run, survey
+from ironpost.conform import CaseOutcome, Target, cases, run, survey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,27 +25,27 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
 
 def known(server: str) -> set[str]:
-    """The cases that docs/conformance.md lists as failed by a server."""
+    """Return the cases that docs/conformance.md lists as failed by a server."""
     _, _, rest = DOCUMENT.read_text().partition(f"### {server}\n")
     return set(re.findall(r"^\| `(rfc[^`]+)`", rest.partition("\n### ")[0], re.M))
 
 
 async def examined(target: Target) -> list[Any]:
-    """Every case against a server."""
+    """Run every case against a server."""
     target, found = await survey(target)
-    return await run(target, found, cases(), parallel=4)
+    return await run(target, found, cases(), parallel=8)
 
 
 def judged(results: list[Any], server: str) -> None:
-    """It failed what is known, and the suite could ask enough."""
+    """Assert that only listed cases failed, and that enough cases applied."""
     failed = {result.case.id: (result.why, *result.dialogue) for result in results if result.wrong}
     assert {name: why for name, why in failed.items() if name not in known(server)} == {}
-    assert sum(result.outcome is Outcome.PASS for result in results) > 300
+    assert sum(result.outcome is CaseOutcome.PASS for result in results) > 300
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that other users may pass; pytest's are closed to them."""
+    """A folder that other users may traverse; they may not traverse pytest's."""
     with tempfile.TemporaryDirectory(prefix="ironpost-mta-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -77,7 +78,7 @@ def test_r56_exim(program: Callable[[str], str], mtas: Any, launch: Launch, home
 
 
 class Here:
-    """aiosmtpd's handler: takes what is for localhost."""
+    """A handler of aiosmtpd that accepts mail for localhost."""
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, server: Any, session: Any, envelope: Any, address: str, options: list[str]

@@ -1,4 +1,4 @@
-"""A server that is killed, stopped, filled and fed: what it acknowledged, it keeps."""
+"""A server that is killed or stopped under load keeps acknowledged mail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLIENTS = 8
 
 
 class Load:
-    """Clients that submit numbered messages until all are through or the server is gone."""
+    """Clients that submit numbered messages until all are accepted or the server has ended."""
 
     def __init__(self, port: int, tell: Callable[[int], None]) -> None:
         self.port = port
@@ -47,7 +47,7 @@ class Load:
                         self.acknowledged.add(number)
                         self._tell(len(self.acknowledged))
         except (OSError, smtplib.SMTPException):
-            pass  # the server went away: the point of the test
+            pass  # the server has ended, as intended
 
     def wait(self) -> None:
         for thread in self.threads:
@@ -59,7 +59,7 @@ def numbers(mail: list[bytes]) -> list[int]:
     return sorted(int(re.search(rb"^Subject: number (\d+)$", text, re.M)[1]) for text in mail)  # type: ignore[index]
 
 
-def test_kill_in_the_middle_of_submissions_loses_nothing_that_was_acknowledged(serve: Callable[[str], Any]) -> None:
+def test_sigkill_during_submissions_loses_no_acknowledged_mail(serve: Callable[[str], Any]) -> None:
     server = serve("")
     load = Load(server.port, lambda count: server.process.kill() if count == MESSAGES // 2 else None)
     load.wait()
@@ -82,12 +82,12 @@ def test_sigterm_during_load_loses_nothing_and_exits_0(serve: Callable[[str], An
     server.start()
     server.wait_until_empty()
     found = numbers(server.mail())
-    # A clean end doubles nothing either.
+    # A regular stop causes no duplicates either.
     assert len(found) == len(set(found))
     assert load.acknowledged <= set(found)
 
 
-def test_a_message_in_its_content_is_finished_when_the_server_stops(serve: Callable[[str], Any]) -> None:
+def test_stop_lets_a_message_in_progress_finish(serve: Callable[[str], Any]) -> None:
     server = serve("")
     with socket.create_connection(("127.0.0.1", server.port), 30) as client, client.makefile("rb") as replies:
         assert replies.readline().startswith(b"220")
@@ -95,7 +95,7 @@ def test_a_message_in_its_content_is_finished_when_the_server_stops(serve: Calla
             client.sendall(command)
             assert replies.readline()[:1] in b"23"
         server.process.terminate()
-        # New connections are refused from some moment on; this one may finish.
+        # New connections are refused soon after; this one may finish.
         while True:
             try:
                 socket.create_connection(("127.0.0.1", server.port), 30).close()
@@ -111,7 +111,7 @@ def test_a_message_in_its_content_is_finished_when_the_server_stops(serve: Calla
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from /proc")
-def test_a_message_of_200_mb_costs_no_more_memory_than_a_window(serve: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_message_of_200_mb_uses_bounded_memory(serve: Callable[[str], Any], tmp_path: Path) -> None:
     server = serve("")
     file = tmp_path / "large"
     line = b"0123456789" * 7 + b"abcde\n"
@@ -119,7 +119,7 @@ def test_a_message_of_200_mb_costs_no_more_memory_than_a_window(serve: Callable[
         out.write(b"Subject: large\n\n")
         for _ in range(200 * 1000 * 1000 // (len(line) * 1000)):
             out.write(line * 1000)
-    # The first message brings in whatever is loaded once.
+    # The first message causes one-time imports and allocations.
     small = server.run("send", "--to", "a@localhost", "--port", str(server.port), "-", stdin=b"Subject: small\n\nx\n")
     assert small.returncode == 0, small.stderr
     server.wait_for_mail()
@@ -141,7 +141,7 @@ def test_a_message_of_200_mb_costs_no_more_memory_than_a_window(serve: Callable[
 
 
 def peak(process: int) -> int:
-    """The most octets that were ever resident in the process and its children, added up."""
+    """Return the sum of the peak resident memory of the process and its children, in octets."""
     kibibytes = 0
     for family in (process, *children(process)):
         status = Path(f"/proc/{family}/status").read_text()

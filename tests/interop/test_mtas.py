@@ -1,6 +1,6 @@
-"""Other mail transfer agents hand mail to us: Postfix and Exim by SMTP, Postfix by LMTP.
+"""Other mail transfer agents relay mail to us: Postfix and Exim by SMTP, Postfix by LMTP.
 
-Each of them takes a message from smtplib first, and relays it.
+Each receives a message from smtplib and relays it.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import smtplib
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
     from typing import Any
 
     Launch = Callable[[list[str], dict[str, str], int], None]
@@ -32,22 +31,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A folder that the users of Postfix and Exim can reach; pytest's own are closed to them."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        yield folder
-
-
 def submit(port: int, to: list[str]) -> None:
     with smtplib.SMTP("127.0.0.1", port, "client.example") as client:
         assert client.sendmail("ada@client.example", to, CONTENT) == {}
 
 
 def checked(found: bytes, by: bytes, with_: bytes) -> None:
-    """What arrived is what was sent, below one trace field of theirs and one of ours."""
+    """Check that the content arrived unchanged, below one trace field of each server."""
     head, body = found.split(b"\n\n", 1)
     assert body == BODY
     ours = head.split(b"\nReceived: ")[1]
@@ -89,7 +79,7 @@ def test_postfix_sends_under_tls(
     checked(found, b"postfix.example", b"ESMTPS")
 
 
-def test_postfix_says_by_xforward_where_the_mail_comes_from(
+def test_postfix_passes_the_origin_by_xforward(
     serve: Callable[..., Any], program: Callable[[str], str], mtas: Any, launch: Launch, home: Path, port: int
 ) -> None:
     program("postfix")
@@ -106,7 +96,7 @@ def test_postfix_says_by_xforward_where_the_mail_comes_from(
 
 
 def exim(mtas: Any, home: Path, port: int, next_hop: int, options: str) -> Any:
-    """Exim that relays everything to one next hop."""
+    """Configure Exim to relay everything to one next hop."""
     routers = f"out:\n  driver = manualroute\n  route_data = 127.0.0.1::{next_hop}\n  self = send\n  transport = smtp"
     transports = f"smtp:\n  driver = smtp\n  allow_localhost\n{options}"
     return mtas.exim(home, port, routers=routers, transports=transports)
@@ -156,7 +146,7 @@ def test_postfix_delivers_by_lmtp(
     server = serve("", 'role = "mx"', f'role = "lmtp"\n{where}')
     target = f"inet:127.0.0.1:{server.ports['lmtp']}" if kind == "inet" else f"unix:{path}"
     if kind == "unix":
-        path.chmod(0o666)  # Postfix comes as another user
+        path.chmod(0o666)  # Postfix connects as another user
     launch(*mtas.postfix(home, port, main=f"default_transport = lmtp:{target}"), port)
     submit(port, ["grace@localhost", "linus@localhost"])
     for found in server.wait_for_mail(2):

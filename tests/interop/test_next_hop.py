@@ -1,11 +1,15 @@
-"""Mail for other domains reaches servers that this project did not write."""
+"""Mail for other domains is relayed to other programs."""
 
 from __future__ import annotations
 
 import smtplib
+import ssl
 from typing import TYPE_CHECKING
 
+import pytest
 from aiosmtpd.controller import Controller
+
+from ironpost.server.self_signed import write_self_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +37,7 @@ def test_smtp_sink(serve: Callable[[str], Any], sink: tuple[int, Path]) -> None:
     assert found
     to = set()
     for text in found:
-        # smtp-sink writes the envelope as X- fields, and line ends as LF.
+        # smtp-sink writes the envelope as X- fields, and LF line endings.
         head, body = text.split(b"\n\n", 1)
         assert b"X-Mail-Args: <ada@client.example>" in head
         assert b"Received: from client.example" in head
@@ -43,7 +47,7 @@ def test_smtp_sink(serve: Callable[[str], Any], sink: tuple[int, Path]) -> None:
 
 
 class Kept:
-    """What aiosmtpd was given."""
+    """A handler of aiosmtpd that records messages."""
 
     def __init__(self) -> None:
         self.envelopes: list[Any] = []
@@ -54,14 +58,14 @@ class Kept:
 
 
 class Refusing(Kept):
-    """Refuses everything."""
+    """A handler of aiosmtpd that refuses everything."""
 
     async def handle_RCPT(self, *arguments: Any) -> str:  # noqa: N802 - aiosmtpd's name
         return "550 5.1.1 No such user here"
 
 
 class AnyPort(Controller):
-    """aiosmtpd's controller on a port that the system chooses."""
+    """aiosmtpd's controller on a free port."""
 
     def _trigger_server(self) -> None:
         self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
@@ -86,7 +90,29 @@ def test_aiosmtpd(serve: Callable[[str], Any]) -> None:
     assert envelope.original_content.startswith(b"Received: from client.example")
 
 
-def test_a_refusal_comes_back_to_the_sender_as_a_report(serve: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize(("level", "reached"), [("may", "encrypted"), ("verify", "authenticated")])
+def test_aiosmtpd_that_requires_starttls(serve: Callable[[str], Any], tmp_path: Path, level: str, reached: str) -> None:
+    certificate, key = tmp_path / "hub.pem", tmp_path / "hub.key"
+    write_self_signed(certificate, key, ["127.0.0.1"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    handler = Kept()
+    controller = AnyPort(handler, "127.0.0.1", 0, tls_context=context, require_starttls=True)
+    controller.start()
+    try:
+        rule = f'[[delivery.tls]]\ndomains = ["127.0.0.1"]\nlevel = "{level}"\n'
+        server = serve(route(controller.port) + f'[delivery]\nca = "{certificate}"\n' + rule)
+        submit(server.port, ["grace@elsewhere.example"])
+        server.wait_until_empty()
+        server.stop()  # with QUIT, so that aiosmtpd closes its transport
+    finally:
+        controller.stop()
+    (envelope,) = handler.envelopes
+    assert envelope.original_content.endswith(CONTENT)
+    assert f'"tls": "{reached}"' in server.log()
+
+
+def test_a_refusal_becomes_a_bounce_to_the_sender(serve: Callable[[str], Any]) -> None:
     handler = Refusing()
     controller = AnyPort(handler, "127.0.0.1", 0)
     controller.start()

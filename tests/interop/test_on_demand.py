@@ -1,4 +1,4 @@
-"""fetchmail takes its mail from us by ATRN: the customer of RFC 2645 as another project wrote it, with CRAM-MD5."""
+"""fetchmail fetches mail by ATRN (RFC 2645), with CRAM-MD5."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from tests.service.on_demand_kit import Accounts, Mailbox, Provider
+from tests.mta.on_demand_kit import Accounts, Mailbox, Provider
 
 from ironpost import Server
 from ironpost.protocol.dialect import SMTP
-from ironpost.protocol.settings import Settings
-from ironpost.queue.store import State
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.queue.store import RecipientState
 from ironpost.storage.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def test_fetchmail_fetches_by_odmr(program: Callable[[str], str], tmp_path: Path
     async def main() -> None:
         provider, mailbox = Provider(MemoryStore()), Mailbox()
         dialect = SMTP._replace(authenticate=True)
-        settings = Settings("provider.example", authenticator=Accounts(), auth_in_clear=True, dialect=dialect)
+        settings = ServerSettings("provider.example", authenticator=Accounts(), auth_without_tls=True, dialect=dialect)
         async with (
             Server(provider.handler, "127.0.0.1", settings=settings) as server,
             Server(mailbox, "127.0.0.1") as own,
@@ -57,7 +57,7 @@ def test_fetchmail_fetches_by_odmr(program: Callable[[str], str], tmp_path: Path
             assert "now reversing the connection" in said
             assert [to for to, _ in mailbox.messages] == [["a@jo.example", "b@jo.example"], ["c@mail.jo.example"]]
             assert mailbox.messages[1][1] == b"Trace: t\r\n" + BIG
-            assert await provider.states() == {"d@al.example": State.QUEUED}
+            assert await provider.states() == {"d@al.example": RecipientState.QUEUED}
             assert "You have no mail" in await fetch()
             await provider.on_demand.stop()
             await provider.runner.stop()

@@ -1,4 +1,4 @@
-"""Proxies in front of us: HAProxy says who the client is by PROXY v2, nginx's mail proxy by XCLIENT."""
+"""Proxies: HAProxy passes the client's address by PROXY v2, nginx's mail proxy by XCLIENT."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     Launch = Callable[[list[str], dict[str, str], int], None]
 
 CLIENT = "127.0.0.9"
-"""An address of loopback that nothing else uses: who connects to the proxy."""
+"""The loopback address of the client; nothing else uses it."""
 CONTENT = b"Subject: through a proxy\r\n\r\nhello\r\n"
 
 
 def accepted(server: Any) -> dict[str, Any]:
-    """The record of the message that was accepted."""
+    """Return the log record of the accepted message."""
     records = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
     (found,) = [record for record in records if record.get("event") == "accepted"]
     return found
@@ -61,7 +61,7 @@ listen smtp
 
 
 class Backend(BaseHTTPRequestHandler):
-    """Tells nginx where the mail server is."""
+    """The HTTP service from which nginx gets the address of the mail server."""
 
     port = 0
 
@@ -73,12 +73,12 @@ class Backend(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def backend() -> Iterator[type[Backend]]:
-    """An HTTP server for nginx's questions."""
+    """Start the HTTP service for nginx."""
 
     class Mine(Backend):
         pass

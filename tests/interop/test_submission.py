@@ -1,4 +1,4 @@
-"""Programs that people have hand in mail; it is found octet for octet in the Maildir."""
+"""Common programs submit mail, which arrives unchanged in the Maildir."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ATTACHED = bytes(range(256)) * 40
 
 
 def message() -> EmailMessage:
-    """With an attachment, lines that begin with a dot, and no line that a client would rewrite."""
+    """Return a message with an attachment and lines that start with a dot, and without lines that clients rewrite."""
     made = EmailMessage(email.policy.SMTP)
     made["From"] = "Ada <ada@client.example>"
     made["To"] = "grace@localhost"
@@ -35,12 +35,12 @@ def message() -> EmailMessage:
 
 
 def whole(text: EmailMessage) -> bytes:
-    """The message as a file has it: LF line ends."""
+    """Return the message with LF line endings, as in a file."""
     return text.as_bytes(policy=text.policy.clone(linesep="\n", cte_type="8bit"))
 
 
 def delivered(received: bytes, reverse_path: str) -> bytes:
-    """The message without the trace fields on top, which are checked here."""
+    """Check the trace fields of the delivered message; return the rest."""
     assert b"\r" not in received
     first, _, rest = received.partition(b"\n")
     assert first.decode() == f"Return-Path: <{reverse_path}>"
@@ -63,7 +63,7 @@ def test_swaks(serve: Callable[[str], object], call: Call, tmp_path: Path) -> No
     call("swaks", "--server", "127.0.0.1", "--port", server.port, "--helo", "client.example", "--silent", "2",
          "--from", "ada@client.example", "--to", "grace@localhost", "--data", f"@{file}")  # fmt: skip
     (found,) = server.wait_for_mail()
-    # swaks ends the data with a line end of its own.
+    # swaks adds a line ending to the data.
     assert delivered(found, "ada@client.example").rstrip(b"\n") == whole(message()).rstrip(b"\n")
 
 
@@ -144,7 +144,7 @@ def test_each_recipient_gets_a_copy(serve: Callable[[str], object]) -> None:
     assert delivered(first, "ada@client.example") == delivered(second, "ada@client.example") == b"Subject: x\n\ny\n"
 
 
-def test_a_stranger_cannot_relay(serve: Callable[[str], object]) -> None:
+def test_an_untrusted_client_cannot_relay(serve: Callable[[str], object]) -> None:
     server = serve('trusted = ["192.0.2.0/24"]')
     with smtplib.SMTP("127.0.0.1", server.port, "client.example") as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused) as refused:

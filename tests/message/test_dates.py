@@ -35,5 +35,5 @@ def test_the_standard_library_reads_the_same_second(now: float, offset: int) -> 
 
 @pytest.mark.parametrize("now", [YEAR_1900 - 86400, 1e13, -1e13])
 def test_a_moment_that_no_header_field_can_hold_is_refused(now: float) -> None:
-    with pytest.raises(ValueError, match=r"1900|no date"):
+    with pytest.raises(ValueError, match=r"1900|out of the range"):
         date_time(now)

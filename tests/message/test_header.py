@@ -1,4 +1,4 @@
-"""The writer of header fields, which nothing can talk into a second field, and the reader."""
+"""The writer of header fields writes one field, whatever the text."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_r43_the_writer_refuses_the_line_ends_of_unicode(bad: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A B", "A:", "A\r\n", "É", "x" * 80])
-def test_r43_a_name_that_is_none_is_refused(name: str) -> None:
-    with pytest.raises(header.HeaderError, match="no header field name"):
+def test_r43_an_invalid_name_is_refused(name: str) -> None:
+    with pytest.raises(header.HeaderError, match="not a valid header field name"):
         header.field(name, ("x",))
 
 
@@ -95,20 +95,3 @@ def test_a_comment_closes_where_it_ends(text: str) -> None:
 def test_a_path_with_a_line_separator_is_shown_escaped() -> None:
     address = Address("a\u2028b", "example.org")
     assert header.path(address) == "<a\\u2028b@example.org>"
-
-
-SECTION = b"A: 1\r\nb: two\r\n folded\r\nReturn-Path: <x@example.org>\r\na:\t3 \r\n\r\nReturn-Path: body\r\n"
-
-
-def test_fields_are_found_by_name_in_any_case_and_unfolded() -> None:
-    fields = header.Header(SECTION)
-    assert fields.values("A") == [b"1", b"3"]
-    assert fields.first("B") == b"two folded"
-    assert fields.first("C") is None
-
-
-def test_fields_are_removed_and_nothing_else() -> None:
-    fields = header.Header(SECTION)
-    assert fields.without("return-path") == SECTION.replace(b"Return-Path: <x@example.org>\r\n", b"")
-    assert fields.without("A") == SECTION[6:].replace(b"a:\t3 \r\n", b"")
-    assert fields.without("C") == SECTION

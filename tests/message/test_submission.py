@@ -1,4 +1,4 @@
-"""What submission mends in a header section, at every split of it, and what it refuses."""
+"""Repairs and refusals of submitted header sections, at every split of the input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_date_and_a_message_id_are_added_where_they_lack() -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"", b" none", b" <a>", b" <a@b> <c@d>", b" <a b@c>", b" a@b"])
-def test_a_message_id_that_is_none_is_replaced(wrong: bytes) -> None:
+def test_an_invalid_message_id_is_replaced(wrong: bytes) -> None:
     content = b"From: a@b.example\r\nDate: x\r\nMessage-Id:%b\r\nTo: c@d.example\r\n\r\nbody"
     added, stored, fault = through(content % wrong)
     assert added == b"Message-ID: <Q1@mx.example>\r\n"
@@ -63,15 +63,15 @@ def test_blind_recipients_are_not_told() -> None:
         (b"From: a@b\r\nfrom: c@d\r\n\r\n", "Message has several From fields (RFC 5322 section 3.6)"),
         (
             b"From: a@b\r\nhello world\r\n\r\n",
-            "Line behind header field 1 is neither a field nor an empty line (RFC 5322 section 2.2)",
+            "Line after header field 1 is neither a field nor an empty line (RFC 5322 section 2.2)",
         ),
         (
             b"body without a header\r\n",
-            "Line behind header field 0 is neither a field nor an empty line (RFC 5322 section 2.2)",
+            "Line after header field 0 is neither a field nor an empty line (RFC 5322 section 2.2)",
         ),
     ],
 )
-def test_what_is_no_message_is_refused_and_nothing_of_it_stored(content: bytes, fault: str) -> None:
+def test_an_invalid_message_is_refused_and_nothing_of_it_stored(content: bytes, fault: str) -> None:
     for cut in range(len(content) + 1):
         assert through(content, cut)[1:] == (b"", fault)
 

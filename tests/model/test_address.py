@@ -54,12 +54,44 @@ def test_r17_a_mailbox_is_no_longer_than_a_path_allows() -> None:  # RFC 5321 §
 
 @pytest.mark.parametrize("local_part", ["a b", 'a"b', "a\\b", "a@b", "a>b", ".a", "a..b", "a,b", ""])
 def test_r17_a_local_part_that_needs_quotes_gets_them(local_part: str) -> None:
-    """RFC 5321 §4.1.2: what no Dot-string can hold stands in a Quoted-string, and reads back as the same."""
+    """RFC 5321 §4.1.2: a local part that is not a Dot-string is written as a Quoted-string, and parsed as the same."""
     text = str(Address(local_part, "b.example"))
     assert text.startswith('"')
     assert Address.parse(text).local_part == local_part
     command = wire.parse_command(f"RCPT TO:<{text}>\r\n".encode())
     assert (command.fault, command.path) == (None, wire.Mailbox(local_part, "b.example"))
+
+
+@pytest.mark.parametrize("local_part", [".a", "a.", "a..b", ".", "..", ".a..b."])
+def test_f27_stray_dots_are_read_and_written_in_quotes(local_part: str) -> None:
+    address = Address.parse(f"{local_part}@b.example")
+    assert address == Address(local_part, "b.example") == Address.parse(str(address))
+    assert str(address) == f'"{local_part}"@b.example'
+    assert wire.parse_mailbox(str(address)) == wire.Mailbox(local_part, "b.example")
+
+
+@pytest.mark.parametrize("octets", [252, 253, 254])
+def test_f27_an_address_is_measured_as_it_is_written(octets: int) -> None:
+    """Else a store could keep what it cannot read again: with two quotes a path must not pass 256 octets."""
+    text = "a" * (octets - 2 - len(LONG_DOMAIN)) + f".@{LONG_DOMAIN}"
+    if octets <= 252:
+        assert Address.parse(str(Address.parse(text))) == Address.parse(text)
+        return
+    with pytest.raises(wire.WireFault) as refused:
+        Address.parse(text)
+    assert refused.value.id == "path-too-long"
+
+
+def test_f27_a_domain_may_have_underscores() -> None:
+    address = Address.parse("a@Some_Host.example")
+    assert (str(address), address.key) == ("a@Some_Host.example", "some_host.example")
+    assert address == Address("a", "some_host.example") == address.in_ascii()
+    assert str(Address.parse("a..@b_c.bücher.example").in_ascii()) == '"a.."@b_c.xn--bcher-kva.example'
+    with pytest.raises(ValueError):
+        Address.parse("a@b_ü.example").in_ascii()  # IDNA2008 has no A-label for it
+    for domain in ("-b_c.example", "b_c-.example", "b_c..example", "_" * 64):
+        with pytest.raises(wire.WireFault):
+            Address("a", domain)
 
 
 def test_addresses_are_equal_as_the_standard_has_it() -> None:  # RFC 5321 §2.4

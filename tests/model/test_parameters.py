@@ -92,7 +92,7 @@ BAD: list[tuple[Callable[[str], object], str]] = [
         for text in ("utf-8;\\x{0A}", "utf-8;\\x{D800}", "utf-8;a\\b+", "utf-8;\u00f6+2B")
     ),
     (OriginalRecipient.parse, "rfc822;" + "a" * 488),
-    # RFC 2852 §4: R needs a time ahead; nine digits; a mode, and T behind it only
+    # RFC 2852 §4: R needs a time in the future; nine digits; a mode, then an optional T
     *((once, text) for text in ("", "120", "120;", ";R", "120;T", "120;TR", "120;RN", "0;R", "-1;R", "1000000000;N")),
     *((once, text) for text in ("1.5;R", "120;R ", "120,R", "--1;N", "+-1;N", "\u0661;N")),
     *((DeliverBy.parse, text) for text in ("120;R", "2025-11-25T07:12:00Z", "2025-11-25T07:12:00Z;r", "x;R")),
@@ -210,9 +210,9 @@ def test_an_envelope_identifier_shows_what_it_stands_for() -> None:
 
 
 def test_rrvs_refuses_a_next_hop_without_it_unless_told_to_go_on() -> None:
-    assert not ValidSince.parse("2014-04-03T23:01:00Z").goes_on
-    assert not ValidSince.parse("2014-04-03T23:01:00Z;R").goes_on
-    assert ValidSince.parse("2014-04-03T23:01:00Z;C").goes_on
+    assert not ValidSince.parse("2014-04-03T23:01:00Z").continues
+    assert not ValidSince.parse("2014-04-03T23:01:00Z;R").continues
+    assert ValidSince.parse("2014-04-03T23:01:00Z;C").continues
 
 
 PARSERS = tuple({parse for parse, _, _ in GOOD if parse is not once} | {DeliverBy.parse})

@@ -1,4 +1,4 @@
-"""What operators, hooks and peers write meets one door before it reaches a client."""
+"""Text of operators, hooks and peers passes one check before it reaches a client."""
 
 from __future__ import annotations
 

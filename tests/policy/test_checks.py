@@ -1,4 +1,4 @@
-"""Each check by itself: what it finds, in what it is asked about and in what it is not."""
+"""Each check alone: what it objects to, and what it leaves to others."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.policy import policy_kit
 
-from ironpost.lookup.static import StaticResolver
 from ironpost.model import NULL, Address
-from ironpost.model.patterns import Domains
+from ironpost.model.network import parse_networks
+from ironpost.model.patterns import AddressPattern
 from ironpost.model.verdict import Action, Verdict, drop, reject, tarpit
-from ironpost.policy import Decision, Facts, Policy, Stage
+from ironpost.policy import Check, Facts, Policy, PolicyDecision, PolicyStage, Ports
 from ironpost.policy.buckets import Buckets
-from ironpost.policy.checks import Ports, configured
-from ironpost.policy.settings import AccessRule, Measure, Pattern, Quota, SenderRule, Settings, rule_verdict
-from ironpost.protocol.transaction import Identity
-from ironpost.service.clock import SystemClock
+from ironpost.policy.checks.access import AccessRule
+from ironpost.policy.checks.reverse_dns import ConfirmedName
+from ironpost.policy.checks.senders import SenderRule
+from ironpost.policy.options import Enforcement, Quota, rule_verdict
+from ironpost.processes.clock import SystemClock
+from ironpost.protocol.server.transaction import Identity
+from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
 STRANGER, FRIEND = "198.51.100.7", "127.0.0.1"
 JO = Identity("jo", "PLAIN")
-MEASURES = [measure for measure in Measure if measure is not Measure.OFF]
+MEASURES = [measure for measure in Enforcement if measure is not Enforcement.OFF]
 
 
 class Clock(SystemClock):
-    """Stands still until it is told."""
+    """A clock that stands still until a test moves it."""
 
     passed = 1000.0
 
@@ -53,36 +57,36 @@ RESOLVER = StaticResolver(
 )
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(local_domains=Domains(["here.example"]), own_names=frozenset({"mx.here.example"}), **values)
+def checks(ports: Ports = Ports(), **values: Any) -> list[Check]:  # noqa: B008
+    return policy_kit.checks(ports, local_domains=["here.example"], own_names=frozenset({"mx.here.example"}), **values)
 
 
-def decide(stage: Stage, facts: Facts, ports: Ports = Ports(Clock(), RESOLVER), **values: Any) -> Decision:  # noqa: B008
-    decision: Decision | Awaitable[Decision] = Policy(configured(settings(**values), ports)).decide(stage, facts)
-    if isinstance(decision, Decision):
+def decide(stage: PolicyStage, facts: Facts, ports: Ports = Ports(Clock(), RESOLVER), **values: Any) -> PolicyDecision:  # noqa: B008
+    decision: PolicyDecision | Awaitable[PolicyDecision] = Policy(checks(ports, **values)).decide(stage, facts)
+    if isinstance(decision, PolicyDecision):
         return decision
 
-    async def wait() -> Decision:
+    async def wait() -> PolicyDecision:
         return await decision
 
     return asyncio.run(wait())
 
 
-def action(stage: Stage, facts: Facts, **values: Any) -> Action:
+def action(stage: PolicyStage, facts: Facts, **values: Any) -> Action:
     return decide(stage, facts, **values).verdict.final.action
 
 
-def expected(measure: Measure) -> Action:
+def expected(measure: Enforcement) -> Action:
     """What a measure makes of a finding; a tarpit is asked about apart."""
     return Action(measure.value) if measure.value in {"quarantine", "defer", "reject"} else Action.ACCEPT
 
 
-def shown(decision: Decision) -> str:
+def shown(decision: PolicyDecision) -> str:
     return str(decision.verdict.final.reply)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# By network
+# Client address
 
 
 @pytest.mark.parametrize(
@@ -103,10 +107,10 @@ def test_the_first_access_rule_that_matches_decides(ip: str, verdict: Action, re
         (["203.0.113.0/24", "2001:db8::/32"], "tarpit"), (["0.0.0.0/0"], "drop"),
     ]  # fmt: skip
     access = tuple(
-        AccessRule(Settings.of(trusted_networks=networks).trusted_networks, rule_verdict(do, "", 5.0))  # type: ignore[arg-type]
+        AccessRule(parse_networks(networks), do)  # type: ignore[arg-type]
         for networks, do in rules
     )
-    decision = decide(Stage.CONNECT, Facts(ip=ip), access=access)
+    decision = decide(PolicyStage.CONNECT, Facts(ip=ip), access=access)
     assert decision.verdict.action is verdict
     assert decision.reasons == ((reason,) if reason else ())
 
@@ -120,61 +124,66 @@ def test_the_first_access_rule_that_matches_decides(ip: str, verdict: Action, re
         ("tarpit", "", tarpit(5)),
     ],
 )
-def test_what_a_rule_says(do: Any, text: str, verdict: Verdict) -> None:
+def test_the_verdict_of_a_rule(do: Any, text: str, verdict: Verdict) -> None:
     assert rule_verdict(do, text, 5.0) == verdict
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_stranger_without_a_name_that_leads_back(measure: Measure) -> None:
+def test_an_untrusted_client_without_forward_confirmed_reverse_dns(measure: Enforcement) -> None:
     for ip in ("198.51.100.9", "198.51.100.200"):
-        decision = decide(Stage.CONNECT, Facts(ip=ip), reverse_dns=measure)
+        decision = decide(PolicyStage.CONNECT, Facts(ip=ip), reverse_dns=measure)
         assert decision.verdict.final.action is expected(measure)
-        assert bool(decision.verdict.seconds) == (measure is Measure.TARPIT)
+        assert bool(decision.verdict.seconds) == (measure is Enforcement.TARPIT)
         assert decision.noted
     named = {STRANGER: "good.example", "::ffff:" + STRANGER: "good.example", "2001:db8::7": "six.example"}
     for ip, name in named.items():
         facts = Facts(ip=ip)
-        assert decide(Stage.CONNECT, facts, reverse_dns=measure).verdict.action is Action.ACCEPT
-        assert facts.name == name
+        assert decide(PolicyStage.CONNECT, facts, reverse_dns=measure).verdict.action is Action.ACCEPT
+        assert facts.result(ConfirmedName) == ConfirmedName(name)
     for facts in (Facts(ip=FRIEND), Facts(), Facts(ip="198.51.100.9", name="told.example")):
-        assert decide(Stage.CONNECT, facts, reverse_dns=measure) == Decision(decide(Stage.CONNECT, facts).verdict, ())
+        assert decide(PolicyStage.CONNECT, facts, reverse_dns=measure) == PolicyDecision(
+            decide(PolicyStage.CONNECT, facts).verdict, ()
+        )
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("ip", ["198.51.100.10", "198.51.100.11"])
-def test_r27_without_an_answer_about_a_name_nobody_is_refused_for_good(measure: Measure, ip: str) -> None:
-    decision = decide(Stage.CONNECT, Facts(ip=ip), reverse_dns=measure)
-    refuses = measure in {Measure.DEFER, Measure.REJECT}
+def test_r27_a_failed_reverse_lookup_never_rejects(measure: Enforcement, ip: str) -> None:
+    decision = decide(PolicyStage.CONNECT, Facts(ip=ip), reverse_dns=measure)
+    refuses = measure in {Enforcement.DEFER, Enforcement.REJECT}
     assert decision.verdict.action is (Action.DEFER if refuses else Action.ACCEPT)
     assert "no name server answers" in decision.reasons[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# By name
+# EHLO name
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("name", ["mx.here.example", "MX.Here.example", "[192.0.2.25]", "[IPv6:2001:db8::25]"])
-def test_a_stranger_who_uses_our_name(measure: Measure, name: str) -> None:
+def test_an_untrusted_client_that_uses_our_name(measure: Enforcement, name: str) -> None:
     local_ip = "2001:db8::25" if "IPv6" in name else "192.0.2.25"
-    decision = decide(Stage.HELLO, Facts(ip=STRANGER, helo=name, local_ip=local_ip), helo_own_name=measure)
+    decision = decide(PolicyStage.HELLO, Facts(ip=STRANGER, helo=name, local_ip=local_ip), helo_own_name=measure)
     assert decision.verdict.final.action is expected(measure)
     assert decision.noted
-    assert action(Stage.HELLO, Facts(ip=FRIEND, helo=name, local_ip=local_ip), helo_own_name=measure) is Action.ACCEPT
+    assert (
+        action(PolicyStage.HELLO, Facts(ip=FRIEND, helo=name, local_ip=local_ip), helo_own_name=measure)
+        is Action.ACCEPT
+    )
 
 
-def test_by_default_the_use_of_our_name_is_recorded_and_nothing_else_is_looked_for() -> None:
-    assert decide(Stage.HELLO, Facts(ip=STRANGER, helo="mx.here.example")).noted
+def test_by_default_only_the_use_of_our_name_is_recorded() -> None:
+    assert decide(PolicyStage.HELLO, Facts(ip=STRANGER, helo="mx.here.example")).noted
     for name in ("localhost", "[192.0.2.1]", "nothere.example"):
-        assert decide(Stage.HELLO, Facts(ip=STRANGER, helo=name)).reasons == ()
+        assert decide(PolicyStage.HELLO, Facts(ip=STRANGER, helo=name)).reasons == ()
 
 
 def test_a_bare_name() -> None:
     for name, verdict in {"desktop": Action.REJECT, "desktop.": Action.REJECT, "a.example": Action.ACCEPT}.items():
         facts = Facts(ip=STRANGER, helo=name)
-        assert action(Stage.HELLO, facts, helo_bare_name=Measure.REJECT) is verdict
+        assert action(PolicyStage.HELLO, facts, helo_bare_name=Enforcement.REJECT) is verdict
     literal = Facts(ip=STRANGER, helo="[198.51.100.7]")
-    assert action(Stage.HELLO, literal, helo_bare_name=Measure.REJECT) is Action.ACCEPT
+    assert action(PolicyStage.HELLO, literal, helo_bare_name=Enforcement.REJECT) is Action.ACCEPT
 
 
 def test_a_literal_that_is_not_the_clients_is_never_refused() -> None:
@@ -183,14 +192,14 @@ def test_a_literal_that_is_not_the_clients_is_never_refused() -> None:
         "[x-tag:y]": Action.QUARANTINE,
     }.items():  # fmt: skip
         facts = Facts(ip=STRANGER, helo=name)
-        assert action(Stage.HELLO, facts, helo_literal=Measure.QUARANTINE) is verdict
-    for measure in (Measure.DEFER, Measure.REJECT):
+        assert action(PolicyStage.HELLO, facts, helo_literal=Enforcement.QUARANTINE) is verdict
+    for measure in (Enforcement.DEFER, Enforcement.REJECT):
         with pytest.raises(ValueError, match="address literal"):
-            configured(settings(helo_literal=measure))
+            checks(helo_literal=measure)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# By sender
+# Sender
 
 
 def mail(sender: str, ip: str = STRANGER, identity: Identity | None = None) -> Facts:
@@ -208,45 +217,45 @@ def mail(sender: str, ip: str = STRANGER, identity: Identity | None = None) -> F
         ("", Action.ACCEPT),
     ],
 )
-def test_rules_about_senders(sender: str, verdict: Action) -> None:
+def test_the_first_sender_rule_that_matches_decides(sender: str, verdict: Action) -> None:
     rules = [("friend@bad.example", "accept"), ("bad.example", "reject"), ("*.bad.example", "defer")]
-    senders = tuple(SenderRule((Pattern(text),), rule_verdict(do, "", 5.0)) for text, do in rules)  # type: ignore[arg-type]
-    assert action(Stage.MAIL, mail(sender), senders=senders) is verdict
-    every = (SenderRule((Pattern("*"),), reject()),)
-    assert action(Stage.MAIL, mail(sender), senders=every) is (Action.REJECT if sender else Action.ACCEPT)
+    senders = tuple(SenderRule((AddressPattern(text),), do) for text, do in rules)  # type: ignore[arg-type]
+    assert action(PolicyStage.MAIL, mail(sender), sender=senders) is verdict
+    every = (SenderRule((AddressPattern("*"),), "reject"),)
+    assert action(PolicyStage.MAIL, mail(sender), sender=every) is (Action.REJECT if sender else Action.ACCEPT)
 
 
 @pytest.mark.parametrize("text", ["", "@mail.example", "*.", "a b", "*@mail.example@", "<jo@mail.example>", "x@y\r\nz"])
-def test_a_pattern_that_is_none(text: str) -> None:
+def test_an_invalid_pattern_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        Pattern(text)
+        AddressPattern(text)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_our_domain_from_a_stranger(measure: Measure) -> None:
-    assert action(Stage.MAIL, mail("jo@HERE.example"), own_sender=measure) is expected(measure)
+def test_a_local_sender_from_an_untrusted_client(measure: Enforcement) -> None:
+    assert action(PolicyStage.MAIL, mail("jo@HERE.example"), own_sender=measure) is expected(measure)
     ours = (mail("jo@here.example", FRIEND), mail("jo@here.example", identity=JO))
     for facts in (*ours, mail("jo@other.example"), mail("")):
-        assert decide(Stage.MAIL, facts, own_sender=measure).reasons == ()
+        assert decide(PolicyStage.MAIL, facts, own_sender=measure).reasons == ()
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_sender_to_whom_no_report_can_come_back(measure: Measure) -> None:
+def test_a_sender_domain_that_accepts_no_bounces(measure: Enforcement) -> None:
     for domain, status in {"nowhere.example": "1.8", "null.example": "7.27"}.items():
-        decision = decide(Stage.MAIL, mail(f"jo@{domain}"), sender_domain=measure)
+        decision = decide(PolicyStage.MAIL, mail(f"jo@{domain}"), sender_domain=measure)
         assert decision.verdict.final.action is expected(measure)
         if decision.verdict.refused:
             assert f".{status} " in shown(decision)
     for sender in ("jo@mail.example", "jo@plain.example", "jo@[192.0.2.1]", "jo@here.example", ""):
-        assert decide(Stage.MAIL, mail(sender), sender_domain=measure).reasons == ()
+        assert decide(PolicyStage.MAIL, mail(sender), sender_domain=measure).reasons == ()
     known = Identity("jo@nowhere.example", "PLAIN")
-    assert decide(Stage.MAIL, mail("jo@nowhere.example", identity=known), sender_domain=measure).reasons == ()
+    assert decide(PolicyStage.MAIL, mail("jo@nowhere.example", identity=known), sender_domain=measure).reasons == ()
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_r27_without_an_answer_about_a_senders_domain_nobody_is_refused_for_good(measure: Measure) -> None:
-    decision = decide(Stage.MAIL, mail("jo@dead.example"), sender_domain=measure)
-    refuses = measure in {Measure.DEFER, Measure.REJECT}
+def test_r27_a_failed_lookup_of_the_sender_domain_never_rejects(measure: Enforcement) -> None:
+    decision = decide(PolicyStage.MAIL, mail("jo@dead.example"), sender_domain=measure)
+    refuses = measure in {Enforcement.DEFER, Enforcement.REJECT}
     assert decision.verdict.action is (Action.DEFER if refuses else Action.ACCEPT)
 
 
@@ -267,22 +276,22 @@ LOGINS = {
         ("jo", "boss@here.example", False),
         ("jo", "jo@here.example.other.example", False),
         ("jo", "", True),
-        ("boss", "whoever@wherever.example", True),
+        ("boss", "someone@elsewhere.example", True),
         ("flo@here.example", "Flo@here.example", True),
         ("flo@here.example", "jo@here.example", False),
         ("unlisted", "jo@here.example", False),
         ("unlisted", "unlisted@here.example", True),
     ],
 )
-def test_a_login_uses_its_own_senders(login: str, sender: str, allowed: bool) -> None:
-    senders = {name: tuple(map(Pattern, patterns)) for name, patterns in LOGINS.items()}
+def test_a_login_may_use_the_senders_granted_to_it(login: str, sender: str, allowed: bool) -> None:
+    senders = {name: tuple(map(AddressPattern, patterns)) for name, patterns in LOGINS.items()}
     # A rule that accepts the sender does not lift it.
-    values = {"sender_login": senders, "senders": (SenderRule((Pattern("*"),), rule_verdict("accept", "", 5.0)),)}
-    decision = decide(Stage.MAIL, mail(sender, identity=Identity(login, "PLAIN")), **values)
+    values = {"sender_login": senders, "sender": (SenderRule((AddressPattern("*"),), "accept"),)}
+    decision = decide(PolicyStage.MAIL, mail(sender, identity=Identity(login, "PLAIN")), **values)
     assert decision.verdict.refused != allowed
     if not allowed:
         assert shown(decision).startswith("553 5.7.1")
-    assert decide(Stage.MAIL, mail(sender), **values).verdict.action is Action.ACCEPT
+    assert decide(PolicyStage.MAIL, mail(sender), **values).verdict.action is Action.ACCEPT
 
 
 @pytest.mark.parametrize(
@@ -298,67 +307,67 @@ def test_a_login_uses_its_own_senders(login: str, sender: str, allowed: bool) ->
         ("jo", "", True),
     ],
 )
-def test_f61_without_a_map_a_login_sends_as_itself_alone(login: str, sender: str, allowed: bool) -> None:
-    decision = decide(Stage.MAIL, mail(sender, identity=Identity(login, "PLAIN")))
+def test_f61_by_default_a_login_may_only_send_as_itself(login: str, sender: str, allowed: bool) -> None:
+    decision = decide(PolicyStage.MAIL, mail(sender, identity=Identity(login, "PLAIN")))
     assert decision.verdict.refused != allowed
 
 
-def test_f61_a_map_can_let_every_login_use_every_sender() -> None:
+def test_f61_every_login_can_be_granted_every_sender() -> None:
     facts = mail("any@wherever.example", identity=JO)
-    assert decide(Stage.MAIL, facts).verdict.refused
-    assert not decide(Stage.MAIL, facts, sender_login={"*": (Pattern("*"),)}).verdict.refused
+    assert decide(PolicyStage.MAIL, facts).verdict.refused
+    assert not decide(PolicyStage.MAIL, facts, sender_login={"*": (AddressPattern("*"),)}).verdict.refused
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# By recipient
+# Recipient
 
 
 def to(recipient: str = "jo@here.example", ip: str = STRANGER, **values: Any) -> Facts:
     return Facts(ip=ip, forward_path=Address.parse(recipient), **values)
 
 
-def test_who_has_authenticated_may_relay_and_nobody_else() -> None:
-    assert action(Stage.RECIPIENT, to("x@other.example", identity=JO)) is Action.ACCEPT
-    assert decide(Stage.RECIPIENT, to("x@other.example", identity=JO)).reasons == ("relay: jo is authenticated",)
-    assert action(Stage.RECIPIENT, to("x@other.example")) is Action.REJECT
+def test_only_an_authenticated_client_may_relay() -> None:
+    assert action(PolicyStage.RECIPIENT, to("x@other.example", identity=JO)) is Action.ACCEPT
+    assert decide(PolicyStage.RECIPIENT, to("x@other.example", identity=JO)).reasons == ("relay: jo is authenticated",)
+    assert action(PolicyStage.RECIPIENT, to("x@other.example")) is Action.REJECT
 
 
-@pytest.mark.parametrize("measure", [Measure.RECORD, Measure.TARPIT, Measure.QUARANTINE])
-def test_a_report_to_several_is_never_refused(measure: Measure) -> None:
+@pytest.mark.parametrize("measure", [Enforcement.RECORD, Enforcement.TARPIT, Enforcement.QUARANTINE])
+def test_a_bounce_with_several_recipients_is_never_refused(measure: Enforcement) -> None:
     several = to(reverse_path=NULL, recipients=1)
-    decision = decide(Stage.RECIPIENT, several, null_sender=measure)
+    decision = decide(PolicyStage.RECIPIENT, several, null_sender=measure)
     assert decision.verdict.final.action is expected(measure)
     assert decision.noted
     for facts in (to(reverse_path=NULL), to(reverse_path=Address.parse("a@b.example"), recipients=5)):
-        assert not decide(Stage.RECIPIENT, facts, null_sender=measure).noted
-    # It is no yes either.
-    refused = decide(Stage.RECIPIENT, to("x@other.example", reverse_path=NULL, recipients=1), null_sender=measure)
+        assert not decide(PolicyStage.RECIPIENT, facts, null_sender=measure).noted
+    # It does not count as acceptance either.
+    refused = decide(PolicyStage.RECIPIENT, to("x@other.example", reverse_path=NULL, recipients=1), null_sender=measure)
     assert refused.verdict.refused
-    for forbidden in (Measure.DEFER, Measure.REJECT):
+    for forbidden in (Enforcement.DEFER, Enforcement.REJECT):
         with pytest.raises(ValueError, match="null reverse-path"):
-            configured(settings(null_sender=forbidden))
+            checks(null_sender=forbidden)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How much
+# Rates
 
 
-def test_a_front_server_that_speaks_lmtp_is_no_stranger() -> None:
+def test_a_front_server_that_speaks_lmtp_is_trusted() -> None:
     front = {"listener": "lmtp", "ip": "", "helo": "desktop"}
     values: dict[str, Any] = {
-        "helo_bare_name": Measure.REJECT, "own_sender": Measure.REJECT, "sender_domain": Measure.REJECT,
-        "reverse_dns": Measure.REJECT, "network_messages": Quota(1, 60.0),
+        "helo_bare_name": Enforcement.REJECT, "own_sender": Enforcement.REJECT, "sender_domain": Enforcement.REJECT,
+        "reverse_dns": Enforcement.REJECT, "network_messages": Quota(1, 60.0),
     }  # fmt: skip
-    policy = Policy(configured(settings(**values), Ports(Clock(), RESOLVER)))
+    policy = Policy(checks(Ports(Clock(), RESOLVER), **values))
     for sender in ("jo@here.example", "jo@nowhere.example", "jo@here.example"):
-        for stage in (Stage.CONNECT, Stage.HELLO, Stage.MAIL):
+        for stage in (PolicyStage.CONNECT, PolicyStage.HELLO, PolicyStage.MAIL):
             decision = policy.decide(stage, Facts(**front, reverse_path=Address.parse(sender)))  # type: ignore[arg-type]
-            assert isinstance(decision, Decision)
+            assert isinstance(decision, PolicyDecision)
             assert decision.verdict.action is Action.ACCEPT
-    assert action(Stage.RECIPIENT, to("x@other.example", ip="", listener="lmtp")) is Action.REJECT
+    assert action(PolicyStage.RECIPIENT, to("x@other.example", ip="", listener="lmtp")) is Action.REJECT
 
 
-def test_a_bucket_gives_so_many_at_once_and_the_rest_evenly() -> None:
+def test_a_bucket_allows_a_burst_and_refills_evenly() -> None:
     clock = Clock()
     buckets = Buckets(Quota(3, 60.0), clock)
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, pytest.approx(20)]
@@ -371,7 +380,7 @@ def test_a_bucket_gives_so_many_at_once_and_the_rest_evenly() -> None:
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, pytest.approx(20)]
 
 
-def test_what_buckets_remember_is_bounded() -> None:
+def test_the_number_of_remembered_keys_is_bounded() -> None:
     buckets = Buckets(Quota(1, 60.0), Clock(), keys=2)
     assert [buckets.take(key) for key in "abc"] == [0, 0, 0]
     assert buckets.take("b") > 0
@@ -379,12 +388,12 @@ def test_what_buckets_remember_is_bounded() -> None:
     assert buckets.take("a") == 0  # forgotten
 
 
-@pytest.mark.parametrize("stage", [Stage.MAIL, Stage.RECIPIENT])
-def test_networks_and_logins_are_counted_each_by_itself(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", [PolicyStage.MAIL, PolicyStage.RECIPIENT])
+def test_networks_and_logins_are_counted_separately(stage: PolicyStage) -> None:
     clock = Clock()
-    what = "messages" if stage is Stage.MAIL else "recipients"
+    what = "messages" if stage is PolicyStage.MAIL else "recipients"
     values: dict[str, Any] = {f"network_{what}": Quota(2, 3600.0), f"login_{what}": Quota(1, 3600.0)}
-    policy = Policy(configured(settings(**values), Ports(clock, RESOLVER)))
+    policy = Policy(checks(Ports(clock, RESOLVER), **values))
 
     def ask(ip: str, identity: Identity | None = None) -> str:
         facts = Facts(
@@ -392,7 +401,7 @@ def test_networks_and_logins_are_counted_each_by_itself(stage: Stage) -> None:
             forward_path=Address.parse("jo@here.example"),
         )  # fmt: skip
         decision = policy.decide(stage, facts)
-        assert isinstance(decision, Decision)
+        assert isinstance(decision, PolicyDecision)
         return shown(decision)[:9] if decision.verdict.refused else "yes"
 
     assert [ask(STRANGER) for _ in range(3)] == ["yes", "yes", "451 4.7.1"]
@@ -405,11 +414,11 @@ def test_networks_and_logins_are_counted_each_by_itself(stage: Stage) -> None:
     assert ask(STRANGER) == "yes"
 
 
-@pytest.mark.parametrize("stage", [Stage.MAIL, Stage.RECIPIENT])
-def test_a_login_has_one_quota_however_it_writes_its_name(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", [PolicyStage.MAIL, PolicyStage.RECIPIENT])
+def test_the_quota_of_a_login_ignores_case(stage: PolicyStage) -> None:
     """As the senders of a login are found without regard to case, and a database may compare names so."""
     quota = Quota(1, 60.0)
-    policy = Policy(configured(settings(login_messages=quota, login_recipients=quota), Ports(Clock(), RESOLVER)))
+    policy = Policy(checks(Ports(Clock(), RESOLVER), login_messages=quota, login_recipients=quota))
     to = Address.parse("jo@here.example")
 
     def taken(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The client session, as transcripts: what the peer says (S:), what the client must have said before (C:)."""
+"""The client session, as transcripts: S: is input from the server, C: the expected output of the client."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import pytest
 
 from ironpost import wire
 from ironpost.model import Address, Disposition, Envelope, Recipient, Reply
-from ironpost.protocol.client import TIMEOUTS, ClientSession, Ending, State, Step, Transaction
-from ironpost.protocol.client_envelope import CHUNK_LIMIT
+from ironpost.protocol.client.envelope import CHUNK_LIMIT
+from ironpost.protocol.client.session import (
+    TIMEOUTS,
+    ClientSession,
+    ClientState,
+    ClientStep,
+    Ending,
+    OutgoingTransaction,
+)
 
 D, P, F = Disposition.DELIVERED, Disposition.DEFERRED, Disposition.FAILED
 EHLO = "S: 220 mx.example ESMTP\nC: EHLO client.example\n"
@@ -23,14 +30,14 @@ def transaction(
     sender: str = "a@a.example",
     content: bytes | None = b"Subject: x\r\n\r\nhi\r\n",
     **parameters: str | None,
-) -> Transaction:
-    """One message to `recipients` (b@b.example if there are none)."""
+) -> OutgoingTransaction:
+    """Return a transaction to `recipients` (default: b@b.example)."""
     to = tuple(Recipient(Address.parse(each)) for each in recipients or ("b@b.example",))
-    return Transaction(Envelope(Address.parse(sender), to, parameters), content=content)
+    return OutgoingTransaction(Envelope(Address.parse(sender), to, parameters), content=content)
 
 
 def talk(session: ClientSession, script: str) -> None:
-    """Like a terminal: S: lines are fed in one piece each block, C: lines compared in one piece each block."""
+    """Play a transcript; each block of S: lines is one piece of input, each block of C: lines one comparison."""
     block: list[str] = []
     side = ""
     for line in [*script.strip().splitlines(), "end"]:
@@ -48,19 +55,19 @@ def talk(session: ClientSession, script: str) -> None:
 def opened(greeting: str = PIPELINING, **options: bool) -> ClientSession:
     session = ClientSession("client.example", "mx.example [192.0.2.1]", **options)
     talk(session, greeting)
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     return session
 
 
-def fates(sent: Transaction) -> list[Disposition]:
+def fates(sent: OutgoingTransaction) -> list[Disposition]:
     assert sent.done
     return [outcome.disposition for outcome in sent.outcomes if outcome is not None]
 
 
-# -- the way to ready -------------------------------------------------------------------------------------------------
+# -- opening the session ----------------------------------------------------------------------------------------------
 
 
-def test_greeting_ehlo_and_what_the_peer_offers() -> None:
+def test_greeting_ehlo_and_the_offered_extensions() -> None:
     session = opened(EVERYTHING)
     assert session.domain == "mx.example"
     assert session.offered["SIZE"] == "1000000"
@@ -70,7 +77,7 @@ def test_greeting_ehlo_and_what_the_peer_offers() -> None:
 def test_a_server_that_does_not_know_ehlo_gets_helo() -> None:  # RFC 5321 §3.2
     session = ClientSession("client.example")
     talk(session, EHLO + "S: 502 what\nC: HELO client.example\nS: 250 old.example\n")
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     assert session.offered == {}
     assert session.domain == "old.example"
 
@@ -79,7 +86,7 @@ def test_a_server_that_does_not_know_ehlo_gets_helo() -> None:  # RFC 5321 §3.2
 def test_a_greeting_that_refuses_ends_the_session_with_its_reply(code: int) -> None:
     session = ClientSession("client.example")
     session.receive(b"%d not now\r\n" % code)
-    assert session.state is State.CLOSED
+    assert session.state is ClientState.CLOSED
     assert session.reason is not None
     assert session.reason.code == code
     assert session.ending is Ending.REFUSED
@@ -100,7 +107,7 @@ def test_ehlo_deferred_does_not_fall_back() -> None:
     assert session.closed
 
 
-def test_quit_waits_for_the_answer() -> None:
+def test_quit_waits_for_the_reply() -> None:
     session = opened()
     session.quit()
     talk(session, "C: QUIT\nS: 221 bye")
@@ -133,7 +140,7 @@ S: 250 2.0.0 taken as 17
 """,
     )
     assert fates(sent) == [D, F]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     outcome = sent.outcomes[0]
     assert outcome is not None
     assert outcome.reply == Reply(250, "2.0.0", ("taken as 17",))
@@ -157,10 +164,10 @@ def test_all_recipients_refused_but_data_accepted_ends_with_a_lone_dot() -> None
     session.output()
     talk(session, "S: 250 ok\nS: 550 no\nS: 450 later\nS: 354 go\nC: .\nS: 554 no valid recipients")
     assert fates(sent) == [F, P]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
-def test_all_recipients_refused_and_data_too_resets_before_the_next() -> None:
+def test_if_all_recipients_and_data_are_refused_the_next_message_follows_rset() -> None:
     session, sent = opened(), transaction()
     session.begin(sent)
     session.output()
@@ -188,11 +195,11 @@ def test_sender_refused_is_every_recipients_outcome(greeting: str, code: int, fa
     session.output()
     session.receive(b"%d no\r\n" % code)
     if greeting == PIPELINING:
-        assert session.state is State.ENVELOPE
+        assert session.state is ClientState.ENVELOPE
         session.receive(b"503 mail first\r\n503 mail first\r\n503 mail first\r\n")
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     assert fates(sent) == [fate, fate]
-    assert sent.failed_at is Step.MAIL
+    assert sent.failed_at is ClientStep.MAIL
     session.begin(transaction())
     assert session.output().startswith(b"MAIL")
 
@@ -205,7 +212,7 @@ def test_refused_after_the_content(code: int, fate: Disposition) -> None:
     session.output()
     session.receive(b"%d no\r\n" % code)
     assert fates(sent) == [fate, F]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     session.begin(transaction())
     assert session.output().startswith(b"MAIL")  # RFC 5321 §4.1.1.4: the buffers are cleared
 
@@ -257,13 +264,13 @@ def test_replies_split_at_every_octet() -> None:
 # -- content ----------------------------------------------------------------------------------------------------------
 
 
-def test_streamed_content_is_asked_for_and_stuffed() -> None:
+def test_streamed_content_is_requested_and_dot_stuffed() -> None:
     session, sent = opened(), transaction(content=None)
     session.begin(sent)
     session.output()
     session.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
-    assert session.state is State.CONTENT
-    assert session.timeout == TIMEOUTS[Step.CONTENT]
+    assert session.state is ClientState.CONTENT
+    assert session.timeout == TIMEOUTS[ClientStep.CONTENT]
     said = b""
     for piece in (b"Subject: x\r", b"\n\r\n", b".", b"dot\n", b"end"):
         session.content(piece)
@@ -271,7 +278,7 @@ def test_streamed_content_is_asked_for_and_stuffed() -> None:
     session.end_content()
     said += session.output()
     assert said == b"Subject: x\r\n\r\n..dot\r\nend\r\n.\r\n"
-    assert session.state is State.FINAL
+    assert session.state is ClientState.FINAL
     session.receive(b"250 ok\r\n")
     assert fates(sent) == [D]
 
@@ -285,10 +292,10 @@ def test_a_refusal_before_the_end_of_the_content_is_final(code: int) -> None:
     session.receive(b"%d too much\r\n" % code)
     assert fates(sent) == [F if code == 552 else P]
     assert session.closed
-    assert session.output() == b""  # nothing ends the content
+    assert session.output() == b""  # the content is not terminated
 
 
-def test_an_acceptance_before_the_end_of_the_content_is_not_believed() -> None:
+def test_a_positive_reply_before_the_end_of_the_content_is_not_trusted() -> None:
     session, sent = opened(), transaction(content=None)
     session.begin(sent)
     session.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")
@@ -298,7 +305,7 @@ def test_an_acceptance_before_the_end_of_the_content_is_not_believed() -> None:
     assert session.ending is Ending.FAULT
 
 
-def test_an_acceptance_in_one_piece_with_354_is_not_believed() -> None:
+def test_a_positive_reply_in_one_piece_with_354_is_not_trusted() -> None:
     session, sent = opened(), transaction()
     session.begin(sent)
     session.output()
@@ -344,7 +351,7 @@ def test_r3_content_with_nul_is_not_sent(chunking: bool) -> None:  # RFC 2045 §
     assert session.output() == b""
     assert sent.outcomes[0] is not None
     assert sent.outcomes[0].reply.enhanced == "5.6.3"
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
 def test_r3_streamed_content_with_nul_is_never_ended() -> None:
@@ -362,12 +369,12 @@ def test_bdat_carries_small_content() -> None:  # RFC 3030 §2
     session, sent = opened(EVERYTHING), transaction(content=b"Subject: x\n\n.dot\n")
     session.begin(sent)
     assert session.output() == b"MAIL FROM:<a@a.example> SIZE=17\r\nRCPT TO:<b@b.example>\r\n"
-    assert session.timeout == TIMEOUTS[Step.MAIL]
+    assert session.timeout == TIMEOUTS[ClientStep.MAIL]
     session.receive(b"250 ok\r\n250 ok\r\n")
     assert session.output() == b"BDAT 20 LAST\r\nSubject: x\r\n\r\n.dot\r\n"
     session.receive(b"250 taken\r\n")
     assert fates(sent) == [D]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
 @pytest.mark.parametrize("envelope", [b"250 ok\r\n550 no\r\n", b"550 no\r\n503 no\r\n", b"550 no\r\n250 ok\r\n"])
@@ -379,10 +386,10 @@ def test_r5_no_chunk_follows_an_envelope_that_was_refused(envelope: bytes) -> No
     session.receive(envelope)
     assert session.output() == b""
     assert fates(sent) == [F]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
-def test_bdat_refused_resets_before_the_next() -> None:
+def test_after_a_refused_bdat_the_next_message_follows_rset() -> None:
     session, sent = opened(EVERYTHING), transaction()
     session.begin(sent)
     session.receive(b"250 ok\r\n250 ok\r\n")
@@ -400,10 +407,10 @@ def test_large_or_streamed_content_goes_by_data() -> None:
         assert session.output().endswith(b"DATA\r\n")
 
 
-# -- what the next hop lacks ------------------------------------------------------------------------------------------
+# -- extensions that the next hop lacks -------------------------------------------------------------------------------
 
 
-def parameters(session: ClientSession, sent: Transaction) -> str:
+def parameters(session: ClientSession, sent: OutgoingTransaction) -> str:
     session.begin(sent)
     return session.output().partition(b"\r\n")[0].decode().partition(">")[2].strip()
 
@@ -424,22 +431,22 @@ def test_parameters_of_mail() -> None:
     [
         (transaction("é@b.example"), "5.6.7"),  # RFC 6531 §3.5
         (transaction(sender="é@b.example"), "5.6.7"),
-        (transaction(content="Subject: é\r\n".encode(), SMTPUTF8=None), "5.6.7"),
+        (transaction(content="Subject: é\r\n".encode(), SMTPUTF8=None), "5.6.9"),
         (transaction(content="é\r\n".encode()), "5.6.3"),  # RFC 6152 §3
     ],
 )
-def test_a_next_hop_that_lacks_what_the_message_needs(sent: Transaction, enhanced: str) -> None:
-    session = opened(EHLO + "S: 250-mx.example\nS: 250 8BITMIME\n" if enhanced == "5.6.7" else PIPELINING)
+def test_a_next_hop_without_a_needed_extension_fails_the_message(sent: OutgoingTransaction, enhanced: str) -> None:
+    session = opened(EHLO + "S: 250-mx.example\nS: 250 8BITMIME\n" if enhanced in {"5.6.7", "5.6.9"} else PIPELINING)
     session.begin(sent)
     assert session.output() == b""
     assert fates(sent) == [F]
     assert sent.outcomes[0] is not None
     assert sent.outcomes[0].reply.enhanced == enhanced
     assert sent.unsupported
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
-def test_a_message_larger_than_the_next_hop_takes() -> None:  # RFC 1870 §4
+def test_a_message_over_the_next_hops_size_limit_fails() -> None:  # RFC 1870 §4
     session, sent = opened(EVERYTHING), transaction(content=b"x" * 1_000_001)
     session.begin(sent)
     assert session.output() == b""
@@ -473,7 +480,9 @@ def test_streamed_8_bit_content_to_a_7_bit_hop_is_never_ended() -> None:
         ("250 ok\r\n250 ok\r\n550 no\r\n354 go\r\n", [P, F]),
     ],
 )
-def test_421_at_any_point_defers_what_is_open(replies: str, expected: list[Disposition]) -> None:  # RFC 5321 §3.8
+def test_421_at_any_point_defers_the_undecided_recipients(
+    replies: str, expected: list[Disposition]
+) -> None:  # RFC 5321 §3.8
     session, sent = opened(), transaction("b@b.example", "c@c.example")
     session.begin(sent)
     session.receive(replies.encode())
@@ -503,7 +512,7 @@ def test_connection_lost_before_the_end_of_the_content_defers(count: int) -> Non
     assert sent.outcomes[0] is not None
     assert sent.outcomes[0].reply.enhanced == "4.4.2"
     assert session.ending is Ending.LOST
-    # Only in one window may the message have been taken, and the reason says so (RFC 1047).
+    # Only here may the peer have accepted the message; the reason says so (RFC 1047).
     assert ("twice" in str(sent.outcomes[0].reply)) == (count == 3)
 
 
@@ -555,42 +564,46 @@ def test_r19_an_unexpected_code_ends_the_session(step: str, reply: bytes) -> Non
         b"\x16\x03\x01\r\n",
     ],
 )
-def test_r18_r19_a_reply_that_is_none_is_final(reply: bytes) -> None:
+def test_r18_r19_a_malformed_reply_ends_the_session(reply: bytes) -> None:
     session, sent = opened(), transaction()
     session.begin(sent)
     session.receive(reply)
     assert session.closed
     assert session.ending is Ending.FAULT
     assert fates(sent) == [P]
-    session.receive(b"250 ok\r\n" * 4)  # nothing is believed any more
+    session.receive(b"250 ok\r\n" * 4)  # later input is ignored
     assert fates(sent) == [P]
 
 
 @pytest.mark.parametrize("injected", [b"250 ok\r\n", b"550 no\r\n", b"354 go\r\n"])
-def test_r19_a_reply_to_nothing_ends_the_session(injected: bytes) -> None:
+def test_r19_an_unsolicited_reply_ends_the_session(injected: bytes) -> None:
     session = opened()
     session.receive(injected)
     assert session.closed
     assert session.ending is Ending.FAULT
 
 
-def test_r19_replies_that_came_with_the_greeting_answer_nothing() -> None:
+def test_r19_replies_received_with_the_greeting_end_the_session() -> None:
     session = ClientSession("client.example")
     session.receive(b"220 hi\r\n250-evil\r\n250 AUTH PLAIN\r\n")
     assert session.closed
     assert session.ending is Ending.FAULT
 
 
-def test_r19_half_a_reply_that_came_with_the_greeting_answers_nothing() -> None:
+def test_r19_a_partial_reply_received_with_the_greeting_ends_the_session() -> None:
     session = ClientSession("client.example")
     session.receive(b"220 hi\r\n250-evil\r\n25")
     assert session.closed
     assert session.ending is Ending.FAULT
 
 
-def test_r19_a_time_out_ends_the_session() -> None:
-    for replies, step in [(b"", Step.MAIL), (b"250 ok\r\n", Step.RCPT), (b"250 ok\r\n" * 2, Step.DATA),
-                          (b"250 ok\r\n250 ok\r\n354 go\r\n", Step.END)]:  # fmt: skip
+def test_r19_a_timeout_ends_the_session() -> None:
+    for replies, step in [
+        (b"", ClientStep.MAIL),
+        (b"250 ok\r\n", ClientStep.RCPT),
+        (b"250 ok\r\n" * 2, ClientStep.DATA),
+        (b"250 ok\r\n250 ok\r\n354 go\r\n", ClientStep.END),
+    ]:
         session, sent = opened(), transaction()
         session.begin(sent)
         session.receive(replies)
@@ -604,15 +617,22 @@ def test_r19_a_time_out_ends_the_session() -> None:
         assert fates(sent) == [P]
 
 
-def test_r23_time_outs_are_those_of_the_rfc() -> None:  # RFC 5321 §4.5.3.2
-    minutes = {Step.GREETING: 5, Step.MAIL: 5, Step.RCPT: 5, Step.DATA: 2, Step.CONTENT: 3, Step.END: 10}
+def test_r23_timeouts_are_those_of_the_rfc() -> None:  # RFC 5321 §4.5.3.2
+    minutes = {
+        ClientStep.GREETING: 5,
+        ClientStep.MAIL: 5,
+        ClientStep.RCPT: 5,
+        ClientStep.DATA: 2,
+        ClientStep.CONTENT: 3,
+        ClientStep.END: 10,
+    }
     assert {step: TIMEOUTS[step] / 60 for step in minutes} == minutes
 
 
 @pytest.mark.parametrize(
     "name", ["a\r\nMAIL FROM:<x@x.example>", "a b", "", "a\0b", "[300.1.1.1]", "-a.example", "é.example"]
 )
-def test_r17_a_local_hostname_that_is_none_is_refused(name: str) -> None:
+def test_r17_an_invalid_local_hostname_is_refused(name: str) -> None:
     with pytest.raises(wire.WireFault):
         ClientSession(name)
 
@@ -624,7 +644,7 @@ def test_r17_an_address_smuggled_past_the_parser_is_not_sent(local: str, domain:
     session = opened()
     bad = Recipient(Address.of(wire.Mailbox(local, domain)))
     with pytest.raises(ValueError):
-        session.begin(Transaction(Envelope(Address.parse("a@a.example"), (bad,)), content=b"x"))
+        session.begin(OutgoingTransaction(Envelope(Address.parse("a@a.example"), (bad,)), content=b"x"))
     assert session.output() == b""
 
 
@@ -641,17 +661,17 @@ def test_r20_control_characters_of_a_reply_are_escaped() -> None:
 # -- misuse -----------------------------------------------------------------------------------------------------------
 
 
-def test_misuse_is_an_error_of_the_caller() -> None:
+def test_misuse_raises_in_the_caller() -> None:
     session = opened()
     session.begin(transaction())
     with pytest.raises(RuntimeError, match="ready"):
         session.begin(transaction())
-    with pytest.raises(RuntimeError, match="not wanted"):
+    with pytest.raises(RuntimeError, match="not expected"):
         session.content(b"x")
-    with pytest.raises(RuntimeError, match="not wanted"):
+    with pytest.raises(RuntimeError, match="not expected"):
         session.end_content()
     with pytest.raises(ValueError, match="at least one recipient"):
-        Transaction(Envelope(Address.parse("a@a.example"), ()), content=b"")
+        OutgoingTransaction(Envelope(Address.parse("a@a.example"), ()), content=b"")
 
 
 def test_a_transaction_on_a_closed_session_is_deferred() -> None:
@@ -662,7 +682,7 @@ def test_a_transaction_on_a_closed_session_is_deferred() -> None:
     assert session.output() == b""
 
 
-def test_giving_up_defers_what_is_open() -> None:
+def test_giving_up_defers_the_undecided_recipients() -> None:
     session, sent = opened(), transaction(content=None)
     session.begin(sent)
     session.receive(b"250 ok\r\n250 ok\r\n354 go\r\n")

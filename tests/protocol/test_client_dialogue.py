@@ -1,4 +1,4 @@
-"""The client session when the peer says that the conversation went wrong: that is no verdict on the mail (f40)."""
+"""Protocol errors that the peer reports are not verdicts on the mail (f40)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from tests.protocol.test_client import EHLO, EVERYTHING, PLAIN, D, F, P, fates, 
 
 from ironpost.model import Address, Envelope, Recipient
 from ironpost.model.parameters import Notify
-from ironpost.protocol.client import ClientSession, State, Step, Transaction
+from ironpost.protocol.client.session import ClientSession, ClientState, ClientStep, OutgoingTransaction
 
 ENVELOPE = [b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"]
 
 
 @pytest.mark.parametrize("code", [500, 501, 502, 503])
-@pytest.mark.parametrize("step", [Step.MAIL, Step.RCPT, Step.DATA, Step.END])
+@pytest.mark.parametrize("step", [ClientStep.MAIL, ClientStep.RCPT, ClientStep.DATA, ClientStep.END])
 @pytest.mark.parametrize("text", ["5.5.1 what", "5.5.4 what"])
-def test_f40_a_fault_of_the_dialogue_is_no_verdict_on_the_mail(step: Step, code: int, text: str) -> None:
+def test_f40_a_protocol_error_is_not_a_verdict_on_the_mail(step: ClientStep, code: int, text: str) -> None:
     session, sent = opened(PLAIN), transaction()
     session.begin(sent)
-    for each in ENVELOPE[: [Step.MAIL, Step.RCPT, Step.DATA, Step.END].index(step)]:
+    for each in ENVELOPE[: [ClientStep.MAIL, ClientStep.RCPT, ClientStep.DATA, ClientStep.END].index(step)]:
         session.receive(each)
     session.output()
     session.receive(f"{code} {text}\r\n".encode())
@@ -30,42 +30,42 @@ def test_f40_a_fault_of_the_dialogue_is_no_verdict_on_the_mail(step: Step, code:
     assert sent.failed_at is step
     assert session.closed
     assert session.output() == b"QUIT\r\n"
-    # Another host may be asked, except when this one may have taken the message (RFC 1047).
-    assert bool(sent.undecided) == (step is not Step.END)
+    # Another host may be tried, unless this one may have accepted the message (RFC 1047).
+    assert bool(sent.undecided) == (step is not ClientStep.END)
 
 
 @pytest.mark.parametrize(
     ("step", "reply"),
     [
-        (Step.MAIL, b"501 5.1.7 bad sender\r\n"),
-        (Step.RCPT, b"501 5.1.3 bad recipient\r\n"),
-        (Step.RCPT, b"501 bad recipient\r\n"),
-        (Step.MAIL, b"501 bad sender\r\n"),
-        (Step.RCPT, b"504 5.5.2 need a fully qualified address\r\n"),
-        (Step.END, b"500 5.6.0 line too long\r\n"),
+        (ClientStep.MAIL, b"501 5.1.7 bad sender\r\n"),
+        (ClientStep.RCPT, b"501 5.1.3 bad recipient\r\n"),
+        (ClientStep.RCPT, b"501 bad recipient\r\n"),
+        (ClientStep.MAIL, b"501 bad sender\r\n"),
+        (ClientStep.RCPT, b"504 5.5.2 need a fully qualified address\r\n"),
+        (ClientStep.END, b"500 5.6.0 line too long\r\n"),
     ],
 )
-def test_f40_a_501_that_concerns_the_address_is_a_verdict(step: Step, reply: bytes) -> None:
+def test_f40_a_501_that_concerns_the_address_is_a_verdict(step: ClientStep, reply: bytes) -> None:
     session, sent = opened(PLAIN), transaction()
     session.begin(sent)
-    for each in ENVELOPE[: [Step.MAIL, Step.RCPT, Step.DATA, Step.END].index(step)]:
+    for each in ENVELOPE[: [ClientStep.MAIL, ClientStep.RCPT, ClientStep.DATA, ClientStep.END].index(step)]:
         session.receive(each)
     session.receive(reply)
     assert fates(sent) == [F]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
 def test_f40_a_501_may_mean_the_parameters_that_went_with_the_address() -> None:
     session = opened(EHLO + "S: 250-mx.example\nS: 250-DSN\nS: 250 SIZE\n")
     to = Recipient(Address.parse("b@b.example"), {"NOTIFY": Notify.parse("NEVER")})
-    sent = Transaction(Envelope(Address.parse("a@a.example"), (to,)), content=b"x\r\n")
+    sent = OutgoingTransaction(Envelope(Address.parse("a@a.example"), (to,)), content=b"x\r\n")
     session.begin(sent)
     session.receive(b"250 ok\r\n")
     session.receive(b"501 syntax\r\n")
     assert fates(sent) == [P]
 
 
-def test_f40_one_recipient_out_of_step_costs_the_others_nothing() -> None:
+def test_f40_an_unexpected_reply_to_one_recipient_does_not_affect_others() -> None:
     session, sent = opened(), transaction("b@b.example", "c@c.example", "d@d.example")
     session.begin(sent)
     session.output()
@@ -83,7 +83,7 @@ def test_f40_replies_to_what_was_sent_before_a_refusal_decide_nothing() -> None:
     session.begin(sent)
     session.receive(b"550 5.7.1 go away\r\n503 5.5.1 MAIL first\r\n503 5.5.1 MAIL first\r\n")
     assert fates(sent) == [F]
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
 @pytest.mark.parametrize("code", [500, 502, 503])
@@ -109,7 +109,7 @@ def test_f40_a_refused_rset_says_nothing_about_the_next_message(reply: bytes) ->
     assert session.output().endswith(b"DATA\r\n")
     session.receive(reply)
     assert fates(sent) == [P]
-    assert sent.failed_at is Step.RSET
+    assert sent.failed_at is ClientStep.RSET
     assert sent.undecided == {0}
     assert session.closed
 

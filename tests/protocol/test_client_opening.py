@@ -1,4 +1,4 @@
-"""What a client says and does not say before it is ready: STARTTLS and AUTH, as transcripts."""
+"""Opening a client session: STARTTLS and AUTH, as transcripts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from base64 import b64encode
 
 import pytest
 
+from ironpost.model.tls import TlsFailure, TlsLevel, Verification
 from ironpost.protocol import replies
-from ironpost.protocol.client import ClientSession, Ending, Security, State, Step
+from ironpost.protocol.client.session import ClientSession, ClientState, ClientStep, Ending, Security
 from ironpost.protocol.sasl import Credentials
 
 ADA = Credentials("ada", "secret")
+AUTHENTICATED = Verification(TlsLevel.AUTHENTICATED, "valid")
 PLAIN = b64encode(b"\0ada\0secret")
 GREETING = b"220 mx.example ESMTP\r\n"
 OFFER = b"250-mx.example\r\n250-PIPELINING\r\n250-STARTTLS\r\n250 AUTH PLAIN LOGIN\r\n"
-IN_CLEAR_ONLY = b"250-mx.example\r\n250 AUTH PLAIN LOGIN\r\n"
+WITHOUT_STARTTLS = b"250-mx.example\r\n250 AUTH PLAIN LOGIN\r\n"
 
 
 def greeted(offer: bytes, security: Security, **options: bool) -> ClientSession:
-    """A session behind the reply to its first EHLO."""
+    """Return a session after the reply to its first EHLO."""
     session = ClientSession("client.example", security=security, **options)
     session.receive(GREETING)
     assert session.output() == b"EHLO client.example\r\n"
@@ -27,29 +29,29 @@ def greeted(offer: bytes, security: Security, **options: bool) -> ClientSession:
 
 
 def securing() -> ClientSession:
-    """One behind the 220 to STARTTLS."""
+    """Return a session after the 220 to STARTTLS."""
     session = greeted(OFFER, Security(credentials=ADA))
     assert session.output() == b"STARTTLS\r\n"
     session.receive(b"220 go ahead\r\n")
     return session
 
 
-def test_r13_credentials_make_tls_a_must_and_come_behind_it() -> None:
+def test_r13_credentials_require_tls_and_are_sent_after_it() -> None:
     session = securing()
-    assert (session.state, session.step) == (State.SECURING, Step.TLS)
+    assert (session.state, session.step) == (ClientState.SECURING, ClientStep.TLS)
     assert session.output() == b""
-    session.secured({}, verified=True)
+    session.secured({}, AUTHENTICATED)
     assert session.output() == b"EHLO client.example\r\n"
     session.receive(b"250-mx.example\r\n250 AUTH PLAIN\r\n")
     assert session.output() == b"AUTH PLAIN " + PLAIN + b"\r\n"
     session.receive(b"235 2.7.0 welcome\r\n")
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     assert (session.secure, session.verified) == (True, True)
 
 
-@pytest.mark.parametrize("offer", [IN_CLEAR_ONLY, b"502 what?\r\n"], ids=["EHLO", "HELO"])
-def test_r13_without_starttls_no_credentials_are_said(offer: bytes) -> None:
-    """STARTTLS was stripped from the offer, or the peer never had it."""
+@pytest.mark.parametrize("offer", [WITHOUT_STARTTLS, b"502 what?\r\n"], ids=["EHLO", "HELO"])
+def test_r13_without_starttls_no_credentials_are_sent(offer: bytes) -> None:
+    """An attacker has removed STARTTLS from the EHLO reply, or the peer does not support it."""
     session = greeted(offer, Security(credentials=ADA))
     if offer.startswith(b"5"):
         assert session.output() == b"HELO client.example\r\n"
@@ -58,7 +60,7 @@ def test_r13_without_starttls_no_credentials_are_said(offer: bytes) -> None:
     assert (session.reason, session.ending) == (replies.PEER_LACKS_STARTTLS, Ending.INSECURE)
 
 
-def test_r13_a_refused_starttls_is_as_none() -> None:
+def test_r13_a_refused_starttls_counts_as_not_offered() -> None:
     session = greeted(OFFER, Security(credentials=ADA))
     assert session.output() == b"STARTTLS\r\n"
     session.receive(b"454 4.7.0 not now\r\n")
@@ -67,18 +69,42 @@ def test_r13_a_refused_starttls_is_as_none() -> None:
     assert str(session.reason) == "454 4.7.0 not now"
 
 
-def test_r13_credentials_go_in_clear_only_when_asked_by_name() -> None:
-    session = greeted(IN_CLEAR_ONLY, Security(credentials=ADA, in_clear=True))
+def test_r13_credentials_are_sent_without_tls_only_if_allowed() -> None:
+    session = greeted(WITHOUT_STARTTLS, Security(credentials=ADA, without_tls=True))
     assert session.output() == b"AUTH PLAIN " + PLAIN + b"\r\n"
 
 
-def test_starttls_that_may_be_is_used_where_offered_and_missed_nowhere() -> None:
+def test_opportunistic_starttls_is_used_if_offered_and_not_required() -> None:
     session = greeted(OFFER, Security("may"))
     assert session.output() == b"STARTTLS\r\n"
     session.receive(b"454 4.7.0 not now\r\n")
-    assert session.state is State.READY
-    assert greeted(IN_CLEAR_ONLY, Security("may")).state is State.READY
-    assert greeted(OFFER, Security("never")).state is State.READY
+    assert session.state is ClientState.READY
+    assert greeted(WITHOUT_STARTTLS, Security("may")).state is ClientState.READY
+    assert greeted(OFFER, Security("never")).state is ClientState.READY
+
+
+def test_a_level_below_the_required_one_ends_the_session_with_quit() -> None:
+    """RFC 3207 §4.1."""
+    session = greeted(OFFER, Security("must", level=TlsLevel.AUTHENTICATED))
+    session.receive(b"220 go ahead\r\n")
+    session.output()
+    session.secured({}, Verification(TlsLevel.ENCRYPTED, "no TLSA record matches"))
+    session.output()
+    session.receive(WITHOUT_STARTTLS)
+    assert session.output() == b"QUIT\r\n"
+    assert (session.reason, session.ending) == (replies.PEER_NOT_VERIFIED, Ending.INSECURE)
+    assert session.reason is not None
+    assert session.reason.detail == "no TLSA record matches"
+
+
+@pytest.mark.parametrize(
+    ("offer", "reason"), [(OFFER, "the host refused STARTTLS: 454 not now"), (WITHOUT_STARTTLS, "not offer STARTTLS")]
+)
+def test_an_unencrypted_session_knows_why(offer: bytes, reason: str) -> None:
+    session = greeted(offer, Security("may"))
+    session.receive(b"454 not now\r\n")
+    assert session.tls.level is TlsLevel.NONE
+    assert reason in session.tls.reason
 
 
 def test_tls_from_the_start_needs_no_starttls() -> None:
@@ -86,25 +112,25 @@ def test_tls_from_the_start_needs_no_starttls() -> None:
     assert session.output() == b"AUTH PLAIN " + PLAIN + b"\r\n"
 
 
-@pytest.mark.parametrize("behind", [b"250 injected\r\n", b"2", b"\0"], ids=["a reply", "a part of one", "an octet"])
+@pytest.mark.parametrize("following", [b"250 injected\r\n", b"2", b"\0"], ids=["a reply", "a part of one", "an octet"])
 @pytest.mark.parametrize("together", [True, False])
-def test_r10_octets_behind_the_reply_to_starttls_end_the_session(behind: bytes, together: bool) -> None:
+def test_r10_octets_after_the_reply_to_starttls_end_the_session(following: bytes, together: bool) -> None:
     session = greeted(OFFER, Security("must"))
     session.output()
     if together:
-        session.receive(b"220 go ahead\r\n" + behind)
+        session.receive(b"220 go ahead\r\n" + following)
     else:
         session.receive(b"220 go ahead\r\n")
-        session.receive(behind)
+        session.receive(following)
     assert session.closed
     assert session.ending is Ending.FAULT
     assert session.output() == b""
 
 
-def test_r12_what_was_offered_in_clear_is_forgotten() -> None:
+def test_r12_extensions_offered_before_tls_are_forgotten() -> None:
     session = securing()
     assert "PIPELINING" in session.offered
-    session.secured({}, verified=True)
+    session.secured({}, AUTHENTICATED)
     assert (session.offered, session.domain) == ({}, "")
     session.receive(b"250 mx.example\r\n")  # neither PIPELINING nor AUTH under TLS
     assert session.offered == {}
@@ -112,9 +138,9 @@ def test_r12_what_was_offered_in_clear_is_forgotten() -> None:
     assert session.reason == replies.PEER_LACKS_MECHANISM
 
 
-def test_a_handshake_that_fails_or_is_late_ends_the_session() -> None:
+def test_a_handshake_that_fails_or_times_out_ends_the_session() -> None:
     session = securing()
-    session.not_secured("certificate has expired")
+    session.not_secured("certificate has expired", TlsFailure.CERTIFICATE_EXPIRED)
     assert (session.reason, session.ending) == (replies.HANDSHAKE_FAILED, Ending.INSECURE)
     session = securing()
     session.eof()
@@ -141,7 +167,7 @@ def test_login_asks_for_name_and_password() -> None:
     session.receive(b"334 " + b64encode(b"Password:") + b"\r\n")
     assert session.output() == b64encode(b"secret") + b"\r\n"
     session.receive(b"235 2.7.0 welcome\r\n")
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
 def test_a_long_initial_response_waits_for_the_servers_turn() -> None:
@@ -152,10 +178,10 @@ def test_a_long_initial_response_waits_for_the_servers_turn() -> None:
     session.receive(b"334 \r\n")
     assert len(session.output()) > 600
     session.receive(b"235 2.7.0 welcome\r\n")
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
-def test_a_challenge_that_is_none_is_cancelled() -> None:
+def test_a_malformed_challenge_cancels_the_exchange() -> None:
     security = Security(credentials=ADA, mechanisms=("CRAM-MD5",))
     session = greeted(b"250-mx.example\r\n250 AUTH CRAM-MD5\r\n", security, secure=True)
     session.output()
@@ -165,7 +191,7 @@ def test_a_challenge_that_is_none_is_cancelled() -> None:
     assert (session.reason, session.ending) == (replies.PEER_UNTRUSTED, Ending.INSECURE)
 
 
-def test_a_server_that_does_not_prove_itself_is_not_believed() -> None:
+def test_a_login_without_the_servers_scram_proof_is_refused() -> None:
     pytest.importorskip("scramp")
     security = Security(credentials=ADA)
     offer = b"250-mx.example\r\n250 AUTH SCRAM-SHA-256\r\n"
@@ -178,13 +204,13 @@ def test_a_server_that_does_not_prove_itself_is_not_believed() -> None:
     assert (session.reason, session.ending) == (replies.PEER_UNTRUSTED, Ending.INSECURE)
 
 
-def test_a_login_that_was_given_up_is_not_taken_for_one_though_the_server_says_so() -> None:
+def test_235_after_a_cancelled_exchange_is_not_a_login() -> None:
     security = Security(credentials=Credentials("ada", "pencil"), mechanisms=("CRAM-MD5",))
     session = ClientSession("client.example", security=security, secure=True)
     session.receive(b"220 mx.example\r\n")
     session.receive(b"250-mx.example\r\n250 AUTH CRAM-MD5\r\n")
     session.output()
-    session.receive(b"334 this is no base64\r\n")
+    session.receive(b"334 not base64!\r\n")
     assert session.output() == b"*\r\n"
     session.receive(b"235 2.7.0 Authentication succeeded\r\n")
     assert session.closed
@@ -204,7 +230,7 @@ def test_f40_a_mechanism_that_is_rejected_is_followed_by_the_next(reply: bytes) 
     session.receive(b"334 UGFzc3dvcmQ6\r\n")
     session.output()
     session.receive(b"235 2.7.0 welcome\r\n")
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
     assert session.authenticated
 
 

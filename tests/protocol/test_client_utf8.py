@@ -1,4 +1,4 @@
-"""Internationalised mail and a peer without SMTPUTF8: ASCII forms are used, one address decides for none (f42)."""
+"""Internationalised mail to a peer without SMTPUTF8: ASCII forms are used, and each address is judged alone (f42)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.protocol.test_client import EHLO, EVERYTHING, D, F, opened, transacti
 
 from ironpost.model import Address, Disposition
 from ironpost.model.idna import a_labels
-from ironpost.protocol.client import State
-from ironpost.protocol.client_transaction import header_is_ascii
+from ironpost.protocol.client.session import ClientState
+from ironpost.protocol.client.transaction import header_is_ascii
 
 SEVEN = EHLO + "S: 250-mx.example\nS: 250-PIPELINING\nS: 250 8BITMIME\n"
 ASCII_HEADER = b"Subject: x\r\n\r\n"
@@ -19,11 +19,11 @@ ASCII_HEADER = b"Subject: x\r\n\r\n"
 def outcomes(
     *recipients: str, sender: str = "a@a.example", content: bytes = ASCII_HEADER, **asked: None
 ) -> list[object]:
-    """Dispositions at a peer without SMTPUTF8 that takes all it is offered."""
+    """Return the dispositions at a peer without SMTPUTF8 that accepts everything."""
     session = opened(SEVEN)
     sent = transaction(*recipients, sender=sender, content=content, **asked)
     session.begin(sent)
-    if session.state is State.READY:
+    if session.state is ClientState.READY:
         return [outcome and outcome.disposition for outcome in sent.outcomes]
     commands = session.output()
     assert commands.isascii()
@@ -33,7 +33,7 @@ def outcomes(
     return [outcome and outcome.disposition for outcome in sent.outcomes]
 
 
-def test_f42_a_domain_goes_as_a_labels_to_a_hop_without_smtputf8() -> None:  # RFC 6531 §3.2
+def test_f42_a_domain_is_sent_as_a_labels_to_a_hop_without_smtputf8() -> None:  # RFC 6531 §3.2
     session = opened(SEVEN)
     session.begin(transaction("info@bücher.example", sender="i@Straße.example"))
     assert session.output().startswith(
@@ -42,6 +42,12 @@ def test_f42_a_domain_goes_as_a_labels_to_a_hop_without_smtputf8() -> None:  # R
     session = opened(EVERYTHING)
     session.begin(transaction("info@bücher.example"))
     assert "RCPT TO:<info@bücher.example>\r\n".encode() in session.output()
+
+
+def test_f27_an_underscore_in_one_label_does_not_concern_another() -> None:
+    session = opened(SEVEN)
+    session.begin(transaction("info@b_c.bücher.example", sender="i..@b_c.example"))
+    assert session.output().startswith(b'MAIL FROM:<"i.."@b_c.example>\r\nRCPT TO:<info@b_c.xn--bcher-kva.example>\r\n')
 
 
 def test_f42_one_address_that_needs_smtputf8_costs_the_others_nothing() -> None:
@@ -78,7 +84,7 @@ def test_f42_the_header_section_ends_at_the_first_empty_line(end: bytes) -> None
     assert header_is_ascii(b"A: b\r\nC: \xc3\xa9\r\n", whole=False) is None
 
 
-def test_f42_streamed_content_is_not_guessed_about() -> None:
+def test_f42_streamed_content_is_assumed_to_need_smtputf8() -> None:
     session = opened(SEVEN)
     sent = transaction(content=None, SMTPUTF8=None)
     session.begin(sent)

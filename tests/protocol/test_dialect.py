@@ -1,4 +1,4 @@
-"""The dialects: what they greet with, what they demand, and how LMTP answers (RFC 2033)."""
+"""The dialects: greetings, requirements, and the replies of LMTP (RFC 2033)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.protocol.test_server_session import Open, codes, say, settle
 
 from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
 from ironpost.protocol.replies import NOT_ACCEPTED_HERE, NOT_TAKEN
-from ironpost.protocol.server import ServerSession
-from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Identity, Tls
+from ironpost.protocol.server.session import ServerSession
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.protocol.server.transaction import Identity, TlsInfo
 from ironpost.server import BaseHandler
 
 TWO = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<e@f.example>\r\n"
 
 
 class Mailboxes(Open):
-    """Answers as it is told."""
+    """A handler that returns a given result."""
 
     def __init__(self, answer=None) -> None:
         super().__init__()
@@ -38,7 +38,9 @@ def opened(handler, settings, hello, tls=None):
 
 
 def lmtp(handler=None, **settings):
-    return opened(handler or Mailboxes(), Settings("mx.example", dialect=LMTP, **settings), b"LHLO c.example\r\n")[0]
+    return opened(
+        handler or Mailboxes(), ServerSettings("mx.example", dialect=LMTP, **settings), b"LHLO c.example\r\n"
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -65,15 +67,15 @@ def test_the_protocol_keyword(dialect, arguments, expected) -> None:
 # LMTP
 
 
-def test_lmtp_greets_by_its_name_and_takes_lhlo_only() -> None:
-    session, greeting, hello = opened(Open(), Settings("mx.example", dialect=LMTP), b"LHLO c.example\r\n")
+def test_lmtp_is_named_in_the_greeting_and_accepts_lhlo_only() -> None:
+    session, greeting, hello = opened(Open(), ServerSettings("mx.example", dialect=LMTP), b"LHLO c.example\r\n")
     assert greeting == b"220 mx.example LMTP ironpost\r\n"
     # RFC 2033 §5 demands these two.
     assert b"250-PIPELINING\r\n" in hello
     assert b"250-ENHANCEDSTATUSCODES\r\n" in hello
     assert session.protocol == "LMTP"
     assert codes(say(session, b"EHLO c.example\r\nHELO c.example\r\n")) == [b"500", b"500"]  # RFC 2033 §4.1
-    assert codes(say(opened(Open(), Settings(), b"EHLO c.example\r\n")[0], b"LHLO c.example\r\n")) == [b"502"]
+    assert codes(say(opened(Open(), ServerSettings(), b"EHLO c.example\r\n")[0], b"LHLO c.example\r\n")) == [b"502"]
 
 
 @pytest.mark.parametrize("how", ["data", "bdat", "chunks"])
@@ -89,7 +91,7 @@ def test_lmtp_greets_by_its_name_and_takes_lhlo_only() -> None:
         ("abc", [b"451", b"451"]),
     ],
 )
-def test_lmtp_answers_for_each_recipient(how, answer, expected) -> None:
+def test_lmtp_replies_for_each_recipient(how, answer, expected) -> None:
     handler = Mailboxes(answer)
     session = lmtp(handler)
     say(session, TWO)
@@ -108,7 +110,7 @@ def test_lmtp_answers_for_each_recipient(how, answer, expected) -> None:
     assert codes(say(session, b"NOOP\r\n")) == [b"250"]
 
 
-def test_lmtp_answers_may_be_awaited() -> None:
+def test_lmtp_results_may_be_awaitable() -> None:
     class Later(Mailboxes):
         async def message(self, session, content, facts):
             await asyncio.sleep(0)
@@ -148,11 +150,11 @@ def test_lmtp_counts_a_message_refused_for_all_as_one_error() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a dialect demands
+# Requirements of a dialect
 
 
-def test_submission_does_nothing_before_authentication() -> None:
-    session = opened(Open(), Settings(dialect=SUBMISSION), b"EHLO c.example\r\n")[0]
+def test_submission_refuses_commands_before_authentication() -> None:
+    session = opened(Open(), ServerSettings(dialect=SUBMISSION), b"EHLO c.example\r\n")[0]
     before = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\nVRFY x\r\n"
     assert say(session, before) == b"530 5.7.0 Authentication required\r\n" * 4  # RFC 4954 §6
     assert codes(say(session, b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\nRSET\r\n")) == [b"530", b"250", b"250"]
@@ -162,12 +164,12 @@ def test_submission_does_nothing_before_authentication() -> None:
     assert codes(say(session, TWO)) == [b"250"] * 3
 
 
-def test_a_dialect_that_demands_tls_says_so() -> None:  # RFC 3207 §4
-    settings = Settings(dialect=SUBMISSION._replace(encrypt=True))
+def test_a_dialect_that_requires_tls_replies_530() -> None:  # RFC 3207 §4
+    settings = ServerSettings(dialect=SUBMISSION._replace(encrypt=True))
     session = opened(Open(), settings, b"EHLO c.example\r\n")[0]
     told = say(session, b"MAIL FROM:<a@b.example>\r\nRSET\r\nHELO c.example\r\nNOOP\r\n")
     assert told == b"530 5.7.0 Must issue a STARTTLS command first\r\n" * 3 + b"250 2.0.0 OK\r\n"
-    session = opened(Open(), settings, b"EHLO c.example\r\n", tls=Tls("TLSv1.3"))[0]
+    session = opened(Open(), settings, b"EHLO c.example\r\n", tls=TlsInfo("TLSv1.3"))[0]
     assert codes(say(session, b"MAIL FROM:<a@b.example>\r\nRSET\r\n")) == [b"530", b"250"]
     assert codes(say(opened(Open(), replace(settings, dialect=LMTP), b"LHLO c\r\n")[0], TWO)) == [b"250"] * 3
 
@@ -180,8 +182,8 @@ def test_a_dialect_that_demands_tls_says_so() -> None:  # RFC 3207 §4
     ("parameters", "expected"),
     [(b"", b"550"), (b" BODY=7BIT", b"550"), (b" BODY=8bitmime", b"250"), (b" SMTPUTF8", b"250")],
 )
-def test_eight_bit_content_must_be_declared_where_the_listener_wants_it(parameters, expected) -> None:
-    session = opened(Open(), Settings(eight_bit="reject"), b"EHLO c.example\r\n")[0]
+def test_undeclared_8_bit_content_is_refused_if_configured(parameters, expected) -> None:
+    session = opened(Open(), ServerSettings(eight_bit="reject"), b"EHLO c.example\r\n")[0]
     envelope = b"MAIL FROM:<a@b.example>" + parameters + b"\r\nRCPT TO:<c@d.example>\r\nDATA\r\n"
     assert codes(say(session, envelope)) == [b"250", b"250", b"354"]
     assert codes(say(session, "é\r\n.\r\n".encode())) == [expected]

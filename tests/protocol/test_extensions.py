@@ -1,4 +1,4 @@
-"""The client side of each extension: what is added to MAIL, and what refuses a next hop."""
+"""The client side of each extension: parameters added to MAIL, and reasons to refuse a next hop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def message(
         (message(), {}, {}),
         (message(), ALL, {"SIZE": 10}),
         (message(size=None), ALL, {}),
-        # RFC 1870 §4: zero, or no number, is no limit.
+        # RFC 1870 §4: zero, or the absence of a number, means no limit.
         (message(size=1001), ALL, replies.PEER_TOO_SMALL),
         (message(size=1001), {"SIZE": "0"}, {"SIZE": 1001}),
         (message(size=1001), {"SIZE": ""}, {"SIZE": 1001}),
@@ -44,10 +44,12 @@ def message(
         (message(body="BINARYMIME"), ALL, replies.PEER_LACKS_BINARY),
         # RFC 6531 §3.5
         (message(smtputf8=True), ALL, {"SIZE": 10, "SMTPUTF8": None}),
-        (message(smtputf8=True), {"8BITMIME": ""}, replies.PEER_LACKS_SMTPUTF8),
+        (message(smtputf8=True), {"8BITMIME": ""}, replies.PEER_LACKS_UTF8_HEADER),
     ],
 )
-def test_what_our_client_adds_or_refuses(what: Outgoing, offered: dict[str, str], answer: object) -> None:
+def test_parameters_and_refusals_of_the_client_for_each_extension(
+    what: Outgoing, offered: dict[str, str], answer: object
+) -> None:
     assert outgoing(what, offered) == answer
 
 
@@ -59,7 +61,7 @@ def test_keywords_are_unique_and_every_parameter_has_one_owner() -> None:
         assert len(set(names)) == len(names)
 
 
-def test_parameters_come_back_from_a_store_as_they_were() -> None:
+def test_parameters_survive_the_store_unchanged() -> None:
     parameters = {"SIZE": 10, "BODY": BodyType.EIGHT_BIT, "SMTPUTF8": None, "XOTHER": "text"}
     wire = wire_parameters(parameters)
     assert wire == {"SIZE": "10", "BODY": "8BITMIME", "SMTPUTF8": None, "XOTHER": "text"}
@@ -68,18 +70,18 @@ def test_parameters_come_back_from_a_store_as_they_were() -> None:
     assert [type(value) for value in back.values()] == [int, BodyType, type(None), str]
 
 
-def test_r25_what_a_store_kept_and_cannot_be_read_stays_text() -> None:
+def test_r25_stored_parameters_that_cannot_be_parsed_stay_text() -> None:
     typed = typed_parameters({"BODY": "8bitmime", "NOTIFY": "SOMETIMES", "RET": "HDRS"})
     assert typed == {"BODY": "8bitmime", "NOTIFY": "SOMETIMES", "RET": Return.HDRS}
 
 
-def test_every_parameter_that_is_typed_is_typed_when_it_is_read_again() -> None:
+def test_typed_parameters_are_typed_again_when_read_from_the_store() -> None:
     for extension in EXTENSIONS:
         owned = {*extension.mail_parameters, *extension.rcpt_parameters}
         assert set(extension.stored) == owned - {"SMTPUTF8", "REQUIRETLS"}, extension.keyword
 
 
-def test_an_extension_that_is_asked_on_request_is_asked_only_then() -> None:
+def test_an_on_request_extension_is_consulted_only_on_request() -> None:
     asked = []
 
     class Curious(Extension):

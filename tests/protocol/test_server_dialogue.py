@@ -1,4 +1,4 @@
-"""The server's dialogue, transcript by transcript: whole batches, line by line, octet by octet; hooks now and later."""
+"""Transcripts of server dialogues: in batches, by lines and by octets; with hooks that suspend and that do not."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from ironpost.model import Reply
 from ironpost.protocol.replies import NOT_ACCEPTED_HERE
-from ironpost.protocol.server import ServerSession
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.session import ServerSession
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-SETTINGS = Settings(hostname="mx.example", max_size=65536)
+SETTINGS = ServerSettings(hostname="mx.example", max_size=65536)
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|([rn0\\]))")
 PLAIN = {"r": "\r", "n": "\n", "0": "\0", "\\": "\\"}
 
@@ -53,7 +53,7 @@ def transcripts() -> dict[str, list[Step]]:
 
 
 class Script(BaseHandler):
-    """Decides by local part, so that the transcripts can say what they want."""
+    """A handler that decides by local part, so that transcripts select the verdict."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -81,7 +81,7 @@ class Script(BaseHandler):
 
 
 class Later(Script):
-    """The same answers, each as a coroutine that suspends once."""
+    """The same results, each from a coroutine that suspends once."""
 
     def __getattribute__(self, name):
         method = super().__getattribute__(name)
@@ -96,7 +96,7 @@ class Later(Script):
 
 
 def drive(session: ServerSession, pending: Awaitable[object] | None) -> None:
-    """What the outer ring does with a question."""
+    """Await what a hook returned, as the driver of a session does."""
 
     async def ask() -> None:
         nonlocal pending
@@ -155,5 +155,5 @@ def test_transcript(name: str, handler: type[Script], how: str) -> None:
     assert session.output() == b""
 
 
-def test_there_are_transcripts() -> None:
+def test_the_transcript_file_is_not_empty() -> None:
     assert len(transcripts()) > 15

@@ -1,12 +1,12 @@
-"""Whatever octets come, in whatever pieces: the server session raises nothing, and answers the same (SECURITY R22)."""
+"""Any octets in any pieces: the session does not raise, and its replies do not depend on the pieces (SECURITY R22)."""
 
 from __future__ import annotations
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ironpost.protocol.server import ServerSession
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.session import ServerSession
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler
 
 FRAGMENTS = [
@@ -52,7 +52,7 @@ class Open(BaseHandler):
 
 def converse(pieces):
     handler = Open()
-    session = ServerSession(handler, Settings(max_errors=1000))
+    session = ServerSession(handler, ServerSettings(max_errors=1000))
     assert session.start() is None
     written = session.output()
     for piece in pieces:
@@ -66,7 +66,7 @@ def converse(pieces):
 @settings(max_examples=300, deadline=None)
 @given(OCTETS, st.integers(min_value=1, max_value=7))
 @example(b"".join([FRAGMENTS[0], *FRAGMENTS[2:6:2], b"BDAT 4\r\nMAILDATA\r\n"]), 1)
-def test_r22_any_octets_in_any_pieces_are_answered_alike(octets: bytes, size: int) -> None:
+def test_r22_any_octets_in_any_pieces_get_the_same_replies(octets: bytes, size: int) -> None:
     whole = converse([octets])
     assert converse([octets[at : at + size] for at in range(0, len(octets), size)]) == whole
     written, _, failures = whole

@@ -1,27 +1,33 @@
-"""The server session's limits, its content rules, its hooks, and what an embedder can change. No I/O."""
+"""The server session: limits, content rules, hooks, and extension by embedding programs. No I/O."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from ironpost.model import Reply
+from ironpost.model import Address, Envelope, Recipient, Reply
 from ironpost.protocol import replies
 from ironpost.protocol.dialect import SMTP
-from ironpost.protocol.extensions import EXTENSIONS, Extension
-from ironpost.protocol.server import DEFAULT, ServerSession
-from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Peer
+from ironpost.protocol.extensions import EXTENSIONS, Extension, Outgoing, next_hop_refusal, outgoing_recipient
+from ironpost.protocol.extensions.base import typed
+from ironpost.protocol.server.session import DEFAULT, ServerSession
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.protocol.server.states import ESMTP, ServerState, Verb
+from ironpost.protocol.server.transaction import Peer
 from ironpost.server import BaseHandler, MemorySpool
 from ironpost.wire import FAULTS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Open(BaseHandler):
-    """Takes everything and keeps it."""
+    """A handler that accepts everything and records it."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -38,7 +44,7 @@ class Open(BaseHandler):
 
 
 def settle(session, pending):
-    """What the outer ring does with a question."""
+    """Await what a hook returned, as the driver of a session does."""
 
     async def ask():
         nonlocal pending
@@ -55,7 +61,7 @@ def settle(session, pending):
 
 
 def say(session, *pieces: bytes) -> bytes:
-    """Feeds the pieces one by one; everything that the session writes."""
+    """Feed the pieces one by one; return everything that the session writes."""
     written = b""
     for piece in pieces:
         settle(session, session.receive(piece))
@@ -113,7 +119,7 @@ def test_r1_only_crlf_dot_crlf_ends_data(lookalike: bytes, newlines: str) -> Non
     refused = b"\0" in lookalike or (bare and newlines == "reject")
     for at in range(len(octets)):
         handler = Open()
-        session = in_data(handler, Settings(newlines=newlines))
+        session = in_data(handler, ServerSettings(newlines=newlines))
         assert say(session, octets[:at]) == b"", "nothing is answered before the true end"
         assert codes(say(session, octets[at:])) == [b"550" if refused else b"250"]
         assert len(handler.messages) == (0 if refused else 1)
@@ -132,14 +138,14 @@ def test_r2_bare_cr_and_lf_in_data_by_policy(newlines: str, stored: bytes | None
     octets = b"a\nb\r\r\nc\r\n.\r\n"
     for at in range(len(octets)):
         handler = Open()
-        session = in_data(handler, Settings(newlines=newlines))
+        session = in_data(handler, ServerSettings(newlines=newlines))
         written = say(session, octets[:at], octets[at:])
         assert handler.messages == ([] if stored is None else [stored])
         assert written == (replies.BARE_NEWLINE if stored is None else replies.ACCEPTED).octets
 
 
-LENIENT = Settings(
-    lenient=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")), xclient=(ip_network("198.51.100.1/32"),)
+LENIENT = ServerSettings(
+    lenient=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/64")), front_ends=(ip_network("198.51.100.1/32"),)
 )
 
 
@@ -161,7 +167,7 @@ def in_data_from(peer: Peer, handler: Open, before: bytes = b"") -> ServerSessio
         ("", False),
     ],
 )
-def test_r2_clients_in_the_networks_of_the_list_are_mended_and_no_others(ip: str, lenient: bool) -> None:
+def test_r2_content_of_clients_in_the_listed_networks_is_normalised(ip: str, lenient: bool) -> None:
     octets = b"a\nb\r\r\nd\n.\nc\r\n.\r\n"
     for at in range(len(octets)):
         handler = Open()
@@ -171,21 +177,21 @@ def test_r2_clients_in_the_networks_of_the_list_are_mended_and_no_others(ip: str
         assert handler.messages == ([b"a\r\nb\r\n\r\nd\r\n.\r\nc\r\n"] if lenient else [])
 
 
-def test_r2_what_is_not_bare_is_kept_as_it_came_from_whoever_sends_it() -> None:
+def test_r2_content_without_bare_newlines_is_unchanged_for_every_client() -> None:
     handler = Open()
     session = in_data_from(Peer("203.0.113.9"), handler)
     assert codes(say(session, b"a\r\n..b\r\n.\r\n")) == [b"250"]
     assert handler.messages == [b"a\r\n.b\r\n"]
 
 
-def test_r2_the_client_counts_and_not_the_front_end_that_speaks_for_it() -> None:
+def test_r2_the_address_of_the_client_counts_and_not_of_its_front_end() -> None:
     front = Peer("198.51.100.1")
     for ip, code in (("192.0.2.1", b"250"), ("203.0.113.9", b"550")):
         session = in_data_from(front, Open(), b"XCLIENT ADDR=%b\r\n" % ip.encode())
         assert codes(say(session, b"a\n\r\n.\r\n")) == [code]
 
 
-def test_r2_r4_a_chunk_is_mended_for_nobody() -> None:
+def test_r2_r4_a_chunk_is_never_normalised() -> None:
     handler = Open()
     session = ServerSession(handler, LENIENT, Peer("192.0.2.1"))
     settle(session, session.start())
@@ -196,7 +202,7 @@ def test_r2_r4_a_chunk_is_mended_for_nobody() -> None:
 @pytest.mark.parametrize(("newlines", "taken"), [("reject", False), ("normalise", False), ("accept", True)])
 def test_r4_bare_lf_in_a_chunk_is_refused_unless_accepted(newlines: str, taken: bool) -> None:
     handler = Open()
-    session = greeted(handler, Settings(newlines=newlines))
+    session = greeted(handler, ServerSettings(newlines=newlines))
     written = say(session, ENVELOPE + b"BDAT 4 LAST\r\na\nb\n")
     assert codes(written)[-1] == (b"250" if taken else b"550")
     assert handler.messages == ([b"a\nb\n"] if taken else [])
@@ -221,26 +227,26 @@ def test_r4_chunks_are_counted_and_never_searched_for_dots() -> None:
     ],
 )
 def test_r5_a_chunk_size_that_cannot_be_read_ends_the_connection(line: bytes, closes: bool) -> None:
-    session = greeted(Open())
+    session = greeted(Open(), ServerSettings(max_size=1 << 31))
     written = say(session, ENVELOPE + line + b"\r\nNOOP\r\n")
     assert session.closing == closes
     assert codes(written) == [b"250", b"250"] + [b"501", b"421"] * closes
 
 
 @pytest.mark.parametrize("line", [b"BDAT x", b"BDAT", b"BDAT 1 FIRST", b"bdat 99999999999999999999"])
-def test_f82_421_comes_before_the_end_of_a_connection_with_a_chunk_that_cannot_be_counted(line: bytes) -> None:
+def test_f82_421_is_sent_before_closing_after_an_uncountable_chunk(line: bytes) -> None:
     session = greeted(Open())
     assert say(session, line + b"\r\nNOOP\r\n").endswith(
-        b"\r\n421 4.5.0 The end of the chunk is not known, closing\r\n"
+        b"\r\n421 4.5.0 Cannot determine the end of the chunk, closing transmission channel\r\n"
     )
     assert session.closing
-    unknown = greeted(Open(), Settings(dialect=SMTP._replace(authenticate=True)))
+    unknown = greeted(Open(), ServerSettings(dialect=SMTP._replace(authenticate=True)))
     assert codes(say(unknown, line + b"\r\nNOOP\r\n")) == [b"530", b"421"]
     assert unknown.closing
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Content that is refused behind its end
+# Content that is refused after its end
 
 
 def test_content_over_the_limit_is_read_to_its_end_and_not_kept() -> None:
@@ -258,7 +264,7 @@ def test_content_over_the_limit_is_read_to_its_end_and_not_kept() -> None:
             return Spool()
 
     handler = Watching()
-    session = in_data(handler, Settings(max_size=65536))
+    session = in_data(handler, ServerSettings(max_size=65536))
     line = b"x" * 62 + b"\r\n"
     assert say(session, *[line * 16] * 100) == b""
     assert say(session, b".\r\nNOOP\r\n") == replies.TOO_LARGE.octets + replies.NOTHING_DONE.octets
@@ -268,16 +274,16 @@ def test_content_over_the_limit_is_read_to_its_end_and_not_kept() -> None:
 
 def test_chunks_over_the_limit_are_refused_at_the_chunk_that_breaks_it() -> None:
     handler = Open()
-    session = greeted(handler, Settings(max_size=65536))
+    session = greeted(handler, ServerSettings(max_size=65536))
     chunk = b"BDAT 40000\r\n" + b"x" * 40000
     assert codes(say(session, ENVELOPE, chunk, chunk, chunk)) == [b"250", b"250", b"250", b"552", b"503"]
     assert handler.messages == []
 
 
 @pytest.mark.parametrize(("long_lines", "code"), [("reject", b"550"), ("accept", b"250")])
-def test_r8_a_long_body_line_is_refused_behind_the_end_or_taken(long_lines: str, code: bytes) -> None:
+def test_r8_a_long_body_line_is_refused_after_the_end_or_accepted(long_lines: str, code: bytes) -> None:
     handler = Open()
-    session = in_data(handler, Settings(max_body_line=998, long_lines=long_lines))
+    session = in_data(handler, ServerSettings(max_body_line=998, long_lines=long_lines))
     assert codes(say(session, b"x" * 500, b"x" * 499, b"\r\n.\r\n")) == [code]
 
 
@@ -288,10 +294,10 @@ def test_r8_an_endless_command_line_is_dropped_to_its_end() -> None:
     assert say(session, b"\r\nNOOP\r\n") == b"250 2.0.0 OK\r\n"
 
 
-def test_a_command_line_may_have_what_the_extensions_add() -> None:
+def test_extensions_raise_the_limit_of_a_command_line() -> None:
     # RFC 5321 §4.5.3.1.4: 512, RFC 1870 §3: 26, RFC 6531 §3.1: 10, and " BODY=8BITMIME".
     limit = 512 + 26 + 10 + 14
-    assert Settings().limits.command_line == limit
+    assert ServerSettings().limits.command_line == limit
     line = b"NOOP " + b"x" * (limit - 7) + b"\r\n"
     session = greeted(Open())
     assert codes(say(session, line)) == [b"250"]
@@ -299,7 +305,7 @@ def test_a_command_line_may_have_what_the_extensions_add() -> None:
 
 
 class Failing(Open):
-    """Storage that refuses at one of its three moments."""
+    """Storage that fails when it is opened, written or closed."""
 
     def __init__(self, at: str, exc: Exception) -> None:
         super().__init__()
@@ -339,7 +345,9 @@ FULL = OSError(errno.ENOSPC, "full")
     ],
 )
 @pytest.mark.parametrize("at", ["open", "write", "commit"])
-def test_f16_failing_storage_is_a_transient_reply_and_the_session_lives(at: str, exc: Exception, reply: Reply) -> None:
+def test_f16_failing_storage_is_a_transient_reply_and_the_session_continues(
+    at: str, exc: Exception, reply: Reply
+) -> None:
     handler = Failing(at, exc)
     session = greeted(handler)
     written = say(session, ENVELOPE + b"DATA\r\n")
@@ -352,13 +360,13 @@ def test_f16_failing_storage_is_a_transient_reply_and_the_session_lives(at: str,
     assert codes(say(session, b"RSET\r\n" + ENVELOPE)) == [b"250"] * 3
 
 
-def test_storage_that_fails_in_a_chunk_is_told_behind_it() -> None:
+def test_a_storage_failure_in_a_chunk_is_reported_after_it() -> None:
     session = greeted(Failing("open", FULL))
     written = say(session, ENVELOPE, b"BDAT 6\r\nQUIT\r\n", b"BDAT 6 LAST\r\nQUIT\r\n", b"NOOP\r\n")
     assert codes(written) == [b"250", b"250", b"452", b"503", b"250"]
 
 
-def test_a_spool_that_asks_to_wait_holds_the_next_piece_back() -> None:
+def test_a_spool_that_returns_an_awaitable_delays_the_next_piece() -> None:
     order: list[str] = []
 
     class Slow(Open):
@@ -397,27 +405,27 @@ def test_a_spool_that_asks_to_wait_holds_the_next_piece_back() -> None:
 
 def test_r23_recipients_beyond_the_limit_are_452_and_the_rest_are_kept() -> None:
     handler = Open()
-    session = greeted(handler, Settings(max_recipients=100))
+    session = greeted(handler, ServerSettings(max_recipients=100))
     written = say(session, b"MAIL FROM:<>\r\n" + b"RCPT TO:<c@d.example>\r\n" * 102)
     assert codes(written) == [b"250"] * 101 + [b"452"] * 2
     assert codes(say(session, b"DATA\r\n.\r\n")) == [b"354", b"250"]
 
 
 def test_r23_too_many_errors_close_with_421() -> None:
-    session = greeted(Open(), Settings(max_errors=3))
+    session = greeted(Open(), ServerSettings(max_errors=3))
     written = say(session, b"X\r\nX\r\nX\r\nNOOP\r\n")
     assert codes(written) == [b"500", b"500", b"421"]
     assert session.closing
 
 
-def test_an_accepted_message_forgives_errors() -> None:
-    session = greeted(Open(), Settings(max_errors=3))
+def test_an_accepted_message_resets_the_error_count() -> None:
+    session = greeted(Open(), ServerSettings(max_errors=3))
     written = say(session, (b"X\r\nX\r\n" + ENVELOPE + b"DATA\r\n.\r\n") * 3)
     assert b"421" not in codes(written)
 
 
 def test_r23_too_many_commands_close_with_421() -> None:
-    session = greeted(Open(), Settings(max_commands=5))
+    session = greeted(Open(), ServerSettings(max_commands=5))
     assert codes(say(session, b"NOOP\r\n" * 9)) == [b"250"] * 4 + [b"421"]
     assert session.closing
 
@@ -427,15 +435,15 @@ def test_r23_too_many_commands_close_with_421() -> None:
 )
 def test_r23_limits_below_the_standard_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
-        Settings(**bad)
+        ServerSettings(**bad)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Beginnings and ends
+# Start and end of a session
 
 
 @pytest.mark.parametrize("async_", [False, True])
-def test_a_refused_connection_reads_the_refusal_as_greeting(async_: bool) -> None:
+def test_a_refused_connection_gets_the_refusal_as_its_greeting(async_: bool) -> None:
     class Refusing(Open):
         def connect(self, session):
             return later(replies.TOO_MANY_CONNECTIONS) if async_ else replies.TOO_MANY_CONNECTIONS
@@ -460,21 +468,21 @@ def test_r7_octets_before_the_greeting_are_not_executed() -> None:
     session = ServerSession(Slow())
     pending = session.start()
     assert session.receive(b"EHLO early.example\r\nMAIL FROM:<>\r\n") is None
-    assert session.output() == b"554 5.5.1 You spoke before the greeting, closing\r\n"
+    assert session.output() == b"554 5.5.1 Protocol error: data received before the greeting\r\n"
     assert session.closing
     settle(session, pending)
     assert session.output() == b""
     assert session.helo == ""
 
 
-def test_r7_octets_behind_quit_are_dropped() -> None:
+def test_r7_octets_after_quit_are_dropped() -> None:
     handler = Open()
     session = greeted(handler)
     assert say(session, b"QUIT\r\n" + ENVELOPE + b"DATA\r\nx\r\n.\r\n", b"NOOP\r\n") == replies.GOODBYE.octets
     assert handler.messages == []
 
 
-def test_time_out_and_shutdown_say_421_and_close() -> None:
+def test_timeout_and_shutdown_reply_421_and_close() -> None:
     for end, reply in ((ServerSession.expire, replies.TIMED_OUT), (ServerSession.shutdown, replies.SHUTTING_DOWN)):
         session = greeted(Open())
         end(session)
@@ -482,18 +490,51 @@ def test_time_out_and_shutdown_say_421_and_close() -> None:
         assert session.closing
 
 
-def test_shutdown_lets_a_message_end_first() -> None:
+def test_shutdown_waits_for_the_end_of_a_message() -> None:
     handler = Open()
     session = in_data(handler)
     session.shutdown()
     assert session.output() == b""
-    assert say(session, b"x\r\n.\r\nNOOP\r\n") == replies.ACCEPTED.octets + replies.NOTHING_DONE.octets + (
-        replies.SHUTTING_DOWN.octets
-    )
+    assert say(session, b"x\r\n.\r\nNOOP\r\n") == replies.ACCEPTED.octets + replies.SHUTTING_DOWN.octets
     assert handler.messages == [b"x\r\n"]
 
 
-def test_r6_a_connection_that_ends_in_content_hands_nothing_over_and_discards() -> None:
+@pytest.mark.parametrize(
+    ("end", "reply"),
+    [(ServerSession.shutdown, replies.SHUTTING_DOWN), (ServerSession.retire, replies.SHORTAGE)],
+)
+def test_a_client_that_begins_a_transaction_with_each_message_is_ended_too(
+    end: Callable[[ServerSession], None], reply: Reply
+) -> None:
+    handler = Open()
+    session = greeted(handler)
+    say(session, ENVELOPE + b"BDAT 1\r\na")
+    end(session)
+    assert session.output() == b""
+    assert say(session, b"BDAT 3 LAST\r\nb\r\n" + ENVELOPE + b"BDAT 1\r\na") == replies.ACCEPTED.octets + reply.octets
+    assert session.closing
+    assert not session.input_drained, "more may arrive, at which the last reply must not be lost"
+    assert handler.messages == [b"ab\r\n"]
+
+
+def test_commands_that_a_hook_held_up_are_not_carried_out_after_the_end_of_the_session() -> None:
+    async def later():
+        return None
+
+    class Slow(Open):
+        def message(self, session, content, facts):
+            super().message(session, content, facts)
+            return later()
+
+    session = in_data(Slow())
+    pending = session.receive(b"x\r\n.\r\n" + ENVELOPE + b"DATA\r\ny\r\n.\r\n")
+    session.retire()
+    assert session.output() == b""
+    settle(session, pending)
+    assert session.output() == replies.ACCEPTED.octets + replies.SHORTAGE.octets
+
+
+def test_r6_content_cut_off_by_the_end_of_the_connection_is_discarded() -> None:
     handler = Failing("never", FULL)
     session = in_data(handler)
     say(session, b"half a mess")
@@ -504,7 +545,7 @@ def test_r6_a_connection_that_ends_in_content_hands_nothing_over_and_discards() 
     assert handler.gone == 1
 
 
-def test_the_end_of_the_stream_behind_a_batch_still_answers_the_batch() -> None:
+def test_a_batch_before_the_end_of_the_stream_still_gets_its_replies() -> None:
     async def later():
         return None
 
@@ -539,7 +580,7 @@ def test_r26_an_awaited_hook_that_raises_is_451() -> None:
 
 
 @pytest.mark.parametrize("hook", ["mail", "recipient", "message", "verify"])
-def test_r26_an_answer_of_the_wrong_type_is_451(hook: str) -> None:
+def test_r26_a_hook_result_of_the_wrong_type_is_451(hook: str) -> None:
     async def wrong():
         return "250 OK"
 
@@ -563,7 +604,7 @@ def test_a_reply_of_421_from_a_hook_closes() -> None:
     assert session.closing
 
 
-def test_questions_see_what_is_known() -> None:
+def test_hooks_see_the_state_of_the_session() -> None:
     seen = []
 
     class Curious(Open):
@@ -582,103 +623,92 @@ def test_questions_see_what_is_known() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What an embedder can change
+# Extension by embedding programs
 
 
-def test_an_override_replaces_one_command_and_may_call_the_standard_one() -> None:
-    raw = []
+@dataclass(frozen=True, eq=False)
+class Colour(Extension):
+    """The example of docs/architecture.md: an extension that uses most parts of its interface."""
 
-    def mail(session, command):
-        raw.append((command.verb, command.argument, command.fault.id if command.fault else None))
-        if b"blocked" in command.argument:
-            return Reply(550, "5.7.1", ("Blocked",))
-        return session.standard(command)
+    colours: tuple[str, ...] = ("BLUE",)
 
-    handler = Open()
-    session = greeted(handler, overrides={"MAIL": mail})
-    assert say(session, b"MAIL FROM:<blocked@b.example>\r\n") == b"550 5.7.1 Blocked\r\n"
-    assert codes(say(session, b"MAIL FROM: <a@b.example>\r\n")) == [b"501"]
-    assert say(session, ENVELOPE + b"DATA\r\nx\r\n.\r\n").endswith(replies.ACCEPTED.octets)
-    assert handler.messages == [b"x\r\n"]
-    assert raw == [
-        ("MAIL", b"FROM:<blocked@b.example>", None),
-        ("MAIL", b"FROM: <a@b.example>", "path-space"),
-        ("MAIL", b"FROM:<a@b.example>", None),
-    ]
+    keyword = "XCOLOUR"
+    claimed = True
+    hook = "paint"
+    extra_octets: ClassVar = {"RCPT": 500}
+    every_recipient = True
+    on_request = True
+    queue_parameters: ClassVar = frozenset({"XDRY"})
+    report_parameters: ClassVar = frozenset({"XCOLOUR"})
 
+    @property
+    def mail_parameters(self):
+        return {"XCOLOUR": self.colour, "XDRY": typed(str)}
 
-def test_an_override_may_be_a_coroutine_around_a_hook_that_is_one() -> None:
-    order = []
+    @property
+    def rcpt_parameters(self):
+        return {"XCOLOUR": self.colour}
 
-    class Slow(Open):
-        async def mail(self, session, reverse_path, parameters):
-            await asyncio.sleep(0)
-            order.append("hook")
+    @property
+    def verbs(self):
+        return {"XPAINT": Verb(self.paint, frozenset({ServerState.IDLE}), needs=(ESMTP,))}
 
-    async def mail(session, command):
-        await asyncio.sleep(0)
-        order.append("before")
-        done = session.standard(command)
-        if done is not None:
-            await done
-        order.append("after")
+    def colour(self, session, value, given):
+        return value if value in self.colours else replies.BAD_PARAMETER
 
-    session = greeted(Slow(), overrides={"MAIL": mail})
-    assert codes(say(session, ENVELOPE + b"NOOP\r\n")) == [b"250"] * 3
-    assert order == ["before", "hook", "after"]
+    def paint(self, session, command):
+        session.consult("paint", command.argument.decode(), then=self.painted)
 
+    def painted(self, session, reply):
+        session.reply(replies.reply(250, "0.0", "Painted") if reply is None else reply)
 
-@pytest.mark.parametrize("async_", [False, True])
-def test_an_override_adds_a_verb(async_: bool) -> None:
-    def ping(session, command):
-        return Reply(250, "2.0.0", (f"Pong {command.argument.decode()}",))
+    def advertise(self, offer):
+        return " ".join(("XCOLOUR", *self.colours))
 
-    async def ping_later(session, command):
-        await asyncio.sleep(0)
-        return ping(session, command)
+    def next_hop_refusal(self, envelope, offered, *, verified):
+        return None if "XCOLOUR" in offered else replies.BAD_PARAMETER
 
-    session = greeted(Open(), overrides={"XPING": ping_later if async_ else ping})
-    assert say(session, b"xping 1\r\nNOOP\r\n") == b"250 2.0.0 Pong 1\r\n250 2.0.0 OK\r\n"
+    def outgoing_recipient(self, message, recipient, offered):
+        return {"XCOLOUR": message.envelope.parameters["XCOLOUR"]}
 
 
-def test_r26_an_override_that_raises_is_451() -> None:
-    def broken(session, command):
-        raise ZeroDivisionError
-
-    session = greeted(Open(), overrides={"DATA": broken})
-    assert codes(say(session, ENVELOPE + b"DATA\r\nNOOP\r\n")) == [b"250", b"250", b"451", b"250"]
+class Painter(Open):
+    def paint(self, session, argument):
+        return replies.NOT_ALLOWED if argument == "black" else None
 
 
 def test_an_extension_is_one_class_and_one_entry() -> None:
-    def colour(session, value):
-        return value if value == "BLUE" else replies.BAD_PARAMETER
-
-    def paint(session, command):
-        session.write(b"250 2.0.0 Painted\r\n")
-
-    class Colour(Extension):
-        keyword = "XCOLOUR"
-        extra_octets: ClassVar = {"RCPT": 500}
-        mail_parameters: ClassVar = {"XCOLOUR": colour}
-        rcpt_parameters: ClassVar = {"XCOLOUR": colour}
-        verbs: ClassVar = {"XPAINT": paint}
-
-        def advertise(self, offer):
-            return f"XCOLOUR {offer.settings.hostname}"
-
-    settings = Settings(extensions=(*EXTENSIONS, Colour()))
-    session = ServerSession(Open(), settings)
+    handler = Painter()
+    settings = ServerSettings(extensions=(*EXTENSIONS, Colour(("BLUE", "RED")))).serving(handler)
+    session = ServerSession(handler, settings)
     session.start()
-    assert b"250 XCOLOUR localhost\r\n" in say(session, b"EHLO client.example\r\n")
-    assert say(session, b"HELP\r\nXPAINT\r\n").endswith(b"XPAINT\r\n250 2.0.0 Painted\r\n")
-    assert codes(say(session, b"MAIL FROM:<> XCOLOUR=RED\r\n")) == [b"501"]
-    assert codes(say(session, b"MAIL FROM:<> XCOLOUR=BLUE\r\nRCPT TO:<c@d.example> XCOLOUR=BLUE\r\n")) == [b"250"] * 2
+    session.output()
+    assert say(session, b"XPAINT x\r\n") == b"503 5.5.1 Send EHLO first\r\n"
+    assert b"250 XCOLOUR BLUE RED\r\n" in say(session, b"EHLO client.example\r\n")
+    assert say(session, b"HELP\r\nXPAINT x\r\n").endswith(b"XPAINT\r\n250 2.0.0 Painted\r\n")
+    assert codes(say(session, b"XPAINT black\r\nMAIL FROM:<> XCOLOUR=GREEN\r\n")) == [b"550", b"501"]
+    transaction = b"MAIL FROM:<> XCOLOUR=RED XDRY=1\r\nRCPT TO:<c@d.example> XCOLOUR=BLUE\r\nXPAINT x\r\n"
+    assert codes(say(session, transaction)) == [b"250", b"250", b"503"]
     assert settings.limits.command_line == 512 + 500
-    assert codes(say(greeted(Open()), b"XPAINT\r\nMAIL FROM:<> XCOLOUR=BLUE\r\n")) == [b"500", b"555"]
+    assert codes(say(greeted(Painter()), b"XPAINT\r\nMAIL FROM:<> XCOLOUR=BLUE\r\n")) == [b"500", b"555"]
+    unclaimed = ServerSettings(extensions=settings.extensions).serving(Open())
+    assert codes(say(greeted(Open(), unclaimed), b"XPAINT x\r\n")) == [b"502"]
+
+
+def test_an_extension_can_act_towards_the_next_hop() -> None:
+    extensions = (*EXTENSIONS, Colour())
+    recipient = Recipient(Address.parse("c@d.example"))
+    envelope = Envelope(Address.parse("a@b.example"), (recipient,), {"XCOLOUR": "BLUE"})
+    message = Outgoing(envelope, None, eight_bit=False, smtputf8=False)
+    assert next_hop_refusal(envelope, {}, verified=True, extensions=extensions) is replies.BAD_PARAMETER
+    assert next_hop_refusal(envelope, {"XCOLOUR": ""}, verified=True, extensions=extensions) is None
+    assert outgoing_recipient(message, recipient, {"XCOLOUR": ""}, extensions) == {"XCOLOUR": "BLUE"}
+    plain = replace(message, envelope=envelope._replace(parameters={}))
+    assert outgoing_recipient(plain, recipient, {}, extensions) == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The catalogue
+# The reply texts
 
 
 def test_every_fault_of_the_wire_has_its_reply() -> None:

@@ -1,4 +1,4 @@
-"""The retry law, with chance at its middle and at its ends."""
+"""The retry policy, with chance at its middle and at its ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.queue.retry import DAY, HOUR, MINUTE, RetryLaw, expired
+from ironpost.queue.retry import DAY, HOUR, MINUTE, RetryPolicy, expired
 
 ACCEPTED = 1_700_000_000.0
 
@@ -28,18 +28,18 @@ class Chance:
         return "token"
 
 
-def schedule(law: RetryLaw, place: float) -> list[float]:
-    """Ages of the attempts until the law gives up."""
+def schedule(policy: RetryPolicy, place: float) -> list[float]:
+    """Ages of the attempts until the policy gives up."""
     now, ages = ACCEPTED, [0.0]
-    while not law.expired(ACCEPTED, now):
-        now = law.next_attempt(ACCEPTED, now, Chance(place))
+    while not policy.expired(ACCEPTED, now):
+        now = policy.next_attempt(ACCEPTED, now, Chance(place))
         ages.append(now - ACCEPTED)
     return ages
 
 
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_the_default_law_is_that_of_rfc_5321_section_4_5_4_1(place):
-    ages = schedule(RetryLaw(), place)
+    ages = schedule(RetryPolicy(), place)
     waits = [after - before for before, after in pairwise(ages)]
     # "the give-up time generally needs to be at least 4-5 days"
     assert ages[-1] == 5 * DAY
@@ -52,20 +52,20 @@ def test_the_default_law_is_that_of_rfc_5321_section_4_5_4_1(place):
 
 
 def test_waits_spread_by_a_fifth_both_ways():
-    law = RetryLaw()
-    early, late = (law.next_attempt(ACCEPTED, ACCEPTED, Chance(place)) - ACCEPTED for place in (0.0, 1.0))
+    policy = RetryPolicy()
+    early, late = (policy.next_attempt(ACCEPTED, ACCEPTED, Chance(place)) - ACCEPTED for place in (0.0, 1.0))
     assert late / early == pytest.approx(1.2 / 0.8)
 
 
 def test_the_wait_depends_on_age_and_not_on_a_counter():
-    law = RetryLaw()
-    assert law.next_attempt(ACCEPTED, ACCEPTED + 2 * DAY, Chance()) == ACCEPTED + 2 * DAY + 3 * HOUR
+    policy = RetryPolicy()
+    assert policy.next_attempt(ACCEPTED, ACCEPTED + 2 * DAY, Chance()) == ACCEPTED + 2 * DAY + 3 * HOUR
 
 
 def test_the_last_attempt_is_at_the_expiry_and_never_in_the_past():
-    law = RetryLaw()
-    assert law.next_attempt(ACCEPTED, ACCEPTED + 5 * DAY - 60, Chance()) == ACCEPTED + 5 * DAY
-    assert law.next_attempt(ACCEPTED, ACCEPTED + 6 * DAY, Chance()) == ACCEPTED + 6 * DAY
+    policy = RetryPolicy()
+    assert policy.next_attempt(ACCEPTED, ACCEPTED + 5 * DAY - 60, Chance()) == ACCEPTED + 5 * DAY
+    assert policy.next_attempt(ACCEPTED, ACCEPTED + 6 * DAY, Chance()) == ACCEPTED + 6 * DAY
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_the_last_attempt_is_at_the_expiry_and_never_in_the_past():
     ],
 )
 def test_a_law_that_cannot_be_is_refused(options):
-    with pytest.raises(ValueError, match="retry law"):
-        RetryLaw(**options)
+    with pytest.raises(ValueError, match="retry policy"):
+        RetryPolicy(**options)
 
 
 def test_an_expiry_quotes_the_last_reply_and_its_author():
@@ -95,4 +95,4 @@ def test_an_expiry_quotes_the_last_reply_and_its_author():
 
 
 def test_f09_mail_from_the_future_is_tried_as_rarely_as_old_mail() -> None:
-    assert RetryLaw(jitter=0.0).next_attempt(ACCEPTED + DAY, ACCEPTED, Chance()) == ACCEPTED + 3 * HOUR
+    assert RetryPolicy(jitter=0.0).next_attempt(ACCEPTED + DAY, ACCEPTED, Chance()) == ACCEPTED + 3 * HOUR

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email import message_from_bytes, policy
-from email.message import EmailMessage, Message
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reports.dsn_kit import groups, parts, read
 
 from ironpost.model import NULL, Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.parameters import DeliverBy, EnvelopeId, HoldUntil, Notify, OriginalRecipient, Return
@@ -68,25 +68,6 @@ def octets(message: QueuedMessage, *outcomes: Outcome, head: bytes | None = None
     )  # fmt: skip
 
 
-def read(content: bytes) -> EmailMessage:
-    """Strictly: a defect anywhere is an error."""
-    report = message_from_bytes(content, policy=policy.SMTP)
-    assert isinstance(report, EmailMessage)
-    for part in report.walk():
-        assert part.defects == []
-    return report
-
-
-def parts(content: bytes) -> tuple[Message, Message, Message]:
-    words, status, returned = read(content).get_payload()  # type: ignore[misc]
-    return words, status, returned  # type: ignore[return-value]
-
-
-def groups(content: bytes) -> list[Message]:
-    """The groups of fields of the second part, which the standard library parses itself."""
-    return parts(content)[1].get_payload()  # type: ignore[return-value]
-
-
 def test_it_is_a_report_to_the_sender_that_no_robot_answers() -> None:
     report = read(octets(queued("jo@example.net")))
     assert report["From"] == "Mail Delivery System <MAILER-DAEMON@mx.example>"
@@ -97,6 +78,13 @@ def test_it_is_a_report_to_the_sender_that_no_robot_answers() -> None:
     assert parsedate_to_datetime(report["Date"]).timestamp() == NOW
     assert report.get_content_type() == "multipart/report"
     assert report["Content-Type"].params["report-type"] == "delivery-status"
+
+
+def test_f27_addresses_are_written_in_their_valid_form() -> None:
+    content = octets(queued("x..y@b_c.example", sender=".a..b.@some_host.example"))
+    assert b'\r\nTo: <".a..b."@some_host.example>\r\n' in content
+    assert groups(content)[1]["Final-Recipient"] == 'rfc822; "x..y"@b_c.example'
+    assert b'\r\n<"x..y"@b_c.example>\r\n' in content
 
 
 def test_the_fields_of_the_message_and_of_each_recipient() -> None:
@@ -330,7 +318,7 @@ def test_r43_whatever_the_message_was_the_report_keeps_its_form(original: bytes)
     assert content.count(b"\n") == content.count(b"\r\n")
 
 
-def test_a_message_id_that_is_none_is_not_repeated() -> None:
+def test_an_invalid_message_id_is_not_repeated() -> None:
     for line in (
         b"Message-ID: no brackets",
         b"Message-ID: <a@b>\r\n <c@d>",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ironpost.model.ports import MX
+from ironpost.model.dns import MX
 from ironpost.routing.mx import order
 
 
@@ -31,14 +31,14 @@ def test_the_null_mx() -> None:
     assert not found.loop
 
 
-def test_a_null_mx_beside_others_means_nothing() -> None:
+def test_a_null_mx_next_to_others_is_ignored() -> None:
     found = order([MX(0, ""), MX(10, "a.example")], Reversing())
     assert found.hosts == ("a.example",)
     assert not found.null
-    assert found.reasons == ("a null MX beside other records is ignored",)
+    assert found.reasons == ("ignored a null MX next to other records",)
 
 
-def test_from_our_own_preference_on_everything_is_left_out() -> None:
+def test_exchangers_from_our_own_preference_on_are_omitted() -> None:
     records = [MX(10, "a.example"), MX(20, "b.example"), MX(20, "Us.example"), MX(30, "c.example")]
     found = order(records, Reversing(), {"us.example"})
     assert found.hosts == ("a.example",)
@@ -46,7 +46,7 @@ def test_from_our_own_preference_on_everything_is_left_out() -> None:
     assert "Us.example (preference 20) is this system" in found.reasons[0]
 
 
-def test_best_ourselves_is_a_loop() -> None:
+def test_being_the_best_exchanger_is_a_loop() -> None:
     found = order([MX(10, "us.example"), MX(20, "b.example")], Reversing(), {"us.example"})
     assert found.loop
     assert found.hosts == ()

@@ -14,20 +14,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.policy.policy_kit import checks
 
+from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.remote import RemoteDelivery
-from ironpost.lookup.static import StaticResolver
-from ironpost.policy import Policy
-from ironpost.policy.checks import Ports, configured
-from ironpost.policy.settings import Settings
-from ironpost.protocol.settings import Settings as SessionSettings
+from ironpost.mta.inbound import Inbound
+from ironpost.mta.queue_runner import QueueRunner
+from ironpost.policy import Policy, Ports
+from ironpost.processes.clock import SystemRandom
+from ironpost.protocol.server.settings import ServerSettings as SessionSettings
 from ironpost.routing.route import Kind, Route, Routes, Rule
 from ironpost.server import Server
-from ironpost.service.clock import SystemRandom
-from ironpost.service.inbound import Inbound
-from ironpost.service.queue_runner import QueueRunner
 from ironpost.storage.memory import MemoryStore
+from ironpost.testing.directory import local
+from ironpost.testing.resolver import StaticResolver
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.delivery import Agent
+    from ironpost.model.tls import TlsRecorder
+    from ironpost.routing.directory import Directory
 
 START = 1_700_000_000.0
 PATIENCE = 30.0
@@ -46,7 +50,7 @@ OUR_DOMAIN = "here.example"
 
 
 class Clock:
-    """`model.ports.Clock` whose time passes only when the scenario says so."""
+    """A `model.ports.Clock` that moves only when the scenario calls `pass_time`."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -67,7 +71,7 @@ class Clock:
         return future
 
     def pass_time(self, seconds: float) -> None:
-        """Wakes everybody whose sleep ends within that time."""
+        """Advance the clock and wake all sleeps that end within that time (seconds)."""
         self.passed += seconds
         while self._sleepers and self._sleepers[0][0] <= self.passed:
             _, _, future = heapq.heappop(self._sleepers)
@@ -76,7 +80,7 @@ class Clock:
 
 
 class NextHop:
-    """An aiosmtpd server that refuses recipients as the scenario says, and keeps what it takes."""
+    """An aiosmtpd server that refuses recipients as the scenario requests, and records accepted messages."""
 
     def __init__(self) -> None:
         self.refusals: list[str] = []
@@ -115,15 +119,18 @@ class System:
 
     def __init__(
         self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24,
-        session: SessionSettings | None = None, claims: frozenset[str] = frozenset(), **policy: Any
+        session: SessionSettings | None = None, claims: frozenset[str] = frozenset(),
+        directory: Directory | None = None, tls_recorder: TlsRecorder | None = None, **policy: Any
     ) -> None:  # fmt: skip
-        """`policy` are further settings of policy."""
+        """`policy`: see `policy_kit.checks`."""
         self._session = session or SessionSettings()
         self._claims = claims
+        self._tls_recorder = tls_recorder
+        self._directory = directory or local([OUR_DOMAIN])
         self.mail = folder / "mail"
         self.clock = Clock()
         self.next_hop = NextHop()
-        self.settings = replace(Settings.of(local_domains=[OUR_DOMAIN], trusted_networks=trusted), **policy)
+        self.policy = {"local_domains": [OUR_DOMAIN], "trusted_networks": trusted, **policy}
         self.store = MemoryStore(now=self.clock.now, capacity=capacity)
         self._random = SystemRandom()
 
@@ -140,17 +147,19 @@ class System:
         )
         self._maildir = Maildir(self.mail, clock=self.clock, random=self._random, host=f"mx.{OUR_DOMAIN}")
         self._remote = RemoteDelivery(
-            self.resolver, self._random, local_hostname=f"mx.{OUR_DOMAIN}", own_names=[f"mx.{OUR_DOMAIN}"],
-            own_networks=[], port=self.next_hop.port,
+            self.resolver, self._random, Dialer(local_hostname=f"mx.{OUR_DOMAIN}"), port=self.next_hop.port,
+            own=OwnSystem(frozenset({f"mx.{OUR_DOMAIN}"}), networks=()), recorder=self._tls_recorder,
         )  # fmt: skip
         self.runner = QueueRunner(
-            store=self.store, routes=Routes([OUR_DOMAIN], rules), agents=self._agent, clock=self.clock,
+            store=self.store, routes=Routes(self._directory, rules), agents=self._agent, clock=self.clock,
             random=self._random, reporting_mta=f"mx.{OUR_DOMAIN}",
         )  # fmt: skip
         inbound = Inbound(
-            store=self.store, policy=Policy(configured(self.settings, Ports(self.clock, self.resolver))),
+            store=self.store, policy=Policy(
+                checks(Ports(self.clock, self.resolver, directory=self._directory), **self.policy)
+            ),
             clock=self.clock, random=self._random, hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
-            claims=self._claims,
+            claims=self._claims, directory=self._directory,
         )  # fmt: skip
         self.server = Server(
             inbound, "127.0.0.1", 0, settings=replace(self._session, hostname=f"mx.{OUR_DOMAIN}", now=self.clock.now)
@@ -168,13 +177,13 @@ class System:
         await self.next_hop.stop()
 
     def _agent(self, route: Route) -> Agent:
-        return self._maildir if route.kind is Kind.LOCAL else self._remote.agent(route)
+        return self._maildir if route.kind is Kind.LOCAL else self._remote
 
     async def submit(
         self, sender: str, recipients: list[str] | str, content: bytes, *, source: str = "127.0.0.1",
         options: tuple[str, ...] = (),
     ) -> dict[str, tuple[int, bytes]]:  # fmt: skip
-        """Sends with smtplib from the address `source`; what it returns or raises."""
+        """Send with smtplib from the IP address `source`; return what it returns or raises."""
 
         def send() -> dict[str, tuple[int, bytes]]:
             with smtplib.SMTP("127.0.0.1", self.server.port, "client.example", PATIENCE, (source, 0)) as client:
@@ -183,12 +192,12 @@ class System:
         return await asyncio.to_thread(send)
 
     def delivered(self) -> list[bytes]:
-        """The files in the Maildir's `new`, in the order of delivery."""
+        """Return the files in the Maildir's `new`, in order of delivery."""
         folder = self.mail / "new"
         return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
     async def queue_empty(self) -> None:
-        """Waits until nothing is in the queue."""
+        """Wait until the queue is empty."""
 
         async def empty() -> bool:
             return not await self.store.list()
@@ -196,7 +205,7 @@ class System:
         await until(empty)
 
     async def deferred_or_empty(self) -> None:
-        """Waits until nothing in the queue is due now."""
+        """Wait until no message in the queue is due."""
 
         async def waits() -> bool:
             return all(row.due > self.clock.now() for m in await self.store.list() for row in m.recipients)
@@ -204,7 +213,7 @@ class System:
         await until(waits)
 
     async def deferred(self) -> None:
-        """Waits until everything in the queue waits for its time."""
+        """Wait until all queued messages are due later, and there is at least one."""
 
         async def waits() -> bool:
             messages = await self.store.list()
@@ -216,7 +225,7 @@ class System:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Returns as soon as `condition` holds; the real work of sockets and threads goes on meanwhile."""
+    """Return as soon as `condition` holds; sockets and threads continue meanwhile."""
     async with asyncio.timeout(PATIENCE):
         while not await condition():
             await asyncio.sleep(0)
@@ -224,5 +233,5 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Callable[..., System]:
-    """Makes systems whose Maildir is in the test's folder."""
+    """Create systems whose Maildir is in the test's folder."""
     return lambda **options: System(tmp_path, **options)

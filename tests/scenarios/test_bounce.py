@@ -1,4 +1,4 @@
-"""What the next hop refuses for good comes back to its sender as a report; a report is never reported about."""
+"""Permanent refusals of the next hop become a bounce to the sender; a bounce is never bounced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CONTENT = b"Message-ID: <first@here.example>\r\nSubject: x\r\n\r\nthe text\r\n"
 
 
-def test_a_5yz_of_the_next_hop_lands_as_a_report_in_the_senders_mailbox(system: Callable) -> None:
+def test_a_5yz_of_the_next_hop_becomes_a_bounce_in_the_senders_mailbox(system: Callable) -> None:
     async def scenario() -> bytes:
         async with system() as here:
             here.next_hop.refusals = ["550 5.1.1 nobody here of that name"]
@@ -41,7 +41,7 @@ def test_a_5yz_of_the_next_hop_lands_as_a_report_in_the_senders_mailbox(system: 
     assert returned.get_payload()[0]["Subject"] == "x"
 
 
-def test_recipients_that_were_accepted_are_not_reported(system: Callable) -> None:
+def test_delivered_recipients_are_not_in_the_bounce(system: Callable) -> None:
     async def scenario() -> bytes:
         async with system() as here:
             here.next_hop.refusals = ["550 5.1.1 no"]
@@ -57,7 +57,7 @@ def test_recipients_that_were_accepted_are_not_reported(system: Callable) -> Non
     assert b"Final-Recipient: rfc822; bad@next.example\n" in report
 
 
-def test_a_null_reverse_path_is_never_reported_to(system: Callable) -> None:
+def test_a_null_reverse_path_gets_no_bounce(system: Callable) -> None:
     async def scenario() -> None:
         async with system() as here:
             here.next_hop.refusals = ["550 5.1.1 no"]
@@ -69,7 +69,7 @@ def test_a_null_reverse_path_is_never_reported_to(system: Callable) -> None:
     asyncio.run(scenario())
 
 
-def test_a_report_that_is_refused_ends_there(system: Callable) -> None:
+def test_a_refused_bounce_is_not_bounced(system: Callable) -> None:
     async def scenario() -> None:
         async with system() as here:
             here.next_hop.refusals = ["550 5.1.1 no such recipient", "550 5.1.1 nor such a sender"]
@@ -85,7 +85,7 @@ def test_a_report_that_is_refused_ends_there(system: Callable) -> None:
 @pytest.mark.parametrize(
     ("domain", "status"), [("nowhere.example", "5.1.2"), ("null.example", "5.1.10")], ids=["NXDOMAIN", "null MX"]
 )
-def test_a_domain_that_takes_no_mail_is_reported_at_once(system: Callable, domain: str, status: str) -> None:
+def test_mail_to_a_null_mx_domain_is_bounced_at_once(system: Callable, domain: str, status: str) -> None:
     async def scenario() -> bytes:
         async with system() as here:
             await here.submit("flo@here.example", f"jo@{domain}", CONTENT)

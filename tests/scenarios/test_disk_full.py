@@ -1,4 +1,4 @@
-"""A full store costs a transaction 452 and nothing else; when there is room again mail is accepted."""
+"""A full disk: content is refused with 452, and accepted again once there is space."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CAPACITY = 100_000
 
 
 @pytest.mark.parametrize("declared", [(), (f"SIZE={len(LARGE)}",)], ids=["found out while writing", "declared"])
-def test_a_full_disk_is_452_and_the_server_lives(system: Callable, declared: tuple[str, ...]) -> None:
+def test_a_full_disk_is_452_and_the_server_continues(system: Callable, declared: tuple[str, ...]) -> None:
     async def scenario() -> None:
         async with system(capacity=CAPACITY) as here:
 
             def send() -> tuple[int, bytes]:
-                """One connection, with nothing but what the scenario says in MAIL."""
+                """Open one connection and send MAIL with exactly these parameters."""
                 with smtplib.SMTP("127.0.0.1", here.server.port, "client.example", 30) as client:
                     client.ehlo()
                     client.mail("jo@elsewhere.example", declared)
@@ -45,7 +45,7 @@ def test_a_full_disk_is_452_and_the_server_lives(system: Callable, declared: tup
     asyncio.run(scenario())
 
 
-def test_a_mailbox_without_room_defers_and_is_tried_again(system: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_mailbox_defers_and_is_retried(system: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import os
 

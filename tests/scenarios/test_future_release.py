@@ -1,4 +1,4 @@
-"""Submitted now, to leave later: the queue keeps the time, whatever happens in between (RFC 4865)."""
+"""FUTURERELEASE (RFC 4865): a message is submitted now, and sent at the requested time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ironpost.protocol.dialect import SUBMISSION
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.queue.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +19,10 @@ CONTENT = b"Subject: x\r\n\r\nx\r\n"
 HOUR = 3600.0
 DAY = 24 * HOUR
 CLAIMS = frozenset({"FUTURERELEASE"})
-OPEN = Settings(dialect=SUBMISSION._replace(authenticate=False))
+OPEN = ServerSettings(dialect=SUBMISSION._replace(authenticate=False))
 
 
-def test_it_leaves_at_its_time_and_not_before(system: Callable) -> None:
+def test_future_release_mail_is_sent_at_its_time_and_not_before(system: Callable) -> None:
     async def scenario() -> None:
         async with system(session=OPEN, claims=CLAIMS) as here:
             await here.submit("flo@here.example", "jo@next.example", CONTENT, options=("HOLDFOR=864000",))
@@ -38,7 +39,7 @@ def test_it_leaves_at_its_time_and_not_before(system: Callable) -> None:
             assert len(here.delivered()) == 1
             here.clock.pass_time(DAY - 1)
             await here.deferred()
-            here.next_hop.refusals = ["451 4.7.1 later"]  # ten days old, it is not expired for that
+            here.next_hop.refusals = ["451 4.7.1 later"]  # it is ten days old, and has not expired
             here.clock.pass_time(2)
             while here.next_hop.asked == 0:
                 await asyncio.sleep(0)
@@ -51,7 +52,7 @@ def test_it_leaves_at_its_time_and_not_before(system: Callable) -> None:
     asyncio.run(scenario())
 
 
-def test_a_report_repeats_what_was_asked(system: Callable) -> None:
+def test_a_bounce_repeats_the_requested_time(system: Callable) -> None:
     async def scenario() -> bytes:
         async with system(session=OPEN, claims=CLAIMS) as here:
             here.next_hop.refusals = ["550 5.1.1 nobody"]
@@ -66,12 +67,12 @@ def test_a_report_repeats_what_was_asked(system: Callable) -> None:
     assert b"\nFuture-Release-Request: for;60\n" in report
 
 
-def test_an_operator_may_send_it_before(system: Callable) -> None:
+def test_an_operator_may_send_future_release_mail_earlier(system: Callable) -> None:
     async def scenario() -> None:
         async with system(session=OPEN, claims=CLAIMS) as here:
             await here.submit("flo@here.example", "jo@next.example", CONTENT, options=("HOLDFOR=600",))
             (message,) = await here.store.list()
-            assert await here.store.retry([message.id], here.clock.now()) == 1
+            assert await here.store.retry(Selection.of(message.id)) == 1
             here.runner.wake()
             await here.queue_empty()
             assert len(here.next_hop.taken) == 1
@@ -79,8 +80,10 @@ def test_an_operator_may_send_it_before(system: Callable) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("session", "claims"), [(OPEN, frozenset()), (Settings(), CLAIMS)])
-def test_elsewhere_it_is_refused(system: Callable, session: Settings, claims: frozenset[str]) -> None:
+@pytest.mark.parametrize(("session", "claims"), [(OPEN, frozenset()), (ServerSettings(), CLAIMS)])
+def test_future_release_is_refused_on_other_listeners(
+    system: Callable, session: ServerSettings, claims: frozenset[str]
+) -> None:
     async def scenario() -> None:
         async with system(session=session, claims=claims) as here:
             with pytest.raises(smtplib.SMTPSenderRefused) as refused:

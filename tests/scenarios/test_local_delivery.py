@@ -1,4 +1,4 @@
-"""Mail for a local domain arrives in the Maildir octet for octet, with LF line ends and trace fields on top."""
+"""Mail for a local domain arrives unchanged in the Maildir, with LF line endings and trace fields above it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attachment() -> bytes:
 
 
 def split(stored: bytes) -> tuple[str, bytes]:
-    """The three trace fields, unfolded, and what follows them."""
+    """Return the three trace fields, unfolded, and the rest."""
     match = re.match(rb"(Return-Path: .*\nDelivered-To: .*\nReceived: .*\n(?:[ \t].*\n)*)", stored)
     assert match is not None, stored[:500]
     return re.sub(r"\n(?=[ \t])", "", match[1].decode()), stored[match.end() :]
@@ -86,7 +86,7 @@ def test_a_utf8_address_and_header_arrive(system: Callable) -> None:
     asyncio.run(scenario())
 
 
-def test_each_of_several_recipients_gets_a_message_that_names_nobody_else(system: Callable) -> None:
+def test_each_recipients_copy_names_no_other_recipient(system: Callable) -> None:
     async def scenario() -> None:
         async with system() as here:
             refused = await here.submit("jo@elsewhere.example", ["flo@here.example", "mo@here.example"], PLAIN)
@@ -112,7 +112,7 @@ def test_an_empty_message_and_one_of_a_megabyte_arrive(system: Callable) -> None
                 await here.submit("jo@elsewhere.example", "flo@here.example", content)
                 await here.queue_empty()
             sizes = sorted(len(split(each)[1]) for each in here.delivered())
-        assert sizes[0] <= 1  # smtplib sends a line end even for nothing
+        assert sizes[0] <= 1  # smtplib sends a line ending even for empty content
         assert sizes[1] == len(large.replace(b"\r\n", b"\n"))
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""A message that goes in circles is refused (RFC 5321 §6.3), and so is a destination that leads back to us."""
+"""A message in a mail loop is refused (RFC 5321 §6.3), and so is a route that leads back to this server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_r48_a_hundred_received_fields_are_refused_and_ninety_nine_are_not(syste
     asyncio.run(scenario())
 
 
-def test_an_exchanger_that_is_ourselves_is_reported_not_followed(system: Callable) -> None:
+def test_an_exchanger_that_is_this_system_bounces_the_mail(system: Callable) -> None:
     async def scenario() -> bytes:
         async with system() as here:
             await here.submit("flo@here.example", "jo@circle.example", REST)

@@ -1,4 +1,4 @@
-"""A customer without a server of its own fetches its mail from the real program, by ATRN under STARTTLS (RFC 2645)."""
+"""A customer fetches its mail from the real program, by ATRN under STARTTLS (RFC 2645)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import smtplib
 import ssl
 from typing import TYPE_CHECKING
 
-from ironpost.protocol.server import ServerSession
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.session import ServerSession
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ironpost.protocol.handler import Answer
+    from ironpost.protocol.server.handler import HookResult
 
 CONTENT = b"From: ada@client.example\r\nSubject: x\r\n\r\n.dot\r\n"
 MX = 'role = "mx"\nauth = "offered"'
@@ -24,15 +24,15 @@ CUSTOMER = '[[on_demand]]\nlogin = "customer"\ndomains = ["customer.example"]\n'
 
 
 class Mailbox(BaseHandler):
-    """The customer's own server."""
+    """The handler of the customer's server."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[list[str], bytes]] = []
 
-    def recipient(self, session: ServerSession, *_: object) -> Answer:
+    def recipient(self, session: ServerSession, *_: object) -> HookResult:
         return None
 
-    def message(self, session: ServerSession, content: Any, facts: object) -> Answer:
+    def message(self, session: ServerSession, content: Any, facts: object) -> HookResult:
         assert session.transaction is not None
         self.messages.append(([str(each.address) for each in session.transaction.recipients], content.content))
         return None
@@ -49,9 +49,9 @@ def logged_in(port: int) -> smtplib.SMTP:
 
 
 def serve_on(connection: socket.socket) -> list[tuple[list[str], bytes]]:
-    """The reversed state: what the provider delivers over the connection that we opened."""
+    """Act as the server on a connection that we opened; return what the provider delivers."""
     mailbox = Mailbox()
-    session = ServerSession(mailbox, Settings("mail.customer.example"))
+    session = ServerSession(mailbox, ServerSettings("mail.customer.example"))
     session.start()
     while True:
         connection.sendall(session.output())
@@ -89,7 +89,7 @@ def test_a_customer_fetches_its_mail(serve: Callable[..., Any]) -> None:
     assert server.stop() == 0
 
 
-def test_a_customer_fetches_its_mail_from_whatever_worker_took_it(serve: Callable[..., Any]) -> None:
+def test_a_customer_fetches_its_mail_from_all_workers(serve: Callable[..., Any]) -> None:
     server = serve(CUSTOMER, MX, workers=3)
     assert server.run("user", "add", "-c", str(server.file), "customer", stdin=b"pencil case\n").returncode == 0
     sent = {f"n{number}@customer.example" for number in range(20)}

@@ -1,4 +1,4 @@
-"""What policy decides, seen from a client and from the queue: held back, kept apart, thrown away, counted."""
+"""Policy decisions as clients and the queue see them: tarpit, quarantine, drop, rate limits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.model.verdict import drop, quarantine, tarpit
-from ironpost.policy.settings import AccessRule, Pattern, Quota, SenderRule
+from ironpost.model.patterns import AddressPattern
+from ironpost.policy.checks.access import AccessRule
+from ironpost.policy.checks.senders import SenderRule
+from ironpost.policy.options import Quota
+from ironpost.queue.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +23,10 @@ STRANGER = "127.0.0.2"
 """An address of this machine that the system does not trust: it trusts 127.0.0.1 alone."""
 
 
-def test_a_tarpit_holds_its_network_and_nobody_else(system: Callable) -> None:
+def test_a_tarpit_delays_only_its_network(system: Callable) -> None:
     async def scenario() -> None:
-        rule = AccessRule((ip_network("127.0.0.2/32"),), tarpit(60))
-        async with system(access=(rule,)) as here:
+        rule = AccessRule((ip_network("127.0.0.2/32"),), "tarpit")
+        async with system(access=(rule,), delay=60.0) as here:
             slow = asyncio.create_task(
                 here.submit("jo@elsewhere.example", "flo@here.example", CONTENT, source=STRANGER)
             )
@@ -41,10 +44,10 @@ def test_a_tarpit_holds_its_network_and_nobody_else(system: Callable) -> None:
     asyncio.run(scenario())
 
 
-def test_mail_in_quarantine_is_acknowledged_and_held_until_it_is_released(system: Callable) -> None:
+def test_quarantined_mail_is_acknowledged_and_held_until_its_release(system: Callable) -> None:
     async def scenario() -> None:
-        rule = SenderRule((Pattern("odd.example"),), quarantine("we are not sure"))
-        async with system(senders=(rule,)) as here:
+        rule = SenderRule((AddressPattern("odd.example"),), "quarantine", "we are not sure")
+        async with system(sender=(rule,)) as here:
             assert await here.submit("jo@odd.example", "flo@here.example", CONTENT) == {}
             here.clock.pass_time(10 * 3600)
             assert await here.submit("jo@plain.example", "flo@here.example", CONTENT) == {}
@@ -53,7 +56,7 @@ def test_mail_in_quarantine_is_acknowledged_and_held_until_it_is_released(system
             (held,) = waiting
             assert len(here.delivered()) == 1
             assert str(held.envelope.reverse_path) == "jo@odd.example"
-            await here.store.resume([held.id], here.clock.now())
+            await here.store.release(Selection.of(held.id))
             here.runner.wake()
             await here.queue_empty()
             assert len(here.delivered()) == 2
@@ -61,10 +64,10 @@ def test_mail_in_quarantine_is_acknowledged_and_held_until_it_is_released(system
     asyncio.run(scenario())
 
 
-def test_mail_that_is_dropped_is_acknowledged_and_nowhere(system: Callable) -> None:
+def test_dropped_mail_is_acknowledged_and_discarded(system: Callable) -> None:
     async def scenario() -> None:
-        rule = SenderRule((Pattern("*.bad.example"),), drop("the attack of May"))
-        async with system(senders=(rule,)) as here:
+        rule = SenderRule((AddressPattern("*.bad.example"),), "drop", "the attack of May")
+        async with system(sender=(rule,)) as here:
             assert await here.submit("x@very.bad.example", ["flo@here.example", "x@next.example"], CONTENT) == {}
             assert await here.store.list() == []
             assert here.delivered() == []
@@ -73,7 +76,7 @@ def test_mail_that_is_dropped_is_acknowledged_and_nowhere(system: Callable) -> N
     asyncio.run(scenario())
 
 
-def test_a_network_that_sends_too_much_is_deferred_until_its_time_has_come(system: Callable) -> None:
+def test_a_network_over_its_rate_is_deferred_until_the_rate_allows_it(system: Callable) -> None:
     async def scenario() -> None:
         async with system(network_messages=Quota(2, 3600.0)) as here:
 

@@ -1,4 +1,4 @@
-"""A trusted client's mail finds its way by the MX records of the scripted resolver."""
+"""A trusted client's mail is relayed by MX records."""
 
 from __future__ import annotations
 

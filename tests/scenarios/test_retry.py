@@ -1,4 +1,4 @@
-"""What the next hop refuses for now is tried again in (virtual) time, until it is taken or five days are over."""
+"""Transient refusals are retried in virtual time, until the message is delivered or five days have passed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTENT = b"Subject: x\r\n\r\nx\r\n"
 DAY = 86400.0
 
 
-def test_a_4yz_is_tried_again_and_delivered(system: Callable) -> None:
+def test_a_4yz_is_retried_and_delivered(system: Callable) -> None:
     async def scenario() -> None:
         async with system() as here:
             here.next_hop.refusals = ["451 4.7.1 later", "450 4.2.0 later still"]
@@ -35,7 +35,7 @@ def test_a_4yz_is_tried_again_and_delivered(system: Callable) -> None:
     asyncio.run(scenario())
 
 
-def test_after_five_days_the_sender_is_told(system: Callable) -> None:
+def test_after_five_days_the_sender_gets_a_bounce(system: Callable) -> None:
     async def scenario() -> bytes:
         async with system() as here:
             here.next_hop.refusals = ["451 4.7.1 later"] * 10_000

@@ -1,7 +1,7 @@
-"""SMTP smuggling through us: what was stored leaves as one message, whatever the next hop takes for a line end (R3).
+"""Outbound SMTP smuggling (R3): stored content is relayed as one message, however the next hop ends lines.
 
-The message comes in by SMTP at a listener that accepts every newline, is stored as it came, and is relayed to peers
-that a script drives: strict ones, and lax ones that end lines where others do not.
+A listener that accepts bare CR and LF receives the message and stores it unchanged; it is relayed to scripted peers:
+strict ones, and lax ones that also end lines elsewhere.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import pytest
 from ironpost import Server
 from ironpost.client.connection import HELD
 from ironpost.model import Address, Envelope, Recipient
-from ironpost.protocol.client_envelope import CHUNK_LIMIT
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.client.envelope import CHUNK_LIMIT
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.queue.store import NewMessage
 from ironpost.routing.route import Route, Routes, Rule
+from ironpost.testing.directory import local
 from ironpost.wire import dot_stuff
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ SMALL, LARGE = b"", b"x" * 70 + b"\r\n"
 
 
 class Peer:
-    """A server that ends lines, and so DATA, as `line_end` says; it keeps every command and every message."""
+    """A server that ends lines, and so DATA, at `line_end`; it records every command and message."""
 
     def __init__(self, line_end: bytes, extension: bytes) -> None:
         self.commands: list[bytes] = []
@@ -111,12 +112,12 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def relaying(system: Callable, peer: Peer) -> AsyncIterator[tuple[object, int]]:
-    """The mail system with that peer as next hop, and the port of a listener that accepts every newline."""
+    """Start a mail system with that next hop; yield it with the port of a listener that accepts bare CR and LF."""
     listener = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     async with system() as here:
         port = listener.sockets[0].getsockname()[1]
-        here.runner.routes = Routes(["here.example"], [Rule(("*",), Route.smart([f"127.0.0.1:{port}"]))])
-        settings = Settings("mx.here.example", newlines="accept")
+        here.runner.routes = Routes(local(["here.example"]), [Rule(("*",), Route.smart([f"127.0.0.1:{port}"]))])
+        settings = ServerSettings("mx.here.example", newlines="accept")
         async with Server(here.server.handler, "127.0.0.1", 0, settings=settings) as lax:
             yield here, lax.port
     listener.close()
@@ -141,7 +142,7 @@ def normalised(content: bytes) -> bytes:
 @pytest.mark.parametrize("extension", [b"8BITMIME", b"CHUNKING"])
 @pytest.mark.parametrize("padding", [SMALL, LARGE * 3000], ids=["small", "large"])
 @pytest.mark.parametrize("line_end", LINE_ENDS.values(), ids=LINE_ENDS.keys())
-def test_r3_what_is_stored_with_every_false_end_leaves_as_one_message(
+def test_r3_stored_content_with_every_false_end_is_relayed_as_one_message(
     system: Callable, line_end: bytes, padding: bytes, extension: bytes
 ) -> None:
     peer = Peer(line_end, extension)
@@ -168,10 +169,10 @@ def test_r3_what_is_stored_with_every_false_end_leaves_as_one_message(
 
 @pytest.mark.parametrize("padding", [SMALL, LARGE * 3000], ids=["small", "large"])
 @pytest.mark.parametrize("nul", [b"\r\n\0.\r\n", b"\r\n.\0\r\n", b"\r\0\n.\r\n", b"\r\n.\r\0\n"])
-def test_r3_content_with_nul_is_reported_and_never_ended_at_a_peer(
+def test_r3_content_with_nul_is_bounced_and_never_terminated_at_a_peer(
     system: Callable, nul: bytes, padding: bytes
 ) -> None:
-    """A peer that drops NUL would see a line start where we see none. SMTP lets no NUL in: it is put in the store."""
+    """A peer that drops NUL would see other line starts. SMTP refuses NUL, so the test puts it into the store."""
     peer = Peer(LINE_ENDS["CRLF"], b"8BITMIME")
     content = b"Subject: x\r\n\r\n" + padding + b"one" + nul + HIDDEN + b"\r\n"
 

@@ -15,29 +15,30 @@ import pytest
 from tests.protocol.test_server_session import Open, codes, greeted, in_data, say
 
 import ironpost
-from ironpost.compose.listeners import Common, connection_limits, session_settings, timeouts_of
+from ironpost.compose.listeners import ListenerProfile, SessionDefaults
 from ironpost.config import parse
-from ironpost.protocol.sasl.backoff import LoginBackoff
-from ironpost.protocol.settings import Settings
-from ironpost.server import Limits, Timeouts
+from ironpost.model.keyed_state import MemoryState
+from ironpost.protocol.sasl.backoff import NAMESPACES, LoginBackoff
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.server import ConnectionLimits, Timeouts
 
 PACKAGE = Path(ironpost.__file__).parent
 BUDGETS = {
-    ("protocol/settings.py", "COMMAND_LINE"): 512,
+    ("protocol/server/settings.py", "COMMAND_LINE"): 512,
     ("protocol/extensions/auth.py", "LINE"): 12_288,
     ("wire/interface.py", "auth_line"): 12_288,
-    ("protocol/settings.py", "RECIPIENTS"): 1_000,
-    ("protocol/settings.py", "BODY_LINE"): 1 << 20,
-    ("protocol/settings.py", "ERRORS"): 20,
-    ("protocol/settings.py", "COMMANDS"): 100_000,
+    ("protocol/server/settings.py", "RECIPIENTS"): 1_000,
+    ("protocol/server/settings.py", "BODY_LINE"): 1 << 20,
+    ("protocol/server/settings.py", "max_errors"): 20,
+    ("protocol/server/settings.py", "max_commands"): 100_000,
     ("wire/interface.py", "header_octets"): 1 << 20,
     ("wire/interface.py", "header_fields"): 1_000,
     ("wire/interface.py", "reply_lines"): 100,
     ("wire/interface.py", "reply_octets"): 64 << 10,
     ("message/trace.py", "MAX_RECEIVED"): 100,
-    ("server/limits.py", "CONNECTIONS"): 10_000,
-    ("server/limits.py", "CONNECTIONS_PER_PREFIX"): 100,
-    ("server/limits.py", "CONNECTION_RATE"): 10,
+    ("server/limits.py", "connections"): 10_000,
+    ("server/limits.py", "connections_per_prefix"): 100,
+    ("server/limits.py", "connection_rate"): 10,
     ("server/timeouts.py", "handshake"): 60,
     ("server/timeouts.py", "hello"): 300,
     ("server/timeouts.py", "command"): 300,
@@ -56,16 +57,18 @@ def test_r23_each_budget_has_a_name_a_value_and_a_source(path: str, name: str) -
     tree = ast.parse((PACKAGE / path).read_text())
     bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
     (found,) = [
-        (place.value, behind.value.value)
+        (place.value, following.value.value)
         for body in bodies
-        for place, behind in pairwise(body)
+        for place, following in pairwise(body)
         if isinstance(place, ast.AnnAssign)
         and isinstance(place.target, ast.Name)
         and place.target.id == name
-        and isinstance(behind, ast.Expr)
-        and isinstance(behind.value, ast.Constant)
+        and isinstance(following, ast.Expr)
+        and isinstance(following.value, ast.Constant)
     ]
     value, words = found
+    if isinstance(value, ast.Call):  # `option`, whose first argument is the default
+        value = value.args[0]
     assert value is not None
     assert eval(compile(ast.Expression(value), path, "eval"), {}) == BUDGETS[path, name]
     assert SOURCE.search(str(words)), "where is it from?"
@@ -75,18 +78,18 @@ def test_r23_each_budget_has_a_name_a_value_and_a_source(path: str, name: str) -
 def test_r23_the_program_runs_with_these_budgets_unless_told_otherwise(role: str) -> None:
     configuration = parse(f'[[listener]]\nrole = "{role}"\nlisten = ["127.0.0.1:0"]')
     (listener,) = configuration.listener
-    common = Common("mx.example", None, LoginBackoff(lambda: 0.0), lambda: 0.0)
-    found = session_settings(configuration, listener, common)
+    common = SessionDefaults("mx.example", None, LoginBackoff(MemoryState(NAMESPACES, lambda: 0.0)), lambda: 0.0)
+    profile = ListenerProfile.of(configuration, listener, common, 20_000)
+    found = profile.settings
     for name in ("max_recipients", "max_errors", "max_commands", "max_body_line", "long_lines"):
-        assert getattr(found, name) == getattr(Settings(), name), name
-    assert timeouts_of(configuration, listener) == Timeouts()
-    limits = connection_limits(configuration, listener)
+        assert getattr(found, name) == getattr(ServerSettings(), name), name
+    assert profile.timeouts == Timeouts()
     for name in ("connections", "connections_per_prefix", "connection_rate"):
-        assert getattr(limits, name) == getattr(Limits(), name), name
+        assert getattr(profile.limits, name) == getattr(ConnectionLimits(), name), name
 
 
 def test_r23_a_command_line_is_512_octets_where_no_extension_adds_to_it() -> None:
-    session = greeted(Open(), Settings(extensions=()), hello=b"HELO client.example\r\n")
+    session = greeted(Open(), ServerSettings(extensions=()), hello=b"HELO client.example\r\n")
     line = b"NOOP " + b"x" * 505 + b"\r\n"
     assert len(line) == 512
     assert codes(say(session, line + b"x" + line + b"NOOP\r\n")) == [b"250", b"500", b"250"]

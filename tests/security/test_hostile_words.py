@@ -65,7 +65,7 @@ def test_r41_r44_every_verb_takes_hostile_words_for_words(serve: Callable, tail:
     assert all(json.loads(line)["logger"].startswith("ironpost") for line in running.log().splitlines())
 
 
-def test_r40_r42_an_address_is_no_program_no_path_and_no_query(serve: Callable) -> None:
+def test_r40_r42_an_address_is_never_a_program_a_path_or_a_query(serve: Callable) -> None:
     running = serve()
     talk = Talk(running.port)
     for line in (b"EHLO ';--.example", b"HELO [x:';--]", b"MAIL FROM:<%b>" % SENDER, b"RCPT TO:<%b>" % RECIPIENT):

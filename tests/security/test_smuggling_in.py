@@ -15,9 +15,9 @@ import pytest
 
 from ironpost import Server
 from ironpost.protocol import replies
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler
-from ironpost.server.connection import Connection
+from ironpost.server.connection import ServerConnection
 
 PATIENCE = 60.0
 """Seconds after which a test fails that hangs."""
@@ -41,7 +41,7 @@ FALSE_ENDS = {
     "CRLF.NUL.CRLF": b"\r\n.\0\r\n",
     "CRLF.NUL.before": b"\r\n\0.\r\n",
     "CR.NUL.LF.before": b"\r\0\n.\r\n",
-    "CR.NUL.LF.behind": b"\r\n.\r\0\n",
+    "CR.NUL.LF.after": b"\r\n.\r\0\n",
     "NUL.all.over": b"\0\r\0\n\0.\0\r\0\n\0",
 }
 HIDDEN = b"RSET\r\nMAIL FROM:<evil@b.example>\r\nDATA\r\ntwo"
@@ -66,13 +66,13 @@ class Received:
 
     def __init__(self, monkeypatch):
         self.octets = 0
-        real = Connection.data_received
+        real = ServerConnection.data_received
 
         def counting(connection, data):
             self.octets += len(data)
             real(connection, data)
 
-        monkeypatch.setattr(Connection, "data_received", counting)
+        monkeypatch.setattr(ServerConnection, "data_received", counting)
 
     async def send(self, writer, octets):
         """Sends, and returns when the server has been given all of it."""
@@ -94,7 +94,7 @@ def run(coroutine):
 @contextlib.asynccontextmanager
 async def talking(handler, received, **options):
     """A server, and a client that has said EHLO: reader and writer."""
-    async with Server(handler, "127.0.0.1", settings=Settings(max_errors=10_000, **options)) as server:
+    async with Server(handler, "127.0.0.1", settings=ServerSettings(max_errors=10_000, **options)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         assert (await reader.readline()).startswith(b"220 ")
         await received.send(writer, b"EHLO client.example\r\n")
@@ -109,7 +109,7 @@ async def talking(handler, received, **options):
 
 
 async def codes(reader, count):
-    """The codes of so many replies, each of one line."""
+    """Return the codes of this number of replies, each of one line."""
     return [(await reader.readline())[:3] for _ in range(count)]
 
 
@@ -129,7 +129,7 @@ POLICIES = {
     "lenient": ("normalise", {"newlines": "reject", "lenient": HERE}),
     "lenient to others": ("reject", {"newlines": "reject", "lenient": ELSEWHERE}),
 }
-"""What the client meets, and by which settings."""
+"""What the client sees, and under which settings."""
 
 
 @pytest.mark.parametrize(("newlines", "options"), POLICIES.values(), ids=POLICIES.keys())
@@ -196,7 +196,7 @@ def test_r4_a_chunk_is_its_octets_and_nothing_in_it_is_a_command_or_an_end(recei
     "argument",
     [b"", b"-1", b"+1", b"0x10", b"1 LAST LAST", b"9223372036854775808", b"18446744073709551616", b"9" * 30, b"1\0"],
 )
-def test_r4_r5_behind_a_chunk_without_a_size_nothing_is_read(received, argument):
+def test_r4_r5_nothing_is_read_after_a_chunk_without_a_size(received, argument):
     async def scenario():
         handler = Open()
         async with talking(handler, received) as (reader, writer):
@@ -204,7 +204,7 @@ def test_r4_r5_behind_a_chunk_without_a_size_nothing_is_read(received, argument)
             assert await codes(reader, 2) == [b"250"] * 2
             await received.send(writer, b"BDAT " + argument + b"\r\n" + ENVELOPE + b"DATA\r\nx\r\n.\r\n")
             said = await reader.readline()
-            if argument == b"1\0":  # a line with NUL is no BDAT at all, and so no octets are announced
+            if argument == b"1\0":  # a line with NUL is not a BDAT command, and so no octets are announced
                 assert said.startswith(b"500 ")
             else:
                 assert said.startswith(b"501 ")
@@ -215,21 +215,24 @@ def test_r4_r5_behind_a_chunk_without_a_size_nothing_is_read(received, argument)
     run(scenario())
 
 
-@pytest.mark.parametrize("size", [6, 1 << 31, (1 << 63) - 1])
-def test_r4_r6_a_chunk_that_is_cut_short_by_the_end_of_the_connection_is_no_message(received, size):
+FAR = replies.TOO_LARGE.octets + replies.CONTENT_ENDLESS.octets
+
+
+@pytest.mark.parametrize(("size", "said"), [(6, b""), (1 << 25, b""), (1 << 31, FAR), ((1 << 63) - 1, FAR)])
+def test_r4_r6_a_chunk_cut_short_by_the_end_of_the_connection_is_discarded(received, size, said):
     async def scenario():
         handler = Open()
         async with talking(handler, received) as (reader, writer):
             await received.send(writer, ENVELOPE + b"BDAT %d LAST\r\nabcde" % size)
             assert await codes(reader, 2) == [b"250"] * 2
             writer.write_eof()
-            assert await reader.read() == b""
+            assert await reader.read() == said
         assert handler.messages == []
 
     run(scenario())
 
 
-@pytest.mark.parametrize("state", ["no EHLO", "no MAIL", "no RCPT", "behind LAST", "behind a refused chunk"])
+@pytest.mark.parametrize("state", ["no EHLO", "no MAIL", "no RCPT", "after LAST", "after a refused chunk"])
 def test_r5_a_chunk_out_of_order_is_consumed_wherever_it_is_cut(received, state):
     hidden = b"RSET\r\nMAIL FROM:<evil@b.example>\r\n"
     chunk = b"BDAT %d LAST\r\n" % len(hidden) + hidden + b"NOOP\r\n"
@@ -237,15 +240,15 @@ def test_r5_a_chunk_out_of_order_is_consumed_wherever_it_is_cut(received, state)
         "no EHLO": b"",
         "no MAIL": b"",
         "no RCPT": b"MAIL FROM:<a@b.example>\r\n",
-        "behind LAST": ENVELOPE + b"BDAT 3 LAST\r\nx\r\n",
-        "behind a refused chunk": ENVELOPE + b"BDAT 2\r\nx\n",
+        "after LAST": ENVELOPE + b"BDAT 3 LAST\r\nx\r\n",
+        "after a refused chunk": ENVELOPE + b"BDAT 2\r\nx\n",
     }[state]
     answers = [b"250"] * (before.count(b"\r\n") - before.count(b"x\r\n"))
-    if state == "behind a refused chunk":
+    if state == "after a refused chunk":
         answers[-1] = b"550"
 
     async def scenario():
-        async with Server(Open(), "127.0.0.1", settings=Settings(max_errors=10_000)) as server:
+        async with Server(Open(), "127.0.0.1", settings=ServerSettings(max_errors=10_000)) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             await reader.readline()
             if state != "no EHLO":

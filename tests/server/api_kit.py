@@ -1,4 +1,4 @@
-"""What the tests of the Server API share: a server on loopback with raw clients, and a hook or two."""
+"""Helpers for tests of the Server API: a server on loopback, raw clients, and some hooks."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import struct
 
 from ironpost import Server
 from ironpost.protocol.dialect import LMTP
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 
 PATIENCE = 20.0
-"""Seconds after which a test fails that waits for something."""
-PER_RECIPIENT = Settings(dialect=LMTP)
+"""Seconds to wait for something before a test fails."""
+PER_RECIPIENT = ServerSettings(dialect=LMTP)
 
 
 def run(scenario):
-    """Runs a scenario to its end."""
+    """Run a scenario."""
     return asyncio.run(asyncio.wait_for(scenario, PATIENCE))
 
 
 class Client:
-    """A raw client: `say` sends lines and gives the replies to them."""
+    """A raw client: `say` sends lines and returns the replies."""
 
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
 
     async def reply(self):
-        """One reply, of one line or more, as one text; empty at the end of the stream."""
+        """Read a reply of one or more lines; empty at the end of the stream."""
         lines = []
         while line := (await self.reader.readline()).decode():
             lines.append(line.rstrip("\r\n"))
@@ -37,17 +37,17 @@ class Client:
         return "|".join(lines)
 
     async def say(self, *lines, replies=None):
-        """Sends lines at once; one reply for each, or as many as are asked for."""
+        """Send lines in one write; return one reply for each, or as many as requested."""
         self.writer.write("".join(f"{line}\r\n" for line in lines).encode())
         return [await self.reply() for _ in range(len(lines) if replies is None else replies)]
 
     async def envelope(self, *recipients, sender="a@b.example"):
-        """MAIL, RCPT for each, DATA."""
+        """Send MAIL, RCPT for each recipient, and DATA."""
         rcpt = [f"RCPT TO:<{recipient}>" for recipient in recipients or ("c@d.example",)]
         return await self.say(f"MAIL FROM:<{sender}>", *rcpt, "DATA")
 
     async def send(self, *recipients, content="Subject: x\r\n\r\nhello\r\n", replies=1):
-        """A whole message; what is said to its end."""
+        """Send a message; return the reply after its content."""
         said = await self.envelope(*recipients)
         assert said[-1].startswith("354"), said
         self.writer.write(content.encode() + b".\r\n")
@@ -55,7 +55,7 @@ class Client:
         return answers[0] if replies == 1 else answers
 
     def reset(self):
-        """Ends the connection with RST, as a client does that crashed."""
+        """End the connection with RST, as a crashed client does."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -68,7 +68,7 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def joined(server, hello="EHLO x.example"):
-    """A client that said EHLO."""
+    """Connect a client and send EHLO."""
     client = Client(*await asyncio.open_connection("127.0.0.1", server.port))
     try:
         if hello:
@@ -81,7 +81,7 @@ async def joined(server, hello="EHLO x.example"):
 
 @contextlib.asynccontextmanager
 async def talking(handler, hello="EHLO x.example", **options):
-    """A server and a client that said EHLO, or LHLO to one that speaks LMTP."""
+    """Start a server and connect a client; send EHLO, or LHLO for LMTP."""
     if options.get("settings") is PER_RECIPIENT:
         hello = hello.replace("EHLO", "LHLO")
     async with Server(handler, "127.0.0.1", **options) as server, joined(server, hello) as client:
@@ -89,7 +89,7 @@ async def talking(handler, hello="EHLO x.example", **options):
 
 
 class Takes:
-    """Takes everything, and keeps what it took."""
+    """A handler that accepts everything and records it."""
 
     def __init__(self):
         self.took = []

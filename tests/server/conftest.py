@@ -1,25 +1,20 @@
-"""Makes the kits importable by the tests beside them, and runs a test on each event loop."""
+"""Make the kits importable by the tests in this directory, and run tests on each event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from tests.loading import load
 
 for name in ("api_kit", "server_kit"):
-    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
+    load(Path(__file__).with_name(f"{name}.py"))
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request):
-    """Runs a coroutine on each event loop that is here."""
+    """Run a coroutine on each available event loop."""
     import server_kit
 
     if request.param not in server_kit.LOOPS:

@@ -1,4 +1,4 @@
-"""What the tests of the server have in common: a handler that takes everything, a raw client, both event loops."""
+"""Helpers for tests of the server: a handler that accepts everything, a raw client, both event loops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ironpost.server import BaseHandler
 
 ENVELOPE = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 PATIENCE = 20.0
-"""Seconds after which a test fails that waits for something."""
+"""Seconds to wait for something before a test fails."""
 
 LOOPS = {"asyncio": asyncio.new_event_loop}
 with contextlib.suppress(ImportError):
@@ -45,14 +45,14 @@ class Client:
 
     @classmethod
     async def to(cls, server, greeted=True, **options):
-        """A client that has connected; `options` as `asyncio.open_connection` has them."""
+        """Connect a client; `options` are those of `asyncio.open_connection`."""
         self = cls(*await asyncio.open_connection("127.0.0.1", server.port, **options))
         if greeted:
             assert (await self.reply()).startswith(b"220")
         return self
 
     async def reply(self):
-        """One reply; empty at the end of the stream."""
+        """Read one reply; empty at the end of the stream."""
         octets = b""
         while line := await self.reader.readline():
             octets += line
@@ -61,12 +61,12 @@ class Client:
         return octets
 
     async def say(self, octets, replies=1):
-        """Sends, and reads so many replies."""
+        """Send octets and read this number of replies."""
         self.writer.write(octets)
         return b"".join([await self.reply() for _ in range(replies)])
 
     async def rest(self):
-        """Everything until the server closes, also where it closes on what a client still writes."""
+        """Read until the server closes the connection, even if it closes while the client is still sending."""
         found = b""
         with contextlib.suppress(ConnectionError):
             while piece := await self.reader.read(65536):
@@ -74,7 +74,7 @@ class Client:
         return found
 
     def reset(self):
-        """Ends the connection with RST, as a client does that crashed."""
+        """End the connection with RST, as a crashed client does."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -87,7 +87,7 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def talking(handler, greeted=True, **options):
-    """A server with one client."""
+    """Start a server and connect one client."""
     async with Server(handler, "127.0.0.1", **options) as server:
         client = await Client.to(server, greeted)
         try:

@@ -1,4 +1,4 @@
-"""A hook that reads the body while it comes: back-pressure, the true end, and how it learns that there is none."""
+"""A hook that streams the body: back-pressure, the true end, and the errors if there is none."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from api_kit import PER_RECIPIENT, Client, Takes, joined, run, talking
 
 from ironpost import BaseHandler, Server, accept, blocking, quarantine, reject
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BodyLost, BodyRefused, Timeouts
 from ironpost.server.body import WINDOW
 
 
 class Reads(Takes):
-    """Reads to the end; `outcome` is how the iteration ended."""
+    """Reads to the end; `outcome` records how the iteration ended."""
 
     message = None
 
@@ -46,7 +46,7 @@ class Reads(Takes):
         (reject("Spam"), "550 5.7.1 Spam"),
     ],
 )
-def test_the_body_comes_un_stuffed_and_its_facts_at_the_end(verdict, said):
+def test_the_body_is_unstuffed_and_its_facts_are_set_at_the_end(verdict, said):
     async def scenario():
         handler = Reads(verdict)
         async with talking(handler) as (_, client):
@@ -94,7 +94,7 @@ def test_a_hook_that_reads_slowly_makes_the_client_wait_within_a_window():
             client.writer.transport.set_write_buffer_limits(0)
             line, lines = b"x" * 998 + b"\r\n", 20_000
             client.writer.write(line * lines + b".\r\n")
-            with pytest.raises(TimeoutError):  # nothing takes 20 MB but the hook
+            with pytest.raises(TimeoutError):  # only the hook can consume 20 MB
                 await asyncio.wait_for(client.writer.drain(), 0.3)
             (connection,) = server.connections
             assert connection.session.octets < 2 * WINDOW + (1 << 20)
@@ -110,10 +110,10 @@ def test_a_hook_that_reads_slowly_makes_the_client_wait_within_a_window():
     ("content", "code"),
     [("bare\nnewline\r\n", "550 5.6.0"), ("nul\0\r\n", "550 5.6.0"), ("x" * 70_000 + "\r\n", "552 5.3.4")],
 )
-def test_content_that_is_refused_ends_in_an_error_that_says_so(content, code):
+def test_refused_content_raises_body_refused(content, code):
     async def scenario():
         handler = Reads()
-        async with talking(handler, settings=Settings(max_size=64 * 1024)) as (_, client):
+        async with talking(handler, settings=ServerSettings(max_size=64 * 1024)) as (_, client):
             assert (await client.send(content=content)).startswith(code)
             error = await handler.outcome
             assert isinstance(error, BodyRefused)
@@ -125,7 +125,7 @@ def test_content_that_is_refused_ends_in_an_error_that_says_so(content, code):
 
 
 @pytest.mark.parametrize("end", ["reset", "close", "timeout", "rset", "stop"])
-def test_r6_content_that_does_not_come_whole_ends_in_an_error(end):
+def test_r6_incomplete_content_raises_body_lost(end):
     async def scenario():
         handler = Reads()
         timeouts = Timeouts(data=0.1) if end == "timeout" else Timeouts()
@@ -172,7 +172,7 @@ def test_a_hook_that_does_not_end_when_its_body_is_lost_is_cancelled(caplog):
 
 
 @pytest.mark.parametrize("kind", ["def", "async def", "after one chunk"])
-def test_a_hook_that_returns_early_has_its_verdict_given_at_the_true_end(kind):
+def test_the_verdict_of_a_hook_that_returns_early_is_sent_at_the_true_end(kind):
     class Early(Takes):
         message = None
 
@@ -198,7 +198,7 @@ def test_a_hook_that_returns_early_has_its_verdict_given_at_the_true_end(kind):
     run(scenario())
 
 
-def test_r26_a_data_hook_that_raises_is_451_at_the_true_end_and_the_session_goes_on(caplog):
+def test_r26_a_data_hook_that_raises_is_451_at_the_true_end_and_the_session_continues(caplog):
     class Raises(Takes):
         message = None
 
@@ -218,7 +218,7 @@ def test_r26_a_data_hook_that_raises_is_451_at_the_true_end_and_the_session_goes
         run(scenario())
 
 
-def test_r26_a_data_hook_that_never_answers_is_451_in_time(caplog):
+def test_r26_a_data_hook_that_times_out_is_451(caplog):
     class Never(Reads):
         async def data(self, session, body):
             async for _ in body:
@@ -250,7 +250,7 @@ def test_under_lmtp_a_body_has_a_verdict_for_each_recipient():
     run(scenario())
 
 
-def test_read_gives_the_rest_at_once_and_has_a_limit():
+def test_read_returns_the_rest_of_the_body_within_a_limit():
     class Whole(Takes):
         message = None
 
@@ -272,7 +272,7 @@ def test_read_gives_the_rest_at_once_and_has_a_limit():
     run(scenario())
 
 
-def test_a_hook_may_return_a_task_of_its_own():
+def test_a_hook_may_return_a_task():
     class Own(Takes):
         message = None
 
@@ -289,7 +289,7 @@ def test_a_hook_may_return_a_task_of_its_own():
     run(scenario())
 
 
-def test_base_handler_with_a_data_hook_streams():
+def test_a_base_handler_subclass_with_a_data_hook_streams():
     class Sub(BaseHandler):
         def recipient(self, session, forward_path, parameters):
             return None
@@ -304,7 +304,7 @@ def test_base_handler_with_a_data_hook_streams():
     run(scenario())
 
 
-def test_content_goes_one_way():
+def test_a_handler_has_a_message_or_a_data_hook_and_not_both():
     class Both(Takes):
         async def data(self, session, body):
             pass
@@ -316,7 +316,7 @@ def test_content_goes_one_way():
 
     with pytest.raises(TypeError, match="data and message"):
         Server(Both())
-    with pytest.raises(TypeError, match="hold a thread"):
+    with pytest.raises(TypeError, match="occupy a thread"):
         Server(Blocks())
 
     class Attribute(Takes):

@@ -1,4 +1,4 @@
-"""Verdicts of hooks on real sockets: what the client reads, and what the handler sees of the rest."""
+"""Verdicts of hooks on real sockets: the replies to the client, and their effect on later hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ironpost.model import Address, Reply
 
 
 def answering(hook, verdict, kind="def"):
-    """A handler that takes everything, but for one hook."""
+    """Return a handler that accepts everything, except in one hook."""
     handler = Takes()
     if kind == "def":
         setattr(handler, hook, lambda *arguments: verdict)
@@ -58,7 +58,7 @@ def test_a_verdict_at_each_stage(hook, verdict, said, kind):
             greeting = await client.reply()
             if hook == "connect":
                 assert greeting == said
-                if said.startswith("554"):  # RFC 5321 §3.1: only QUIT is left
+                if said.startswith("554"):  # RFC 5321 §3.1: only QUIT is allowed then
                     assert [reply[:3] for reply in await client.say("NOOP", "QUIT")] == ["503", "221"]
                 if not said.startswith("220"):
                     assert await client.reply() == ""
@@ -93,7 +93,7 @@ def test_a_recipient_that_is_dropped_is_accepted_and_not_in_the_transaction(kind
             assert said[1] == said[2] == "250 2.1.5 Recipient OK"
             said = await client.say("DATA", "hello", ".", replies=2)
             assert said[1] == "250 2.0.0 Message accepted"
-            # None is left: the content is read, held by nobody and acknowledged.
+            # No recipient is left: the content is read, discarded and acknowledged.
             assert await client.send("trap@d.example") == "250 2.0.0 Message accepted"
             assert await client.send("trap@d.example", "trap@d.example", "e@d.example") == "250 2.0.0 Message accepted"
         assert [rows for rows, _, _ in handler.took] == [["c@d.example"], ["e@d.example"]]
@@ -101,7 +101,7 @@ def test_a_recipient_that_is_dropped_is_accepted_and_not_in_the_transaction(kind
     run(scenario())
 
 
-def test_under_lmtp_a_recipient_that_is_dropped_has_its_reply_in_its_place():
+def test_under_lmtp_a_dropped_recipient_gets_its_reply_in_order():
     class Handler(Takes):
         def recipient(self, session, forward_path, parameters):
             return drop("a trap") if forward_path.local_part == "trap" else None
@@ -123,7 +123,7 @@ def test_under_lmtp_a_recipient_that_is_dropped_has_its_reply_in_its_place():
 
 
 @pytest.mark.parametrize("stage", ["connect", "hello", "mail"])
-def test_of_a_sender_or_a_session_that_is_dropped_nobody_is_asked_again(stage):
+def test_after_a_dropped_sender_or_session_no_hook_is_called(stage):
     class Handler(Takes):
         asked = 0
 
@@ -160,8 +160,8 @@ def test_a_quarantine_is_a_reason_that_the_message_hook_sees(stage):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stage", ["connect", "hello", "mail", "recipient", "message"])
-def test_a_tarpit_holds_its_client_and_no_other(stage, kind):
-    """The delay ends when the test says so: the handler's `pause` is a future of the test's."""
+def test_a_tarpit_delays_only_its_client(stage, kind):
+    """The test ends the delay: the handler's `pause` returns a future of the test."""
 
     async def scenario():
         gate = asyncio.get_running_loop().create_future()
@@ -196,7 +196,7 @@ def test_a_tarpit_holds_its_client_and_no_other(stage, kind):
     run(scenario())
 
 
-def test_an_override_that_takes_the_usual_way_waits_for_its_verdict():
+def test_an_override_that_calls_standard_waits_for_its_verdict():
     async def usual(session, command):
         await session.standard(command)
 
@@ -211,7 +211,7 @@ def test_an_override_that_takes_the_usual_way_waits_for_its_verdict():
     run(scenario())
 
 
-def test_a_verdict_about_content_that_comes_when_the_client_is_gone_is_nothing(caplog):
+def test_a_verdict_on_content_after_the_client_has_disconnected_is_ignored(caplog):
     async def scenario():
         handler, gone = Takes(), asyncio.Event()
         answer = asyncio.get_running_loop().create_future()
@@ -245,7 +245,7 @@ def test_a_tarpit_waits_on_the_loop_without_a_thread():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One verdict a recipient
+# One verdict for each recipient
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -257,7 +257,7 @@ def test_a_tarpit_waits_on_the_loop_without_a_thread():
         (accept("Message accepted"), tarpit(0.001, reject("No two")), defer()),
     ],
 )
-def test_under_lmtp_each_recipient_has_its_verdict(answer, kind):
+def test_under_lmtp_each_recipient_gets_its_verdict(answer, kind):
     async def scenario():
         handler = answering("message", answer, kind)
         async with talking(handler, settings=PER_RECIPIENT) as (_, client):
@@ -267,7 +267,7 @@ def test_under_lmtp_each_recipient_has_its_verdict(answer, kind):
     run(scenario())
 
 
-def test_under_lmtp_a_recipient_that_the_mapping_does_not_name_is_deferred_and_one_verdict_is_for_all():
+def test_under_lmtp_unnamed_recipients_are_deferred_and_one_verdict_applies_to_all():
     async def scenario():
         async with talking(answering("message", {"one@d.example": None}), settings=PER_RECIPIENT) as (_, client):
             said = await client.send("one@d.example", "two@d.example", replies=2)
@@ -285,7 +285,7 @@ def test_under_lmtp_a_recipient_that_the_mapping_does_not_name_is_deferred_and_o
         *([None], [None, None, None], [None, 250], "250 OK", 250),
     ],
 )
-def test_r26_what_is_no_answer_for_each_recipient_is_451(answer, caplog):
+def test_r26_an_invalid_result_for_recipients_is_451(answer, caplog):
     async def scenario():
         async with talking(answering("message", answer), settings=PER_RECIPIENT) as (_, client):
             said = await client.send("one@d.example", "two@d.example", replies=2)

@@ -1,4 +1,4 @@
-"""Logging in over real sockets and TLS: smtplib, SCRAM bound to the channel, a Unix socket, and what goes wrong."""
+"""Logging in over real sockets and TLS: smtplib, SCRAM with channel binding, a Unix socket, and failures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from server_kit import Client, Open, codes
 
 from ironpost import Server
-from ironpost.lookup.users import User, Users, new_user
-from ironpost.protocol.sasl import BY_NAME, Circumstances, ClientExchange, Credentials
-from ironpost.protocol.settings import Settings
+from ironpost.accounts.authenticator import User, Users, new_user
+from ironpost.protocol.sasl import BY_NAME, ChannelContext, ClientExchange, Credentials
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import Timeouts, TlsContext
 from ironpost.server.self_signed import write_self_signed
 
@@ -26,7 +26,7 @@ WRONG = b"AUTH PLAIN " + b64encode(b"\0ada\0pen") + b"\r\n"
 
 
 class Accounts:
-    """Accounts in memory, as a file or a database has them."""
+    """A source of accounts in memory."""
 
     secrets = True
 
@@ -38,7 +38,7 @@ class Accounts:
 
 
 class Seen(Open):
-    """Remembers who sent, and what Received would say."""
+    """Records the identity of senders, and the protocol for Received."""
 
     def __init__(self):
         super().__init__()
@@ -65,14 +65,14 @@ def trusting(certificate):
 def serving(certificate):
     def server(handler=None, authenticator=None, **more):
         users = authenticator or Users([Accounts(ADA)], mechanisms=BY_NAME)
-        settings = Settings(hostname="mx.example", authenticator=users)
+        settings = ServerSettings(hostname="mx.example", authenticator=users)
         return Server(handler or Seen(), "127.0.0.1", settings=settings, tls=TlsContext.load([certificate]), **more)
 
     return server
 
 
 async def upgraded(server, context):
-    """A client behind STARTTLS and EHLO, and what it was offered."""
+    """Return a client after STARTTLS and EHLO, and the offered extensions."""
     client = await Client.to(server)
     await client.say(b"EHLO client.example\r\n")
     await client.say(b"STARTTLS\r\n")
@@ -113,7 +113,7 @@ def test_smtplib_logs_in(run, serving, trusting, mechanism, implicit):
 
 
 async def scram(server, context, mechanism, binding=None):
-    """The last reply of a login by SCRAM, bound to what the client sees, or to `binding`."""
+    """Log in with SCRAM, bound to the client's channel or to `binding`; return the last reply."""
     client, offered = await upgraded(server, context)
     assert b"SCRAM-SHA-256-PLUS" in offered
     secured = client.writer.get_extra_info("ssl_object")
@@ -121,7 +121,7 @@ async def scram(server, context, mechanism, binding=None):
         binding = {"tls-server-end-point": hashlib.sha256(secured.getpeercert(binary_form=True)).digest()}
         if secured.version() == "TLSv1.2":
             binding["tls-unique"] = secured.get_channel_binding("tls-unique")
-    facts = Circumstances("fyko+d2lbbFgONRv9qkx", binding, offers_binding=True)
+    facts = ChannelContext("fyko+d2lbbFgONRv9qkx", binding, offers_binding=True)
     ours = ClientExchange(BY_NAME[mechanism], Credentials("ada", "pencil"), facts)
     reply = await client.say(b"AUTH %b %b\r\n" % (mechanism.encode(), ours.first))
     while reply.startswith(b"334 "):
@@ -138,7 +138,7 @@ def test_r53_scram_over_tls_binds_to_the_channel_that_the_client_sees(run, servi
         async with serving() as server:
             assert await scram(server, trusting, "SCRAM-SHA-256") == b"235"
             assert await scram(server, trusting, "SCRAM-SHA-256-PLUS") == b"235"
-            # Somebody in the middle shows another certificate, or holds another connection.
+            # An attacker in the middle has another certificate, or another connection.
             for kind in ("tls-server-end-point", "tls-unique", "tls-exporter"):
                 assert await scram(server, trusting, "SCRAM-SHA-256-PLUS", {kind: b"m" * 32}) == b"535"
 
@@ -147,7 +147,7 @@ def test_r53_scram_over_tls_binds_to_the_channel_that_the_client_sees(run, servi
 
 def test_r11_identity_does_not_outlive_starttls(run, serving, trusting, certificate):
     async def scenario():
-        settings = Settings(authenticator=Users([Accounts(ADA)]), auth_in_clear=True)
+        settings = ServerSettings(authenticator=Users([Accounts(ADA)]), auth_without_tls=True)
         async with Server(Seen(), "127.0.0.1", settings=settings, tls=TlsContext.load([certificate])) as server:
             client = await Client.to(server)
             assert codes(await client.say(b"EHLO client.example\r\n" + PLAIN, 2)) == [b"250", b"235"]
@@ -159,10 +159,10 @@ def test_r11_identity_does_not_outlive_starttls(run, serving, trusting, certific
     run(scenario())
 
 
-def test_external_over_a_unix_socket_is_the_user_at_the_other_end(run, tmp_path):
+def test_external_over_a_unix_socket_identifies_the_connecting_user(run, tmp_path):
     async def scenario():
         me = getpass.getuser()
-        settings = Settings(authenticator=Users([Accounts(User(me))]))
+        settings = ServerSettings(authenticator=Users([Accounts(User(me))]))
         handler = Seen()
         async with Server(handler, path=tmp_path / "submit.sock", settings=settings):
             client = Client(*await asyncio.open_unix_connection(tmp_path / "submit.sock"))
@@ -179,8 +179,8 @@ def test_external_over_a_unix_socket_is_the_user_at_the_other_end(run, tmp_path)
     run(scenario())
 
 
-def test_a_hash_holds_no_other_session(run, serving, trusting):
-    """While passwords are checked, others get their replies: the thread does the work, the loop does not."""
+def test_checking_a_password_does_not_delay_other_sessions(run, serving, trusting):
+    """Passwords are hashed in a thread, so that other sessions get their replies meanwhile."""
 
     class Slow(Accounts):
         def __init__(self):
@@ -209,7 +209,7 @@ def test_a_hash_holds_no_other_session(run, serving, trusting):
     run(scenario())
 
 
-def test_an_authenticator_that_never_answers_is_454_in_time(run, serving, trusting):
+def test_an_authenticator_that_never_returns_is_454_after_the_timeout(run, serving, trusting):
     class Never:
         mechanisms = ("PLAIN",)
 
@@ -226,18 +226,18 @@ def test_an_authenticator_that_never_answers_is_454_in_time(run, serving, trusti
     run(scenario())
 
 
-def test_a_client_that_leaves_while_its_password_is_checked_leaves_nothing(run, serving, trusting):
+def test_a_client_that_disconnects_while_its_password_is_checked_leaves_nothing_in_the_queue(run, serving, trusting):
     async def scenario():
         users = Users([Accounts(ADA)])
         async with serving(authenticator=users) as server:
-            for _ in range(100):  # more than may wait at one time
+            for _ in range(100):  # more than may be queued
                 client, _ = await upgraded(server, trusting)
                 client.writer.write(WRONG)
                 await client.writer.drain()
                 client.reset()
             client, _ = await upgraded(server, trusting)
             reply = await client.say(PLAIN)
-            while codes(reply) == [b"454"]:  # those before us are being checked still
+            while codes(reply) == [b"454"]:  # earlier logins are still being checked
                 reply = await client.say(PLAIN)
             assert codes(reply) == [b"235"]
             await client.close()

@@ -1,4 +1,4 @@
-"""Unix sockets and sockets that a service manager hands over."""
+"""Unix sockets, and sockets passed by a service manager."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server_kit import ENVELOPE, Client, Open, codes
 
 from ironpost import Server
 from ironpost.protocol.dialect import LMTP
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server.binding import bind_unix, inherited
 
 
@@ -31,7 +31,7 @@ async def at(path):
     return Client(*await asyncio.open_unix_connection(path))
 
 
-def test_a_unix_socket_serves_its_mode_and_goes_with_the_server(run, path):
+def test_a_unix_socket_has_its_mode_and_is_removed_with_the_server(run, path):
     async def scenario():
         handler = Open()
         async with Server(handler, path=path, path_mode=0o600) as server:
@@ -65,7 +65,7 @@ HOSTILE = {
 def test_r24_hostile_octets_on_an_lmtp_socket_cost_their_own_connection_only(run, path, octets, caplog):
     async def scenario():
         handler = Open()
-        async with Server(handler, path=path, settings=Settings(dialect=LMTP, max_errors=5)) as server:
+        async with Server(handler, path=path, settings=ServerSettings(dialect=LMTP, max_errors=5)) as server:
             before = await at(path)
             assert codes(await before.reply()) == [b"220"]
             hostile = await at(path)
@@ -75,9 +75,9 @@ def test_r24_hostile_octets_on_an_lmtp_socket_cost_their_own_connection_only(run
                 hostile.writer.write_eof()
             await hostile.rest()
             await hostile.close()
-            behind = await at(path)
-            assert codes(await behind.reply()) == [b"220"]
-            for client in (before, behind):
+            after = await at(path)
+            assert codes(await after.reply()) == [b"220"]
+            for client in (before, after):
                 await client.say(b"LHLO x.example\r\n")
                 assert codes(await client.say(ENVELOPE + b"DATA\r\n", 3)) == [b"250", b"250", b"354"]
                 assert codes(await client.say(b"whole\r\n.\r\n")) == [b"250"]
@@ -103,14 +103,14 @@ def test_a_stale_unix_socket_is_replaced_one_in_use_is_not(run, path):
             assert codes(await client.reply()) == [b"220"]
             await client.close()
         path.write_text("a file of somebody's")
-        with pytest.raises(OSError, match="no socket is there"):
+        with pytest.raises(OSError, match="the path exists and is not a socket"):
             await Server(Open(), path=path).start()
         assert path.read_text() == "a file of somebody's"
 
     run(scenario())
 
 
-def test_a_unix_socket_that_another_took_over_is_left_to_it(run, path):
+def test_a_unix_socket_that_another_server_replaced_is_not_removed(run, path):
     async def scenario():
         async with Server(Open(), path=path):
             path.unlink()
@@ -121,7 +121,7 @@ def test_a_unix_socket_that_another_took_over_is_left_to_it(run, path):
     run(scenario())
 
 
-def test_a_path_that_cannot_be_is_named(run, tmp_path):
+def test_an_unusable_socket_path_is_named(run, tmp_path):
     async def scenario():
         with pytest.raises(OSError, match=r"cannot listen on .*absent/smtp.sock: No such file"):
             await Server(Open(), path=tmp_path / "absent" / "smtp.sock").start()
@@ -183,7 +183,7 @@ def test_sockets_of_a_service_manager_by_their_names():
             assert process.wait(5) == 0
 
 
-def test_sockets_for_another_process_are_not_ours():
+def test_sockets_passed_to_another_process_are_ignored():
     assert inherited({}) == {}
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c"}
     assert inherited(environment) == {}

@@ -1,4 +1,4 @@
-"""Connections that end in an unusual way, and what is left of them."""
+"""Connections that end in an unusual way leave nothing running."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ import pytest
 from tests.server.server_kit import ENVELOPE, PATIENCE, Client, Open, codes
 
 from ironpost import Server
-from ironpost.lookup.passwords import Busy, Pool
+from ironpost.accounts.passwords import PasswordPool, PasswordPoolBusy
 from ironpost.server import BaseHandler, TlsContext, tls_transport
 from ironpost.server.self_signed import write_self_signed
 
@@ -36,7 +36,7 @@ def test_f28_stop_does_not_wait_for_a_handshake_that_never_begins(run, tls):
     run(scenario())
 
 
-def test_f28_starttls_behind_the_end_of_the_stream_keeps_no_connection(run, tls):
+def test_f28_starttls_after_the_end_of_the_stream_keeps_no_connection(run, tls):
     asked, go = asyncio.Event(), asyncio.Event()
 
     class Slow(BaseHandler):
@@ -69,11 +69,11 @@ def test_f28_starttls_behind_the_end_of_the_stream_keeps_no_connection(run, tls)
 def test_f28_openssl_gets_large_content_in_pieces(run, tls, monkeypatch):
     most = 0
 
-    take_in = tls_transport.TlsTransport._take_in
+    feed = tls_transport.TlsTransport._feed
 
     def watched(self, rest):
         nonlocal most
-        left = take_in(self, rest)
+        left = feed(self, rest)
         most = max(most, self._incoming.pending)
         return left
 
@@ -95,18 +95,48 @@ def test_f28_openssl_gets_large_content_in_pieces(run, tls, monkeypatch):
             assert handler.messages == [content * 30_000]
             client.writer.close()
 
-    monkeypatch.setattr(tls_transport.TlsTransport, "_take_in", watched)
+    monkeypatch.setattr(tls_transport.TlsTransport, "_feed", watched)
     run(scenario())
     assert 0 < most <= 3 * tls_transport.PIECE
 
 
-def test_f28_a_hook_that_was_cancelled_before_its_first_step_leaves_nothing(run):
+def test_a_hook_cancelled_by_the_end_of_the_server_accepts_nothing(run):
+    """The commands that follow it in the same batch are not executed."""
+
+    async def scenario():
+        taken = []
+
+        class Slow(BaseHandler):
+            asked = asyncio.Event()
+
+            async def recipient(self, session, address, parameters):
+                self.asked.set()
+                await asyncio.Event().wait()
+
+            def message(self, session, content, facts):
+                taken.append(content.content)
+
+        handler = Slow()
+        server = Server(handler, "127.0.0.1")
+        await server.start()
+        client = await Client.to(server)
+        await client.say(b"EHLO x.example\r\n")
+        client.writer.write(b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nBDAT 15 LAST\r\nSubject: x\r\n\r\nx")
+        await handler.asked.wait()
+        await server.stop(grace=0.0)
+        client.writer.close()
+        assert taken == []
+
+    run(scenario())
+
+
+def test_f28_a_hook_cancelled_before_its_first_step_leaves_no_task(run):
     async def scenario():
         class Later(BaseHandler):
             async def hello(self, session, verb, domain):
                 raise AssertionError("the client was gone before")
 
-        async with Server(Later(), "127.0.0.1", pause=None) as server:
+        async with Server(Later(), "127.0.0.1", greeting_delay=None) as server:
             client = await Client.to(server)
             (connection,) = server.connections
             connection.data_received(b"EHLO x.example\r\n")
@@ -122,13 +152,13 @@ def test_f28_a_hook_that_was_cancelled_before_its_first_step_leaves_nothing(run)
         gc.collect()
 
 
-def test_f28_one_network_does_not_fill_the_queue_of_logins(run):
+def test_f28_one_network_cannot_fill_the_queue_of_logins(run):
     async def scenario():
-        pool = Pool(threads=1, waiting=10, share=3)
+        pool = PasswordPool(threads=1, waiting=10, share=3)
         blocked = threading.Event()
         waiting = [asyncio.ensure_future(pool.run_for("a", blocked.wait, PATIENCE)) for _ in range(3)]
         await asyncio.sleep(0)
-        with pytest.raises(Busy):
+        with pytest.raises(PasswordPoolBusy):
             await pool.run_for("a", int)
         other = asyncio.ensure_future(pool.run_for("b", int))
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A connection leaves nothing to the garbage collector, whose passes hold the event loop."""
+"""A connection leaves no reference cycles, because garbage collection blocks the event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ironpost.server.self_signed import write_self_signed
 
 
 @pytest.mark.parametrize("way", ["plain", "STARTTLS", "implicit", "proxy"])
-def test_a_connection_that_is_gone_is_no_garbage(run, tmp_path, way):
+def test_a_closed_connection_leaves_no_reference_cycle(run, tmp_path, way):
     pair = tmp_path / "a.pem", tmp_path / "a.key"
     write_self_signed(*pair, ["localhost"])
     context = ssl.create_default_context(cafile=pair[0])
@@ -43,7 +43,7 @@ def test_a_connection_that_is_gone_is_no_garbage(run, tmp_path, way):
             await one(server)
             while server.connections:
                 await asyncio.sleep(0)
-            while gc.collect():  # what other tests left; some of it is free only when the rest is
+            while gc.collect():  # garbage of other tests, some of which is freed only in a second pass
                 pass
             gc.disable()
             gc.set_debug(gc.DEBUG_SAVEALL)

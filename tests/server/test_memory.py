@@ -1,4 +1,4 @@
-"""Connections that only stay open cost little (slowloris): resident memory of a server process, measured."""
+"""Idle connections use little memory (slowloris): resident memory of a server process is measured."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 SETTLING = 200
-"""Connections after which allocators have what they want."""
+"""Connections after which the allocators have reserved their memory."""
 COUNTED = 600
 MOST = 6.0
-"""KiB of a connection after EHLO."""
+"""Maximum KiB for each connection after EHLO."""
 
 PROGRAM = """
 import asyncio, gc, sys
@@ -35,7 +35,7 @@ except ImportError:
 
 
 def resident(process):
-    """KiB that are the process's own."""
+    """Return the private memory of a process in KiB."""
     text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     return sum(int(size) for size in re.findall(r"^Private_\w+: +(\d+) kB", text, re.M))
 

@@ -14,8 +14,8 @@ from server_kit import ENVELOPE, Client, Open, codes
 
 from ironpost import Server
 from ironpost.protocol import replies
-from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Peer
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.protocol.server.transaction import Peer
 from ironpost.server import Timeouts
 from ironpost.server.proxy import V1_OCTETS, V2_OCTETS, ProxyFault, ProxyHeader, crc32c, parse
 
@@ -33,7 +33,7 @@ def header(content=TCP4, command=0x21, family=0x11):
 
 
 def summed(content):
-    """With a checksum behind `content`."""
+    """Return a header of `content` with a checksum at its end."""
     whole = header(content + tlv(3, bytes(4)))
     return whole[:-4] + struct.pack("!I", crc32c(whole))
 
@@ -61,7 +61,7 @@ def secure(client=1, verify=0, *values):
         (header(b"whatever", family=0), ("", 0, "", 0)),
     ],
 )
-def test_r15_a_header_is_read_whole_and_not_before_its_end(octets, expected):
+def test_r15_a_header_is_parsed_only_when_complete(octets, expected):
     found = parse(octets + b"EHLO x.example\r\n")
     assert found is not None
     assert (found.ip, found.port, found.local_ip, found.local_port) == expected
@@ -71,7 +71,7 @@ def test_r15_a_header_is_read_whole_and_not_before_its_end(octets, expected):
         assert parse(octets[:cut]) is None
 
 
-def test_a_proxy_that_speaks_for_itself():
+def test_a_local_header_is_for_the_proxy_itself():
     assert parse(header(b"", command=0x20, family=0)) == ProxyHeader(16, local=True)
     assert parse(header(b"anything at all", command=0x20, family=0xFF)) == ProxyHeader(31, local=True)
 
@@ -114,7 +114,7 @@ def test_a_proxy_that_speaks_for_itself():
         SIGNATURE + struct.pack("!BBH", 0x21, 0x11, V2_OCTETS - 15),
     ],
 )
-def test_r15_what_is_no_header_is_named(octets):
+def test_r15_the_error_says_why_a_header_is_invalid(octets):
     with pytest.raises(ProxyFault, match=r"\w+ \w+ \w+"):
         parse(octets)
 
@@ -134,7 +134,7 @@ def test_the_checksum_of_the_castagnoli_vectors():
 def test_r15_a_checksum_covers_every_octet():
     good = summed(TCP4 + tlv(2, b"mx.example"))
     assert parse(good) is not None
-    kind = len(good) - 7  # without its type it is no checksum any more
+    kind = len(good) - 7  # without its type it does not count as a checksum
     for at in {*range(16, len(good))} - {kind}:
         changed = bytearray(good)
         changed[at] ^= 0x40
@@ -142,7 +142,7 @@ def test_r15_a_checksum_covers_every_octet():
             parse(bytes(changed))
 
 
-def test_r16_what_a_proxy_says_about_tls():
+def test_r16_tls_values_of_a_proxy_header():
     values = tlv(0x21, b"TLSv1.3"), tlv(0x23, b"TLS_AES_256_GCM_SHA384"), tlv(0x22, "Ada, née Byron".encode())
     found = parse(header(TCP4 + tlv(2, b"mx.example") + tlv(5, b"id-1") + tlv(0xE0, b"ours") + secure(7, 0, *values)))
     assert found is not None
@@ -157,14 +157,14 @@ def test_r16_what_a_proxy_says_about_tls():
 
 
 @pytest.mark.parametrize(("client", "verify"), [(1, 0), (7, 1)])
-def test_r16_a_certificate_that_was_not_shown_or_not_verified_names_nobody(client, verify):
+def test_r16_a_missing_or_unverified_client_certificate_gives_no_name(client, verify):
     found = parse(header(TCP4 + secure(client, verify, tlv(0x22, b"ada"))))
     assert found is not None
     assert found.tls is not None
     assert found.tls.subject == ""
 
 
-def test_r16_a_client_in_clear_is_not_secure():
+def test_r16_a_client_without_tls_is_not_secure():
     found = parse(header(TCP4 + secure(0, 1)))
     assert found is not None
     assert found.tls is None
@@ -203,7 +203,7 @@ def test_r22_any_tlvs_are_read_or_refused(values):
 
 
 class Seen(Open):
-    """Remembers who connected."""
+    """Records the clients that connected."""
 
     def __init__(self):
         super().__init__()
@@ -213,7 +213,7 @@ class Seen(Open):
         self.clients.append((session.peer, session.tls))
 
 
-def test_r14_a_listed_proxy_speaks_for_its_clients(run):
+def test_r14_a_listed_proxy_names_its_clients(run):
     async def scenario():
         handler = Seen()
         async with Server(handler, "127.0.0.1", proxy=["127.0.0.0/8"]) as server:
@@ -229,10 +229,10 @@ def test_r14_a_listed_proxy_speaks_for_its_clients(run):
     run(scenario())
 
 
-def test_r2_the_client_of_a_proxy_is_mended_and_the_proxy_is_not(run):
+def test_r2_content_of_a_proxied_client_is_normalised_and_of_the_proxy_not(run):
     async def scenario():
         handler = Open()
-        settings = Settings(lenient=(ip_network("192.0.2.0/24"),))
+        settings = ServerSettings(lenient=(ip_network("192.0.2.0/24"),))
         async with Server(handler, "127.0.0.1", proxy=["127.0.0.0/8"], settings=settings) as server:
             for ip, code in (("192.0.2.7", b"250"), ("192.0.3.7", b"550"), ("", b"550")):
                 client = await Client.to(server, greeted=False)
@@ -247,7 +247,7 @@ def test_r2_the_client_of_a_proxy_is_mended_and_the_proxy_is_not(run):
     run(scenario())
 
 
-def test_r14_a_proxy_that_does_not_know_its_client_lends_it_no_address(run):
+def test_r14_a_client_unknown_to_its_proxy_has_no_address(run):
     async def scenario():
         handler = Seen()
         async with Server(handler, "127.0.0.1", proxy=["127.0.0.1/32"]) as server:
@@ -264,7 +264,7 @@ def test_r14_a_proxy_that_does_not_know_its_client_lends_it_no_address(run):
 
 
 @pytest.mark.parametrize("octets", [b"PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n", header()])
-def test_r14_nobody_else_speaks_for_others(run, octets):
+def test_r14_a_header_from_an_unlisted_address_is_refused(run, octets):
     async def scenario():
         handler = Seen()
         async with Server(handler, "127.0.0.1", proxy=["192.0.2.0/24"]) as server:
@@ -292,7 +292,7 @@ def test_r14_r15_a_listed_proxy_without_a_header_is_closed(run, octets):
     run(scenario())
 
 
-def test_r15_a_header_that_does_not_come_is_not_waited_for(run):
+def test_r15_waiting_for_a_header_has_a_timeout(run):
     async def scenario():
         async with Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"], timeouts=Timeouts(handshake=0.05)) as server:
             for octets in (b"", b"PROXY TCP4 192."):
@@ -304,7 +304,7 @@ def test_r15_a_header_that_does_not_come_is_not_waited_for(run):
     run(scenario())
 
 
-def test_a_connection_that_was_accepted_as_the_server_stopped_is_not_left_behind(run):
+def test_a_connection_accepted_while_the_server_stops_is_closed(run):
     async def scenario():
         server = Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"])
         await server.start()
@@ -324,7 +324,7 @@ def test_a_connection_that_was_accepted_as_the_server_stopped_is_not_left_behind
     run(scenario())
 
 
-def test_r15_a_header_may_come_in_pieces(run):
+def test_r15_a_header_may_arrive_in_pieces(run):
     async def scenario():
         handler = Seen()
         async with Server(handler, "127.0.0.1", proxy=["127.0.0.1/32"]) as server:
@@ -341,14 +341,14 @@ def test_r15_a_header_may_come_in_pieces(run):
     run(scenario())
 
 
-def test_r7_octets_behind_the_header_are_early(run):
+def test_r7_octets_after_the_header_are_early(run):
     async def scenario():
         async with Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"]) as server:
             client = await Client.to(server, greeted=False)
             client.writer.write(header() + b"EHLO x.example\r\n")
             assert await client.rest() == replies.EARLY_TALKER.octets
             await client.close()
-        async with Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"], pause=None) as server:
+        async with Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"], greeting_delay=None) as server:
             client = await Client.to(server, greeted=False)
             client.writer.write(header() + b"EHLO x.example\r\n")
             assert codes(await client.reply() + await client.reply()) == [b"220", b"250"]
@@ -357,7 +357,7 @@ def test_r7_octets_behind_the_header_are_early(run):
     run(scenario())
 
 
-def test_r16_only_a_listed_proxy_makes_a_session_secure(run):
+def test_r16_only_a_header_from_a_listed_proxy_marks_a_session_as_tls(run):
     octets = header(TCP4 + secure(1, 0, tlv(0x21, b"TLSv1.2")))
 
     async def scenario():

@@ -1,4 +1,4 @@
-"""The asyncio server on real sockets: framing, hooks of each kind, back-pressure, time-outs, start and stop."""
+"""The asyncio server on real sockets: framing, hooks of each kind, back-pressure, timeouts, start and stop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from server_kit import ENVELOPE, Client, Open, codes, talking
 
 from ironpost import Server
 from ironpost.protocol import replies
-from ironpost.protocol.settings import Settings
-from ironpost.server import BaseHandler, Limits, MemorySpool, Timeouts
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.server import BaseHandler, ConnectionLimits, MemorySpool, Timeouts
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Framing
@@ -29,11 +29,11 @@ def test_r1_r2_no_second_message_before_the_true_end(run, newlines):
     async def scenario():
         for lookalike in (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n. \r\n"):
             handler = Open()
-            async with talking(handler, settings=Settings(newlines=newlines)) as (_, client):
+            async with talking(handler, settings=ServerSettings(newlines=newlines)) as (_, client):
                 await client.say(b"EHLO x.example\r\n")
                 await client.say(ENVELOPE + b"DATA\r\n", 3)
                 content = b"one" + lookalike + ENVELOPE + b"DATA\r\ntwo"
-                for octet in content:  # one octet a write: the loop reads what it gets
+                for octet in content:  # one octet per write
                     client.writer.write(bytes([octet]))
                     await asyncio.sleep(0)
                 answer = await client.say(b"\r\n.\r\nNOOP\r\n", 2)
@@ -57,7 +57,7 @@ def test_r5_a_chunk_out_of_order_is_consumed_and_503(run):
 
 @pytest.mark.parametrize("end", ["eof", "reset"])
 @pytest.mark.parametrize("start", [b"DATA\r\n", b"BDAT 100 LAST\r\n"])
-def test_r6_a_connection_that_ends_in_content_hands_nothing_over(run, start, end):
+def test_r6_content_cut_off_by_the_end_of_the_connection_reaches_no_hook(run, start, end):
     discarded = asyncio.Event()
 
     class Watching(Open):
@@ -87,7 +87,7 @@ def test_r6_a_connection_that_ends_in_content_hands_nothing_over(run, start, end
     run(scenario())
 
 
-def test_r7_octets_before_the_greeting_and_behind_quit(run):
+def test_r7_octets_before_the_greeting_and_after_quit(run):
     greet = asyncio.Event()
 
     class Slow(Open):
@@ -110,7 +110,7 @@ def test_r7_octets_before_the_greeting_and_behind_quit(run):
 
 def test_r8_an_endless_line_holds_no_memory(run):
     async def scenario():
-        async with talking(Open(), settings=Settings(max_size=1 << 26)) as (server, client):
+        async with talking(Open(), settings=ServerSettings(max_size=1 << 26)) as (server, client):
             line = b"x" * 65536
             for _ in range(64):
                 client.writer.write(line)
@@ -157,7 +157,7 @@ def test_a_pipelined_batch_is_answered_with_one_write(run):
 
 
 @pytest.mark.parametrize("kind", ["sync", "coroutine", "future", "done future", "awaitable"])
-def test_hooks_may_answer_now_or_later(run, kind):
+def test_hooks_may_return_a_result_or_an_awaitable(run, kind):
     class Awaitable:
         def __await__(self):
             yield from asyncio.sleep(0).__await__()
@@ -212,7 +212,7 @@ def test_hooks_may_answer_now_or_later(run, kind):
 
 
 @pytest.mark.parametrize("kind", ["sync", "coroutine", "future", "cancelled future"])
-def test_r26_a_hook_that_raises_is_451_and_the_session_goes_on(run, kind, caplog):
+def test_r26_a_hook_that_raises_is_451_and_the_session_continues(run, kind, caplog):
     def answer():
         if kind == "sync":
             raise ZeroDivisionError("as asked")
@@ -261,7 +261,7 @@ def test_timeouts_inside_a_hook_work(run):
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "future"])
-def test_r26_a_hook_that_never_answers_is_451_in_time(run, kind):
+def test_r26_a_hook_that_times_out_is_451(run, kind):
     class Stuck(Open):
         def mail(self, session, reverse_path, parameters):
             if reverse_path.is_null:
@@ -277,7 +277,7 @@ def test_r26_a_hook_that_never_answers_is_451_in_time(run, kind):
     run(scenario())
 
 
-def test_r26_a_place_for_content_that_comes_too_late_is_given_back(run):
+def test_r26_a_spool_that_arrives_after_the_timeout_is_discarded(run):
     class Late(Open):
         def content(self, session):
             self.place = asyncio.get_running_loop().create_future()
@@ -347,7 +347,7 @@ def test_r22_r24_a_fault_in_our_own_code_closes_that_session_only(run, caplog):
             (broken,) = [
                 c for c in server.connections if c.session.peer.port == client.writer.get_extra_info("sockname")[1]
             ]
-            broken.session._verbs = None  # nothing in the session works any more
+            broken.session._handlings = None  # breaks the session
             assert await client.say(b"NOOP\r\n") == replies.INTERNAL.octets
             assert await client.rest() == b""
             assert codes(await other.say(b"NOOP\r\n")) == [b"250"]
@@ -362,7 +362,7 @@ def test_r22_r24_a_fault_in_our_own_code_closes_that_session_only(run, caplog):
 # Flow
 
 
-def test_nothing_is_read_while_a_question_is_out(run):
+def test_nothing_is_read_while_a_hook_is_pending(run):
     async def scenario():
         release = asyncio.Event()
 
@@ -393,10 +393,13 @@ def test_nothing_is_read_while_a_question_is_out(run):
     run(scenario())
 
 
-def test_r23_a_client_that_does_not_read_is_not_read_and_at_last_aborted(run, caplog):
+def test_r23_a_client_that_does_not_read_replies_is_paused_then_aborted(run, caplog):
     async def scenario():
         handler = Open()
-        async with talking(handler, timeouts=Timeouts(write=0.1), settings=Settings(max_commands=10**9)) as (_, client):
+        async with talking(handler, timeouts=Timeouts(write=0.1), settings=ServerSettings(max_commands=10**9)) as (
+            _,
+            client,
+        ):
             client.reader._transport.pause_reading()
             with contextlib.suppress(ConnectionError):
                 while not handler.gone.is_set():
@@ -417,7 +420,7 @@ def test_r23_a_client_that_does_not_read_is_not_read_and_at_last_aborted(run, ca
 
 
 @pytest.mark.parametrize("octets", [b"", b"NOO", b"EHLO x.example\r\n" + ENVELOPE + b"DATA\r\nhalf"])
-def test_r23_silence_ends_with_421(run, octets):
+def test_r23_an_idle_session_ends_with_421(run, octets):
     async def scenario():
         async with talking(Open(), timeouts=Timeouts(command=0.05, data=0.05)) as (_, client):
             client.writer.write(octets)
@@ -444,7 +447,7 @@ def test_a_client_that_never_closes_is_not_waited_for(run):
 def test_r23_one_connection_too_many_is_421(run):
     async def scenario():
         handler = Open()
-        async with talking(handler, limits=Limits(connections=1)) as (server, client):
+        async with talking(handler, limits=ConnectionLimits(connections=1)) as (server, client):
             other = await Client.to(server, greeted=False)
             assert await other.rest() == replies.TOO_MANY_CONNECTIONS.octets
             await other.close()
@@ -455,7 +458,7 @@ def test_r23_one_connection_too_many_is_421(run):
     run(scenario())
 
 
-def test_stop_lets_a_message_finish_and_tells_the_idle(run):
+def test_stop_lets_a_message_finish_and_sends_421_to_idle_clients(run):
     async def scenario():
         handler = Open()
         server = Server(handler, "127.0.0.1")
@@ -505,7 +508,7 @@ def test_a_taken_port_and_an_absent_address_are_named(run):
                 await second.start()
             assert caught.value.errno == errno.EADDRINUSE
             await second.stop()
-            with pytest.raises(RuntimeError, match="started once"):
+            with pytest.raises(RuntimeError, match="only once"):
                 await server.start()
         with pytest.raises(OSError, match=r"cannot listen on nowhere\.invalid: "):
             await Server(Open(), "nowhere.invalid").start()
@@ -530,10 +533,10 @@ def test_given_sockets_are_used_and_inherit_no_delay(run):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# For the people who write a handler
+# For authors of handlers
 
 
-def test_a_handler_with_some_hooks_takes_nothing_that_it_did_not_open(run):
+def test_hooks_that_a_handler_lacks_refuse(run):
     class Only:
         def recipient(self, session, forward_path, parameters):
             return None
@@ -548,7 +551,7 @@ def test_a_handler_with_some_hooks_takes_nothing_that_it_did_not_open(run):
     run(scenario())
 
 
-def test_something_that_is_no_handler_is_refused():
+def test_an_object_without_hooks_is_refused_as_handler():
     with pytest.raises(TypeError, match="none of connect"):
         Server(object())
 
@@ -568,7 +571,7 @@ def test_smtplib_delivers(run):
     run(scenario())
 
 
-def test_the_package_loads_the_server_only_when_asked():
+def test_importing_the_package_does_not_import_the_server():
     program = "import sys, ironpost, ironpost.wire; assert 'ironpost.server' not in sys.modules; ironpost.Server"
     subprocess.run([sys.executable, "-c", program], check=True, env=dict(os.environ))
     import ironpost
@@ -579,12 +582,12 @@ def test_the_package_loads_the_server_only_when_asked():
 
 
 @pytest.mark.parametrize("bad", [{"command": 0}, {"linger": -1.0}])
-def test_a_time_out_is_more_than_nothing(bad):
+def test_a_timeout_must_be_positive(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Timeouts(**bad)
 
 
-def test_a_memory_spool_has_its_limit():
+def test_a_memory_spool_has_a_limit():
     spool = MemorySpool(3)
     spool.write(b"ab")
     assert (spool.size, spool.content) == (2, b"ab")

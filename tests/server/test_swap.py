@@ -1,4 +1,4 @@
-"""ATRN on real sockets: the connection changes its direction, in clear and under TLS, and is no longer the server's."""
+"""ATRN on real sockets, with and without TLS: the connection reverses its roles and leaves the server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from server_kit import LOOPS, Client, Open, codes
 from ironpost import Server
 from ironpost.client.connection import Connection
 from ironpost.model import Address, Disposition, Envelope, Recipient
-from ironpost.protocol.client import Transaction
-from ironpost.protocol.transaction import Identity
+from ironpost.protocol.client.session import OutgoingTransaction
+from ironpost.protocol.server.transaction import HandOver, Identity
 from ironpost.server import TlsContext
+from ironpost.server.fairness import LARGE
 from ironpost.server.self_signed import write_self_signed
-from ironpost.server.turns import LARGE
 
 
 class Provider(Open):
-    """Gives every customer one message over the connection that it opened."""
-
-    claims = frozenset({"ATRN"})
+    """A provider that delivers one message over the customer's connection."""
 
     def __init__(self, suspends=False):
         super().__init__()
@@ -32,11 +30,11 @@ class Provider(Open):
         session.identity = Identity("jo", "TEST")
 
     def turn(self, session, domains):
-        session.successor = self.successor
-        return self.later() if self.suspends else None
+        return self.later() if self.suspends else HandOver(self.successor)
 
     async def later(self):
         await asyncio.sleep(0)
+        return HandOver(self.successor)
 
     def successor(self):
         connection = Connection("provider.example", "customer")
@@ -46,14 +44,14 @@ class Provider(Open):
     async def deliver(self, connection):
         await connection.opened()
         envelope = Envelope(Address.parse("a@b.example"), (Recipient(Address.parse("c@d.example")),))
-        transaction = Transaction(envelope, content=b"Subject: x\r\n\r\n.dot\r\n")
+        transaction = OutgoingTransaction(envelope, content=b"Subject: x\r\n\r\n.dot\r\n")
         await connection.transact(transaction)
         self.outcomes.set_result(transaction.outcomes)
         await connection.quit()
 
 
 async def serve(client):
-    """The customer's side, by hand, from the greeting to the end."""
+    """Act as the customer's server, from the greeting to the end."""
     client.writer.write(b"220 customer.example\r\n")
     heard = []
     while line := await client.reader.readline():
@@ -87,7 +85,7 @@ def test_the_connection_changes_its_direction(loop, suspends, protection, tmp_pa
                 await client.writer.start_tls(context, server_hostname="localhost")
             assert b"250-ATRN\r\n" in await client.say(b"EHLO customer.example\r\n")
             assert codes(await client.say(b"ATRN\r\n")) == [b"250"]
-            assert not server.connections  # the server has done with it, and may stop
+            assert not server.connections  # the server no longer owns it, and may stop
             heard = await asyncio.wait_for(serve(client), 5)
             await client.close()
             await handler.task
@@ -116,13 +114,12 @@ def test_r9_a_greeting_before_the_reply_to_atrn_closes() -> None:
     asyncio.run(main())
 
 
-def test_r9_a_large_piece_behind_atrn_that_waits_for_its_turn_closes() -> None:
+def test_r9_a_queued_large_read_after_atrn_closes() -> None:
     async def scenario():
         made = []
 
         class Asked(Provider):
             def turn(self, session, domains):
-                session.successor = lambda: made.append(1) or asyncio.Protocol()
                 self.answer = asyncio.get_running_loop().create_future()
                 return self.answer
 
@@ -134,8 +131,8 @@ def test_r9_a_large_piece_behind_atrn_that_waits_for_its_turn_closes() -> None:
             (connection,) = server.connections
             while connection.session.pending is None:
                 await asyncio.sleep(0)
-            handler.answer.set_result(None)
-            connection.data_received(bytes(LARGE))  # as the loop reads it
+            handler.answer.set_result(HandOver(lambda: made.append(1) or asyncio.Protocol()))
+            connection.data_received(bytes(LARGE))  # in the pieces that the loop reads
             await asyncio.wait_for(client.rest(), 5)
             assert not made
             await client.close()

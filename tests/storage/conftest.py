@@ -5,22 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from tests.loading import load
 
-spec = spec_from_file_location("store_kit", Path(__file__).with_name("store_kit.py"))
-assert spec is not None
-assert spec.loader is not None
-store_kit = module_from_spec(spec)
-sys.modules[spec.name] = store_kit
-spec.loader.exec_module(store_kit)
+store_kit = load(Path(__file__).with_name("store_kit.py"))
 
 
-@pytest.fixture(params=["memory", "sqlite", "shards"])
+@pytest.fixture(params=["memory", "leased", "sqlite", "shards"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Every store that there is."""
+    """Every implementation of `queue.store.Store`."""
     return str(request.param)
 
 

@@ -1,4 +1,4 @@
-"""What the contract suite runs over, and small makers of messages."""
+"""The stores of the contract suite, and functions that create messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ironpost.model import Address, BodyType, Disposition, Envelope, Origin, Outcome, Recipient, Reply
 from ironpost.model.parameters import (
@@ -21,13 +21,14 @@ from ironpost.model.parameters import (
     Solicitation,
     ValidSince,
 )
-from ironpost.queue.store import NewMessage, State, Update
+from ironpost.queue.store import NewMessage, RecipientState, Update
 from ironpost.storage.memory import MemoryStore
-from ironpost.storage.shards import ShardedStore, lay_out
-from ironpost.storage.sqlite import SqliteStore
+from ironpost.storage.sqlite.shards import ShardedStore, lay_out
+from ironpost.storage.sqlite.store import SqliteStore
+from ironpost.testing.leased_store import LeasedShard, LeasedStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from ironpost.queue.store import QueuedMessage, Store
@@ -37,7 +38,7 @@ NOW = 1_700_000_000.0
 
 @dataclass
 class Clock:
-    """Time that stands until it is moved."""
+    """Time that stands still until it is set."""
 
     time: float = NOW
 
@@ -52,6 +53,8 @@ async def opened(kind: str, directory: Path, clock: Clock | None = None, **optio
     store: Store
     if kind == "memory":
         store = MemoryStore(now=now)
+    elif kind == "leased":
+        store = LeasedStore(LeasedShard(), now)
     elif kind == "sqlite":
         store = SqliteStore.at(directory, now=now, **{"reserve": 0, **options})
     else:
@@ -64,8 +67,33 @@ async def opened(kind: str, directory: Path, clock: Clock | None = None, **optio
         await store.close()
 
 
+async def claim(store: Store, limit: int = 10) -> Sequence[QueuedMessage]:
+    """Claims what is due in any queue, the queue with the earliest first."""
+    found: list[QueuedMessage] = []
+    for domain, tenant, priority, _ in sorted([queue async for queue in store.queues()], key=lambda queue: queue.due):
+        if len(found) < limit:
+            found += (await store.claim(domain, tenant, priority, limit - len(found), lambda _: True)).messages
+    return found
+
+
+async def next_due(store: Store) -> float | None:
+    """When the first unclaimed recipient of any queue is due."""
+    return min([queue.due async for queue in store.queues()], default=None)
+
+
+S = TypeVar("S")
+
+
+def at(store: S, when: float) -> S:
+    """The store, after its clock was set to `when`."""
+    clock = store._now  # type: ignore[attr-defined]
+    assert isinstance(clock, Clock)
+    clock.time = when
+    return store
+
+
 def envelope(*recipients: str, sender: str = "from@sender.example") -> Envelope:
-    """With parameters and an origin, so that they are seen to come back."""
+    """A new message with parameters and an origin, to check that they are stored."""
     return Envelope(
         Address.parse(sender),
         tuple(
@@ -119,7 +147,7 @@ async def new(
 
 
 async def put(store: Store, identifier: str, *recipients: str, **options: object) -> QueuedMessage:
-    """Committed."""
+    """Commit a new message."""
     return await store.commit(await new(store, identifier, *recipients, **options))  # type: ignore[arg-type]
 
 
@@ -130,19 +158,38 @@ async def content(message: QueuedMessage) -> bytes:
 
 def delivered(identifier: str, number: int = 0) -> Update:
     outcome = Outcome.of(Reply(250, "2.0.0", ("Taken",)), "mx.rcpt.example [192.0.2.7]")
-    return Update(identifier, number, State.DELIVERED, 1, NOW, outcome)
+    return Update(identifier, number, RecipientState.DELIVERED, 1, NOW, outcome)
 
 
 def deferred(identifier: str, number: int = 0, *, due: float = NOW + 600, attempts: int = 1) -> Update:
     outcome = Outcome(
         Disposition.DEFERRED, Reply(451, "4.7.1", ("Come back",)), "mx.rcpt.example [192.0.2.7]", asked=True
     )
-    return Update(identifier, number, State.QUEUED, attempts, due, outcome)
+    return Update(identifier, number, RecipientState.QUEUED, attempts, due, outcome)
 
 
 def failed(identifier: str, number: int = 0) -> Update:
     outcome = Outcome.of(Reply(550, "5.1.1", ("Nobody",)), "mx.rcpt.example [192.0.2.7]")
-    return Update(identifier, number, State.FAILED, 1, NOW, outcome)
+    return Update(identifier, number, RecipientState.FAILED, 1, NOW, outcome)
+
+
+def shards_of(store: Any) -> list[Any]:
+    """The stores of the shards of a store."""
+    return [store._main, *store._others] if isinstance(store, ShardedStore) else [store]
+
+
+async def record(store: Store, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> None:
+    """Record under the lease of the shard that has the message."""
+    holding = [shard for shard in shards_of(store) if await shard.get(updates[0].message) is not None]
+    lease = (holding or shards_of(store))[0].lease
+    await store.record(lease, updates, reports)
+
+
+async def unclaim(store: Store, messages: Sequence[str]) -> None:
+    """End all claims on the messages with these ids."""
+    for shard in shards_of(store):
+        found = [await shard.get(identifier) for identifier in messages]
+        await store.unclaim([message._replace(lease=shard.lease) for message in found if message is not None])
 
 
 def ids(messages: list[QueuedMessage]) -> list[str]:
@@ -150,13 +197,13 @@ def ids(messages: list[QueuedMessage]) -> list[str]:
 
 
 async def turns(count: int = 20) -> None:
-    """Lets everything that is ready run."""
+    """Run everything that is ready."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 def child(script: str, *arguments: object) -> subprocess.Popen[str]:
-    """A Python process of its own, all of whose streams are ours."""
+    """Start a Python process whose streams are all pipes."""
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)},

@@ -1,4 +1,4 @@
-"""The body log: records, files, memory, checksums, and how space comes back."""
+"""The body log: records, files, memory, checksums, and freed space."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ import zlib
 from pathlib import Path
 
 import pytest
-from store_kit import NOW, content, delivered, ids, new, opened, put, turns
+from store_kit import NOW, claim, content, delivered, ids, new, opened, put, record, turns, unclaim
 
 from ironpost.model.body import BodyDamaged
-from ironpost.storage import sqlite_sync
+from ironpost.queue.selection import Selection
 from ironpost.storage.bodies import RECORD_BODY, SMALL_BODY
 from ironpost.storage.bodies import store as bodies_store
 from ironpost.storage.bodies.segments import BLOCK, blocks, merged
 from ironpost.storage.bodies.spool import MemoryBudget
 from ironpost.storage.bodies.store import UnlistedBodies
-from ironpost.storage.sqlite import SqliteStore, open_readonly
-from ironpost.storage.sqlite_schema import DATABASE
-from ironpost.storage.verify import Extent, verify
+from ironpost.storage.sqlite import sync as sqlite_sync
+from ironpost.storage.sqlite.rows import Reader
+from ironpost.storage.sqlite.schema import DATABASE
+from ironpost.storage.sqlite.store import SqliteStore
+from ironpost.storage.sqlite.verify import CheckedAmount, verify
 
 PREFIX = b"Received: trace\r\n"
 RECORD = b"r" * 100_000
@@ -41,7 +43,7 @@ def run(path, scenario, **options):
 
 
 async def settled(store):
-    """Until nothing is being written or given back."""
+    """Wait until nothing is being written or freed."""
     while store._bodies.busy or not store._commits.idle:
         await asyncio.sleep(0)
 
@@ -51,7 +53,7 @@ def segments(path):
 
 
 def on_disk(path):
-    """Octets that bodies take outside the database."""
+    """Size of the bodies outside the database, in octets."""
     files = [*path.glob("segments/*"), *path.glob("bodies/*/*")]
     return sum(file.stat().st_blocks * 512 for file in files)
 
@@ -64,7 +66,7 @@ def failing(code=errno.EIO):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the sync process is asked to sync, in order."""
+    """The requests to the sync process, in order."""
     seen = []
     for name in ("sync", "segment", "file"):
         real = getattr(sqlite_sync.Syncer, name)
@@ -111,7 +113,7 @@ def test_f02_the_row_is_committed_when_its_body_is_on_the_disk(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("size", [SMALL_BODY, SMALL_BODY + 1, BLOCK * 20, RECORD_BODY, RECORD_BODY + 1])
-def test_bodies_come_back_from_wherever_their_size_puts_them(tmp_path, size):
+def test_bodies_of_every_size_are_read_back(tmp_path, size):
     body = random.Random(size).randbytes(size)
 
     async def first(store):
@@ -122,7 +124,7 @@ def test_bodies_come_back_from_wherever_their_size_puts_them(tmp_path, size):
         assert len(list(tmp_path.glob("bodies/*/*"))) == (size > RECORD_BODY)
 
     async def second(store):
-        (message,) = await store.claim(NOW, 10)
+        (message,) = await claim(store, 10)
         assert await content(message) == PREFIX + body
         assert await message.body.head(10) == PREFIX[:10]
         assert await message.body.head(100) == (PREFIX + body)[:100]
@@ -132,7 +134,7 @@ def test_bodies_come_back_from_wherever_their_size_puts_them(tmp_path, size):
     run(tmp_path, second)
 
 
-def test_content_in_tiny_pieces_is_not_kept_as_tiny_objects(tmp_path):
+def test_tiny_pieces_of_content_are_joined(tmp_path):
     async def scenario(store):
         spool = store.spool()
         for _ in range(200_000):
@@ -143,7 +145,7 @@ def test_content_in_tiny_pieces_is_not_kept_as_tiny_objects(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_beyond_the_memory_of_a_worker_content_goes_to_a_file(tmp_path):
+def test_content_beyond_the_memory_budget_goes_to_a_file(tmp_path):
     async def main():
         budget = MemoryBudget(150_000)
         store = SqliteStore.at(tmp_path, now=lambda: NOW, reserve=0, memory=budget)
@@ -177,7 +179,7 @@ def test_a_declared_size_beyond_records_never_waits_in_memory(tmp_path):
 
 @pytest.mark.parametrize("body", [RECORD, HUGE], ids=["record", "file"])
 @pytest.mark.parametrize("pieces", [1, 2, 3])
-def test_what_is_discarded_leaves_nothing(tmp_path, body, pieces):
+def test_discarded_content_leaves_no_file(tmp_path, body, pieces):
     async def scenario(store):
         spool = store.spool()
         for _ in range(pieces):
@@ -244,7 +246,7 @@ async def gather(message, seen):
 
 
 def damaged(path, offset=5000):
-    """One bit of a file flipped."""
+    """Flip one bit of a file."""
     octets = bytearray(path.read_bytes())
     octets[offset] ^= 1
     path.write_bytes(octets)
@@ -257,7 +259,7 @@ def test_a_damaged_body_never_reaches_its_end(tmp_path, body, how):
         await put(store, "m1", content=body)
 
     async def second(store):
-        (message,) = await store.claim(NOW, 10)
+        (message,) = await claim(store, 10)
         seen: list[bytes] = []
         with pytest.raises(BodyDamaged):
             await gather(message, seen)
@@ -277,7 +279,7 @@ def test_a_damaged_body_never_reaches_its_end(tmp_path, body, how):
     run(tmp_path, second)
 
 
-def test_a_damaged_row_is_noticed(tmp_path):
+def test_a_damaged_row_is_detected(tmp_path):
     run(tmp_path, lambda store: put(store, "m1", content=b"Subject: x\r\n\r\nhello\r\n"))
     with sqlite3.connect(tmp_path / DATABASE) as connection:
         changed = "CAST(replace(CAST(body AS TEXT), 'hello', 'hullo') AS BLOB)"
@@ -285,7 +287,7 @@ def test_a_damaged_row_is_noticed(tmp_path):
     connection.close()
 
     async def scenario(store):
-        (message,) = await store.claim(NOW, 10)
+        (message,) = await claim(store, 10)
         with pytest.raises(BodyDamaged):
             await content(message)
 
@@ -305,7 +307,7 @@ def test_check_data_reads_everything_and_names_what_is_damaged(tmp_path):
         return [found async for found in verify(tmp_path)]
 
     place = run(shard, fill)
-    assert asyncio.run(look()) == [Extent(4, 4 * len(PREFIX) + 5 + 2 * len(RECORD) + len(HUGE))]
+    assert asyncio.run(look()) == [CheckedAmount(4, 4 * len(PREFIX) + 5 + 2 * len(RECORD) + len(HUGE))]
     damaged(shard / place.name, place.start)
     (shard / "segments" / "0000000099").write_bytes(b"?")
     *damages, _ = asyncio.run(look())
@@ -331,7 +333,7 @@ def test_f11_bodies_whose_database_is_gone_are_kept_and_the_shard_refused(tmp_pa
     assert on_disk(tmp_path) == before
 
 
-def test_f11_what_the_database_does_not_list_is_reported_and_stays(tmp_path, caplog):
+def test_f11_unlisted_files_are_reported_and_kept(tmp_path, caplog):
     run(tmp_path, lambda store: put(store, "m1", content=RECORD))
     strangers = [tmp_path / "segments" / "0000000007", tmp_path / "bodies" / "ab" / "cdef"]
     for stranger in strangers:
@@ -341,7 +343,7 @@ def test_f11_what_the_database_does_not_list_is_reported_and_stays(tmp_path, cap
     async def scenario(store):
         message = await put(store, "m2", content=RECORD)
         assert message.body.place.segment == 8
-        await store.record([delivered("m2")])
+        await record(store, [delivered("m2")])
         await settled(store)
 
     with caplog.at_level(logging.ERROR):
@@ -377,7 +379,7 @@ def test_f11_nothing_is_removed_before_the_database_says_so(tmp_path, monkeypatc
 
         monkeypatch.setattr(sqlite_sync.Syncer, "remove", spy)
         (file,) = [*tmp_path.glob("segments/*"), *tmp_path.glob("bodies/*/*")]
-        await store.record([delivered("m1")])
+        await record(store, [delivered("m1")])
         assert file.exists()
         await settled(store)
         assert not file.exists()
@@ -402,14 +404,14 @@ def test_retired_files_of_a_crash_are_removed_at_the_next_start(tmp_path):
 # -- space
 
 
-def test_a_claim_pins_a_record_that_no_row_names(tmp_path):
+def test_a_claim_keeps_a_record_whose_row_was_deleted(tmp_path):
     async def scenario(store):
         message = await put(store, "m1", content=RECORD)
         await put(store, "m2", content=RECORD)
-        await store.drop(["m1"], NOW)
+        await store.drop(Selection.of("m1"))
         await settled(store)
         assert await content(message) == PREFIX + RECORD
-        await store.record([delivered("m1")])
+        await record(store, [delivered("m1")])
         await settled(store)
         assert on_disk(tmp_path) <= blocks(len(RECORD)) + SLACK
         with pytest.raises(FileNotFoundError):
@@ -423,7 +425,7 @@ def test_a_reader_without_a_claim_reads_the_row_again(tmp_path):
         await put(store, "m1", content=RECORD)
         await put(store, "m2", content=RECORD)
         message = await store.get("m1")
-        await store.record([delivered("m1")])
+        await record(store, [delivered("m1")])
         await settled(store)
         with pytest.raises(FileNotFoundError, match="removed from the queue"):
             await content(message)
@@ -431,15 +433,15 @@ def test_a_reader_without_a_claim_reads_the_row_again(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_a_reader_is_never_given_the_body_of_a_later_message(tmp_path):
-    """Numbers of rows start over when a queue was empty at a restart; a reader may have an old one."""
+def test_a_reader_never_gets_the_body_of_a_later_message(tmp_path):
+    """Row numbers restart when the queue was empty at a restart; a reader may have an old one."""
     readers = []
 
     async def before(store):
         await put(store, "m1", content=RECORD)
-        readers.append(open_readonly(tmp_path))
+        readers.append(Reader.open_readonly(tmp_path))
         readers.append(await readers[0].get("m1"))
-        await store.record([delivered("m1")])
+        await record(store, [delivered("m1")])
 
     async def after(store):
         await put(store, "m2", content=bytes(reversed(RECORD[:-1] + b"2")))
@@ -452,7 +454,7 @@ def test_a_reader_is_never_given_the_body_of_a_later_message(tmp_path):
 
 
 @pytest.mark.parametrize("refused", ["second body", "row"])
-def test_bodies_of_what_is_not_recorded_give_their_room_back(tmp_path, monkeypatch, refused):
+def test_bodies_of_messages_that_are_not_committed_are_freed(tmp_path, monkeypatch, refused):
     async def scenario(store):
         await put(store, "m1")
         reports = [await new(store, name, content=RECORD, sender="") for name in ("r1", "r2")]
@@ -464,7 +466,7 @@ def test_bodies_of_what_is_not_recorded_give_their_room_back(tmp_path, monkeypat
                 store._bodies, "write", lambda body: calls.append(body) or (failing() if calls[1:] else write(body))
             )
         with pytest.raises((OSError, ValueError)):
-            await store.record([delivered("m1")], reports)
+            await record(store, [delivered("m1")], reports)
         await settled(store)
         store.rest()
         await settled(store)
@@ -477,7 +479,7 @@ def test_bodies_of_what_is_not_recorded_give_their_room_back(tmp_path, monkeypat
 def test_a_drained_shard_keeps_no_segment(tmp_path):
     async def scenario(store):
         await put(store, "m1", content=RECORD)
-        await store.record([delivered("m1")])
+        await record(store, [delivered("m1")])
         while not store.rest():
             await asyncio.sleep(0)
         assert store.drained()
@@ -501,11 +503,11 @@ def test_f02_space_on_disk_is_bounded_under_a_long_random_load(tmp_path, monkeyp
             bodies = {name: chance.randbytes(chance.randrange(SMALL_BODY + 1, 300_000)) for name in names}
             checksums.update((name, zlib.crc32(PREFIX + body)) for name, body in bodies.items())
             await asyncio.gather(*[put(store, name, content=body) for name, body in bodies.items()])
-            await store.release(names)  # what is claimed is not moved away from its reader
+            await unclaim(store, names)  # what is claimed is not moved away from its reader
             leaving = chance.sample(sorted(checksums), k=min(len(checksums), chance.randrange(14)))
             for name in leaving:
                 del checksums[name]
-            await asyncio.gather(*[store.record([delivered(name)]) for name in leaving])
+            await asyncio.gather(*[record(store, [delivered(name)]) for name in leaving])
             if turn % 6 == 5:
                 await settled(store)
                 live = sum(octets for _, octets in store._bodies.segments.usage().values())
@@ -518,7 +520,7 @@ def test_f02_space_on_disk_is_bounded_under_a_long_random_load(tmp_path, monkeyp
     async def after(store):
         assert set(ids(await store.list(10**6))) == checksums.keys()
         await settled(store)
-        await store.drop(list(checksums), NOW)
+        await store.drop(Selection.of(*list(checksums)))
         await settled(store)
         store._bodies.segments.seal()
         await settled(store)
@@ -527,7 +529,7 @@ def test_f02_space_on_disk_is_bounded_under_a_long_random_load(tmp_path, monkeyp
     run(tmp_path, after)
 
 
-def test_gaps_that_a_crash_left_are_given_back(tmp_path):
+def test_gaps_left_by_a_crash_are_freed(tmp_path):
     async def first(store):
         for number in range(10):
             await put(store, f"m{number}", content=RECORD)
@@ -540,7 +542,7 @@ def test_gaps_that_a_crash_left_are_given_back(tmp_path):
 
     async def second(store):
         await put(store, "new", content=RECORD)
-        await store.record([delivered("new")])
+        await record(store, [delivered("new")])
         await settled(store)
         assert on_disk(tmp_path) <= blocks(len(RECORD)) + SLACK
         assert await content(await store.get("m4")) == PREFIX + RECORD
@@ -565,9 +567,9 @@ def test_bodies_of_an_earlier_version_stay_valid(tmp_path):
     connection.close()
 
     async def scenario(store):
-        (message,) = await store.claim(NOW, 10)
+        (message,) = await claim(store, 10)
         assert await content(message) == PREFIX + RECORD
-        await store.record([delivered(message.id)])
+        await record(store, [delivered(message.id)])
         await settled(store)
         assert not (tmp_path / name).exists()
 

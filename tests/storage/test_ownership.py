@@ -1,4 +1,4 @@
-"""What root opens in a directory that belongs to another user."""
+"""Access by root to files in a directory that another user owns."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.lookup.users_file import UsersFile
+from ironpost.accounts.file import UsersFile
 from ironpost.server.self_signed import write_self_signed
 from ironpost.storage.lock import DirectoryLock
 from ironpost.storage.ownership import acting_for, open_private, replace_private
-from ironpost.storage.sqlite_schema import DATABASE, connect
+from ironpost.storage.sqlite.schema import DATABASE, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = 64_123
-"""A user id that nobody has."""
+"""An unused user id."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
 
 
@@ -42,7 +42,7 @@ def data() -> Iterator[Path]:
 
 @pytest.mark.parametrize("kind", ["symlink", "hardlink", "fifo"])
 @pytest.mark.parametrize("name", ["users", "users.lock"])
-def test_f20_what_was_put_in_the_place_of_a_file_is_not_opened(data: Path, name: str, kind: str) -> None:
+def test_f20_a_link_or_fifo_in_place_of_a_file_is_not_opened(data: Path, name: str, kind: str) -> None:
     target = data.parent / "target"
     target.write_text("precious\n")
     target.chmod(0o644)
@@ -53,7 +53,7 @@ def test_f20_what_was_put_in_the_place_of_a_file_is_not_opened(data: Path, name:
     else:
         os.mkfifo(data / name)
     before = target.stat()
-    with pytest.raises(OSError, match=r"symbolic link|not a regular file|several names"):
+    with pytest.raises(OSError, match=r"symbolic link|not a regular file|several hard links"):
         UsersFile(data / "users").add("ada", "pencil box")
     after = target.stat()
     assert target.read_text() == "precious\n"
@@ -101,7 +101,7 @@ def test_f20_root_keeps_the_owner_of_a_file_in_its_own_directory(data: Path) -> 
 
 
 @as_root
-def test_f20_rights_are_given_back_whatever_happens(data: Path) -> None:
+def test_f20_rights_are_restored_after_an_error(data: Path) -> None:
     os.chown(data, SERVICE, SERVICE)
     groups = os.getgroups()
     seen = []
@@ -149,7 +149,7 @@ def test_f20_reading_the_queue_gives_no_file_away(data: Path) -> None:
     assert target.stat().st_uid == 0
 
 
-def test_f20_a_replacement_that_fails_leaves_nothing_behind(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_f20_a_replacement_that_fails_leaves_no_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with acting_for(data) as folder:
         replace_private("users", b"one", folder)
 

@@ -1,4 +1,4 @@
-"""Reading SQLite's log back, and emptying one whose sync failed. The logs are SQLite's own."""
+"""Verifying SQLite's log, and emptying one whose sync failed. The logs are written by SQLite."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import struct
 
 import pytest
 
-from ironpost.storage.sqlite_recovery import LogIndex, Recovery, extent, verify
+from ironpost.storage.sqlite.recovery import LogIndex, Recovery, extent, verify
 
 FRAME_HEADER = 24
 
 
 class Database:
-    """In WAL mode, with so many rows in its log, and its files open."""
+    """Create a database in WAL mode with this number of rows in its log; return it with its files open."""
 
     def __init__(self, path, *, page=4096, rows=10):
         self.path = path
@@ -60,7 +60,7 @@ def database(tmp_path):
 
 
 @pytest.mark.parametrize("page", [512, 4096, 65536])
-def test_f01_a_good_log_is_good_to_its_last_frame(tmp_path, page):
+def test_f01_a_valid_log_is_verified_to_its_last_frame(tmp_path, page):
     with contextlib.closing(Database(tmp_path / "q.sqlite3", page=page, rows=20)) as database:
         assert database.index.page == page
         assert database.index.frames == extent(database.shm).frames >= 20
@@ -89,8 +89,8 @@ def test_f01_the_header_is_covered(database, at):
         verify(database.log, database.index)
 
 
-def test_f01_an_old_page_that_is_whole_is_not_the_new_one(database):
-    """What a stale page is: a frame of an earlier time at the same place, good in itself."""
+def test_f01_a_stale_page_is_detected(database):
+    """A stale page is an earlier frame at the same place, with valid checksums."""
     index = database.index
     last = 32 + (index.frames - 1) * database.size
     os.pwrite(database.log, os.pread(database.log, database.size, last - database.size), last)
@@ -117,7 +117,7 @@ def test_f01_frames_of_an_earlier_round_after_the_last_one_do_not_matter(databas
     verify(database.log, index)
 
 
-def test_f01_what_was_synced_well_is_not_read_again_and_what_came_after_is(database):
+def test_f01_only_frames_after_the_last_good_sync_are_read(database):
     good = extent(database.shm)
     database.add(5)
     index = database.index
@@ -131,7 +131,7 @@ def test_f01_what_was_synced_well_is_not_read_again_and_what_came_after_is(datab
         verify(database.log, index, good)
 
 
-def test_f01_a_log_that_was_never_written_is_good(database):
+def test_f01_an_unused_log_is_valid(database):
     database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     assert database.index.frames == 0
     verify(database.log, database.index)
@@ -180,7 +180,7 @@ def test_f01_a_log_of_the_other_byte_order_is_read(tmp_path):
     os.close(log)
 
 
-def test_f01_an_index_that_is_being_written_is_not_believed(tmp_path):
+def test_f01_an_index_that_is_being_written_is_refused(tmp_path):
     path = tmp_path / "index"
     path.write_bytes(bytes(12) + b"\1" + bytes(35) + bytes(48))
     descriptor = os.open(path, os.O_RDONLY)
@@ -217,7 +217,7 @@ def test_f01_a_damaged_frame_is_final_and_nothing_is_copied(database, tmp_path):
     assert database.rows_without_log(tmp_path) == 0
 
 
-def test_f01_a_reader_that_stays_is_named_when_the_time_is_up(database):
+def test_f01_the_error_after_the_timeout_names_a_reader(database):
     with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM t").fetchall()

@@ -1,4 +1,4 @@
-"""Several shards in one process: what is drained, what is closed, what is refused, what is taken over."""
+"""Several shards in one process: draining, closing, refusing, and migrating an older directory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,32 @@ import subprocess
 import sys
 
 import pytest
-from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put
+from store_kit import (
+    NOW,
+    Clock,
+    at,
+    claim,
+    content,
+    deferred,
+    delivered,
+    failed,
+    ids,
+    new,
+    next_due,
+    opened,
+    put,
+    record,
+    unclaim,
+)
 
+from ironpost.queue.selection import EVERYTHING, Selection
 from ironpost.queue.store import StoreFull
-from ironpost.storage import shards
 from ironpost.storage.lock import DirectoryInUse, DirectoryLock
-from ironpost.storage.shards import SHARDS, ShardedStore, ShardsReader, lay_out
-from ironpost.storage.sqlite import SqliteStore
-from ironpost.storage.sqlite_schema import DATABASE, SchemaError
+from ironpost.storage.sqlite import shards
+from ironpost.storage.sqlite.schema import DATABASE, SchemaError
+from ironpost.storage.sqlite.shards import SHARDS, ShardedStore, ShardsReader, lay_out
+from ironpost.storage.sqlite.store import SqliteStore
+from ironpost.storage.sqlite.submissions import SharedSubmissions
 
 LARGE = b"x" * 200_000
 
@@ -30,7 +48,7 @@ def within(scenario):
 
 
 async def filled(data, workers, **messages):
-    """One message per worker, as if each had taken it: `m0` in shard 0, and so on."""
+    """One message in the shard of each worker: `m0` in shard 0, and so on."""
     lay_out(data)
     for worker in range(workers):
         store = ShardedStore.at(data, worker=worker, workers=workers, now=Clock(), reserve=0)
@@ -54,7 +72,7 @@ def test_fewer_workers_own_and_deliver_everything(tmp_path):
                 ShardedStore.at(tmp_path, worker=worker, workers=workers, now=Clock(), reserve=0)
                 for worker in range(workers)
             ]
-            found = [message.id for store in stores for message in await store.claim(NOW + 60, 100)]
+            found = [message.id for store in stores for message in await claim(at(store, NOW + 60), 100)]
             assert sorted(found) == ["m0", "m1", "m2", "m3", "m4"]
             for store in stores:
                 await store.close()
@@ -91,7 +109,7 @@ def test_new_mail_goes_into_one_shard_while_others_are_drained(tmp_path):
     within(scenario)
 
 
-def test_a_drained_shard_is_closed_and_one_that_waits_keeps_no_process(tmp_path, monkeypatch):
+def test_a_drained_shard_is_closed_and_an_idle_one_has_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "REST_SECONDS", 0.0)
 
     async def scenario():
@@ -99,15 +117,15 @@ def test_a_drained_shard_is_closed_and_one_that_waits_keeps_no_process(tmp_path,
         store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
         assert store.shards == 3
         assert len(sync_processes(store)) == 1, "nothing was written to the others yet"
-        await store.claim(NOW + 60, 10)
-        await store.record([delivered("m1")])
-        await store.record([deferred("m2")])
+        await claim(at(store, NOW + 60), 10)
+        await record(store, [delivered("m1")])
+        await record(store, [deferred("m2")])
         while store.shards > 2 or len(sync_processes(store)) > 1:
             await asyncio.sleep(0)
         assert ids(await store.list()) == ["m0", "m2"]
-        (again,) = [message for message in await store.claim(NOW + 6000, 10) if message.id == "m2"]
+        (again,) = [message for message in await claim(at(store, NOW + 6000), 10) if message.id == "m2"]
         assert again.recipients[0].attempts == 1
-        await store.record([delivered("m2")])
+        await record(store, [delivered("m2")])
         while store.shards > 1:
             await asyncio.sleep(0)
         await store.close()
@@ -124,13 +142,13 @@ def test_a_drained_shard_is_closed_and_one_that_waits_keeps_no_process(tmp_path,
 
 
 @pytest.mark.parametrize("report", [b"Subject: failed\r\n\r\n", LARGE], ids=["small", "large"])
-def test_a_report_goes_where_its_message_is(tmp_path, report):
+def test_a_report_is_stored_in_the_shard_of_its_message(tmp_path, report):
     async def scenario():
         await filled(tmp_path, 2)
         store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
-        await store.claim(NOW + 60, 10)
-        await store.record([failed("m1")], [await new(store, "report", content=report, sender="")])
-        (message,) = [message for message in await store.claim(NOW + 60, 10) if message.id == "report"]
+        await claim(at(store, NOW + 60), 10)
+        await record(store, [failed("m1")], [await new(store, "report", content=report, sender="")])
+        (message,) = [message for message in await claim(at(store, NOW + 60), 10) if message.id == "report"]
         assert (await content(message)).endswith(report)
         await store.close()
         other = SqliteStore.at(tmp_path / "shards" / "01", now=Clock(), reserve=0)
@@ -142,70 +160,72 @@ def test_a_report_goes_where_its_message_is(tmp_path, report):
     within(scenario)
 
 
-def test_a_shard_that_is_closed_while_another_is_changed_is_passed_over(tmp_path, monkeypatch):
+def test_a_shard_closed_during_a_change_is_skipped(tmp_path, monkeypatch):
     async def scenario():
         await filled(tmp_path, 3)
         store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
         waiting, empty = store._others
-        await store.claim(NOW + 60, 100)
+        await claim(at(store, NOW + 60), 100)
         monkeypatch.setattr(shards, "REST_SECONDS", 1e9)
-        await store.record([delivered("m2")])
-        await store.release(["m0", "m1"])
+        await record(store, [delivered("m2")])
+        await unclaim(store, ["m0", "m1"])
         retry = waiting.retry
 
-        async def slowly(messages, now):
+        async def slowly(messages):
             store._look(empty)
-            return await retry(messages, now)
+            return await retry(messages)
 
         monkeypatch.setattr(waiting, "retry", slowly)
-        assert await store.retry(None, NOW + 60) == 2
+        assert await at(store, NOW + 60).retry(EVERYTHING) == 2
         assert store.shards == 2
         await store.close()
 
     within(scenario)
 
 
-def test_questions_and_changes_concern_every_shard(tmp_path):
+def test_queries_and_changes_cover_every_shard(tmp_path):
     async def scenario():
         await filled(tmp_path, 3)
         store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
         assert ids(await store.list(2)) == ["m0", "m1"]
         assert (await store.get("m2")).id == "m2"
         assert await store.get("m9") is None
-        assert await store.next_due() == NOW
-        assert len(await store.claim(NOW + 60, 2)) == 2
-        await store.release(["m0", "m1", "m2"])
-        assert await store.retry(None, NOW + 500) == 3
-        assert await store.next_due() == NOW + 500
-        assert await store.retry(["m1"], NOW) == 1
-        assert await store.drop(["m0", "m2", "m9"], NOW) == 2
+        assert await next_due(store) == NOW
+        assert len(await claim(at(store, NOW + 60), 2)) == 2
+        await unclaim(store, ["m0", "m1", "m2"])
+        assert await at(store, NOW + 500).retry(EVERYTHING) == 3
+        assert await next_due(store) == NOW + 500
+        assert await at(store, NOW).retry(Selection.of("m1")) == 1
+        assert await at(store, NOW).drop(Selection.of("m0", "m2", "m9")) == 2
         assert ids(await store.list()) == ["m1"]
         await store.close()
 
     within(scenario)
 
 
-def test_each_shard_is_asked_first_in_its_turn(tmp_path):
+def test_shards_take_turns_at_being_claimed_from_first(tmp_path):
     async def scenario():
         await filled(tmp_path, 3)
         store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
         for number in range(20):
-            await store.release([(await put(store, f"n{number}")).id])
-        found = [ids(await store.claim(NOW + 60, 1)) for _ in range(6)]
-        assert {"m1", "m2"} <= {name for (name,) in found}, "old mail does not wait behind all the new"
+            await unclaim(store, [(await put(store, f"n{number}")).id])
+        found = [ids(await claim(at(store, NOW + 60), 1)) for _ in range(6)]
+        assert {"m1", "m2"} <= {name for (name,) in found}, "old mail does not wait for all the new"
         await store.close()
 
     within(scenario)
 
 
-def test_a_record_over_several_shards_is_refused(tmp_path):
+def test_a_record_changes_nothing_in_another_shard(tmp_path):
     async def scenario():
         await filled(tmp_path, 2)
         store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
-        await store.claim(NOW + 60, 10)
-        with pytest.raises(ValueError, match="several shards"):
-            await store.record([delivered("m0"), delivered("m1")])
-        assert len(await store.list()) == 2
+        leases = {message.id: message.lease for message in await claim(at(store, NOW + 60), 10)}
+        assert len(set(leases.values())) == 2
+        await store.record(leases["m0"], [delivered("m1")])
+        assert ids(await store.list()) == ["m0", "m1"]
+        await store.record(leases["m1"], [delivered("m1")])
+        assert ids(await store.list()) == ["m0"]
         await store.close()
 
     within(scenario)
@@ -223,8 +243,8 @@ def test_a_shard_belongs_to_one_process(tmp_path):
     within(scenario)
 
 
-def test_a_lock_that_outlives_who_took_it_says_so(tmp_path):
-    """A worker inherits the lock: the directory is its as long as it lives."""
+def test_the_error_for_a_lock_held_by_workers_says_so(tmp_path):
+    """A worker inherits the lock and holds it until it ends."""
     code = (
         "import os, subprocess, sys; from pathlib import Path; from ironpost.storage.lock import DirectoryLock\n"
         "lock = DirectoryLock(Path(sys.argv[1]))\n"
@@ -260,7 +280,7 @@ def test_the_number_of_shards_is_fixed_when_the_directory_is_made(tmp_path, monk
         lay_out(tmp_path)
 
 
-def test_readers_pass_over_a_shard_that_is_just_being_made(tmp_path):
+def test_readers_skip_a_shard_that_is_being_created(tmp_path):
     async def scenario():
         await filled(tmp_path, 1)
         made = tmp_path / "shards" / "01"
@@ -310,7 +330,7 @@ def test_an_older_data_directory_is_readable_and_becomes_a_shard(tmp_path):
 
 
 @pytest.mark.parametrize("step", range(8))
-def test_taking_over_can_be_interrupted_anywhere(tmp_path, monkeypatch, step):
+def test_the_migration_to_shards_can_be_interrupted_anywhere(tmp_path, monkeypatch, step):
     """A crash is an exception at the n-th sync of a directory: before, between and after the renames."""
 
     class Crash(BaseException):
@@ -353,11 +373,11 @@ def test_an_older_database_beside_shards_becomes_one_more(tmp_path):
     within(scenario)
 
 
-def test_an_older_database_that_somebody_reads_is_left_alone(tmp_path):
+def test_an_older_database_with_a_reader_is_not_migrated(tmp_path):
     async def scenario():
         await old_layout(tmp_path)
         reader = ShardsReader.open_readonly(tmp_path)
-        with pytest.raises(SchemaError, match="end the program that has it open"):
+        with pytest.raises(SchemaError, match="stop the program that has it open"):
             lay_out(tmp_path)
         reader.close()
         lay_out(tmp_path)
@@ -404,7 +424,7 @@ def test_f11_without_a_usable_shard_the_error_names_it(tmp_path):
     within(scenario)
 
 
-def test_the_views_are_there_in_every_shard(tmp_path):
+def test_every_shard_has_the_views(tmp_path):
     within(lambda: filled(tmp_path, 2))
     for name in databases(tmp_path):
         connection = sqlite3.connect(f"file:{tmp_path}/shards/{name}/{DATABASE}?mode=ro", uri=True)
@@ -414,8 +434,8 @@ def test_the_views_are_there_in_every_shard(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_of_the_room_that_is_seen_each_worker_counts_on_its_part(tmp_path, monkeypatch, workers):
-    """What others take until the next look is not seen; when the part is used up, it looks again."""
+def test_each_worker_uses_its_share_of_the_free_space(tmp_path, monkeypatch, workers):
+    """What others use until the next query is not known; when the share is used up, the disk is queried again."""
     looks = 0
     free = 100_000_000
 
@@ -432,8 +452,8 @@ def test_of_the_room_that_is_seen_each_worker_counts_on_its_part(tmp_path, monke
         nonlocal free
         lay_out(tmp_path)
         store = ShardedStore.at(tmp_path, workers=workers, now=Clock(), reserve=40_000_000)
-        monkeypatch.setattr("ironpost.storage.room.os.statvfs", lambda _: Space())
-        monkeypatch.setattr("ironpost.storage.room.LOOK_SECONDS", 1e9)
+        monkeypatch.setattr("ironpost.storage.sqlite.room.os.statvfs", lambda _: Space())
+        monkeypatch.setattr("ironpost.storage.sqlite.room.LOOK_SECONDS", 1e9)
         store.spool(10_000_000).discard()
         assert looks == 1
         store.spool(20_000_000).discard()
@@ -445,3 +465,13 @@ def test_of_the_room_that_is_seen_each_worker_counts_on_its_part(tmp_path, monke
         await store.close()
 
     within(scenario)
+
+
+def test_the_locks_of_submissions_may_be_closed_while_one_is_held(tmp_path):
+    async def main():
+        submissions = SharedSubmissions(tmp_path, Clock(), 60.0)
+        async with submissions.turn("tenant", "key"):
+            submissions.close()
+        submissions.close()
+
+    asyncio.run(main())

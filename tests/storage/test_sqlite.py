@@ -1,4 +1,4 @@
-"""What only the SQLite store does: files, faults, locks, schema, views, other readers."""
+"""What is specific to the SQLite store: files, faults, locks, schema, views, readers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,34 @@ import subprocess
 import sys
 
 import pytest
-from store_kit import NOW, Clock, content, deferred, delivered, failed, ids, new, opened, put
+from store_kit import (
+    NOW,
+    Clock,
+    at,
+    claim,
+    content,
+    deferred,
+    delivered,
+    failed,
+    ids,
+    new,
+    next_due,
+    opened,
+    put,
+    record,
+)
 
-from ironpost.queue.store import State, StoreFull
-from ironpost.storage import sqlite_commit, sqlite_history, sqlite_schema, sqlite_sync
+from ironpost.queue.selection import Selection
+from ironpost.queue.store import RecipientState, StoreFull, Submission
 from ironpost.storage.bodies import RECORD_BODY
 from ironpost.storage.lock import DirectoryInUse
-from ironpost.storage.sqlite import SqliteStore, open_readonly
-from ironpost.storage.sqlite_schema import DATABASE, SchemaError
+from ironpost.storage.sqlite import commit as sqlite_commit
+from ironpost.storage.sqlite import history as sqlite_history
+from ironpost.storage.sqlite import schema as sqlite_schema
+from ironpost.storage.sqlite import sync as sqlite_sync
+from ironpost.storage.sqlite.rows import Reader
+from ironpost.storage.sqlite.schema import DATABASE, SchemaError
+from ironpost.storage.sqlite.store import SqliteStore
 
 LARGE = b"x" * 200_000
 HUGE = b"x" * (RECORD_BODY + 1)
@@ -38,7 +58,7 @@ def body_files(path):
 
 
 async def settled(store):
-    """Until space that is not needed was given back."""
+    """Wait until unused space is freed."""
     while store._bodies.busy or not store._commits.idle:
         await asyncio.sleep(0)
 
@@ -60,17 +80,17 @@ def test_r47_files_are_0600_and_directories_0700(tmp_path):
         os.umask(before)
 
 
-def test_what_was_acknowledged_is_there_after_a_restart(tmp_path):
+def test_acknowledged_mail_survives_a_restart(tmp_path):
     async def first(store):
         await put(store, "m1")
         await put(store, "m2", content=LARGE)
         await put(store, "m3")
-        await store.record([delivered("m3")])
-        await store.record([deferred("m2", due=NOW + 50)])
+        await record(store, [delivered("m3")])
+        await record(store, [deferred("m2", due=NOW + 50)])
 
     async def second(store):
-        assert ids(await store.claim(NOW, 10)) == ["m1"]
-        (large,) = await store.claim(NOW + 50, 10)
+        assert ids(await claim(at(store, NOW), 10)) == ["m1"]
+        (large,) = await claim(at(store, NOW + 50), 10)
         assert await content(large) == b"Received: trace\r\n" + LARGE
         await put(store, "m4")
         assert ids(await store.list()) == ["m1", "m2", "m4"]
@@ -79,39 +99,39 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path):
     run(tmp_path, second)
 
 
-def test_typed_parameters_and_what_is_due_later_or_held_are_the_same_after_a_restart(tmp_path):
+def test_parameters_due_times_and_holds_survive_a_restart(tmp_path):
     given = []
 
     async def first(store):
         given.append((await put(store, "m1", due=NOW + 3600)).envelope)
         await put(store, "m2", held=True)
         await put(store, "m3")
-        await store.hold(["m3"], NOW + 1)
+        await at(store, NOW + 1).hold(Selection.of("m3"))
 
     async def second(store):
         m1, m2, m3 = await store.list()
         assert m1.envelope == given[0]
         types = [type(value) for value in m1.envelope.parameters.values()]
         assert types == [type(value) for value in given[0].parameters.values()]
-        assert (m1.released, m1.recipients[0].due) == (NOW + 3600, NOW + 3600)
-        assert (m2.recipients[0].state, m3.recipients[0].state) == (State.HELD, State.HELD)
-        assert await store.next_due() == NOW + 3600
-        assert await store.resume(["m2"], NOW + 2) == 1
-        assert ids(await store.claim(NOW + 2, 10)) == ["m2"]
+        assert (m1.not_before, m1.recipients[0].due) == (NOW + 3600, NOW + 3600)
+        assert (m2.recipients[0].state, m3.recipients[0].state) == (RecipientState.HELD, RecipientState.HELD)
+        assert await next_due(store) == NOW + 3600
+        assert await at(store, NOW + 2).release(Selection.of("m2")) == 1
+        assert ids(await claim(at(store, NOW + 2), 10)) == ["m2"]
 
     run(tmp_path, first)
     run(tmp_path, second)
 
 
-def test_holding_and_releasing_stand_in_the_events_and_in_the_view(tmp_path):
+def test_hold_and_release_appear_in_the_events_and_the_view(tmp_path):
     async def scenario(store):
         await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held=True)
         ask = store._writer.execute
         assert ask("SELECT state, released FROM queue").fetchall() == [("held", NOW)] * 2
-        await store.record([delivered("m1", 1)])
-        await store.resume(["m1"], NOW + 1)
-        await store.hold(["m1"], NOW + 2)
-        await store.drop(["m1"], NOW + 3)
+        await record(store, [delivered("m1", 1)])
+        await at(store, NOW + 1).release(Selection.of("m1"))
+        await at(store, NOW + 2).hold(Selection.of("m1"))
+        await at(store, NOW + 3).drop(Selection.of("m1"))
         assert ask("SELECT at, kind, number FROM events ORDER BY seq").fetchall() == [
             (NOW, "accepted", None),
             (NOW, "held", 0),
@@ -125,11 +145,11 @@ def test_holding_and_releasing_stand_in_the_events_and_in_the_view(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_a_parameter_that_holds_a_space_is_refused_and_nothing_else_is(tmp_path):
+def test_a_parameter_with_a_space_fails_alone(tmp_path):
     async def scenario(store):
         message = await new(store, "m1")
         bad = message._replace(envelope=message.envelope._replace(parameters={"X": "a b"}))
-        with pytest.raises(ValueError, match="holds a space"):
+        with pytest.raises(ValueError, match="contains a space"):
             await store.commit(bad)
         await put(store, "m2")
         assert ids(await store.list()) == ["m2"]
@@ -137,20 +157,20 @@ def test_a_parameter_that_holds_a_space_is_refused_and_nothing_else_is(tmp_path)
     run(tmp_path, scenario)
 
 
-def test_large_bodies_are_files_that_go_with_their_message(tmp_path):
+def test_files_of_large_bodies_are_removed_with_their_message(tmp_path):
     async def scenario(store):
         await put(store, "small", content=b"x" * 65_536)
         await put(store, "record", content=b"x" * RECORD_BODY)
         assert body_files(tmp_path) == []
         await put(store, "m1", "a@rcpt.example", "b@rcpt.example", content=HUGE)
-        await put(store, "m2", content=HUGE)
+        other = await put(store, "m2", content=HUGE)
         assert len(body_files(tmp_path)) == 2
-        await store.record([delivered("m1", 0)])
+        await record(store, [delivered("m1", 0)])
         await settled(store)
         assert len(body_files(tmp_path)) == 2
-        await store.record([delivered("m1", 1)])
-        await store.drop(["m2"], NOW)
-        await store.release(["m2"])
+        await record(store, [delivered("m1", 1)])
+        await store.drop(Selection.of("m2"))
+        await store.unclaim([other])
         await settled(store)
         assert body_files(tmp_path) == []
 
@@ -213,12 +233,12 @@ def test_nothing_is_acknowledged_or_claimed_before_the_sync_has_answered(tmp_pat
             for _ in range(20):
                 await asyncio.sleep(0)
             assert not commit.done()
-            assert await store.claim(NOW, 10) == []
-            assert await store.next_due() is None
+            assert await claim(store, 10) == []
+            assert await next_due(store) is None
         finally:
             gate.set_result(None)
         await commit
-        assert await store.claim(NOW, 10) == []  # it is the committer's
+        assert await claim(store, 10) == []  # it is the committer's
 
     run(tmp_path, scenario)
 
@@ -226,7 +246,7 @@ def test_nothing_is_acknowledged_or_claimed_before_the_sync_has_answered(tmp_pat
 # -- a full disk and a failing one
 
 
-def test_a_full_database_refuses_and_the_store_goes_on(tmp_path):
+def test_after_a_full_database_the_store_continues(tmp_path):
     async def scenario(store):
         await put(store, "m1")
         pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
@@ -248,7 +268,7 @@ def test_a_full_database_refuses_and_the_store_goes_on(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_one_that_does_not_fit_takes_nobody_with_it(tmp_path):
+def test_a_message_that_does_not_fit_fails_alone(tmp_path):
     async def scenario(store):
         messages = [await new(store, "a"), await new(store, "big", content=b"x" * 60_000), await new(store, "b")]
         pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
@@ -277,7 +297,7 @@ def test_the_reserve_is_kept_from_new_mail_and_not_from_results(tmp_path, monkey
             store.spool()
         with pytest.raises(StoreFull, match="reserve"):
             await store.commit(early)
-        await store.record([delivered("m1")])
+        await record(store, [delivered("m1")])
         assert await store.list() == []
         monkeypatch.undo()
         await put(store, "m3")  # room again: seen at once
@@ -305,7 +325,7 @@ def test_a_body_that_does_not_fit_is_a_full_store(tmp_path, monkeypatch, body, c
 
 
 def test_a_real_full_disk(tmp_path):
-    """On a small tmpfs, where the machine lets us mount one in a namespace of our own."""
+    """Uses a small tmpfs, if one can be mounted in a new namespace."""
     script = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[2])
@@ -330,7 +350,7 @@ async def main():
             assert 10 < len(kept) < 1000
             counts.append(len(kept) * size)
             for identifier in kept:  # what is in the queue can leave it
-                await store.record([kit.delivered(identifier)])
+                await store.record(store.lease, [kit.delivered(identifier)])
             assert await store.list() == []
             while store._bodies.busy:  # space is given back a moment later
                 await asyncio.sleep(0)
@@ -372,7 +392,7 @@ def test_the_log_is_copied_into_the_database_outside_the_loop(tmp_path, monkeypa
     run(tmp_path, grown)
 
 
-def test_the_log_starts_over_though_there_is_never_a_pause(tmp_path, monkeypatch):
+def test_the_log_restarts_under_continuous_load(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 50)
     largest = 0
 
@@ -410,9 +430,9 @@ def test_another_process_reads_while_the_server_runs_and_after(tmp_path):
     script = """
 import asyncio, sys
 from pathlib import Path
-from ironpost.storage.sqlite import open_readonly
+from ironpost.storage.sqlite.rows import Reader
 async def main():
-    reader = open_readonly(Path(sys.argv[1]))
+    reader = Reader.open_readonly(Path(sys.argv[1]))
     for message in await reader.list():
         print(message.id, message.body.size, *[str(r.recipient.address) for r in message.recipients])
     found = await reader.get("m1")
@@ -439,14 +459,14 @@ asyncio.run(main())
     assert len(read()) == 4
 
 
-def test_reading_where_no_queue_is_says_so(tmp_path):
+def test_reading_a_directory_without_a_queue_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no queue"):
-        open_readonly(tmp_path)
+        Reader.open_readonly(tmp_path)
 
 
 def test_a_reader_cannot_write(tmp_path):
     run(tmp_path, put_one)
-    reader = open_readonly(tmp_path)
+    reader = Reader.open_readonly(tmp_path)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader._connection.execute("DELETE FROM message")
     reader.close()
@@ -462,7 +482,7 @@ def test_a_newer_schema_is_refused_with_a_sentence(tmp_path):
     with pytest.raises(SchemaError, match="a newer ironpost wrote it"):
         SqliteStore.at(tmp_path)
     with pytest.raises(SchemaError, match="a newer ironpost wrote it"):
-        open_readonly(tmp_path)
+        Reader.open_readonly(tmp_path)
 
 
 def test_an_older_schema_is_migrated_forward_and_keeps_its_mail(tmp_path, monkeypatch):
@@ -471,7 +491,7 @@ def test_an_older_schema_is_migrated_forward_and_keeps_its_mail(tmp_path, monkey
     monkeypatch.setattr(sqlite_schema, "MIGRATIONS", later)
     monkeypatch.setattr(sqlite_schema, "VERSION", len(later))
     with pytest.raises(SchemaError, match="start the server once"):
-        open_readonly(tmp_path)
+        Reader.open_readonly(tmp_path)
 
     async def scenario(store):
         assert ids(await store.list()) == ["one"]
@@ -499,12 +519,47 @@ def test_a_queue_of_version_1_is_read_with_its_parameters(tmp_path, monkeypatch)
             )
 
     async def scenario(store):
-        (old,) = await store.claim(NOW, 10)
+        (old,) = await claim(store, 10)
         assert old.envelope.parameters == {"SIZE": 12, "BODY": "8BITMIME", "SMTPUTF8": None}
         assert [to.parameters for to in old.envelope.recipients] == [{"X": None, "Y": "z"}, {}]
-        assert old.released == NOW
+        assert old.not_before == NOW
         await put(store, "new")
         assert ids(await store.list()) == ["old", "new"]
+
+    run(tmp_path, scenario)
+
+
+def test_a_queue_of_version_7_gets_its_priorities_and_deadlines(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_schema, "MIGRATIONS", sqlite_schema.MIGRATIONS[:7])
+        patch.setattr(sqlite_schema, "VERSION", 7)
+        with contextlib.closing(sqlite_schema.connect(tmp_path)) as connection:
+            for seq, parameters in enumerate(
+                (
+                    None,
+                    "BODY=8BITMIME MT-PRIORITY=-3",
+                    "MT-PRIORITY=9",
+                    "MT-PRIORITY=x BY=2023-11-15T00:00:00Z;R",
+                    "BY=x",
+                )
+            ):
+                connection.execute(
+                    "INSERT INTO message (seq, id, accepted, reverse_path, parameters, size, body, released)"
+                    " VALUES (?, ?, ?, 'a@sender.example', ?, 1, x'0A', 0)",
+                    (seq + 1, f"m{seq}", int(NOW * 1e6), parameters),
+                )
+                connection.execute(
+                    "INSERT INTO recipient (message, number, address, state, attempts, due, changed, last, remote,"
+                    " domain) VALUES (?, 0, 'b@rcpt.example', 0, 0, ?, ?, '', '', 'rcpt.example')",
+                    (seq + 1, int(NOW * 1e6), int(NOW * 1e6)),
+                )
+
+    async def scenario(store):
+        assert [queue[2] async for queue in store.queues()] == [-3, 0, 9]
+        usual = (await store.claim("rcpt.example", "", 0, 10)).messages
+        assert ids(usual) == ["m0", "m3", "m4"]
+        assert [message.recipients[0].deadline for message in usual] == [None, 1_700_006_400.0, None]
+        assert ids((await store.claim("rcpt.example", "", 9, 10)).messages) == ["m2"]
 
     run(tmp_path, scenario)
 
@@ -525,12 +580,34 @@ def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     run(tmp_path, scenario)
 
 
-def test_a_file_that_is_no_database_is_an_error_and_the_lock_is_free_again(tmp_path):
+def test_a_file_that_is_not_a_database_is_an_error_and_the_lock_is_free_again(tmp_path):
     (tmp_path / DATABASE).write_bytes(b"this is not a database, only text" * 100)
     for _ in range(2):
         with pytest.raises(OSError, match="cannot be opened") as caught:
             SqliteStore.at(tmp_path)
         assert not isinstance(caught.value, DirectoryInUse)
+
+
+# -- keys of submissions
+
+
+def test_overdue_keys_are_removed(tmp_path):
+    clock = Clock()
+
+    async def scenario(store):
+        for number in range(1200):
+            message = await new(store, f"m{number}", at=clock.time)
+            await store.commit(message._replace(submission=Submission(f"key {number}", b"digest")))
+            clock.time += 1
+        assert not store.untidy()
+        clock.time = NOW + 86_400 + 1100
+        assert store.untidy()
+        await store.tend()
+        (left,) = store._writer.execute("SELECT count(*) FROM submission").fetchone()
+        assert left == 99
+        assert not store.untidy()
+
+    run(tmp_path, scenario, clock=clock)
 
 
 # -- history
@@ -543,10 +620,10 @@ def test_the_views_tell_the_story_of_a_message(tmp_path):
         await put(store, "m1", "a@rcpt.example", "b@rcpt.example")
         await put(store, "m2")
         clock.time = NOW + 1
-        await store.record([deferred("m1", 0, due=NOW + 600), delivered("m1", 1)])
+        await record(store, [deferred("m1", 0, due=NOW + 600), delivered("m1", 1)])
         clock.time = NOW + 2
-        await store.record([failed("m1", 0)])
-        await store.drop(["m2"], NOW + 3)
+        await record(store, [failed("m1", 0)])
+        await at(store, NOW + 3).drop(Selection.of("m2"))
         await put(store, "m3")
 
         def ask(query):
@@ -581,7 +658,7 @@ def test_history_is_pruned_by_age_in_pieces(tmp_path):
     async def scenario(store):
         for number in range(300):
             await put(store, f"m{number}")
-            await store.record([delivered(f"m{number}")])
+            await record(store, [delivered(f"m{number}")])
         count = "SELECT count(*) FROM event"
         assert store._writer.execute(count).fetchone()[0] == 600
         clock.time = NOW + sqlite_history.HISTORY_SECONDS + 1
@@ -600,7 +677,7 @@ def test_history_is_pruned_by_age_in_pieces(tmp_path):
 # -- size costs no memory
 
 
-def test_200_mb_pass_through_with_little_memory(tmp_path):
+def test_a_message_of_200_mb_takes_little_memory(tmp_path):
     script = """
 import asyncio, resource, sys
 sys.path.insert(0, sys.argv[2])
@@ -632,7 +709,7 @@ asyncio.run(main())
     assert int(done.stdout) < 8 * 1024  # kilobytes
 
 
-def test_a_writer_that_is_faster_than_the_disk_is_asked_to_wait(tmp_path):
+def test_a_writer_faster_than_the_disk_gets_back_pressure(tmp_path):
     async def scenario(store):
         spool = store.spool()
         waited = 0

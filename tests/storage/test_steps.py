@@ -1,4 +1,4 @@
-"""What a store does in small steps: history that goes by age and size, free pages given back, changes of many."""
+"""Work that a store does in small steps: pruning history, returning free pages, changes of many messages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sqlite3
 from itertools import pairwise
 
 import pytest
-from store_kit import NOW, Clock, delivered, opened, put
+from store_kit import NOW, Clock, at, delivered, opened, put, record, unclaim
 
+from ironpost.queue.selection import EVERYTHING, Selection
 from ironpost.queue.store import StoreFull
-from ironpost.storage import sqlite, sqlite_history, sqlite_schema
-from ironpost.storage.sqlite_schema import DATABASE
+from ironpost.storage.sqlite import changes
+from ironpost.storage.sqlite import history as sqlite_history
+from ironpost.storage.sqlite import schema as sqlite_schema
+from ironpost.storage.sqlite.schema import DATABASE
 
 
 def run(path, scenario, **options):
@@ -29,7 +32,7 @@ def test_f13_history_is_pruned_by_size_oldest_first(tmp_path, monkeypatch):
     async def scenario(store):
         for number in range(600):
             await put(store, f"m{number}")
-            await store.record([delivered(f"m{number}")])
+            await record(store, [delivered(f"m{number}")])
         events = store._writer.execute("SELECT count(*), max(message) FROM event WHERE message='m599'").fetchall()
         assert events == [(2, "m599")]
         count, octets = store._writer.execute(
@@ -41,24 +44,21 @@ def test_f13_history_is_pruned_by_size_oldest_first(tmp_path, monkeypatch):
     run(tmp_path, scenario, history_size=50_000)
 
 
-def test_f13_history_goes_where_nobody_writes_any_more(tmp_path):
+def test_f13_history_is_pruned_without_new_mail(tmp_path):
     clock = Clock()
 
     async def scenario(store):
         for number in range(700):
             await put(store, f"m{number}")
-        await store.drop([f"m{number}" for number in range(700)], NOW)
+        await at(store, NOW).drop(Selection.of(*(f"m{number}" for number in range(700))))
         assert store._writer.execute("SELECT count(*) FROM event").fetchone()[0] == 1400
         clock.time = NOW + 101
         before = store.transactions
-        assert await store.claim(clock.time, 10) == []
-        assert store.tending
-        while store.tending:
-            await asyncio.sleep(0)
+        assert store.untidy()
+        await store.tend()
         assert store._writer.execute("SELECT count(*) FROM event").fetchone()[0] == 0
         assert store.transactions - before == 3, "no transaction has more than TEND_EVENTS to remove"
-        assert await store.claim(clock.time, 10) == []
-        assert not store.tending
+        assert not store.untidy()
 
     run(tmp_path, scenario, clock=clock, history=100)
 
@@ -71,13 +71,13 @@ def test_f13_a_shard_without_mail_is_opened_for_its_old_history(tmp_path):
         directory.mkdir(parents=True)
         async with opened("sqlite", directory) as store:
             await put(store, "m1")
-            await store.record([delivered("m1")])
+            await record(store, [delivered("m1")])
 
     async def look(time):
         clock.time = time
         async with opened("shards", tmp_path, clock=clock) as store:
             found = store.shards
-            await store.claim(time, 1)
+            assert await store.prune_history() == found - 1
             return found
 
     asyncio.run(fill())
@@ -86,7 +86,7 @@ def test_f13_a_shard_without_mail_is_opened_for_its_old_history(tmp_path):
     assert asyncio.run(look(NOW + sqlite_history.HISTORY_SECONDS + 2)) == 1
 
 
-def test_f13_an_empty_queue_gives_its_room_back_and_is_not_full(tmp_path, monkeypatch):
+def test_f13_an_empty_queue_returns_its_space(tmp_path, monkeypatch):
     disk = 24_000_000
     monkeypatch.setattr(sqlite_history, "FREE_PAGES", 256)
 
@@ -104,7 +104,7 @@ def test_f13_an_empty_queue_gives_its_room_back_and_is_not_full(tmp_path, monkey
         store._room.look_again()
         with pytest.raises(StoreFull):
             store.spool(10_000_000)
-        await store.drop([f"m{number}" for number in range(300)], NOW)
+        await store.drop(Selection.of(*(f"m{number}" for number in range(300))))
         give_back = store._history.give_back
         monkeypatch.setattr(
             store._history, "give_back", lambda: pages.append(store._history.spare_pages()) or give_back()
@@ -119,7 +119,7 @@ def test_f13_an_empty_queue_gives_its_room_back_and_is_not_full(tmp_path, monkey
     run(tmp_path, scenario)
 
 
-def test_f13_a_database_of_before_goes_on_as_it_is_and_can_be_converted(tmp_path):
+def test_f13_an_older_database_works_and_can_be_converted(tmp_path):
     path = tmp_path / DATABASE
     connection = sqlite3.connect(path)
     for statement in sqlite_schema._statements(sqlite_schema.MIGRATIONS[0]):
@@ -130,7 +130,7 @@ def test_f13_a_database_of_before_goes_on_as_it_is_and_can_be_converted(tmp_path
     async def use(store):
         for number in range(20):
             await put(store, f"m{number}", content=b"x" * 60_000)
-        await store.drop([f"m{number}" for number in range(20)], NOW)
+        await store.drop(Selection.of(*(f"m{number}" for number in range(20))))
         await store.tend()
         return store._history.spare_pages(), store._history._shrinks
 
@@ -146,24 +146,24 @@ def test_f13_a_database_of_before_goes_on_as_it_is_and_can_be_converted(tmp_path
 # -- what an operator changes goes in steps
 
 
-@pytest.mark.parametrize("what", ["retry all", "retry", "hold", "resume", "drop"])
-def test_f16_a_change_of_many_recipients_goes_in_steps(tmp_path, monkeypatch, what):
-    monkeypatch.setattr(sqlite, "STEP_RECIPIENTS", 10)
+@pytest.mark.parametrize("what", ["retry all", "retry", "hold", "release", "drop"])
+def test_f16_a_change_of_many_recipients_takes_several_transactions(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(changes, "STEP_RECIPIENTS", 10)
     many = [f"m{number}" for number in range(30)]
 
     async def scenario(store):
         for each in many:
-            await put(store, each, *(f"r{number}@rcpt.example" for number in range(4)), held=what == "resume")
-        await store.release(many)
+            await put(store, each, *(f"r{number}@rcpt.example" for number in range(4)), held=what == "release")
+        await unclaim(store, many)
         before = store.transactions
         changes = {
-            "retry all": lambda: store.retry(None, NOW + 5),
-            "retry": lambda: store.retry(many, NOW + 5),
-            "hold": lambda: store.hold(many, NOW),
-            "resume": lambda: store.resume(many, NOW),
-            "drop": lambda: store.drop(many, NOW),
+            "retry all": lambda: at(store, NOW + 5).retry(EVERYTHING),
+            "retry": lambda: at(store, NOW + 5).retry(Selection.of(*many)),
+            "hold": lambda: at(store, NOW).hold(Selection.of(*many)),
+            "release": lambda: at(store, NOW).release(Selection.of(*many)),
+            "drop": lambda: at(store, NOW).drop(Selection.of(*many)),
         }
-        assert await changes[what]() == (30 if what == "drop" else 120)
+        assert await changes[what]() == 120
         assert store.transactions - before >= 10
         if what.startswith("retry"):
             assert store._writer.execute("SELECT DISTINCT due FROM recipient").fetchall() == [((NOW + 5) * 1e6,)]

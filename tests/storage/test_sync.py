@@ -1,4 +1,4 @@
-"""What the store does when a sync fails or is not answered. The sync processes are real."""
+"""Behaviour of the store when a sync fails or is not answered. The sync processes are real."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_kit import NOW, child, content, delivered, ids, new, opened, put, turns
+from store_kit import NOW, child, claim, content, delivered, ids, new, opened, put, record, turns, unclaim
 
-from ironpost.storage import sqlite_commit, sqlite_recovery, sqlite_sync
+from ironpost.queue.selection import Selection
 from ironpost.storage.bodies import RECORD_BODY
-from ironpost.storage.sqlite import SqliteStore
-from ironpost.storage.sqlite_schema import DATABASE
-from ironpost.storage.sqlite_sync import Syncer
+from ironpost.storage.sqlite import commit as sqlite_commit
+from ironpost.storage.sqlite import recovery as sqlite_recovery
+from ironpost.storage.sqlite import sync as sqlite_sync
+from ironpost.storage.sqlite.schema import DATABASE
+from ironpost.storage.sqlite.store import SqliteStore
+from ironpost.storage.sqlite.sync import Syncer
 
 LARGE = b"x" * 200_000
 HUGE = b"x" * (RECORD_BODY + 1)
@@ -36,7 +39,7 @@ def run(path, scenario, **options):
 
 
 class Fatal:
-    """Stands for the end of the process."""
+    """Raised instead of ending the process."""
 
     def __init__(self):
         self.future = asyncio.get_running_loop().create_future()
@@ -46,7 +49,7 @@ class Fatal:
 
 
 def run_to_the_end(path, scenario):
-    """For a store that does not survive the scenario, which gets the future of its last error, too."""
+    """Runs a scenario in which the store fails; the scenario also gets the future of its last error."""
 
     async def main():
         fatal = Fatal()
@@ -60,7 +63,7 @@ def run_to_the_end(path, scenario):
 
 
 def without_log(path):
-    """What messages the database file alone holds: what is left if the log is."""
+    """The messages in the database file without its log."""
     alone = path / "alone.sqlite3"
     shutil.copy(path / DATABASE, alone)
     with contextlib.closing(sqlite3.connect(alone)) as connection:
@@ -70,19 +73,19 @@ def without_log(path):
 
 
 def stop(process):
-    """Stopped, when this returns."""
+    """Stop a process; return when it is stopped."""
     os.kill(process, signal.SIGSTOP)
     os.waitid(os.P_PID, process, os.WSTOPPED | os.WNOWAIT)
 
 
 async def settled(store):
-    """Until nothing is being written."""
+    """Wait until nothing is being written."""
     while store._bodies.busy or not store._commits.idle:
         await asyncio.sleep(0)
 
 
 async def asked(store):
-    """Until a sync of the log is outstanding."""
+    """Wait until a sync of the log is outstanding."""
     while not store._syncer._log.requests:
         await asyncio.sleep(0)
 
@@ -109,8 +112,8 @@ def test_f01_after_a_failed_sync_the_log_is_emptied_and_the_message_acknowledged
     assert "recovered: nothing was lost" in caplog.text
 
 
-def test_f10_nothing_is_refused_after_it_was_written(tmp_path, failing, monkeypatch):
-    """Whoever heard of an error and sends again would see the first copy delivered as well."""
+def test_f10_no_error_is_returned_for_a_written_message(tmp_path, failing, monkeypatch):
+    """A client that retries after an error would cause a second delivery."""
     monkeypatch.setattr(sqlite_commit, "RECOVERY_SECONDS", 0.2)
     failing.write_text("none 0\n")
 
@@ -118,7 +121,7 @@ def test_f10_nothing_is_refused_after_it_was_written(tmp_path, failing, monkeypa
         await put(store, "m0")
         failing.write_text("-wal -1\n")
         waiting = [store.commit(await new(store, "m1")), store.commit(await new(store, "m2", content=LARGE))]
-        waiting.append(asyncio.ensure_future(store.record([delivered("m0")])))
+        waiting.append(asyncio.ensure_future(record(store, [delivered("m0")])))
         error = await fatal
         assert "cannot be synced" in str(error)
         await turns()
@@ -145,7 +148,7 @@ class FailingCommit:
 
 
 def test_f10_a_transaction_that_a_failed_commit_left_in_the_log_is_not_found_after_a_kill(tmp_path):
-    """SQLite writes all frames before it extends the index, which may fail: then the frames are there, and good."""
+    """SQLite writes all frames before it extends the index, which may fail: then the log has valid frames."""
     here, there, killed = (tmp_path / name for name in ("here", "there", "killed"))
 
     def found(directory):
@@ -189,7 +192,7 @@ def test_f10_a_transaction_that_a_failed_commit_left_in_the_log_is_not_found_aft
 def test_f01_nothing_begins_while_the_log_is_poisoned(tmp_path, failing):
     async def scenario(store):
         await put(store, "m0")
-        await store.release(["m0"])
+        await unclaim(store, ["m0"])
         with contextlib.closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM message").fetchall()  # keeps the recovery from ending
@@ -199,15 +202,15 @@ def test_f01_nothing_begins_while_the_log_is_poisoned(tmp_path, failing):
                 await asyncio.sleep(0)
             before = store.transactions
             second = store.commit(await new(store, "m2"))
-            claim = asyncio.create_task(store.claim(NOW, 10))
-            take = asyncio.create_task(store.take("m0", ["rcpt.example"], NOW))
+            claiming = asyncio.create_task(claim(store, 10))
+            take = asyncio.create_task(store.take("m0", ["rcpt.example"]))
             waiter = asyncio.ensure_future(store.steady())
             await turns(100)
-            assert not any(each.done() for each in (first, second, claim, take, waiter))
+            assert not any(each.done() for each in (first, second, claiming, take, waiter))
             assert store.transactions == before
             waiter.cancel()  # one who waits no longer takes nothing from the others
         await asyncio.gather(first, second)
-        assert (len(await claim), await take) in [(1, None), (0, await store.get("m0"))]
+        assert (len(await claiming), await take) in [(1, None), (0, await store.get("m0"))]
         assert store.steady() is None
 
     run(tmp_path, scenario)
@@ -232,7 +235,7 @@ def test_f01_a_reader_that_holds_the_log_is_named_when_the_process_ends(tmp_path
     run_to_the_end(tmp_path, scenario)
 
 
-def test_f01_a_page_that_went_stale_is_never_acknowledged(tmp_path, failing):
+def test_f01_a_stale_page_is_never_acknowledged(tmp_path, failing):
     async def scenario(store, fatal):
         await put(store, "m0")
         real = store._syncer.sync
@@ -268,7 +271,7 @@ import asyncio, sys
 sys.path.insert(0, sys.argv[2])
 import store_kit as kit
 from pathlib import Path
-from ironpost.storage import sqlite_commit
+from ironpost.storage.sqlite import commit as sqlite_commit
 sqlite_commit.RECOVERY_SECONDS = 0.2
 async def main():
     store = kit.SqliteStore.at(Path(sys.argv[1]), reserve=0)
@@ -294,7 +297,7 @@ def test_f01_the_process_ends_without_an_answer(tmp_path, failing):
 
 
 def test_f01_every_process_has_the_same_description_of_the_log(tmp_path):
-    """A write-back error is reported once to each; one that is opened later may miss it."""
+    """A write-back error is reported once to each description; one opened later may miss it."""
 
     def place(process):
         return int(Path(f"/proc/{process}/fdinfo/{store_log}").read_text().split()[1])
@@ -397,7 +400,7 @@ def left(tmp_path):
 
 
 @pytest.mark.parametrize("resting", [False, True])
-def test_f01_nothing_is_appended_to_a_log_that_is_left_over(left, resting):
+def test_f01_nothing_is_appended_to_an_old_log(left, resting):
     async def scenario(store):
         assert (left / f"{DATABASE}-wal").stat().st_size == 0
         assert without_log(left) == ["m0"]
@@ -418,7 +421,7 @@ def test_f01_a_log_that_cannot_be_emptied_keeps_the_store_from_opening(left, mon
     run(left, only("m0"))
 
 
-def test_f01_a_hole_that_a_reader_keeps_hidden_keeps_the_store_from_opening(left):
+def test_f01_a_hole_hidden_by_a_reader_prevents_opening(left):
     with contextlib.closing(sqlite3.connect(left / DATABASE)) as reader:
         reader.execute("SELECT count(*) FROM message").fetchall()  # its index knows the log as it was
         with (left / f"{DATABASE}-wal").open("r+b") as log:
@@ -428,7 +431,7 @@ def test_f01_a_hole_that_a_reader_keeps_hidden_keeps_the_store_from_opening(left
             SqliteStore.at(left)
 
 
-def test_f01_an_empty_log_costs_the_start_nothing(tmp_path, monkeypatch):
+def test_f01_an_empty_log_needs_no_recovery(tmp_path, monkeypatch):
     run(tmp_path, only())
 
     def recover(self, seconds):
@@ -441,7 +444,7 @@ def test_f01_an_empty_log_costs_the_start_nothing(tmp_path, monkeypatch):
 # -- each job by itself
 
 
-def test_f06_an_exception_after_a_commit_concerns_one_job_only(tmp_path, caplog):
+def test_f06_an_exception_after_a_commit_fails_one_job_only(tmp_path, caplog):
     async def scenario(store):
         job = store._commits.job()
         job.action = lambda: 1
@@ -462,7 +465,7 @@ def test_f06_an_exception_after_a_commit_concerns_one_job_only(tmp_path, caplog)
     assert "on purpose" in caplog.text
 
 
-def test_f06_a_sync_that_cannot_be_asked_for_is_a_failed_sync(tmp_path, monkeypatch, caplog):
+def test_f06_a_sync_that_cannot_be_requested_counts_as_failed(tmp_path, monkeypatch, caplog):
     async def scenario(store):
         await put(store, "m0")
         with monkeypatch.context() as patch:
@@ -498,7 +501,7 @@ def test_f14_a_stopped_sync_process_is_replaced(tmp_path, monkeypatch, caplog):
     assert "does not answer" in caplog.text
 
 
-def test_f14_work_that_is_not_done_in_time_is_asked_of_another_process(tmp_path, monkeypatch):
+def test_f14_a_late_request_is_repeated_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite_sync, "WORK_SECONDS", 0.2)
 
     async def scenario(store):
@@ -554,7 +557,7 @@ def test_f14_a_sync_process_that_never_lives_ends_the_process(tmp_path, monkeypa
     run_to_the_end(tmp_path, scenario)
 
 
-def test_f14_a_sync_process_that_lives_again_in_time_costs_nothing(tmp_path, monkeypatch):
+def test_f14_a_sync_process_that_recovers_in_time_fails_nothing(tmp_path, monkeypatch):
     async def scenario(store):
         await put(store, "m1")
         with monkeypatch.context() as patched:
@@ -628,15 +631,15 @@ def test_f13_the_log_is_copied_by_pages_whatever_is_in_them(tmp_path, monkeypatc
     async def scenario(store):
         await put(store, "m1")
         for _ in range(100):  # an event and a row each: hardly any octets
-            await store.hold(["m1"], NOW)
-            await store.resume(["m1"], NOW)
+            await store.hold(Selection.of("m1"))
+            await store.release(Selection.of("m1"))
         assert copied >= 5
 
     run(tmp_path, scenario)
 
 
 def test_f13_no_commit_copies_the_log(tmp_path, monkeypatch):
-    """A commit that did would stop the event loop for it."""
+    """Otherwise the commit would stall the event loop."""
     monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 10**9)
 
     async def scenario(store):
@@ -650,7 +653,7 @@ def test_f13_no_commit_copies_the_log(tmp_path, monkeypatch):
     run(tmp_path, scenario)
 
 
-def test_f13_a_log_that_a_reader_keeps_from_starting_over_is_named_once(tmp_path, monkeypatch, caplog):
+def test_f13_a_log_that_a_reader_keeps_long_is_logged_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 20)
     monkeypatch.setattr(sqlite_commit, "LONG_LOG_FRAMES", 100)
 

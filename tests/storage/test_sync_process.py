@@ -14,15 +14,16 @@ from socket import socketpair
 import pytest
 from store_kit import child
 
-from ironpost.storage import sqlite_recovery, sync_process
-from ironpost.storage.sqlite_schema import DATABASE, connect
-from ironpost.storage.sqlite_sync import Syncer
+from ironpost.storage.sqlite import recovery as sqlite_recovery
+from ironpost.storage.sqlite import sync_process
+from ironpost.storage.sqlite.schema import DATABASE, connect
+from ironpost.storage.sqlite.sync import Syncer
 
 LIMIT = 60
 """Seconds after which a test hangs."""
 
 
-def test_f08_an_exception_that_nobody_expected_answers_and_the_thread_lives():
+def test_f08_an_unexpected_exception_is_answered_and_the_thread_continues():
     ours, theirs = socketpair()
     handled = []
 
@@ -68,12 +69,27 @@ asyncio.run(main())
 
 
 def test_f08_a_killed_server_leaves_no_traceback(tmp_path):
-    """Its sync process has answers to give, and nobody to give them to."""
+    """Its sync process has answers that nothing will read."""
     with child(KILLED, tmp_path, os.path.dirname(__file__)) as server:  # noqa: PTH120
         process = int(server.stdout.readline())
         server.wait(LIMIT)
         os.kill(process, signal.SIGCONT)
         assert server.stderr.read() == ""  # the end of the file is that of the sync process
+
+
+def test_f29_signals_for_the_server_do_not_end_a_process_that_is_only_starting(tmp_path):
+    """A Ctrl-C goes to every process of the terminal; the child may not ignore it yet."""
+
+    async def scenario():
+        with syncer(tmp_path) as (found, _):
+            before = found.pid
+            for number in sync_process.IGNORED:
+                os.kill(before, number)
+            await found.sync()
+            assert found.pid == before
+        assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(sync_process.IGNORED)
+
+    asyncio.run(asyncio.wait_for(scenario(), LIMIT))
 
 
 @contextlib.contextmanager
@@ -82,7 +98,7 @@ def syncer(path):
         yield found, database
 
 
-def test_segments_are_handed_over_once_and_forgotten(tmp_path):
+def test_a_segments_descriptor_is_sent_once_and_forgotten(tmp_path):
     (tmp_path / "segments").mkdir()
 
     def held(process):
@@ -117,7 +133,7 @@ def test_segments_are_handed_over_once_and_forgotten(tmp_path):
         asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
 
 
-def test_a_segment_that_is_not_synced_is_an_error_and_the_log_is_not_concerned(tmp_path, failing):
+def test_a_failed_segment_sync_does_not_affect_the_log(tmp_path, failing):
     (tmp_path / "segments").mkdir()
 
     async def scenario(syncer):
@@ -134,8 +150,8 @@ def test_a_segment_that_is_not_synced_is_an_error_and_the_log_is_not_concerned(t
         asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
 
 
-def test_a_channel_that_is_busy_keeps_no_other_waiting(tmp_path):
-    """A recovery that a reader holds up stands for whatever takes long on the log's channel."""
+def test_a_busy_channel_does_not_delay_the_others(tmp_path):
+    """A recovery delayed by a reader represents any long request on the log's channel."""
     (tmp_path / "segments").mkdir()
     (tmp_path / "file").write_bytes(b"x")
 
@@ -144,7 +160,7 @@ def test_a_channel_that_is_busy_keeps_no_other_waiting(tmp_path):
         database.execute("BEGIN")
         database.execute("SELECT count(*) FROM message").fetchall()
         database.execute("CREATE TABLE more (x)")
-        recovery = syncer.recover(30, sqlite_recovery.Extent(0, b""))
+        recovery = syncer.recover(30, sqlite_recovery.LogExtent(0, b""))
         await syncer.segment(1, descriptor, new=True)
         await syncer.file("file")
         await syncer.remove(["file"])
@@ -157,7 +173,7 @@ def test_a_channel_that_is_busy_keeps_no_other_waiting(tmp_path):
         asyncio.run(asyncio.wait_for(scenario(found, database), LIMIT))
 
 
-def test_a_segment_file_gives_octets_back_and_keeps_its_size(tmp_path):
+def test_punching_holes_keeps_the_size_of_a_segment(tmp_path):
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     before = (tmp_path / "file").stat().st_blocks
 
@@ -178,7 +194,7 @@ def test_a_segment_file_gives_octets_back_and_keeps_its_size(tmp_path):
         asyncio.run(asyncio.wait_for(scenario(found), LIMIT))
 
 
-def test_files_are_removed_and_a_missing_one_is_no_error(tmp_path):
+def test_files_are_removed_and_a_missing_one_is_ignored(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(b"x")
 

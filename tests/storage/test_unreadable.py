@@ -1,4 +1,4 @@
-"""A message that cannot be read back costs no other: it is held, shown with the reason, and can be dropped (R25)."""
+"""An unreadable message affects no other: it is held, shown with the reason, and can be dropped (R25)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import logging
 import sqlite3
 
 import pytest
-from store_kit import NOW, ids, opened, put
+from store_kit import NOW, at, claim, ids, next_due, opened, put, unclaim
 
-from ironpost.queue.store import State, StoreFull
-from ironpost.storage import shards
-from ironpost.storage.shards import ShardsReader
-from ironpost.storage.sqlite import SqliteStore, open_readonly
-from ironpost.storage.sqlite_faults import store_faults
-from ironpost.storage.sqlite_schema import DATABASE
+from ironpost.queue.selection import Selection
+from ironpost.queue.store import RecipientState, StoreFull
+from ironpost.storage.sqlite import shards
+from ironpost.storage.sqlite.faults import store_faults
+from ironpost.storage.sqlite.rows import Reader
+from ironpost.storage.sqlite.schema import DATABASE
+from ironpost.storage.sqlite.shards import ShardsReader
+from ironpost.storage.sqlite.store import SqliteStore
 
 NOT_UTF8 = "CAST(x'ff40' AS TEXT)"
 BROKEN = {
@@ -46,7 +48,7 @@ async def three(store):
     await put(store, "first")
     await put(store, "bad", "a@rcpt.example", "b@rcpt.example")
     await put(store, "last")
-    await store.release(["first", "bad", "last"])
+    await unclaim(store, ["first", "bad", "last"])
 
 
 def run(path, scenario):
@@ -58,15 +60,15 @@ def run(path, scenario):
 
 
 @pytest.mark.parametrize("statement", BROKEN.values(), ids=BROKEN)
-def test_f04_r25_a_message_that_cannot_be_read_is_held_and_the_others_go_on(tmp_path, caplog, statement):
+def test_f04_r25_an_unreadable_message_is_held_and_the_others_continue(tmp_path, caplog, statement):
     async def scenario(store):
         await three(store)
         store._writer.execute(statement)
         assert ids(await store.list()) == ["first", "bad", "last"]
         assert {message.id: bool(message.fault) for message in await store.list()}["bad"]
-        assert sorted(ids(await store.claim(NOW, 10))) == ["first", "last"]
-        assert await store.claim(NOW, 10) == []
-        assert await store.next_due() is None
+        assert sorted(ids(await claim(store, 10))) == ["first", "last"]
+        assert await claim(store, 10) == []
+        assert await next_due(store) is None
         (told,) = [each for each in caplog.records if getattr(each, "event", "") == "unreadable"]
         assert told.levelno == logging.ERROR
         assert (told.fields["id"], told.fields["seq"]) == ("bad", 2)
@@ -77,21 +79,22 @@ def test_f04_r25_a_message_that_cannot_be_read_is_held_and_the_others_go_on(tmp_
         assert kinds == [("accepted",), ("unreadable",)]
         bad = await store.get("bad")
         assert bad.fault.startswith("unreadable: ")
-        assert {each.state for each in bad.recipients} == {State.HELD}
+        assert {each.state for each in bad.recipients} == {RecipientState.HELD}
         # Neither a customer who fetches its mail nor an operator is in the way of it.
-        assert await store.take("bad", ["rcpt.example"], NOW) is None
-        assert await store.waiting(["rcpt.example"], NOW) == ("first", "last")
-        reader = open_readonly(tmp_path)
+        assert await store.take("bad", ["rcpt.example"]) is None
+        assert await store.waiting(["rcpt.example"]) == ("first", "last")
+        reader = Reader.open_readonly(tmp_path)
         assert ids(await reader.list()) == ["first", "bad", "last"]
         assert (await reader.get("bad")).fault == bad.fault
         reader.close()
-        assert await store.resume(["bad"], NOW) >= 1
-        assert await store.claim(NOW, 10) == [], "held once more, and no loop of it"
-        assert await store.drop(["bad"], NOW) == 1
+        assert await store.release(Selection.of("bad")) >= 1
+        assert await claim(store, 10) == [], "held once more, and no loop of it"
+        await store.drop(Selection.of("bad"))
+        assert await store.get("bad") is None
         assert ids(await store.list()) == ["first", "last"]
 
     run(tmp_path, scenario)
-    run(tmp_path, lambda store: store.claim(NOW, 10))
+    run(tmp_path, lambda store: claim(store, 10))
 
 
 def test_f04_what_can_be_read_of_an_unreadable_message_is_shown(tmp_path):
@@ -112,23 +115,23 @@ def test_f04_recipients_whose_message_is_gone_are_held(tmp_path):
     async def scenario(store):
         await three(store)
         store._writer.execute("DELETE FROM message WHERE id='bad'")
-        assert ids(await store.claim(NOW, 10)) == ["first", "last"]
-        assert await store.next_due() is None
+        assert ids(await claim(store, 10)) == ["first", "last"]
+        assert await next_due(store) is None
 
     run(tmp_path, scenario)
 
 
-def test_f04_a_customer_that_takes_an_unreadable_message_gets_none_and_it_is_held(tmp_path):
+def test_f04_an_unreadable_message_is_held_when_a_customer_fetches_it(tmp_path):
     async def scenario(store):
         await three(store)
         store._writer.execute("UPDATE message SET origin='{' WHERE id='bad'")
-        assert await store.take("bad", ["rcpt.example"], NOW) is None
-        assert {each.state for each in (await store.get("bad")).recipients} == {State.HELD}
+        assert await store.take("bad", ["rcpt.example"]) is None
+        assert {each.state for each in (await store.get("bad")).recipients} == {RecipientState.HELD}
 
     run(tmp_path, scenario)
 
 
-def test_f04_a_message_that_cannot_be_held_either_is_passed_over(tmp_path, monkeypatch, caplog):
+def test_f04_a_message_that_cannot_be_held_is_skipped(tmp_path, monkeypatch, caplog):
     async def scenario(store):
         await three(store)
         store._writer.execute("UPDATE message SET origin='{' WHERE id='bad'")
@@ -136,17 +139,17 @@ def test_f04_a_message_that_cannot_be_held_either_is_passed_over(tmp_path, monke
         def refuse(*_):
             raise sqlite3.DatabaseError("database disk image is malformed")
 
-        monkeypatch.setattr(store, "_hold_unread", refuse)
-        assert ids(await store.claim(NOW, 10)) == ["first", "last"]
-        assert await store.claim(NOW, 10) == []
-        assert await store.next_due() is None
+        monkeypatch.setattr(store._changes, "_hold_unreadable", refuse)
+        assert ids(await claim(store, 10)) == ["first", "last"]
+        assert await claim(store, 10) == []
+        assert await next_due(store) is None
         assert "cannot be held" in caplog.text
 
     run(tmp_path, scenario)
 
 
-def test_f04_pages_that_are_damaged_cost_the_message_that_lies_there(tmp_path):
-    origin = "x" * 30_000  # on pages of its own
+def test_f04_damaged_pages_affect_only_their_messages(tmp_path):
+    origin = "x" * 30_000  # on separate pages
 
     async def fill(store):
         await three(store)
@@ -163,8 +166,8 @@ def test_f04_pages_that_are_damaged_cost_the_message_that_lies_there(tmp_path):
     async def scenario(store):
         assert [bool(message.fault) for message in await store.list()] == [False, True, False]
         assert (await store.list())[1].id == "bad"
-        assert ids(await store.claim(NOW, 10)) == ["first", "last"]
-        assert await store.next_due() is None
+        assert ids(await claim(store, 10)) == ["first", "last"]
+        assert await next_due(store) is None
 
     run(tmp_path, scenario)
 
@@ -174,12 +177,13 @@ def test_f04_errors_of_sqlite_are_errors_of_the_store(tmp_path):
         await three(store)
         store._writer.execute("ALTER TABLE recipient RENAME TO elsewhere")
         for question in (
-            lambda: store.claim(NOW, 10),
-            store.next_due,
+            lambda: claim(store, 10),
+            lambda: store.claim("rcpt.example", "", -3, 10),
+            lambda: anext(store.claim_old(NOW)),
             store.list,
             lambda: store.get("first"),
-            lambda: store.waiting(["rcpt.example"], NOW),
-            lambda: store.take("first", ["rcpt.example"], NOW),
+            lambda: store.waiting(["rcpt.example"]),
+            lambda: store.take("first", ["rcpt.example"]),
         ):
             with pytest.raises(OSError, match="no such table") as caught:
                 await question()
@@ -189,14 +193,14 @@ def test_f04_errors_of_sqlite_are_errors_of_the_store(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_f04_a_full_disk_is_a_full_store_when_reading_too(tmp_path):
+def test_f04_a_full_disk_while_reading_raises_store_full(tmp_path):
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     with pytest.raises(StoreFull), store_faults(tmp_path):
         raise full
 
 
-def test_f04_a_shard_that_cannot_be_read_leaves_the_others_to_work(tmp_path, monkeypatch, caplog):
+def test_f04_an_unreadable_shard_does_not_stop_the_others(tmp_path, monkeypatch, caplog):
     async def scenario():
         for number in (0, 1):
             directory = tmp_path / "shards" / f"0{number}"
@@ -211,29 +215,78 @@ def test_f04_a_shard_that_cannot_be_read_leaves_the_others_to_work(tmp_path, mon
                 raise OSError(errno.EIO, "the queue's database: disk I/O error")
 
             working, broken.claim = broken.claim, fail
-            for _ in range(2):
-                found = ids(await store.claim(NOW, 10))
-                if found:
-                    assert found == ["m0"]
-            assert await store.next_due() == NOW + shards.FAULT_SECONDS
+            messages, due = await at(store, NOW).claim("rcpt.example", "", -3, 10)
+            assert ids(messages) == ["m0"]
+            assert due == NOW + shards.FAULT_SECONDS
+            assert await at(store, NOW + 1).claim("rcpt.example", "", -3, 10) == ([], NOW + shards.FAULT_SECONDS)
             assert [each.event for each in caplog.records if hasattr(each, "event")] == ["store-fault"]
             broken.claim = working
-            assert ids(await store.claim(NOW + shards.FAULT_SECONDS, 10)) == ["m1"]
+            assert ids(await claim(at(store, NOW + shards.FAULT_SECONDS), 10)) == ["m1"]
 
     asyncio.run(scenario())
 
 
-def test_f04_a_reader_shows_the_shards_that_it_can_read_and_names_the_others(tmp_path):
+def test_f04_late_mail_is_claimed_although_as_many_messages_as_fit_cannot_be_read(tmp_path):
+    async def scenario(store):
+        await three(store)
+        store._writer.execute("UPDATE recipient SET deadline=message")
+        store._writer.execute("UPDATE message SET origin='{' WHERE id IN ('first', 'bad')")
+        assert ids((await store.claim_late(1)).messages) == ["last"]
+        assert (await store.claim_late(1)).messages == []
+
+    run(tmp_path, scenario)
+
+
+def test_f04_an_unreadable_shard_is_reported_by_searches_and_asked_again_for_late_mail(tmp_path):
+    async def scenario():
+        for number in (0, 1):
+            directory = tmp_path / "shards" / f"0{number}"
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shard = SqliteStore.at(directory, now=lambda: NOW, reserve=0)
+            await put(shard, f"m{number}")
+            shard._writer.execute("UPDATE recipient SET deadline=1")
+            await shard.close()
+        async with opened("shards", tmp_path) as store:
+            broken = store._others[0]
+
+            async def fail():
+                raise OSError(errno.EIO, "the queue's database: disk I/O error")
+
+            steady, broken._steady = broken._steady, fail
+            found = []
+
+            async def search():
+                async for messages in store.claim_old(NOW):
+                    found.extend(ids(messages))
+                    await store.unclaim(messages)
+
+            for _ in ("it fails", "it rests"):
+                with pytest.raises(OSError, match="shards/01"):
+                    await search()
+            assert found == ["m0", "m0"]
+            at(store, NOW + shards.FAULT_SECONDS)
+            following = NOW + 2 * shards.FAULT_SECONDS
+            messages, due = await store.claim_late(10)
+            assert (ids(messages), due) == (["m0"], following)
+            broken._steady = steady
+            assert await store.claim_late(10) == ([], following), "it rests"
+            at(store, following)
+            assert ids((await store.claim_late(10)).messages) == ["m1"]
+
+    asyncio.run(scenario())
+
+
+def test_f04_a_reader_names_the_shards_that_it_cannot_read(tmp_path):
     async def scenario():
         async with opened("shards", tmp_path) as store:
             await put(store, "m0")
             other = tmp_path / "shards" / "01"
             other.mkdir()
-            (other / DATABASE).write_bytes(b"this is no database" * 1000)
+            (other / DATABASE).write_bytes(b"not a database at all" * 1000)
             reader = ShardsReader.open_readonly(tmp_path)
             assert ids(await reader.list()) == ["m0"]
             assert (await reader.get("m0")).id == "m0"
-            assert reader.tally().messages == 1
+            assert (await reader.tally()).messages == 1
             (fault,) = reader.faults
             assert "shards/01" in fault
             reader.close()

@@ -1,4 +1,5 @@
--- A database of schema version 2 with one message whose body lies in a file.
+-- A database of schema version 2 with one message whose body is in a file. It repeats statements of schema.py on purpose:
+-- the migrations there must not be able to change what an earlier ironpost wrote.
 CREATE TABLE message (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,

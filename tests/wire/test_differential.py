@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.loading import load
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -18,12 +18,7 @@ CASES = 4000
 
 @pytest.fixture(scope="module")
 def differential() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("differential", FUZZER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(FUZZER)
 
 
 def compare_many(differential: ModuleType, twins: tuple[ModuleType, ModuleType], first: int = 0) -> None:

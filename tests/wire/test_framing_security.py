@@ -63,7 +63,7 @@ def test_r1_only_crlf_dot_crlf_ends_data(wire: ModuleType, newline: str) -> None
      b"\r\0\n.\r\n", b"\r\n.\r\0\n", b"\r\n.\r\r\n", b"\n\r.\n\r", b"\r\n.\t\r\n", b"\r\r\n\r.\r\n", b"\r\n..\r\n",
      b"\x85.\x85"],
 )  # fmt: skip
-def test_r1_no_second_message_hides_behind_a_wrong_end(wire: ModuleType, newline: str, wrong: bytes) -> None:
+def test_r1_no_second_message_follows_a_false_end(wire: ModuleType, newline: str, wrong: bytes) -> None:
     hidden = b"x" + wrong + b"MAIL FROM:<evil@a.example>\r\nRCPT TO:<b@c.example>\r\nDATA\r\nhidden\r\n.\r\n"
     stream = b"DATA\r\n" + hidden + b"QUIT\r\n"
     for cut in range(len(stream)):
@@ -78,7 +78,7 @@ def test_r1_no_second_message_hides_behind_a_wrong_end(wire: ModuleType, newline
         assert [event.last for event in events if isinstance(event, BodyEnd)] == [True]
 
 
-def test_r2_what_was_bare_is_told_behind_the_true_end(wire: ModuleType) -> None:
+def test_r2_bare_cr_and_lf_are_reported_after_the_true_end(wire: ModuleType) -> None:
     for newline, body in (("reject", b"a\nb\rc\r\n"), ("accept", b"a\nb\rc\r\n"), ("normalise", b"a\r\nb\r\nc\r\n")):
         decoder = wire.DataDecoder(newline=newline)
         assert decoder.feed(b"a\nb\rc\r\n.\r\n") == (body, 10, True)
@@ -97,7 +97,7 @@ def test_r4_bdat_counts_octets(wire: ModuleType, size: int) -> None:
 @pytest.mark.parametrize(
     "argument", [b"9223372036854775808", b"-1", b"1 LAST LAST", b"", b"1x", b" 1", b"99999999999999999999999"]
 )
-def test_r4_behind_a_size_that_cannot_be_read_nothing_is_read(wire: ModuleType, argument: bytes) -> None:
+def test_r4_nothing_is_read_after_an_invalid_chunk_size(wire: ModuleType, argument: bytes) -> None:
     framer = wire.ServerFramer()
     (event,) = framer.feed(b"BDAT " + argument + b"\r\nMAIL FROM:<evil@a.example>\r\n")
     assert event.fault is not None
@@ -120,7 +120,7 @@ def test_r6_a_body_that_is_cut_off_has_no_end(wire: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("verb", [b"STARTTLS", b"QUIT"])
-def test_r7_octets_behind_starttls_and_quit_are_never_read(wire: ModuleType, verb: bytes) -> None:
+def test_r7_octets_after_starttls_and_quit_are_never_read(wire: ModuleType, verb: bytes) -> None:
     framer = wire.ServerFramer()
     (event,) = framer.feed(verb + b"\r\nMAIL FROM:<evil@a.example>\r\n")
     assert event.verb.encode() == verb
@@ -236,7 +236,7 @@ def test_a_faulty_line_never_becomes_a_command(wire: ModuleType) -> None:
 
 @pytest.mark.parametrize("verb", ["QUIT", "RSET", "NOOP", "DATA", "HELP"])
 @pytest.mark.parametrize("blanks", ["\t", " \t", "\t ", "\t\t"])
-def test_f81_white_space_behind_a_verb_means_nothing(wire: ModuleType, verb: str, blanks: str) -> None:
+def test_f81_white_space_after_a_verb_is_ignored(wire: ModuleType, verb: str, blanks: str) -> None:
     command = wire.parse_command((verb + blanks).encode())
     assert (command.verb, command.argument.strip(b" \t"), command.fault) == (verb, b"", None)
     with pytest.raises(WireFault, match="verb"):

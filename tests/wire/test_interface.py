@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -88,10 +89,12 @@ def test_the_catalogue_is_the_same(wire: ModuleType) -> None:
 
 
 def test_the_stub_tells_the_truth(wire: ModuleType, tmp_path: Path) -> None:
-    """One stub for both. PyO3 makes objects in `__new__` where Python has `__init__`; pure has modules of its own."""
+    """One stub for both. PyO3 makes objects in `__new__` where Python has `__init__`; pure has further modules."""
     stub = (PACKAGE / "_native.pyi").read_text()
     if wire.IMPLEMENTATION == "pure":
-        stub = re.sub(r"def __new__\(cls, (.*)\) -> Self:", r"def __init__(self, \1) -> None:", stub)
+        stub = re.sub(
+            r"def __new__\(\s*cls, (.*?)\s*\) -> Self:", r"def __init__(self, \1) -> None:", stub, flags=re.DOTALL
+        )
     folder = tmp_path / "stubs" / "ironpost" / "wire"
     folder.mkdir(parents=True)
     for package in (folder, folder.parent):
@@ -125,7 +128,7 @@ def test_the_core_declares_that_it_needs_no_lock(twins: tuple[ModuleType, Module
 
 
 def test_threads_use_one_decoder_and_many(wire: ModuleType) -> None:
-    """No crash and nothing lost: a shared decoder counts every octet, one of its own per thread decodes as ever."""
+    """A shared decoder does not crash and counts every octet; separate decoders per thread decode correctly."""
     shared = wire.DataDecoder()
     block = b"x" * 998 + b"\r\n"
     lock = threading.Lock()
@@ -205,6 +208,20 @@ def test_a_mailbox_that_no_path_can_hold_is_not_written(wire: ModuleType) -> Non
         assert (caught.value.id, caught.value.offset) == fault
 
 
+def test_f27_leniency_is_asked_for_by_name(wire: ModuleType) -> None:
+    line = b"MAIL FROM:<.a@b_c.example>"
+    for call in (wire.parse_command, wire.ServerFramer, wire.parse_mailbox, wire.format_mailbox):
+        assert inspect.signature(call).parameters["lenient"].default is False
+        assert inspect.signature(call).parameters["lenient"].kind is inspect.Parameter.KEYWORD_ONLY
+    with pytest.raises(TypeError):
+        wire.parse_command(line, True)
+    assert set(wire.parse_command(line, lenient=True).tolerated) == set(interface.TOLERATED)
+    assert wire.parse_command(b"NOOP", lenient=True).tolerated == ()
+    assert wire.format_mailbox(Mailbox(".a", "b.example")) == '".a"@b.example'
+    with pytest.raises(WireFault):
+        wire.format_mailbox(Mailbox("a", "b_c.example"))
+
+
 def test_replies_are_written_as_the_rfc_has_them(wire: ModuleType) -> None:
     """RFC 5321 §4.2.1, RFC 2034 §4."""
     write = wire.format_reply
@@ -223,7 +240,7 @@ def test_replies_are_written_as_the_rfc_has_them(wire: ModuleType) -> None:
     [(199, None), (600, None), (260, None), (99, None), (250, "5.0.0"), (354, "3.0.0"), (250, "2.0"), (250, "2.0.0 x"),
      (250, ""), (250, "2.1000.0"), (250, "2.0.0\r\n")],
 )  # fmt: skip
-def test_codes_that_are_none_are_not_written(wire: ModuleType, code: int, enhanced: str | None) -> None:
+def test_invalid_codes_are_not_written(wire: ModuleType, code: int, enhanced: str | None) -> None:
     with pytest.raises(ValueError):
         wire.format_reply(code, enhanced, ["x"])
 

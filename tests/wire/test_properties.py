@@ -110,8 +110,8 @@ STREAM = st.lists(
 
 
 @given(data=STREAM, points=POINTS)
-def test_behind_a_hold_every_octet_is_kept(wire: ModuleType, data: bytes, points: list[int]) -> None:
-    """What was fed behind a hold is read as if it had been fed when the hold was over."""
+def test_octets_fed_while_held_are_kept(wire: ModuleType, data: bytes, points: list[int]) -> None:
+    """What was fed during a hold is read as if it had been fed when the hold was over."""
     _, framer = run(wire, data, points)
     if not framer.held:
         assert framer.buffered == 0
@@ -150,6 +150,23 @@ def test_a_mailbox_that_is_written_is_read_the_same(wire: ModuleType, local_part
     if len(text.encode()) <= 254:
         command = wire.parse_command(f"MAIL FROM:<{text}>\r\n".encode())
         assert command.path == mailbox
+
+
+DOTTED = st.from_regex(r"\A[a-z.]{1,12}\Z")
+UNDERSCORED = st.lists(st.from_regex(r"\A[a-z_]{1,5}\Z"), min_size=1, max_size=3).map(".".join)
+
+
+@given(local_part=DOTTED, domain=UNDERSCORED)
+def test_f27_what_is_read_leniently_is_written_with_quotes(wire: ModuleType, local_part: str, domain: str) -> None:
+    mailbox = Mailbox(local_part, domain)
+    text = wire.format_mailbox(mailbox, lenient=True)
+    for written in (f"{local_part}@{domain}", text):
+        assert wire.parse_mailbox(written, lenient=True) == mailbox
+    stray = not all(local_part.split("."))
+    assert text == (f'"{local_part}"@{domain}' if stray else f"{local_part}@{domain}")
+    command = wire.parse_command(f"RCPT TO:<{local_part}@{domain}>".encode(), lenient=True)
+    assert command.tolerated == ("stray_dots",) * stray + ("underscore",) * ("_" in domain)
+    assert wire.parse_mailbox(f'"{local_part}"@b.example') == Mailbox(local_part, "b.example")
 
 
 @given(text=st.text(), where=st.integers(0, 60), bad=st.sampled_from("\r\n\0"))

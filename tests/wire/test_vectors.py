@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,11 +103,12 @@ def test_encode(wire: ModuleType, cuts: Cuts, vector: dict[str, Any]) -> None:
 @pytest.mark.vectors("command")
 def test_command(wire: ModuleType, vector: dict[str, Any]) -> None:
     line = vector["input"]
+    read = partial(wire.parse_command, lenient=vector.get("lenient", False))
     for data in (line, bytearray(line), memoryview(line)):
         if "fault" in vector:
-            assert fault_of(lambda data=data: wire.parse_command(data)) == vector["fault"]
+            assert fault_of(lambda data=data: read(data)) == vector["fault"]
             continue
-        command = wire.parse_command(data)
+        command = read(data)
         assert command.verb == vector["verb"]
         assert command.argument == vector["argument"]
         assert command.path == (Mailbox(*vector["path"]) if "path" in vector else None)
@@ -115,11 +117,16 @@ def test_command(wire: ModuleType, vector: dict[str, Any]) -> None:
         chunk = vector.get("chunk")
         assert command.chunk == (Chunk(chunk["size"], chunk["last"]) if chunk else None)
         assert command.fault is None
+        assert command.tolerated == tuple(vector.get("tolerated", ()))
     without = line.removesuffix(b"\r\n")
     if "fault" in vector and not without.endswith(b"\r\n"):
-        assert fault_of(lambda: wire.parse_command(without)) == vector["fault"]
+        assert fault_of(lambda: read(without)) == vector["fault"]
     elif "fault" not in vector:
-        assert wire.parse_command(without) == wire.parse_command(line)
+        assert read(without) == read(line)
+        if "tolerated" in vector:
+            assert fault_of(lambda: wire.parse_command(line)) is not None
+        else:  # `lenient` changes nothing else
+            assert wire.parse_command(line) == wire.parse_command(line, lenient=True) == read(line)
 
 
 @pytest.mark.vectors("command")
@@ -127,9 +134,10 @@ def test_command_through_the_framer(wire: ModuleType, cuts: Cuts, vector: dict[s
     line = vector["input"]
     if not line.endswith(b"\r\n") or b"\r\n" in line[:-2]:
         return  # no line of a stream
+    lenient = vector.get("lenient", False)
     impure = any(octet in line[:-2] for octet in b"\r\n\0")
     for pieces in cuts(line):
-        framer = wire.ServerFramer()
+        framer = wire.ServerFramer(lenient=lenient)
         (event, *_) = [event for piece in pieces for event in framer.feed(piece)]
         if impure:
             assert tuple(event) == vector["fault"]
@@ -137,28 +145,32 @@ def test_command_through_the_framer(wire: ModuleType, cuts: Cuts, vector: dict[s
             assert tuple(event.fault) == vector["fault"]
             assert (event.path, event.parameters, event.domain, event.chunk) == (None, {}, None, None)
         else:
-            assert event == wire.parse_command(line)
+            assert event == wire.parse_command(line, lenient=lenient)
     for pad in PADS[1:]:
-        framer = wire.ServerFramer()
+        framer = wire.ServerFramer(lenient=lenient)
         (padding, event, *_) = framer.feed(b"NOOP " + b"p" * (pad - 7) + b"\r\n" + line)
         assert padding.argument == b"p" * (pad - 7)
-        assert event == wire.ServerFramer().feed(line)[0]
+        assert event == wire.ServerFramer(lenient=lenient).feed(line)[0]
 
 
 @pytest.mark.vectors("mailbox")
 def test_mailbox(wire: ModuleType, vector: dict[str, Any]) -> None:
     source = vector["input"]
+    lenient = vector.get("lenient", False)
     forms: list[Any] = [source, bytearray(source), memoryview(source)]
     if vector.get("fault", ("",))[0] != "utf8-malformed":
         forms.append(source.decode())
     for form in forms:
         if "fault" in vector:
-            assert fault_of(lambda form=form: wire.parse_mailbox(form)) == vector["fault"]
+            assert fault_of(lambda form=form: wire.parse_mailbox(form, lenient=lenient)) == vector["fault"]
         else:
-            assert wire.parse_mailbox(form) == Mailbox(vector["local_part"], vector["domain"])
+            for either in {lenient, True}:  # what the grammar has means the same when read leniently
+                assert wire.parse_mailbox(form, lenient=either) == Mailbox(vector["local_part"], vector["domain"])
     if "fault" not in vector:
         mailbox = Mailbox(vector["local_part"], vector["domain"])
-        assert wire.format_mailbox(mailbox) == vector.get("written", source.decode())
+        written = vector.get("written", source.decode())
+        assert wire.format_mailbox(mailbox, lenient=lenient) == wire.format_mailbox(mailbox, lenient=True) == written
+        assert wire.parse_mailbox(written, lenient=lenient) == mailbox
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -266,7 +278,7 @@ def test_header(wire: ModuleType, vector: dict[str, Any]) -> None:
 def run(wire: ModuleType, vector: dict[str, Any], pieces: Iterable[bytes]) -> tuple[list[Any], Any]:
     """The events, with pieces of body joined, and the framer."""
     limits = Limits(**vector["limits"]) if "limits" in vector else None
-    framer = wire.ServerFramer(limits, vector.get("newline", "reject"))
+    framer = wire.ServerFramer(limits, vector.get("newline", "reject"), lenient=vector.get("lenient", False))
     resume = iter(vector.get("resume", ()))
     events: list[Any] = []
     for piece in pieces:
@@ -290,13 +302,14 @@ def as_expected(event: Any) -> dict[str, Any]:
     values = event._asdict()
     if kind == "command":
         fault = values["fault"]
-        values = {"verb": values["verb"], "argument": values["argument"], "fault": fault.id if fault else ""}
+        values = {key: values[key] for key in ("verb", "argument", "tolerated")}
+        values |= {"fault": fault.id if fault else "", "tolerated": list(values["tolerated"])}
     return {"type": kind, **values}
 
 
 @pytest.mark.vectors("framer")
 def test_framer(wire: ModuleType, cuts: Cuts, vector: dict[str, Any]) -> None:
-    defaults = {"command": {"fault": ""}, "end": FACTS}
+    defaults = {"command": {"fault": "", "tolerated": []}, "end": FACTS}
     expected = [defaults.get(event["type"], {}) | event for event in vector["events"]]
     for pieces in cuts(vector["input"]):
         events, framer = run(wire, vector, pieces)

@@ -2,13 +2,15 @@
 //! (SECURITY R17, R22).
 #![no_main]
 
-use ironpost::address::{format_mailbox, parse_mailbox};
+use ironpost::address::{Addresses, format_mailbox, parse_mailbox};
 use ironpost::command::parse_command;
 use ironpost::xtext::{utf8_addr_xtext_decode, xtext_decode, xtext_encode};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
-    let command = parse_command(data);
+fuzz_target!(|input: (bool, &[u8])| {
+    let (lenient, data) = input;
+    let addresses = if lenient { Addresses::Lenient } else { Addresses::Strict };
+    let command = parse_command(data, addresses);
     assert!(command.argument.len() <= data.len());
     match command.fault {
         Some(fault) => {
@@ -16,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
                 fault.offset <= data.len(),
                 "a fault lies inside the line, or at its end"
             );
-            assert!(command.path.is_none() && command.chunk.is_none() && command.domain.is_none());
+            let parsed = command.path.is_some() || command.chunk.is_some() || command.domain.is_some();
+            assert!(!parsed);
         }
         None => {
             if let Some(path) = &command.path {
@@ -25,9 +28,9 @@ fuzz_target!(|data: &[u8]| {
             }
         }
     }
-    if let Ok(mailbox) = parse_mailbox(data) {
-        let written = format_mailbox(&mailbox).expect("what was read can be written");
-        let again = parse_mailbox(written.as_bytes()).expect("what was written can be read");
+    if let Ok(mailbox) = parse_mailbox(data, addresses) {
+        let written = format_mailbox(&mailbox, addresses).expect("what was read can be written");
+        let again = parse_mailbox(written.as_bytes(), addresses).expect("what was written can be read");
         assert_eq!((again.local_part, again.domain), (mailbox.local_part, mailbox.domain));
     }
     let decoded = xtext_decode(&xtext_encode(data).into_owned().into_bytes())

@@ -13,7 +13,7 @@ fuzz_target!(|lines: Vec<&[u8]>| {
         octets.extend_from_slice(b"\r\n");
     }
     if let Ok(reply) = parse_reply(&octets) {
-        let ehlo = parse_ehlo(&reply).expect("250 is no refusal");
+        let ehlo = parse_ehlo(&reply).expect("250 is not a refusal");
         for (keyword, _) in &ehlo.extensions {
             assert!(!keyword.is_empty() && !keyword.contains(|c: char| c.is_ascii_lowercase() || c == ' '));
         }

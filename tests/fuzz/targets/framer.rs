@@ -2,6 +2,7 @@
 //! DATA ends only at its true end (SECURITY R1, R5, R7, R8, R22).
 #![no_main]
 
+use ironpost::address::Addresses;
 use ironpost::command::Command;
 use ironpost::data::Newline;
 use ironpost::fault::Fault;
@@ -59,7 +60,7 @@ impl Events for Seen {
 
 /// The events, and the octets that are still stored at the end.
 fn run(pieces: &[&[u8]], newline: Newline, mut modes: u32) -> (Seen, usize, bool) {
-    let mut framer = ServerFramer::new(LIMITS, newline);
+    let mut framer = ServerFramer::new(LIMITS, newline, Addresses::Lenient);
     let mut seen = Seen::default();
     for piece in pieces {
         framer

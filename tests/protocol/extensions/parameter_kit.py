@@ -1,4 +1,4 @@
-"""A server that claims everything, and our client in conversation with it, without I/O."""
+"""A server whose handler claims every extension, and a session of our client with it, without I/O."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from tests.protocol.test_server_session import Open, greeted, say
 
 from ironpost.model import Address, Envelope, Recipient
-from ironpost.protocol.client import ClientSession, State, Transaction
+from ironpost.model.tls import TlsLevel, Verification
+from ironpost.protocol.client.session import ClientSession, ClientState, OutgoingTransaction
 from ironpost.protocol.dialect import SUBMISSION
-from ironpost.protocol.server import ServerSession
-from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Tls
+from ironpost.protocol.server.session import ServerSession
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.protocol.server.transaction import TlsInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 
 NOW = 1_764_054_600.0  # 2025-11-25T07:10:00Z
 CLAIMS = frozenset({"DSN", "REQUIRETLS", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "RRVS", "BINARYMIME", "BURL"})
-TLS = Tls("TLSv1.3")
+TLS = TlsInfo("TLSv1.3")
 SUBMISSION_FOR_ALL = SUBMISSION._replace(authenticate=False)
 
 
 class Clock:
-    """Time that stands until it is moved."""
+    """A clock that moves only when it is set."""
 
     def __init__(self) -> None:
         self.time = NOW
@@ -35,7 +36,7 @@ class Clock:
 
 
 class Keeper(Open):
-    """Keeps envelopes, too."""
+    """A handler that also records envelopes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,13 +48,13 @@ class Keeper(Open):
         return super().message(session, content, facts)
 
 
-def settings(clock: Clock | None = None, **options: object) -> Settings:
-    """A server that has all these extensions unless told otherwise."""
-    return Settings("mx.example", **{"claims": CLAIMS, "now": clock or Clock(), **options})  # type: ignore[arg-type]
+def settings(clock: Clock | None = None, **options: object) -> ServerSettings:
+    """Return the settings of a server with all these extensions by default."""
+    return ServerSettings("mx.example", **{"claims": CLAIMS, "now": clock or Clock(), **options})  # type: ignore[arg-type]
 
 
-def open_session(chosen: Settings | None = None, *, tls: bool = False) -> ServerSession:
-    """After EHLO."""
+def open_session(chosen: ServerSettings | None = None, *, tls: bool = False) -> ServerSession:
+    """Return a session after EHLO."""
     session = greeted(Keeper(), chosen or settings(), hello=b"")
     session.tls = TLS if tls else None
     say(session, b"EHLO client.example\r\n")
@@ -61,24 +62,24 @@ def open_session(chosen: Settings | None = None, *, tls: bool = False) -> Server
 
 
 def offers(session: ServerSession) -> list[str]:
-    """The lines of the EHLO reply behind the first."""
+    """Return the lines of the EHLO reply after the first."""
     return [line[4:] for line in say(session, b"EHLO client.example\r\n").decode().splitlines()[1:]]
 
 
 def mail(session: ServerSession, parameters: str) -> str:
-    """The reply to MAIL with these parameters, in a transaction of its own."""
+    """Send MAIL with these parameters in a new transaction; return the reply."""
     say(session, b"RSET\r\n")
     return say(session, f"MAIL FROM:<a@a.example> {parameters}\r\n".encode()).decode().rstrip()
 
 
 def rcpt(session: ServerSession, parameters: str) -> str:
-    """The reply to RCPT with these parameters, in a transaction of its own."""
+    """Send RCPT with these parameters in a new transaction; return the reply."""
     mail(session, "")
     return say(session, f"RCPT TO:<b@b.example> {parameters}\r\n".encode()).decode().rstrip()
 
 
 def converse(
-    chosen: Settings,
+    chosen: ServerSettings,
     parameters: Mapping[str, Value] | None = None,
     recipients: tuple[Mapping[str, Value], ...] = ({},),
     *,
@@ -89,12 +90,13 @@ def converse(
     content: bytes = b"Subject: x\r\n\r\nhi\r\n",
     pieces: tuple[bytes, ...] | None = None,
 ) -> tuple[list[Reply], Keeper, str]:
-    """Our client sends one message to our server: the outcomes' replies, what arrived, and what the client said."""
+    """Send one message from our client to our server; return the replies, the messages, and the client's commands."""
     handler = Keeper()
     server = ServerSession(handler, chosen)
     server.tls = TLS if tls else None
     client = ClientSession("client.example")
-    client.verified = verified
+    if tls:
+        client.tls = Verification(TlsLevel.AUTHENTICATED if verified else TlsLevel.ENCRYPTED, "")
     server.start()
     said = b""
 
@@ -110,15 +112,15 @@ def converse(
     exchange()
     to = tuple(Recipient(Address.parse(f"b{n}@b.example"), each) for n, each in enumerate(recipients))
     held = content if pieces is None else None
-    sent = Transaction(Envelope(Address.parse(sender), to, parameters or {}), content=held)
+    sent = OutgoingTransaction(Envelope(Address.parse(sender), to, parameters or {}), content=held)
     sent.now = now
     client.begin(sent)
     exchange()
     for piece in pieces or ():
-        if client.state is State.CONTENT:
+        if client.state is ClientState.CONTENT:
             client.content(piece)
             exchange()
-    if pieces is not None and client.state is State.CONTENT:
+    if pieces is not None and client.state is ClientState.CONTENT:
         client.end_content()
         exchange()
     assert sent.done

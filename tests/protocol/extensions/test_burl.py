@@ -1,4 +1,4 @@
-"""BURL: content from where the client says, under the rules of chunks (RFC 4468)."""
+"""BURL: content from a URL of the client, under the rules of chunks (RFC 4468)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.protocol.test_server_session import ENVELOPE, codes, greeted, say
 from ironpost.model import Reply
 from ironpost.model.verdict import drop, reject
 from ironpost.protocol.dialect import SUBMISSION
-from ironpost.protocol.transaction import Identity
+from ironpost.protocol.server.transaction import Identity
 from ironpost.server import BaseHandler
 
 URL = b"imap://ada@imap.example/outbox;uid=25;urlauth=submit+ada:internal:91354a"
@@ -28,7 +28,7 @@ REMOTE = {
 
 
 class Fetcher(Keeper):
-    """Fetches out of REMOTE, at once or later."""
+    """A handler that fetches from REMOTE, at once or as an awaitable."""
 
     def __init__(self, later: bool = False) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def fetcher(request) -> Fetcher:
     return Fetcher(request.param)
 
 
-def test_it_exists_on_submission_where_it_is_claimed() -> None:  # RFC 4468 §3.1
+def test_it_is_offered_on_submission_if_claimed() -> None:  # RFC 4468 §3.1
     session = opened()
     assert "BURL imap" in offers(session)
     session.identity = None
@@ -63,7 +63,7 @@ def test_it_exists_on_submission_where_it_is_claimed() -> None:  # RFC 4468 §3.
         assert codes(say(session, ENVELOPE + b"BURL " + URL + b" LAST\r\n"))[-1] == b"502"
 
 
-def test_a_message_by_url(fetcher: Fetcher) -> None:
+def test_a_message_from_a_url(fetcher: Fetcher) -> None:
     session = opened(fetcher)
     assert codes(say(session, ENVELOPE + b"BURL imap://h/whole LAST\r\n" + ENVELOPE)) == [b"250"] * 5
     assert fetcher.asked == [("imap://h/whole", True)]
@@ -72,7 +72,7 @@ def test_a_message_by_url(fetcher: Fetcher) -> None:
 
 @pytest.mark.parametrize("hook", ["mail", "recipient"])
 @pytest.mark.parametrize("octets", [b"BURL imap://h/whole LAST\r\n", b"BDAT 3\r\nx\r\nBURL imap://h/whole LAST\r\n"])
-def test_for_mail_that_is_dropped_no_url_is_followed(fetcher: Fetcher, hook: str, octets: bytes) -> None:
+def test_for_dropped_mail_no_url_is_fetched(fetcher: Fetcher, hook: str, octets: bytes) -> None:
     setattr(fetcher, hook, lambda *_: drop("unwanted"))
     session = opened(fetcher)
     assert set(codes(say(session, ENVELOPE + octets))) == {b"250"}
@@ -84,7 +84,7 @@ def test_the_url_arrives_as_it_was_sent(fetcher: Fetcher) -> None:
     assert fetcher.asked == [(URL.decode(), True)]
 
 
-def test_urls_and_chunks_take_turns(fetcher: Fetcher) -> None:  # RFC 4468 §3.2
+def test_urls_and_chunks_may_be_mixed(fetcher: Fetcher) -> None:  # RFC 4468 §3.2
     session = opened(fetcher)
     written = say(
         session,
@@ -99,7 +99,7 @@ def test_urls_and_chunks_take_turns(fetcher: Fetcher) -> None:  # RFC 4468 §3.2
     assert fetcher.messages[1] == b"part\r\nb\r\n"
 
 
-def test_r1_a_line_end_that_is_cut_in_two_is_a_line_end(fetcher: Fetcher) -> None:
+def test_r1_crlf_split_between_url_and_chunk_is_a_line_ending(fetcher: Fetcher) -> None:
     session = opened(fetcher)
     assert codes(say(session, ENVELOPE + b"BURL imap://h/cr\r\nBURL imap://h/lf LAST\r\n"))[-1] == b"250"
     assert codes(say(session, ENVELOPE + b"BDAT 1\r\n\rBURL imap://h/lf LAST\r\n"))[-1] == b"250"
@@ -121,7 +121,7 @@ def test_r1_a_line_end_that_is_cut_in_two_is_a_line_end(fetcher: Fetcher) -> Non
         b"BDAT 60000\r\n" + b"x" * 60_000 + b"BDAT 5000\r\n" + b"x" * 5000 + b"BURL imap://h/whole\r\n" * 30,
     ],
 )
-def test_r1_nothing_comes_in_by_a_url_that_could_not_come_in_a_chunk(fetcher: Fetcher, commands: bytes) -> None:
+def test_r1_content_from_a_url_has_the_rules_of_chunks(fetcher: Fetcher, commands: bytes) -> None:
     session = opened(fetcher)
     assert {b"550", b"552"} & set(codes(say(session, ENVELOPE + commands)))
     assert fetcher.messages == []
@@ -138,7 +138,7 @@ def test_a_fetch_that_fails_ends_the_transaction(fetcher: Fetcher) -> None:
 
 @pytest.mark.parametrize("answer", [None, "text", Reply(250, "2.0.0", ("fine",)), OSError("no"), ConnectionError("no")])
 @pytest.mark.parametrize("later", [False, True])
-def test_r26_whatever_the_hook_does_the_session_goes_on(answer: object, later: bool) -> None:
+def test_r26_the_session_continues_whatever_the_hook_does(answer: object, later: bool) -> None:
     class Odd(Fetcher):
         def burl(self, session, url, last):
             async def soon():
@@ -157,7 +157,7 @@ def test_r26_whatever_the_hook_does_the_session_goes_on(answer: object, later: b
     assert session.failures == 1
 
 
-def test_a_verdict_refuses_too() -> None:
+def test_the_hook_may_return_a_refusal() -> None:
     class Judge(Fetcher):
         def burl(self, session, url, last):
             return reject("not yours", code=554)
@@ -165,14 +165,11 @@ def test_a_verdict_refuses_too() -> None:
     assert codes(say(opened(Judge()), ENVELOPE + b"BURL imap://h/x LAST\r\n"))[-1] == b"554"
 
 
-def test_by_itself_a_handler_follows_no_url() -> None:
-    class Claims(BaseHandler):
-        def recipient(self, session, forward_path, parameters):
-            return None
-
-    assert say(opened(Claims()), ENVELOPE + b"BURL imap://h/x LAST\r\n").endswith(
-        b"554 5.7.8 URL resolution requires trust relationship\r\n"
-    )
+def test_it_is_not_offered_without_the_hook() -> None:
+    handler = BaseHandler()
+    served = settings(dialect=SUBMISSION_FOR_ALL).serving(handler)
+    assert not [line for line in offers(greeted(handler, served)) if "BURL" in line]
+    assert codes(say(greeted(handler, served), b"BURL imap://h/x LAST\r\n")) == [b"502"]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +186,7 @@ def test_by_itself_a_handler_follows_no_url() -> None:
         (ENVELOPE + b"BDAT 1\r\nx", b"BURL bad", b"501"),
     ],
 )
-def test_out_of_place_or_malformed_it_is_refused_and_nobody_is_asked(
+def test_out_of_sequence_or_malformed_it_is_refused_without_calling_the_hook(
     before: bytes, command: bytes, code: bytes
 ) -> None:
     handler = Fetcher()
@@ -201,7 +198,7 @@ def test_out_of_place_or_malformed_it_is_refused_and_nobody_is_asked(
         assert session.transaction is None
 
 
-def test_who_did_not_authenticate_may_not() -> None:  # RFC 4468 §8
+def test_it_requires_authentication() -> None:  # RFC 4468 §8
     handler = Fetcher()
     session = opened(handler)
     session.identity = None
@@ -211,7 +208,7 @@ def test_who_did_not_authenticate_may_not() -> None:  # RFC 4468 §8
     assert handler.asked == []
 
 
-def test_a_place_that_is_refused_refuses_the_url() -> None:
+def test_a_refused_spool_refuses_the_url() -> None:
     class Full(Fetcher):
         def content(self, session):
             return Reply(452, "4.3.1", ("Full",))
@@ -223,7 +220,7 @@ def test_a_place_that_is_refused_refuses_the_url() -> None:
     assert session.transaction is None
 
 
-def test_a_place_that_takes_its_time_is_waited_for(fetcher: Fetcher) -> None:
+def test_a_spool_that_suspends_is_awaited(fetcher: Fetcher) -> None:
     class Slow:
         size = 0
 
@@ -243,7 +240,7 @@ def test_a_place_that_takes_its_time_is_waited_for(fetcher: Fetcher) -> None:
     assert fetcher.messages == [b"part\r\npart\r\n"]
 
 
-def test_a_long_url_fits_on_the_line() -> None:
+def test_a_long_url_fits_into_the_command_line() -> None:
     handler = Fetcher()
     url = b"imap://h/" + b"x" * 1500
     assert codes(say(opened(handler), ENVELOPE + b"BURL " + url + b"\r\n"))[-1] == b"554"

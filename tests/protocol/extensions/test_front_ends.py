@@ -1,4 +1,4 @@
-"""XCLIENT and XFORWARD: who may say them, what they may say, and what becomes of the session."""
+"""XCLIENT and XFORWARD: permitted clients, attributes, and their effect on the session."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tests.protocol.test_server_session import ENVELOPE, Open, codes, say, settl
 
 from ironpost.protocol import replies
 from ironpost.protocol.dialect import SUBMISSION
-from ironpost.protocol.server import ServerSession
-from ironpost.protocol.settings import Settings
-from ironpost.protocol.transaction import Identity, Peer, Tls
+from ironpost.protocol.extensions.xforward import ForwardedOrigin
+from ironpost.protocol.server.session import ServerSession
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.protocol.server.transaction import Identity, Peer, TlsInfo
 
-SETTINGS = Settings("mx.example", xclient=(ip_network("192.0.2.0/28"), ip_network("2001:db8::/64")))
+SETTINGS = ServerSettings("mx.example", front_ends=(ip_network("192.0.2.0/28"), ip_network("2001:db8::/64")))
 FRONT, STRANGER = Peer("192.0.2.5", 40000, "192.0.2.1", 25), Peer("198.51.100.7", 40000)
 XCLIENT = b"XCLIENT ADDR=203.0.113.9 PORT=1234 NAME=client.example HELO=hello.example PROTO=ESMTP\r\n"
 
@@ -36,36 +37,36 @@ def opened(peer=FRONT, settings=SETTINGS, handler=None, hello=b"EHLO front.examp
     return session, say(session, hello)
 
 
-def test_xclient_starts_the_session_anew_for_another_client() -> None:
+def test_xclient_resets_the_session_for_another_client() -> None:
     session, hello = opened()
     assert b"250-XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT\r\n" in hello
     assert say(session, XCLIENT) == b"220 mx.example ESMTP ironpost\r\n"
     assert session.peer == Peer("203.0.113.9", 1234, "192.0.2.1", 25, "client.example", "192.0.2.5")
     assert session.handler.connected[-1] == session.peer
     assert session.helo == "hello.example"
-    assert codes(say(session, b"MAIL FROM:<a@b.example>\r\n")) == [b"503"]  # EHLO comes again
+    assert codes(say(session, b"MAIL FROM:<a@b.example>\r\n")) == [b"503"]  # EHLO must be sent again
     say(session, b"EHLO client.example\r\n")
     assert codes(say(session, ENVELOPE)) == [b"250"] * 2
-    # Trust is that of the front end, not of whom it speaks for.
+    # The front end's address is trusted, not that of its client.
     assert codes(say(session, b"RSET\r\nXCLIENT ADDR=IPV6:2001:DB8::9\r\n")) == [b"250", b"220"]
     assert session.peer == Peer("2001:db8::9", 1234, "192.0.2.1", 25, "", "192.0.2.5")
 
 
-def test_commands_behind_xclient_are_those_of_the_new_session() -> None:
+def test_commands_after_xclient_belong_to_the_new_session() -> None:
     session, _ = opened()
     written = codes(say(session, XCLIENT + b"NOOP\r\nMAIL FROM:<a@b.example>\r\nQUIT\r\n"))
     assert written == [b"220", b"250", b"503", b"221"]
 
 
-def test_r14_xclient_is_refused_but_from_listed_addresses() -> None:
+def test_r14_xclient_is_refused_from_unlisted_addresses() -> None:
     for peer in (STRANGER, Peer(), Peer("2001:db8:0:1::1")):
         session, hello = opened(peer)
         assert b"XCLIENT" not in hello
         assert b"XFORWARD" not in hello
         said = say(session, XCLIENT + b"XCLIENT ADDR=192.0.2.5\r\nXFORWARD ADDR=192.0.2.5\r\n")
-        assert said == b"550 5.7.1 Not allowed to this client\r\n" * 3
+        assert said == b"550 5.7.1 Insufficient authorization\r\n" * 3
         assert session.peer == peer
-    session, hello = opened(settings=Settings())
+    session, hello = opened(settings=ServerSettings())
     assert codes(say(session, XCLIENT)) == [b"502"]
 
 
@@ -74,12 +75,12 @@ def test_r14_xclient_resets_the_session() -> None:
     session.identity = Identity("jo", "PLAIN")
     assert codes(say(session, b"XFORWARD NAME=x.example\r\n" + XCLIENT)) == [b"250", b"220"]
     assert (session.identity, session.transaction, session.esmtp) == (None, None, False)
-    assert session.forwarded == {}
+    assert session.state_of(ForwardedOrigin).attributes == {}
     assert codes(say(session, b"MAIL FROM:<a@b.example>\r\n")) == [b"503"]
 
 
 def test_r14_a_login_named_by_the_front_end_does_not_pass_to_the_next_client() -> None:
-    session, _ = opened(settings=Settings(xclient=SETTINGS.xclient, dialect=SUBMISSION))
+    session, _ = opened(settings=ServerSettings(front_ends=SETTINGS.front_ends, dialect=SUBMISSION))
     assert codes(say(session, b"XCLIENT ADDR=203.0.113.9 LOGIN=jo+40b.example\r\nEHLO c.example\r\n"))[0] == b"220"
     assert session.identity == Identity("jo@b.example", "XCLIENT")
     assert codes(say(session, ENVELOPE + b"RSET\r\n")) == [b"250"] * 3
@@ -97,13 +98,13 @@ def test_a_client_that_is_refused_gets_no_session() -> None:
     assert session.closing
 
 
-def test_an_unknown_address_is_none_that_anybody_trusts() -> None:
+def test_an_unknown_address_is_not_trusted() -> None:
     session, _ = opened()
     assert codes(say(session, b"XCLIENT ADDR=[UNAVAILABLE] PORT=[unavailable] NAME=[TEMPUNAVAIL]\r\n")) == [b"220"]
     assert (session.peer.ip, session.peer.port, session.peer.name) == ("0.0.0.0", 0, "")
 
 
-def test_both_have_no_place_in_a_transaction() -> None:
+def test_both_are_refused_inside_a_transaction() -> None:
     session, _ = opened()
     assert codes(say(session, ENVELOPE + XCLIENT + b"XFORWARD NAME=x.example\r\n")) == [b"250", b"250", b"503", b"503"]
     assert session.peer == FRONT
@@ -134,13 +135,13 @@ def test_malformed_attributes_are_501_and_change_nothing(argument) -> None:
     assert codes(say(session, b"XCLIENT " + argument + b"\r\n")) == [b"501"]
     assert session.peer == FRONT
     assert session.esmtp
-    if not argument.startswith((b"HELO", b"LOGIN")):  # a HELO is text there, and a login is nothing
+    if not argument.startswith((b"HELO", b"LOGIN")):  # HELO may be any text there, and a login may be missing
         assert codes(say(session, b"XFORWARD " + argument + b"\r\n")) == [b"501"]
-        assert session.forwarded == {}
+        assert session.state_of(ForwardedOrigin).attributes == {}
     assert codes(say(session, b"NOOP\r\n")) == [b"250"]
 
 
-def test_xforward_is_kept_for_one_transaction() -> None:
+def test_xforward_applies_to_one_transaction() -> None:
     session, hello = opened()
     assert b"250-XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE\r\n" in hello
     first = b"XFORWARD NAME=spike.example ADDR=203.0.113.9 PORT=[UNAVAILABLE]\r\n"
@@ -149,14 +150,14 @@ def test_xforward_is_kept_for_one_transaction() -> None:
         == [b"250"] * 2
     )
     known = {"NAME": "spike.example", "ADDR": "203.0.113.9", "PORT": "", "PROTO": "ESMTP", "HELO": "two words"}
-    assert session.forwarded == known | {"IDENT": "4F2", "SOURCE": "REMOTE"}
+    assert session.state_of(ForwardedOrigin).attributes == known | {"IDENT": "4F2", "SOURCE": "REMOTE"}
     assert session.peer == FRONT
     say(session, ENVELOPE + b"DATA\r\n")
-    assert session.forwarded["IDENT"] == "4F2"
+    assert session.state_of(ForwardedOrigin).attributes["IDENT"] == "4F2"
     say(session, b"x\r\n.\r\n")
-    assert session.forwarded == {}
+    assert session.state_of(ForwardedOrigin).attributes == {}
     say(session, first + b"RSET\r\n")
-    assert session.forwarded == {}
+    assert session.state_of(ForwardedOrigin).attributes == {}
 
 
 def test_r14_the_certificate_of_a_front_end_is_not_its_clients() -> None:
@@ -166,7 +167,7 @@ def test_r14_the_certificate_of_a_front_end_is_not_its_clients() -> None:
         def external(self, session, authzid):
             return session.tls.names[0] if session.tls.names else None
 
-    tls = Tls("TLSv1.3", subject="CN=front", names=("front.example",))
+    tls = TlsInfo("TLSv1.3", subject="CN=front", names=("front.example",))
     session = ServerSession(Watch(), replace(SETTINGS, authenticator=Users()), FRONT, tls=tls)
     settle(session, session.start())
     assert b"AUTH EXTERNAL" in say(session, b"EHLO front.example\r\n")

@@ -1,4 +1,4 @@
-"""FUTURERELEASE: submitted now, to leave later (RFC 4865)."""
+"""FUTURERELEASE: submitted now, sent later (RFC 4865)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from tests.protocol.extensions.parameter_kit import (
 from ironpost.model.parameters import HoldUntil, moment_text
 from ironpost.protocol import replies
 from ironpost.protocol.dialect import LMTP
-from ironpost.protocol.extensions.future_release import release_time
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.extensions import not_before, with_options
+from ironpost.protocol.extensions.future_release import FutureRelease
+from ironpost.protocol.server.settings import ServerSettings
 
 DAY = 24 * 3600
 
 
-def submission(clock: Clock | None = None, **options: object) -> Settings:
-    return settings(clock, dialect=SUBMISSION_FOR_ALL, max_hold=DAY, **options)
+def submission(clock: Clock | None = None, **options: object) -> ServerSettings:
+    return settings(clock, dialect=SUBMISSION_FOR_ALL, extensions=with_options(FutureRelease(DAY)), **options)
 
 
-def test_it_exists_on_submission_only_claimed_and_with_a_clock() -> None:  # RFC 4865 §4.2 (2)
+def test_it_is_offered_on_submission_if_claimed_and_with_a_clock() -> None:  # RFC 4865 §4.2 (2)
     assert "FUTURERELEASE 86400 2025-11-26T07:00:00Z" in offers(open_session(submission()))
     lmtp = settings(dialect=LMTP._replace(hello=frozenset({"EHLO"})))
-    clockless = Settings(dialect=SUBMISSION_FOR_ALL, claims=frozenset({"FUTURERELEASE"}))
+    clockless = ServerSettings(dialect=SUBMISSION_FOR_ALL, claims=frozenset({"FUTURERELEASE"}))
     for without in (settings(), lmtp, clockless, submission(claims=frozenset())):
         session = open_session(without)
         assert not any(line.startswith("FUTURERELEASE") for line in offers(session))
         assert mail(session, "HOLDFOR=60").startswith("555 5.5.4")
 
 
-def test_the_latest_moment_moves_with_the_hours_and_is_always_taken() -> None:
+def test_the_announced_maximum_moves_hourly_and_is_always_accepted() -> None:
     clock = Clock()
     session = open_session(submission(clock))
     shown = set()
@@ -51,27 +52,27 @@ def test_the_latest_moment_moves_with_the_hours_and_is_always_taken() -> None:
     assert len(session.settings._ehlo_replies) <= 16
 
 
-def test_an_interval_becomes_a_moment_and_stands_beside_it() -> None:
+def test_an_interval_is_stored_with_its_point_in_time() -> None:
     clock = Clock()
     clock.time = NOW + 0.5
     session = open_session(submission(clock))
     assert mail(session, "HOLDFOR=86400").startswith("250")
     assert session.transaction is not None
     parameters = session.transaction.parameters
-    assert parameters == {"HOLDFOR": DAY, "HOLDUNTIL": HoldUntil(int(NOW) + 1 + DAY)}  # never earlier than asked
-    assert release_time(parameters) == NOW + 1 + DAY
+    assert parameters == {"HOLDFOR": DAY, "HOLDUNTIL": HoldUntil(int(NOW) + 1 + DAY)}  # never earlier than requested
+    assert not_before(parameters) == NOW + 1 + DAY
 
 
-def test_a_moment_is_kept_as_it_is() -> None:
+def test_a_point_in_time_is_stored_unchanged() -> None:
     session = open_session(submission())
     assert mail(session, "HOLDUNTIL=2025-11-25T12:00:00Z").startswith("250")
     assert session.transaction is not None
-    assert moment_text(release_time(session.transaction.parameters) or 0) == "2025-11-25T12:00:00Z"
+    assert moment_text(not_before(session.transaction.parameters) or 0) == "2025-11-25T12:00:00Z"
 
 
-def test_a_moment_that_is_over_is_no_error() -> None:
+def test_a_time_in_the_past_is_not_an_error() -> None:
     assert mail(open_session(submission()), "HOLDUNTIL=2020-01-01T00:00:00Z").startswith("250")
-    assert release_time({}) is None
+    assert not_before({}) is None
 
 
 @pytest.mark.parametrize(
@@ -93,14 +94,14 @@ def test_a_moment_that_is_over_is_no_error() -> None:
         "BY=300;R HOLDUNTIL=2025-11-25T12:00:00Z",
     ],
 )
-def test_what_cannot_be_kept_is_501(parameters: str) -> None:  # RFC 4865 §4.2 (7) to (11)
+def test_an_invalid_or_unacceptable_time_is_501(parameters: str) -> None:  # RFC 4865 §4.2 (7) to (11)
     session = open_session(submission())
     assert mail(session, parameters).startswith("501 5.5.4")
     assert session.transaction is None
     assert mail(session, "HOLDFOR=600 BY=600;R").startswith("250")
 
 
-def test_our_client_hands_a_moment_to_a_server_that_waits_for_it() -> None:
+def test_our_client_sends_the_time_to_a_server_with_the_extension() -> None:
     hold = HoldUntil(int(NOW) + 3600)
     outcomes, kept, said = converse(submission(), {"HOLDUNTIL": hold, "HOLDFOR": 3600})
     assert outcomes[0].code == 250
@@ -112,14 +113,16 @@ def test_our_client_hands_a_moment_to_a_server_that_waits_for_it() -> None:
 @pytest.mark.parametrize(
     ("chosen", "until"), [(settings(), NOW + 60), (submission(), NOW + 2 * DAY)], ids=["no extension", "too long"]
 )
-def test_a_server_that_would_not_wait_does_not_get_it(chosen: Settings, until: float) -> None:  # RFC 4865 §4.1
+def test_the_message_is_not_sent_to_a_server_that_would_not_hold_it(
+    chosen: ServerSettings, until: float
+) -> None:  # RFC 4865 §4.1
     outcomes, _, said = converse(chosen, {"HOLDUNTIL": HoldUntil(int(until))})
     assert outcomes == [replies.PEER_LACKS_FUTURERELEASE]
     assert "MAIL" not in said
 
 
 @pytest.mark.parametrize("chosen", [settings(), submission()])
-def test_a_moment_that_has_come_is_nobodys_business(chosen: Settings) -> None:
+def test_a_time_in_the_past_is_not_sent(chosen: ServerSettings) -> None:
     outcomes, _, said = converse(chosen, {"HOLDUNTIL": HoldUntil(int(NOW)), "HOLDFOR": 60})
     assert outcomes[0].code == 250
     assert "HOLD" not in said

@@ -1,4 +1,4 @@
-"""LIMITS: how much at once (RFC 9422)."""
+"""LIMITS: recipients and messages of a session (RFC 9422)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from tests.protocol.extensions.parameter_kit import converse, mail, offers, open
 from tests.protocol.test_client import opened, talk, transaction
 
 from ironpost.protocol import replies
-from ironpost.protocol.client import State
+from ironpost.protocol.client.session import ClientState
 from ironpost.protocol.extensions.limits import PeerLimits, peer_limits
-from ironpost.protocol.settings import Settings
+from ironpost.protocol.server.settings import ServerSettings
 
 FEW = "S: 220 mx.example ESMTP\nC: EHLO client.example\nS: 250-mx.example\nS: 250 LIMITS RCPTMAX=2 MAILMAX=2\n"
 
 
-def test_the_server_says_what_it_keeps() -> None:
+def test_the_server_announces_its_limits() -> None:
     assert "LIMITS RCPTMAX=1000" in offers(open_session())
     assert "LIMITS RCPTMAX=100 MAILMAX=7" in offers(open_session(settings(max_recipients=100, max_transactions=7)))
     assert not any(line.startswith("LIMITS") for line in offers(open_session(settings(max_recipients=10**6))))
     with pytest.raises(ValueError, match="max_transactions"):
-        Settings(max_transactions=0)
+        ServerSettings(max_transactions=0)
 
 
 def test_mailmax_counts_every_mail_and_then_closes() -> None:  # RFC 9422 §4.1
@@ -29,7 +29,7 @@ def test_mailmax_counts_every_mail_and_then_closes() -> None:  # RFC 9422 §4.1
     session.receive(b"EHLO client.example\r\n")
     session.output()
     assert mail(session, "").startswith("250")
-    assert mail(session, "") == "421 4.7.0 Too many messages in one session, closing"
+    assert mail(session, "") == "421 4.7.0 Too many messages in one session, closing transmission channel"
     assert session.closing
 
 
@@ -42,18 +42,18 @@ def test_mailmax_counts_every_mail_and_then_closes() -> None:  # RFC 9422 §4.1
         ("rcptmax=1", PeerLimits(None, 1)),
         ("FUTURE RCPTMAX=20 OTHER=a/b=c", PeerLimits(None, 20)),
         ("MAILMAX=999999", PeerLimits(999_999, None)),
-        # RFC 9422 §3.7: one limit that cannot be read is as if it were not there
+        # RFC 9422 §3.7: a limit that cannot be parsed is ignored
         ("MAILMAX=0 RCPTMAX=20", PeerLimits(None, 20)),
         ("MAILMAX=1000000 RCPTMAX=-1", PeerLimits()),
         ("MAILMAX RCPTMAX=020", PeerLimits()),
-        # RFC 9422 §3.7: what has another form than limits have is as if nothing had been said
+        # RFC 9422 §3.7: a parameter of another form is ignored
         ("RCPTMAX=20 MAILMAX=5;", PeerLimits()),
         ("RCPTMAX=20 =5", PeerLimits()),
         ("RCPTMAX=20 MAILMAX=", PeerLimits()),
         ("RCPTMAX=20 m\u00e4x=1", PeerLimits()),
     ],
 )
-def test_what_a_peer_says_is_read_with_care(said: str | None, found: PeerLimits) -> None:
+def test_invalid_limits_of_a_peer_are_ignored(said: str | None, found: PeerLimits) -> None:
     assert peer_limits({} if said is None else {"LIMITS": said}) == found
 
 
@@ -73,10 +73,10 @@ def test_recipients_beyond_the_limit_wait_for_the_next_transaction() -> None:  #
     session.output()
     session.receive(b"250 ok\r\n")
     assert sent.done
-    assert session.state is State.READY
+    assert session.state is ClientState.READY
 
 
-def test_messages_beyond_the_limit_need_another_connection() -> None:
+def test_messages_beyond_the_limit_use_another_connection() -> None:
     session = opened(FEW)
     assert session.limits == PeerLimits(2, 2)
     for _ in range(2):
@@ -91,7 +91,7 @@ def test_messages_beyond_the_limit_need_another_connection() -> None:
     assert session.output() == b""
 
 
-def test_our_client_keeps_the_limit_of_our_server() -> None:
+def test_our_client_respects_the_limits_of_our_server() -> None:
     outcomes, kept, _ = converse(settings(max_recipients=100), {}, ({},) * 101)
     assert [reply.code for reply in outcomes] == [250] * 100 + [452]
     assert len(kept.envelopes[0][1]) == 100

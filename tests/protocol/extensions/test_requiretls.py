@@ -24,13 +24,13 @@ def test_the_message_is_tagged() -> None:  # RFC 8689 §4.1
     assert session.transaction.parameters == TAG
 
 
-def test_r38_in_clear_with_a_value_or_unclaimed_it_is_refused() -> None:
+def test_r38_without_tls_with_a_value_or_unclaimed_it_is_refused() -> None:
     assert mail(open_session(), "REQUIRETLS") == "530 5.7.10 Encryption needed"
     assert mail(open_session(tls=True), "REQUIRETLS=yes").startswith("501 5.5.4")
     assert mail(open_session(OTHERS, tls=True), "REQUIRETLS").startswith("555 5.5.4")
 
 
-def test_under_verified_tls_it_is_handed_on() -> None:  # RFC 8689 §4.2.1
+def test_under_verified_tls_it_is_relayed() -> None:  # RFC 8689 §4.2.1
     outcomes, kept, said = converse(settings(), TAG, tls=True, verified=True)
     assert outcomes[0].code == 250
     assert " REQUIRETLS\r\n" in said
@@ -46,14 +46,16 @@ def test_under_verified_tls_it_is_handed_on() -> None:  # RFC 8689 §4.2.1
         (True, False, True, replies.PEER_NOT_VERIFIED),
     ],
 )
-def test_r38_anything_less_is_refused_before_mail(tls: bool, verified: bool, claimed: bool, refusal: object) -> None:
+def test_r38_without_verified_tls_the_message_is_refused_before_mail(
+    tls: bool, verified: bool, claimed: bool, refusal: object
+) -> None:
     outcomes, _, said = converse(settings() if claimed else OTHERS, TAG, tls=tls, verified=verified)
     assert outcomes == [refusal]
     assert outcomes[0].enhanced == ("5.7.30" if refusal is replies.PEER_LACKS_REQUIRETLS else "5.7.10")
     assert "MAIL" not in said
 
 
-def test_a_report_is_not_lost_for_it() -> None:  # RFC 8689 §5
+def test_a_bounce_is_sent_without_it() -> None:  # RFC 8689 §5
     outcomes, kept, said = converse(OTHERS, TAG, sender="")
     assert outcomes[0].code == 250
     assert "REQUIRETLS" not in said

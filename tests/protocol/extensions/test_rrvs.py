@@ -1,4 +1,4 @@
-"""RRVS: for whoever has had the mailbox since then (RFC 7293)."""
+"""RRVS: deliver only if the mailbox has had the same owner since then (RFC 7293)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHERS = settings(claims=frozenset())
 SINCE = 1_396_566_060
 
 
-def test_it_exists_where_it_is_claimed() -> None:
+def test_it_is_offered_if_claimed() -> None:
     assert "RRVS" in offers(open_session())
     assert "RRVS" not in offers(open_session(OTHERS))
     assert rcpt(open_session(OTHERS), "RRVS=2014-04-03T23:01:00Z").startswith("555 5.5.4")
@@ -23,7 +23,7 @@ def test_it_exists_where_it_is_claimed() -> None:
 @pytest.mark.parametrize(
     "value", ["RRVS", "RRVS=2014-04-03", "RRVS=2014-04-03T23:01:00.5Z", "RRVS=2014-04-03T23:01:00Z;X"]
 )
-def test_a_bad_value_is_501(value: str) -> None:
+def test_an_invalid_value_is_501(value: str) -> None:
     assert rcpt(open_session(), value).startswith("501 5.5.4")
 
 
@@ -42,7 +42,7 @@ def test_the_handler_decides() -> None:  # RFC 7293 §5.1
     assert session.transaction.recipients[0].parameters == {"RRVS": ValidSince(SINCE, "C")}
 
 
-def test_it_is_handed_on_with_what_the_sender_said_of_hops_without_it() -> None:  # RFC 7293 §5.1.1
+def test_it_is_relayed_with_its_action() -> None:  # RFC 7293 §5.1.1
     of_each = ({"RRVS": ValidSince(SINCE)}, {"RRVS": ValidSince(SINCE, "R")}, {"RRVS": ValidSince(SINCE, "C")}, {})
     outcomes, kept, said = converse(settings(), {}, of_each)
     assert [reply.code for reply in outcomes] == [250] * 4
@@ -50,7 +50,7 @@ def test_it_is_handed_on_with_what_the_sender_said_of_hops_without_it() -> None:
     assert "RCPT TO:<b1@b.example> RRVS=2014-04-03T23:01:00Z;R\r\n" in said
 
 
-def test_a_next_hop_without_it_gets_those_recipients_that_may_go_on() -> None:
+def test_a_next_hop_without_it_gets_only_recipients_with_action_continue() -> None:
     of_each = ({"RRVS": ValidSince(SINCE)}, {"RRVS": ValidSince(SINCE, "R")}, {"RRVS": ValidSince(SINCE, "C")}, {})
     outcomes, kept, said = converse(OTHERS, {}, of_each)
     assert outcomes[:2] == [replies.PEER_LACKS_RRVS] * 2
@@ -59,7 +59,7 @@ def test_a_next_hop_without_it_gets_those_recipients_that_may_go_on() -> None:
     assert "b0@b.example" not in said
 
 
-def test_if_none_may_nothing_is_said() -> None:
+def test_if_no_recipient_may_continue_no_transaction_is_sent() -> None:
     outcomes, _, said = converse(OTHERS, {}, ({"RRVS": ValidSince(SINCE)},))
     assert outcomes == [replies.PEER_LACKS_RRVS]
     assert "MAIL" not in said

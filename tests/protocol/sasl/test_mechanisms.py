@@ -16,18 +16,18 @@ from ironpost.protocol.sasl import (
     BY_DEFAULT,
     BY_NAME,
     MECHANISMS,
+    Authenticated,
+    AuthenticatorCall,
     Challenge,
-    Circumstances,
+    ChannelContext,
     ClientExchange,
     Credentials,
-    Granted,
-    Malformed,
+    CredentialsRejected,
+    MalformedResponse,
     PrepareError,
-    Question,
-    Refused,
     ScramCredential,
     ServerExchange,
-    Untrusted,
+    UntrustedServer,
     choose,
     prepare,
 )
@@ -39,13 +39,13 @@ STORED = credential("pencil", SALT, 4096)
 EXPORTER = {"tls-exporter": b"x" * 32, "tls-server-end-point": b"e" * 32}
 UNIQUE = {"tls-unique": b"u" * 12, "tls-server-end-point": b"e" * 32}
 END_POINT = {"tls-server-end-point": b"e" * 32}
-SERVER = Circumstances(nonce="serverside", hostname="mx.example", secret=b"key")
-CLIENT = Circumstances(nonce="clientside")
+SERVER = ChannelContext(nonce="serverside", hostname="mx.example", secret=b"key")
+CLIENT = ChannelContext(nonce="clientside")
 ADA = Credentials("ada", "pencil")
 
 
-def known(question: Question) -> Any:
-    """Answers as a server does that has one account: ada, pencil, token abc; she may act as bob."""
+def known(question: AuthenticatorCall) -> Any:
+    """Answer the lookups of a server with one account: ada, password pencil, token abc, which may act as bob."""
     login, *more = question.arguments
     if question.method == "may_act_as":
         return (login, *more) == ("ada", "bob")
@@ -60,16 +60,16 @@ def known(question: Question) -> Any:
     ]
 
 
-def settled(exchange: ServerExchange, step: Challenge | Question | Granted) -> Challenge | Granted:
-    while isinstance(step, Question):
+def settled(exchange: ServerExchange, step: Challenge | AuthenticatorCall | Authenticated) -> Challenge | Authenticated:
+    while isinstance(step, AuthenticatorCall):
         step = exchange.answer(known(step))
     return step
 
 
 def converse(
-    name: str, credentials: Credentials, client: Circumstances = CLIENT, server: Circumstances = SERVER
-) -> Granted:
-    """Both of our sides with each other, over base64, as over a connection."""
+    name: str, credentials: Credentials, client: ChannelContext = CLIENT, server: ChannelContext = SERVER
+) -> Authenticated:
+    """Run our client and server sides against each other, in base64."""
     theirs, ours = ServerExchange(BY_NAME[name], server), ClientExchange(BY_NAME[name], credentials, client)
     step = settled(theirs, theirs.start(None if ours.first is None else initial(ours.first)))
     while isinstance(step, Challenge):
@@ -81,47 +81,49 @@ def converse(
 PASSWORDS = ["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "CRAM-MD5"]
 
 
-def circumstances(name: str) -> tuple[Circumstances, Circumstances]:
+def context(name: str) -> tuple[ChannelContext, ChannelContext]:
     bindings = END_POINT if name.endswith("-PLUS") else {}
     return (
-        Circumstances(nonce="clientside", bindings=bindings, offers_binding=bool(bindings)),
-        Circumstances(nonce="serverside", bindings=bindings, offers_binding=bool(bindings), secret=b"key"),
+        ChannelContext(nonce="clientside", bindings=bindings, offers_binding=bool(bindings)),
+        ChannelContext(nonce="serverside", bindings=bindings, offers_binding=bool(bindings), secret=b"key"),
     )
 
 
 @pytest.mark.parametrize("name", PASSWORDS)
 def test_a_right_password_is_granted(name: str) -> None:
-    assert converse(name, ADA, *circumstances(name)) == Granted("ada", "ada")
+    assert converse(name, ADA, *context(name)) == Authenticated("ada", "ada")
 
 
 @pytest.mark.parametrize("name", PASSWORDS)
 @pytest.mark.parametrize("wrong", [Credentials("ada", "pen"), Credentials("eve", "pencil"), Credentials("ada", "")])
 def test_a_wrong_password_and_an_unknown_name_are_refused(name: str, wrong: Credentials) -> None:
-    with pytest.raises(Refused):
-        converse(name, wrong, *circumstances(name))
+    with pytest.raises(CredentialsRejected):
+        converse(name, wrong, *context(name))
 
 
 @pytest.mark.parametrize("name", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"])
-def test_whom_to_act_as_is_asked_of_the_authenticator(name: str) -> None:
+def test_the_authenticator_decides_about_authorization_identities(name: str) -> None:
     bob = Credentials("ada", "pencil", authzid="bob")
-    assert converse(name, bob, *circumstances(name)) == Granted("bob", "ada")
-    with pytest.raises(Refused, match="may not act"):
-        converse(name, Credentials("ada", "pencil", authzid="root"), *circumstances(name))
+    assert converse(name, bob, *context(name)) == Authenticated("bob", "ada")
+    with pytest.raises(CredentialsRejected, match="may not act"):
+        converse(name, Credentials("ada", "pencil", authzid="root"), *context(name))
 
 
-def test_tokens() -> None:
+def test_a_valid_token_is_granted_and_an_invalid_one_refused() -> None:
     for name in ("OAUTHBEARER", "XOAUTH2"):
-        assert converse(name, Credentials("ada", token="abc", host="mx.example", port=587)) == Granted("ada", "ada")
-        with pytest.raises(Refused, match="token"):
+        assert converse(name, Credentials("ada", token="abc", host="mx.example", port=587)) == Authenticated(
+            "ada", "ada"
+        )
+        with pytest.raises(CredentialsRejected, match="token"):
             converse(name, Credentials("ada", token="abd"))
-    assert converse("OAUTHBEARER", Credentials(token="abc")) == Granted("ada", "ada")
-    assert converse("OAUTHBEARER", Credentials("ada", token="abc", authzid="bob")) == Granted("bob", "ada")
+    assert converse("OAUTHBEARER", Credentials(token="abc")) == Authenticated("ada", "ada")
+    assert converse("OAUTHBEARER", Credentials("ada", token="abc", authzid="bob")) == Authenticated("bob", "ada")
 
 
-def test_external_takes_what_the_connection_says() -> None:
-    assert converse("EXTERNAL", Credentials(certificate=True)) == Granted("ada", "ada")
-    assert converse("EXTERNAL", Credentials(certificate=True, authzid="ada")) == Granted("ada", "ada")
-    with pytest.raises(Refused):
+def test_external_uses_the_identities_of_the_connection() -> None:
+    assert converse("EXTERNAL", Credentials(certificate=True)) == Authenticated("ada", "ada")
+    assert converse("EXTERNAL", Credentials(certificate=True, authzid="ada")) == Authenticated("ada", "ada")
+    with pytest.raises(CredentialsRejected):
         converse("EXTERNAL", Credentials(certificate=True, authzid="bob"))
 
 
@@ -131,9 +133,11 @@ def test_external_takes_what_the_connection_says() -> None:
 
 def test_the_example_of_rfc_4616() -> None:  # RFC 4616 §4
     exchange = ServerExchange(BY_NAME["PLAIN"], SERVER)
-    assert exchange.start(b"Ursel\0Kurt\0xipj3plmq") == Question("verify_password", "Kurt", ("Kurt", "xipj3plmq"))
-    assert exchange.answer("Kurt") == Question("may_act_as", "", ("Kurt", "Ursel"))
-    assert exchange.answer(True) == Granted("Ursel", "Kurt")
+    assert exchange.start(b"Ursel\0Kurt\0xipj3plmq") == AuthenticatorCall(
+        "verify_password", "Kurt", ("Kurt", "xipj3plmq")
+    )
+    assert exchange.answer("Kurt") == AuthenticatorCall("may_act_as", "", ("Kurt", "Ursel"))
+    assert exchange.answer(True) == Authenticated("Ursel", "Kurt")
 
 
 def test_the_example_of_rfc_2195() -> None:  # RFC 2195 §2
@@ -146,7 +150,7 @@ def test_the_example_of_rfc_2195() -> None:  # RFC 2195 §2
 
 def test_the_example_of_rfc_7677() -> None:  # RFC 7677 §3
     client = ClientExchange(
-        BY_NAME["SCRAM-SHA-256"], Credentials("user", "pencil"), Circumstances(nonce="rOprNGfwEbeRWgbNEkqO")
+        BY_NAME["SCRAM-SHA-256"], Credentials("user", "pencil"), ChannelContext(nonce="rOprNGfwEbeRWgbNEkqO")
     )
     assert client.first == b64encode(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO")
     asked = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -158,12 +162,12 @@ def test_the_example_of_rfc_7677() -> None:  # RFC 7677 §3
     assert client.respond(b64encode(proof)) == b""
     client.succeeded()
 
-    server = ServerExchange(BY_NAME["SCRAM-SHA-256"], Circumstances(nonce="%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"))
+    server = ServerExchange(BY_NAME["SCRAM-SHA-256"], ChannelContext(nonce="%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"))
     question = server.start(b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO")
-    assert question == Question("scram", "user", ("user",))
+    assert question == AuthenticatorCall("scram", "user", ("user",))
     assert server.answer(credential("pencil", b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="), 4096)) == Challenge(asked)
     assert server.respond(final) == Challenge(proof)
-    assert server.respond(b"") == Granted("user", "user")
+    assert server.respond(b"") == Authenticated("user", "user")
 
 
 def test_the_examples_of_rfc_7628() -> None:  # RFC 7628 §4.1, §4.3
@@ -173,29 +177,29 @@ def test_the_examples_of_rfc_7628() -> None:  # RFC 7628 §4.1, §4.3
     )
     exchange = ServerExchange(BY_NAME["OAUTHBEARER"], SERVER)
     token = "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg=="
-    assert exchange.start(right) == Question("verify_token", "user@example.com", ("user@example.com", token))
-    assert exchange.answer("user@example.com") == Granted("user@example.com", "user@example.com")
+    assert exchange.start(right) == AuthenticatorCall("verify_token", "user@example.com", ("user@example.com", token))
+    assert exchange.answer("user@example.com") == Authenticated("user@example.com", "user@example.com")
 
     wrong = ServerExchange(BY_NAME["OAUTHBEARER"], SERVER)
     wrong.start(right)
     assert wrong.answer(None) == Challenge(b'{"status":"invalid_token"}')
-    with pytest.raises(Refused):
+    with pytest.raises(CredentialsRejected):
         wrong.respond(b"\1")
 
 
-def test_an_oauth_client_answers_an_error_and_keeps_the_reason() -> None:
+def test_an_oauth_client_acknowledges_an_error_and_stores_the_reason() -> None:
     for name, dummy in (("OAUTHBEARER", b"AQ=="), ("XOAUTH2", b"")):
         client = ClientExchange(BY_NAME[name], Credentials("ada", token="abc"), CLIENT)
         assert client.respond(b64encode(b'{"status":"invalid_token"}')) == dummy
-        assert client.said == b'{"status":"invalid_token"}'
-        with pytest.raises(Untrusted):
+        assert client.last_challenge == b'{"status":"invalid_token"}'
+        with pytest.raises(UntrustedServer):
             client.succeeded()
 
 
 def test_a_token_for_another_host_is_refused() -> None:  # RFC 7628 §3.2
-    named = Circumstances(server_name="mx.example")
+    named = ChannelContext(server_name="mx.example")
     assert converse("OAUTHBEARER", Credentials("ada", token="abc", host="MX.example"), server=named).name == "ada"
-    with pytest.raises(Refused, match="host"):
+    with pytest.raises(CredentialsRejected, match="host"):
         converse("OAUTHBEARER", Credentials("ada", token="abc", host="other.example"), server=named)
 
 
@@ -212,7 +216,7 @@ def test_scramp_logs_in_to_us_and_we_to_scramp() -> None:
     step = exchange.respond(client.get_client_final().encode())
     assert isinstance(step, Challenge)
     client.set_server_final(step.octets.decode())
-    assert exchange.respond(b"") == Granted("ada", "ada")
+    assert exchange.respond(b"") == Authenticated("ada", "ada")
 
     stored = scramp.ScramMechanism("SCRAM-SHA-256").make_auth_info("pencil", iteration_count=5000, salt=SALT)
     assert credential("pencil", SALT, 5000)[:4] == (stored[0], stored[3], stored[1], stored[2])
@@ -225,10 +229,10 @@ def test_scramp_logs_in_to_us_and_we_to_scramp() -> None:
     ours.succeeded()
 
 
-def test_scramp_and_we_bind_to_the_channel_alike() -> None:
+def test_channel_binding_agrees_with_scramp() -> None:
     bound = ("tls-server-end-point", END_POINT["tls-server-end-point"])
     client = scramp.ScramClient(["SCRAM-SHA-256-PLUS"], "ada", "pencil", channel_binding=bound)
-    exchange = ServerExchange(BY_NAME["SCRAM-SHA-256-PLUS"], Circumstances(nonce="s", bindings=END_POINT))
+    exchange = ServerExchange(BY_NAME["SCRAM-SHA-256-PLUS"], ChannelContext(nonce="s", bindings=END_POINT))
     step = settled(exchange, exchange.start(client.get_client_first().encode()))
     assert isinstance(step, Challenge)
     client.set_server_first(step.octets.decode())
@@ -242,49 +246,49 @@ def test_scramp_and_we_bind_to_the_channel_alike() -> None:
         (END_POINT, EXPORTER, True),
         (UNIQUE, UNIQUE, True),
         (EXPORTER, END_POINT, False),  # the server's TLS library does not offer what the client binds to
-        ({"tls-server-end-point": b"m" * 32}, END_POINT, False),  # somebody in the middle
+        ({"tls-server-end-point": b"m" * 32}, END_POINT, False),  # an attacker in the middle
         (END_POINT, {}, False),
     ],
 )
 def test_r53_plus_binds_to_the_channel(client: dict[str, bytes], server: dict[str, bytes], good: bool) -> None:
-    sides = Circumstances(nonce="c", bindings=client, offers_binding=True), Circumstances(nonce="s", bindings=server)
+    sides = ChannelContext(nonce="c", bindings=client, offers_binding=True), ChannelContext(nonce="s", bindings=server)
     if good:
-        assert converse("SCRAM-SHA-256-PLUS", ADA, *sides) == Granted("ada", "ada")
+        assert converse("SCRAM-SHA-256-PLUS", ADA, *sides) == Authenticated("ada", "ada")
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(CredentialsRejected):
             converse("SCRAM-SHA-256-PLUS", ADA, *sides)
 
 
 def test_r53_the_better_binding_is_used() -> None:
-    client = ClientExchange(BY_NAME["SCRAM-SHA-256-PLUS"], ADA, Circumstances(nonce="c", bindings=EXPORTER))
+    client = ClientExchange(BY_NAME["SCRAM-SHA-256-PLUS"], ADA, ChannelContext(nonce="c", bindings=EXPORTER))
     assert b64decode(client.first or b"").startswith(b"p=tls-exporter,,")
 
 
-def test_r53_a_list_from_which_plus_was_taken_is_noticed() -> None:
-    cheated = Circumstances(nonce="clientside", bindings=END_POINT, offers_binding=False)
-    honest = Circumstances(nonce="serverside", bindings=END_POINT, offers_binding=True, secret=b"key")
-    with pytest.raises(Refused, match="list was changed"):
+def test_r53_removing_plus_from_the_list_is_detected() -> None:
+    cheated = ChannelContext(nonce="clientside", bindings=END_POINT, offers_binding=False)
+    honest = ChannelContext(nonce="serverside", bindings=END_POINT, offers_binding=True, secret=b"key")
+    with pytest.raises(CredentialsRejected, match="downgrade"):
         converse("SCRAM-SHA-256", ADA, cheated, honest)
-    without = Circumstances(nonce="serverside", secret=b"key")
-    assert converse("SCRAM-SHA-256", ADA, cheated, without) == Granted("ada", "ada")
+    without = ChannelContext(nonce="serverside", secret=b"key")
+    assert converse("SCRAM-SHA-256", ADA, cheated, without) == Authenticated("ada", "ada")
 
 
 @pytest.mark.parametrize("header", ["n", "y", "p=tls-server-end-point", "p=tls-unique"])
-def test_r53_a_binding_flag_is_taken_only_by_its_mechanism(header: str) -> None:
+def test_r53_a_binding_flag_must_match_its_mechanism(header: str) -> None:
     first = f"{header},,n=ada,r=abc".encode()
-    able = Circumstances(nonce="s", bindings=END_POINT, offers_binding=True)
+    able = ChannelContext(nonce="s", bindings=END_POINT, offers_binding=True)
     for name, taken in (("SCRAM-SHA-256", {"n"}), ("SCRAM-SHA-256-PLUS", {"p=tls-server-end-point"})):
         exchange = ServerExchange(BY_NAME[name], able)
         if header in taken:
-            assert isinstance(exchange.start(first), Question)
+            assert isinstance(exchange.start(first), AuthenticatorCall)
         else:
-            with pytest.raises(Refused):
+            with pytest.raises(CredentialsRejected):
                 exchange.start(first)
 
 
 def test_r53_an_unknown_name_is_shown_a_salt_like_any_other() -> None:
     def shown(login: str, secret: bytes = b"key") -> str:
-        exchange = ServerExchange(BY_NAME["SCRAM-SHA-256"], Circumstances(nonce="s", secret=secret))
+        exchange = ServerExchange(BY_NAME["SCRAM-SHA-256"], ChannelContext(nonce="s", secret=secret))
         step = settled(exchange, exchange.start(f"n,,n={login},r=c".encode()))
         assert isinstance(step, Challenge)
         return step.octets.decode()
@@ -312,7 +316,7 @@ def test_r53_an_unknown_name_is_shown_a_salt_like_any_other() -> None:
         lambda first, final: (b"\xff", final),
     ],
 )
-def test_a_scram_message_that_is_wrong_is_refused(change: Any) -> None:
+def test_an_invalid_scram_message_is_refused(change: Any) -> None:
     first = b"n,,n=ada,r=abc"
     without = b"c=biws,r=abcserverside"
     asked = b"r=abcserverside,s=" + b64encode(SALT) + b",i=4096"
@@ -322,13 +326,13 @@ def test_a_scram_message_that_is_wrong_is_refused(change: Any) -> None:
     proof = bytes(a ^ b for a, b in zip(key, hmac.digest(hashlib.sha256(key).digest(), signed, "sha256"), strict=True))
     final = without + b",p=" + b64encode(proof)
 
-    def play(first: bytes, final: bytes) -> Challenge | Granted:
+    def play(first: bytes, final: bytes) -> Challenge | Authenticated:
         exchange = ServerExchange(BY_NAME["SCRAM-SHA-256"], SERVER)
         assert isinstance(settled(exchange, exchange.start(first)), Challenge)
         return settled(exchange, exchange.respond(final))
 
     assert isinstance(play(first, final), Challenge)
-    with pytest.raises((Refused, Malformed)):
+    with pytest.raises((CredentialsRejected, MalformedResponse)):
         play(*change(first, final))
 
 
@@ -345,20 +349,20 @@ def test_a_scram_message_that_is_wrong_is_refused(change: Any) -> None:
         b"\xff",
     ],
 )
-def test_a_scram_client_leaves_a_server_that_it_cannot_trust(asked: bytes) -> None:
+def test_a_scram_client_aborts_if_the_server_is_not_trustworthy(asked: bytes) -> None:
     client = ClientExchange(BY_NAME["SCRAM-SHA-256"], ADA, CLIENT)
-    with pytest.raises(Untrusted):
+    with pytest.raises(UntrustedServer):
         client.respond(b64encode(asked))
 
 
-def test_a_scram_server_that_proves_nothing_is_no_success() -> None:
+def test_a_scram_server_without_proof_is_not_trusted() -> None:
     client = ClientExchange(BY_NAME["SCRAM-SHA-256"], ADA, CLIENT)
-    with pytest.raises(Untrusted):
+    with pytest.raises(UntrustedServer):
         client.succeeded()
     client.respond(b64encode(b"r=clientside1,s=AAECAwQFBgcICQoLDA0ODw==,i=4096"))
-    with pytest.raises(Untrusted):
+    with pytest.raises(UntrustedServer):
         client.succeeded()
-    with pytest.raises(Untrusted, match="does not prove"):
+    with pytest.raises(UntrustedServer, match="did not prove"):
         client.respond(b64encode(b"v=" + b64encode(b"x" * 32)))
 
 
@@ -384,14 +388,14 @@ def test_a_scram_server_that_proves_nothing_is_no_success() -> None:
     ],
 )
 def test_base64_is_strict(octets: bytes) -> None:  # RFC 4954 §4
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedResponse):
         decode(octets)
 
 
 def test_an_empty_initial_response_is_an_equals_sign() -> None:  # RFC 4954 §4
     assert initial(b"=") == b""
     assert ClientExchange(BY_NAME["EXTERNAL"], Credentials(certificate=True), CLIENT).first == b"="
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedResponse):
         decode(b"=")
 
 
@@ -409,23 +413,23 @@ def test_an_empty_initial_response_is_an_equals_sign() -> None:  # RFC 4954 §4
         ("EXTERNAL", b"\xff"),
     ],
 )
-def test_a_message_of_another_form_is_malformed(name: str, message: bytes) -> None:
+def test_a_message_with_invalid_syntax_is_malformed(name: str, message: bytes) -> None:
     exchange = ServerExchange(BY_NAME[name], SERVER)
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedResponse):
         exchange.start(message)
 
 
-def test_a_client_that_is_asked_for_more_stops() -> None:
+def test_a_client_aborts_on_an_unexpected_challenge() -> None:
     client = ClientExchange(BY_NAME["PLAIN"], ADA, CLIENT)
     client.succeeded()
-    with pytest.raises(Untrusted, match="more"):
+    with pytest.raises(UntrustedServer, match="more"):
         client.respond(b"")
-    with pytest.raises(Untrusted, match="base64"):
+    with pytest.raises(UntrustedServer, match="base64"):
         ClientExchange(BY_NAME["LOGIN"], ADA, CLIENT).respond(b"Username:")
 
 
 def test_names_are_prepared() -> None:
-    assert converse("PLAIN", Credentials("\u00ada\u2060da", "pencil")) == Granted("ada", "ada")
+    assert converse("PLAIN", Credentials("\u00ada\u2060da", "pencil")) == Authenticated("ada", "ada")
     assert prepare("I\u00adX") == "IX"  # RFC 4013 §3
     assert prepare("user") == "user"
     assert prepare("USER") == "USER"
@@ -438,8 +442,8 @@ def test_names_are_prepared() -> None:
     with pytest.raises(PrepareError):
         Credentials("ada", "a\r\nb")
     exchange = ServerExchange(BY_NAME["PLAIN"], SERVER)
-    with pytest.raises(Refused):
-        exchange.start("\u00ad\0ada\0pencil".encode())  # nothing is left of the authorization identity
+    with pytest.raises(CredentialsRejected):
+        exchange.start("\u00ad\0ada\0pencil".encode())  # the authorization identity is empty after preparation
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cn"])))
@@ -457,23 +461,23 @@ def test_preparing_agrees_with_scramp(text: str) -> None:
     assert prepare(text) == theirs
 
 
-def test_secrets_do_not_show() -> None:
+def test_repr_shows_no_secrets() -> None:
     shown = repr(Credentials("ada", "pencil", token="abc"))
     assert "pencil" not in shown
     assert "abc" not in shown
 
 
-def test_the_client_chooses_the_best_that_it_can_use() -> None:
+def test_the_client_chooses_the_best_usable_mechanism() -> None:
     every = [mechanism.name.lower() for mechanism in MECHANISMS]
-    bound, free = Circumstances(bindings=UNIQUE), Circumstances()
-    by_certificate = Circumstances(bindings=END_POINT)
+    bound, free = ChannelContext(bindings=UNIQUE), ChannelContext()
+    by_certificate = ChannelContext(bindings=END_POINT)
 
-    def chosen(credentials: Credentials, circumstances: Circumstances, offered: list[str] = every) -> str | None:
-        mechanism = choose(offered, credentials, circumstances)
+    def chosen(credentials: Credentials, context: ChannelContext, offered: list[str] = every) -> str | None:
+        mechanism = choose(offered, credentials, context)
         return None if mechanism is None else mechanism.name
 
     assert chosen(ADA, bound) == "SCRAM-SHA-256-PLUS"
-    assert chosen(ADA, Circumstances(bindings=EXPORTER)) == "SCRAM-SHA-256-PLUS"
+    assert chosen(ADA, ChannelContext(bindings=EXPORTER)) == "SCRAM-SHA-256-PLUS"
     assert chosen(ADA, by_certificate) == "SCRAM-SHA-256"  # a server that binds need not know that type
     assert choose(every, ADA, by_certificate, ["SCRAM-SHA-256-PLUS"]) is BY_NAME["SCRAM-SHA-256-PLUS"]
     assert choose(every, ADA, free, ["SCRAM-SHA-256-PLUS"]) is None
@@ -490,7 +494,7 @@ def test_the_client_chooses_the_best_that_it_can_use() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Whatever comes
+# Arbitrary input
 
 ANSWERS = {
     "verify_password": st.sampled_from([None, "ada"]),
@@ -533,33 +537,31 @@ PIECES = st.lists(
 
 @pytest.mark.parametrize("name", list(BY_NAME))
 @given(data=st.data(), responses=st.lists(PIECES, min_size=1, max_size=4))
-def test_r22_whatever_a_client_sends_a_mechanism_refuses_or_grants(
-    name: str, data: Any, responses: list[bytes]
-) -> None:
-    sides = Circumstances(nonce="serverside", bindings=EXPORTER, offers_binding=data.draw(st.booleans()))
+def test_r22_a_mechanism_refuses_or_grants_any_client_input(name: str, data: Any, responses: list[bytes]) -> None:
+    sides = ChannelContext(nonce="serverside", bindings=EXPORTER, offers_binding=data.draw(st.booleans()))
     exchange = ServerExchange(BY_NAME[name], sides)
     try:
         step = exchange.start(responses.pop() if data.draw(st.booleans()) and BY_NAME[name].initial else None)
-        while not isinstance(step, Granted):
-            if isinstance(step, Question):
+        while not isinstance(step, Authenticated):
+            if isinstance(step, AuthenticatorCall):
                 step = exchange.answer(data.draw(ANSWERS[step.method]))
             elif responses:
                 step = exchange.respond(responses.pop())
             else:
                 return
-    except (Refused, Malformed):
+    except (CredentialsRejected, MalformedResponse):
         return
     assert step.name in {"ada", "bob"} or step.name
 
 
 @pytest.mark.parametrize("name", list(BY_NAME))
 @given(challenges=st.lists(PIECES, max_size=3))
-def test_r22_whatever_a_server_sends_a_client_answers_or_leaves(name: str, challenges: list[bytes]) -> None:
+def test_r22_a_client_answers_or_aborts_on_any_server_input(name: str, challenges: list[bytes]) -> None:
     client = ClientExchange(
-        BY_NAME[name], Credentials("ada", "pencil", token="abc", certificate=True), Circumstances("c", EXPORTER)
+        BY_NAME[name], Credentials("ada", "pencil", token="abc", certificate=True), ChannelContext("c", EXPORTER)
     )
     try:
         for challenge in challenges:
             client.respond(b64encode(challenge))
-    except Untrusted:
+    except UntrustedServer:
         return

@@ -1,0 +1,82 @@
+"""Counts of outgoing TLS over a restart of the server, and what a configuration without reports costs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from tests.mta.runner_kit import VirtualClock
+
+from ironpost.compose.keyed_state import prepare_state, shared_state
+from ironpost.compose.tls_reports import DOMAINS_AT_ONCE, TlsCounting
+from ironpost.config import parse
+from ironpost.model.tls import PolicyType, PublishedPolicy, TlsOutcome
+from ironpost.reports.tlsrpt.report import DAY
+from ironpost.telemetry.metrics import Counters
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ON = parse('[tlsrpt]\ncontact = "tls@ours.example"\n')
+
+
+def outcome(domain: str = "a.example") -> TlsOutcome:
+    return TlsOutcome(PublishedPolicy(PolicyType.NONE, domain))
+
+
+def test_counts_survive_a_restart(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def life(connections: int) -> list[int]:
+        """One life of a server: it starts, counts connections and stops; the successes of the days before."""
+        state = shared_state(tmp_path, clock, Counters(), None)
+        counting = TlsCounting(ON, state.memory, clock, Counters(), 0)
+        await state.start()
+        await counting.start()
+        counts = counting.counts
+        assert counts is not None
+        for _ in range(connections):
+            counts(outcome())
+        found = [counts.results(day)[1][0].successes for day in counts.days()]
+        await counting.stop()
+        await state.stop()
+        return found
+
+    tmp_path.chmod(0o700)
+    prepare_state(tmp_path)
+    assert asyncio.run(life(2)) == []
+    assert asyncio.run(life(3)) == []
+    clock.time += DAY
+    assert asyncio.run(life(0)) == [5]
+
+
+def test_many_domains_are_stored_in_several_iterations(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        state = shared_state(tmp_path, clock, Counters(), None)
+        counting = TlsCounting(ON, state.memory, clock, Counters(), 0)
+        counts = counting.counts
+        assert counts is not None
+        for number in range(2 * DOMAINS_AT_ONCE + 1):
+            counts(outcome(f"a{number}.example"))
+        stored = asyncio.ensure_future(counting.store())
+        await asyncio.sleep(0)
+        assert not stored.done()
+        await stored
+        clock.time += DAY
+        assert len(counts.days()) == 2 * DOMAINS_AT_ONCE + 1
+
+    asyncio.run(main())
+
+
+def test_without_a_contact_nothing_is_counted(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        counting = TlsCounting(parse(""), shared_state(tmp_path, clock, Counters(), None).memory, clock, Counters(), 0)
+        assert counting.counts is None
+        await counting.store()
+        await counting.stop()
+
+    asyncio.run(main())

@@ -1,0 +1,101 @@
+"""The registry of delivery agents: one agent for each kind of route, and how another one is added."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ironpost.compose.delivery import DeliveryAgents
+from ironpost.config import Configuration
+from ironpost.delivery import NextHops
+from ironpost.delivery.agents import AGENTS, AgentEntry, Scope
+from ironpost.delivery.own_system import OwnSystem
+from ironpost.delivery.remote import RemoteDelivery
+from ironpost.model import Address, Disposition, Outcome, Reply
+from ironpost.mta.destinations import destination_key
+from ironpost.processes.clock import SystemClock, SystemRandom
+from ironpost.routing.route import Kind, Route
+from ironpost.testing.resolver import StaticResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import pytest
+
+    from ironpost.delivery.agents import AgentContext
+    from ironpost.queue.store import QueuedMessage, QueuedRecipient
+
+
+class Lmtp:
+    """An agent that stands for delivery over LMTP."""
+
+    def __init__(self, context: AgentContext) -> None:
+        self.host = context.name
+        self.closed = False
+
+    async def deliver(
+        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
+    ) -> Sequence[tuple[int, Outcome]]:
+        del message, route
+        delivered = Outcome(Disposition.DELIVERED, Reply(250, "2.1.5", (f"{self.host} has it",)))
+        return [(each.number, delivered) for each in recipients]
+
+    async def preview(self, address: Address, route: Route) -> NextHops:
+        return NextHops(f"LMTP for {address} by {route}")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def agents(configuration: Configuration) -> DeliveryAgents:
+    return DeliveryAgents(
+        configuration, "mx.here.example", OwnSystem(), SystemClock(), SystemRandom(), resolver=StaticResolver()
+    )
+
+
+def test_every_kind_of_route_has_an_agent() -> None:
+    assert set(AGENTS) == set(Kind)
+
+
+def test_all_mail_to_other_systems_shares_one_agent_and_its_connections() -> None:
+    async def main() -> None:
+        made = agents(Configuration())
+        assert isinstance(made.agent(Route.mx()), RemoteDelivery)
+        assert made.agent(Route.mx()) is made.agent(Route.smart(["hub.example"]))
+        await made.close()
+
+    asyncio.run(main())
+
+
+def test_an_agent_is_added_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(AGENTS, Kind.LOCAL, AgentEntry(Lmtp, Scope.ROUTE))  # type: ignore[arg-type]
+
+    async def main() -> None:
+        made = agents(Configuration())
+        agent = made.agent(Route.local())
+        assert isinstance(agent, Lmtp)
+        assert agent.host == "mx.here.example"
+        assert (await agent.preview(Address.parse("jo@here.example"), Route.local())).text == (
+            "LMTP for jo@here.example by local"
+        )
+        assert destination_key(Route.local(), "here.example") == ((Route.local(), ""), Scope.ROUTE)
+        await made.close()
+        assert agent.closed
+
+    asyncio.run(main())
+
+
+def test_a_reload_moves_local_mail_to_another_maildir_and_closes_both(tmp_path: Path) -> None:
+    async def main() -> None:
+        made = agents(Configuration())
+        first = made.agent(Route.local())
+        made.deliver_to(tmp_path)
+        second = made.agent(Route.local())
+        assert first is not second
+        assert (await second.preview(Address.parse("jo@here.example"), Route.local())).text == f"Maildir {tmp_path}"
+        made.deliver_to(tmp_path)
+        assert made.agent(Route.local()) is second
+        await made.close()
+
+    asyncio.run(main())

@@ -1,0 +1,98 @@
+"""What operators ask of the queue runner: return, redirect, hold and suspend."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.mta.runner_kit import LATER, OK, scenario
+
+from ironpost.model import Address
+from ironpost.model.patterns import AddressPattern
+from ironpost.queue.concurrency import DEFAULT
+from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
+from ironpost.queue.retry import DAY, HOUR
+from ironpost.queue.selection import EVERYTHING, Selection
+
+
+def test_an_operator_returns_mail_that_waits_in_memory_or_in_the_store():
+    async def act(world):
+        for name in ("m1", "m2"):
+            await world.put(name, "a@remote.example", "b@remote.example")
+        await world.commit("m3", "a@remote.example", held=True)
+        await world.settle()
+        assert await world.runner.bounce(Selection(recipient=AddressPattern("a@remote.example")), "spam") == 3
+        await world.settle()
+        texts = [body for _, _, to, body in world.local.calls if to == ["from@local.example"]]
+        assert len(texts) == 3
+        assert all(b"554 5.3.0 Returned by the administrator: spam" in text for text in texts)
+        left = [(each.id, [str(to.recipient.address) for to in each.recipients])
+                for each in await world.store.select(EVERYTHING)]  # fmt: skip
+        assert left == [("m1", ["b@remote.example"]), ("m2", ["b@remote.example"])]
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+
+
+def test_a_recipient_gets_another_address_and_an_attempt_at_once():
+    async def act(world):
+        await world.put("m1", "a@typo.example", "b@typo.example")
+        await world.settle()
+        selection = Selection(("m1",), recipient=AddressPattern("a@typo.example"))
+        assert await world.runner.redirect(selection, Address.parse("a@other.example")) == 1
+        await world.settle()
+        assert [(name, to) for _, name, to, _ in world.other.calls] == [("m1", ["a@other.example"])]
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+
+
+def test_what_waits_in_memory_is_given_back_when_an_operator_holds_it():
+    async def act(world):
+        released = asyncio.get_running_loop().create_future()
+        world.remote.answer = lambda message, recipient: released
+        for number in range(8):
+            await world.put(f"m{number}", "a@remote.example")
+        await world.settle()
+        assert len(world.remote.calls) == DEFAULT.initial
+        await world.store.hold(EVERYTHING)
+        await world.runner.recall(EVERYTHING)
+        released.set_result(LATER)
+        await world.settle()
+        await world.run(HOUR)
+        assert len(world.remote.calls) == DEFAULT.initial
+
+    scenario({"remote": None}, act)
+
+
+def test_nothing_is_attempted_at_a_suspended_destination():
+    async def act(world):
+        world.runner.suspended.suspend("remote.example", HOUR, "their request")
+        world.runner.suspended.suspend("hub.example", None, "")
+        for to in ("a@remote.example", "a@second.example", "a@other.example"):
+            await world.put(to.partition("@")[2], to)
+        await world.run(HOUR - 1)
+        assert [name for _, name, _, _ in world.remote.calls] == ["second.example"]
+        assert world.other.calls == []
+        await world.run(2)
+        assert [name for _, name, _, _ in world.remote.calls] == ["second.example", "remote.example"]
+        destination = await world.runner.destinations.of_domain("other.example")
+        assert destination.blocked_until > world.clock.time + DAY
+        assert world.runner.suspended.resume("hub.example")
+        assert not world.runner.suspended.resume("hub.example")
+        world.runner.pump()
+        await world.run(1)
+        assert [name for _, name, _, _ in world.other.calls] == ["other.example"]
+
+    scenario({"remote": lambda message, recipient: OK}, act)
+
+
+def test_no_reply_rule_changes_what_an_operator_decides():
+    async def act(world):
+        world.remote.answer = lambda message, recipient: LATER
+        await world.put("m1")
+        await world.settle()
+        assert await world.runner.bounce(Selection(ids=("m1",)), "wrong address") == 1
+        await world.settle()
+        assert await world.store.list() == []
+        assert b"wrong address" in world.local.calls[0][3]
+
+    rule = ReplyRule(("*",), "wrong address", Action.WAIT)
+    scenario({"rules": ReplyRules([rule])}, act)

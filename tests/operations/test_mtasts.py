@@ -1,0 +1,142 @@
+"""`mtasts check`: what is found, what is wrong with it, and how the command shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.operations.command_kit import assert_encodable, checked
+
+from ironpost.cli import mtasts
+from ironpost.http import HttpError, HttpFailure, HttpResponse
+from ironpost.operations.mtasts import CHECK, StsCheck, StsCheckRequest, StsHost, StsResult
+from ironpost.operations.operation import OperationError
+from ironpost.testing.resolver import StaticResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RECORD = b"v=STSv1; id=2026;"
+POLICY = b"version: STSv1\nmode: enforce\nmx: *.a.example\nmax_age: 86400\n"
+MX = [(20, "mx2.a.example"), (10, "mx1.a.example")]
+
+
+class Data:
+    """A `DataDirectory` whose DNS and HTTP answer from the test."""
+
+    def __init__(self, resolver: StaticResolver, answer: bytes | HttpError, media_type: str) -> None:
+        self._resolver = resolver
+        self._answer = answer
+        self._media_type = media_type
+
+    def resolver(self) -> StaticResolver:
+        return self._resolver
+
+    def http(self, resolver: StaticResolver) -> Data:
+        assert resolver is self._resolver
+        return self
+
+    async def get(self, url: str, **options: Any) -> HttpResponse:
+        assert url == "https://mta-sts.a.example/.well-known/mta-sts.txt"
+        if isinstance(self._answer, HttpError):
+            raise self._answer
+        return HttpResponse(200, {"content-type": self._media_type}, self._answer)
+
+
+def check(
+    answer: bytes | HttpError = POLICY,
+    *,
+    records: Sequence[bytes] = (RECORD,),
+    mx: Sequence[tuple[int, str]] = MX,
+    media_type: str = "text/plain",
+    failing: Sequence[str] = (),
+) -> StsCheck:
+    resolver = StaticResolver(txt={"_mta-sts.a.example": records}, mx={"a.example": mx}, failing=failing)
+    found: StsCheck = asyncio.run(_run(Data(resolver, answer, media_type), "A.example"))
+    assert_encodable(found)
+    return found
+
+
+async def _run(data: Any, domain: str) -> StsCheck:
+    return await CHECK.run(data, StsCheckRequest(domain))
+
+
+def test_a_good_policy() -> None:
+    found = check()
+    assert (found.result, found.domain, found.policy_id, found.problems) == (StsResult.GOOD, "a.example", "2026", ())
+    assert found.records == (RECORD.decode(),)
+    assert found.policy == tuple(POLICY.decode().splitlines())
+    assert found.hosts == (
+        StsHost("mx1.a.example", 10, "*.a.example"), StsHost("mx2.a.example", 20, "*.a.example"),
+    )  # fmt: skip
+
+
+def test_a_domain_without_mx_records_is_its_own_host() -> None:
+    found = check(POLICY.replace(b"*.a", b"a"), mx=())
+    assert (found.result, found.hosts) == (StsResult.GOOD, (StsHost("a.example", None, "a.example"),))
+
+
+def test_a_domain_without_record_has_no_policy() -> None:
+    found = check(records=())
+    assert (found.result, found.policy, found.problems) == (StsResult.ABSENT, (), ())
+    assert [each.pattern for each in found.hosts] == [None, None]
+
+
+def test_the_mode_none_needs_no_hosts() -> None:
+    assert check(b"version: STSv1\nmode: none\nmax_age: 86400\n").result is StsResult.GOOD
+
+
+@pytest.mark.parametrize(
+    ("options", "result", "problem"),
+    [
+        ({"records": (RECORD, RECORD)}, StsResult.FAULTY, "2 MTA-STS records"),
+        ({"records": (b"v=STSv1; id=\xe4\x1b[2J",)}, StsResult.FAULTY, "invalid field"),
+        ({"answer": b"<html>"}, StsResult.FAULTY, "invalid line"),
+        ({"media_type": "text/html"}, StsResult.FAULTY, "not text/plain"),
+        (
+            {"answer": HttpError(HttpFailure.CERTIFICATE, "https://mta-sts.a.example/", "expired")},
+            StsResult.FAULTY,
+            "expired",
+        ),
+        ({"mx": [*MX, (30, "backup.b.example")]}, StsResult.FAULTY, "does not list backup.b.example"),
+        ({"mx": [(10, "mx.b.example")]}, StsResult.FAULTY, "all mail is deferred"),
+        ({"mx": [(0, "")]}, StsResult.FAULTY, "the null MX"),
+        ({"failing": ["_mta-sts.a.example"]}, StsResult.UNKNOWN, "DNS lookup failed"),
+        ({"failing": ["a.example"]}, StsResult.UNKNOWN, "DNS lookup failed"),
+    ],
+)
+def test_faults_are_named(options: dict[str, Any], result: StsResult, problem: str) -> None:
+    found = check(**options)
+    assert found.result is result
+    assert problem in "; ".join(found.problems)
+    assert "".join(found.records + found.problems).isascii()
+
+
+@pytest.mark.parametrize("domain", ["", "localhost", "[192.0.2.1]", "192.0.2.1"])
+def test_other_names_are_refused(domain: str) -> None:
+    with pytest.raises(OperationError, match="invalid domain"):
+        asyncio.run(_run(Data(StaticResolver(), b"", ""), domain))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "last"),
+    [
+        ({}, 0, "a.example: good"),
+        ({"records": ()}, 66, "a.example: no policy"),
+        ({"answer": b"x"}, 1, "a.example: faulty"),
+        ({"failing": ["a.example"]}, 75, "a.example: unknown"),
+        ({"records": (b"v=STSv1; id=\x1b[2J",)}, 1, "a.example: faulty"),
+    ],
+)
+def test_the_command_prints_what_was_found_and_exits_by_result(
+    options: dict[str, Any],
+    code: int,
+    last: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = checked(mtasts, check(**options), code, last, monkeypatch, capsys)
+    if not code:
+        assert "host       mx1.a.example (MX 10), matches *.a.example" in lines
+        assert "policy     mode: enforce" in lines

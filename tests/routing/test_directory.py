@@ -1,0 +1,149 @@
+"""Aliases are expanded completely, once, and always with an end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ironpost.model import Address, Recipient
+from ironpost.model.parameters import Notify, OriginalRecipient
+from ironpost.model.patterns import Addresses, Domains
+from ironpost.routing.directory import (
+    MAX_DEPTH,
+    MAX_TARGETS,
+    ConfiguredDirectory,
+    Directory,
+    DirectoryError,
+    Mailbox,
+    NotLocal,
+    Unknown,
+    expand,
+)
+from ironpost.routing.route import Kind, Route, Routes, Rule
+from ironpost.testing.directory import TableDirectory, local
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+A = Address.parse
+
+
+def expanded(directory: Directory, *addresses: str | Recipient) -> tuple[Recipient, ...]:
+    async def main() -> tuple[Recipient, ...]:
+        recipients = tuple(each if isinstance(each, Recipient) else Recipient(A(each)) for each in addresses)
+        result = expand(recipients, directory)
+        return result if isinstance(result, tuple) else await result
+
+    return asyncio.run(main())
+
+
+def names(directory: Directory, *addresses: str) -> list[str]:
+    return [str(recipient.address) for recipient in expanded(directory, *addresses)]
+
+
+def table(aliases: Mapping[str, list[str]]) -> TableDirectory:
+    return TableDirectory(["here.example"], mailboxes=["jo@here.example", "max@here.example"], aliases=aliases)
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("Jo@Here.example", Mailbox), ("postmaster@here.example", Mailbox), ("x@here.example", Unknown),
+        ("x@all.example", Mailbox), ("x@there.example", NotLocal), ("postmaster", Mailbox),
+    ],
+)  # fmt: skip
+def test_the_configured_directory(address: str, kind: type) -> None:
+    directory = ConfiguredDirectory(
+        Domains(["here.example", "all.example"]), Addresses(["jo@here.example", "*@all.example"])
+    )
+    assert isinstance(directory.find(A(address)), kind)
+
+
+def test_without_an_alias_and_io_nothing_is_copied() -> None:
+    class Aliases(ConfiguredDirectory):
+        has_aliases = True  # type: ignore[misc]
+
+    recipients = (Recipient(A("jo@here.example")), Recipient(A("jo@there.example")))
+    for directory in (local(["here.example"]), Aliases(Domains(["here.example"]))):
+        assert expand(recipients, directory) is recipients
+
+
+def test_an_alias_becomes_its_targets_and_the_original_recipient_is_kept() -> None:
+    directory = table({"both@here.example": ["jo@here.example", "x@there.example"]})
+    first, second, third = expanded(directory, "both@here.example", "max@here.example")
+    assert [str(each.address) for each in (first, second, third)] == [
+        "jo@here.example", "x@there.example", "max@here.example",
+    ]  # fmt: skip
+    assert first.original == second.original == A("both@here.example")
+    assert third.original is None
+    assert first.parameters["ORCPT"] == OriginalRecipient.of("both@here.example")
+    assert "ORCPT" not in third.parameters
+
+
+def test_an_alias_of_an_alias_names_the_first_address() -> None:
+    directory = table({"one@here.example": ["two@here.example"], "two@here.example": ["jo@here.example"]})
+    (recipient,) = expanded(directory, "one@here.example")
+    assert (recipient.address, recipient.original) == (A("jo@here.example"), A("one@here.example"))
+    assert str(recipient.parameters["ORCPT"]) == "rfc822;one@here.example"
+
+
+def test_targets_are_delivered_once() -> None:
+    directory = table(
+        {
+            "a@here.example": ["b@here.example", "jo@here.example"],
+            "b@here.example": ["jo@here.example", "max@here.example"],
+        }
+    )
+    assert names(directory, "a@here.example", "jo@here.example", "b@here.example") == [
+        "jo@here.example", "max@here.example",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("aliases", "targets"),
+    [
+        ({"jo@here.example": ["jo@here.example", "max@here.example"]}, ["jo@here.example", "max@here.example"]),
+        ({"a@here.example": ["b@here.example"], "b@here.example": ["a@here.example"]}, ["a@here.example"]),
+    ],
+    ids=["keeps a copy", "loop"],
+)
+def test_a_loop_ends_in_a_mailbox_and_loses_no_recipient(aliases: dict[str, list[str]], targets: list[str]) -> None:
+    assert names(table(aliases), next(iter(aliases))) == targets
+
+
+def test_parameters_follow_rfc_3461() -> None:
+    directory = table({"one@here.example": ["jo@here.example"], "two@here.example": ["jo@here.example", "x@y.example"]})
+    orcpt = OriginalRecipient.of("first@client.example")
+    for alias, notify in (("one", Notify.SUCCESS | Notify.FAILURE), ("two", Notify.FAILURE)):
+        recipient = Recipient(A(f"{alias}@here.example"), {"ORCPT": orcpt, "NOTIFY": Notify.SUCCESS | Notify.FAILURE})
+        for each in expanded(directory, recipient):
+            assert each.parameters == {"ORCPT": orcpt, "NOTIFY": notify}
+
+
+def test_depth_and_number_are_limited() -> None:
+    deep = {f"a{n}@here.example": [f"a{n + 1}@here.example"] for n in range(MAX_DEPTH + 1)}
+    wide = {"all@here.example": [f"x{n}@there.example" for n in range(MAX_TARGETS + 1)]}
+    for aliases in (deep, wide, {"none@here.example": list[str]()}):
+        with pytest.raises(DirectoryError):
+            expanded(table(aliases), next(iter(aliases)))
+
+
+def test_a_failing_directory_raises() -> None:
+    with pytest.raises(DirectoryError):
+        expanded(TableDirectory(["here.example"], failing=["jo@here.example"]), "jo@here.example")
+
+
+def test_routing_asks_the_same_directory() -> None:
+    async def main() -> None:
+        routes = Routes(table({"a@here.example": ["jo@here.example"]}), [Rule(("*",), Route.smart(["hub.example"]))])
+        for address, kind in {
+            "jo@here.example": Kind.LOCAL, "a@here.example": Kind.LOCAL, "gone@here.example": Kind.LOCAL,
+            "x@there.example": Kind.SMART_HOST,
+        }.items():  # fmt: skip
+            decision = routes.decide(A(address))
+            assert not hasattr(decision, "route")
+            assert (await decision).route.kind is kind  # type: ignore[misc]
+
+    asyncio.run(main())
