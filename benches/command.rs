@@ -7,13 +7,14 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use ironpost::address::Addresses;
 use ironpost::command::{Verb, parse_command};
 use smtp_proto::Request;
 
 const LINE: &[u8] = b"MAIL FROM:<user+tag@mail.example.org> SIZE=12345 BODY=8BITMIME SMTPUTF8\r\n";
 
 fn verify() {
-    let command = parse_command(LINE);
+    let command = parse_command(LINE, Addresses::Strict);
     let path = command.path.expect("a path");
     assert_eq!(command.verb, Verb::Mail);
     assert_eq!(
@@ -34,10 +35,12 @@ fn verify() {
 fn command(criterion: &mut Criterion) {
     verify();
     let mut group = criterion.benchmark_group("MAIL with parameters");
-    group.bench_function("ironpost", |bencher| bencher.iter(|| parse_command(black_box(LINE))));
+    group.bench_function("ironpost", |bencher| {
+        bencher.iter(|| parse_command(black_box(LINE), Addresses::Strict))
+    });
     group.bench_function("ironpost, parameters read", |bencher| {
         bencher.iter(|| {
-            let command = parse_command(black_box(LINE));
+            let command = parse_command(black_box(LINE), Addresses::Strict);
             command.parameters.iter().filter(|(_, value)| value.is_some()).count()
         });
     });

@@ -11,9 +11,9 @@ starts again. Everything that arrived while the last commit ran shares the next.
     split          executemany on the loop, COMMIT alone in a thread
     split-multi    as split, with statements of many rows
     thread-multi   everything in a thread, with statements of many rows: a handful of steps a batch
-    process        statements and COMMIT on the loop, and the log's fsync in a process of its own
+    process        statements and COMMIT on the loop, and the log's fsync in another process
     store          the same in the product: `SqliteStore.spool`, `write` and `commit`
-    store-record   and `record` as delivered behind each commit: the message's whole way through the store
+    store-record   and `record` as delivered after each commit: everything the store does for a message
 
 For the first five, COMMIT syncs the log itself (PRAGMA synchronous=FULL) and copies it now and then.
 
@@ -37,10 +37,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ironpost.queue.store import NewMessage, State, Update
-from ironpost.storage import sqlite_schema as schema
-from ironpost.storage.sqlite import SqliteStore
-from ironpost.storage.sqlite_sync import Syncer
+from ironpost.queue.store import NewMessage, RecipientState, Update
+from ironpost.storage.sqlite import schema
+from ironpost.storage.sqlite.store import SqliteStore
+from ironpost.storage.sqlite.sync import Syncer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +181,7 @@ class Product:
         message = await self.store.commit(NewMessage(token, self.envelope, now, b"", spool))
         assert message.body.size == len(BODY)
         if self.record:
-            await self.store.record([Update(token, 0, State.DELIVERED, 1, now, self.outcome)])
+            await self.store.record(message.lease, [Update(token, 0, RecipientState.DELIVERED, 1, now, self.outcome)])
 
     async def close(self) -> None:
         self.batches = self.store._commits.transactions

@@ -1,7 +1,8 @@
 """Accept and discard on `ironpost.Server`, for load comparisons.
 
-With `--tally FILE` it keeps the number of messages it has accepted in the first eight octets of that file, which must
-exist, as an unsigned integer in native byte order: the load scripts read it while the server runs.
+With `--tally FILE` it keeps the numbers of messages, recipients and connections it has accepted in the first 24 octets
+of that file, which must exist, as unsigned integers in native byte order: the load scripts read it while the server
+runs.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ironpost.protocol.settings import Settings
-from ironpost.server import BaseHandler, Limits, Server
+from ironpost.protocol.server.settings import ServerSettings
+from ironpost.server import BaseHandler, ConnectionLimits, Server
 from ironpost.server.tls import TlsContext
 
 if TYPE_CHECKING:
     from ironpost.model import Address
     from ironpost.model.body import Spool
     from ironpost.protocol.extensions import Parameters
-    from ironpost.protocol.handler import Answer
-    from ironpost.protocol.server import ServerSession
+    from ironpost.protocol.server.handler import HookResult
+    from ironpost.protocol.server.session import ServerSession
     from ironpost.wire import BodyEnd
 
 LIMIT = 1 << 30
 """Octets of one message."""
-TALLY = struct.Struct("=Q")
+TALLY = struct.Struct("=QQQ")
 
 
 class Nowhere:
@@ -50,13 +51,13 @@ class Nowhere:
 class Discard(BaseHandler):
     """Takes everything, keeps nothing."""
 
-    def recipient(self, session: ServerSession, forward_path: Address, parameters: Parameters) -> Answer:
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Parameters) -> HookResult:
         return None
 
     def content(self, session: ServerSession) -> Nowhere:
         return Nowhere()
 
-    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> HookResult:
         assert content.size == facts.size
         return None
 
@@ -65,14 +66,24 @@ class Counted(Discard):
     """The same, with a count in a file that others can read."""
 
     def __init__(self, file: Path) -> None:
-        self.count = 0
+        self.messages = self.recipients = self.connections = 0
         with file.open("r+b") as handle:
             self._shared = mmap.mmap(handle.fileno(), TALLY.size)
 
-    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
-        self.count += 1
-        TALLY.pack_into(self._shared, 0, self.count)
+    def connect(self, session: ServerSession) -> HookResult:
+        self.connections += 1
+        self._write()
+        return None
+
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> HookResult:
+        assert session.transaction is not None
+        self.messages += 1
+        self.recipients += len(session.transaction.recipients)
+        self._write()
         return super().message(session, content, facts)
+
+    def _write(self) -> None:
+        TALLY.pack_into(self._shared, 0, self.messages, self.recipients, self.connections)
 
 
 class Hooked(Discard):
@@ -81,23 +92,23 @@ class Hooked(Discard):
     def __init__(self) -> None:
         self.calls = 0
 
-    def connect(self, session: ServerSession) -> Answer:
+    def connect(self, session: ServerSession) -> HookResult:
         self.calls += 1
         return None
 
-    def hello(self, session: ServerSession, verb: str, domain: str) -> Answer:
+    def hello(self, session: ServerSession, verb: str, domain: str) -> HookResult:
         self.calls += len(domain) > 0
         return None
 
-    def mail(self, session: ServerSession, reverse_path: Address, parameters: Parameters) -> Answer:
+    def mail(self, session: ServerSession, reverse_path: Address, parameters: Parameters) -> HookResult:
         self.calls += not reverse_path.is_null
         return None
 
-    def recipient(self, session: ServerSession, forward_path: Address, parameters: Parameters) -> Answer:
+    def recipient(self, session: ServerSession, forward_path: Address, parameters: Parameters) -> HookResult:
         self.calls += forward_path.key == "localhost"
         return None
 
-    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> Answer:
+    def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> HookResult:
         self.calls += 1
         return super().message(session, content, facts)
 
@@ -107,8 +118,8 @@ class Hooked(Discard):
 
 async def main(asked: argparse.Namespace) -> None:
     handler = Counted(asked.tally) if asked.tally else Hooked() if asked.hooks else Discard()
-    settings = Settings(max_size=LIMIT)
-    limits = Limits(connections=20_000)
+    settings = ServerSettings(max_size=LIMIT)
+    limits = ConnectionLimits(connections=20_000)
     tls = TlsContext.load([(asked.pem, None)]) if asked.pem else None
     servers = [Server(handler, "127.0.0.1", asked.port, settings=settings, limits=limits, tls=tls)]
     if asked.implicit:

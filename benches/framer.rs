@@ -8,6 +8,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ironpost::address::Addresses;
 use ironpost::command::Command;
 use ironpost::data::Newline;
 use ironpost::fault::Fault;
@@ -62,7 +63,7 @@ fn session(chunking: bool) -> Vec<u8> {
 
 fn run(input: &[u8]) -> Count {
     let mut count = Count::default();
-    let mut framer = ServerFramer::new(Limits::DEFAULT, Newline::Reject);
+    let mut framer = ServerFramer::new(Limits::DEFAULT, Newline::Reject, Addresses::Strict);
     framer.feed(input, &mut count).expect("not held");
     while framer.held() {
         framer.resume(Mode::Data, &mut count).expect("held");
@@ -88,7 +89,7 @@ fn benches(criterion: &mut Criterion) {
     }
 
     let line = b"RCPT TO:<rcpt@example.netxx>\r\n";
-    let mut framer = ServerFramer::new(Limits::DEFAULT, Newline::Reject);
+    let mut framer = ServerFramer::new(Limits::DEFAULT, Newline::Reject, Addresses::Strict);
     let mut count = Count::default();
     framer.feed(line, &mut count).expect("not held");
     assert_eq!((count.commands, count.faults), (1, 0));

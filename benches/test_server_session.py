@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from ironpost.protocol.server import ServerSession
+from ironpost.protocol.server.session import ServerSession
 from ironpost.server import BaseHandler
 from ironpost.wire import IMPLEMENTATION
 

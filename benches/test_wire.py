@@ -1,7 +1,7 @@
 """The wire from Python: both twins, the rate of copying, and aiosmtpd, smtplib and aiosmtplib on the same input.
 
-Each entry proves its answer before it is timed. Behind the entries stands one line for each promise: how many times as
-fast as what it is measured against, in this run.
+Each entry checks its result before it is timed. One line for each promise follows the entries: how many times as fast
+as its counterpart, in this run.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WIRE = STUFFED + b".\r\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def ratios(request):
-    """Prints what became of the promises, when all entries of this file have run."""
+    """Print the results of the promises when all entries of this file have run."""
     yield
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
@@ -176,7 +176,7 @@ class Keep(Sink):
 
 
 async def through_aiosmtpd():
-    """Its protocol from the first command to the reply behind the body, without a socket."""
+    """Its protocol from the first command to the reply after the content, without a socket."""
     handler = Keep()
     server = SMTP(handler, hostname="mx.example", loop=asyncio.get_running_loop(), data_size_limit=None)
     transport = Discarding()

@@ -1,11 +1,11 @@
 """The servers that are compared: how each is configured and started, what it holds, and what its work has cost.
 
 Promises: each listens on a free port of 127.0.0.1 and keeps its data in the folder it is given (OpenSMTPD in its
-compiled-in spool, emptied at each start); nothing is installed or left behind, except for the system users that Exim
-and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
+compiled-in spool, emptied at each start); nothing stays on the machine but the system users that
+Exim and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
 
-Each server takes mail in one of three ways: it throws it away (`discard`), it has made it durable when it says 250 and
-does no more with it (`durable`), or it passes it on to a receiver (`relay`).
+Each server takes mail in one of these ways: it throws it away (`discard`), it has made it durable when it says 250 and
+does no more with it (`durable`), or it passes it on to a receiver, unencrypted (`relay`) or by STARTTLS (`relay-tls`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ import peers  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+RETRY = 10
+"""Seconds between two attempts of a relay at a receiver that is down."""
+_TALLY = struct.Struct("=QQQ")  # as discard_server.py writes it
 STOP = 60.0
 """Seconds that a server may take to stop."""
 
@@ -170,17 +173,25 @@ def certificate(folder: Path) -> Path:
 class Receiver(Contestant):
     """Where relays deliver to: our discard server, which counts what it takes. smtp-sink costs more than we do."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tls: bool = False) -> None:
         port = free_port()
         self._tally = folder / f"tally-{port}"
-        self._tally.write_bytes(bytes(8))
+        self._tally.write_bytes(bytes(_TALLY.size))
         script = str(HERE.parent / "discard_server.py")
-        super().__init__("receiver", [sys.executable, script, str(port), "--tally", str(self._tally)], port)
+        options = ["--pem", str(certificate(folder))] if tls else []
+        command = [sys.executable, script, str(port), "--tally", str(self._tally), *options]
+        super().__init__("receiver", command, port)
 
     @property
     def count(self) -> int:
         """Messages so far."""
-        return int(struct.unpack("=Q", self._tally.read_bytes())[0])
+        return self.counts[0]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Messages, recipients and connections so far."""
+        messages, recipients, connections = _TALLY.unpack(self._tally.read_bytes())
+        return messages, recipients, connections
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -215,14 +226,18 @@ def _ironpost_holds(folder: Path) -> Contestant:
     return Contestant("ironpost", [sys.executable, *script], port, queued=queued)
 
 
-def _ironpost_relays(folder: Path) -> Contestant:
-    port, receiver = free_port(), Receiver(folder)
-    (folder / "ironpost.toml").write_text(
-        f'data = "{folder / "data"}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
+def _ironpost_relays(folder: Path, workers: int = 1, *, tls: bool = False) -> Contestant:
+    name = "ironpost" if workers == 1 else f"ironpost-{workers}"
+    port, receiver, file = free_port(), Receiver(folder, tls=tls), folder / f"{name}.toml"
+    file.write_text(
+        f'data = "{folder / name}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
         f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{receiver.port}"]\n'
+        f'tls = "{"encrypt" if tls else "none"}"\n'
+        f'[delivery]\nprobe_wait = "{RETRY}s"\nlongest_probe_wait = "{RETRY}s"\n'
+        f'[[queue.retry]]\nage = "1d"\nwait = "{RETRY}s"\n'
     )
-    command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(folder / "ironpost.toml")]
-    return Contestant("ironpost", command, port, tls=False, receiver=receiver)
+    command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file), "--workers", str(workers)]
+    return Contestant(name, command, port, tls=tls, receiver=receiver)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,17 +262,27 @@ def _files(folder: Path, pattern: str) -> int:
     return sum(path.is_file() for path in folder.rglob(pattern))
 
 
+def _receiver(folder: Path, what: str) -> Receiver | None:
+    """Where a relay delivers to, with or without TLS."""
+    return Receiver(folder, tls=what == "relay-tls") if what.startswith("relay") else None
+
+
 def _postfix(folder: Path, what: str) -> Contestant:
     port, home = free_port(), folder / f"postfix-{what}"
-    receiver = Receiver(folder) if what == "relay" else None
+    receiver = _receiver(folder, what)
     folder.chmod(0o755)
     option = {"durable": "-o smtpd_client_restrictions=static:HOLD", "discard": "-o content_filter=discard:"}
     main = f"""relayhost = [127.0.0.1]:{receiver.port if receiver else 9}
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate(folder)}
 smtpd_tls_loglevel = 0
+smtp_tls_security_level = {"encrypt" if what == "relay-tls" else "none"}
+smtp_tls_session_cache_database = btree:$data_directory/smtp_sessions
 default_destination_concurrency_limit = 20
-initial_destination_concurrency = 20"""
+initial_destination_concurrency = 20
+minimal_backoff_time = {RETRY}s
+maximal_backoff_time = {RETRY}s
+queue_run_delay = {RETRY}s"""
     ready = mtas.postfix(home, port, options=option.get(what, ""), main=main)
 
     def queued() -> int:
@@ -276,18 +301,29 @@ def _exim(folder: Path, what: str) -> Contestant:
     pem = home / "both.pem"
     pem.write_bytes(certificate(folder).read_bytes())
     subprocess.run(["chown", mtas.EXIM, pem], check=True)
+    receiver = _receiver(folder, what)
+    routers, transports = "hole:\n  driver = redirect\n  data = :blackhole:", ""
+    if receiver:
+        routers = "out:\n  driver = manualroute\n  route_list = * 127.0.0.1\n  self = send\n  transport = out"
+        transports = f"out:\n  driver = smtp\n  port = {receiver.port}"
+        transports += "\n  hosts_require_tls = *" if what == "relay-tls" else ""
     ready = mtas.exim(
         home,
         port,
         main=f"tls_advertise_hosts = *\ntls_certificate = {pem}\ntls_privatekey = {pem}",
         acl="accept control = queue_only" if what == "durable" else "accept",
-        routers="hole:\n  driver = redirect\n  data = :blackhole:",
+        routers=routers,
+        transports=transports,
+        retry=f"F,1h,{RETRY}s",
     )
+    command = [*ready.command, f"-q{RETRY}s"] if receiver else ready.command
 
     def queued() -> int:
         return _files(home / "spool" / "input", "*-H")
 
-    return Contestant("Exim", ready.command, port, env=ready.env, queued=queued if what == "durable" else None)
+    return Contestant(
+        "Exim", command, port, env=ready.env, receiver=receiver, queued=queued if what == "durable" else None
+    )
 
 
 def _opensmtpd(folder: Path) -> Contestant:
@@ -350,7 +386,15 @@ BUILDERS: dict[str, dict[str, Callable[[Path], Contestant]]] = {
     },
     "relay": {
         "ironpost": _ironpost_relays,
+        "ironpost-2": lambda folder: _ironpost_relays(folder, workers=2),
         "Postfix": lambda folder: _postfix(folder, "relay"),
+        "Exim": lambda folder: _exim(folder, "relay"),
+    },
+    "relay-tls": {
+        "ironpost": lambda folder: _ironpost_relays(folder, tls=True),
+        "ironpost-2": lambda folder: _ironpost_relays(folder, workers=2, tls=True),
+        "Postfix": lambda folder: _postfix(folder, "relay-tls"),
+        "Exim": lambda folder: _exim(folder, "relay-tls"),
     },
 }
 """By the way in which mail is taken; ours first. Each configures a server in a folder."""
@@ -361,7 +405,7 @@ def entrants(what: str, chosen: list[str]) -> list[str]:
     """The servers that take part.
 
     Args:
-        what: `discard`, `durable` or `relay`.
+        what: `discard`, `durable`, `relay` or `relay-tls`.
         chosen: names, in upper or lower case; empty for all.
     """
     wanted = {name.lower() for name in chosen}

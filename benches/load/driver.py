@@ -36,7 +36,7 @@ MAIL = b"MAIL FROM:<ada@load.example>\r\n"
 DATA = b"DATA\r\n"
 QUIT = b"QUIT\r\n"
 PATIENCE = 60.0
-"""Seconds that a load may take, or go on after `--seconds`."""
+"""Seconds that a load may take, or continue after `--seconds`."""
 COUNT_EVERY = 0.1
 """Seconds between two numbers of `--count`."""
 WAVE = 200

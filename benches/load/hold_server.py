@@ -9,16 +9,15 @@ from pathlib import Path
 
 import uvloop
 
+from ironpost.mta.inbound import Inbound
 from ironpost.policy import Policy
 from ironpost.policy.checks import configured
-from ironpost.policy.settings import Settings
-from ironpost.protocol.settings import Settings as SessionSettings
+from ironpost.processes import gc_tuning as collector
+from ironpost.processes.clock import SystemClock, SystemRandom
+from ironpost.protocol.server.settings import ServerSettings as SessionSettings
 from ironpost.server import Server
 from ironpost.server.tls import TlsContext
-from ironpost.service import collector
-from ironpost.service.clock import SystemClock, SystemRandom
-from ironpost.service.inbound import Inbound
-from ironpost.storage.shards import ShardedStore, lay_out
+from ironpost.storage.sqlite.shards import ShardedStore, lay_out
 
 
 async def main(asked: argparse.Namespace) -> None:
@@ -28,7 +27,7 @@ async def main(asked: argparse.Namespace) -> None:
     store = ShardedStore.at(asked.directory, worker=asked.worker, workers=asked.workers)
     inbound = Inbound(
         store=store,
-        policy=Policy(configured(Settings())),
+        policy=Policy(configured()),
         clock=SystemClock(),
         random=SystemRandom(),
         hostname="hold.example",

@@ -1,13 +1,13 @@
-"""How late the event loop comes while large messages are taken in durably: what every other client waits.
+"""How late the event loop is while large messages are accepted durably: the delay of every other client.
 
     python benches/load/lag.py [--clients 50] [--size 25000000] [--messages 1] [--tls] [--directory DIR]
 
-A server with the store on disk runs in a process of its own, takes `clients` connections at once that each send
-`messages` messages of `size` octets, and beats every `PERIOD`; printed is how much later than due the beats came. A
-beat that is late stands for those that should have come meanwhile, too: the figures are what a client meets that comes
-at any moment, not what few long stalls look like among many beats. Beats behind a commit (a transaction of the
-database, on the loop) are shown apart, and so is how long the commits took. `idle` is the same server with nothing to
-do: what the machine itself adds.
+A separate process runs a server with the store on disk. It accepts `clients` connections at once, each of which sends
+`messages` messages of `size` octets, and schedules a beat every `PERIOD`; the output is how late the beats were. A late
+beat also counts for those that were due meanwhile, so the figures are the delay of a client that arrives at a random
+moment; otherwise a few long stalls would disappear among many beats. Beats after a commit (a transaction of the
+database, on the loop) are listed separately, and so is the duration of the commits. `idle` is the same server without
+clients: the share of the machine itself.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Heart:
     def take(self) -> dict[str, list[float]]:
         """What was written down since the last time."""
         every = [each for late, _ in self.beats for each in missed(late)]
-        behind = [each for late, committing in self.beats if committing for each in missed(late)]
-        found = {"all": every, "behind a commit": behind, "commits": self.commits}
+        after_commit = [each for late, committing in self.beats if committing for each in missed(late)]
+        found = {"all": every, "after a commit": after_commit, "commits": self.commits}
         self.beats, self.commits = [], []
         return found
 
@@ -88,24 +88,23 @@ def missed(late: float) -> list[float]:
 
 async def serve(directory: Path, secure: bool) -> None:
     """The server: says its port, then, for each line of standard input, what was measured until then."""
+    from ironpost.mta.inbound import Inbound
     from ironpost.policy import Policy
     from ironpost.policy.checks import configured
-    from ironpost.policy.settings import Settings as Rules
-    from ironpost.protocol.settings import Settings
+    from ironpost.processes import gc_tuning as collector
+    from ironpost.processes.clock import SystemClock, SystemRandom
+    from ironpost.protocol.server.settings import ServerSettings
     from ironpost.server import Server, TlsContext
     from ironpost.server.self_signed import write_self_signed
-    from ironpost.service import collector
-    from ironpost.service.clock import SystemClock, SystemRandom
-    from ironpost.service.inbound import Inbound
-    from ironpost.storage.sqlite import SqliteStore
-    from ironpost.storage.sqlite_commit import GroupCommit
+    from ironpost.storage.sqlite.commit import GroupCommit
+    from ironpost.storage.sqlite.store import SqliteStore
 
     loop = asyncio.get_running_loop()
     heart = Heart(loop)
     GroupCommit._transact = heart.timed(GroupCommit._transact)  # type: ignore[method-assign]
     store = SqliteStore.at(directory)
     inbound = Inbound(
-        store=store, policy=Policy(configured(Rules())), clock=SystemClock(), random=SystemRandom(),
+        store=store, policy=Policy(configured()), clock=SystemClock(), random=SystemRandom(),
         hostname="lag.example", accept=lambda message: None,
     )  # fmt: skip
     stopped, asked = asyncio.Event(), asyncio.Event()
@@ -117,7 +116,7 @@ async def serve(directory: Path, secure: bool) -> None:
         write_self_signed(*pair, ["localhost"])
         tls = TlsContext.load([pair])
     collector.settle()
-    settings = Settings(max_size=1 << 30)
+    settings = ServerSettings(max_size=1 << 30)
     async with Server(inbound, "127.0.0.1", settings=settings, tls=tls, implicit_tls=secure) as server:
         print(server.port, flush=True)
         heart.start()
@@ -183,7 +182,7 @@ def main() -> None:
     octets = asked.clients * asked.messages * asked.size
     print(f"{asked.clients} clients, {octets / 1e6:.0f} MB in {seconds:.1f} s, {octets / seconds / 1e6:.0f} MB/s")
     print(f"{'milliseconds late':24} {'beats':>8} " + "".join(f"{f'p{p:g}' if p < 100 else 'max':>9}" for p in POINTS))
-    for name, values in (("idle", idle), ("under load", found["all"]), ("behind a commit", found["behind a commit"])):
+    for name, values in (("idle", idle), ("under load", found["all"]), ("after a commit", found["after a commit"])):
         print(row(name, values))
     print(row("commits took", found["commits"]), f"  mean {statistics.fmean(found['commits'] or [0]) * 1000:.2f}")
 

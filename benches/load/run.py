@@ -1,7 +1,7 @@
 """Whole servers under load, beside servers that this project did not write, in one run.
 
     python benches/load/run.py matrix      sizes from 1 KB to 10 MB, plain and TLS, discarded and durable
-    python benches/load/run.py relay       the same sizes, passed on to a receiver that counts
+    python benches/load/run.py relay       the same sizes, plain and TLS, passed on to a receiver that counts
     python benches/load/run.py handshakes  TLS connections, one after the other
     python benches/load/run.py idle        memory of connections that only stay open
 
@@ -14,8 +14,8 @@ holds all the words, such as `--only durable plain reuse "100 KB"`; `--servers N
 FILE` keeps every measurement.
 
 Printed are messages a second and CPU milliseconds a message: of the server with all its processes, of the driver, and
-of the receiver behind a relay; the last column is our server's CPU divided by its. Bursts print medians; sustained runs
-print the slowest and the median interval of 10 s beside the mean.
+of the receiver that a relay delivers to; the last column is our server's CPU divided by its. Bursts print medians;
+sustained runs print the slowest and the median interval of 10 s beside the mean.
 """
 
 from __future__ import annotations
@@ -152,10 +152,13 @@ def matrix(asked: argparse.Namespace, folder: Path) -> list[Figure]:
 
 
 def relay(asked: argparse.Namespace, folder: Path) -> list[Figure]:
-    """From one connection in to one connection out."""
+    """From one connection in to one connection out; both unencrypted, then both under TLS."""
     heading(asked)
-    every = [Case("relay", "no", "conn", SIZES[0]), *(Case("relay", "no", "reuse", size) for size in SIZES)]
-    return measure("relay", [case for case in every if wanted(case, asked)], asked, folder)
+    figures: list[Figure] = []
+    for what, tls in (("relay", "no"), ("relay-tls", "starttls")):
+        every = [Case(what, tls, "conn", SIZES[0]), *(Case(what, tls, "reuse", size) for size in SIZES)]
+        figures += measure(what, [case for case in every if wanted(case, asked)], asked, folder)
+    return figures
 
 
 def handshakes(asked: argparse.Namespace, folder: Path) -> list[Figure]:

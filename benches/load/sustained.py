@@ -1,7 +1,7 @@
 """Minutes instead of bursts: one server at a time, started fresh, alone on the machine, its data deleted afterwards.
 
 Promises: nothing is sent where the disk has no room for it; a measurement that runs the disk low is stopped. The rate
-of each interval is kept, so that a server that collapses after some seconds cannot hide behind its mean. Every server
+of each interval is kept, so that a server that collapses after some seconds is not hidden by its mean. Every server
 is checked in the end: its queue, or the receiver, holds what was acknowledged.
 """
 
