@@ -16,10 +16,12 @@ from ironpost.config import Configuration, default, parse
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DestinationSection, TlsRuleSection
 from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSection
+from ironpost.config.local import LocalDeliverySection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import ReplySection, RetrySection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import OnDemandSection
+from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model import Disposition
 from ironpost.model.options import key_of
 from ironpost.policy.checks import CHECKS
@@ -39,6 +41,8 @@ TABLES = {
     "listener": ListenerSection,
     "listener.limits": None,
     "tls.certificates": CertificateSection,
+    "local.delivery": LocalDeliverySection,
+    **{name.strip("[]"): table for name, table in tables("local.delivery", LocalDeliverySection).items()},
     "queue.retry": RetrySection,
     "queue.reply": ReplySection,
     "delivery.destination": DestinationSection,
@@ -56,10 +60,15 @@ def keys() -> set[str]:
     for name in Configuration.model_fields:
         value = TABLES.get(name) or type(getattr(default(), name))
         for key in getattr(value, "model_fields", {"": None}):
-            path = f"{name}.{key}".rstrip(".")
-            table = TABLES.get(path)
-            found |= {path} if table is None else {f"{path}.{inner}" for inner in table.model_fields}
+            found |= keys_below(f"{name}.{key}".rstrip("."))
     return found
+
+
+def keys_below(path: str) -> set[str]:
+    """The keys of a table, or the key itself: also if it is a table without keys."""
+    table = TABLES.get(path)
+    inner = getattr(table, "model_fields", {})
+    return {path} if not inner else {key for each in inner for key in keys_below(f"{path}.{each}")}
 
 
 def test_every_key_is_in_the_table_with_its_default() -> None:
@@ -98,6 +107,16 @@ def test_every_option_of_a_check_is_documented_by_its_docstring() -> None:
         del expected[path]
         expected |= {f"{path}.{key}": text for key, text in docstrings(table.declared).items()}
     assert dict(re.findall(r"^\| `(policy\.[a-z0-9_.]+)` \| [^|]+ \| (.+) \|$", TEXT, re.M)) == expected
+
+
+def test_every_option_of_a_local_agent_is_documented_by_its_docstring() -> None:
+    expected = {}
+    for key, agent in LOCAL_AGENTS.items():
+        texts = docstrings(agent.options)
+        assert set(texts) == {field.name for field in dataclasses.fields(agent.options)}
+        expected |= {f"local.delivery.{key}.{name}": text for name, text in texts.items()}
+    rows = dict(re.findall(r"^\| `(local\.delivery\.[a-z0-9_]+\.[a-z0-9_]+)` \| [^|]+ \| (.+) \|$", TEXT, re.M))
+    assert rows == expected
 
 
 def test_every_limit_is_documented_by_the_first_sentence_of_its_docstring() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.routes import RouteAuthSection
+from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model import Address
 from ironpost.routing.route import Kind
 
@@ -83,6 +85,10 @@ domains = ["Mail.example"]
 maildir = "inbox"
 
 recipients = ["Jo@Mail.example"]
+
+[[local.delivery]]
+recipients = ["noreply@mail.example"]
+discard = {}
 
 [policy]
 helo_own_name = "reject"
@@ -298,6 +304,9 @@ def test_this_file_shows_every_key_there_is() -> None:
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
+    for key, agent in LOCAL_AGENTS.items():
+        (options,) = (getattr(each, key) for each in found.local.delivery if getattr(each, key) is not None)
+        assert options.model_fields_set == {field.name for field in dataclasses.fields(agent.options)}
     logins = [route.auth for route in found.route if route.auth is not None]
     assert {key for login in logins for key in login.model_fields_set} | {"token"} == set(RouteAuthSection.model_fields)
 
@@ -588,3 +597,30 @@ def test_tls_rules_are_closed_and_name_their_levels() -> None:
         parse(rule.replace('"verify"', '"always"'))
     with pytest.raises(ConfigError, match=r"delivery\.tls\[1\]\.name: unknown key"):
         parse(rule + 'name = "x"\n')
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ('recipients = ["*"]', "expected the table of a delivery agent: "),
+        ('recipients = []\ndiscard = {}', "the list is empty"),
+        ('recipients = ["a b"]\ndiscard = {}', 'is neither an address, a domain, "*.domain" nor "*"'),
+        ('recipients = ["*"]\ndiscard = 5', "expected a table"),
+        ('recipients = ["*"]\ndiscard = {a = 1}', "unknown key; this table has no keys"),
+        ("discard = {}", "recipients"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_of_local_delivery_is_explained(entry: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"[local]\n[[local.delivery]]\n{entry}\n", "c.toml")
+    assert sentence in str(caught.value)
+
+
+def test_the_first_entry_of_local_delivery_that_matches_decides() -> None:
+    found = parse(
+        '[local]\ndomains = ["mail.example"]\n[[local.delivery]]\nrecipients = ["noreply@mail.example"]\ndiscard = {}\n'
+    )
+    decided = {each: routes(found).decide(Address.parse(f"{each}@mail.example")) for each in ("NoReply", "jo")}
+    assert decided["NoReply"].route.kind is Kind.DISCARD
+    assert decided["NoReply"].reasons[-1] == "local.delivery[1] matches by noreply@mail.example: discard"
+    assert decided["jo"].route.kind is Kind.LOCAL

@@ -126,10 +126,18 @@ OF_PYTHON = re.compile(
 """Words of pydantic, of Python or of the wire."""
 
 
+def heading_of(table: str) -> str:
+    """The lines that open a table."""
+    if table == "the top of the file":
+        return ""
+    above, dot, _ = table.strip("[]").rpartition(".")
+    return f"[[{above}]]\n{table}" if dot and f"[[{above}]]" in TABLES else table
+
+
 @pytest.mark.parametrize("value", VALUES)
 def test_f62_no_key_answers_a_wrong_value_in_words_of_a_library(value: str) -> None:
     for table, model in TABLES.items():
-        heading = {"the top of the file": "", "[route.auth]": "[[route]]\n[route.auth]"}.get(table, table)
+        heading = heading_of(table)
         for key in model.model_fields:
             try:
                 parse(f"{heading}\n{key} = {value}\n", "c.toml")
@@ -142,7 +150,6 @@ def test_f62_no_key_answers_a_wrong_value_in_words_of_a_library(value: str) -> N
 @pytest.mark.parametrize("key", ["foo", "x", "zzz", "tls_cert_file", "relayhost", "sendmail_path"])
 def test_f62_nothing_is_suggested_for_a_key_that_resembles_nothing(key: str) -> None:
     for table in TABLES:
-        heading = {"the top of the file": "", "[route.auth]": "[[route]]\n[route.auth]"}.get(table, table)
-        with pytest.raises(ConfigError, match="unknown key; the keys here are ") as caught:
-            parse(f"{heading}\n{key} = 5\n", "c.toml")
+        with pytest.raises(ConfigError, match=r"unknown key; (the keys here are |this table has no keys)") as caught:
+            parse(f"{heading_of(table)}\n{key} = 5\n", "c.toml")
         assert "did you mean" not in str(caught.value)

@@ -22,8 +22,8 @@ from ironpost.compose.listeners import ListenError
 from ironpost.compose.system import System
 from ironpost.compose.workers import ConfigurationSource, Supervised, TooManyWorkers
 from ironpost.config import Configuration, default, load, parse, read
+from ironpost.config.local import LocalSection
 from ironpost.config.quantities import Endpoint, Inherited
-from ironpost.config.schema import LocalSection
 from ironpost.delivery.access import AccessError
 from ironpost.model.patterns import EVERY, Domains
 from ironpost.model.text import error_text

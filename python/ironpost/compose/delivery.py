@@ -178,7 +178,7 @@ def routes(configuration: Configuration) -> Routes:
         Rule(each.domains, route_of(each), f"route[{number}]", each.senders or (), frozenset(each.logins or ()))
         for number, each in enumerate(configuration.route, 1)
     ]
-    return Routes(directory(configuration), rules)
+    return Routes(directory(configuration), rules, local_rules=configuration.local.rules)
 
 
 def route_of(section: RouteSection) -> Route:

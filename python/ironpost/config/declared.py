@@ -90,7 +90,7 @@ def tables(path: str, model: type[BaseModel]) -> dict[str, type[BaseModel]]:
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, Table):
                 name = f"{path}.{key}"
-                found[f"[{name}]" if part is field.annotation else f"[[{name}]]"] = part
+                found[f"[[{name}]]" if get_origin(field.annotation) is tuple else f"[{name}]"] = part
     return found
 
 
@@ -128,7 +128,7 @@ def _read_as(declared: Any) -> Any:
     if declared in READERS:
         return READERS[declared]
     if isinstance(declared, type) and dataclasses.is_dataclass(declared):
-        return _table(cast("Hashable", declared))
+        return table(cast("Hashable", declared))
     if isinstance(declared, type) and issubclass(declared, Enum):
         return _choice(tuple(declared))
     origin, parts = get_origin(declared), get_args(declared)
@@ -152,7 +152,8 @@ def _choice(members: tuple[Enum, ...]) -> Any:
 
 
 @cache
-def _table(declared: type[Any]) -> type[Table]:
+def table(declared: type[Any]) -> type[Table]:
+    """The table with the fields of a dataclass as its keys."""
     model = create_model(declared.__name__, __base__=Table, **_fields(declared))
     model.declared = declared
     return model

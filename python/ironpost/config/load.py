@@ -18,12 +18,12 @@ from ironpost.config.auth import AuthSection
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DeliverySection, DestinationSection, TlsRuleSection
 from ironpost.config.listeners import CertificateSection, ListenerSection, ServerLimitsSection, TlsSection
+from ironpost.config.local import LocalDeliverySection, LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import QueueSection, ReplySection, RetrySection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import (
     Configuration,
-    LocalSection,
     LogSection,
     OnDemandSection,
     SmtpSection,
@@ -53,6 +53,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[tls.certificates]]": CertificateSection,
     "[limits]": ServerLimitsSection,
     "[auth]": AuthSection,
+    "[[local.delivery]]": LocalDeliverySection,
+    **tables("local.delivery", LocalDeliverySection),
     "[policy]": PolicySection,
     **tables("policy", PolicySection),
     "[delivery]": DeliverySection,
@@ -199,7 +201,7 @@ def _unknown(place: Key) -> str:
         homes = [same]
     if homes:
         return f"unknown key; it belongs to {' or '.join(homes)}"
-    return f"unknown key; the keys here are {', '.join(names)}"
+    return f"unknown key; the keys here are {', '.join(names)}" if names else "unknown key; this table has no keys"
 
 
 def _section(place: Key) -> type[BaseModel]:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from ironpost.config.auth import AuthSection
 from ironpost.config.delivery import DeliverySection
 from ironpost.config.listeners import LimitsSection, ListenerSection, ServerLimitsSection, TlsSection
+from ironpost.config.local import LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
@@ -28,8 +29,6 @@ from ironpost.config.values import (
     Hostname,
     NameServer,
     Network,
-    Pattern,
-    Recipient,
     Section,
     Size,
     Switch,
@@ -51,26 +50,6 @@ class SmtpSection(Section):
     """Maximum size of a message in octets, announced by SIZE (RFC 1870)."""
     max_recipients: Annotated[int, Field(strict=True, ge=100, le=MANY)] = 1000
     """Maximum number of recipients in one transaction, at least 100 (RFC 5321 §4.5.3.1.8)."""
-
-
-class LocalSection(Section):
-    """`[local]`: mail that is delivered on this system."""
-
-    domains: tuple[Pattern, ...] = ("localhost",)
-    """Domains whose mail is delivered here: `mail.example`, `*.mail.example` for all below it, or `*` for every domain;
-    then no mail leaves this system."""
-    recipients: tuple[Recipient, ...] | None = None
-    """The addresses that exist in these domains, `jo@mail.example` or `*@mail.example`; default: every local part."""
-    maildir: Path | None = None
-    """The Maildir for local mail; default: `mail` in the data directory."""
-
-    @property
-    def sample_domain(self) -> str:
-        """A domain whose mail is delivered here, for examples: the first one, or a name that it matches."""
-        first = next(iter(self.domains), EVERY)
-        if first == EVERY:
-            return "localhost"
-        return "host." + first[2:] if first.startswith("*.") else first
 
 
 class OnDemandSection(Section):

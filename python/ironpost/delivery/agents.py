@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ironpost.delivery import settings
 from ironpost.delivery.access import Accesses
 from ironpost.delivery.dialer import Dialer
+from ironpost.delivery.discard import Discard
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.remote import RemoteDelivery
@@ -107,6 +108,10 @@ def _remote(context: AgentContext) -> RemoteDelivery:
     )
 
 
+def _discard(_context: AgentContext) -> Discard:
+    return Discard()
+
+
 def _waiting(_context: AgentContext) -> WaitingAgent:
     return WaitingAgent()
 
@@ -133,6 +138,7 @@ class AgentEntry(NamedTuple):
 
 AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
+    Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
     Kind.SMART_HOST: AgentEntry(_remote, Scope.ROUTE),
     Kind.MX: AgentEntry(_remote, Scope.DOMAIN),
     Kind.ON_DEMAND: AgentEntry(_waiting, Scope.FETCHED),

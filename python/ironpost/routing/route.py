@@ -1,4 +1,4 @@
-"""Routing: local delivery, a smart host, the MX records of the recipient's domain, or mail on demand.
+"""Routing: delivery on this system, a smart host, the MX records of the recipient's domain, or mail on demand.
 
 Promises: every decision carries its reasons in order, for `route explain`.
 Refuses: the null reverse-path (never a recipient), invalid smart hosts and invalid domain patterns, with a ValueError
@@ -9,7 +9,7 @@ Standards: RFC 5321 §3.6.1 (domains resolve or are local), §4.5.1 (postmaster 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -35,7 +35,9 @@ class Kind(Enum):
     """Kinds of routes; `delivery.agents.AGENTS` has the agent of each."""
 
     LOCAL = "local"
-    """Final delivery on this system."""
+    """Into a Maildir on this system."""
+    DISCARD = "discard"
+    """Nowhere: the mail counts as delivered."""
     SMART_HOST = "smart host"
     """The next hop is configured."""
     MX = "mx"
@@ -104,22 +106,26 @@ class Route:
     """SMART_HOST: the hosts in the order in which they are tried."""
     profile: ConnectionProfile | None = None
     """SMART_HOST and MX: how connections are opened, if not in the default way."""
+    options: Hashable | None = None
+    """Routes on this system: the options of the delivery agent (`delivery.local`), a frozen dataclass. Its `str` is for
+    people; empty if the kind says everything."""
     _hash: int = field(init=False, repr=False, compare=False)
     """Computed once: routes are in the keys of queues, destinations and connections, looked up for every message."""
     _text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.kind, self.hosts, self.profile)))
-        text = f"{self.kind.value} {', '.join(map(str, self.hosts))}" if self.hosts else str(self.kind.value)
+        object.__setattr__(self, "_hash", hash((self.kind, self.hosts, self.profile, self.options)))
+        where = ", ".join(map(str, self.hosts)) if self.hosts else "" if self.options is None else str(self.options)
+        text = f"{self.kind.value} {where}" if where else str(self.kind.value)
         object.__setattr__(self, "_text", text if self.profile is None else f"{text} ({self.profile})")
 
     def __hash__(self) -> int:
         return self._hash
 
     @classmethod
-    def local(cls) -> Self:
-        """Final delivery on this system."""
-        return cls(Kind.LOCAL)
+    def local(cls, kind: Kind = Kind.LOCAL, options: Hashable | None = None) -> Self:
+        """Final delivery on this system, by the agent of `kind` with these options."""
+        return cls(kind, options=options)
 
     @classmethod
     def smart(cls, hosts: Iterable[str | Host], profile: ConnectionProfile | None = None) -> Self:
@@ -195,6 +201,20 @@ class Rule:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class LocalRule:
+    """A route on this system, and the local recipients whose mail takes it."""
+
+    recipients: tuple[AddressPattern, ...]
+    route: Route
+    name: str
+    """The rule's name in reasons."""
+
+    def match(self, address: Address) -> str | None:
+        """The pattern that matches a local recipient, or None."""
+        return next((pattern.text for pattern in self.recipients if pattern.matches(address)), None)
+
+
 class SenderNeeded(Exception):
     """The route of mail for this domain depends on its reverse-path."""
 
@@ -221,7 +241,7 @@ class PendingDecision:
 class Routes:
     """The routing table: what the directory says first, then the rules in order, then the default."""
 
-    __slots__ = ("_default", "_local_route", "_rules", "directory")
+    __slots__ = ("_default", "_local_route", "_local_rules", "_rules", "directory")
 
     def __init__(
         self,
@@ -229,6 +249,7 @@ class Routes:
         rules: Sequence[Rule] = (),
         *,
         local: Route | None = None,
+        local_rules: Sequence[LocalRule] = (),
         default: Route | None = None,
     ) -> None:
         """Build the table.
@@ -236,12 +257,14 @@ class Routes:
         Args:
             directory: knows which recipients are local; their mail stays here.
             rules: for all others, tried in order, first match wins.
-            local: the route of local recipients; `Route.local()` if None.
+            local: the route of local recipients that none of `local_rules` matches; `Route.local()` if None.
+            local_rules: for local recipients, tried in order, first match wins.
             default: for recipients that no rule matches; `Route.mx()` if None.
         """
         self.directory = directory
         self._rules = tuple(rules)
         self._local_route = local or Route.local()
+        self._local_rules = tuple(local_rules)
         self._default = default or Route.mx()
 
     def names_smart_host(self, name: str) -> bool:
@@ -276,6 +299,10 @@ class Routes:
 
     def _route(self, address: Address, entry: Entry, sender: Address | None, tenant: str) -> RouteDecision:
         if not isinstance(entry, NotLocal):
+            for local in self._local_rules:
+                if (pattern := local.match(address)) is not None:
+                    reason = f"{local.name} matches by {pattern}: {local.route}"
+                    return RouteDecision(local.route, (entry.reason, reason))
             return RouteDecision(self._local_route, (entry.reason,))
         reasons = [entry.reason]
         for position, rule in enumerate(self._rules, 1):

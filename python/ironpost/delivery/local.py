@@ -1,0 +1,34 @@
+"""The registry of local delivery agents: what `[[local.delivery]]` offers.
+
+Promises: importing this loads no agent that needs the client or TLS, so commands that only read a configuration start
+quickly.
+
+To add a local agent: a module with its options (a frozen dataclass, as `model.options` describes) and a class that
+implements `RouteAgent`; a member of `routing.route.Kind`; a line in `agents.AGENTS` and one here.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ironpost.delivery.discard import DiscardOptions
+from ironpost.routing.route import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class LocalAgent(NamedTuple):
+    """One line of the registry."""
+
+    kind: Kind
+    options: type[Any]
+
+
+LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
+    {
+        "discard": LocalAgent(Kind.DISCARD, DiscardOptions),
+    }
+)
+"""The local agents by their key in the configuration."""
