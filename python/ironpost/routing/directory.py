@@ -23,7 +23,7 @@ from ironpost.model.parameters import Notify, OriginalRecipient
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
-    from ironpost.model import Address
+    from ironpost.model import Address, Reply
     from ironpost.model.patterns import Addresses, Domains
 
 POSTMASTER: Final = "postmaster"
@@ -41,6 +41,12 @@ class Mailbox(NamedTuple):
     """A recipient whose mail is delivered on this system."""
 
     reason: str
+    address: Address | None = None
+    """The address of the mailbox; None if it is the one that was looked up."""
+    detail: str = ""
+    """What follows the separator in the local part (`news` in `jo+news@mail.example`), or empty."""
+    quota: int | None = None
+    """The most octets that the mailbox may hold; None for no limit."""
 
 
 class Alias(NamedTuple):
@@ -57,13 +63,27 @@ class Unknown(NamedTuple):
     reason: str
 
 
+class Closed(NamedTuple):
+    """An address in a local domain that takes no mail now, such as a disabled account's."""
+
+    reason: str
+    reply: Reply
+    """The refusal, permanent or transient."""
+
+
+class Relayed(NamedTuple):
+    """An address in a domain of another system, for which this one accepts mail from anybody (RFC 5321 §3.7)."""
+
+    reason: str
+
+
 class NotLocal(NamedTuple):
     """An address in a domain of another system."""
 
     reason: str
 
 
-Entry: TypeAlias = Mailbox | Alias | Unknown | NotLocal
+Entry: TypeAlias = Mailbox | Alias | Closed | Unknown | Relayed | NotLocal
 
 
 class Directory(Protocol):

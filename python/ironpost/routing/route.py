@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ironpost.model import Address
 from ironpost.model.patterns import Domains
-from ironpost.routing.directory import POSTMASTER, NotLocal
+from ironpost.routing.directory import POSTMASTER, NotLocal, Relayed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
@@ -298,7 +298,7 @@ class Routes:
         return PendingDecision(entry, partial(self._route, address, sender=sender, tenant=tenant))
 
     def _route(self, address: Address, entry: Entry, sender: Address | None, tenant: str) -> RouteDecision:
-        if not isinstance(entry, NotLocal):
+        if not isinstance(entry, NotLocal | Relayed):
             for local in self._local_rules:
                 if (pattern := local.match(address)) is not None:
                     reason = f"{local.name} matches by {pattern}: {local.route}"

@@ -1,9 +1,9 @@
 """Relay control: accept local recipients, and any recipient from a trusted or authenticated client; refuse the rest.
 
-Promises: recipients are accepted for exactly five reasons: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox or alias,
-a customer's domain, a trusted client, an authenticated client (RFC 5068 §3.1). A local part is compared and never
-interpreted: `user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local mailboxes with odd
-names, never relayed (RFC 2505 §2.1).
+Promises: recipients are accepted for exactly six reasons: `<postmaster>` (RFC 5321 §4.5.1), a local mailbox or alias, a
+relay domain, a customer's domain, a trusted client, an authenticated client (RFC 5068 §3.1). A local part is compared
+and never interpreted: `user%elsewhere`, `elsewhere!user` and `"user@elsewhere"` at a local domain are local mailboxes
+with odd names, never relayed (RFC 2505 §2.1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.model.verdict import Verdict, defer
 from ironpost.policy.check import ACCEPT, Check, Finding
 from ironpost.protocol import replies
-from ironpost.routing.directory import ConfiguredDirectory, DirectoryError, NotLocal, Unknown
+from ironpost.routing.directory import Closed, ConfiguredDirectory, DirectoryError, NotLocal, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -60,6 +60,8 @@ class Relay(Check):
     def _decide(self, facts: Facts, address: Address, entry: Entry) -> Finding:
         if isinstance(entry, Unknown):
             return Finding(_UNKNOWN, entry.reason)
+        if isinstance(entry, Closed):
+            return Finding(Verdict.refuse(entry.reply), entry.reason)
         if not isinstance(entry, NotLocal):
             return Finding(ACCEPT, entry.reason)
         system = self.context.system

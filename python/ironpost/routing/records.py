@@ -1,0 +1,52 @@
+"""What a source of mailboxes and aliases knows: the port of the sources in `accounts`.
+
+Promises: a source is asked for one key and answers with one record; it knows nothing of local domains, tags, catch-alls
+or loops, which `routing.mail_directory` has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from ironpost.model import Address
+    from ironpost.model.patterns import AddressPattern
+
+
+class Record(NamedTuple):
+    """One mailbox or alias."""
+
+    where: str
+    """Where it is written, for reasons: `aliases, line 3`."""
+    targets: tuple[Address, ...] = ()
+    """Where its mail goes; empty: into a mailbox here."""
+    keep: bool = False
+    """Whether a copy goes into the mailbox too; only with targets."""
+    mailbox: Address | None = None
+    """The address of the mailbox; None if it is the address that was looked up."""
+    disabled: bool = False
+    """The account takes no mail and may not log in."""
+    quota: int | None = None
+    """The most octets that the mailbox may hold; None for no limit."""
+    senders: tuple[AddressPattern, ...] = ()
+    """Senders that the login of this name may use besides its own address."""
+
+
+class RecordSource(Protocol):
+    """A file, a database or a program that has mailboxes and aliases."""
+
+    def lookup(self, key: str, /) -> Record | Awaitable[Record | None] | None:
+        """Return the record of a key, or None.
+
+        Return the record itself if no I/O is needed: only an awaitable costs an iteration of the event loop.
+
+        Args:
+            key: `jo@mail.example`, `@mail.example` for the catch-all of a domain, or a bare login name; as
+                `routing.mail_directory.key_of` writes it, in lower case where it is ASCII.
+
+        Raises:
+            DirectoryError: the source cannot answer now.
+        """
+        ...
