@@ -86,11 +86,11 @@ def test_what_no_source_has_is_not_there() -> None:
         def shared_secret(self, session: Any, login: str) -> str | None:
             return "pencil" if login == "eve" else None
 
-    both = Users([Source(ADA)], Hook())
+    both = Users([Source(ADA)], [Hook()])
     assert both.verify_token(SESSION, "eve", "abc") == "eve"
     assert asked(both.shared_secret, SESSION, "eve") == "pencil"
     assert asked(both.shared_secret, SESSION, "ada") is None
-    alone = Users((), Hook())
+    alone = Users((), [Hook()])
     assert not hasattr(alone, "verify_password")
     assert alone.shared_secret(SESSION, "eve") == "pencil"
 
@@ -112,7 +112,7 @@ def test_a_hook_is_asked_for_names_that_no_source_knows(kind: str) -> None:
             {"plain": verify, "async": verify_later, "blocking": blocking(lambda *words: verify(*words))}[kind]
         )
 
-    users = Users([Source(ADA)], Hook())
+    users = Users([Source(ADA)], [Hook()])
     assert asked(users.verify_password, SESSION, "eve", "right") == "Eve"
     assert asked(users.verify_password, SESSION, "eve", "wrong") is None
     assert asked(users.verify_password, SESSION, "ada", "right") is None

@@ -59,6 +59,7 @@ users = "accounts"
 database = "accounts.sqlite3"
 query = "SELECT name, password FROM accounts WHERE name = :login"
 hook = "accounts.py:authenticator"
+dovecot = "auth-client"
 mechanisms = ["PLAIN", "CRAM-MD5"]
 
 [limits]

@@ -97,7 +97,7 @@ async def smart_host(
 ) -> AsyncIterator[SmartHost]:
     """Run a server; `certificate` and its key have the same name with different endings."""
     handler, accounts = Keeper(), Accounts()
-    users = Users([accounts], handler, mechanisms=tuple(mechanisms))
+    users = Users([accounts], [handler], mechanisms=tuple(mechanisms))
     tls = TlsContext.load([(certificate, certificate.with_suffix(".key"))], client_ca=client_ca)
     settings = ServerSettings(hostname="hub.example", authenticator=users)
     async with Server(handler, ip, port, settings=settings, tls=tls, implicit_tls=implicit) as server:

@@ -85,7 +85,7 @@ def logins(certificate: Path, client_certificate: tuple[Path, Path]) -> Callable
         port: list[int] = []
 
         async def serve() -> None:
-            users = Users([Accounts()], Tokens(), mechanisms=BY_NAME)
+            users = Users([Accounts()], [Tokens()], mechanisms=BY_NAME)
             tls = TlsContext.load([(certificate, certificate)], client_ca=client_certificate[0])
             settings = ServerSettings(hostname="localhost", authenticator=users)
             async with Server(handler, "127.0.0.1", settings=settings, tls=tls, implicit_tls=implicit_tls) as server:

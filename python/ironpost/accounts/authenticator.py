@@ -1,4 +1,4 @@
-"""Authenticates users against a file, a database and a hook; implements `protocol.sasl.Authenticator`.
+"""Authenticates users against a file, a database and hooks; implements `protocol.sasl.Authenticator`.
 
 Promises: sources are consulted in their order, and the first that knows the name decides. An unknown name takes as long
 as a wrong password. Everything that blocks (hashes, databases) runs in a few threads. A mechanism is offered only if a
@@ -26,7 +26,7 @@ from ironpost.protocol.sasl import BY_DEFAULT, ScramCredential
 from ironpost.protocol.sasl.scram import MIN_ITERATIONS, credential
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from ironpost.protocol.server.session import ServerSession
@@ -129,7 +129,7 @@ class Users:
     def __init__(
         self,
         sources: Iterable[UserSource] = (),
-        hook: object = None,
+        hooks: Iterable[object] = (),
         *,
         mechanisms: Collection[str] = BY_DEFAULT,
         decoy_key: bytes | None = None,
@@ -139,8 +139,9 @@ class Users:
 
         Args:
             sources: consulted in this order.
-            hook: an object with some of the methods of `protocol.sasl.Authenticator`, called for names that no source
-                knows. Methods that block are marked `server.hooks.blocking`.
+            hooks: objects with some of the methods of `protocol.sasl.Authenticator`, called in this order for names
+                that no source knows, until one returns a result. Methods that block are marked
+                `server.hooks.blocking`.
             mechanisms: SASL mechanisms that may be offered.
             decoy_key: from the function of that name; None for a random key that lasts until the server stops.
             pool: threads for blocking work; a reload passes on the pool of the previous authenticator.
@@ -151,10 +152,10 @@ class Users:
         self.decoy_iterations: int | None = None
         """SCRAM iteration count shown to unknown users: that of the account looked up last, as with password hashes."""
         self._sources = tuple(sources)
-        self._hook = hook
+        self._hook_objects = hooks = tuple(hooks)
         self._pool = PasswordPool() if pool is None else pool
         self._checker = PasswordChecker()
-        hooked = {method for method in METHODS if callable(getattr(hook, method, None))}
+        hooked = {method for method in METHODS if any(callable(getattr(hook, method, None)) for hook in hooks)}
         ours: set[str] = set()
         if self._sources:
             ours = {"verify_password", "scram"}
@@ -174,7 +175,7 @@ class Users:
             if method in self._ours:
                 return getattr(self, f"_{method}")
             if method in self._hooks:
-                return self._hooked(method)
+                return next(self._hooked(method))
         raise AttributeError(f"{type(self).__name__} has no {method}", name=method, obj=self)
 
     async def _verify_password(self, session: ServerSession, login: str, password: str) -> str | None:
@@ -205,15 +206,21 @@ class Users:
         return None
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the hook; return its answer, or None if it has no such method."""
-        call = self._hooked(method)
-        answer: Any = None if call is None else call(*arguments)
-        return (await answer) if hasattr(answer, "__await__") else answer
+        """Call the hooks; return the first answer, or None if there is none."""
+        for call in self._hooked(method):
+            answer: Any = call(*arguments)
+            if hasattr(answer, "__await__"):
+                answer = await answer
+            if answer is not None:
+                return answer
+        return None
 
-    def _hooked(self, method: str) -> Callable[..., Any] | None:
-        """Return a method of the hook; if it is marked `@blocking`, it runs in a thread."""
-        call = getattr(self._hook, method, None)
-        return partial(self._pool.run, call) if call is not None and blocks(call) else call
+    def _hooked(self, method: str) -> Iterator[Callable[..., Any]]:
+        """The method of each hook that has it; one that is marked `@blocking` runs in a thread."""
+        for hook in self._hook_objects:
+            call = getattr(hook, method, None)
+            if callable(call):
+                yield partial(self._pool.run, call) if blocks(call) else call
 
     def _check(self, login: str, password: str) -> tuple[User | None, bool]:
         user = self._find(login)

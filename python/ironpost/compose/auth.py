@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.accounts.authenticator import Users, decoy_key
+from ironpost.accounts.dovecot import DovecotAuth
 from ironpost.accounts.file import UsersFile, UsersFileError
 from ironpost.accounts.hook import HookError, load
 from ironpost.config.auth import AuthSection
@@ -53,17 +54,17 @@ def authenticator(configuration: Configuration, pool: PasswordPool | None = None
     """
     if all(listener.auth == "none" for listener in configuration.listener):
         return None
-    found, hook = sources(configuration)
+    found, hooks = sources(configuration)
     path = configuration.data / "login.key"
     try:
         key = decoy_key(path)
     except OSError as error:
         raise AuthError(f"{path}: {error_text(error)}") from error
-    return Users(found, hook, mechanisms=configuration.auth.mechanisms, decoy_key=key, pool=pool)
+    return Users(found, hooks, mechanisms=configuration.auth.offered, decoy_key=key, pool=pool)
 
 
-def sources(configuration: Configuration) -> tuple[list[UserSource], object]:
-    """Open the sources of accounts, in their order, and the hook, if there is one; each is tried once.
+def sources(configuration: Configuration) -> tuple[list[UserSource], list[object]]:
+    """Open the sources of accounts and load the hooks, in their order; files, databases and code are tried once.
 
     Raises:
         AuthError: a source cannot be used.
@@ -74,11 +75,14 @@ def sources(configuration: Configuration) -> tuple[list[UserSource], object]:
         file.names()
         if auth.database is not None and auth.query is not None:
             found.append(_database(auth.database, auth.query))
-        return found, None if auth.hook is None else load(auth.hook, configuration.folder)
+        hooks: list[object] = [] if auth.dovecot is None else [DovecotAuth(auth.dovecot)]
+        if auth.hook is not None:
+            hooks.append(load(auth.hook, configuration.folder))
     except (UsersFileError, HookError) as fault:
         raise AuthError(str(fault)) from fault
     except OSError as error:
         raise AuthError(f"{error.filename}: {error_text(error)}") from error
+    return found, hooks
 
 
 def _database(path: Path, query: str) -> UserSource:

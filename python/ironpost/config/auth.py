@@ -1,7 +1,7 @@
 """`[auth]`: account sources, and the mechanisms by which clients may authenticate.
 
-Promises: the accounts of the users file come first, then those of the database, then the hook. Each `[[listener]]` says
-whether it offers or requires authentication.
+Promises: the accounts of the users file come first, then those of the database, of Dovecot, and of the hook. Each
+`[[listener]]` says whether it offers or requires authentication.
 Refuses: an unknown mechanism, a database without its query and a query without its database.
 Standards: RFC 4954 (AUTH), RFC 4422 (mechanisms).
 """
@@ -28,6 +28,10 @@ Mechanism = Annotated[str, BeforeValidator(_mechanism)]
 """The name of a SASL mechanism."""
 
 
+WITH_PASSWORD = ("PLAIN", "LOGIN")
+"""The mechanisms by which the server gets the password."""
+
+
 def _hook(value: object) -> str:
     where, colon, attribute = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     if not where or not colon or not attribute.isidentifier():
@@ -50,6 +54,8 @@ class AuthSection(Section):
     """An SQLite database with more accounts."""
     query: Annotated[str, AfterValidator(_query)] | None = None
     """The query: columns `name`, `password` and `scram` for the account `:login`."""
+    dovecot: Path | None = None
+    """Dovecot's authentication socket, `auth-client`: passwords of accounts in neither are checked by Dovecot."""
     hook: Annotated[str, BeforeValidator(_hook)] | None = None
     """A custom authenticator, as `file.py:attribute` or `module:attribute`."""
     mechanisms: Annotated[tuple[Mechanism, ...], AfterValidator(not_empty)] = BY_DEFAULT
@@ -61,3 +67,10 @@ class AuthSection(Section):
             missing = "query" if self.query is None else "database"
             raise ValueError(f"database and query are needed together: {missing} is missing")
         return self
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The mechanisms that may be offered. Dovecot checks passwords only, so SCRAM is offered if it is named."""
+        return (
+            WITH_PASSWORD if self.dovecot is not None and "mechanisms" not in self.model_fields_set else self.mechanisms
+        )
