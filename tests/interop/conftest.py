@@ -10,13 +10,13 @@ import socket
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.loading import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import ModuleType
 
 
@@ -163,6 +163,22 @@ def launch(tmp_path: Path) -> Iterator[Callable[[list[str], dict[str, str], int]
         process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its children, such as a delivery of Exim, use its folder
+
+
+@pytest.fixture
+def dovecot(
+    program: Callable[[str], str], launch: Callable[[list[str], dict[str, str], int], None], home: Path
+) -> Callable[..., Any]:
+    """Start Dovecot with users, `dovecot(users, location=, main=)` as `dovecot.configure` says; return its `Ready`."""
+    program("dovecot")
+    module = load(HERE / "dovecot.py")
+
+    def start(users: Mapping[str, int | None], **more: str) -> Any:
+        ready = module.configure(home / "dovecot", module.Ports(free_port(), free_port(), free_port()), users, **more)
+        launch(ready.command, ready.env, ready.ports.lmtp)
+        return ready
+
+    return start
 
 
 def listens(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PREFIX = Path(os.environ.get("IRONPOST_PEERS") or Path(__file__).resolve().parents[2] / ".peers").absolute()
+PREFIX = Path(os.environ.get("IRONPOST_PEERS") or Path(__file__).resolve().parents[2] / ".peers").resolve()
 
 
 class Program(NamedTuple):
@@ -52,6 +52,18 @@ PROGRAMS: dict[str, Program] = {
         "usr/bin/fetchmail", ("fetchmail", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
     ),
     "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
+    "dovecot": Program(
+        "usr/sbin/dovecot",
+        (
+            "dovecot-core",
+            "dovecot-imapd",
+            "dovecot-pop3d",
+            "dovecot-lmtpd",
+            "libexttextcat-2.0-0",
+            "liblua5.4-0",
+            "libwrap0",
+        ),
+    ),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
 }
 
@@ -80,7 +92,8 @@ def find(name: str) -> str:
 def environment() -> dict[str, str]:
     """Return the environment that unpacked programs need: library paths, and for Postfix a configuration folder."""
     root = PREFIX / "root"
-    folders = [root / "usr" / "lib" / "postfix", *sorted((root / "usr" / "lib").glob("*-linux-gnu"))]
+    library = root / "usr" / "lib"
+    folders = [library / "postfix", library / "dovecot", *sorted(library.glob("*-linux-gnu"))]
     return {
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, folders)),
