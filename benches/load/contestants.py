@@ -5,12 +5,14 @@ compiled-in spool, emptied at each start); nothing stays on the machine but the 
 Exim and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
 
 Each server takes mail in one of these ways: it throws it away (`discard`), it has made it durable when it says 250 and
-does no more with it (`durable`), or it passes it on to a receiver, unencrypted (`relay`) or by STARTTLS (`relay-tls`).
+does no more with it (`durable`), it delivers it into a Maildir (`mailbox`), or it passes it on to a receiver, unencrypted
+(`relay`) or by STARTTLS (`relay-tls`).
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -28,7 +30,8 @@ from accounting import Group, family, group
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests" / "interop"))
-import mtas  # noqa: E402 - found by the line above
+import dovecot  # noqa: E402 - found by the line above
+import mtas  # noqa: E402
 import peers  # noqa: E402
 
 if TYPE_CHECKING:
@@ -80,8 +83,10 @@ class Contestant:
     """Where it speaks TLS from the start; 0 if it does not."""
     connections: int = 20
     """At a time."""
+    lmtp: bool = False
+    """It speaks LMTP, not SMTP."""
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
-    receiver: Receiver | None = None
+    receiver: Receiver | Maildir | None = None
     """Where it delivers to; nobody else does."""
     queued: Callable[[], int] | None = None
     """How many messages its queue holds, for a server that keeps them. Called when it has stopped."""
@@ -194,6 +199,28 @@ class Receiver(Contestant):
         return messages, recipients, connections
 
 
+class Maildir:
+    """Where mailbox deliveries end. It is counted by its files, and costs nothing itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._new = path / "new"
+
+    @property
+    def count(self) -> int:
+        """Messages so far."""
+        return len(os.listdir(self._new)) if self._new.exists() else 0
+
+    def start(self, log: Path) -> None:
+        """It is always there."""
+
+    def stop(self) -> None:
+        """See `start`."""
+
+    def cpu(self) -> float:
+        """Nothing runs."""
+        return 0.0
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Our own servers
 
@@ -238,6 +265,16 @@ def _ironpost_relays(folder: Path, workers: int = 1, *, tls: bool = False) -> Co
     )
     command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file), "--workers", str(workers)]
     return Contestant(name, command, port, tls=tls, receiver=receiver)
+
+
+def _ironpost_delivers(folder: Path) -> Contestant:
+    port, file, maildir = free_port(), folder / "ironpost.toml", folder / "ironpost-mail"
+    file.write_text(
+        f'data = "{folder / "ironpost"}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
+        f'[local]\ndomains = ["localhost"]\nmaildir = "{maildir}"\n'
+    )
+    command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file)]
+    return Contestant("ironpost", command, port, receiver=Maildir(maildir))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -291,6 +328,49 @@ queue_run_delay = {RETRY}s"""
     return Contestant(
         "Postfix", ready.command, port, env=ready.env, receiver=receiver, queued=queued if what == "durable" else None
     )
+
+
+def _postfix_delivers(folder: Path) -> Contestant:
+    """By virtual(8), which writes and syncs a file for each recipient."""
+    port, home = free_port(), folder / "postfix-mailbox"
+    folder.chmod(0o755)
+    mtas.owned(home / "mail")
+    user = pwd.getpwnam("mail")
+    main = f"""virtual_mailbox_domains = localhost
+virtual_mailbox_base = {home}/mail
+virtual_mailbox_maps = static:grace/
+virtual_mailbox_limit = 0
+virtual_minimum_uid = 1
+virtual_uid_maps = static:{user.pw_uid}
+virtual_gid_maps = static:{user.pw_gid}
+virtual_destination_concurrency_limit = 20
+initial_destination_concurrency = 20"""
+    ready = mtas.postfix(home, port, main=main)
+    return Contestant("Postfix", ready.command, port, env=ready.env, receiver=Maildir(home / "mail" / "grace"))
+
+
+def _exim_delivers(folder: Path) -> Contestant:
+    port, home = free_port(), folder / "exim-mailbox"
+    folder.chmod(0o755)
+    transport = f"box:\n  driver = appendfile\n  directory = {home}/mail\n  maildir_format\n  user = {mtas.EXIM}"
+    ready = mtas.exim(
+        home,
+        port,
+        routers=f"box:\n  driver = accept\n  transport = box\n  user = {mtas.EXIM}",
+        transports=transport,
+        retry=f"F,1h,{RETRY}s",
+    )
+    command = [*ready.command, f"-q{RETRY}s"]
+    return Contestant("Exim", command, port, env=ready.env, receiver=Maildir(home / "mail"))
+
+
+def _dovecot_delivers(folder: Path) -> Contestant:
+    """By LMTP, without a queue: its 250 says that the message is in the mailbox."""
+    home, ports = folder / "dovecot", dovecot.Ports(free_port(), free_port(), free_port())
+    folder.chmod(0o755)
+    ready = dovecot.configure(home, ports, {"grace@localhost": None}, main="default_process_limit = 200")
+    receiver = Maildir(ready.homes / "localhost" / "grace")
+    return Contestant("Dovecot", ready.command, ports.lmtp, lmtp=True, env=ready.env, receiver=receiver)
 
 
 def _exim(folder: Path, what: str) -> Contestant:
@@ -384,6 +464,12 @@ BUILDERS: dict[str, dict[str, Callable[[Path], Contestant]]] = {
         "Exim": lambda folder: _exim(folder, "durable"),
         "OpenSMTPD": _opensmtpd,
     },
+    "mailbox": {
+        "ironpost": _ironpost_delivers,
+        "Postfix": _postfix_delivers,
+        "Exim": _exim_delivers,
+        "Dovecot": _dovecot_delivers,
+    },
     "relay": {
         "ironpost": _ironpost_relays,
         "ironpost-2": lambda folder: _ironpost_relays(folder, workers=2),
@@ -405,7 +491,7 @@ def entrants(what: str, chosen: list[str]) -> list[str]:
     """The servers that take part.
 
     Args:
-        what: `discard`, `durable`, `relay` or `relay-tls`.
+        what: `discard`, `durable`, `mailbox`, `relay` or `relay-tls`.
         chosen: names, in upper or lower case; empty for all.
     """
     wanted = {name.lower() for name in chosen}

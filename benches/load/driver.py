@@ -1,7 +1,7 @@
 """The load that smtp-source cannot make: pipelined transactions, TLS, and connections that only stay open.
 
     driver.py PORT --way conn|reuse|pipelined [--tls no|starttls|implicit] [--messages N | --seconds N] [--size N]
-              [--connections N] [--count]
+              [--connections N] [--count] [--lmtp]
     driver.py PORT --way handshakes [--tls starttls|implicit] [--messages N]        one after the other
     driver.py PORT --way idle --connections N        holds them after EHLO until standard input closes
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HELLO = b"EHLO load.example\r\n"
+LMTP_HELLO = b"LHLO load.example\r\n"
 MAIL = b"MAIL FROM:<ada@load.example>\r\n"
 DATA = b"DATA\r\n"
 QUIT = b"QUIT\r\n"
@@ -165,18 +166,19 @@ class Connection(asyncio.Protocol):
                 self.done.set_exception(error)
 
 
-def hello(script: Iterator[Exchange]) -> Iterator[Exchange]:
+def hello(script: Iterator[Exchange], line: bytes = HELLO) -> Iterator[Exchange]:
     """EHLO, then the script."""
-    yield HELLO, 1
+    yield line, 1
     yield from script
 
 
-async def converse(port: int, tls: str, context: ssl.SSLContext, script: Iterator[Exchange]) -> Connection:
+async def converse(asked: argparse.Namespace, context: ssl.SSLContext, script: Iterator[Exchange]) -> Connection:
     """One connection from its greeting to the end of its script."""
-    loop = asyncio.get_running_loop()
+    loop, tls = asyncio.get_running_loop(), asked.tls
     secure = context if tls == "implicit" else None
-    start = hello(iter([(b"STARTTLS\r\n", 1)]) if tls == "starttls" else script)
-    _, connection = await loop.create_connection(lambda: Kept(start, tls), "127.0.0.1", port, ssl=secure)
+    first = iter([(b"STARTTLS\r\n", 1)]) if tls == "starttls" else script
+    start = hello(first, LMTP_HELLO if asked.lmtp else HELLO)
+    _, connection = await loop.create_connection(lambda: Kept(start, tls), "127.0.0.1", asked.port, ssl=secure)
     await connection.done
     if tls == "starttls":
         inner = connection.transport
@@ -214,10 +216,10 @@ async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> int:
     async def worker() -> None:
         if asked.way == "conn":
             while work.take():
-                await converse(asked.port, asked.tls, context, one(work))
+                await converse(asked, context, one(work))
         else:
             script = pipelined if asked.way == "pipelined" else many
-            await converse(asked.port, asked.tls, context, script(work))
+            await converse(asked, context, script(work))
 
     counter = asyncio.create_task(count(work)) if asked.count else None
     async with asyncio.timeout(asked.seconds + PATIENCE), asyncio.TaskGroup() as group:
@@ -239,7 +241,7 @@ async def handshakes(asked: argparse.Namespace, context: ssl.SSLContext) -> int:
     """Connections one after the other: only what the server does counts."""
     work = Work(0, 0, asked.to)
     for _ in range(asked.messages):
-        await converse(asked.port, asked.tls, context, nothing(work))
+        await converse(asked, context, nothing(work))
     return asked.messages
 
 
@@ -272,6 +274,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=0.0, help="begin nothing after that time")
     parser.add_argument("--count", action="store_true", help="print a running count")
+    parser.add_argument("--lmtp", action="store_true", help="LHLO instead of EHLO")
     parser.add_argument("--to", default="grace@localhost", help="the recipient")
     asked = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sources
-from contestants import Contestant, CountError, Receiver
+from contestants import Contestant, CountError, Maildir, Receiver
 from sources import Load, LoadError, Sent
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_of(server: Contestant, case: Case) -> Load:
     """What a driver is to send to a server."""
     port = server.implicit_port if case.tls == "implicit" else server.port
     to = "grace@elsewhere.example" if case.what.startswith("relay") else "grace@localhost"
-    return Load(port, case.size, case.way, case.tls, server.connections, to)
+    return Load(port, case.size, case.way, case.tls, server.connections, to, server.lmtp)
 
 
 def figure(
@@ -100,7 +100,7 @@ def figure(
 
 
 def await_delivery(
-    receiver: Receiver, before: int, sent: Sent, look: Callable[[int], None] = lambda count: None
+    receiver: Receiver | Maildir, before: int, sent: Sent, look: Callable[[int], None] = lambda count: None
 ) -> float:
     """Waits until everything that was acknowledged has been delivered, and what was cut off, if it was accepted.
 

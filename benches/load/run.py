@@ -2,6 +2,7 @@
 
     python benches/load/run.py matrix      sizes from 1 KB to 10 MB, plain and TLS, discarded and durable
     python benches/load/run.py relay       the same sizes, plain and TLS, passed on to a receiver that counts
+    python benches/load/run.py mailbox     the same sizes, delivered into one Maildir
     python benches/load/run.py handshakes  TLS connections, one after the other
     python benches/load/run.py idle        memory of connections that only stay open
 
@@ -161,6 +162,13 @@ def relay(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     return figures
 
 
+def mailbox(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Into one Maildir, durably; Dovecot is the LMTP server that others deliver to, the others take SMTP."""
+    heading(asked)
+    every = [Case("mailbox", "no", "conn", SIZES[0]), *(Case("mailbox", "no", "reuse", size) for size in SIZES)]
+    return measure("mailbox", [case for case in every if wanted(case, asked)], asked, folder)
+
+
 def handshakes(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     """A whole TLS connection each: EHLO, QUIT."""
     asked.driver, asked.sustain = "own", 0.0
@@ -207,7 +215,7 @@ def hold(server: Contestant, count: int, tls: str) -> None:
 def main() -> None:
     """Runs one comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["matrix", "relay", "handshakes", "idle"])
+    parser.add_argument("what", choices=["matrix", "relay", "mailbox", "handshakes", "idle"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--sustain", type=float, default=0.0, metavar="SECONDS", help="instead of rounds")
@@ -217,7 +225,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ironpost-load-") as name:
-        what = {"matrix": matrix, "relay": relay, "handshakes": handshakes, "idle": idle}[asked.what]
+        what = {"matrix": matrix, "relay": relay, "mailbox": mailbox, "handshakes": handshakes, "idle": idle}[
+            asked.what
+        ]
         try:
             figures = what(asked, Path(name))
         except (NoRoomError, CountError) as error:

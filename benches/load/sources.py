@@ -49,6 +49,8 @@ class Load:
     tls: str = "no"
     connections: int = 20
     to: str = "grace@localhost"
+    lmtp: bool = False
+    """LHLO instead of EHLO."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,18 @@ def _start(driver: str, load: Load, own: list[str], postfix: list[str]) -> subpr
     if driver == "own":
         command = [sys.executable, str(DRIVER), str(load.port), "--way", load.way, "--tls", load.tls, "--to", load.to]
         command += ["--size", str(load.size), "--connections", str(load.connections), *own]
+        command += ["--lmtp"] if load.lmtp else []
         environment = dict(os.environ)
     else:
-        command = [peers.find("smtp-source"), "-s", str(load.connections), "-l", str(load.size), *postfix]
+        command = [
+            peers.find("smtp-source"),
+            *(["-L"] if load.lmtp else []),
+            "-s",
+            str(load.connections),
+            "-l",
+            str(load.size),
+            *postfix,
+        ]
         command += ["-M", "load.example", "-f", "ada@load.example", "-t", load.to]
         command += [*(["-d"] if load.way == "reuse" else []), f"127.0.0.1:{load.port}"]
         environment = peers.environment()
