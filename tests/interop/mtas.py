@@ -86,6 +86,7 @@ proxymap unix - - n - - proxymap
 smtp unix - - n - - smtp
 relay unix - - n - - smtp
 lmtp unix - - n - - lmtp
+virtual unix - n n - - virtual
 retry unix - - n - - error
 error unix - - n - - error
 discard unix - - n - - discard
