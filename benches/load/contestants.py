@@ -5,8 +5,8 @@ compiled-in spool, emptied at each start); nothing stays on the machine but the 
 Exim and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
 
 Each server takes mail in one of these ways: it throws it away (`discard`), it has made it durable when it says 250 and
-does no more with it (`durable`), it delivers it into a Maildir (`mailbox`), or it passes it on to a receiver, unencrypted
-(`relay`) or by STARTTLS (`relay-tls`).
+does no more with it (`durable`), it delivers it into a Maildir (`mailbox`), or it passes it on to a receiver,
+unencrypted (`relay`) or by STARTTLS (`relay-tls`).
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Maildir:
     @property
     def count(self) -> int:
         """Messages so far."""
-        return len(os.listdir(self._new)) if self._new.exists() else 0
+        return sum(1 for _ in self._new.iterdir()) if self._new.exists() else 0
 
     def start(self, log: Path) -> None:
         """It is always there."""

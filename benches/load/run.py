@@ -212,10 +212,13 @@ def hold(server: Contestant, count: int, tls: str) -> None:
     print(f"| {held:,} idle, {tls} | {server.name} | {each:.2f} KB | {spent:.3f} ms to accept |", flush=True)
 
 
+COMPARISONS = {"matrix": matrix, "relay": relay, "mailbox": mailbox, "handshakes": handshakes, "idle": idle}
+
+
 def main() -> None:
     """Runs one comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["matrix", "relay", "mailbox", "handshakes", "idle"])
+    parser.add_argument("what", choices=COMPARISONS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--sustain", type=float, default=0.0, metavar="SECONDS", help="instead of rounds")
@@ -225,11 +228,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ironpost-load-") as name:
-        what = {"matrix": matrix, "relay": relay, "mailbox": mailbox, "handshakes": handshakes, "idle": idle}[
-            asked.what
-        ]
         try:
-            figures = what(asked, Path(name))
+            figures = COMPARISONS[asked.what](asked, Path(name))
         except (NoRoomError, CountError) as error:
             raise SystemExit(str(error)) from None
     if asked.json:

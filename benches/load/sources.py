@@ -141,15 +141,8 @@ def _start(driver: str, load: Load, own: list[str], postfix: list[str]) -> subpr
         command += ["--lmtp"] if load.lmtp else []
         environment = dict(os.environ)
     else:
-        command = [
-            peers.find("smtp-source"),
-            *(["-L"] if load.lmtp else []),
-            "-s",
-            str(load.connections),
-            "-l",
-            str(load.size),
-            *postfix,
-        ]
+        command = [peers.find("smtp-source"), "-s", str(load.connections), "-l", str(load.size), *postfix]
+        command += ["-L"] if load.lmtp else []
         command += ["-M", "load.example", "-f", "ada@load.example", "-t", load.to]
         command += [*(["-d"] if load.way == "reuse" else []), f"127.0.0.1:{load.port}"]
         environment = peers.environment()
