@@ -1,0 +1,86 @@
+"""What databases and programs answer, as records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ironpost.accounts.records_fields import RecordError, record_of
+from ironpost.model import Address
+from ironpost.model.patterns import AddressPattern
+from ironpost.routing.directory import DirectoryError
+from ironpost.routing.records import Record
+
+ADA, BOB = Address.parse("ada@mail.example"), Address.parse("bob@other.example")
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ({}, {}),
+        ({"mailbox": "ada@mail.example"}, {"mailbox": ADA}),
+        ({"mailbox": "", "targets": None, "keep": "", "disabled": None, "quota": "", "senders": ""}, {}),
+        ({"targets": "ada@mail.example, bob@other.example"}, {"targets": (ADA, BOB)}),
+        ({"targets": "ada@mail.example\n bob@other.example,"}, {"targets": (ADA, BOB)}),
+        ({"targets": ["ada@mail.example", "bob@other.example"], "keep": True}, {"targets": (ADA, BOB), "keep": True}),
+        ({"targets": ['"a, b"@mail.example']}, {"targets": (Address("a, b", "mail.example"),)}),
+        ({"targets": []}, {}),
+        ({"keep": 1, "disabled": 0}, {"keep": True}),
+        ({"keep": "FALSE", "disabled": "Yes"}, {"disabled": True}),
+        ({"quota": 1000}, {"quota": 1000}),
+        ({"quota": "1000"}, {"quota": 1000}),
+        ({"quota": 0}, {}),
+        ({"senders": "sales.example *.mail.example"},
+         {"senders": (AddressPattern("sales.example"), AddressPattern("*.mail.example"))}),
+    ],
+)  # fmt: skip
+def test_each_field_in_each_of_its_forms(row: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert record_of([row], "here") == Record("here", **fields)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"address": "x"}, "unknown field 'address'; expected fields are mailbox, targets"),
+        ({"mailbox": "ada"}, "mailbox: "),
+        ({"mailbox": "postmaster"}, "mailbox: \"postmaster\" is an address without a domain"),
+        ({"mailbox": 7}, "mailbox: expected an address, found 7"),
+        ({"mailbox": ["ada@mail.example", "bob@mail.example"]}, "mailbox: expected an address"),
+        ({"mailbox": b"ada@mail.example"}, "mailbox: expected an address"),
+        ({"targets": "ada@mail.example; bob@mail.example"}, "targets: "),
+        ({"targets": "|/bin/sh"}, "targets: "),
+        ({"targets": ["ada@mail.example", ""]}, "targets: "),
+        ({"targets": {"ada@mail.example": 1}}, "targets: expected a text or a list of texts"),
+        ({"targets": "ada@mail.example\0"}, "targets: "),
+        ({"keep": "maybe"}, "keep: expected true or false, found 'maybe'"),
+        ({"disabled": 2}, "disabled: expected true or false, found 2"),
+        ({"disabled": 1.0}, "disabled: "),
+        ({"quota": -1}, "quota: expected a whole number of octets"),
+        ({"quota": 1.5}, "quota: "),
+        ({"quota": True}, "quota: "),
+        ({"quota": "9" * 5000}, "quota: "),
+        ({"quota": "\u0661"}, "quota: "),
+        ({"quota": "1GiB"}, "quota: "),
+        ({"senders": "a@@b"}, "senders: "),
+        ({"senders": 5}, "senders: expected a text or a list of texts, found 5"),
+    ],
+)  # fmt: skip
+def test_an_invalid_field_is_named_with_the_source(row: dict[str, Any], why: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        record_of([row], "here")
+    assert str(caught.value).startswith(f"here: {why}")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+    assert isinstance(caught.value, DirectoryError)
+
+
+def test_several_rows_are_one_record() -> None:
+    rows: list[dict[str, Any]] = [
+        {"targets": "ada@mail.example", "keep": 1},
+        {"targets": "bob@other.example ada@mail.example", "keep": "true", "senders": "mail.example"},
+    ]
+    assert record_of(rows, "here") == Record("here", (ADA, BOB), keep=True, senders=(AddressPattern("mail.example"),))
+    assert record_of([], "here") is None
+    with pytest.raises(RecordError, match="here: keep differs between the rows of one record"):
+        record_of([*rows, {"targets": "ada@mail.example", "keep": 0}], "here")
