@@ -187,7 +187,7 @@ async def delivery(
     port: int = 25, *, resolver: StaticResolver | None = None, **options: Any
 ) -> AsyncIterator[RemoteDelivery]:
     options.setdefault("own", OwnSystem(networks=()))
-    dialing = {key: options.pop(key) for key in ("timeouts", "authorities") if key in options}
+    dialing = {key: options.pop(key) for key in ("timeouts", "authorities", "tls_sessions") if key in options}
     made = RemoteDelivery(
         resolver or StaticResolver(mx=MX_A, addresses=FIRST),
         Straight(),

@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.client.reach import reach
 from ironpost.client.tls import (
+    channel_bindings,
     connect_tls,
     context_for,
-    facts,
     failure_text,
     failure_type,
+    peer_chain,
+    resuming,
     start_tls,
     suits,
     verifier_for,
 )
+from ironpost.client.tls_sessions import Resumption, TlsPeer
 from ironpost.client.unread import unread
 from ironpost.model import Reply
 from ironpost.model.network import address_literal
@@ -39,9 +42,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Collection, Mapping
 
+    from ironpost.client.tls_sessions import TlsSessions
     from ironpost.model import Pieces
     from ironpost.model.ports import Metrics
-    from ironpost.model.tls import Verifier
+    from ironpost.model.tls import Verification, Verifier
     from ironpost.protocol.client.session import OutgoingTransaction
     from ironpost.protocol.client.tolerance import Tolerance
 
@@ -70,6 +74,7 @@ class Connection(asyncio.Protocol):
         tls: ssl.SSLContext | None = None,
         verifier: Verifier = UNAUTHENTICATED,
         server_name: str = "",
+        resumption: Resumption | None = None,
         tolerances: Collection[Tolerance] = TOLERANCES,
         metrics: Metrics | None = None,
     ) -> None:
@@ -82,6 +87,8 @@ class Connection(asyncio.Protocol):
         self._tls = tls
         self._verifier = verifier
         self._server_name = server_name
+        self.resumption = resumption
+        """Of the TLS session; None if sessions are neither resumed nor kept."""
         self._tolerances = tolerances
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
@@ -112,7 +119,7 @@ class Connection(asyncio.Protocol):
             tolerances=self._tolerances, metrics=self._metrics,
         )  # fmt: skip
         if tls is not None:
-            self.session.bindings, self.session.tls = facts(tls, self._verifier)
+            self.session.bindings, self.session.tls = self._examine(tls)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -167,6 +174,11 @@ class Connection(asyncio.Protocol):
         except BaseException:
             self.abort()
             raise
+        if self.resumption is not None:
+            if not self.ready:
+                self.resumption.forget()
+            elif (tls := self._transport.get_extra_info("ssl_object")) is not None:
+                self.resumption.keep(tls)
 
     async def reset(self) -> bool:
         """Clear the peer's state after a failed transaction; False if the connection can no longer be used."""
@@ -252,8 +264,14 @@ class Connection(asyncio.Protocol):
             self.gone = True
             return
         self._transport = transport
-        session.secured(*facts(transport.get_extra_info("ssl_object"), self._verifier))
+        session.secured(*self._examine(transport.get_extra_info("ssl_object")))
         self._advance(rearm=True)
+
+    def _examine(self, tls: ssl.SSLObject) -> tuple[dict[str, bytes], Verification]:
+        """The channel bindings of the connection, which only a login needs, and its level."""
+        chain = peer_chain(tls) if self.resumption is None else self.resumption.chain(tls)
+        bindings = channel_bindings(tls, chain) if self._security.credentials is not None else {}
+        return bindings, self._verifier.verify(chain)
 
     async def _pump(self, pieces: Pieces) -> None:
         session = self.session
@@ -359,6 +377,7 @@ async def connect(
     verifier: Verifier | None = None,
     implicit_tls: bool = False,
     server_name: str = "",
+    tls_sessions: TlsSessions | None = None,
     source: str | None = None,
     tolerances: Collection[Tolerance] = TOLERANCES,
     metrics: Metrics | None = None,
@@ -379,6 +398,8 @@ async def connect(
             the system's authorities.
         implicit_tls: the connection starts with TLS (RFC 8314 §3).
         server_name: the name that the peer's certificate must have; `host` if empty.
+        tls_sessions: sessions that may be resumed, and where that of this connection is kept; `host` must be an IP
+            address. A connection with a login does not use them: channel bindings need a full handshake.
         source: the local IP address to connect from; None for the system's choice.
         tolerances: which protocol errors of the peer are tolerated.
         metrics: counts the tolerances used.
@@ -399,22 +420,28 @@ async def connect(
     if tls is not None and not suits(tls, verifier):
         raise ValueError("the verifier relies on authorities, but the TLS context does not verify certificate and name")
     name = server_name or host
+    resumption = None
+    if tls_sessions is not None and tls is not None and security.credentials is None:
+        resumption = Resumption(tls_sessions, TlsPeer(host, port, name, tls, verifier))
     async with asyncio.timeout(connect_timeout):
         reached = await reach(host, port, source)
     handshake = {**TIMEOUTS, **timeouts}[ClientStep.TLS]
     connection = Connection(
         local_hostname, remote or host, timeouts,
         chunking=chunking, security=security, tls=tls, verifier=verifier, server_name=name,
-        tolerances=tolerances, metrics=metrics,
+        resumption=resumption, tolerances=tolerances, metrics=metrics,
     )  # fmt: skip
-    try:
-        if implicit_tls:
-            assert tls is not None
-            await connect_tls(reached, connection, tls, name, timeout=handshake)
-        else:
-            await loop.create_connection(lambda: connection, sock=reached)
-    except BaseException:
-        reached.close()
-        raise
-    await connection.opened()
+    with resuming(None if resumption is None else resumption.session):
+        try:
+            if implicit_tls:
+                assert tls is not None
+                await connect_tls(reached, connection, tls, name, timeout=handshake)
+            else:
+                await loop.create_connection(lambda: connection, sock=reached)
+        except BaseException:
+            reached.close()
+            if resumption is not None:
+                resumption.forget()
+            raise
+        await connection.opened()
     return connection

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ironpost.client.unread import ReadBeforeLoss
@@ -19,11 +21,43 @@ from ironpost.model.tls import BY_AUTHORITIES, UNAUTHENTICATED, TlsFailure
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator, Sequence
 
-    from ironpost.model.tls import Verification, Verifier
+    from ironpost.model.tls import Verifier
 
 
 # -- contexts and verification ----------------------------------------------------------------------------------------
+
+_EARLIER: Final[ContextVar[ssl.SSLSession | None]] = ContextVar("earlier", default=None)
+"""The TLS session that a new connection offers to resume."""
+
+
+@contextmanager
+def resuming(session: ssl.SSLSession | None) -> Iterator[None]:
+    """Offer a TLS session on the connection that is opened within; its context must be one of this module.
+
+    Event loops create the `ssl.SSLObject`, in a callback: in the context of the task that starts TLS (asyncio), or of
+    the one that created the transport (uvloop). So the whole opening must be within.
+    """
+    token = _EARLIER.set(session)
+    try:
+        yield
+    finally:
+        _EARLIER.reset(token)
+
+
+class ClientSide(ssl.SSLObject):
+    """The TLS of one connection, which resumes an earlier session if there is one (RFC 8446 §2.2)."""
+
+    _started = False
+
+    def do_handshake(self) -> None:
+        """See `ssl.SSLObject`; called again whenever the peer has sent something."""
+        if not self._started:
+            self._started = True
+            if (earlier := _EARLIER.get()) is not None:
+                self.session = earlier
+        super().do_handshake()
 
 
 def verifying(authorities: str | None = None, *, common_name: bool = True) -> ssl.SSLContext:
@@ -39,6 +73,7 @@ def verifying(authorities: str | None = None, *, common_name: bool = True) -> ss
     context = ssl.create_default_context(cafile=authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = common_name
+    context.sslobject_class = ClientSide
     return context
 
 
@@ -48,6 +83,7 @@ def encrypting() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslobject_class = ClientSide
     return context
 
 
@@ -66,9 +102,8 @@ def suits(context: ssl.SSLContext, verifier: Verifier) -> bool:
     return not verifier.uses_authorities or (context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname)
 
 
-def facts(connection: ssl.SSLObject, verifier: Verifier) -> tuple[dict[str, bytes], Verification]:
-    """The channel bindings of a connection, and the verifier's result for its certificates."""
-    chain = peer_chain(connection)
+def channel_bindings(connection: ssl.SSLObject, chain: Sequence[bytes]) -> dict[str, bytes]:
+    """The channel bindings of a connection; `chain` as from `peer_chain`."""
     try:
         end_point = read(chain[0]).end_point if chain else b""
     except ValueError:  # OpenSSL accepts certificates that `read` does not: there is no channel binding then
@@ -76,11 +111,14 @@ def facts(connection: ssl.SSLObject, verifier: Verifier) -> tuple[dict[str, byte
     bindings = {"tls-server-end-point": end_point} if end_point else {}
     if connection.version() == "TLSv1.2" and (unique := connection.get_channel_binding("tls-unique")):
         bindings["tls-unique"] = unique
-    return bindings, verifier.verify(chain)
+    return bindings
 
 
 def peer_chain(connection: ssl.SSLObject) -> tuple[bytes, ...]:
-    """The certificates that the peer sent, in DER, leaf first; only the leaf if `ssl` does not provide the others."""
+    """The certificates that the peer sent, in DER, leaf first; only the leaf if `ssl` does not provide the others.
+
+    After a resumed handshake `ssl` provides at most the leaf.
+    """
     if hasattr(connection, "get_unverified_chain"):  # Python 3.13
         return tuple(connection.get_unverified_chain())
     chain = _private_chain(connection)

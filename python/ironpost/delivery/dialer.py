@@ -2,7 +2,8 @@
 
 Promises: after a failed handshake the same host is contacted again only in the ways that the requirement allows
 (`Requirement.attempts`): opportunistic TLS is followed by one unencrypted connection; a trial never decides whether the
-message is sent. The result says what was reached and why. A rejected token is renewed once.
+message is sent. The result says what was reached and why. A rejected token is renewed once. TLS sessions are resumed
+where `client.tls_sessions` allows it; if such a handshake fails after STARTTLS, a full one is tried next.
 Standards: RFC 3207 §4 and §4.1 (decisions of the client), RFC 7435 §3 (opportunistic security), RFC 8461 §5 (testing),
 RFC 8314 §3.3 (implicit TLS).
 """
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 from ironpost.client.connection import connect
 from ironpost.client.reach import plain_host
 from ironpost.client.tls import encrypting, verifying
+from ironpost.client.tls_sessions import TlsSessions
 from ironpost.delivery.settings import CONNECT_TIMEOUT
+from ironpost.model.ports import Uncounted
 from ironpost.model.tls import TlsFailure, TlsLevel, TlsResult, Verification
 from ironpost.protocol import replies
 from ironpost.protocol.client.session import TIMEOUTS, ClientStep, Ending, Security, check_hostname
@@ -59,6 +62,7 @@ class Dialer:
         tolerances: Collection[Tolerance] = TOLERANCES,
         metrics: Metrics | None = None,
         authorities: Path | None = None,
+        tls_sessions: TlsSessions | None = None,
     ) -> None:
         """Describe the connections; see `client.connection.connect`.
 
@@ -68,8 +72,9 @@ class Dialer:
             connect_timeout: seconds to wait for TCP at each address.
             chunking: use BDAT for small content if the peer offers it.
             tolerances: protocol errors of a peer that are tolerated.
-            metrics: counts the tolerances used.
+            metrics: counts handshakes, and the tolerances used.
             authorities: PEM file of the authorities that verify hosts; the system's if None.
+            tls_sessions: those that may be resumed; none yet if None.
 
         Raises:
             OSError: `authorities` cannot be read, or contains no certificates.
@@ -82,7 +87,8 @@ class Dialer:
         self._connect_timeout = connect_timeout
         self._chunking = chunking
         self._tolerances = tolerances
-        self._metrics = metrics
+        self._metrics = metrics or Uncounted()
+        self._tls_sessions = TlsSessions() if tls_sessions is None else tls_sessions
         self._encrypting = encrypting()
         self._verifying = verifying(str(authorities), common_name=False) if authorities is not None else None
 
@@ -139,27 +145,37 @@ class Dialer:
         access: Access | None,
         login: Login | None,
     ) -> Connection:
+        """One connection, after another one if resuming a TLS session may be why the handshake of that one failed."""
         security = SECURITY[use]
         profile = None if access is None else access.profile
         if login is not None:
             security = replace(security, credentials=login.credentials, mechanisms=login.mechanisms)
-        return await connect(
-            target.ip,
-            target.port,
-            (profile and profile.hello) or self._local_hostname,
-            remote=str(target),
-            timeouts=self._timeouts,
-            connect_timeout=self._connect_timeout,
-            chunking=chunking and self._chunking,
-            security=security,
-            tls=(access and access.context(verifier)) or self._context(verifier),
-            verifier=verifier,
-            implicit_tls=profile is not None and profile.implicit_tls,
-            server_name=name,
-            source=None if profile is None else profile.source(target.ip),
-            tolerances=self._tolerances,
-            metrics=self._metrics,
-        )
+        for tls_sessions in (self._tls_sessions, None):
+            connection = await connect(
+                target.ip,
+                target.port,
+                (profile and profile.hello) or self._local_hostname,
+                remote=str(target),
+                timeouts=self._timeouts,
+                connect_timeout=self._connect_timeout,
+                chunking=chunking and self._chunking,
+                security=security,
+                tls=(access and access.context(verifier)) or self._context(verifier),
+                verifier=verifier,
+                implicit_tls=profile is not None and profile.implicit_tls,
+                server_name=name,
+                tls_sessions=tls_sessions,
+                source=None if profile is None else profile.source(target.ip),
+                tolerances=self._tolerances,
+                metrics=self._metrics,
+            )
+            resumption = connection.resumption
+            if resumption is None or resumption.session is None or not _tls_failed(connection.session):
+                break
+        if connection.session.secure:
+            resumed = resumption is not None and resumption.resumed
+            self._metrics.count("outgoing_handshakes", "resumed" if resumed else "full")
+        return connection
 
     def _context(self, verifier: Verifier) -> ssl.SSLContext:
         """The context with which a verifier can be used, shared by all connections (RFC 8461 §4.2: no common names)."""

@@ -85,6 +85,9 @@ COUNTERS: Final[dict[str, Counter]] = {
     "outgoing_connections": Counter(
         "Connections established to other hosts, by destination.", "destination", DESTINATIONS, (OTHER,)
     ),
+    "outgoing_handshakes": Counter(
+        "TLS handshakes with other hosts that were completed, by kind.", "kind", known=("full", "resumed")
+    ),
     "sts_fetches": Counter("Fetches of MTA-STS policies, by result.", "result"),
     "tls_outcomes": Counter("Results of TLS with other hosts, by result; counted if reports are sent.", "result"),
     "tls_outcomes_dropped": Counter("Results of TLS that are missing from reports because of a limit."),
