@@ -20,7 +20,7 @@ from ironpost.config.local import LocalDeliverySection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import ReplySection, RetrySection
 from ironpost.config.routes import RouteAuthSection, RouteSection
-from ironpost.config.schema import OnDemandSection
+from ironpost.config.schema import ArchiveSection, OnDemandSection
 from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model import Disposition
 from ironpost.model.options import key_of
@@ -50,6 +50,7 @@ TABLES = {
     "route": RouteSection,
     "route.auth": RouteAuthSection,
     "on_demand": OnDemandSection,
+    "archive": ArchiveSection,
     **{name.strip("[]"): table for name, table in tables("policy", PolicySection).items()},
 }
 """What a key holds more than one of, or what is documented elsewhere."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ironpost.compose.delivery import routes
+from ironpost.compose.delivery import archives, routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
@@ -204,6 +204,10 @@ token_command = ["/usr/local/bin/token"]
 token_environment = ["HOME"]
 token_timeout = "5s"
 
+[[archive]]
+domains = ["mail.example"]
+to = "archive@vault.example"
+
 [[on_demand]]
 login = "customer"
 domains = ["Customer.example", "customer.test"]
@@ -301,7 +305,8 @@ def test_this_file_shows_every_key_there_is() -> None:
         found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
         found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt,
-        found.route[1], found.on_demand[0], found.policy, found.policy.access[0], found.policy.sender[0],
+        found.route[1], found.on_demand[0], found.archive[0],
+        found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
@@ -625,3 +630,14 @@ def test_the_first_entry_of_local_delivery_that_matches_decides() -> None:
     assert decided["NoReply"].route.kind is Kind.DISCARD
     assert decided["NoReply"].reasons[-1] == "local.delivery[1] matches by noreply@mail.example: discard"
     assert decided["jo"].route.kind is Kind.LOCAL
+
+
+def test_archives_are_read() -> None:
+    (rule,) = archives(parse('[[archive]]\ndomains = ["*.Mail.example"]\nto = "archive@vault.example"\n'))
+    assert (rule.domains, str(rule.to)) == (("*.mail.example",), "archive@vault.example")
+
+
+@pytest.mark.parametrize("to", ["postmaster", "a b@mail.example", "", "@mail.example"])
+def test_an_archive_needs_an_address(to: str) -> None:
+    with pytest.raises(ConfigError, match=r"archive\[1\]\.to: .*address"):
+        parse(f'[[archive]]\ndomains = ["*"]\nto = "{to}"\n', "c.toml")

@@ -13,6 +13,7 @@ from tests.policy.policy_kit import checks as configured_checks
 
 from ironpost.message.header import HeaderError
 from ironpost.message.section import Header
+from ironpost.model import Address
 from ironpost.mta.inbound import Inbound
 from ironpost.policy import Check, Policy
 from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
@@ -21,6 +22,7 @@ from ironpost.protocol.server.session import ServerSession
 from ironpost.protocol.server.settings import ServerSettings as SessionSettings
 from ironpost.protocol.server.transaction import Identity, Peer, TlsInfo
 from ironpost.queue.store import NewMessage, QueuedMessage, QueuedRecipient, StoreFull
+from ironpost.routing.archive import ArchiveRule
 from ironpost.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ class Talk:
 
     def __init__(
         self, *checks: Check, ip: str = LOCAL, accept: Callable[[QueuedMessage], None] | None = None, role: str = "mx",
-        dialect: Dialect = SMTP, **more: Any,
+        dialect: Dialect = SMTP, archives: tuple[ArchiveRule, ...] = (), **more: Any,
     ) -> None:  # fmt: skip
         self.store = Store()
         self.accepted: list[QueuedMessage] = []
@@ -143,7 +145,8 @@ class Talk:
         policy = Policy([*checks, *configured_checks(local_domains=["example.org"])])
         inbound = Inbound(
             store=self.store, policy=policy, clock=world, random=world, hostname="mx.example",
-            accept=accept or self.accepted.append, role=role, metrics=self.metrics,
+            accept=accept or self.accepted.append, role=role, archives=archives,
+            metrics=self.metrics,
         )  # fmt: skip
         self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect, **more), Peer(ip, 25000))
         self.pending = self.session.start()
@@ -614,3 +617,21 @@ def test_f29_a_session_ended_by_endless_content_is_counted() -> None:
     assert spool.discarded
     talk.session.lost()
     assert talk.metrics.snapshot()["sessions_ended"] == {"size": 1}
+
+
+@pytest.mark.parametrize("dialect", [SMTP, LMTP])
+def test_an_archive_copy_is_committed_with_the_message_and_the_client_does_not_see_it(dialect: Dialect) -> None:
+    async def run() -> None:
+        rule = ArchiveRule(("example.org",), Address.parse("archive@vault.example"))
+        talk = Talk(archives=(rule,), dialect=dialect)
+        talk.start("jo@example.org", "ada@example.org", hello="LHLO a" if dialect is LMTP else "EHLO a.example")
+        talk.say(MESSAGE.encode())
+        await asyncio.sleep(0)
+        done = talk.store.finish()
+        replies = await talk.settle()
+        assert replies.count("250 2.0.0 Queued as Q1") == replies.count("\r\n") == (2 if dialect is LMTP else 1)
+        assert [str(each.recipient.address) for each in done.recipients] == [
+            "jo@example.org", "ada@example.org", "archive@vault.example",
+        ]  # fmt: skip
+
+    asyncio.run(run())

@@ -28,6 +28,7 @@ from ironpost.model.patterns import Addresses, Domains
 from ironpost.queue.concurrency import ConcurrencyPolicy
 from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
 from ironpost.queue.retry import WAITS, RetryPolicy
+from ironpost.routing.archive import ArchiveRule
 from ironpost.routing.directory import ConfiguredDirectory
 from ironpost.routing.limits import DeliveryLimits, LimitRule
 from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
@@ -218,6 +219,11 @@ def directory(configuration: Configuration) -> Directory:
     local = configuration.local
     known = None if local.recipients is None else Addresses(local.recipients)
     return ConfiguredDirectory(Domains(local.domains), known)
+
+
+def archives(configuration: Configuration) -> tuple[ArchiveRule, ...]:
+    """The archive copies of a configuration."""
+    return tuple(ArchiveRule(each.domains, each.to) for each in configuration.archive)
 
 
 def customers(configuration: Configuration) -> dict[str, frozenset[str]]:

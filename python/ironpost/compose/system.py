@@ -19,6 +19,7 @@ from ironpost.compose.auth import AuthError, InitialLogin, authenticator, first_
 from ironpost.compose.data_lock import locked, used
 from ironpost.compose.delivery import (
     DeliveryAgents,
+    archives,
     concurrency_policy,
     customers,
     delivery_limits,
@@ -431,6 +432,7 @@ class System:
                 role=role,
                 on_demand=self._on_demand if role in logging_in else None,
                 claims=CLAIMS,
+                archives=archives(configuration),
                 idempotency=configuration.queue.idempotency > 0,
                 metrics=self._counters,
             )

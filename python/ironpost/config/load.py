@@ -23,6 +23,7 @@ from ironpost.config.policies import PolicySection
 from ironpost.config.queue import QueueSection, ReplySection, RetrySection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import (
+    ArchiveSection,
     Configuration,
     LogSection,
     OnDemandSection,
@@ -65,6 +66,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[route]]": RouteSection,
     "[route.auth]": RouteAuthSection,
     "[[on_demand]]": OnDemandSection,
+    "[[archive]]": ArchiveSection,
 }
 """The tables of the file, by what messages call them."""
 

@@ -27,8 +27,10 @@ from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
     Domain,
     Hostname,
+    Mailbox,
     NameServer,
     Network,
+    Pattern,
     Section,
     Size,
     Switch,
@@ -65,6 +67,15 @@ class OnDemandSection(Section):
     waits: Switch = True
     """Whether mail waits here until it is fetched with ATRN; if not, it is delivered like other mail, and ETRN makes it
     due."""
+
+
+class ArchiveSection(Section):
+    """`[[archive]]`: copies of the mail of some domains."""
+
+    domains: Annotated[tuple[Pattern, ...], AfterValidator(not_empty)]
+    """Domains of senders or recipients: `mail.example`, `*.mail.example` for all below it, `*` for all mail."""
+    to: Mailbox
+    """The address that gets a copy of each message."""
 
 
 class HttpSection(Section):
@@ -125,6 +136,7 @@ class Configuration(Section):
     tlsrpt: TlsrptSection = TlsrptSection()
     route: tuple[RouteSection, ...] = ()
     on_demand: tuple[OnDemandSection, ...] = ()
+    archive: tuple[ArchiveSection, ...] = ()
     dns: DnsSection = DnsSection()
     log: LogSection = LogSection()
 

@@ -124,6 +124,17 @@ def _recipient(value: object) -> str:
     return f"{address.local_part.lower()}@{address.key}"
 
 
+def _mailbox(value: object) -> Address:
+    """An address with a domain."""
+    try:
+        address = Address.parse(value) if isinstance(value, str) else None
+    except ValueError as fault:
+        raise ValueError(f'"{value}" is not a valid address: {complaint(str(value), fault)}') from None
+    if address is None or not address.domain:
+        raise ValueError('an address is like "jo@mail.example"')
+    return address
+
+
 def _hop(value: object) -> Endpoint:
     """A next hop: an endpoint with a real port, and the name or address of a host."""
     found = endpoint(value)
@@ -234,6 +245,7 @@ Hostname = Annotated[str, BeforeValidator(_hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Mode = Annotated[int, PlainValidator(mode), PlainSerializer("{:04o}".format)]
 Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]
+Mailbox = Annotated[Address, PlainValidator(_mailbox), PlainSerializer(str)]
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
 NameServer = Annotated[Endpoint, BeforeValidator(_name_server), PlainSerializer(str)]

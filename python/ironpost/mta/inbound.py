@@ -30,6 +30,7 @@ from ironpost.policy.checks.reverse_dns import ConfirmedName
 from ironpost.protocol import replies
 from ironpost.protocol.extensions import TAG_FIELDS, message_fields, not_before, session_fields, tags
 from ironpost.queue.store import NewMessage, SubmissionPending, SubmittedBefore
+from ironpost.routing.archive import archived
 from ironpost.routing.directory import expand
 from ironpost.telemetry.events import record
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ironpost.protocol.server.handler import ContentResult, HookResult
     from ironpost.protocol.server.session import ServerSession
     from ironpost.queue.store import QueuedMessage, Store
+    from ironpost.routing.archive import ArchiveRule
     from ironpost.routing.directory import Directory
     from ironpost.wire import BodyEnd
 
@@ -105,6 +107,7 @@ class Inbound:
         claims: frozenset[str] = frozenset(),
         on_demand: OnDemand | None = None,
         directory: Directory | None = None,
+        archives: tuple[ArchiveRule, ...] = (),
         idempotency: bool = False,
         metrics: Metrics = Uncounted(),  # noqa: B008 - holds nothing
     ) -> None:
@@ -121,6 +124,7 @@ class Inbound:
             claims: extensions that the queue and delivery honour (`protocol.extensions`).
             on_demand: implements ETRN and ATRN; if None, they are not offered.
             directory: expands aliases when a message is committed; None if there are no aliases.
+            archives: whose mail is copied to which addresses.
             idempotency: whether clients that have authenticated for `submission` may give an Idempotency-Key.
             metrics: the counters.
 
@@ -141,6 +145,7 @@ class Inbound:
         self._idempotency = idempotency
         self._metrics = metrics
         self._directory = directory
+        self._archives = archives
 
     # The hooks, in the order of a session
 
@@ -384,6 +389,7 @@ class Inbound:
         if not TAG_FIELDS.isdisjoint(fields):
             tagged = {**envelope.parameters, **tags(fields, envelope.parameters)}
             envelope = envelope._replace(parameters=tagged)
+        submission = content.submission(envelope)
         recipients = envelope.recipients
         identifier = self._random.token()
         now = self._clock.now()
@@ -401,13 +407,15 @@ class Inbound:
         due = not_before(transaction.parameters)
         quarantine = transaction.quarantine
         message_id = fields.get("message-id", _NONE)[0] or Header(added).first("Message-ID") or b""
+        if self._archives:
+            envelope = archived(envelope, self._archives)
         new = NewMessage(
             identifier, envelope, now, prefix, content.spool, due, bool(quarantine),
-            message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"), content.submission(envelope),
+            message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"), submission,
         )  # fmt: skip
         state.extension_fields = message_fields(session)
         if self._directory is not None:
-            expanded = expand(recipients, self._directory)
+            expanded = expand(envelope.recipients, self._directory)
             if not isinstance(expanded, tuple):
                 return asyncio.ensure_future(self._store_expanded(state, content, new, expanded, quarantine))
         return self._store_message(state, content, new, quarantine)
