@@ -1,8 +1,8 @@
 """The servers that are compared: how each is configured and started, what it holds, and what its work has cost.
 
-Promises: each listens on a free port of 127.0.0.1 and keeps its data in the folder it is given (OpenSMTPD in its
-compiled-in spool, emptied at each start); nothing stays on the machine but the system users that
-Exim and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only (/proc).
+Promises: each listens on a free port of 127.0.0.1 and keeps its data in the folder it is given; nothing stays on the
+machine but the system users that Exim and OpenSMTPD insist on. Postfix, Exim and OpenSMTPD need root. Linux only
+(/proc).
 
 Each server takes mail in one of these ways: it throws it away (`discard`), it has made it durable when it says 250 and
 does no more with it (`durable`), it delivers it into a Maildir (`mailbox`), or it passes it on to a receiver,
@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
 import signal
 import socket
 import sqlite3
@@ -29,7 +28,8 @@ from typing import TYPE_CHECKING
 from accounting import Group, family, group
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "tests" / "interop"))
+INTEROP = HERE.parents[1] / "tests" / "interop"
+sys.path.insert(0, str(INTEROP))
 import dovecot  # noqa: E402 - found by the line above
 import mtas  # noqa: E402
 import peers  # noqa: E402
@@ -90,8 +90,6 @@ class Contestant:
     """Where it delivers to; nobody else does."""
     queued: Callable[[], int] | None = None
     """How many messages its queue holds, for a server that keeps them. Called when it has stopped."""
-    outside: tuple[Path, ...] = ()
-    """Folders whose content is its data although they are not in its own folder."""
     acknowledged: int = 0
     """Messages it said 250 to, over all measurements."""
     unknown: int = 0
@@ -139,12 +137,6 @@ class Contestant:
         if not self.acknowledged <= found <= self.acknowledged + self.unknown:
             maybe = f", and up to {self.unknown} more were cut off" if self.unknown else ""
             raise CountError(f"{self.name} {verb} {found} messages; {self.acknowledged} were acknowledged{maybe}")
-
-    def clear(self) -> None:
-        """Deletes the data of a stopped server that lies outside its own folder."""
-        for folder in self.outside:
-            for path in folder.iterdir():
-                shutil.rmtree(path)
 
     def cpu(self) -> float:
         """CPU seconds so far, of all its processes."""
@@ -283,7 +275,7 @@ def _ironpost_delivers(folder: Path) -> Contestant:
 
 def _aiosmtpd(folder: Path) -> Contestant:
     port = free_port()
-    script = [str(HERE / "aiosmtpd_server.py"), str(port), str(certificate(folder))]
+    script = [str(INTEROP / "aiosmtpd_server.py"), f"{port}={certificate(folder)}"]
     return Contestant("aiosmtpd", [sys.executable, *script], port)
 
 
@@ -407,43 +399,24 @@ def _exim(folder: Path, what: str) -> Contestant:
 
 
 def _opensmtpd(folder: Path) -> Contestant:
-    """Paused, so that mail stays in its queue. It asks DNS about every client: a private resolv.conf stops that."""
-    program, port, home = peers.find("opensmtpd"), free_port(), folder / "opensmtpd"
-    spool = Path("/var/spool/smtpd")
-    mtas.user_exists("opensmtpd")
-    mtas.user_exists("opensmtpq")
-    home.mkdir(exist_ok=True)
-    parts = ["purge", "temporary", "incoming", "queue", "corrupt"]
-    for path in (Path("/var/lib/opensmtpd/empty"), *(spool / part for part in (*parts, "offline"))):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spool.chmod(0o711)
-    Path("/var/lib/opensmtpd").chmod(0o711)
-    Path("/var/lib/opensmtpd/empty").chmod(0o755)
-    subprocess.run(["chown", "opensmtpq", *(spool / part for part in parts)], check=True)
-    subprocess.run(["chown", "root:opensmtpq", spool / "offline"], check=True)
-    (spool / "offline").chmod(0o770)
-    pem = certificate(folder)
-    Path("/etc/aliases").touch()
-    (home / "smtpd.conf").write_text(f"""pki here cert "{folder / "chain.pem"}"
+    port, home = free_port(), folder / "opensmtpd"
+    folder.chmod(0o755)
+    certificate(folder)
+    ready = mtas.opensmtpd(
+        home,
+        f'''pki here cert "{folder / "chain.pem"}"
 pki here key "{folder / "key.pem"}"
 smtp ciphers "HIGH"
 smtp max-message-size 100M
 smtp limit max-mails 1000000
-listen on 127.0.0.1 port {port} tls pki here hostname opensmtpd.example
-action "out" relay host "smtp://127.0.0.1:9"
-match from any for any action "out"
-""")
-    assert pem.exists()
-    (home / "resolv.conf").write_text("lookup file\n")
-    inner = f"mount --bind {home}/resolv.conf /etc/resolv.conf; exec {program} -d -P mta -f {home}/smtpd.conf"
-    command = ["unshare", "-m", "sh", "-c", inner]
+listen on 127.0.0.1 port {port} tls pki here hostname opensmtpd.example''',
+    )
+
+    def queued() -> int:
+        return _files(home / "spool" / "smtpd" / "queue", "message")
+
     # With twenty it now and then leaves one without a greeting.
-    found = Contestant(
-        "OpenSMTPD", command, port, tls=False, connections=5, env=peers.environment(),
-        queued=lambda: _files(spool / "queue", "message"), outside=(spool / "queue", spool / "incoming"),
-    )  # fmt: skip
-    found.clear()  # of an earlier run
-    return found
+    return Contestant("OpenSMTPD", ready.command, port, tls=False, connections=5, env=ready.env, queued=queued)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

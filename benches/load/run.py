@@ -117,7 +117,6 @@ def running(what: str, names: list[str], folder: Path) -> Iterator[list[Contesta
             server.stop()
     for server in started:
         server.check()
-        server.clear()
 
 
 def cases(what: str) -> list[Case]:

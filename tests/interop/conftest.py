@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,13 @@ peers = load(HERE / "peers.py")
 def mtas() -> ModuleType:
     """Configurations of other mail transfer agents."""
     return load(HERE / "mtas.py")
+
+
+@pytest.fixture(scope="session")
+def receivers(mtas: ModuleType) -> ModuleType:
+    """Other servers as receivers of mail."""
+    assert mtas.__name__ in sys.modules
+    return load(HERE / "receivers.py")
 
 
 @pytest.fixture(scope="session")

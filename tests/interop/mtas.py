@@ -1,7 +1,8 @@
-"""Postfix and Exim from `peers`, configured in a folder, for the interop tests and the load scripts.
+"""Postfix, Exim and OpenSMTPD from `peers`, configured in a folder, for the interop tests and the load scripts.
 
 Promises: each runs in the foreground, listens on 127.0.0.1 only, does not query DNS, and keeps its files in the folder.
-Requires root: both change to other users. Exim's user is compiled in, so `Debian-exim` is created if necessary.
+Requires root: all change to other users. Those of Exim and OpenSMTPD are compiled in, so they are created if necessary;
+OpenSMTPD's folders are, too, so it runs in a mount namespace where they lie in the folder.
 """
 
 from __future__ import annotations
@@ -159,6 +160,39 @@ begin retry
 * * {retry}
 """)
     return Ready([program, "-C", str(folder / "exim.conf"), "-bdf"], peers.environment())
+
+
+def opensmtpd(folder: Path, main: str) -> Ready:
+    """Configure OpenSMTPD, paused: it keeps all mail in its queue.
+
+    Args:
+        folder: created if necessary; the queue is its `spool/smtpd/queue`.
+        main: lines of smtpd.conf with the listeners.
+    """
+    program = peers.find("opensmtpd")
+    user_exists("opensmtpd")
+    user_exists("opensmtpq")
+    spool, empty = folder / "spool" / "smtpd", folder / "lib" / "opensmtpd" / "empty"
+    for path in (folder, spool, empty):
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name in ("purge", "temporary", "incoming", "queue", "corrupt"):
+        path = spool / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        subprocess.run(["chown", "opensmtpq", path], check=True)
+    spool.chmod(0o711)
+    offline = spool / "offline"
+    offline.mkdir(exist_ok=True)
+    offline.chmod(0o770)
+    subprocess.run(["chown", "root:opensmtpq", offline], check=True)
+    (folder / "smtpd.conf").write_text(f"""{main}
+action "out" relay host "smtp://127.0.0.1:9"
+match from any for any action "out"
+""")
+    (folder / "resolv.conf").write_text("lookup file\n")  # it asks DNS about every client
+    mounts = {"resolv.conf": "/etc/resolv.conf", "spool": "/var/spool", "lib": "/var/lib"}
+    inner = "".join(f"mount --bind {folder}/{source} {target}; " for source, target in mounts.items())
+    inner += f"exec {program} -d -P mta -f {folder}/smtpd.conf"
+    return Ready(["unshare", "-m", "sh", "-ec", inner], peers.environment())
 
 
 def user_exists(name: str) -> None:

@@ -1,4 +1,4 @@
-"""DANE against a real validating resolver (unbound, zones signed here) and real receivers: ironpost, Postfix, Exim."""
+"""DANE against a real validating resolver (unbound, zones signed here) and real receivers: ironpost, and others."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import shutil
 import smtplib
 import ssl
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from tests.authority import DAY, Certificate, issue
 from tests.conftest import PROGRAM, environment
+from tests.loading import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
     from typing import Any
 
     Launch = Callable[[list[str], dict[str, str], int], None]
     SignedDns = Callable[..., int]
+
+free_port = load(Path(__file__).parent / "conftest.py", "interop_conftest").free_port
 
 CONTENT = b"From: ada@client.example\r\nSubject: onward\r\n\r\nsecret\r\n"
 OPTIONAL = b"TLS-Required: No\r\n" + CONTENT
@@ -165,8 +168,13 @@ def test_each_case_with_our_own_server(
         ("bogus", "SERVFAIL"),
     ):
         assert words in found[f"{name}.example"][0]["detail"]
-    delivered = {text.split(b"Delivered-To: ")[1].split(b"\n")[0] for each in (good, expired) for text in each.mail()}
-    assert delivered == {f"x@{name}.example".encode() for name, case in CASES.items() if case.expected != "deferred"}
+    expected = {f"x@{name}.example".encode() for name, case in CASES.items() if case.expected != "deferred"}
+
+    def delivered() -> set[bytes]:
+        return {text.split(b"Delivered-To: ")[1].split(b"\n")[0] for each in (good, expired) for text in each.mail()}
+
+    wait_until(lambda: delivered() >= expected, lambda: str(delivered()))
+    assert delivered() == expected
 
     # RFC 8689: a message that prefers delivery, and one that requires TLS.
     optional = ["y@wrong-ee.example", "y@stripped-ee.example", "y@bogus.example"]
@@ -187,44 +195,59 @@ def test_each_case_with_our_own_server(
     assert b"secret" not in sender.wait_for_mail()[0], "RFC 8689 §5: the bounce does not return the content"
 
 
+OTHERS = {
+    name: CASES[name]
+    for name in ("ee", "ta", "wrong-ee", "wrong-ta", "expired-ee", "expired-ta", "stripped-ee", "unusable")
+}
+"""The cases that depend on the receiver."""
+
+
 @needs_root
-@pytest.mark.parametrize("name", ["postfix", "exim4"])
+@pytest.mark.parametrize("kind", ["aiosmtpd", "exim4", "opensmtpd", "postfix"])
 def test_other_receivers(
-    name: str,
+    kind: str,
     serve: Callable[..., Any],
     program: Callable[[str], str],
     signed_dns: SignedDns,
-    mtas: Any,
+    receivers: Any,
     launch: Launch,
     home: Path,
-    port: int,
     wait_until: Callable[[Callable[[], bool], Callable[[], str]], None],
 ) -> None:
-    program(name)
-    chain, key = written(GOOD, home / "tls")
-    if name == "postfix":
-        main = (
-            f"smtpd_tls_security_level = may\nsmtpd_tls_chain_files = {key} {chain}\ndefault_transport = discard:it\n"
-        )
-        launch(*mtas.postfix(home / "mta", port, main=main), port)
-    else:
-        for path in (home / "tls", chain, key):
-            subprocess.run(["chown", mtas.EXIM, path], check=True)
-        main = f"tls_advertise_hosts = *\ntls_certificate = {chain}\ntls_privatekey = {key}\n"
-        routers = "drop:\n  driver = redirect\n  data = :blackhole:"
-        launch(*mtas.exim(home / "mta", port, main=main, routers=routers), port)
-    published = {"ee": ee(GOOD), "ta": ta(GOOD), "wrong-ee": ee(OTHER), "wrong-ta": ta(OTHER)}
-    records = []
-    for host, record in published.items():
-        owner = f"{host}.signed.test."
-        records += [f"{owner} 300 IN A 127.0.0.1", f"_{port}._tcp.{owner} 300 IN TLSA {record}"]
-    hops = {f"{host}.example": (f"{host}.signed.test", port) for host in published}
+    """With and without REQUIRETLS, which only aiosmtpd offers. A host whose handshakes fail gets nothing."""
+    if kind != "aiosmtpd":
+        program(kind)
+    ports = {host: free_port() for host in ("good", "expired", "without")}
+    listeners = {
+        ports["good"]: receivers.Served(*written(GOOD, home / "good")),
+        ports["expired"]: receivers.Served(*written(EXPIRED, home / "expired")),
+        ports["without"]: None,
+    }
+    launch(*receivers.receiver(kind, home, listeners), ports["good"])
+    works = receivers.handshakes(ports["good"])
+    records, hops = [], {}
+    for name, case in OTHERS.items():
+        port = ports[case.host]
+        for host in (name, f"required-{name}"):  # a host that has failed is not tried at once with the next message
+            owner = f"{host}.signed.test"
+            records += [f"{owner}. 300 IN A 127.0.0.1"]
+            records += [f"_{port}._tcp.{owner}. 300 IN TLSA {each}" for each in case.records]
+            hops[f"{host}.example"] = owner, port
     sender = serve(relaying(hops, signed_dns(records)))
-    submit(sender.port, [f"x@{domain}" for domain in hops])
-    wait_until(lambda: len(results(sender.log())) == len(hops), sender.log)
-    found = {domain: (first["event"], first["tls"]) for domain, (first, *_) in results(sender.log()).items()}
-    assert found["ee.example"] == found["ta.example"] == ("delivered", "authenticated")
-    assert found["wrong-ee.example"][0] == found["wrong-ta.example"][0] == "deferred"
+    submit(sender.port, [f"x@{name}.example" for name in OTHERS])
+    submit(sender.port, [f"x@required-{name}.example" for name in OTHERS], CONTENT, ["REQUIRETLS"])
+    wait_until(lambda: results(sender.log()).keys() >= hops.keys(), sender.log)
+    found = {
+        domain.removesuffix(".example"): first["tls"] if first["event"] == "delivered" else first["event"]
+        for domain, (first, *_) in results(sender.log()).items()
+    }
+    assert {name: found[name] for name in OTHERS} == {
+        name: case.expected if works else "deferred" for name, case in OTHERS.items()
+    }
+    carried = {"ee", "ta", "expired-ee"} if kind == "aiosmtpd" else set()
+    assert {name: found[f"required-{name}"] for name in OTHERS} == {
+        name: "authenticated" if name in carried else "failed" for name in OTHERS
+    }
 
 
 @pytest.fixture

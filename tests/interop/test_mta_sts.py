@@ -1,4 +1,4 @@
-"""MTA-STS against real receivers: Postfix and our own server, with DNS over UDP and policies over HTTPS."""
+"""MTA-STS against real receivers: our own server and others, with DNS over UDP and policies over HTTPS."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ironpost.routing.tls import tls_policies
 from ironpost.server.tls import TlsContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tests.authority import Certificate
 
@@ -106,13 +106,23 @@ class Accepting(BaseHandler):
         pass
 
 
-async def examine(ports: Mapping[str, int], authority: Certificate, files: Path) -> None:
+def broken(case: Case) -> Case:
+    """What follows if the handshakes of the receiver fail."""
+    if case.receiver == "stripped":
+        return case
+    failure = case.failure or TlsFailure.VALIDATION_FAILURE
+    return case._replace(enforced=P, enhanced="4.7.5", testing=TlsLevel.NONE, failure=failure)
+
+
+async def examine(
+    ports: Mapping[str, int], authority: Certificate, files: Path, expected: Sequence[Case] = CASES
+) -> None:
     """Deliver to the receivers under each policy; check outcomes and records."""
     made = issue("mta-sts.a.example", by=authority)
     folder = files / "policy-host"
     folder.mkdir(exist_ok=True)
     async with https_server(serving(made, folder), always(b"")) as policy_host:
-        for case in CASES:
+        for case in expected:
             for mode in ("enforce", "testing"):
                 body = f"version: STSv1\nmode: {mode}\nmx: {case.mx}\nmax_age: 86400\n".encode()
                 policy_host.respond = always(response(200, body, Content_Type="text/plain"))
@@ -156,29 +166,29 @@ def test_r37_our_own_server(authority: Certificate, files: Path) -> None:
     asyncio.run(main())
 
 
-def test_r37_exim(
+@pytest.mark.skipif(
+    os.geteuid() != 0 and not os.environ.get("CI"), reason="the servers change to other users, so they need root"
+)
+@pytest.mark.parametrize("kind", ["aiosmtpd", "exim4", "opensmtpd", "postfix"])
+def test_r37_other_receivers(
+    kind: str,
     program: Callable[[str], str],
-    mtas: Any,
+    receivers: Any,
     launch: Callable[..., None],
-    port: int,
+    home: Path,
     authority: Certificate,
     files: Path,
 ) -> None:
-    program("exim4")
-    ports = {"stripped": port, **{receiver: free_port() for receiver in CERTIFICATES}}
-    chosen = dict.fromkeys(("pem", "key"), "")
-    for receiver in CERTIFICATES:
-        (files / f"{receiver}.key").chmod(0o644)  # Exim reads it as another user
-        for kind, others in chosen.items():
-            chosen[kind] = f"${{if eq{{$received_port}}{{{ports[receiver]}}}{{{files}/{receiver}.{kind}}}{{{others}}}}}"
-    main = (
-        f"tls_advertise_hosts = ${{if eq{{$received_port}}{{{port}}}{{}}{{*}}}}\n"
-        f"tls_certificate = {chosen['pem']}\ntls_privatekey = {chosen['key']}\n"
-    )
-    routers = "discarding:\n  driver = redirect\n  data = :blackhole:\n"
-    every = " : ".join(map(str, ports.values()))
-    launch(*mtas.exim(files / "exim", every, main=main, routers=routers), port)
-    asyncio.run(asyncio.wait_for(examine(ports, authority, files), 60))
+    if kind != "aiosmtpd":
+        program(kind)
+    ports = {receiver: free_port() for receiver in (*CERTIFICATES, "stripped")}
+    listeners = {
+        ports[receiver]: receivers.Served(files / f"{receiver}.pem", files / f"{receiver}.key")
+        for receiver in CERTIFICATES
+    }
+    launch(*receivers.receiver(kind, home, listeners | {ports["stripped"]: None}), ports["stripped"])
+    expected = CASES if receivers.handshakes(ports["valid"]) else list(map(broken, CASES))
+    asyncio.run(asyncio.wait_for(examine(ports, authority, files, expected), 60))
 
 
 def test_r37_a_whole_server_applies_a_policy_after_a_restart_under_attack(tmp_path: Path) -> None:
@@ -191,25 +201,3 @@ def test_r37_a_whole_server_applies_a_policy_after_a_restart_under_attack(tmp_pa
         cwd=ROOT, env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'python'}"), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-
-
-def test_r37_postfix(
-    program: Callable[[str], str],
-    mtas: Any,
-    launch: Callable[..., None],
-    port: int,
-    authority: Certificate,
-    files: Path,
-) -> None:
-    program("postfix")
-    ports = {"stripped": port}
-    services = ""
-    for receiver in CERTIFICATES:
-        ports[receiver] = free_port()
-        tls = f"-o smtpd_tls_cert_file={files}/{receiver}.pem -o smtpd_tls_key_file={files}/{receiver}.key"
-        services += f"\n{ports[receiver]} inet n - n - - smtpd -o smtpd_tls_security_level=may {tls}"
-    main = (
-        "relay_domains = a.example\nrelay_transport = discard:\nsmtpd_relay_restrictions = reject_unauth_destination\n"
-    )
-    launch(*mtas.postfix(files / "postfix", port, options=services, main=main), port)
-    asyncio.run(asyncio.wait_for(examine(ports, authority, files), 60))
