@@ -1,8 +1,8 @@
 """Accept and discard on `ironpost.Server`, for load comparisons.
 
-With `--tally FILE` it keeps the numbers of messages, recipients and connections it has accepted in the first 24 octets
-of that file, which must exist, as unsigned integers in native byte order: the load scripts read it while the server
-runs.
+With `--tally FILE` it keeps the numbers of messages, recipients and connections it has accepted, and of TLS handshakes
+that were resumed, in the first 32 octets of that file, which must exist, as unsigned integers in native byte order: the
+load scripts read it while the server runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler, ConnectionLimits, Server
-from ironpost.server.tls import TlsContext
+from ironpost.server.tls import TICKETS, TlsContext
 
 if TYPE_CHECKING:
     from ironpost.model import Address
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LIMIT = 1 << 30
 """Octets of one message."""
-TALLY = struct.Struct("=QQQ")
+TALLY = struct.Struct("=QQQQ")
 
 
 class Nowhere:
@@ -65,8 +65,9 @@ class Discard(BaseHandler):
 class Counted(Discard):
     """The same, with a count in a file that others can read."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, tls: TlsContext | None) -> None:
         self.messages = self.recipients = self.connections = 0
+        self._tls = tls
         with file.open("r+b") as handle:
             self._shared = mmap.mmap(handle.fileno(), TALLY.size)
 
@@ -83,7 +84,8 @@ class Counted(Discard):
         return super().message(session, content, facts)
 
     def _write(self) -> None:
-        TALLY.pack_into(self._shared, 0, self.messages, self.recipients, self.connections)
+        resumed = self._tls.pick("").context.session_stats()["hits"] if self._tls else 0
+        TALLY.pack_into(self._shared, 0, self.messages, self.recipients, self.connections, resumed)
 
 
 class Hooked(Discard):
@@ -117,10 +119,10 @@ class Hooked(Discard):
 
 
 async def main(asked: argparse.Namespace) -> None:
-    handler = Counted(asked.tally) if asked.tally else Hooked() if asked.hooks else Discard()
+    tls = TlsContext.load([(asked.pem, None)], tickets=asked.tickets) if asked.pem else None
+    handler = Counted(asked.tally, tls) if asked.tally else Hooked() if asked.hooks else Discard()
     settings = ServerSettings(max_size=LIMIT)
     limits = ConnectionLimits(connections=20_000)
-    tls = TlsContext.load([(asked.pem, None)]) if asked.pem else None
     servers = [Server(handler, "127.0.0.1", asked.port, settings=settings, limits=limits, tls=tls)]
     if asked.implicit:
         servers.append(
@@ -143,6 +145,7 @@ if __name__ == "__main__":
     parser.add_argument("--hooks", action="store_true", help="a Python function for every command")
     parser.add_argument("--tally", type=Path, help="a file that holds the number of messages accepted")
     parser.add_argument("--pem", help="a certificate with its key, for STARTTLS")
+    parser.add_argument("--tickets", type=int, default=TICKETS, help="0: no TLS session is resumed")
     parser.add_argument("--implicit", type=int, help="a port for TLS from the start")
     asked = parser.parse_args()
     if asked.asyncio:

@@ -22,8 +22,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from accounting import Group, family, group
 
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 
 RETRY = 10
 """Seconds between two attempts of a relay at a receiver that is down."""
-_TALLY = struct.Struct("=QQQ")  # as discard_server.py writes it
+_TALLY = struct.Struct("=QQQQ")  # as discard_server.py writes it
+OUTBOUND = ("relay-resumed", "relay-full")
+"""Relays with a TLS connection for each message, to a receiver that issues session tickets, or none."""
 STOP = 60.0
 """Seconds that a server may take to stop."""
 
@@ -167,15 +170,26 @@ def certificate(folder: Path) -> Path:
     return both
 
 
+class Counts(NamedTuple):
+    """What a receiver has taken."""
+
+    messages: int
+    recipients: int
+    connections: int
+    resumed: int
+    """TLS handshakes that were resumed."""
+
+
 class Receiver(Contestant):
     """Where relays deliver to: our discard server, which counts what it takes. smtp-sink costs more than we do."""
 
-    def __init__(self, folder: Path, *, tls: bool = False) -> None:
+    def __init__(self, folder: Path, *, tls: bool = False, tickets: bool = True) -> None:
         port = free_port()
         self._tally = folder / f"tally-{port}"
         self._tally.write_bytes(bytes(_TALLY.size))
         script = str(HERE.parent / "discard_server.py")
         options = ["--pem", str(certificate(folder))] if tls else []
+        options += [] if tickets else ["--tickets", "0"]
         command = [sys.executable, script, str(port), "--tally", str(self._tally), *options]
         super().__init__("receiver", command, port)
 
@@ -185,10 +199,9 @@ class Receiver(Contestant):
         return self.counts[0]
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Messages, recipients and connections so far."""
-        messages, recipients, connections = _TALLY.unpack(self._tally.read_bytes())
-        return messages, recipients, connections
+    def counts(self) -> Counts:
+        """So far."""
+        return Counts(*_TALLY.unpack(self._tally.read_bytes()))
 
 
 class Maildir:
@@ -245,18 +258,20 @@ def _ironpost_holds(folder: Path) -> Contestant:
     return Contestant("ironpost", [sys.executable, *script], port, queued=queued)
 
 
-def _ironpost_relays(folder: Path, workers: int = 1, *, tls: bool = False) -> Contestant:
+def _ironpost_relays(folder: Path, workers: int = 1, *, what: str = "relay") -> Contestant:
     name = "ironpost" if workers == 1 else f"ironpost-{workers}"
-    port, receiver, file = free_port(), Receiver(folder, tls=tls), folder / f"{name}.toml"
+    port, receiver, file = free_port(), _receiver(folder, what), folder / f"{name}.toml"
+    assert receiver is not None
     file.write_text(
         f'data = "{folder / name}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
         f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{receiver.port}"]\n'
-        f'tls = "{"encrypt" if tls else "none"}"\n'
-        f'[delivery]\nprobe_wait = "{RETRY}s"\nlongest_probe_wait = "{RETRY}s"\n'
+        f'tls = "{"encrypt" if _secure(what) else "none"}"\n'
+        f"[delivery]\nconnection_messages = {1 if what in OUTBOUND else 100}\n"
+        f'probe_wait = "{RETRY}s"\nlongest_probe_wait = "{RETRY}s"\n'
         f'[[queue.retry]]\nage = "1d"\nwait = "{RETRY}s"\n'
     )
     command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file), "--workers", str(workers)]
-    return Contestant(name, command, port, tls=tls, receiver=receiver)
+    return Contestant(name, command, port, tls=_secure(what), receiver=receiver)
 
 
 def _ironpost_delivers(folder: Path) -> Contestant:
@@ -293,7 +308,14 @@ def _files(folder: Path, pattern: str) -> int:
 
 def _receiver(folder: Path, what: str) -> Receiver | None:
     """Where a relay delivers to, with or without TLS."""
-    return Receiver(folder, tls=what == "relay-tls") if what.startswith("relay") else None
+    if not what.startswith("relay"):
+        return None
+    return Receiver(folder, tls=_secure(what), tickets=what != "relay-full")
+
+
+def _secure(what: str) -> bool:
+    """Whether a relay uses TLS."""
+    return what == "relay-tls" or what in OUTBOUND
 
 
 def _postfix(folder: Path, what: str) -> Contestant:
@@ -305,8 +327,9 @@ def _postfix(folder: Path, what: str) -> Contestant:
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate(folder)}
 smtpd_tls_loglevel = 0
-smtp_tls_security_level = {"encrypt" if what == "relay-tls" else "none"}
+smtp_tls_security_level = {"encrypt" if _secure(what) else "none"}
 smtp_tls_session_cache_database = btree:$data_directory/smtp_sessions
+smtp_connection_cache_on_demand = {"no" if what in OUTBOUND else "yes"}
 default_destination_concurrency_limit = 20
 initial_destination_concurrency = 20
 minimal_backoff_time = {RETRY}s
@@ -378,7 +401,8 @@ def _exim(folder: Path, what: str) -> Contestant:
     if receiver:
         routers = "out:\n  driver = manualroute\n  route_list = * 127.0.0.1\n  self = send\n  transport = out"
         transports = f"out:\n  driver = smtp\n  port = {receiver.port}"
-        transports += "\n  hosts_require_tls = *" if what == "relay-tls" else ""
+        transports += "\n  hosts_require_tls = *\n  tls_resumption_hosts = *" if _secure(what) else ""
+        transports += "\n  connection_max_messages = 1" if what in OUTBOUND else ""
     ready = mtas.exim(
         home,
         port,
@@ -450,10 +474,18 @@ BUILDERS: dict[str, dict[str, Callable[[Path], Contestant]]] = {
         "Exim": lambda folder: _exim(folder, "relay"),
     },
     "relay-tls": {
-        "ironpost": lambda folder: _ironpost_relays(folder, tls=True),
-        "ironpost-2": lambda folder: _ironpost_relays(folder, workers=2, tls=True),
+        "ironpost": lambda folder: _ironpost_relays(folder, what="relay-tls"),
+        "ironpost-2": lambda folder: _ironpost_relays(folder, workers=2, what="relay-tls"),
         "Postfix": lambda folder: _postfix(folder, "relay-tls"),
         "Exim": lambda folder: _exim(folder, "relay-tls"),
+    },
+    **{
+        what: {
+            "ironpost": partial(_ironpost_relays, what=what),
+            "Postfix": partial(_postfix, what=what),
+            "Exim": partial(_exim, what=what),
+        }
+        for what in OUTBOUND
     },
 }
 """By the way in which mail is taken; ours first. Each configures a server in a folder."""

@@ -4,6 +4,7 @@
     python benches/load/run.py relay       the same sizes, plain and TLS, passed on to a receiver that counts
     python benches/load/run.py mailbox     the same sizes, delivered into one Maildir
     python benches/load/run.py handshakes  TLS connections, one after the other
+    python benches/load/run.py outbound    relay with a TLS connection for each message, resumed or not
     python benches/load/run.py idle        memory of connections that only stay open
 
 In bursts, all servers are up and take turns in each round: `--rounds` of about `--seconds`. With `--sustain SECONDS`
@@ -32,7 +33,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contestants import Contestant, CountError, build, entrants
+from contestants import OUTBOUND, Contestant, CountError, Receiver, build, entrants
 from measure import Case, Figure, burst, calibrate
 from sources import DRIVER, LoadError, able
 from sustained import NoRoomError, sustain
@@ -183,6 +184,37 @@ def handshakes(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     return figures
 
 
+def outbound(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Outgoing handshakes: messages come in over few connections, and each leaves over a new one."""
+    asked.sustain = 0.0
+    heading(asked)
+    figures: list[Figure] = []
+    for what in OUTBOUND:
+        case = Case(what, "no", "reuse", SIZES[0])
+        with running(what, entrants(what, asked.servers), folder) as servers:
+            rounds = [connections(server, case) for _ in range(asked.rounds) for server in servers]
+        report(f"handshakes out, {what.removeprefix('relay-')}", rounds)
+        figures += rounds
+    return figures
+
+
+def connections(server: Contestant, case: Case) -> Figure:
+    """One burst; a message is a connection.
+
+    Raises:
+        CountError: some messages shared a connection, or sessions were resumed against the receiver's will.
+    """
+    assert isinstance(server.receiver, Receiver)
+    before = server.receiver.counts
+    found = burst("own", server, case, HANDSHAKES)
+    after = server.receiver.counts
+    opened, resumed = after.connections - before.connections, after.resumed - before.resumed
+    if opened < HANDSHAKES or (resumed and case.what == "relay-full"):
+        raise CountError(f"{server.name}: {HANDSHAKES} messages over {opened} connections, {resumed} resumed")
+    print(f"{server.name}, {case.what}: {resumed} of {opened} handshakes resumed", file=sys.stderr)
+    return found
+
+
 def idle(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     """Octets of resident memory for each connection, each time on a fresh process."""
     for count, tls in ((2000, "no"), (10_000, "no"), (2000, "implicit")):
@@ -211,7 +243,14 @@ def hold(server: Contestant, count: int, tls: str) -> None:
     print(f"| {held:,} idle, {tls} | {server.name} | {each:.2f} KB | {spent:.3f} ms to accept |", flush=True)
 
 
-COMPARISONS = {"matrix": matrix, "relay": relay, "mailbox": mailbox, "handshakes": handshakes, "idle": idle}
+COMPARISONS = {
+    "matrix": matrix,
+    "relay": relay,
+    "mailbox": mailbox,
+    "handshakes": handshakes,
+    "outbound": outbound,
+    "idle": idle,
+}
 
 
 def main() -> None:
