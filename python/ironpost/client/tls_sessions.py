@@ -108,12 +108,15 @@ class Resumption:
         return self._earlier is not None
 
     def keep(self, connection: ssl.SSLObject) -> None:
-        """Keep the session of a connection that can be used, after its first reply: tickets of TLS 1.3 arrive late."""
+        """Keep the session of a connection that can be used, after its first reply: tickets of TLS 1.3 arrive late.
+
+        A session that was resumed stays as it is: `ssl` copies each session that it returns, which would cost most of
+        what resuming saves.
+        """
+        if self.resumed:
+            return
         session = connection.session
         if session is None or not (session.has_ticket or (session.id and connection.version() == "TLSv1.2")):
-            return
-        if self._earlier is not None:
-            self._sessions.keep(self._peer, self._earlier._replace(session=session))
             return
         try:
             valid_until = read(self._chain[0]).not_after
