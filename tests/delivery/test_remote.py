@@ -188,6 +188,7 @@ async def delivery(
 ) -> AsyncIterator[RemoteDelivery]:
     options.setdefault("own", OwnSystem(networks=()))
     dialing = {key: options.pop(key) for key in ("timeouts", "authorities", "tls_sessions") if key in options}
+    dialing["metrics"] = options.get("metrics")
     made = RemoteDelivery(
         resolver or StaticResolver(mx=MX_A, addresses=FIRST),
         Straight(),

@@ -24,6 +24,7 @@ from ironpost.protocol.client.session import Security
 from ironpost.protocol.sasl import Credentials
 from ironpost.routing.tls import Dane, TlsUse, tls_policies
 from ironpost.server.tls import TlsContext
+from ironpost.telemetry.metrics import Counters
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
@@ -101,9 +102,11 @@ def test_later_connections_resume_the_session_with_the_same_result(
     records: list[TlsOutcome] = []
     context = serving(GOOD, tmp_path)
     context.maximum_version = version
+    metrics = Counters()
 
     async def main() -> None:
         options: dict[str, Any] = {"resolver": ONE_HOST, "policies": rules(use), "authorities": trusted}
+        options["metrics"] = metrics
         async with (
             peer(STARTTLS, tls=context) as here,
             delivery(here.port, recorder=records.append, **options, **SINGLE_USE) as made,
@@ -111,6 +114,7 @@ def test_later_connections_resume_the_session_with_the_same_result(
             results = [tls(one(await deliver(made, message("x@a.example")))) for _ in range(3)]
             assert (here.connections, here.levels) == (3, ["tls"] * 3)
         assert resumed(context) == 2
+        assert metrics.snapshot()["outgoing_handshakes"] == {"full": 1, "resumed": 2}
         assert results[0].level is (TlsLevel.AUTHENTICATED if use is TlsUse.VERIFY else TlsLevel.ENCRYPTED)
         assert len(set(results)) == 1
         assert [record.failure for record in records] == [None] * 3, "each connection is recorded for reports"
