@@ -21,7 +21,7 @@ def test_outcomes_are_counted_by_kind_of_route():
         await world.run(MINUTE)
         counts = metrics.snapshot()
         assert counts["recipients_delivered"] == {
-            "local": 2, "smart_host": 1, "mx": 1, "on_demand": 0, "unrouted": 0
+            "local": 2, "smart_host": 1, "mx": 1, "on_demand": 0, "discard": 0, "unrouted": 0
         }, "the bounce is delivered locally, too"  # fmt: skip
         assert counts["recipients_deferred"]["mx"] == 1
         assert counts["recipients_failed"]["mx"] == 1
