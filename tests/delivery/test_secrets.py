@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.delivery import secrets
+from ironpost.delivery import programs, secrets
 from ironpost.delivery.secrets import SecretError, Token, Tokens
 from ironpost.routing.profile import SecretSource, TokenCommand
 
@@ -108,7 +108,7 @@ def test_r40_a_child_that_left_the_session_and_keeps_the_output_open_delays_noth
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program exited with success, so its output counts; no descriptor is left open."""
-    monkeypatch.setattr(secrets, "END_SECONDS", 0.05)
+    monkeypatch.setattr(programs, "END_SECONDS", 0.05)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     child = f"import sys; open({str(fifo)!r}, 'rb').read()"

@@ -13,11 +13,10 @@ import asyncio
 import json
 import os
 import re
-import signal
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ironpost.delivery import programs
 from ironpost.model.text import error_text
 from ironpost.routing.profile import SecretSource, TokenCommand
 
@@ -28,8 +27,6 @@ SECRET_OCTETS: Final = 64 * 1024
 """Maximum octets of a secret, and of the output of a token program."""
 RENEW_SECONDS: Final = 60.0
 """Seconds before its expiry from which a token is not used any more; half of its lifetime if that is shorter."""
-END_SECONDS: Final = 1.0
-"""Seconds to wait for the end of the output of a program that exited."""
 LEAST_LIFETIME: Final = 1.0
 """Seconds for which a token is used at least, whatever `expires_in` is."""
 
@@ -156,76 +153,23 @@ def _parsed(text: str, source: SecretSource | TokenCommand) -> tuple[str, float]
     return found, lifetime
 
 
-class _Output(asyncio.SubprocessProtocol):
-    """What a program prints, until that is too long."""
-
-    def __init__(self) -> None:
-        self.octets = b""
-        loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        """Everything was read, or too much."""
-        self.exited: asyncio.Future[None] = loop.create_future()
-
-    @property
-    def too_long(self) -> bool:
-        return len(self.octets) > SECRET_OCTETS
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
-        if not self.too_long:
-            self.octets += data
-        if self.too_long and not self.ended.done():
-            self.ended.set_result(None)
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def process_exited(self) -> None:
-        self.exited.set_result(None)
-
-
 async def _output(command: TokenCommand) -> str:
     """What the program prints."""
     names = ("PATH", *command.environment)
     environment = {name: os.environ[name] for name in names if name in os.environ}
-    try:
-        transport, output = await asyncio.get_running_loop().subprocess_exec(
-            _Output,
-            *command.argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,  # it may contain secrets
-            env=environment,
-            start_new_session=True,
+    try:  # standard error may contain secrets
+        ended = await programs.run(
+            command.argv, environment, timeout=command.timeout, limit=SECRET_OCTETS, kill_at_limit=True
         )
-    except OSError as error:
-        raise SecretError(f"{command}: {error_text(error)}") from None
-    try:
-        async with asyncio.timeout(command.timeout):
-            await asyncio.wait([output.ended, output.exited], return_when=asyncio.FIRST_COMPLETED)
-            if not output.too_long:
-                await asyncio.shield(output.exited)
-        # What it printed is read at once, but a child that outlives it may keep the output open.
-        await asyncio.wait([output.ended], timeout=END_SECONDS)
     except TimeoutError:
         raise SecretError(f"{command}: it did not finish within {command.timeout:g} seconds") from None
-    finally:
-        await _end(transport, output)
-    if output.too_long:
+    except OSError as error:
+        raise SecretError(f"{command}: {error_text(error)}") from None
+    if ended.too_long:
         raise SecretError(f"{command}: it printed more than {SECRET_OCTETS} octets")
-    if code := transport.get_returncode():
-        raise SecretError(f"{command}: it exited with {code}")
+    if ended.code:
+        raise SecretError(f"{command}: it exited with {ended.code}")
     try:
-        return output.octets.decode()
+        return ended.output.decode()
     except UnicodeDecodeError:
         raise SecretError(f"{command}: its output is not UTF-8") from None
-
-
-async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
-    """Kill the program and what it started, if that still runs, and close its output."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(transport.get_pid(), signal.SIGKILL)
-    try:
-        await output.exited
-    finally:
-        transport.close()
