@@ -33,7 +33,7 @@ def run(argv: tuple[str, ...]) -> programs.Ended:
 
 
 def someone() -> Identity:
-    """A user that may be used here: nobody, or our own."""
+    """A user that may be used here: nobody, or the one that runs the tests."""
     return identity("nobody" if os.geteuid() == 0 else "")
 
 

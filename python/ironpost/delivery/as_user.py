@@ -4,7 +4,7 @@ Promises: `command` wraps a program so that it starts with the rights of one use
 are set (real, effective and saved), in that order, and checked; it can gain no privileges by executing other files
 (`no_new_privs`, where the system has it); umask 077; working directory `/`; no descriptors but the standard three. The
 helper reads its arguments only: the content waits in its standard input, for the program.
-Refuses: user 0 and group 0, users and groups that do not exist, and, without root, any user but our own: with
+Refuses: user 0 and group 0, users and groups that do not exist, and, without root, any user but the server's: with
 `AsUserError`.
 
 An agent that writes files as their owner, such as a mailbox in a home directory, runs its writer by `command` too.
@@ -48,8 +48,8 @@ def identity(user: str, group: str = "") -> Identity:
     """Look up a user whose rights a process may get. Blocks.
 
     Args:
-        user: its name; empty for our own, which must not be root.
-        group: the name of the group; empty for the user's own.
+        user: its name; empty for the server's, which must not be root.
+        group: the name of the group; empty for the user's.
 
     Raises:
         AsUserError: it does not exist, or we may not become it.
