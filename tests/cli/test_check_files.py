@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -131,6 +132,18 @@ def test_f29_all_file_errors_are_reported_together(tmp_path: Path) -> None:
     assert [line.split(":")[1].strip() for line in said.splitlines()] == [
         "tls.client_ca", "accounts.sqlite3", "local.maildir", "chain.pem",
     ]  # fmt: skip
+
+
+def test_f29_programs_and_users_of_local_delivery_are_checked(tmp_path: Path) -> None:
+    entry = '[[local.delivery]]\nrecipients = ["*"]\npipe = {{ command = ["{}"], user = "{}" }}\n'
+    mine = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    code, said = checked(tmp_path, entry.format("/bin/cat", "no-such-user") + entry.format("/no/such/program", mine))
+    assert code == 78
+    assert [line.removeprefix("ironpost: ") for line in said.splitlines()] == [
+        "local.delivery[1].pipe.user: there is no user no-such-user: create it, or name another one",
+        "local.delivery[2].pipe.command: /no/such/program is not an executable file",
+    ]
+    assert checked(tmp_path, entry.format("/bin/cat", mine)) == (0, "")
 
 
 def test_f29_the_default_users_file_is_checked(tmp_path: Path) -> None:

@@ -234,7 +234,9 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 
 def test_the_examples_load() -> None:
-    route, tls, reports, on_demand, hosts, oauth, retry, replies, limits = re.findall(r"```toml\n(.*?)```", TEXT, re.S)
+    route, tls, reports, on_demand, hosts, oauth, program, retry, replies, limits = re.findall(
+        r"```toml\n(.*?)```", TEXT, re.S
+    )
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"
@@ -244,6 +246,8 @@ def test_the_examples_load() -> None:
     assert str(news.profile()) == "as news.mx.example, from 192.0.2.25 or 2001:db8::25"
     assert str(provider.profile()) == "TLS verify, login mx.example"
     assert str(parse(oauth).route[0].profile()) == "TLS implicit, verify, login mx@mail.example"
+    (to_program,) = parse(program).local.rules
+    assert str(to_program.route) == "pipe /usr/local/bin/ticket as tickets"
     assert retry_policy(parse(retry).queue) == retry_policy(default().queue) == RetryPolicy()
     assert [rule.action for rule in parse(replies).queue.reply] == ["wait", "fail"]
     rules = delivery_limits(parse(limits).delivery)

@@ -91,6 +91,17 @@ recipients = ["Jo@Mail.example"]
 recipients = ["noreply@mail.example"]
 discard = {}
 
+[[local.delivery]]
+recipients = ["help@mail.example"]
+
+[local.delivery.pipe]
+command = ["/usr/local/bin/ticket", "--from={sender}", "--", "{recipient}"]
+user = "tickets"
+group = "mail"
+environment = ["LANG"]
+timeout = "20s"
+content = "crlf"
+
 [policy]
 helo_own_name = "reject"
 helo_bare_name = "tarpit"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ironpost.compose.delivery import DeliveryAgents
-from ironpost.config import Configuration
+from ironpost.config import Configuration, parse
 from ironpost.delivery import NextHops
+from ironpost.delivery.access import AccessError
 from ironpost.delivery.agents import AGENTS, AgentEntry, Scope
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.remote import RemoteDelivery
@@ -20,8 +23,6 @@ from ironpost.testing.resolver import StaticResolver
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import pytest
 
     from ironpost.delivery.agents import AgentContext
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
@@ -96,6 +97,18 @@ def test_a_reload_moves_local_mail_to_another_maildir_and_closes_both(tmp_path: 
         assert (await second.preview(Address.parse("jo@here.example"), Route.local())).text == f"Maildir {tmp_path}"
         made.deliver_to(tmp_path)
         assert made.agent(Route.local()) is second
+        await made.close()
+
+    asyncio.run(main())
+
+
+def test_a_start_or_reload_refuses_local_delivery_that_this_system_cannot_make() -> None:
+    entry = '[[local.delivery]]\nrecipients = ["*"]\npipe = { command = ["/no/such/program"], user = "no-such-user" }\n'
+
+    async def main() -> None:
+        made = agents(Configuration())
+        with pytest.raises(AccessError, match=r"local\.delivery\[1\]\.pipe\.user: there is no user no-such-user"):
+            made.prepare(parse(entry))
         await made.close()
 
     asyncio.run(main())

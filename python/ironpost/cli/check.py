@@ -79,6 +79,7 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
             except TlsError as error:
                 yield CommandError(exits.CONFIGURATION, f"{key}: {error}")
     yield from _routes(found)
+    yield from _local(found)
     if found.auth.model_fields_set or any(listener.auth != "none" for listener in found.listener):
         try:
             sources(found)
@@ -103,6 +104,15 @@ def _routes(found: Configuration) -> Iterator[CommandError]:
     for access in route_accesses(found, Accesses(found.delivery.ca)):
         if isinstance(access, AccessError):
             yield CommandError(exits.CONFIGURATION, str(access))
+
+
+def _local(found: Configuration) -> Iterator[CommandError]:
+    if not found.local.delivery:
+        return  # the imports are slow
+    from ironpost.compose.delivery import local_errors
+
+    for error in local_errors(found):
+        yield CommandError(exits.CONFIGURATION, str(error))
 
 
 def _data(found: Configuration) -> None:

@@ -18,6 +18,7 @@ from ironpost.client.tls import provides_chain
 from ironpost.config.quantities import Endpoint
 from ironpost.delivery.access import AccessError, Accesses
 from ironpost.delivery.agents import AGENTS, AgentContext, create_agents
+from ironpost.delivery.local import Verifiable
 from ironpost.delivery.own_system import ANY, OwnSystem, reached
 from ironpost.delivery.sts_cache import StsCache
 from ironpost.dns.resolver import DnsResolver
@@ -141,8 +142,11 @@ class DeliveryAgents:
         """Read the logins, certificates and authorities of the routes; the result uses them from now on.
 
         Raises:
-            AccessError: one cannot be read; the text names the key, and the file or variable.
+            AccessError: one cannot be read, or local delivery needs what this system does not have; the text names the
+                key, and the file, variable or user.
         """
+        for error in local_errors(configuration):
+            raise error
         prepared: dict[ConnectionProfile, Access] = {}
         for found in route_accesses(configuration, self._accesses):
             if isinstance(found, AccessError):
@@ -243,6 +247,17 @@ def route_accesses(configuration: Configuration, accesses: Accesses) -> Iterator
                 yield accesses.prepare(profile)
             except AccessError as error:
                 yield AccessError(f"route[{number}].{error}")
+
+
+def local_errors(configuration: Configuration) -> Iterator[AccessError]:
+    """Look for what `[[local.delivery]]` names on this system; yield an error, which names the key, for each lack."""
+    for rule in configuration.local.rules:
+        options = rule.route.options
+        if isinstance(options, Verifiable):
+            try:
+                options.verify()
+            except ValueError as error:
+                yield AccessError(f"{rule.name}.{rule.route.kind.value}.{error}")
 
 
 def configured_resolver(section: DnsSection) -> Resolver:

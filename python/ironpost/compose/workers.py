@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost.compose.auth import authenticator, first_login
 from ironpost.compose.data_lock import locked, used
-from ironpost.compose.delivery import route_accesses
+from ironpost.compose.delivery import local_errors, route_accesses
 from ironpost.compose.keyed_state import prepare_state
 from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
 from ironpost.compose.system import (
@@ -213,6 +213,8 @@ class Supervised:
                 prepare_state(data)
                 self._name = await own_name(self.configuration)
                 certificates(self.configuration, self._name)  # or create a self-signed one
+                for error in local_errors(self.configuration):
+                    raise error
                 for access in route_accesses(self.configuration, Accesses(self.configuration.delivery.ca)):
                     if isinstance(access, AccessError):
                         raise access

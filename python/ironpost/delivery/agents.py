@@ -16,6 +16,7 @@ from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.discard import Discard
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.own_system import OwnSystem
+from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.waiting import WaitingAgent
 from ironpost.protocol.client.name import full_name
@@ -112,6 +113,10 @@ def _discard(_context: AgentContext) -> Discard:
     return Discard()
 
 
+def _pipe(context: AgentContext) -> Pipe:
+    return Pipe(context.name)
+
+
 def _waiting(_context: AgentContext) -> WaitingAgent:
     return WaitingAgent()
 
@@ -139,6 +144,7 @@ class AgentEntry(NamedTuple):
 AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
     Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
+    Kind.PIPE: AgentEntry(_pipe, Scope.ROUTE),
     Kind.SMART_HOST: AgentEntry(_remote, Scope.ROUTE),
     Kind.MX: AgentEntry(_remote, Scope.DOMAIN),
     Kind.ON_DEMAND: AgentEntry(_waiting, Scope.FETCHED),

@@ -3,20 +3,35 @@
 Promises: importing this loads no agent that needs the client or TLS, so commands that only read a configuration start
 quickly.
 
-To add a local agent: a module with its options (a frozen dataclass, as `model.options` describes) and a class that
-implements `RouteAgent`; a member of `routing.route.Kind`; a line in `agents.AGENTS` and one here.
+To add a local agent: a module with its options (a frozen dataclass, as `model.options` describes; `Verifiable` if they
+name something that this system must have) and a class that implements `RouteAgent`; a member of `routing.route.Kind`; a
+line in `agents.AGENTS` and one here.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from ironpost.delivery.discard import DiscardOptions
+from ironpost.delivery.pipe import PipeOptions
 from ironpost.routing.route import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """Options that can be compared with this system."""
+
+    def verify(self) -> None:
+        """Look for what the options name, at start, at a reload and for `ironpost check`. Blocks.
+
+        Raises:
+            ValueError: something is missing; the text starts with the key.
+        """
+        ...
 
 
 class LocalAgent(NamedTuple):
@@ -29,6 +44,7 @@ class LocalAgent(NamedTuple):
 LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
     {
         "discard": LocalAgent(Kind.DISCARD, DiscardOptions),
+        "pipe": LocalAgent(Kind.PIPE, PipeOptions),
     }
 )
 """The local agents by their key in the configuration."""

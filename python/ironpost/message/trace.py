@@ -1,8 +1,9 @@
-"""Trace fields: the limit of Received fields, and Return-Path and Delivered-To at final delivery.
+"""Trace fields: the limit of Received fields, and Return-Path, Delivered-To and X-Original-To at final delivery.
 
 Promises: a delivered message starts with one Return-Path, which names the envelope's reverse-path, and one
-Delivered-To, which names the recipient; existing ones among the fields that are scanned (the first 1,000, in the first
-MiB) are removed; everything else is unchanged. Memory is bounded by the limit of the header section.
+Delivered-To, which names the recipient, below an alias with an X-Original-To, which names the alias; existing ones
+among the fields that are scanned (the first 1,000, in the first MiB) are removed; everything else is unchanged. Memory
+is bounded by the limit of the header section.
 Standards: RFC 5321 §4.4 (Return-Path), §6.3 (loop detection), RFC 9228 (Delivered-To).
 """
 
@@ -20,6 +21,9 @@ MAX_RECEIVED: Final = 100
 """Received fields (a count) from which a message counts as looping (RFC 5321 §6.3: at least 100)."""
 
 
+_OURS: Final = ("Return-Path", "Delivered-To", "X-Original-To")
+
+
 def return_path(reverse_path: Address) -> bytes:
     """The Return-Path field with its CRLF (RFC 5321 §4.4); UTF-8 if the address is (RFC 6531 §3.7.3)."""
     return field("Return-Path", (path(reverse_path),), utf8=True)
@@ -27,8 +31,17 @@ def return_path(reverse_path: Address) -> bytes:
 
 def delivered_to(recipient: Address, host: str) -> bytes:
     """The Delivered-To field with its CRLF (RFC 9228 §4); `<postmaster>` without a domain gets `host`."""
-    text = shown(str(recipient), utf8=True)
-    return field("Delivered-To", (text if recipient.domain else f"{text}@{host}",), utf8=True)
+    return field("Delivered-To", (_full(recipient, host),), utf8=True)
+
+
+def original_to(alias: Address, host: str) -> bytes:
+    """The X-Original-To field with its CRLF, as Postfix writes it: the recipient before an alias replaced it."""
+    return field("X-Original-To", (_full(alias, host),), utf8=True)
+
+
+def _full(address: Address, host: str) -> str:
+    text = shown(str(address), utf8=True)
+    return text if address.domain else f"{text}@{host}"
 
 
 def above(fields: bytes, header: Header) -> bytes:
@@ -47,7 +60,7 @@ class FinalContent:
     __slots__ = ("_fields", "_reader")
 
     def __init__(self, fields: bytes) -> None:
-        """`fields`: the results of `return_path` and `delivered_to`."""
+        """`fields`: the results of `return_path`, `delivered_to` and `original_to`."""
         self._fields = fields
         self._reader = HeaderReader()
 
@@ -65,5 +78,5 @@ class FinalContent:
 
     def _rewritten(self, header: Header) -> bytes:
         # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here only ours remains, so readers can trust it.
-        rest = header.without("Return-Path", "Delivered-To")
+        rest = header.without(*_OURS)
         return above(self._fields, header if rest is header.octets else Header(rest)) + rest

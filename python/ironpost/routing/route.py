@@ -38,6 +38,8 @@ class Kind(Enum):
     """Into a Maildir on this system."""
     DISCARD = "discard"
     """Nowhere: the mail counts as delivered."""
+    PIPE = "pipe"
+    """To a program on this system."""
     SMART_HOST = "smart host"
     """The next hop is configured."""
     MX = "mx"
