@@ -234,7 +234,7 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 
 def test_the_examples_load() -> None:
-    route, tls, reports, on_demand, hosts, oauth, program, retry, replies, limits = re.findall(
+    route, tls, reports, on_demand, hosts, oauth, program, hook, retry, replies, limits = re.findall(
         r"```toml\n(.*?)```", TEXT, re.S
     )
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
@@ -248,6 +248,8 @@ def test_the_examples_load() -> None:
     assert str(parse(oauth).route[0].profile()) == "TLS implicit, verify, login mx@mail.example"
     (to_program,) = parse(program).local.rules
     assert str(to_program.route) == "pipe /usr/local/bin/ticket as tickets"
+    (to_url,) = parse(hook).local.rules
+    assert str(to_url.route) == "post https://hooks.example/in"
     assert retry_policy(parse(retry).queue) == retry_policy(default().queue) == RetryPolicy()
     assert [rule.action for rule in parse(replies).queue.reply] == ["wait", "fail"]
     rules = delivery_limits(parse(limits).delivery)

@@ -102,6 +102,14 @@ environment = ["LANG"]
 timeout = "20s"
 content = "crlf"
 
+[[local.delivery]]
+recipients = ["hook@mail.example"]
+
+[local.delivery.post]
+url = "https://hooks.example/in?a=b"
+secret = "env:HOOK"
+timeout = "10s"
+
 [policy]
 helo_own_name = "reject"
 helo_bare_name = "tarpit"

@@ -115,6 +115,7 @@ class DeliveryAgents:
             metrics=metrics,
             name=name,
             own=own,
+            http=self.http,
             maildir=configuration.maildir,
             limits=delivery_limits(delivery),
             connection_messages=delivery.connection_messages,

@@ -23,6 +23,7 @@ from ironpost.model.options import Key, Seconds, Unit, key_of
 from ironpost.model.patterns import AddressPattern
 from ironpost.policy.options import Quota
 from ironpost.processes.resources import MemoryLimit
+from ironpost.routing.profile import SecretSource
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Section)
@@ -31,6 +32,7 @@ READERS: Final[dict[Any, Any]] = {
     bool: values.Switch,
     int: Annotated[int, Field(strict=True)],
     Seconds: values.Duration,
+    SecretSource: values.Secret,
     Network: values.Network,
     AddressPattern: values.SenderPattern,
     Quota: values.Quota,

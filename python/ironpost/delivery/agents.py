@@ -17,6 +17,7 @@ from ironpost.delivery.discard import Discard
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pipe import Pipe
+from ironpost.delivery.post import Post
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.waiting import WaitingAgent
 from ironpost.protocol.client.name import full_name
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.delivery import RouteAgent
+    from ironpost.http import HttpClient
     from ironpost.model.dns import Resolver
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.model.tls import TlsRecorder
@@ -50,6 +52,8 @@ class AgentContext:
     """Our host name."""
     own: OwnSystem = OwnSystem()  # noqa: RUF009 - immutable
     """The names and addresses of this system: an MX or smart host that leads there is a loop."""
+    http: HttpClient | None = None
+    """The HTTP client; None where nothing is delivered by HTTP."""
     maildir: Path
     limits: DeliveryLimits = DeliveryLimits(settings.DESTINATION_LIMIT)  # noqa: RUF009 - immutable
     connection_messages: int = settings.CONNECTION_MESSAGES
@@ -117,6 +121,10 @@ def _pipe(context: AgentContext) -> Pipe:
     return Pipe(context.name)
 
 
+def _post(context: AgentContext) -> Post:
+    return Post(context.http, context.clock, context.name)
+
+
 def _waiting(_context: AgentContext) -> WaitingAgent:
     return WaitingAgent()
 
@@ -145,6 +153,7 @@ AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
     Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
     Kind.PIPE: AgentEntry(_pipe, Scope.ROUTE),
+    Kind.POST: AgentEntry(_post, Scope.ROUTE),
     Kind.SMART_HOST: AgentEntry(_remote, Scope.ROUTE),
     Kind.MX: AgentEntry(_remote, Scope.DOMAIN),
     Kind.ON_DEMAND: AgentEntry(_waiting, Scope.FETCHED),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_chec
 
 from ironpost.delivery.discard import DiscardOptions
 from ironpost.delivery.pipe import PipeOptions
+from ironpost.delivery.post import PostOptions
 from ironpost.routing.route import Kind
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
     {
         "discard": LocalAgent(Kind.DISCARD, DiscardOptions),
         "pipe": LocalAgent(Kind.PIPE, PipeOptions),
+        "post": LocalAgent(Kind.POST, PostOptions),
     }
 )
 """The local agents by their key in the configuration."""

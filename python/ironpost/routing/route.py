@@ -40,6 +40,8 @@ class Kind(Enum):
     """Nowhere: the mail counts as delivered."""
     PIPE = "pipe"
     """To a program on this system."""
+    POST = "post"
+    """To a web server, by HTTP."""
     SMART_HOST = "smart host"
     """The next hop is configured."""
     MX = "mx"

@@ -1,0 +1,193 @@
+"""Delivery by HTTP POST (a webhook), one signed request for each recipient.
+
+Promises: the body is the message (message/rfc822) below Return-Path (RFC 5321 §4.4), Delivered-To (RFC 9228), and
+X-Original-To if an alias was used; the envelope is in header fields, percent-encoded. The signature covers time, id,
+envelope and body, so that a receiver can refuse what is forged or old; the id is the same in each attempt, so it can
+refuse repetitions. Redirects are not followed. A message is held in memory while it is sent, so larger ones than
+`LARGEST` fail, and `REQUESTS` are made at a time.
+Standards: RFC 9110 §15 (status codes), RFC 2104 (HMAC).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import quote, urlsplit
+
+from ironpost.delivery import NextHops, unreadable
+from ironpost.delivery.secrets import SecretError, read_secret
+from ironpost.message.trace import FinalContent, delivered_to, original_to, return_path
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model.options import Seconds
+from ironpost.model.text import error_text
+from ironpost.routing.profile import SecretSource  # noqa: TC001 - `config.declared` reads annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ironpost.http import HttpClient
+    from ironpost.model import Address
+    from ironpost.model.ports import Clock
+    from ironpost.queue.store import QueuedMessage, QueuedRecipient
+    from ironpost.routing.route import Route
+
+TIMEOUT: Final = Seconds(60.0)
+LARGEST: Final = 64 << 20
+"""Octets of the largest message that is posted."""
+REQUESTS: Final = 4
+"""Requests at a time."""
+RESPONSE_OCTETS: Final = 16 * 1024
+"""Octets of a response, which is not used."""
+TRANSIENT: Final = frozenset({408, 425, 429})
+"""Statuses 4xx after which another attempt may succeed: Request Timeout, Too Early, Too Many Requests."""
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None or not text.isprintable():
+        raise ValueError(f'"{text}" is not an https URL without a user name, like "https://hooks.example/in"')
+    return text
+
+
+def _time(seconds: Seconds) -> Seconds:
+    if seconds < 1:
+        raise ValueError("minimum: 1s")
+    return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PostOptions:
+    """`[[local.delivery]] post = { ... }`: post the mail to a web server."""
+
+    url: Annotated[str, _url]
+    """In `[local.delivery.post]` ([Delivery by HTTP](#delivery-by-http)): the `https` URL that the mail is
+    posted to."""
+    secret: SecretSource
+    """The key of the signature, which the receiver knows too: `file:PATH` or `env:NAME`."""
+    timeout: Annotated[Seconds, _time] = TIMEOUT
+    """Time for a request, from its start to the end of the response."""
+
+    def verify(self) -> None:
+        """Refuse what cannot work on this system. Blocks.
+
+        Raises:
+            ValueError: the text names the key and the reason.
+        """
+        try:
+            read_secret(self.secret)
+        except SecretError as error:
+            raise ValueError(f"secret: {error}") from None
+        if find_spec("aiohttp") is None:
+            raise ValueError("url: aiohttp is not installed, which HTTP needs")
+
+    def __str__(self) -> str:
+        return self.url.partition("?")[0]  # the query may contain a secret
+
+
+class Post:
+    """Implements `ironpost.delivery.RouteAgent`; the options are those of the route."""
+
+    def __init__(self, client: HttpClient | None, clock: Clock, host: str) -> None:
+        """`host` is our host name."""
+        self._client = client
+        self._clock = clock
+        self._host = host
+        self._turns = asyncio.Semaphore(REQUESTS)
+
+    async def deliver(
+        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
+    ) -> Sequence[tuple[int, Outcome]]:
+        """Make one request for each of `recipients`."""
+        options = route.options
+        assert isinstance(options, PostOptions)
+        return [(each.number, await self._one(message, each, options)) for each in recipients]
+
+    async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's
+        """The URL, whatever the address."""
+        return NextHops(str(route.options))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    async def _one(self, message: QueuedMessage, recipient: QueuedRecipient, options: PostOptions) -> Outcome:
+        from ironpost.http import HttpError, HttpLimits  # slow to load; not needed to read a configuration
+
+        assert self._client is not None
+        if message.body.size > LARGEST:
+            return _failed("5.3.4", f"The message has more than {LARGEST} octets")
+        try:
+            key = await asyncio.to_thread(read_secret, options.secret)
+        except SecretError as error:
+            return _ours(f"secret: {error}")
+        async with self._turns:
+            try:
+                body = await self._body(message, recipient)
+            except OSError as error:
+                return unreadable(error)
+            headers = self._headers(message, recipient, key, body)
+            limits = HttpLimits(size=RESPONSE_OCTETS, seconds=options.timeout)
+            try:
+                response = await self._client.post(options.url, body, headers=headers, limits=limits)
+            except HttpError as error:
+                return _deferred(str(error))
+            except OSError as error:  # the file of the authorities
+                return _ours(error_text(error))
+            except ImportError as error:
+                return _ours(str(error))
+        return _outcome(response.status, str(options))
+
+    async def _body(self, message: QueuedMessage, recipient: QueuedRecipient) -> bytes:
+        address, original = recipient.recipient.address, recipient.recipient.original
+        fields = return_path(message.envelope.reverse_path) + delivered_to(address, self._host)
+        if original is not None:
+            fields += original_to(original, self._host)
+        final = FinalContent(fields)
+        pieces = [final.feed(piece) async for piece in message.body.pieces()]
+        return b"".join((*pieces, final.finish()))
+
+    def _headers(self, message: QueuedMessage, recipient: QueuedRecipient, key: str, body: bytes) -> dict[str, str]:
+        address = recipient.recipient.address
+        signed = {
+            "Ironpost-Timestamp": str(int(self._clock.now())),
+            "Ironpost-Id": f"{message.id}-{recipient.number}",
+            "Ironpost-Sender": _encoded(message.envelope.reverse_path),
+            "Ironpost-Recipient": _encoded(address),
+            "Ironpost-Original-Recipient": _encoded(recipient.recipient.original or address),
+        }
+        signature = hmac.new(key.encode(), "".join(f"{value}\n" for value in signed.values()).encode(), hashlib.sha256)
+        signature.update(body)
+        return {"Content-Type": "message/rfc822", **signed, "Ironpost-Signature": f"sha256={signature.hexdigest()}"}
+
+
+def _encoded(address: Address) -> str:
+    return quote(str(address), safe="@")
+
+
+def _outcome(status: int, url: str) -> Outcome:
+    """The outcome of a response."""
+    detail = f"{url}: HTTP status {status}"
+    if 200 <= status < 300:
+        return Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Delivered by HTTP",), detail))
+    if 300 <= status < 400:
+        return _ours(f"{detail}: redirects are not followed; change the URL")
+    if 400 <= status < 500 and status not in TRANSIENT:
+        return _failed("5.3.0", f"The receiver refused the message with HTTP status {status}")
+    return _deferred(detail)
+
+
+def _failed(enhanced: str, text: str) -> Outcome:
+    return Outcome(Disposition.FAILED, Reply(554, enhanced, (text,)))
+
+
+def _deferred(why: str) -> Outcome:
+    return Outcome(Disposition.DEFERRED, Reply(451, "4.3.0", ("The message could not be delivered by HTTP",), why))
+
+
+def _ours(why: str) -> Outcome:
+    """The configuration does not fit this system any more."""
+    reply = Reply(451, "4.3.5", ("Local delivery is not configured correctly",), why)
+    return Outcome(Disposition.DEFERRED, reply, ours=True)
