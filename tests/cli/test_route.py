@@ -72,8 +72,8 @@ def test_a_local_recipient(tmp_path: Path) -> None:
     code, outcome, found = steps(tmp_path, "Jo@Here.example", "--client", "198.51.100.7")
     assert (code, outcome) == (0, "accepted")
     assert list(found) == ["connect", "mail", "recipient", "route", "next hop"]
-    assert found["recipient"]["reasons"] == ["relay: Jo@Here.example is a local mailbox"]
-    assert found["route"]["reasons"] == ["Jo@Here.example is a local mailbox"]
+    assert found["recipient"]["reasons"] == ["relay: here.example is local; jo@here.example is listed"]
+    assert found["route"]["reasons"] == ["here.example is local; jo@here.example is listed"]
     assert found["next hop"]["answer"] == "Maildir ironpost-data/mail"
 
 

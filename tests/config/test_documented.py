@@ -15,6 +15,7 @@ from ironpost.compose.delivery import delivery_limits, retry_policy
 from ironpost.config import Configuration, default, parse
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DestinationSection, TlsRuleSection
+from ironpost.config.directory import AliasSection, MailboxSection, RelaySection
 from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSection
 from ironpost.config.local import LocalDeliverySection
 from ironpost.config.policies import PolicySection
@@ -47,6 +48,9 @@ TABLES = {
     "queue.reply": ReplySection,
     "delivery.destination": DestinationSection,
     "delivery.tls": TlsRuleSection,
+    "mailbox": MailboxSection,
+    "alias": AliasSection,
+    "relay": RelaySection,
     "route": RouteSection,
     "route.auth": RouteAuthSection,
     "on_demand": OnDemandSection,
@@ -234,9 +238,10 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 
 def test_the_examples_load() -> None:
-    route, tls, reports, on_demand, hosts, oauth, program, hook, retry, replies, limits = re.findall(
+    route, directory, tls, reports, on_demand, hosts, oauth, program, hook, retry, replies, limits = re.findall(
         r"```toml\n(.*?)```", TEXT, re.S
     )
+    assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"

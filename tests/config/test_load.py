@@ -84,6 +84,7 @@ descriptors = 1000
 [local]
 domains = ["Mail.example"]
 maildir = "inbox"
+postmaster = "ada@mail.example"
 
 recipients = ["Jo@Mail.example"]
 
@@ -109,6 +110,23 @@ recipients = ["hook@mail.example"]
 url = "https://hooks.example/in?a=b"
 secret = "env:HOOK"
 timeout = "10s"
+
+[directory]
+separator = "+-"
+
+[[mailbox]]
+address = "Ada@Mail.example"
+forward = ["ada@other.example"]
+keep = true
+disabled = false
+
+[[alias]]
+address = "@mail.example"
+targets = ["ada@mail.example"]
+
+[[relay]]
+domains = ["Branch.example", "*.branch.example"]
+recipients = ["jo@branch.example"]
 
 [policy]
 helo_own_name = "reject"
@@ -324,6 +342,7 @@ def test_this_file_shows_every_key_there_is() -> None:
         found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
         found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt,
+        found.directory, found.mailbox[0], found.alias[0], found.relay[0],
         found.route[1], found.on_demand[0], found.archive[0],
         found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip

@@ -72,7 +72,8 @@ class LocalData:
     @asynccontextmanager
     async def explainer(self) -> AsyncIterator[Explainer]:
         """See `operations.context.DataDirectory`."""
-        from ironpost.compose.delivery import directory, routes
+        from ironpost.compose.delivery import routes
+        from ironpost.compose.directory import directory
         from ironpost.compose.policy import policy
         from ironpost.operations.explain import Explainer
         from ironpost.policy import Ports

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from ironpost.client.tls import provides_chain
+from ironpost.compose.directory import directory
 from ironpost.config.quantities import Endpoint
 from ironpost.delivery.access import AccessError, Accesses
 from ironpost.delivery.agents import AGENTS, AgentContext, create_agents
@@ -25,12 +26,10 @@ from ironpost.dns.resolver import DnsResolver
 from ironpost.dns.unconfigured import UnconfiguredResolver
 from ironpost.http import HttpClient
 from ironpost.model.dns import ResolverError, txt
-from ironpost.model.patterns import Addresses, Domains
 from ironpost.queue.concurrency import ConcurrencyPolicy
 from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
 from ironpost.queue.retry import WAITS, RetryPolicy
 from ironpost.routing.archive import ArchiveRule
-from ironpost.routing.directory import ConfiguredDirectory
 from ironpost.routing.limits import DeliveryLimits, LimitRule
 from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
 from ironpost.routing.tls import TlsRule, TlsUse
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
     from ironpost.model.network import IPAddress
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.model.tls import TlsRecorder
-    from ironpost.routing.directory import Directory
     from ironpost.routing.profile import ConnectionProfile
 
 log = logging.getLogger("ironpost.compose")
@@ -217,13 +215,6 @@ def retry_policy(queue: QueueSection) -> RetryPolicy:
 def reply_rules(queue: QueueSection) -> ReplyRules:
     """Return the reply rules of a configuration."""
     return ReplyRules([ReplyRule(each.domains, each.text, Action(each.action), each.wait) for each in queue.reply])
-
-
-def directory(configuration: Configuration) -> Directory:
-    """Return the directory of local addresses, from `[local]`."""
-    local = configuration.local
-    known = None if local.recipients is None else Addresses(local.recipients)
-    return ConfiguredDirectory(Domains(local.domains), known)
 
 
 def archives(configuration: Configuration) -> tuple[ArchiveRule, ...]:

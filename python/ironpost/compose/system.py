@@ -23,12 +23,12 @@ from ironpost.compose.delivery import (
     concurrency_policy,
     customers,
     delivery_limits,
-    directory,
     own_system,
     reply_rules,
     retry_policy,
     routes,
 )
+from ironpost.compose.directory import directory
 from ironpost.compose.keyed_state import prepare_state, shared_state
 from ironpost.compose.listeners import (
     BoundListener,

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ironpost.config.auth import AuthSection
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DeliverySection, DestinationSection, TlsRuleSection
+from ironpost.config.directory import AliasSection, DirectorySection, MailboxSection, RelaySection
 from ironpost.config.listeners import CertificateSection, ListenerSection, ServerLimitsSection, TlsSection
 from ironpost.config.local import LocalDeliverySection, LocalSection
 from ironpost.config.policies import PolicySection
@@ -56,6 +57,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "[auth]": AuthSection,
     "[[local.delivery]]": LocalDeliverySection,
     **tables("local.delivery", LocalDeliverySection),
+    "[directory]": DirectorySection,
+    "[[mailbox]]": MailboxSection,
+    "[[alias]]": AliasSection,
+    "[[relay]]": RelaySection,
     "[policy]": PolicySection,
     **tables("policy", PolicySection),
     "[delivery]": DeliverySection,

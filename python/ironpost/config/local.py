@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 from pydantic import AfterValidator, create_model, model_validator
 
 from ironpost.config.declared import Table, read, table
+from ironpost.config.directory import MailAddress  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.values import Pattern, Recipient, Section, SenderPattern
 from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model.options import not_empty
@@ -76,6 +77,8 @@ class LocalSection(Section):
     then no mail leaves this system."""
     recipients: tuple[Recipient, ...] | None = None
     """The addresses that exist in these domains, `jo@mail.example` or `*@mail.example`; default: every local part."""
+    postmaster: MailAddress | None = None
+    """Where mail for `postmaster` and `abuse` of the local domains goes; default: into a mailbox of that address."""
     maildir: Path | None = None
     """The Maildir for local mail; default: `mail` in the data directory."""
     delivery: tuple[LocalDeliverySection, ...] = ()

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from ironpost.config.auth import AuthSection
 from ironpost.config.delivery import DeliverySection
+from ironpost.config.directory import AliasSection, DirectorySection, MailboxSection, RelaySection
 from ironpost.config.listeners import LimitsSection, ListenerSection, ServerLimitsSection, TlsSection
 from ironpost.config.local import LocalSection
 from ironpost.config.policies import PolicySection
@@ -41,6 +42,7 @@ from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY, Domains
 from ironpost.policy.checks.own_sender import OwnSender
 from ironpost.policy.options import Enforcement
+from ironpost.routing.mail_directory import key_of
 
 
 class SmtpSection(Section):
@@ -129,6 +131,10 @@ class Configuration(Section):
     limits: ServerLimitsSection = ServerLimitsSection()
     auth: AuthSection = AuthSection()
     local: LocalSection = LocalSection()
+    directory: DirectorySection = DirectorySection()
+    mailbox: tuple[MailboxSection, ...] = ()
+    alias: tuple[AliasSection, ...] = ()
+    relay: tuple[RelaySection, ...] = ()
     policy: PolicySection = PolicySection()
     queue: QueueSection = QueueSection()
     delivery: DeliverySection = DeliverySection()
@@ -164,6 +170,23 @@ class Configuration(Section):
                 "on_demand: mail cannot be fetched, because no listener with the role mx has "
                 'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _directory(self) -> Configuration:
+        local, relay = Domains(self.local.domains), Domains(each for one in self.relay for each in one.domains)
+        for domain in (each for one in self.relay for each in one.domains):
+            if domain in local:
+                raise ValueError(f"relay: {domain} is also local")
+        taken: set[str] = set()
+        entries = [("mailbox", key_of(each.address)) for each in self.mailbox]
+        for name, key in (*entries, *(("alias", each.address) for each in self.alias)):
+            domain = key.rpartition("@")[2]
+            if domain not in local and (domain not in relay or key.startswith("@")):
+                raise ValueError(f"{name}: {key} is in no local domain (local.domains) and no relay domain")
+            if key in taken:
+                raise ValueError(f"{name}: {key} is listed twice")
+            taken.add(key)
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ again within its own expansion is a mailbox (`jo` with the targets `jo` and `arc
 delivered once, and depth and number are limited. A directory that cannot answer raises `DirectoryError`: the caller
 defers, and never concludes that a recipient does not exist.
 
-To add a directory: a class with `find` (files, SQL, LDAP), created in `compose/delivery.py`. Nothing else changes.
+`routing.mail_directory` is the directory of a server; `ConfiguredDirectory` knows domains and listed addresses only.
 Limitations: an alias that is created after a message was accepted is not expanded for it; NOTIFY=SUCCESS at an alias
 with several targets is dropped without the "expanded" report of RFC 3461 §5.2.7.3 (c).
 Standards: RFC 5321 §3.9.1 (aliases), §4.5.1 (postmaster); RFC 3461 §5.2.7.2 and §5.2.7.3 (parameters of DSN).
@@ -14,14 +14,14 @@ Standards: RFC 5321 §3.9.1 (aliases), §4.5.1 (postmaster); RFC 3461 §5.2.7.2 
 from __future__ import annotations
 
 from contextlib import suppress
-from types import MappingProxyType
+from types import MappingProxyType, coroutine
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from ironpost.model import Recipient
 from ironpost.model.parameters import Notify, OriginalRecipient
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Generator, Sequence
 
     from ironpost.model import Address, Reply
     from ironpost.model.patterns import Addresses, Domains
@@ -31,6 +31,8 @@ MAX_DEPTH: Final = 20
 """Maximum depth of nested aliases."""
 MAX_TARGETS: Final = 1000
 """Maximum number of recipients of one message after expansion."""
+BATCH: Final = 100
+"""Number of targets that are looked up before others have their turn."""
 
 
 class DirectoryError(Exception):
@@ -53,14 +55,18 @@ class Alias(NamedTuple):
     """A recipient whose mail goes to others, here or elsewhere."""
 
     targets: tuple[Address, ...]
-    """At least one."""
+    """At least one; the address itself among them if a copy is kept."""
     reason: str
+    mailbox: Mailbox | None = None
+    """The mailbox into which a copy goes if one is kept: how mail for the address itself is delivered."""
 
 
 class Unknown(NamedTuple):
-    """An address in a local domain that does not exist."""
+    """An address in a local domain or a relay domain that does not exist."""
 
     reason: str
+    relayed: bool = False
+    """It is in a relay domain: mail that was accepted before is still relayed."""
 
 
 class Closed(NamedTuple):
@@ -156,6 +162,7 @@ class _Expansion:
         self._directory = directory
         self._final: dict[tuple[str, str], Recipient] = {}
         self._expanded: set[tuple[str, str]] = set()
+        self._seen = 0
 
     async def run(
         self, recipients: Sequence[Recipient], entries: Sequence[Entry | Awaitable[Entry]]
@@ -182,11 +189,21 @@ class _Expansion:
         if len(chain) == MAX_DEPTH:
             raise DirectoryError(f"the alias {recipient.address} is nested more than {MAX_DEPTH} levels deep")
         for target in found.targets:
-            await self._add(
-                _redirected(recipient, target, single=len(found.targets) == 1),
-                self._directory.find(target),
-                (*chain, key),
-            )
+            self._seen += 1
+            if self._seen % BATCH == 0:
+                await _others()
+            if (target.local_part, target.key) not in self._final:
+                await self._add(
+                    _redirected(recipient, target, single=len(found.targets) == 1),
+                    self._directory.find(target),
+                    (*chain, key),
+                )
+
+
+@coroutine
+def _others() -> Generator[None, None, None]:
+    """Let the event loop run others first, as `asyncio.sleep(0)` does."""
+    yield
 
 
 def _redirected(recipient: Recipient, target: Address, *, single: bool) -> Recipient:

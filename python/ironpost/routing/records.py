@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
 
     from ironpost.model import Address
     from ironpost.model.patterns import AddressPattern
@@ -50,3 +50,17 @@ class RecordSource(Protocol):
             DirectoryError: the source cannot answer now.
         """
         ...
+
+
+class RecordTable:
+    """A source in memory."""
+
+    __slots__ = ("_records",)
+
+    def __init__(self, records: Mapping[str, Record]) -> None:
+        """Use the records of these keys."""
+        self._records = records
+
+    def lookup(self, key: str, /) -> Record | None:
+        """See `RecordSource.lookup`."""
+        return self._records.get(key)

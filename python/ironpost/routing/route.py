@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ironpost.model import Address
 from ironpost.model.patterns import Domains
-from ironpost.routing.directory import POSTMASTER, NotLocal, Relayed
+from ironpost.routing.directory import POSTMASTER, NotLocal, Relayed, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
@@ -219,6 +219,11 @@ class LocalRule:
         return next((pattern.text for pattern in self.recipients if pattern.matches(address)), None)
 
 
+def _elsewhere(entry: Entry) -> bool:
+    """Whether the recipient is another system's; also one that a relay domain has no more."""
+    return isinstance(entry, NotLocal | Relayed) or (isinstance(entry, Unknown) and entry.relayed)
+
+
 class SenderNeeded(Exception):
     """The route of mail for this domain depends on its reverse-path."""
 
@@ -302,7 +307,7 @@ class Routes:
         return PendingDecision(entry, partial(self._route, address, sender=sender, tenant=tenant))
 
     def _route(self, address: Address, entry: Entry, sender: Address | None, tenant: str) -> RouteDecision:
-        if not isinstance(entry, NotLocal | Relayed):
+        if not _elsewhere(entry):
             for local in self._local_rules:
                 if (pattern := local.match(address)) is not None:
                     reason = f"{local.name} matches by {pattern}: {local.route}"

@@ -1,0 +1,225 @@
+"""The directory of a mail server: local domains, relay domains, and the mailboxes and aliases of its sources.
+
+Promises: an address of a local domain is looked up in this order: the address itself; without its detail (`jo` for
+`jo+news`); in the listed addresses; the catch-all of its domain. The first result decides, and
+of several sources the first that has a record. `postmaster` and `abuse` exist in every local domain. A directory
+without sources and without a list has every address of its domains. The reason of an entry gives the whole derivation.
+Without I/O in a source, `find` returns the entry itself.
+
+ASCII local parts are compared without regard to case, others in NFC and never folded further.
+Standards: RFC 5321 §3.7 (relaying), §4.5.1 (postmaster); RFC 2142 §4 (abuse), §5 (postmaster).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
+from unicodedata import normalize
+
+from ironpost import wire
+from ironpost.model import Address, Reply
+from ironpost.routing.directory import POSTMASTER, Alias, Closed, Mailbox, NotLocal, Relayed, Unknown
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Generator, Sequence
+    from typing import TypeAlias
+
+    from ironpost.model.patterns import Addresses, Domains
+    from ironpost.routing.directory import Entry
+    from ironpost.routing.records import Record, RecordSource
+
+    Lookup: TypeAlias = Generator[Awaitable[Record | None], Record | None, T]
+    """A search that yields what it must await, and is sent the result."""
+
+ROLES: Final = frozenset({POSTMASTER, "abuse"})
+"""Local parts that exist in every local domain."""
+DISABLED: Final = Reply(550, "5.2.1", ("Mailbox disabled, not accepting messages",))
+"""The refusal of mail for a disabled account (RFC 3463 §3.3)."""
+
+
+def key_of(address: Address) -> str:
+    """The key of an address in the sources: `jo@mail.example`, without quotes."""
+    return f"{folded(address.local_part)}@{address.key}"
+
+
+def folded(name: str) -> str:
+    """The form in which a local part or a login name is compared."""
+    name = normalize("NFC", name)
+    return name.lower() if name.isascii() else name
+
+
+class RelayDomains(NamedTuple):
+    """Domains of another system for which mail is accepted from any client."""
+
+    domains: Domains
+    recipients: Addresses | None = None
+    """The addresses that exist there, besides those of the sources; None for all."""
+    name: str = "relay"
+    """Its name in reasons."""
+
+
+class MailDirectory:
+    """Implements `routing.directory.Directory`."""
+
+    __slots__ = ("_listed", "_local", "_postmaster", "_relay", "_separator", "_sources", "has_aliases")
+
+    def __init__(
+        self,
+        local: Domains,
+        sources: Sequence[RecordSource] = (),
+        *,
+        listed: Addresses | None = None,
+        relay: Sequence[RelayDomains] = (),
+        separator: str = "",
+        postmaster: Address | None = None,
+        has_aliases: bool = True,
+    ) -> None:
+        """Create the directory.
+
+        Args:
+            local: the domains whose mail is delivered here.
+            sources: mailboxes and aliases, tried in this order for each key.
+            listed: more addresses that exist; None: every address exists if there are no sources either.
+            relay: domains of other systems that are relayed for any client.
+            separator: characters that may separate a local part from its detail; empty for none.
+            postmaster: where mail for `postmaster` and `abuse` goes; None: into a mailbox of that address, or to the
+                catch-all.
+            has_aliases: whether a source may have aliases.
+        """
+        self._local = local
+        self._sources = tuple(sources)
+        self._listed = listed
+        self._relay = tuple(relay)
+        self._separator = separator
+        self._postmaster = postmaster
+        self.has_aliases = has_aliases or postmaster is not None
+
+    def find(self, address: Address, /) -> Entry | Awaitable[Entry]:
+        """See `routing.directory.Directory`."""
+        return _run(self._find(address))
+
+    def _find(self, address: Address) -> Lookup[Entry]:
+        domain = address.key
+        if not domain:
+            return self._own_postmaster()
+        pattern = self._local.match(domain)
+        if pattern is None:
+            return (yield from self._find_elsewhere(address))
+        where = f"{domain} is local" if pattern == domain else f"{domain} is local by {pattern}"
+        key = key_of(address)
+        record = yield from self._record(key)
+        if record is not None:
+            return _entry(address, key, record, f"{where}; {key}: {record.where}")
+        local_part = key[: -len(domain) - 1]
+        bare, detail = self._without_detail(local_part)
+        base = f"{bare}@{domain}" if detail else key
+        if detail and (record := (yield from self._record(base))) is not None:
+            return _entry(address, base, record, f"{where}; {base} with the detail {detail}: {record.where}", detail)
+        if local_part in ROLES and self._postmaster is not None and key != key_of(self._postmaster):
+            return Alias((self._postmaster,), f"{where}; {local_part} goes to {self._postmaster} (local.postmaster)")
+        if (mailbox := self._listed_mailbox(address, base, detail, where)) is not None:
+            return mailbox
+        if (record := (yield from self._record(f"@{domain}"))) is not None:
+            return _entry(address, key, record, f"{where}; {key} is not listed; @{domain}: {record.where}")
+        if local_part in ROLES:
+            return Mailbox(f"{where}; {local_part} always exists", _mailbox(address, key))
+        return Unknown(f"{where}, and {key} is not listed")
+
+    def _own_postmaster(self) -> Entry:
+        """The entry of <postmaster>, which is this system's (RFC 5321 §4.5.1)."""
+        reason = "<postmaster> without a domain is local"
+        if self._postmaster is None:
+            return Mailbox(reason)
+        return Alias((self._postmaster,), f"{reason}; it goes to {self._postmaster} (local.postmaster)")
+
+    def _listed_mailbox(self, address: Address, base: str, detail: str, where: str) -> Mailbox | None:
+        """The mailbox of an address that exists without a record; None if it does not."""
+        mailbox = _mailbox(address, base)
+        if self._listed is None:
+            return None if self._sources else Mailbox(where, mailbox, detail)
+        if mailbox in self._listed:
+            return Mailbox(f"{where}; {base} is listed", mailbox, detail)
+        if detail and address in self._listed:
+            return Mailbox(f"{where}; {address} is listed", address)
+        return None
+
+    def _find_elsewhere(self, address: Address) -> Lookup[Entry]:
+        domain = address.key
+        for relay in self._relay:
+            pattern = relay.domains.match(domain)
+            if pattern is None:
+                continue
+            where = f"{domain} is a relay domain by {relay.name}"
+            key = key_of(address)
+            record = yield from self._record(key)
+            if record is not None and record.targets:
+                return _entry(address, key, record, f"{where}; {key}: {record.where}")
+            if record is not None and record.disabled:
+                return Closed(f"{where}; {key} is disabled: {record.where}", DISABLED)
+            if record is not None or relay.recipients is None or address in relay.recipients:
+                return Relayed(where if record is None else f"{where}; {key}: {record.where}")
+            return Unknown(f"{where}, and {key} is not listed", relayed=True)
+        return NotLocal(f"{domain} is not local")
+
+    def _without_detail(self, local_part: str) -> tuple[str, str]:
+        """Divide a local part at its first separator; the detail is empty if there is none."""
+        found = [at for character in self._separator if (at := local_part.find(character, 1)) > 0]
+        if not found:
+            return local_part, ""
+        at = min(found)
+        return local_part[:at], local_part[at + 1 :]
+
+    def _record(self, key: str) -> Lookup[Record | None]:
+        for source in self._sources:
+            found = source.lookup(key)
+            record = found if found is None or isinstance(found, tuple) else (yield found)
+            if record is not None:
+                return record
+        return None
+
+
+def _entry(address: Address, base: str, record: Record, reason: str, detail: str = "") -> Entry:
+    """The entry of an address for which a source has a record.
+
+    Args:
+        address: as it was looked up.
+        base: the key of its mailbox.
+        record: the record.
+        reason: the derivation.
+        detail: what follows the separator.
+    """
+    mailbox = Mailbox(reason, record.mailbox or _mailbox(address, base), detail, record.quota)
+    if not record.targets:
+        return Closed(f"{reason}, disabled", DISABLED) if record.disabled else mailbox
+    itself = any(key_of(target) == base for target in record.targets)
+    if not (record.keep or itself):
+        return Alias(record.targets, reason)
+    targets = record.targets if itself else (*record.targets, address)
+    return Alias(targets, f"{reason}, with a copy in the mailbox", mailbox)
+
+
+def _mailbox(address: Address, key: str) -> Address:
+    """The address of the mailbox with that key; the one that was looked up if it is the same."""
+    local_part = key[: -len(address.key) - 1]
+    if local_part == address.local_part and address.key == address.domain:
+        return address
+    return Address.of(wire.Mailbox(local_part, address.key))
+
+
+def _run(search: Lookup[T]) -> T | Awaitable[T]:
+    """Return the result of a search; an awaitable if a source needs I/O."""
+    try:
+        pending = next(search)
+    except StopIteration as found:
+        return cast("T", found.value)
+    return _continued(search, pending)
+
+
+async def _continued(search: Lookup[T], pending: Awaitable[Record | None]) -> T:
+    while True:
+        record = await pending
+        try:
+            pending = search.send(record)
+        except StopIteration as found:
+            return cast("T", found.value)
