@@ -19,6 +19,9 @@ hostname = "mx.here.example"
 [local]
 domains = ["here.example"]
 recipients = ["jo@here.example"]
+[[alias]]
+address = "team@here.example"
+targets = ["jo@here.example", "max@partner.example"]
 [[route]]
 domains = ["partner.example"]
 smart_host = ["192.0.2.9:2525"]
@@ -66,6 +69,21 @@ def steps(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
     done = explain(folder, *arguments, "--json")
     found = json.loads(done.stdout)
     return done.returncode, found["outcome"], {step["name"]: step for step in found["steps"]}
+
+
+def test_an_alias_shows_its_targets_and_where_each_goes(tmp_path: Path) -> None:
+    done = explain(tmp_path, "team@here.example", "--json")
+    found = json.loads(done.stdout)["steps"][2:]
+    assert [(step["name"], step["about"]) for step in found] == [
+        ("recipient", "<team@here.example>"),
+        ("alias", "<team@here.example>"),
+        ("route", "<jo@here.example>"),
+        ("next hop", "here.example"),
+        ("route", "<max@partner.example>"),
+        ("next hop", "partner.example"),
+    ]
+    assert found[1]["answer"] == "2 recipients"
+    assert found[1]["reasons"] == ["jo@here.example", "max@partner.example"]
 
 
 def test_a_local_recipient(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.model import Action, Address
+from ironpost.model import Action, Address, Recipient
 from ironpost.model.network import parse_ip
-from ironpost.model.text import complaint
+from ironpost.model.text import complaint, counted
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 from ironpost.policy import Facts, PolicyDecision, PolicyStage
 from ironpost.protocol.server.transaction import Identity
+from ironpost.routing.directory import DirectoryError, expand
 from ironpost.routing.route import RouteDecision
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RouteOutcome(Enum):
-    """The result for the recipient."""
+    """The result for the recipient, the best first; of an alias, the worst of its targets."""
 
     ACCEPTED = "accepted"
     DROPPED = "dropped"
@@ -42,7 +43,7 @@ class RouteStep:
     """One decision and its reasons."""
 
     name: str
-    """`connect`, `hello`, `mail`, `recipient`, `route` or `next hop`."""
+    """`connect`, `hello`, `mail`, `recipient`, `alias`, `route` or `next hop`; the last two for each target."""
     about: str
     answer: str
     reasons: tuple[str, ...] = ()
@@ -108,15 +109,31 @@ class Explainer:
                 return Explanation(RouteOutcome.REFUSED if refused else RouteOutcome.DEFERRED, tuple(steps))
             if verdict.final.action is Action.DROP:
                 return Explanation(RouteOutcome.DROPPED, tuple(steps))
+        try:
+            found = expand((Recipient(recipient),), self._routes.directory)
+            targets = [each.address for each in (found if isinstance(found, tuple) else await found)]
+        except DirectoryError as error:
+            steps.append(RouteStep("alias", f"<{recipient}>", "cannot be expanded", (str(error),)))
+            return Explanation(RouteOutcome.DEFERRED, tuple(steps))
+        if targets != [recipient]:
+            steps.append(
+                RouteStep("alias", f"<{recipient}>", counted(len(targets), "recipient"), tuple(map(str, targets)))
+            )
+        outcome = RouteOutcome.ACCEPTED
+        for target in targets:
+            outcome = max(outcome, await self._routed(steps, target, sender, login), key=list(RouteOutcome).index)
+        return Explanation(outcome, tuple(steps))
+
+    async def _routed(self, steps: list[RouteStep], recipient: Address, sender: Address, login: str) -> RouteOutcome:
+        """Add the route and next hop of one final recipient; return its outcome."""
         decision = self._routes.decide(recipient, sender, login)
         chosen = decision if isinstance(decision, RouteDecision) else await decision
         steps.append(RouteStep("route", f"<{recipient}>", str(chosen.route), chosen.reasons))
         hops = await self._agents(chosen.route).preview(recipient, chosen.route)
         steps.append(RouteStep("next hop", recipient.key or "postmaster", hops.text, hops.reasons))
-        outcome = RouteOutcome.ACCEPTED
-        if hops.failure is not None:
-            outcome = RouteOutcome.DEFERRED if hops.failure.transient else RouteOutcome.REFUSED
-        return Explanation(outcome, tuple(steps))
+        if hops.failure is None:
+            return RouteOutcome.ACCEPTED
+        return RouteOutcome.DEFERRED if hops.failure.transient else RouteOutcome.REFUSED
 
 
 async def _decided(decision: PolicyDecision | Awaitable[PolicyDecision]) -> PolicyDecision:
