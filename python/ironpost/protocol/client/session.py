@@ -1,10 +1,11 @@
-"""The client side of one SMTP session (RFC 5321), without I/O.
+"""The client side of one SMTP or LMTP session (RFC 5321, RFC 2033), without I/O.
 
 Promises: one `Outcome` for every recipient of every transaction that was begun, however the session ends; replies are
 matched to commands by counting (RFC 2920 §3.1); one table maps step and reply to an action, and a reply that is not in
 the table ends the session. After a timeout, a malformed reply or an unsolicited reply the session is closed and cannot
 be used again (SECURITY R19). Content is sent with CRLF line ends and stuffed dots, or in counted chunks (R3, R4). TLS
-and AUTH precede the first transaction: see `protocol.client.opening`.
+and AUTH precede the first transaction: see `protocol.client.opening`. In LMTP each accepted recipient has the outcome
+of its own reply to the content; those without one, because the session ended, are deferred.
 
 Refuses: to send a line that contains CR or LF (R17), to begin a transaction in another state than READY (RuntimeError),
 content that the peer does not support, and content that contains NUL.
@@ -17,7 +18,8 @@ The driver writes what `output()` returns, passes input to `receive`, and acts b
     CLOSED    close the connection; `reason` is set unless `quit` was called
     others    wait for input for at most `timeout` seconds, then `expire`
 
-Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.2, §4.3.2, §4.5.3.2; RFC 2920 (pipelining); RFC 3030 (BDAT).
+Standards: RFC 5321 §3.1 to §3.3, §3.8, §4.2, §4.3.2, §4.5.3.2; RFC 2920 (pipelining); RFC 3030 (BDAT); RFC 2033 §4 and
+§5 (LMTP).
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from ironpost.protocol.client.opening import NOTHING, Security
 from ironpost.protocol.client.states import TIMEOUTS, ClientState, ClientStep, Ending
 from ironpost.protocol.client.tolerance import TOLERANCES, Tolerance
 from ironpost.protocol.client.transaction import OutgoingTransaction
+from ironpost.protocol.dialect import SMTP, Dialect
 from ironpost.protocol.extensions import EXTENSIONS, NO_LIMITS, listed_mechanisms, peer_limits
 
 if TYPE_CHECKING:
@@ -67,49 +70,12 @@ class ClientSession:
 
     # fmt: off
     __slots__ = (
-        "_awaited",
-        "_dirty",
-        "_encoder",
-        "_final_code",
-        "_has_optional",
-        "_mail_has_parameters",
-        "_metrics",
-        "_out",
-        "_quit_reason",
-        "_reader",
-        "_resend",
-        "_tolerances",
-        "_unsent",
-        "accepted",
-        "authenticated",
-        "binary",
-        "bindings",
-        "chunking",
-        "domain",
-        "ended_at",
-        "ending",
-        "exchange",
-        "extensions",
-        "greeting",
-        "held_response",
-        "limits",
-        "local_hostname",
-        "nonce",
-        "offered",
-        "only_ascii",
-        "reason",
-        "refused_permanently",
-        "rejected",
-        "remote",
-        "replies",
-        "security",
-        "starttls_refused",
-        "state",
-        "tls",
-        "transaction",
-        "transactions",
-        "untrusted",
-        "without_optional",
+        "_awaited", "_dirty", "_encoder", "_final_code", "_has_optional", "_mail_has_parameters", "_metrics", "_out",
+        "_quit_reason", "_reader", "_resend", "_tolerances", "_unsent", "accepted", "authenticated", "binary",
+        "bindings", "chunking", "dialect", "domain", "ended_at", "ending", "exchange", "extensions", "greeting",
+        "held_response", "limits", "local_hostname", "nonce", "offered", "only_ascii", "reason", "refused_permanently",
+        "rejected", "remote", "replies", "security", "starttls_refused", "state", "tls", "transaction", "transactions",
+        "untrusted", "without_optional",
     )
     # fmt: on
 
@@ -118,6 +84,7 @@ class ClientSession:
         local_hostname: str,
         remote: str = "",
         *,
+        dialect: Dialect = SMTP,
         chunking: bool = True,
         extensions: Sequence[Extension] = EXTENSIONS,
         security: Security = NOTHING,
@@ -131,6 +98,7 @@ class ClientSession:
         Args:
             local_hostname: our domain or address literal, for EHLO (RFC 5321 §4.1.1.1).
             remote: the peer's name in outcomes, such as `mx.example [192.0.2.1]`.
+            dialect: SMTP or LMTP.
             chunking: use BDAT for small content if the peer offers CHUNKING.
             extensions: the extensions that add parameters to MAIL and RCPT.
             security: the demands on TLS and authentication.
@@ -145,6 +113,7 @@ class ClientSession:
         check_hostname(local_hostname)
         self.local_hostname = local_hostname
         self.remote = remote
+        self.dialect = dialect
         self.state = ClientState.OPENING
         self.greeting: Reply | None = None
         self.domain = ""
@@ -325,7 +294,7 @@ class ClientSession:
         self.domain, self.offered, self.limits = "", {}, NO_LIMITS
         self._reader = CodeReader(self._tolerates_code)
         self.state = ClientState.OPENING
-        self._hello(ClientStep.EHLO)
+        self._hello()
 
     def not_secured(self, reason: str, failure: TlsFailure) -> None:
         """End the session after a failed TLS handshake, with its reason, a text for users, and its category."""
@@ -431,11 +400,11 @@ class ClientSession:
             raise RuntimeError(f"content is not expected while the session is {self.state.value}")
         if self._encoder is None:
             self._out.append(b"BDAT 0 LAST\r\n")
-            self._awaited.append((ClientStep.BDAT, 0))
+            self._expect_end(ClientStep.BDAT)
         else:
             self._out.append(self._encoder.finish())
             self._encoder = None
-            self._awaited.append((ClientStep.END, 0))
+            self._expect_end(ClientStep.END)
         self.state = ClientState.FINAL
 
     def quit(self) -> None:
@@ -476,7 +445,7 @@ class ClientSession:
 
     def _greeted(self, reply: wire.Reply, _step: ClientStep, _number: int) -> None:
         self.greeting = Reply.of(reply)
-        self._hello(ClientStep.EHLO)
+        self._hello()
 
     def _ehlo_accepted(self, reply: wire.Reply, _step: ClientStep, _number: int) -> None:
         try:
@@ -596,8 +565,12 @@ class ClientSession:
             refusal = Reply(452, "4.5.3", refusal.text).because(f"the reply was {refusal}")
         transaction.settle(number, Outcome.of(refusal, self.remote), step)
 
-    def _data_accepted(self, _reply: wire.Reply, _step: ClientStep, _number: int) -> None:
+    def _data_accepted(self, reply: wire.Reply, step: ClientStep, _number: int) -> None:
         transaction = self._current()
+        if not self.accepted and self.dialect.per_recipient:
+            # RFC 2033 §4.2: it must be 503, because there will be no reply to the end of the content.
+            self._break(reasons.unexpected(step, Reply.of(reply)), Ending.FAULT)
+            return
         if not self.accepted:
             # RFC 2920 §3.1: DATA was accepted without recipients: end it with an empty message.
             self._out.append(b".\r\n")
@@ -618,26 +591,41 @@ class ClientSession:
         else:
             self._refuse_rest(Reply.of(reply), step, undecided=reply.code < 500)
 
-    def _message_accepted(self, reply: wire.Reply, step: ClientStep, _number: int) -> None:
+    def _message_accepted(self, reply: wire.Reply, step: ClientStep, number: int) -> None:
         self._dirty = False
         transaction = self._current()
-        if transaction.open:
-            transaction.settle_rest(Outcome(Disposition.DELIVERED, Reply.of(reply), self.remote, asked=True), step)
+        outcome = Outcome(Disposition.DELIVERED, Reply.of(reply), self.remote, asked=True)
+        if self.dialect.per_recipient:
+            transaction.settle(number, outcome, step)
+        else:
+            transaction.settle_rest(outcome, step)
         self._finish()
 
     def _chunk_accepted(self, _reply: wire.Reply, _step: ClientStep, _number: int) -> None:
         self.state = ClientState.CONTENT
 
-    def _message_refused(self, reply: wire.Reply, step: ClientStep, _number: int) -> None:
+    def _message_refused(self, reply: wire.Reply, step: ClientStep, number: int) -> None:
         # RFC 5321 §4.1.1.4: the reply to the end of the content clears the peer's buffers. A refused BDAT may not.
         self._dirty = step is not ClientStep.END
-        if reasons.reports_protocol_error(reply, step):
+        protocol_error = reasons.reports_protocol_error(reply, step)
+        if self.dialect.per_recipient and step in _ENDS and not (protocol_error and self._unknown_chunk(step)):
+            refusal = Reply.of(reply)
+            if protocol_error:
+                self._quit_reason = refusal = reasons.dialogue(step, refusal)
+            self._current().settle(number, Outcome.of(refusal, self.remote), step)
+            self._finish()
+        elif protocol_error:
             # A peer without BDAT may have read the chunk as commands: close the connection (SECURITY R5).
             chunk = step is not ClientStep.END and not self.binary
             self._current().without_chunks = chunk and self.tolerates(Tolerance.NO_BDAT)
+            self._awaited.clear()  # in LMTP the other recipients get no replies
             self._protocol_refused(reply, step)
         else:
             self._refuse_rest(Reply.of(reply), step)
+
+    def _unknown_chunk(self, step: ClientStep) -> bool:
+        """Whether a protocol error, in LMTP, concerns the command BDAT and not a recipient: it is the first reply."""
+        return step is ClientStep.BDAT and len(self._awaited) + 1 == self.accepted
 
     def _quit_answered(self, _reply: wire.Reply, _step: ClientStep, _number: int) -> None:
         self._close()
@@ -648,7 +636,8 @@ class ClientSession:
         assert self.transaction is not None, "there are replies to the envelope only in a transaction"
         return self.transaction
 
-    def _hello(self, step: ClientStep) -> None:
+    def _hello(self, step: ClientStep | None = None) -> None:
+        step = step or (ClientStep.LHLO if self.dialect.per_recipient else ClientStep.EHLO)
         self.command(step, envelope.line(f"{step.value} {self.local_hostname}"))
 
     def _send(self) -> None:
@@ -659,7 +648,18 @@ class ClientSession:
         while queue and (not self._awaited or ("PIPELINING" in self.offered and queue[0][0] is not ClientStep.BDAT)):
             step, number, octets = queue.popleft()
             self._out.append(octets)
-            self._awaited.append((step, number))
+            if step is ClientStep.BDAT:
+                self._expect_end(step)
+            else:
+                self._awaited.append((step, number))
+
+    def _expect_end(self, step: ClientStep) -> None:
+        """Expect the reply to the whole content; in LMTP one for each accepted recipient (RFC 2033 §4.2, §4.3)."""
+        if self.dialect.per_recipient:
+            outcomes = self._current().outcomes
+            self._awaited.extend((step, number) for number, outcome in enumerate(outcomes) if outcome is None)
+        else:
+            self._awaited.append((step, 0))
 
     def _refuse_rest(self, reply: Reply, step: ClientStep, *, undecided: bool = False) -> None:
         transaction = self._current()
@@ -688,7 +688,7 @@ class ClientSession:
         step = self.step or ClientStep.GREETING
         reason = reasons.faulty(step, wire.FAULTS[fault.id])
         transaction = self.transaction
-        if step in _ENDS and transaction is not None:
+        if step in _ENDS and transaction is not None and not self.dialect.per_recipient:
             # RFC 1047: the peer has the message. A reply whose lines have different codes is not interpreted.
             code = reasons.final_code(self._final_code) if fault.id != "reply-codes-differ" else None
             if code is not None and self.tolerates(Tolerance.FINAL_REPLY):
@@ -740,6 +740,9 @@ _TABLE: Final[dict[tuple[ClientStep, int], Callable[[ClientSession, wire.Reply, 
     (ClientStep.EHLO, 2): ClientSession._ehlo_accepted,
     (ClientStep.EHLO, 4): ClientSession.refused,
     (ClientStep.EHLO, 5): ClientSession._ehlo_refused,
+    (ClientStep.LHLO, 2): ClientSession._ehlo_accepted,
+    (ClientStep.LHLO, 4): ClientSession.refused,
+    (ClientStep.LHLO, 5): ClientSession.refused,
     (ClientStep.HELO, 2): ClientSession._helo_accepted,
     (ClientStep.HELO, 4): ClientSession.refused,
     (ClientStep.HELO, 5): ClientSession.refused,

@@ -12,6 +12,7 @@ class ClientStep(Enum):
     GREETING = "the greeting"
     EHLO = "EHLO"
     HELO = "HELO"
+    LHLO = "LHLO"
     STARTTLS = "STARTTLS"
     TLS = "the TLS handshake"
     AUTH = "AUTH"
@@ -44,7 +45,7 @@ class ClientState(Enum):
     CHUNK = "chunk"
     """Waiting for the reply to a chunk that is not the last."""
     FINAL = "final"
-    """Waiting for the reply to the end of the content."""
+    """Waiting for the reply to the end of the content; in LMTP for one reply for each recipient."""
     QUITTING = "quitting"
     """Waiting for the reply to QUIT."""
     CLOSED = "closed"
@@ -72,6 +73,7 @@ TIMEOUTS: Final[dict[ClientStep, float]] = {
     ClientStep.GREETING: 300.0,  # RFC 5321 §4.5.3.2.1
     ClientStep.EHLO: 300.0,  # not named by the RFC: like MAIL
     ClientStep.HELO: 300.0,
+    ClientStep.LHLO: 300.0,
     ClientStep.STARTTLS: 300.0,  # not named by the RFC either
     ClientStep.TLS: 60.0,  # the handshake takes a few round trips
     ClientStep.AUTH: 300.0,
