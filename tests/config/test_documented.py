@@ -238,7 +238,7 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 
 def test_the_examples_load() -> None:
-    route, directory, tls, reports, on_demand, hosts, oauth, program, hook, retry, replies, limits = re.findall(
+    route, directory, tls, reports, on_demand, hosts, oauth, program, hook, lmtp, retry, replies, limits = re.findall(
         r"```toml\n(.*?)```", TEXT, re.S
     )
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
@@ -255,6 +255,7 @@ def test_the_examples_load() -> None:
     assert str(to_program.route) == "pipe /usr/local/bin/ticket as tickets"
     (to_url,) = parse(hook).local.rules
     assert str(to_url.route) == "post https://hooks.example/in"
+    assert [str(rule.route) for rule in parse(lmtp).local.rules] == ["lmtp unix:/run/dovecot/lmtp", "lmtp 127.0.0.1:24"]
     assert retry_policy(parse(retry).queue) == retry_policy(default().queue) == RetryPolicy()
     assert [rule.action for rule in parse(replies).queue.reply] == ["wait", "fail"]
     rules = delivery_limits(parse(limits).delivery)

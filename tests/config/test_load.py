@@ -111,6 +111,10 @@ url = "https://hooks.example/in?a=b"
 secret = "env:HOOK"
 timeout = "10s"
 
+[[local.delivery]]
+recipients = ["*.mail.example"]
+lmtp = {host = "127.0.0.1:24", tls = "may"}
+
 [directory]
 separator = "+-"
 

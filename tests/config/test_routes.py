@@ -27,7 +27,7 @@ def profile(text: str) -> ConnectionProfile | None:
 @pytest.mark.parametrize("name", ["a@b", "[1:2]", "a/b", "<x>", "..", "-", "a..b", "xn--zzzzz-", "x" * 64])
 def test_a_smart_host_is_a_host(name: str) -> None:
     """Otherwise the error would come with the first message."""
-    with pytest.raises(ConfigError, match=r"route\[1\]\.smart_host\[1\]: (invalid smart host|an endpoint is)"):
+    with pytest.raises(ConfigError, match=r"route\[1\]\.smart_host\[1\]: (invalid next hop|an endpoint is)"):
         parse(f'[[route]]\nsmart_host = ["{name}:25"]')
 
 

@@ -1,4 +1,4 @@
-"""One TCP connection driven by a client session: an asyncio `Protocol`, no streams, one write for each batch.
+"""One TCP or Unix connection driven by a client session: an asyncio `Protocol`, no streams, one write for each batch.
 
 Promises: whatever ends a wait (a reply, a timeout, a lost connection, cancellation), every recipient has its outcome
 afterwards, and no timer and no task remains. A cancelled or failed transaction aborts the connection, so that content
@@ -15,7 +15,7 @@ import secrets
 from time import time
 from typing import TYPE_CHECKING, Final
 
-from ironpost.client.reach import reach
+from ironpost.client.reach import reach, reach_socket
 from ironpost.client.tls import (
     channel_bindings,
     connect_tls,
@@ -37,10 +37,12 @@ from ironpost.protocol.client.envelope import CHUNK_LIMIT
 from ironpost.protocol.client.opening import NOTHING
 from ironpost.protocol.client.session import TIMEOUTS, ClientSession, ClientState, ClientStep, Security, check_hostname
 from ironpost.protocol.client.tolerance import TOLERANCES
+from ironpost.protocol.dialect import SMTP
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
     from ironpost.client.tls_sessions import TlsSessions
     from ironpost.model import Pieces
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from ironpost.model.tls import Verification, Verifier
     from ironpost.protocol.client.session import OutgoingTransaction
     from ironpost.protocol.client.tolerance import Tolerance
+    from ironpost.protocol.dialect import Dialect
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds to wait for TCP; RFC 5321 names no limit."""
@@ -69,6 +72,7 @@ class Connection(asyncio.Protocol):
         remote: str,
         timeouts: Mapping[ClientStep, float] = TIMEOUTS,
         *,
+        dialect: Dialect = SMTP,
         chunking: bool = True,
         security: Security = NOTHING,
         tls: ssl.SSLContext | None = None,
@@ -82,6 +86,7 @@ class Connection(asyncio.Protocol):
         self.remote = remote
         self._local_hostname = local_hostname
         self._timeouts = timeouts if timeouts is TIMEOUTS else {**TIMEOUTS, **timeouts}
+        self._dialect = dialect
         self._chunking = chunking
         self._security = security
         self._tls = tls
@@ -100,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.session: ClientSession
         self.local_ip = ""
-        """The IP address of this end."""
+        """The IP address of this end; empty for a Unix socket."""
         self.gone = False
         """The transport has closed the socket."""
 
@@ -109,14 +114,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See `asyncio.BaseProtocol`."""
         self._transport = transport
-        self.local_ip = transport.get_extra_info("sockname")[0]
-        local = self._local_hostname or address_literal(self.local_ip)
+        own = transport.get_extra_info("sockname")
+        self.local_ip = own[0] if isinstance(own, tuple) else ""
+        local = self._local_hostname or address_literal(self.local_ip or "127.0.0.1")
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         nonce = secrets.token_urlsafe(NONCE) if self._security.credentials is not None else ""
         self.session = ClientSession(
             local, self.remote,
-            chunking=self._chunking, security=self._security, secure=tls is not None, nonce=nonce,
-            tolerances=self._tolerances, metrics=self._metrics,
+            dialect=self._dialect, chunking=self._chunking, security=self._security, secure=tls is not None,
+            nonce=nonce, tolerances=self._tolerances, metrics=self._metrics,
         )  # fmt: skip
         if tls is not None:
             self.session.bindings, self.session.tls = self._examine(tls)
@@ -368,9 +374,11 @@ async def connect(
     port: int,
     local_hostname: str | None,
     *,
+    path: Path | None = None,
     remote: str = "",
     timeouts: Mapping[ClientStep, float] = TIMEOUTS,
     connect_timeout: float = CONNECT_TIMEOUT,
+    dialect: Dialect = SMTP,
     chunking: bool = True,
     security: Security = NOTHING,
     tls: ssl.SSLContext | None = None,
@@ -388,9 +396,11 @@ async def connect(
         host: name or IP address.
         port: TCP port.
         local_hostname: our name in EHLO; None for the address literal of the connection.
+        path: a Unix socket to connect to instead of host and port.
         remote: the peer's name in outcomes; `host` if empty.
         timeouts: seconds by step; steps that are missing have their default.
         connect_timeout: seconds to wait for DNS and TCP.
+        dialect: SMTP or LMTP.
         chunking: use BDAT for small content if the peer offers it.
         security: TLS and AUTH before the first transaction.
         tls: the context of the handshake; `context_for(verifier)` if None.
@@ -424,11 +434,11 @@ async def connect(
     if tls_sessions is not None and tls is not None and security.credentials is None:
         resumption = Resumption(tls_sessions, TlsPeer(host, port, name, tls, verifier))
     async with asyncio.timeout(connect_timeout):
-        reached = await reach(host, port, source)
+        reached = await (reach(host, port, source) if path is None else reach_socket(path))
     handshake = {**TIMEOUTS, **timeouts}[ClientStep.TLS]
     connection = Connection(
         local_hostname, remote or host, timeouts,
-        chunking=chunking, security=security, tls=tls, verifier=verifier, server_name=name,
+        dialect=dialect, chunking=chunking, security=security, tls=tls, verifier=verifier, server_name=name,
         resumption=resumption, tolerances=tolerances, metrics=metrics,
     )  # fmt: skip
     with resuming(None if resumption is None else resumption.session):

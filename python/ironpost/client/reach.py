@@ -1,4 +1,4 @@
-"""TCP connections to a host by name, and this host's name for EHLO.
+"""TCP connections to a host by name, connections to a Unix socket, and this host's name for EHLO.
 
 Promises: every address of a host is tried (RFC 5321 §5.1): the next one starts when one has failed or has not answered
 for `STAGGER` seconds, and the first connection is used, as in RFC 8305. No socket and no task is leaked. This host's
@@ -9,6 +9,8 @@ Refuses: invalid host names, with OSError.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import sys
 import threading
@@ -22,6 +24,7 @@ from ironpost.protocol.client.name import full_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
     from typing import Any
 
 STAGGER: Final = 0.25
@@ -102,6 +105,33 @@ async def reach(host: str, port: int, source: str | None = None) -> socket.socke
         raise failures[0]
     # The caller parses these numbers to show each error once.
     raise OSError("; ".join(f"[Errno {failure.errno}] {failure.strerror}" for failure in failures))
+
+
+async def reach_socket(path: Path) -> socket.socket:
+    """A socket connected to a Unix socket.
+
+    Raises:
+        OSError: it cannot be reached; the text says what to check.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, os.fspath(path))
+    except OSError as error:
+        connection.close()
+        raise OSError(error.errno, f"{error_text(error)}{_ADVICE.get(error.errno or 0, '')}", str(path)) from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+_ADVICE: Final = {
+    errno.ENOENT: ": there is no such socket; its server may not be running",
+    errno.ECONNREFUSED: ": no server listens on the socket",
+    errno.EACCES: ": owner or mode of the socket, or of a directory above it, do not allow it",
+}
+"""What follows from the errors that are usual for Unix sockets."""
 
 
 def _drop(task: asyncio.Task[socket.socket]) -> None:

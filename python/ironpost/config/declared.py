@@ -24,6 +24,7 @@ from ironpost.model.patterns import AddressPattern
 from ironpost.policy.options import Quota
 from ironpost.processes.resources import MemoryLimit
 from ironpost.routing.profile import SecretSource
+from ironpost.routing.route import NextHop
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Section)
@@ -37,6 +38,7 @@ READERS: Final[dict[Any, Any]] = {
     AddressPattern: values.SenderPattern,
     Quota: values.Quota,
     MemoryLimit: values.Memory,
+    NextHop: values.NextHop,
 }
 """Types of options to the types by which pydantic reads them from text. Others stay as they are."""
 

@@ -18,7 +18,7 @@ from ironpost.config.values import Pattern, Recipient, Section, SenderPattern
 from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
-from ironpost.routing.route import LocalRule, Route
+from ironpost.routing.route import LocalRule
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -42,6 +42,7 @@ class LocalDeliveryBase(Section):
             raise ValueError(f"expected the table of a delivery agent: {' or '.join(self.registry)}")
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} exclude each other: each entry has one delivery agent")
+        self.rule("")  # the agent refuses options that exclude each other
         return self
 
     def rule(self, name: str) -> LocalRule:
@@ -49,7 +50,7 @@ class LocalDeliveryBase(Section):
         for key, agent in self.registry.items():
             options: Table | None = getattr(self, key)
             if options is not None:
-                return LocalRule(self.recipients, Route.local(agent.kind, read(agent.options, options)), name)
+                return LocalRule(self.recipients, agent.route_of(read(agent.options, options)), name)
         raise AssertionError("validated above")
 
 

@@ -209,10 +209,19 @@ def listening(value: object) -> Where:
             raise ValueError('an inherited socket has the name that the service manager gives it, like "fd:smtp"')
         return Inherited(value.removeprefix("fd:"))
     if isinstance(value, str) and value.startswith("unix:"):
-        path = value.removeprefix("unix:")
-        if not path or "\0" in path:
-            raise ValueError('a Unix socket is a path, like "unix:/run/ironpost/lmtp.sock"')
-        if (octets := len(os.fsencode(path))) > SOCKET_OCTETS:
-            raise ValueError(f"this path has {octets} octets; maximum for a Unix socket: {SOCKET_OCTETS}")
-        return SocketPath(Path(path))
+        return socket_path(value)
     return endpoint(value)
+
+
+def socket_path(text: str) -> SocketPath:
+    """The socket in `unix:/run/ironpost/lmtp.sock`.
+
+    Raises:
+        ValueError: the path is empty, too long, or contains NUL.
+    """
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path:
+        raise ValueError('a Unix socket is a path, like "unix:/run/ironpost/lmtp.sock"')
+    if (octets := len(os.fsencode(path))) > SOCKET_OCTETS:
+        raise ValueError(f"this path has {octets} octets; maximum for a Unix socket: {SOCKET_OCTETS}")
+    return SocketPath(Path(path))

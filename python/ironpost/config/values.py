@@ -28,6 +28,7 @@ from ironpost.config.quantities import (
     rate,
     size,
     size_rate,
+    socket_path,
 )
 from ironpost.model import Address
 from ironpost.model.patterns import AddressPattern
@@ -35,7 +36,8 @@ from ironpost.model.text import complaint
 from ironpost.policy.options import Quota as MessageQuota
 from ironpost.processes.resources import MemoryLimit
 from ironpost.routing.profile import SecretSource
-from ironpost.routing.route import Host
+from ironpost.routing.route import Host, UnixSocket
+from ironpost.routing.route import NextHop as ConfiguredHop
 from ironpost.storage import BACKENDS
 from ironpost.wire import WireFault
 
@@ -144,6 +146,14 @@ def _hop(value: object) -> Endpoint:
     return found
 
 
+def _next_hop(value: object) -> ConfiguredHop:
+    """A next hop, or a Unix socket."""
+    if isinstance(value, str) and value.startswith("unix:"):
+        return UnixSocket(socket_path(value).path)
+    found = _hop(value)
+    return Host(found.host, found.port)
+
+
 def _name_server(value: object) -> Endpoint:
     """An IP address with or without a port."""
     text = value if isinstance(value, str) else ""
@@ -248,6 +258,7 @@ Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]
 Mailbox = Annotated[Address, PlainValidator(_mailbox), PlainSerializer(str)]
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
+NextHop = Annotated[ConfiguredHop, PlainValidator(_next_hop), PlainSerializer(str)]
 NameServer = Annotated[Endpoint, BeforeValidator(_name_server), PlainSerializer(str)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network), PlainSerializer(str)]
 SecretFile = Annotated[Path, PlainValidator(_secret_file), PlainSerializer("file:{}".format)]

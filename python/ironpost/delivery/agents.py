@@ -14,6 +14,7 @@ from ironpost.delivery import settings
 from ironpost.delivery.access import Accesses
 from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.discard import Discard
+from ironpost.delivery.lmtp import Lmtp
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pipe import Pipe
@@ -22,6 +23,7 @@ from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.waiting import WaitingAgent
 from ironpost.protocol.client.name import full_name
 from ironpost.protocol.client.tolerance import TOLERANCES
+from ironpost.protocol.dialect import LMTP, SMTP
 from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import Kind
 from ironpost.routing.tls import Dane, tls_policies
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.model.tls import TlsRecorder
     from ironpost.protocol.client.tolerance import Tolerance
+    from ironpost.protocol.dialect import Dialect
     from ironpost.routing.tls import TlsRule
     from ironpost.routing.tls.mta_sts import StsPolicies
 
@@ -80,11 +83,12 @@ def _maildir(context: AgentContext) -> Maildir:
     return Maildir(context.maildir, clock=context.clock, random=context.random, host=context.name)
 
 
-def dialer(context: AgentContext) -> Dialer:
+def dialer(context: AgentContext, dialect: Dialect = SMTP) -> Dialer:
     """What opens connections to other hosts."""
     return Dialer(
         local_hostname=full_name(context.name),
         connect_timeout=context.connect_timeout,
+        dialect=dialect,
         chunking=context.chunking,
         tolerances=context.tolerances,
         metrics=context.metrics,
@@ -92,11 +96,11 @@ def dialer(context: AgentContext) -> Dialer:
     )
 
 
-def _remote(context: AgentContext) -> RemoteDelivery:
+def _remote(context: AgentContext, dialect: Dialect = SMTP) -> RemoteDelivery:
     return RemoteDelivery(
         context.resolver,
         context.random,
-        dialer(context),
+        dialer(context, dialect),
         policies=tls_policies(
             context.tls_rules,
             dane=Dane(context.resolver, context.clock) if context.dane else None,
@@ -111,6 +115,10 @@ def _remote(context: AgentContext) -> RemoteDelivery:
         metrics=context.metrics,
         recorder=context.tls_recorder,
     )
+
+
+def _lmtp(context: AgentContext) -> Lmtp:
+    return Lmtp(_remote(context, LMTP))
 
 
 def _discard(_context: AgentContext) -> Discard:
@@ -154,6 +162,7 @@ AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
     Kind.PIPE: AgentEntry(_pipe, Scope.ROUTE),
     Kind.POST: AgentEntry(_post, Scope.ROUTE),
+    Kind.LMTP: AgentEntry(_lmtp, Scope.ROUTE),
     Kind.SMART_HOST: AgentEntry(_remote, Scope.ROUTE),
     Kind.MX: AgentEntry(_remote, Scope.DOMAIN),
     Kind.ON_DEMAND: AgentEntry(_waiting, Scope.FETCHED),

@@ -23,6 +23,7 @@ from ironpost.model.tls import TlsFailure, TlsLevel, TlsResult, Verification
 from ironpost.protocol import replies
 from ironpost.protocol.client.session import TIMEOUTS, ClientStep, Ending, Security, check_hostname
 from ironpost.protocol.client.tolerance import TOLERANCES
+from ironpost.protocol.dialect import SMTP
 from ironpost.routing.tls import TlsUse
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ironpost.model.tls import Verifier
     from ironpost.protocol.client.session import ClientSession
     from ironpost.protocol.client.tolerance import Tolerance
+    from ironpost.protocol.dialect import Dialect
     from ironpost.routing.tls import Requirement
 
 SECURITY: Final[Mapping[TlsUse, Security]] = {
@@ -58,6 +60,7 @@ class Dialer:
         local_hostname: str | None = None,
         timeouts: Mapping[ClientStep, float] = TIMEOUTS,
         connect_timeout: float = CONNECT_TIMEOUT,
+        dialect: Dialect = SMTP,
         chunking: bool = True,
         tolerances: Collection[Tolerance] = TOLERANCES,
         metrics: Metrics | None = None,
@@ -70,6 +73,7 @@ class Dialer:
             local_hostname: our name in EHLO; None for the address literal of each connection.
             timeouts: seconds by step (RFC 5321 §4.5.3.2).
             connect_timeout: seconds to wait for TCP at each address.
+            dialect: SMTP or LMTP.
             chunking: use BDAT for small content if the peer offers it.
             tolerances: protocol errors of a peer that are tolerated.
             metrics: counts handshakes, and the tolerances used.
@@ -85,6 +89,7 @@ class Dialer:
         self._local_hostname = local_hostname
         self._timeouts = timeouts
         self._connect_timeout = connect_timeout
+        self._dialect = dialect
         self._chunking = chunking
         self._tolerances = tolerances
         self._metrics = metrics or Uncounted()
@@ -155,9 +160,11 @@ class Dialer:
                 target.ip,
                 target.port,
                 (profile and profile.hello) or self._local_hostname,
+                path=target.path,
                 remote=str(target),
                 timeouts=self._timeouts,
                 connect_timeout=self._connect_timeout,
+                dialect=self._dialect,
                 chunking=chunking and self._chunking,
                 security=security,
                 tls=(access and access.context(verifier)) or self._context(verifier),

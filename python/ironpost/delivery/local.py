@@ -14,12 +14,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from ironpost.delivery.discard import DiscardOptions
+from ironpost.delivery.lmtp import LmtpOptions
 from ironpost.delivery.pipe import PipeOptions
 from ironpost.delivery.post import PostOptions
-from ironpost.routing.route import Kind
+from ironpost.routing.route import Kind, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 @runtime_checkable
@@ -40,6 +41,12 @@ class LocalAgent(NamedTuple):
 
     kind: Kind
     options: type[Any]
+    route: Callable[[Any], Route] | None = None
+    """Makes the route from the options; None for `Route.local`."""
+
+    def route_of(self, options: Any) -> Route:
+        """The route of the mail that is delivered with these options."""
+        return Route.local(self.kind, options) if self.route is None else self.route(options)
 
 
 LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
@@ -47,6 +54,7 @@ LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
         "discard": LocalAgent(Kind.DISCARD, DiscardOptions),
         "pipe": LocalAgent(Kind.PIPE, PipeOptions),
         "post": LocalAgent(Kind.POST, PostOptions),
+        "lmtp": LocalAgent(Kind.LMTP, LmtpOptions, LmtpOptions.route),
     }
 )
 """The local agents by their key in the configuration."""

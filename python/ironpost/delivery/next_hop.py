@@ -20,16 +20,17 @@ from ironpost.delivery.own_system import reached
 from ironpost.model import Disposition, Outcome, Reply, dns
 from ironpost.model.dns import ResolverError
 from ironpost.routing.mx import order
-from ironpost.routing.route import SMTP_PORT
+from ironpost.routing.route import SMTP_PORT, UnixSocket
 from ironpost.routing.tls import Dnssec, MxHost, MxLevel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from pathlib import Path
 
     from ironpost.delivery.own_system import OwnSystem
     from ironpost.model.dns import MX, Records, Resolver
     from ironpost.model.ports import Random
-    from ironpost.routing.route import Host
+    from ironpost.routing.route import NextHop
 
 T = TypeVar("T")
 
@@ -50,11 +51,11 @@ NO_HOST: Final = Reply(550, "5.4.4", ("The recipient's domain has no mail exchan
 BAD_LITERAL: Final = Reply(550, "5.1.2", ("The recipient's address literal is not a valid IP address",))
 LOOP: Final = Reply(554, "5.4.6", ("Mail for the recipient's domain loops back to this system",))
 NO_ANSWER: Final = Reply(451, "4.4.3", ("DNS lookup failed for the recipient's domain",))
-SMART_HOST_LOOP: Final = Reply(451, "4.4.6", ("The smart host is this system, mail would loop",))
+NEXT_HOP_LOOP: Final = Reply(451, "4.4.6", ("The next hop is this system, mail would loop",))
 """Transient: an error in our configuration, not in the mail."""
 NO_SOURCE: Final = Reply(451, "4.4.4", ("No host has an address of the family of the route's source address",))
 """Transient: an error in our configuration, not in the mail."""
-NO_SMART_HOST: Final = Reply(451, "4.4.3", ("No smart host has an address",))
+NO_NEXT_HOP: Final = Reply(451, "4.4.3", ("No next hop has an address",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,14 @@ class HostAddress:
     host: str
     """The exchanger's name, or the address itself."""
     ip: str
+    """Empty for a Unix socket."""
     port: int
     level: MxLevel
     """How far `host` can be trusted to serve the recipient's domain."""
     dnssec: Dnssec = Dnssec()  # noqa: RUF009 - immutable
     """What was validated about `host`; nothing for an address literal."""
+    path: Path | None = None
+    """A Unix socket, instead of IP address and port."""
 
     def for_domain(self, domain: str) -> MxHost:
         """The host as TLS policies see it.
@@ -81,15 +85,19 @@ class HostAddress:
 
     @property
     def endpoint(self) -> Endpoint:
-        """IP address and port: the same for all names of a host."""
-        return self.ip, self.port
+        """IP address and port: the same for all names of a host. For a Unix socket, its name."""
+        return self.ip or self.host, self.port
 
     @property
     def version(self) -> int:
-        """The version of IP, 4 or 6."""
+        """The version of IP, 4 or 6; 0 for a Unix socket."""
+        if self.path is not None:
+            return 0
         return 6 if ":" in self.ip else 4
 
     def __str__(self) -> str:
+        if self.path is not None:
+            return self.host
         ip = f"[{self.ip}]:{self.port}" if self.port != SMTP_PORT else f"[{self.ip}]"
         return ip if self.host == self.ip else f"{self.host} {ip}"
 
@@ -104,7 +112,7 @@ class NoHostError(Exception):
             reply,
             remote="",
             asked=False,
-            ours=reply in (SMART_HOST_LOOP, NO_SOURCE),
+            ours=reply in (NEXT_HOP_LOOP, NO_SOURCE),
         )
 
 
@@ -154,8 +162,8 @@ async def exchangers(
         raise NoHostError(LOOP if looped else NO_HOST)
 
 
-async def smart_hosts(
-    hosts: Iterable[Host], resolver: Resolver, own: OwnSystem
+async def configured_hosts(
+    hosts: Iterable[NextHop], resolver: Resolver, own: OwnSystem
 ) -> AsyncGenerator[Sequence[HostAddress], None]:
     """The addresses of each configured host, in their order, without those at which this system itself listens.
 
@@ -167,6 +175,10 @@ async def smart_hosts(
     found = looped = False
     budget = _LookupBudget()
     for host in hosts:
+        if isinstance(host, UnixSocket):
+            found = True
+            yield [HostAddress(host.name, "", 0, MxLevel.GIVEN, path=host.path)]
+            continue
         dnssec = Dnssec()
         try:
             addresses: Sequence[str] = (str(reached(host.name)),)
@@ -181,7 +193,7 @@ async def smart_hosts(
             found = True
             yield [HostAddress(host.name, ip, host.port, MxLevel.GIVEN, dnssec) for ip in others]
     if not found:
-        raise NoHostError(SMART_HOST_LOOP if looped else NO_SMART_HOST)
+        raise NoHostError(NEXT_HOP_LOOP if looped else NO_NEXT_HOP)
 
 
 async def reachable_from(

@@ -25,11 +25,11 @@ from ironpost.delivery.families import BrokenFamilies, concerns_family
 from ironpost.delivery.next_hop import (
     MAX_ADDRESSES,
     NoHostError,
+    configured_hosts,
     describe_hosts,
     describe_mx,
     exchangers,
     reachable_from,
-    smart_hosts,
 )
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pool import ConnectionPool, Link
@@ -57,7 +57,7 @@ from ironpost.protocol.client.session import ClientStep, Ending
 from ironpost.protocol.extensions import next_hop_refusal
 from ironpost.queue.greylisting import greylisted
 from ironpost.routing.limits import DeliveryLimits
-from ironpost.routing.route import SMTP_PORT, Kind, Route, destination_label
+from ironpost.routing.route import SMTP_PORT, Route, destination_label
 from ironpost.routing.tls import Refusal, Requirement, TlsUse, tls_policies
 from ironpost.routing.tls.policy import of_use
 
@@ -86,6 +86,7 @@ _OVER: Final = Outcome(
 )
 _MISCONFIGURED: Final = Reply(451, "4.3.5", ("System incorrectly configured",))
 """RFC 3463 §3.4."""
+_UNIX_SOCKET: Final = of_use(TlsUse.NONE, "a Unix socket does not leave this machine")
 SERVICE_NOT_AVAILABLE: Final = 421
 """RFC 5321 §4.2.2."""
 AUTHENTICATION_NEEDED: Final = frozenset({530, 535, 538})
@@ -180,16 +181,16 @@ class _Attempt:
     message: QueuedMessage
     route: Route
     domain: str
-    """Empty for a smart host."""
+    """Empty for a configured host."""
     hosts: _Hosts
     requirement: Requirement | None
-    """The domain's TLS requirement; None for smart hosts, which have one each."""
+    """The domain's TLS requirement; None for configured hosts, which have one each."""
     access: Access | None
     """Of the route's profile, if it has one."""
 
 
 class RemoteDelivery:
-    """The agent of MX and smart host routes (`ironpost.delivery.RouteAgent`); owns all outgoing connections."""
+    """The agent of routes to other systems (`ironpost.delivery.RouteAgent`); owns the connections to them."""
 
     def __init__(
         self,
@@ -216,7 +217,7 @@ class RemoteDelivery:
             dialer: opens connections; one with default settings if None.
             policies: TLS by domain and host; the registry's without local rules if None.
             accesses: logins and client certificates of routes; read when they are needed if None.
-            own: the names and listeners of this system: an MX or smart host that leads there is a loop.
+            own: the names and listeners of this system: a next hop that leads there is a loop.
             port: the port of exchangers.
             limits: concurrent connections to each destination.
             idle_seconds: seconds for which an idle connection is kept.
@@ -243,8 +244,8 @@ class RemoteDelivery:
     async def deliver(
         self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
     ) -> Sequence[tuple[int, Outcome]]:
-        """Attempt delivery over an MX or smart host route: one transaction for each destination, concurrently."""
-        if route.kind is Kind.SMART_HOST:
+        """Attempt delivery to other systems: one transaction for each destination, concurrently."""
+        if route.hosts:
             return await self._send(route, "", message, recipients)
         groups: dict[str, list[QueuedRecipient]] = {}
         for each in recipients:
@@ -258,7 +259,7 @@ class RemoteDelivery:
 
     async def preview(self, address: Address, route: Route) -> NextHops:
         """The hosts that would be tried now for `address`, the MX records they come from, and the TLS they need."""
-        domain = "" if route.kind is Kind.SMART_HOST else address.key
+        domain = "" if route.hosts else address.key
         message = Envelope(NULL, (Recipient(address),))
         reasons: tuple[str, ...] = ()
         requirement = None
@@ -284,7 +285,7 @@ class RemoteDelivery:
     async def _send(
         self, route: Route, domain: str, message: QueuedMessage, recipients: Sequence[QueuedRecipient]
     ) -> Results:
-        """Send one message to its recipients at one destination (`domain` is empty for a smart host)."""
+        """Send one message to its recipients at one destination (`domain` is empty for a configured host)."""
         destination = self._pool.enter((route, domain))
         try:
             async with destination.gate:
@@ -330,7 +331,7 @@ class RemoteDelivery:
                 if link.reused and _was_dead(link.connection):
                     link = None
                     continue
-                if route.kind is Kind.SMART_HOST:
+                if route.hosts:
                     early = transaction.failed_at is ClientStep.MAIL and not transaction.unsupported
                     results = [(each, _excused(outcome, early=early)) for each, outcome in results]
                 settled.update((each.number, outcome.over(link.tls)) for each, outcome in results)
@@ -357,7 +358,7 @@ class RemoteDelivery:
             _settle_rest(settled, recipients, _unreachable(error.outcome))
         except _ServiceError as refused:
             outcome = _unreachable(refused.outcome)
-            if route.kind is Kind.SMART_HOST:
+            if route.hosts:
                 outcome = _excused(outcome, early=False)
             _settle_rest(settled, recipients, outcome)
         finally:
@@ -434,7 +435,7 @@ class RemoteDelivery:
             missing = requirement if session.ended_at is not ClientStep.AUTH else Requirement(requirement.use)
             reply = missing.refusal(reply)
             ours = not missing.permanent
-        ours = ours and attempt.route.kind is Kind.SMART_HOST
+        ours = ours and bool(attempt.route.hosts)
         attempt.hosts.blame(target, replace(Outcome.of(reply, remote), ours=ours, tls=tls))
         return None
 
@@ -464,20 +465,22 @@ class RemoteDelivery:
         """The TLS requirement of a message at one host, or the refusal if the host must not be used.
 
         Args:
-            target: the host.
+            target: the host; TLS is not used over a Unix socket.
             route: the route.
-            domain: the recipient's domain; empty for a smart host, to which the rules apply by its name.
+            domain: the recipient's domain; empty for a configured host, to which the rules apply by its name.
             envelope: of the message.
-            requirement: the domain's; None for a smart host.
+            requirement: the domain's; None for a configured host.
         """
+        if target.path is not None:
+            return _UNIX_SOCKET
         host = target.for_domain(domain)
         if requirement is None:
             requirement = await self._policies.for_domain(host.name, envelope, least(route.profile))
         return await self._policies.for_host(host, envelope, requirement)
 
     def _targets(self, route: Route, domain: str) -> AsyncGenerator[Sequence[HostAddress], None]:
-        if route.kind is Kind.SMART_HOST:
-            targets = smart_hosts(route.hosts, self._resolver, self._own)
+        if route.hosts:
+            targets = configured_hosts(route.hosts, self._resolver, self._own)
         else:
             targets = exchangers(domain, self._resolver, self._random, self._own, self._port)
         sources = route.profile.sources if route.profile is not None else ()
@@ -506,7 +509,7 @@ def _not_connected(error: OSError, target: HostAddress, requirement: Requirement
 
 
 def _excused(outcome: Outcome, *, early: bool) -> Outcome:
-    """The outcome at a smart host: a refusal before any recipient was decided is a fault of our configuration.
+    """The outcome at a configured host: a refusal before any recipient was decided is a fault of our configuration.
 
     Args:
         outcome: the outcome as it would be at an exchanger.

@@ -1,6 +1,6 @@
 """Applies the suspensions of an operator to the destinations of a scheduler.
 
-A suspension names a domain whose mail has a destination of its own (by MX), or a host of a smart-host route.
+A suspension names a domain whose mail has a destination of its own (by MX), or the host of a smart host or LMTP route.
 """
 
 from __future__ import annotations

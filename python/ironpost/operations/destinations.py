@@ -167,7 +167,7 @@ async def _check_name(process: ServingProcess, name: str) -> None:
     Raises:
         OperationError: it is not; the text says what to suspend instead.
     """
-    if process.runner.routes.names_smart_host(name):
+    if process.runner.routes.names_host(name):
         return
     try:
         Address(POSTMASTER, name)

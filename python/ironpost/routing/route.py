@@ -1,7 +1,7 @@
 """Routing: delivery on this system, a smart host, the MX records of the recipient's domain, or mail on demand.
 
 Promises: every decision carries its reasons in order, for `route explain`.
-Refuses: the null reverse-path (never a recipient), invalid smart hosts and invalid domain patterns, with a ValueError
+Refuses: the null reverse-path (never a recipient), invalid next hops and invalid domain patterns, with a ValueError
 that names the value.
 Standards: RFC 5321 §3.6.1 (domains resolve or are local), §4.5.1 (postmaster is always local), §5.1.
 """
@@ -13,7 +13,8 @@ from collections.abc import Coroutine, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path  # noqa: TC003 - the types of options are read at run time
+from typing import TYPE_CHECKING, TypeAlias
 
 from ironpost.model import Address
 from ironpost.model.patterns import Domains
@@ -42,6 +43,8 @@ class Kind(Enum):
     """To a program on this system."""
     POST = "post"
     """To a web server, by HTTP."""
+    LMTP = "lmtp"
+    """To a configured mail store (RFC 2033)."""
     SMART_HOST = "smart host"
     """The next hop is configured."""
     MX = "mx"
@@ -60,7 +63,7 @@ class Host:
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
-            raise ValueError(f"invalid smart host {self.name}: port {self.port} is not between 1 and 65535")
+            raise ValueError(f"invalid next hop {self.name}: port {self.port} is not between 1 and 65535")
         try:
             if ":" in self.name:
                 ipaddress.IPv6Address(self.name)
@@ -70,7 +73,7 @@ class Host:
                 Address("x", self.name.removesuffix("."))
         except ValueError:
             raise ValueError(
-                f'invalid smart host "{self.name}": expected a host name or an IP address, '
+                f'invalid next hop "{self.name}": expected a host name or an IP address, '
                 'like "smtp.provider.example" or "192.0.2.25"'
             ) from None
 
@@ -85,16 +88,16 @@ class Host:
         if name.startswith("["):
             name, bracket, rest = name[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):
-                raise ValueError(f"invalid smart host {text!r}: write an IPv6 address as [address] or [address]:port")
+                raise ValueError(f"invalid next hop {text!r}: write an IPv6 address as [address] or [address]:port")
             name, port = name.removeprefix("IPv6:"), rest[1:] if rest else str(SMTP_PORT)
         elif name.count(":") == 1:
             name, _, port = name.partition(":")
         elif ":" in name:
-            raise ValueError(f"invalid smart host {text!r}: write an IPv6 address as [address] or [address]:port")
+            raise ValueError(f"invalid next hop {text!r}: write an IPv6 address as [address] or [address]:port")
         else:
             port = str(SMTP_PORT)
         if not (port.isascii() and port.isdigit()):
-            raise ValueError(f"invalid smart host {text!r}: the port is not a number")
+            raise ValueError(f"invalid next hop {text!r}: the port is not a number")
         return cls(name, int(port))
 
     def __str__(self) -> str:
@@ -102,14 +105,37 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A configured next hop on this machine."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not self.path.is_absolute():
+            raise ValueError(f'invalid next hop "{self}": the path of a socket starts with "/"')
+
+    @property
+    def name(self) -> str:
+        """How the configuration and the log name it."""
+        return f"unix:{self.path}"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+NextHop: TypeAlias = Host | UnixSocket
+"""A configured next hop."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """How a recipient's mail leaves the queue. Equal routes share connections."""
 
     kind: Kind
-    hosts: tuple[Host, ...] = ()
-    """SMART_HOST: the hosts in the order in which they are tried."""
+    hosts: tuple[NextHop, ...] = ()
+    """SMART_HOST and LMTP: the hosts in the order in which they are tried."""
     profile: ConnectionProfile | None = None
-    """SMART_HOST and MX: how connections are opened, if not in the default way."""
+    """SMART_HOST, LMTP and MX: how connections are opened, if not in the default way."""
     options: Hashable | None = None
     """Routes on this system: the options of the delivery agent (`delivery.local`), a frozen dataclass. Its `str` is for
     people; empty if the kind says everything."""
@@ -142,6 +168,11 @@ class Route:
         if not parsed:
             raise ValueError("a smart host route needs at least one host")
         return cls(Kind.SMART_HOST, parsed, profile)
+
+    @classmethod
+    def lmtp(cls, host: NextHop, profile: ConnectionProfile | None = None) -> Self:
+        """Final delivery by the mail store at a host."""
+        return cls(Kind.LMTP, (host,), profile)
 
     @classmethod
     def on_demand(cls) -> Self:
@@ -276,9 +307,9 @@ class Routes:
         self._local_rules = tuple(local_rules)
         self._default = default or Route.mx()
 
-    def names_smart_host(self, name: str) -> bool:
-        """Whether this is a smart host of a rule, with or without its port; in lower case."""
-        routes = (*(rule.route for rule in self._rules), self._default)
+    def names_host(self, name: str) -> bool:
+        """Whether this is a configured next hop of a rule, with or without its port; in lower case."""
+        routes = (*(rule.route for rule in self._rules), *(rule.route for rule in self._local_rules), self._default)
         return any(name in {host.name.lower(), str(host).lower()} for route in routes for host in route.hosts)
 
     def decide(

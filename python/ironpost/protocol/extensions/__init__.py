@@ -82,6 +82,7 @@ _OWNED: Final = frozenset(key for each in EXTENSIONS for key in (*each.mail_para
 TAG_FIELDS: Final = frozenset(name for each in EXTENSIONS for name in each.tag_fields)
 """Header fields, in lower case, that `tags` reads."""
 _QUEUE_PARAMETERS: Final = frozenset(key for each in EXTENSIONS for key in each.queue_parameters)
+_RELAY_PARAMETERS: Final = frozenset(key for each in EXTENSIONS for key in each.relay_parameters)
 _REPORT_PARAMETERS: Final = frozenset(key for each in EXTENSIONS for key in each.report_parameters)
 _SESSION_LOGGED: Final = tuple(each for each in EXTENSIONS if type(each).session_fields is not Extension.session_fields)
 _MESSAGE_LOGGED: Final = tuple(each for each in EXTENSIONS if type(each).message_fields is not Extension.message_fields)
@@ -236,9 +237,18 @@ def next_hop_refusal(
 
 def without_queue_parameters(envelope: Envelope) -> Envelope:
     """Return the envelope for an attempt, without the parameters that the queue has already honoured."""
-    if _QUEUE_PARAMETERS.isdisjoint(envelope.parameters):
+    return _without(_QUEUE_PARAMETERS, envelope)
+
+
+def without_relay_parameters(envelope: Envelope) -> Envelope:
+    """Return the envelope for final delivery on this machine, without the parameters that concern relaying."""
+    return _without(_RELAY_PARAMETERS, envelope)
+
+
+def _without(keywords: frozenset[str], envelope: Envelope) -> Envelope:
+    if keywords.isdisjoint(envelope.parameters):
         return envelope
-    kept = {keyword: value for keyword, value in envelope.parameters.items() if keyword not in _QUEUE_PARAMETERS}
+    kept = {keyword: value for keyword, value in envelope.parameters.items() if keyword not in keywords}
     return envelope._replace(parameters=kept)
 
 
@@ -357,4 +367,5 @@ __all__ = [
     "wire_parameters",
     "with_options",
     "without_queue_parameters",
+    "without_relay_parameters",
 ]

@@ -101,6 +101,8 @@ class Extension:
     """Header fields, in lower case, for which `tags` is called when a message is accepted."""
     queue_parameters: ClassVar[frozenset[str]] = frozenset()
     """Parameters of MAIL that only the queue honours, before an attempt, so they are not passed on."""
+    relay_parameters: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of MAIL that concern relaying, so they do not concern the mail store that delivers finally."""
     report_parameters: ClassVar[frozenset[str]] = frozenset()
     """Parameters of MAIL that a report about the message also has."""
     headers_only_parameters: ClassVar[frozenset[str]] = frozenset()

@@ -41,6 +41,7 @@ class DeliverByTime(Extension):
     on_request = True
     every_recipient = True
     extra_octets: ClassVar = {"MAIL": 17}  # RFC 2852 §2 (5)
+    relay_parameters: ClassVar = frozenset({"BY"})
     stored: ClassVar = {"BY": DeliverBy.parse}
 
     def __post_init__(self) -> None:

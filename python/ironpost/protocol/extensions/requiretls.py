@@ -39,6 +39,7 @@ class RequireTls(Extension):
     on_request = True
     extra_octets: ClassVar = {"MAIL": 11}  # RFC 8689 §2 (5)
     mail_parameters: ClassVar = {"REQUIRETLS": _required}
+    relay_parameters: ClassVar = frozenset({"REQUIRETLS"})
     report_parameters: ClassVar = frozenset({"REQUIRETLS"})  # RFC 8689 §5
     headers_only_parameters: ClassVar = frozenset({"REQUIRETLS"})  # RFC 8689 §5
 
