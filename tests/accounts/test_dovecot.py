@@ -146,6 +146,13 @@ class Nobody:
         return None
 
 
+def test_without_a_source_every_hook_is_asked() -> None:
+    async def main() -> str | None:
+        return await Users((), [Hook("ada"), Hook("eve")]).verify_password(Session(), "eve", "x")  # type: ignore[no-any-return]
+
+    assert asyncio.run(main()) == "eve"
+
+
 def mechanisms(text: str) -> Sequence[str]:
     return parse(f"[auth]\n{text}").auth.offered
 

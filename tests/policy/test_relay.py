@@ -11,7 +11,7 @@ from ironpost.model import Address
 from ironpost.model.patterns import Addresses, Domains
 from ironpost.model.verdict import Action
 from ironpost.policy import Facts, Policy, PolicyDecision, PolicyStage, Ports
-from ironpost.routing.directory import ConfiguredDirectory
+from ironpost.routing.mail_directory import MailDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +78,7 @@ def test_a_route_inside_a_local_part_is_a_local_mailbox(recipient: str) -> None:
 
 
 def test_with_a_list_of_mailboxes_all_others_are_unknown() -> None:
-    ports = Ports(directory=ConfiguredDirectory(Domains(["example.org"]), Addresses(["Jo@example.org"])))
+    ports = Ports(directory=MailDirectory(Domains(["example.org"]), listed=Addresses(["Jo@example.org"])))
     assert decide("jo@example.org", ports=ports).verdict.action is Action.ACCEPT
     assert decide("postmaster@example.org", ports=ports).verdict.action is Action.ACCEPT
     refused = decide("flo@example.org", "127.0.0.1", ports).verdict.reply
@@ -94,7 +94,7 @@ def test_f60_with_a_star_every_recipient_is_local() -> None:
 
 def test_f60_mailboxes_may_be_patterns() -> None:
     domains, recipients = ["a.example", "b.example", "*.c.example"], ["jo@a.example", "*@B.example", "*@*.c.example"]
-    ports = Ports(directory=ConfiguredDirectory(Domains(domains), Addresses(recipients)))
+    ports = Ports(directory=MailDirectory(Domains(domains), listed=Addresses(recipients)))
     for recipient in ("jo@a.example", "any@b.example", "any@x.c.example", "*@b.example"):
         assert decide(recipient, ports=ports).verdict.action is Action.ACCEPT, recipient
     for recipient in ("flo@a.example", "*@a.example", "any@c.example"):

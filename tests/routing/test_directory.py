@@ -9,18 +9,15 @@ import pytest
 
 from ironpost.model import Address, Recipient
 from ironpost.model.parameters import Notify, OriginalRecipient
-from ironpost.model.patterns import Addresses, Domains
+from ironpost.model.patterns import Domains
 from ironpost.routing.directory import (
     MAX_DEPTH,
     MAX_TARGETS,
-    ConfiguredDirectory,
     Directory,
     DirectoryError,
-    Mailbox,
-    NotLocal,
-    Unknown,
     expand,
 )
+from ironpost.routing.mail_directory import MailDirectory
 from ironpost.routing.route import Kind, Route, Routes, Rule
 from ironpost.testing.directory import TableDirectory, local
 
@@ -47,26 +44,9 @@ def table(aliases: Mapping[str, list[str]]) -> TableDirectory:
     return TableDirectory(["here.example"], mailboxes=["jo@here.example", "max@here.example"], aliases=aliases)
 
 
-@pytest.mark.parametrize(
-    ("address", "kind"),
-    [
-        ("Jo@Here.example", Mailbox), ("postmaster@here.example", Mailbox), ("x@here.example", Unknown),
-        ("x@all.example", Mailbox), ("x@there.example", NotLocal), ("postmaster", Mailbox),
-    ],
-)  # fmt: skip
-def test_the_configured_directory(address: str, kind: type) -> None:
-    directory = ConfiguredDirectory(
-        Domains(["here.example", "all.example"]), Addresses(["jo@here.example", "*@all.example"])
-    )
-    assert isinstance(directory.find(A(address)), kind)
-
-
 def test_without_an_alias_and_io_nothing_is_copied() -> None:
-    class Aliases(ConfiguredDirectory):
-        has_aliases = True  # type: ignore[misc]
-
     recipients = (Recipient(A("jo@here.example")), Recipient(A("jo@there.example")))
-    for directory in (local(["here.example"]), Aliases(Domains(["here.example"]))):
+    for directory in (local(["here.example"]), MailDirectory(Domains(["here.example"]))):
         assert expand(recipients, directory) is recipients
 
 

@@ -152,10 +152,10 @@ class Users:
         self.decoy_iterations: int | None = None
         """SCRAM iteration count shown to unknown users: that of the account looked up last, as with password hashes."""
         self._sources = tuple(sources)
-        self._hook_objects = hooks = tuple(hooks)
+        self._hooks = tuple(hooks)
         self._pool = PasswordPool() if pool is None else pool
         self._checker = PasswordChecker()
-        hooked = {method for method in METHODS if any(callable(getattr(hook, method, None)) for hook in hooks)}
+        hooked = {method for method in METHODS if any(self._hooked(method))}
         ours: set[str] = set()
         if self._sources:
             ours = {"verify_password", "scram"}
@@ -163,7 +163,7 @@ class Users:
                 ours.add("shared_secret")
             if "external" not in hooked:
                 ours.add("external")
-        self._ours, self._hooks = frozenset(ours), frozenset(hooked)
+        self._ours, self._hook_methods = frozenset(ours), frozenset(hooked)
 
     def __getattr__(self, method: str) -> Any:
         """Look up a method; one that no source supports does not exist, since `hasattr` decides what is offered.
@@ -174,8 +174,8 @@ class Users:
         if method in METHODS:
             if method in self._ours:
                 return getattr(self, f"_{method}")
-            if method in self._hooks:
-                return next(self._hooked(method))
+            if method in self._hook_methods:
+                return partial(self._ask, method)
         raise AttributeError(f"{type(self).__name__} has no {method}", name=method, obj=self)
 
     async def _verify_password(self, session: ServerSession, login: str, password: str) -> str | None:
@@ -217,7 +217,7 @@ class Users:
 
     def _hooked(self, method: str) -> Iterator[Callable[..., Any]]:
         """The method of each hook that has it; one that is marked `@blocking` runs in a thread."""
-        for hook in self._hook_objects:
+        for hook in self._hooks:
             call = getattr(hook, method, None)
             if callable(call):
                 yield partial(self._pool.run, call) if blocks(call) else call

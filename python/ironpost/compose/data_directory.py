@@ -73,7 +73,6 @@ class LocalData:
     async def explainer(self) -> AsyncIterator[Explainer]:
         """See `operations.context.DataDirectory`."""
         from ironpost.compose.delivery import routes
-        from ironpost.compose.directory import directory
         from ironpost.compose.policy import policy
         from ironpost.operations.explain import Explainer
         from ironpost.policy import Ports
@@ -81,8 +80,9 @@ class LocalData:
         configuration = self._configuration
         async with self._delivery() as agents:
             found = agents.context
-            ports = Ports(found.clock, found.resolver, directory=directory(configuration))
-            yield Explainer(policy(configuration, found.name, ports), routes(configuration), agents.agent)
+            table = routes(configuration)
+            ports = Ports(found.clock, found.resolver, directory=table.directory)
+            yield Explainer(policy(configuration, found.name, ports), table, agents.agent)
 
     @asynccontextmanager
     async def dane(self) -> AsyncIterator[DaneChecker]:

@@ -28,7 +28,6 @@ from ironpost.compose.delivery import (
     retry_policy,
     routes,
 )
-from ironpost.compose.directory import directory
 from ironpost.compose.keyed_state import prepare_state, shared_state
 from ironpost.compose.listeners import (
     BoundListener,
@@ -92,6 +91,7 @@ if TYPE_CHECKING:
     from ironpost.processes.resources import Usage
     from ironpost.queue.store import Store
     from ironpost.queue.suspension import Suspension
+    from ironpost.routing.directory import Directory
     from ironpost.server.limits import ConnectionLimiter
     from ironpost.server.tls import TlsContext
     from ironpost.storage.lock import DirectoryLock
@@ -296,7 +296,7 @@ class System:
         self.listeners = create_listeners(
             configuration,
             defaults,
-            self._handlers(configuration, name),
+            self._handlers(configuration, name, self._runner.routes.directory),
             tls,
             self._counters,
             sockets,
@@ -369,7 +369,7 @@ class System:
         refuse_fixed(old, new)
         name = self._name  # `hostname` cannot change, and a reload does not wait for DNS
         new_routes = routes(new)
-        handlers = self._handlers(new, name)
+        handlers = self._handlers(new, name, new_routes.directory)
         try:
             defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
@@ -413,11 +413,10 @@ class System:
     def _session_defaults(self, configuration: Configuration, name: str) -> SessionDefaults:
         return SessionDefaults(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
 
-    def _handlers(self, configuration: Configuration, name: str) -> dict[str, Inbound]:
+    def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> dict[str, Inbound]:
         """Create a handler for each role of the listeners."""
         share = None if self._quotas is None else self._quotas.share
-        known = directory(configuration)
-        ports = Ports(self._clock, self._agents.resolver, share, known)
+        ports = Ports(self._clock, self._agents.resolver, share, directory)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         rules = policy(configuration, name, ports)
         return {
@@ -428,7 +427,7 @@ class System:
                 random=self._random,
                 hostname=name,
                 accept=self._runner.accept,
-                directory=known,
+                directory=directory,
                 role=role,
                 on_demand=self._on_demand if role in logging_in else None,
                 claims=CLAIMS,

@@ -35,7 +35,7 @@ READERS: Final[dict[Any, Any]] = {
     Seconds: values.Duration,
     SecretSource: values.Secret,
     Network: values.Network,
-    AddressPattern: values.SenderPattern,
+    AddressPattern: values.AddressMatch,
     Quota: values.Quota,
     MemoryLimit: values.Memory,
     NextHop: values.NextHop,

@@ -8,31 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from ironpost.config.values import Pattern, Recipient, Section, Switch
-from ironpost.model import Address
+from ironpost.config.values import MailAddress, Pattern, Recipient, Section, Switch, mail_address
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
-from ironpost.model.text import complaint
 from ironpost.routing.mail_directory import key_of
-
-
-def _address(value: object) -> Address:
-    try:
-        found = Address.parse(value) if isinstance(value, str) else None
-    except ValueError as fault:
-        raise ValueError(f'"{value}" is not a valid address: {complaint(str(value), fault)}') from None
-    if found is None or not found.domain:
-        raise ValueError('an address is like "jo@mail.example"')
-    return found
 
 
 def _alias_key(value: object) -> str:
     """The key of an alias: an address, or `@` and a domain for its catch-all."""
     if isinstance(value, str) and value.startswith("@"):
-        return "@" + _address("x" + value).key
-    return key_of(_address(value))
+        return "@" + mail_address("x" + value).key
+    return key_of(mail_address(value))
 
 
 def _separator(value: str) -> str:
@@ -47,7 +35,6 @@ def _not_every(domains: tuple[str, ...]) -> tuple[str, ...]:
     return domains
 
 
-MailAddress = Annotated[Address, PlainValidator(_address), PlainSerializer(str)]
 AliasKey = Annotated[str, BeforeValidator(_alias_key)]
 
 

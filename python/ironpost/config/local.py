@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 from pydantic import AfterValidator, create_model, model_validator
 
 from ironpost.config.declared import Table, read, table
-from ironpost.config.directory import MailAddress  # noqa: TC001 - pydantic reads annotations
-from ironpost.config.values import Pattern, Recipient, Section, SenderPattern
+from ironpost.config.values import AddressMatch, MailAddress, Pattern, Recipient, Section
 from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
@@ -31,7 +30,7 @@ class LocalDeliveryBase(Section):
 
     registry: ClassVar[Mapping[str, LocalAgent]] = {}
 
-    recipients: Annotated[tuple[SenderPattern, ...], AfterValidator(not_empty)]
+    recipients: Annotated[tuple[AddressMatch, ...], AfterValidator(not_empty)]
     """Local recipients: `jo@mail.example`, `mail.example` for all of the domain, `*.mail.example` for all names below
     it, `*`."""
 

@@ -28,7 +28,7 @@ from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
     Domain,
     Hostname,
-    Mailbox,
+    MailAddress,
     NameServer,
     Network,
     Pattern,
@@ -76,7 +76,7 @@ class ArchiveSection(Section):
 
     domains: Annotated[tuple[Pattern, ...], AfterValidator(not_empty)]
     """Domains of senders or recipients: `mail.example`, `*.mail.example` for all below it, `*` for all mail."""
-    to: Mailbox
+    to: MailAddress
     """The address that gets a copy of each message."""
 
 

@@ -126,8 +126,8 @@ def _recipient(value: object) -> str:
     return f"{address.local_part.lower()}@{address.key}"
 
 
-def _mailbox(value: object) -> Address:
-    """An address with a domain."""
+def mail_address(value: object) -> Address:
+    """Parse an address with a domain."""
     try:
         address = Address.parse(value) if isinstance(value, str) else None
     except ValueError as fault:
@@ -178,27 +178,27 @@ def _network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(f'a network is an address with a prefix length, like "192.0.2.0/24": {fault}') from None
 
 
-def _sender_pattern(value: object) -> AddressPattern:
+def _address_match(value: object) -> AddressPattern:
     if not isinstance(value, str):
-        raise ValueError('a sender is an address, a domain, "*.domain" or "*"')
+        raise ValueError('expected an address, a domain, "*.domain" or "*"')
     try:
         return AddressPattern(value)
     except ValueError as fault:
         raise ValueError(
-            f'"{value}" is neither an address, a domain, "*.domain" nor "*": {_sender_why(value, fault)}'
+            f'"{value}" is neither an address, a domain, "*.domain" nor "*": {_match_why(value, fault)}'
         ) from None
 
 
 def _nullable_sender_pattern(value: object) -> AddressPattern | None:
     """A sender pattern; None for `<>`, the null reverse-path."""
-    return None if value == NULL_SENDER else _sender_pattern(value)
+    return None if value == NULL_SENDER else _address_match(value)
 
 
 NULL_SENDER = "<>"
 """The null reverse-path, as a pattern of senders."""
 
 
-def _sender_why(value: str, fault: ValueError) -> str:
+def _match_why(value: str, fault: ValueError) -> str:
     if "@" in value:
         return complaint(value, fault)
     below = "*." if value.startswith("*.") else ""
@@ -241,7 +241,7 @@ Quota = Annotated[MessageQuota, PlainValidator(lambda value: MessageQuota(*quota
 Memory = Annotated[
     MemoryLimit, PlainValidator(lambda value: MemoryLimit(*memory(value))), PlainSerializer(_memory_text)
 ]
-SenderPattern = Annotated[AddressPattern, PlainValidator(_sender_pattern), PlainSerializer(lambda value: value.text)]
+AddressMatch = Annotated[AddressPattern, PlainValidator(_address_match), PlainSerializer(lambda value: value.text)]
 NullableSenderPattern = Annotated[
     AddressPattern | None,
     PlainValidator(_nullable_sender_pattern),
@@ -255,7 +255,7 @@ Hostname = Annotated[str, BeforeValidator(_hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Mode = Annotated[int, PlainValidator(mode), PlainSerializer("{:04o}".format)]
 Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]
-Mailbox = Annotated[Address, PlainValidator(_mailbox), PlainSerializer(str)]
+MailAddress = Annotated[Address, PlainValidator(mail_address), PlainSerializer(str)]
 Recipient = Annotated[str, BeforeValidator(_recipient)]
 Hop = Annotated[Endpoint, BeforeValidator(_hop), PlainSerializer(str)]
 NextHop = Annotated[ConfiguredHop, PlainValidator(_next_hop), PlainSerializer(str)]

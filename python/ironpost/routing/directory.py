@@ -5,7 +5,7 @@ again within its own expansion is a mailbox (`jo` with the targets `jo` and `arc
 delivered once, and depth and number are limited. A directory that cannot answer raises `DirectoryError`: the caller
 defers, and never concludes that a recipient does not exist.
 
-`routing.mail_directory` is the directory of a server; `ConfiguredDirectory` knows domains and listed addresses only.
+`routing.mail_directory` is the directory of a server.
 Limitations: an alias that is created after a message was accepted is not expanded for it; NOTIFY=SUCCESS at an alias
 with several targets is dropped without the "expanded" report of RFC 3461 §5.2.7.3 (c).
 Standards: RFC 5321 §3.9.1 (aliases), §4.5.1 (postmaster); RFC 3461 §5.2.7.2 and §5.2.7.3 (parameters of DSN).
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
 
     from ironpost.model import Address, Reply
-    from ironpost.model.patterns import Addresses, Domains
 
 POSTMASTER: Final = "postmaster"
 MAX_DEPTH: Final = 20
@@ -109,33 +108,6 @@ class Directory(Protocol):
             DirectoryError: the directory cannot answer now.
         """
         ...
-
-
-class ConfiguredDirectory:
-    """The directory of `[local]` in the configuration: domains, and optionally the addresses that exist in them."""
-
-    __slots__ = ("_domains", "_recipients")
-    has_aliases: Final = False
-
-    def __init__(self, domains: Domains, recipients: Addresses | None = None) -> None:
-        """Create the directory; with `recipients` None every address in a local domain is a mailbox."""
-        self._domains = domains
-        self._recipients = recipients
-
-    def find(self, address: Address, /) -> Entry:
-        """See `Directory.find`. Needs no I/O."""
-        domain = address.key
-        if not domain:
-            # RFC 5321 §4.5.1: <postmaster> without a domain is this system's own.
-            return Mailbox("<postmaster> without a domain is local")
-        pattern = self._domains.match(domain)
-        if pattern is None:
-            return NotLocal(f"{domain} is not local")
-        if self._recipients is None:
-            return Mailbox(f"{domain} is local" if pattern == domain else f"{domain} is local by {pattern}")
-        if address.local_part.lower() == POSTMASTER or address in self._recipients:
-            return Mailbox(f"{address} is a local mailbox")
-        return Unknown(f"{domain} is local, and {address} is not listed")
 
 
 def expand(

@@ -9,21 +9,21 @@ from ironpost.model import Address
 from ironpost.model.patterns import Domains
 from ironpost.routing.directory import (
     Alias,
-    ConfiguredDirectory,
     DirectoryError,
     Entry,
     Mailbox,
     NotLocal,
     Unknown,
 )
+from ironpost.routing.mail_directory import MailDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-def local(domains: Iterable[str]) -> ConfiguredDirectory:
+def local(domains: Iterable[str]) -> MailDirectory:
     """A directory in which every address of these domains (patterns) is a mailbox."""
-    return ConfiguredDirectory(Domains(domains))
+    return MailDirectory(Domains(domains), has_aliases=False)
 
 
 class TableDirectory:

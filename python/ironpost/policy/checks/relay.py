@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from ironpost.model.verdict import Verdict, defer
 from ironpost.policy.check import ACCEPT, Check, Finding
 from ironpost.protocol import replies
-from ironpost.routing.directory import Closed, ConfiguredDirectory, DirectoryError, NotLocal, Unknown
+from ironpost.routing.directory import Closed, DirectoryError, NotLocal, Unknown
+from ironpost.routing.mail_directory import MailDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -36,7 +37,7 @@ class Relay(Check):
     def __init__(self, options: NoOptions, context: Context) -> None:
         super().__init__(options, context)
         directory = context.ports.directory
-        self._directory: Directory = directory or ConfiguredDirectory(context.system.local_domains)
+        self._directory: Directory = directory or MailDirectory(context.system.local_domains)
 
     def recipient(self, facts: Facts) -> Opinion:
         """Accept or refuse; never neutral."""
