@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.route import Route
 
-__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "unreadable"]
+__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "misconfigured", "unreadable"]
 
 _UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
+_MISCONFIGURED: Final = Reply(451, "4.3.5", ("Local delivery is not configured correctly",))
 _DAMAGED: Final = Reply(451, "4.3.0", ("The stored message is damaged",))
 
 
@@ -68,6 +69,11 @@ class Agents(Protocol):
     def __call__(self, route: Route) -> Agent:
         """The agent of `route`."""
         ...
+
+
+def misconfigured(why: str) -> Outcome:
+    """The outcome if the configuration of local delivery does not fit this system: deferred, until it is repaired."""
+    return Outcome(Disposition.DEFERRED, _MISCONFIGURED.because(why), ours=True)
 
 
 def unreadable(error: OSError) -> Outcome:

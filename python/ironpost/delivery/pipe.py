@@ -20,13 +20,13 @@ from signal import Signals
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from ironpost.delivery import NextHops, as_user, programs, unreadable
+from ironpost.delivery import NextHops, as_user, misconfigured, programs, unreadable
 from ironpost.delivery.as_user import AsUserError
 from ironpost.message.header import shown
 from ironpost.message.lineends import LineFeeds
-from ironpost.message.trace import FinalContent, delivered_to, original_to, return_path
+from ironpost.message.trace import FinalContent, delivery_fields
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.model.options import Seconds
+from ironpost.model.options import Seconds, at_least_a_second
 from ironpost.model.text import error_text, escape
 
 if TYPE_CHECKING:
@@ -107,12 +107,6 @@ def _variables(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _time(seconds: Seconds) -> Seconds:
-    if seconds < 1:
-        raise ValueError("minimum: 1s")
-    return seconds
-
-
 @dataclass(frozen=True, slots=True)
 class PipeOptions:
     """`[[local.delivery]] pipe = { ... }`: hand the mail to a program."""
@@ -127,7 +121,7 @@ class PipeOptions:
     """The group as which it runs."""
     environment: Annotated[tuple[str, ...], _variables] = ()
     """Environment variables that the program gets from the server, besides PATH."""
-    timeout: Annotated[Seconds, _time] = TIMEOUT
+    timeout: Annotated[Seconds, at_least_a_second] = TIMEOUT
     """Time after which the program is killed and the mail is deferred."""
     content: Literal["lf", "crlf"] = "lf"
     """Line endings of the content: `lf`, as programs expect, or `crlf`, as it was received."""
@@ -167,7 +161,7 @@ class Pipe:
         try:
             rights = await asyncio.to_thread(as_user.identity, options.user, options.group)
         except AsUserError as error:
-            outcome = _ours(f"user: {error}")
+            outcome = misconfigured(f"user: {error}")
             return [(each.number, outcome) for each in recipients]
         async with asyncio.TaskGroup() as running:
             tasks = [running.create_task(self._run(message, each, options, rights)) for each in recipients]
@@ -191,9 +185,7 @@ class Pipe:
             "recipient": shown(str(address), utf8=True),
             "original_recipient": shown(str(alias or address), utf8=True),
         }
-        fields = return_path(sender) + delivered_to(address, self._host)
-        if alias is not None:
-            fields += original_to(alias, self._host)
+        fields = delivery_fields(sender, recipient.recipient, self._host)
         variables = {name: os.environ[name] for name in ("PATH", *options.environment) if name in os.environ}
         variables |= {name.upper(): value for name, value in values.items()}
         variables |= {"MESSAGE_ID": message.id, "USER": rights.name, "LOGNAME": rights.name, "HOME": rights.home}
@@ -265,10 +257,3 @@ def _signal(number: int) -> str:
 
 def _deferred(why: str) -> Outcome:
     return Outcome(Disposition.DEFERRED, Reply(451, _OTHER[0], (_OTHER[1],), why))
-
-
-def _ours(why: str) -> Outcome:
-    """The configuration does not fit this system any more."""
-    return Outcome(
-        Disposition.DEFERRED, Reply(451, "4.3.5", ("Local delivery is not configured correctly",), why), ours=True
-    )

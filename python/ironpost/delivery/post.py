@@ -18,11 +18,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote, urlsplit
 
-from ironpost.delivery import NextHops, unreadable
+from ironpost.delivery import NextHops, misconfigured, unreadable
 from ironpost.delivery.secrets import SecretError, read_secret
-from ironpost.message.trace import FinalContent, delivered_to, original_to, return_path
+from ironpost.message.trace import FinalContent, delivery_fields
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.model.options import Seconds
+from ironpost.model.options import Seconds, at_least_a_second
 from ironpost.model.text import error_text
 from ironpost.routing.profile import SecretSource  # noqa: TC001 - `config.declared` reads annotations
 
@@ -53,12 +53,6 @@ def _url(text: str) -> str:
     return text
 
 
-def _time(seconds: Seconds) -> Seconds:
-    if seconds < 1:
-        raise ValueError("minimum: 1s")
-    return seconds
-
-
 @dataclass(frozen=True, slots=True)
 class PostOptions:
     """`[[local.delivery]] post = { ... }`: post the mail to a web server."""
@@ -68,7 +62,7 @@ class PostOptions:
     posted to."""
     secret: SecretSource
     """The key of the signature, which the receiver knows too: `file:PATH` or `env:NAME`."""
-    timeout: Annotated[Seconds, _time] = TIMEOUT
+    timeout: Annotated[Seconds, at_least_a_second] = TIMEOUT
     """Time for a request, from its start to the end of the response."""
 
     def verify(self) -> None:
@@ -122,7 +116,7 @@ class Post:
         try:
             key = await asyncio.to_thread(read_secret, options.secret)
         except SecretError as error:
-            return _ours(f"secret: {error}")
+            return misconfigured(f"secret: {error}")
         async with self._turns:
             try:
                 body = await self._body(message, recipient)
@@ -135,17 +129,13 @@ class Post:
             except HttpError as error:
                 return _deferred(str(error))
             except OSError as error:  # the file of the authorities
-                return _ours(error_text(error))
+                return misconfigured(error_text(error))
             except ImportError as error:
-                return _ours(str(error))
+                return misconfigured(str(error))
         return _outcome(response.status, str(options))
 
     async def _body(self, message: QueuedMessage, recipient: QueuedRecipient) -> bytes:
-        address, original = recipient.recipient.address, recipient.recipient.original
-        fields = return_path(message.envelope.reverse_path) + delivered_to(address, self._host)
-        if original is not None:
-            fields += original_to(original, self._host)
-        final = FinalContent(fields)
+        final = FinalContent(delivery_fields(message.envelope.reverse_path, recipient.recipient, self._host))
         pieces = [final.feed(piece) async for piece in message.body.pieces()]
         return b"".join((*pieces, final.finish()))
 
@@ -173,7 +163,7 @@ def _outcome(status: int, url: str) -> Outcome:
     if 200 <= status < 300:
         return Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Delivered by HTTP",), detail))
     if 300 <= status < 400:
-        return _ours(f"{detail}: redirects are not followed; change the URL")
+        return misconfigured(f"{detail}: redirects are not followed; change the URL")
     if 400 <= status < 500 and status not in TRANSIENT:
         return _failed("5.3.0", f"The receiver refused the message with HTTP status {status}")
     return _deferred(detail)
@@ -185,9 +175,3 @@ def _failed(enhanced: str, text: str) -> Outcome:
 
 def _deferred(why: str) -> Outcome:
     return Outcome(Disposition.DEFERRED, Reply(451, "4.3.0", ("The message could not be delivered by HTTP",), why))
-
-
-def _ours(why: str) -> Outcome:
-    """The configuration does not fit this system any more."""
-    reply = Reply(451, "4.3.5", ("Local delivery is not configured correctly",), why)
-    return Outcome(Disposition.DEFERRED, reply, ours=True)

@@ -15,7 +15,7 @@ from ironpost.message.header import field, path, shown
 from ironpost.message.section import Header, HeaderReader
 
 if TYPE_CHECKING:
-    from ironpost.model import Address
+    from ironpost.model import Address, Recipient
 
 MAX_RECEIVED: Final = 100
 """Received fields (a count) from which a message counts as looping (RFC 5321 §6.3: at least 100)."""
@@ -39,6 +39,12 @@ def original_to(alias: Address, host: str) -> bytes:
     return field("X-Original-To", (_full(alias, host),), utf8=True)
 
 
+def delivery_fields(reverse_path: Address, recipient: Recipient, host: str) -> bytes:
+    """The fields of a message that is delivered to one recipient; X-Original-To only if an alias was used."""
+    fields = return_path(reverse_path) + delivered_to(recipient.address, host)
+    return fields if recipient.original is None else fields + original_to(recipient.original, host)
+
+
 def _full(address: Address, host: str) -> str:
     text = shown(str(address), utf8=True)
     return text if address.domain else f"{text}@{host}"
@@ -60,7 +66,7 @@ class FinalContent:
     __slots__ = ("_fields", "_reader")
 
     def __init__(self, fields: bytes) -> None:
-        """`fields`: the results of `return_path`, `delivered_to` and `original_to`."""
+        """`fields`: what `delivery_fields` returns."""
         self._fields = fields
         self._reader = HeaderReader()
 

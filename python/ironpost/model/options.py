@@ -37,6 +37,17 @@ def not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
+def at_least_a_second(seconds: Seconds) -> Seconds:
+    """Refuse a shorter duration.
+
+    Raises:
+        ValueError: it is shorter.
+    """
+    if seconds < 1:
+        raise ValueError("minimum: 1s")
+    return seconds
+
+
 class Unit(Enum):
     """The unit of a number, which determines how it is written in a configuration."""
 
