@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from ironpost.model.network import LOOPBACK, within
-from ironpost.model.options import Seconds
+from ironpost.model.options import Seconds, at_least_a_second
 from ironpost.model.patterns import Domains
 from ironpost.model.verdict import LONGEST
 
@@ -62,8 +62,7 @@ DELAY: Final = Seconds(10.0)
 
 def valid_delay(value: Seconds) -> Seconds:
     """Refuse a delay below a second, or one for which no client waits (`model.verdict.LONGEST`)."""
-    if value < 1:
-        raise ValueError("minimum: 1s")
+    at_least_a_second(value)
     if value > LONGEST:
         raise ValueError(f"maximum: {LONGEST:g}s: clients wait five minutes for a reply (RFC 5321 §4.5.3.2)")
     return value

@@ -1,7 +1,7 @@
-"""What a source of mailboxes and aliases knows: the port of the sources in `accounts`.
+"""What a source of mailboxes and aliases knows: the port of sources, and the source in memory.
 
-Promises: a source is asked for one key and answers with one record; it knows nothing of local domains, tags, catch-alls
-or loops, which `routing.mail_directory` has.
+Promises: a source is asked for one key and answers with one record; it knows nothing of local domains, details,
+catch-alls or loops, which `routing.mail_directory` has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from ironpost.model import Address
-    from ironpost.model.patterns import AddressPattern
 
 
 class Record(NamedTuple):
@@ -24,14 +23,8 @@ class Record(NamedTuple):
     """Where its mail goes; empty: into a mailbox here."""
     keep: bool = False
     """Whether a copy goes into the mailbox too; only with targets."""
-    mailbox: Address | None = None
-    """The address of the mailbox; None if it is the address that was looked up."""
     disabled: bool = False
-    """The account takes no mail and may not log in."""
-    quota: int | None = None
-    """The most octets that the mailbox may hold; None for no limit."""
-    senders: tuple[AddressPattern, ...] = ()
-    """Senders that the login of this name may use besides its own address."""
+    """The mailbox takes no mail."""
 
 
 class RecordSource(Protocol):
@@ -43,7 +36,7 @@ class RecordSource(Protocol):
         Return the record itself if no I/O is needed: only an awaitable costs an iteration of the event loop.
 
         Args:
-            key: `jo@mail.example`, `@mail.example` for the catch-all of a domain, or a bare login name; as
+            key: `jo@mail.example`, or `@mail.example` for the catch-all of a domain; as
                 `routing.mail_directory.key_of` writes it, in lower case where it is ASCII.
 
         Raises:
