@@ -55,7 +55,7 @@ class AuthSection(Section):
     query: Annotated[str, AfterValidator(_query)] | None = None
     """The query: columns `name`, `password` and `scram` for the account `:login`."""
     dovecot: Path | None = None
-    """Dovecot's authentication socket, `auth-client`: passwords of accounts in neither are checked by Dovecot."""
+    """Dovecot's authentication socket, `auth-client`: Dovecot checks the passwords of other accounts."""
     hook: Annotated[str, BeforeValidator(_hook)] | None = None
     """A custom authenticator, as `file.py:attribute` or `module:attribute`."""
     mechanisms: Annotated[tuple[Mechanism, ...], AfterValidator(not_empty)] = BY_DEFAULT
