@@ -11,7 +11,10 @@ import pytest
 from ironpost.accounts.file import UsersFile
 from ironpost.cli import serve as module
 from ironpost.compose.auth import first_login
+from ironpost.compose.directory import directory
 from ironpost.config import default, parse
+from ironpost.model import Address
+from ironpost.routing.directory import Alias, Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +76,7 @@ def test_f61_the_recipient_in_the_examples_is_accepted(
     serve: Callable[..., Any], domains: list[str], recipients: list[str] | None, sample: str
 ) -> None:
     text = f"[local]\ndomains = {domains}\n" + ("" if recipients is None else f"recipients = {recipients}\n")
-    assert module.sample_recipient(parse(text).local) == sample
+    assert module.sample_recipient(parse(text)) == sample
     if recipients is None and domains != ["*.a.example"]:
         return  # the other cases start the program, which is slow
     running = serve(f"trusted = []\n{text}")
@@ -94,3 +97,33 @@ def test_f61_the_examples_name_a_user_that_exists(serve: Callable[..., Any]) -> 
     running.start()
     (line,) = [line for line in running.said if line.startswith("try:")]
     assert line.endswith("--tls --auth PLAIN --auth-user ada --from ada@localhost --to you@localhost")
+
+
+@pytest.mark.parametrize(
+    ("entries", "sample"),
+    [
+        ('[[mailbox]]\naddress = "jo@a.example"\n', "jo@a.example"),
+        (
+            '[[mailbox]]\naddress = "old@a.example"\ndisabled = true\n[[mailbox]]\naddress = "jo@a.example"\n',
+            "jo@a.example",
+        ),
+        ('[[mailbox]]\naddress = "old@a.example"\ndisabled = true\n', "postmaster@a.example"),
+        ('[[alias]]\naddress = "team@a.example"\ntargets = ["x@far.example"]\n', "team@a.example"),
+        ('[[alias]]\naddress = "@a.example"\ntargets = ["x@far.example"]\n', "you@a.example"),
+        (
+            '[[relay]]\ndomains = ["far.example"]\n[[alias]]\naddress = "x@far.example"\ntargets = ["y@a.example"]\n',
+            "postmaster@a.example",
+        ),
+    ],
+    ids=["mailbox", "after a disabled one", "disabled", "alias", "catch-all", "alias elsewhere"],
+)
+def test_f61_the_recipient_in_the_examples_is_one_that_the_directory_has(entries: str, sample: str) -> None:
+    found = parse(f'[local]\ndomains = ["a.example"]\n{entries}')
+    assert module.sample_recipient(found) == sample
+    assert isinstance(directory(found).find(Address.parse(sample)), Mailbox | Alias)
+
+
+def test_the_banner_says_that_other_agents_deliver_some_mail(tmp_path: Path) -> None:
+    text = '[local]\ndomains = ["a.example"]\n[[local.delivery]]\nrecipients = ["no@a.example"]\ndiscard = {}\n'
+    (line,) = [each for each in banner(parse(text), file=tmp_path / "ironpost.toml") if "Maildir" in each]
+    assert line.endswith("ironpost-data/mail, but for what [[local.delivery]] names")

@@ -157,6 +157,7 @@ def test_f29_the_default_users_file_is_checked(tmp_path: Path) -> None:
     ("text", "warning"),
     [
         (LISTENER.format("unix:absent/s"), "listener[1].listen: absent does not exist; it must be created before"),
+        ('[auth]\ndovecot = "absent"', "auth.dovecot: absent does not exist; until Dovecot creates it, its accounts"),
         ('[auth]\nusers = "accounts"', "auth.users: accounts does not exist, so there are no accounts; add one"),
     ],
 )

@@ -378,7 +378,7 @@ def test_the_route_of_an_entry(lmtp: str, text: str) -> None:
     ("lmtp", "sentence"),
     [
         ("{}", "host"),
-        ('{host = "127.0.0.1"}', "an endpoint is"),
+        ('{host = "127.0.0.1"}', "is neither a host with a port"),
         ('{host = "127.0.0.1:25"}', "LMTP is never used on port 25"),
         ('{host = "127.0.0.1:0"}', "not a valid port"),
         ('{host = "unix:"}', "a Unix socket is a path"),

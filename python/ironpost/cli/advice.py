@@ -83,6 +83,8 @@ def _accounts(configuration: Configuration) -> Iterator[str]:
     for key, file in (("auth.users", configuration.users), ("auth.database", auth.database)):
         if file is not None:
             yield from _exposed(key, file, "go-w,o-r")
+    if auth.dovecot is not None and not auth.dovecot.exists():
+        yield f"auth.dovecot: {auth.dovecot} does not exist; until Dovecot creates it, its accounts cannot log in (454)"
 
 
 def _routes(configuration: Configuration) -> Iterator[str]:

@@ -166,7 +166,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _banner(system: System | Supervised, file: Path | None) -> list[str]:
     found, login = system.configuration, system.first_login
     name, password = _account(found, login)
-    to = sample_recipient(found.local)
+    to = sample_recipient(found)
     origin = file or "built-in default"
     lines = [f"ironpost {release()}, {wire.IMPLEMENTATION} wire, configuration {found.hash} ({origin})"]
     tries: list[str] = []
@@ -191,7 +191,8 @@ def _banner(system: System | Supervised, file: Path | None) -> list[str]:
     whose = "every domain" if everywhere else ", ".join(f"*@{name}" for name in found.local.domains)
     if file is None:
         lines.append("no configuration file: mail for every domain is delivered here")
-    lines.append(f"mail for {whose or 'postmaster'} is delivered to the Maildir {found.maildir}")
+    but = ", but for what [[local.delivery]] names" if found.local.delivery else ""
+    lines.append(f"mail for {whose or 'postmaster'} is delivered to the Maildir {found.maildir}{but}")
     if everywhere:
         lines.append("nothing is sent to other systems")
     lines.append("stop with Ctrl-C")
@@ -225,16 +226,24 @@ def _account(found: Configuration, login: InitialLogin | None) -> tuple[str, str
         names = UsersFile(found.users).names()
         if names:
             return names[0], ""
-    elsewhere = found.auth.database is not None or found.auth.hook is not None
+    elsewhere = any(each is not None for each in (found.auth.database, found.auth.dovecot, found.auth.hook))
     return (f"you@{found.local.sample_domain}" if elsewhere else ""), ""
 
 
-def sample_recipient(local: LocalSection) -> str:
+def sample_recipient(found: Configuration) -> str:
     """Return an address that the configuration accepts, for examples."""
-    if local.recipients is None:
-        return f"you@{local.sample_domain}"
+    local = found.local
     domains = Domains(local.domains)
-    for each in local.recipients:
+    for mailbox in found.mailbox:
+        if mailbox.address.key in domains and not mailbox.disabled:
+            return str(mailbox.address)
+    for alias in found.alias:
+        local_part, _, domain = alias.address.rpartition("@")
+        if domain in domains:
+            return f"{local_part or 'you'}@{domain}"
+    if local.recipients is None and not (found.mailbox or found.alias):
+        return f"you@{local.sample_domain}"
+    for each in local.recipients or ():
         local_part, _, domain = each.rpartition("@")
         sample = local.sample_domain if domain == EVERY else LocalSection(domains=(domain,)).sample_domain
         if sample in domains:

@@ -179,8 +179,9 @@ class Configuration(Section):
             if domain in local:
                 raise ValueError(f"relay: {domain} is also local")
         taken: set[str] = set()
-        entries = [("mailbox", key_of(each.address)) for each in self.mailbox]
-        for name, key in (*entries, *(("alias", each.address) for each in self.alias)):
+        entries = [(f"mailbox[{number}].address", key_of(each.address)) for number, each in enumerate(self.mailbox, 1)]
+        entries += [(f"alias[{number}].address", each.address) for number, each in enumerate(self.alias, 1)]
+        for name, key in entries:
             domain = key.rpartition("@")[2]
             if domain not in local and (domain not in relay or key.startswith("@")):
                 raise ValueError(f"{name}: {key} is in no local domain (local.domains) and no relay domain")

@@ -150,6 +150,11 @@ def _next_hop(value: object) -> ConfiguredHop:
     """A next hop, or a Unix socket."""
     if isinstance(value, str) and value.startswith("unix:"):
         return UnixSocket(socket_path(value).path)
+    if not isinstance(value, str) or ":" not in value:
+        raise ValueError(
+            f'"{value}" is neither a host with a port, like "127.0.0.1:24", '
+            'nor a Unix socket, like "unix:/run/dovecot/lmtp"'
+        )
     found = _hop(value)
     return Host(found.host, found.port)
 
