@@ -136,6 +136,34 @@ def test_the_status_decides(
     assert (outcome.disposition, outcome.reply.enhanced) == (disposition, enhanced)
 
 
+@pytest.mark.parametrize(
+    ("status", "value", "wait"),
+    [
+        (503, "3600", 3600.0),
+        (429, " 90 ", 90.0),
+        (503, "0", module.SHORTEST_WAIT),
+        (503, "999999999999", module.LONGEST_WAIT),
+        (503, "Tue, 14 Nov 2023 22:33:20 GMT", 1199.5),
+        (503, "Tuesday, 14-Nov-23 22:33:20 GMT", 1199.5),
+        (503, "Tue Nov 14 22:33:20 2023", 1199.5),
+        (503, "Tue, 14 Nov 2000 22:33:20 GMT", module.SHORTEST_WAIT),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", module.LONGEST_WAIT),
+        (503, "Fri, 31 Dec 99999 23:59:59 GMT", None),
+        (503, "Tue, 14 Nov 2023 22:33:20 +99999999999999999999", None),
+        (503, "-5", None),
+        (503, "1e3", None),
+        (503, "٣٠", None),
+        (503, "soon", None),
+        (410, "3600", None),
+    ],
+)
+def test_a_receiver_may_ask_to_wait(
+    deliver: Callable[..., tuple[Outcome, HttpsServer]], status: int, value: str, wait: float | None
+) -> None:
+    outcome, _ = deliver(response(status, Retry_After=value))
+    assert outcome.wait == wait
+
+
 def test_a_redirect_is_not_followed_and_is_our_fault(deliver: Callable[..., tuple[Outcome, HttpsServer]]) -> None:
     outcome, server = deliver(response(307, location="/elsewhere"))
     assert (outcome.disposition, outcome.ours, len(server.requests)) == (Disposition.DEFERRED, True, 1)

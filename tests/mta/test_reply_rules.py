@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 from tests.mta.runner_kit import LATER, NEVER, OK, scenario
@@ -31,6 +32,24 @@ def test_a_rule_makes_the_queue_wait(caplog: pytest.LogCaptureFixture) -> None:
     scenario({"remote": lambda message, to: BUSY, "rules": ReplyRules([WAIT])}, act)
     rules = {each.fields["rule"] for each in caplog.records if getattr(each, "event", "") == "deferred"}
     assert rules == {"queue.reply[1]"}
+
+
+def test_the_next_attempt_is_when_the_receiver_asked_unless_a_rule_says_otherwise() -> None:
+    asked = replace(BUSY, wait=HOUR)
+
+    async def act(world):
+        await world.put("m1")
+        await world.run(1.5 * HOUR)
+        first, second = world.times()
+        assert HOUR <= second - first <= 1.2 * HOUR
+
+    async def ruled(world):
+        await world.put("m1")
+        await world.run(1.9 * HOUR)
+        assert len(world.times()) == 1
+
+    scenario({"remote": lambda message, to: asked}, act)
+    scenario({"remote": lambda message, to: asked, "rules": ReplyRules([WAIT])}, ruled)
 
 
 def test_a_rule_makes_a_deferral_a_failure_and_the_bounce_names_it() -> None:

@@ -28,7 +28,7 @@ def test_an_update_comes_back_from_json(state: RecipientState) -> None:
     tls = TlsResult("mx.example", TlsLevel.ENCRYPTED, TlsLevel.NONE, "opportunistic")
     outcome = Outcome(
         Disposition.DEFERRED, reply, "mx.example [192.0.2.1]",
-        asked=True, ours=True, tls=tls, unreachable=True, relayed=True,
+        asked=True, ours=True, tls=tls, unreachable=True, relayed=True, wait=90.0,
     )  # fmt: skip
     for update in (
         Update("m1", 3, state, 7, 1.25, outcome),
@@ -38,7 +38,7 @@ def test_an_update_comes_back_from_json(state: RecipientState) -> None:
         back = decode_update(json.loads(json.dumps(encode_update(update))))
         assert back == update
         assert repr(back) == repr(update), "with what comparing leaves out"
-    assert len(dataclasses.fields(Outcome)) == 8
+    assert len(dataclasses.fields(Outcome)) == 9
     assert len(dataclasses.fields(Reply)) == 5
 
 

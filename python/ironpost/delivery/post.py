@@ -4,8 +4,8 @@ Promises: the body is the message (message/rfc822) below Return-Path (RFC 5321 �
 X-Original-To if an alias was used; the envelope is in header fields, percent-encoded. The signature covers time, id,
 envelope and body, so that a receiver can refuse what is forged or old; the id is the same in each attempt, so it can
 refuse repetitions. Redirects are not followed. A message is held in memory while it is sent, so larger ones than
-`LARGEST` fail, and `REQUESTS` are made at a time.
-Standards: RFC 9110 §15 (status codes), RFC 2104 (HMAC).
+`LARGEST` fail, and `REQUESTS` are made at a time. When a receiver asks to wait, the next attempt is made then.
+Standards: RFC 9110 §15 (status codes), §10.2.3 (Retry-After); RFC 2104 (HMAC).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote, urlsplit
@@ -29,7 +32,7 @@ from ironpost.routing.profile import SecretSource  # noqa: TC001 - `config.decla
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ironpost.http import HttpClient
+    from ironpost.http import HttpClient, HttpResponse
     from ironpost.model import Address
     from ironpost.model.ports import Clock
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
@@ -44,6 +47,11 @@ RESPONSE_OCTETS: Final = 16 * 1024
 """Octets of a response, which is not used."""
 TRANSIENT: Final = frozenset({408, 425, 429})
 """Statuses 4xx after which another attempt may succeed: Request Timeout, Too Early, Too Many Requests."""
+SHORTEST_WAIT: Final = 60.0
+LONGEST_WAIT: Final = 24 * 60 * 60.0
+"""Seconds between which a wait is kept that a receiver asks for."""
+
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 
 def _url(text: str) -> str:
@@ -132,7 +140,7 @@ class Post:
                 return misconfigured(error_text(error))
             except ImportError as error:
                 return misconfigured(str(error))
-        return _outcome(response.status, str(options))
+        return _outcome(response, str(options), self._clock.now())
 
     async def _body(self, message: QueuedMessage, recipient: QueuedRecipient) -> bytes:
         final = FinalContent(delivery_fields(message.envelope.reverse_path, recipient.recipient, self._host))
@@ -157,8 +165,9 @@ def _encoded(address: Address) -> str:
     return quote(str(address), safe="@")
 
 
-def _outcome(status: int, url: str) -> Outcome:
-    """The outcome of a response."""
+def _outcome(response: HttpResponse, url: str, now: float) -> Outcome:
+    """The outcome of a response that was received at `now`, in seconds since 1970."""
+    status = response.status
     detail = f"{url}: HTTP status {status}"
     if 200 <= status < 300:
         return Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Delivered by HTTP",), detail))
@@ -166,12 +175,26 @@ def _outcome(status: int, url: str) -> Outcome:
         return misconfigured(f"{detail}: redirects are not followed; change the URL")
     if 400 <= status < 500 and status not in TRANSIENT:
         return _failed("5.3.0", f"The receiver refused the message with HTTP status {status}")
-    return _deferred(detail)
+    return _deferred(detail, _wait(response.headers.get("retry-after", ""), now))
+
+
+def _wait(retry_after: str, now: float) -> float | None:
+    """The wait that a Retry-After field asks for (RFC 9110 §10.2.3), in seconds; None if it is absent or invalid."""
+    text = retry_after.strip()
+    if _SECONDS.fullmatch(text):
+        wait = float(text)
+    else:
+        try:
+            wait = parsedate_to_datetime(text).replace(tzinfo=UTC).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return min(max(wait, SHORTEST_WAIT), LONGEST_WAIT)
 
 
 def _failed(enhanced: str, text: str) -> Outcome:
     return Outcome(Disposition.FAILED, Reply(554, enhanced, (text,)))
 
 
-def _deferred(why: str) -> Outcome:
-    return Outcome(Disposition.DEFERRED, Reply(451, "4.3.0", ("The message could not be delivered by HTTP",), why))
+def _deferred(why: str, wait: float | None = None) -> Outcome:
+    reply = Reply(451, "4.3.0", ("The message could not be delivered by HTTP",), why)
+    return Outcome(Disposition.DEFERRED, reply, wait=wait)

@@ -209,6 +209,8 @@ class Recorder:
             if outcome.disposition is not Disposition.DEFERRED:
                 continue
             wait = rulings[to.number].wait
+            if wait is None:
+                wait = outcome.wait
             if wait is None and _newly_greylisted(to, outcome):
                 wait = policy.greylist_wait
             if wait not in drawn:

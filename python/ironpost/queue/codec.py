@@ -77,7 +77,7 @@ def encode_update(update: Update) -> list[Any]:
         outcome = [
             found.disposition.value, reply, found.remote, found.asked, found.ours,
             None if tls is None else [tls.host, int(tls.level), int(tls.required), tls.reason],
-            found.unreachable, found.relayed,
+            found.unreachable, found.relayed, found.wait,
         ]  # fmt: skip
     return [*update._replace(state=update.state.value, outcome=outcome)]  # type: ignore[arg-type]
 
@@ -87,10 +87,10 @@ def decode_update(values: Sequence[Any]) -> Update:
     update = Update(*values)
     outcome: Any = update.outcome
     if outcome is not None:
-        disposition, (code, enhanced, text, detail), remote, asked, ours, tls, unreachable, relayed = outcome
+        disposition, (code, enhanced, text, detail), remote, asked, ours, tls, unreachable, relayed, wait = outcome
         if tls is not None:
             host, level, required, reason = tls
             tls = TlsResult(host, TlsLevel(level), TlsLevel(required), reason)
         reply = Reply(code, enhanced, tuple(text), detail)
-        outcome = Outcome(Disposition(disposition), reply, remote, asked, ours, tls, unreachable, relayed)
+        outcome = Outcome(Disposition(disposition), reply, remote, asked, ours, tls, unreachable, relayed, wait)
     return update._replace(state=RecipientState(update.state), outcome=outcome)
