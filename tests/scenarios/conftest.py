@@ -19,6 +19,7 @@ from tests.policy.policy_kit import checks
 from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.own_system import OwnSystem
+from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.queue_runner import QueueRunner
@@ -36,12 +37,13 @@ with warnings.catch_warnings():
     from aiosmtpd.smtp import SMTP
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from ironpost.delivery import Agent
     from ironpost.model.tls import TlsRecorder
     from ironpost.routing.directory import Directory
+    from ironpost.routing.route import LocalRule
 
 START = 1_700_000_000.0
 PATIENCE = 30.0
@@ -120,13 +122,15 @@ class System:
     def __init__(
         self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24,
         session: SessionSettings | None = None, claims: frozenset[str] = frozenset(),
-        directory: Directory | None = None, tls_recorder: TlsRecorder | None = None, **policy: Any
+        directory: Directory | None = None, local_rules: Sequence[LocalRule] = (),
+        tls_recorder: TlsRecorder | None = None, **policy: Any
     ) -> None:  # fmt: skip
         """`policy`: see `policy_kit.checks`."""
         self._session = session or SessionSettings()
         self._claims = claims
         self._tls_recorder = tls_recorder
         self._directory = directory or local([OUR_DOMAIN])
+        self._local_rules = local_rules
         self.mail = folder / "mail"
         self.clock = Clock()
         self.next_hop = NextHop()
@@ -150,9 +154,10 @@ class System:
             self.resolver, self._random, Dialer(local_hostname=f"mx.{OUR_DOMAIN}"), port=self.next_hop.port,
             own=OwnSystem(frozenset({f"mx.{OUR_DOMAIN}"}), networks=()), recorder=self._tls_recorder,
         )  # fmt: skip
+        self._pipe = Pipe(f"mx.{OUR_DOMAIN}")
         self.runner = QueueRunner(
-            store=self.store, routes=Routes(self._directory, rules), agents=self._agent, clock=self.clock,
-            random=self._random, reporting_mta=f"mx.{OUR_DOMAIN}",
+            store=self.store, routes=Routes(self._directory, rules, local_rules=self._local_rules), agents=self._agent,
+            clock=self.clock, random=self._random, reporting_mta=f"mx.{OUR_DOMAIN}",
         )  # fmt: skip
         inbound = Inbound(
             store=self.store, policy=Policy(
@@ -177,7 +182,8 @@ class System:
         await self.next_hop.stop()
 
     def _agent(self, route: Route) -> Agent:
-        return self._maildir if route.kind is Kind.LOCAL else self._remote
+        agents: dict[Kind, Agent] = {Kind.LOCAL: self._maildir, Kind.PIPE: self._pipe}
+        return agents.get(route.kind, self._remote)
 
     async def submit(
         self, sender: str, recipients: list[str] | str, content: bytes, *, source: str = "127.0.0.1",
