@@ -233,13 +233,13 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"lease-lost", "unreadable", "worker-killed", "route-fault", "log-lines-dropped", "job-failed"}
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
-    of_queue |= {"tls-report", "tls-report-failed", "tls-report-dropped"}
+    of_queue |= {"tls-report", "tls-report-failed", "tls-report-dropped", "picked-up", "drop-refused"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:
-    route, directory, tls, reports, on_demand, hosts, oauth, program, hook, lmtp, retry, replies, limits = re.findall(
-        r"```toml\n(.*?)```", TEXT, re.S
+    route, directory, tls, reports, on_demand, hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail = (
+        re.findall(r"```toml\n(.*?)```", TEXT, re.S)
     )
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
@@ -261,3 +261,4 @@ def test_the_examples_load() -> None:
     rules = delivery_limits(parse(limits).delivery)
     assert rules.of(Route.mx(), "mx.slow.example") == (2, 0.6)
     assert rules.of(Route.smart(["relay.partner.example"]), "") == (50, 0.0)
+    assert str(parse(sendmail).drop) == "/var/spool/ironpost"

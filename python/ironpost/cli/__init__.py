@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from ironpost.cli import exits
 from ironpost.processes import signals
@@ -27,6 +28,10 @@ def release() -> str:
 
 def main() -> None:
     """Run the console script. Ends the process with an exit code of `exits`."""
+    if (name := Path(sys.argv[0]).name) in ("sendmail", "mailq"):  # a symbolic link to this script
+        sys.argv[1:1] = ["sendmail", *(["-bp"] if name == "mailq" else [])]
+    if sys.argv[1:2] == ["sendmail"]:
+        sys.argv.insert(2, "--")  # its options, `--` among them, are not for Typer
     if sys.argv[1:2] == ["serve"]:
         signals.early()
     try:

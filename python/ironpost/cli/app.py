@@ -113,6 +113,18 @@ def send(
     command.send(file, to, sender, command.SendOptions(host, port, tls, user, password_file, ca))
 
 
+@app.command(add_help_option=False)
+def sendmail(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTION]... [ADDRESS]...", show_default=False)
+    ] = None,
+) -> None:
+    """Queue a message from standard input, with the options of sendmail(1), whether or not the server runs."""
+    from ironpost.cli import sendmail as command
+
+    command.sendmail(arguments or [])
+
+
 @app.command()
 def check(
     file: Annotated[

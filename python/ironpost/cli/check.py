@@ -23,8 +23,10 @@ from ironpost.cli.settings import configuration, source
 from ironpost.compose.auth import AuthError, sources
 from ironpost.compose.data_lock import DataError, used
 from ironpost.config.quantities import SocketPath
+from ironpost.model.text import error_text
 from ironpost.operations.control_socket import reachable
 from ironpost.server.tls import TlsError, trust
+from ironpost.storage import drop
 from ironpost.storage.ownership import refuse_exposed
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
             sources(found)
         except AuthError as error:
             yield CommandError(exits.CONFIGURATION, str(error))
+    yield from _drop(found)
     maildir = found.maildir
     if maildir.exists() and not maildir.is_dir():
         yield CommandError(exits.CONFIGURATION, f"local.maildir: {maildir} is not a directory")
@@ -93,6 +96,18 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
             exits.CONFIGURATION,
             f"local.maildir: {maildir.parent} does not exist: create it, or choose another directory",
         )
+
+
+def _drop(found: Configuration) -> Iterator[CommandError]:
+    directory = found.drop
+    try:
+        why = drop.unusable(directory)
+    except FileNotFoundError:  # created at start
+        why = "" if directory.parent.is_dir() or found.sendmail.directory is None else "its parent does not exist"
+    except OSError as error:
+        why = error_text(error)
+    if why:
+        yield CommandError(exits.CONFIGURATION, f"sendmail.directory: {directory}: {why}")
 
 
 def _routes(found: Configuration) -> Iterator[CommandError]:

@@ -46,6 +46,7 @@ from ironpost.model.text import complaint, error_text
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.jobs import JOBS
 from ironpost.mta.on_demand import OnDemand
+from ironpost.mta.pickup import Pickup
 from ironpost.mta.queue_runner import QueueRunner
 from ironpost.operations.control_socket import ControlServer
 from ironpost.operations.dispatch import handlers, worker_handlers
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
 
     from ironpost.config import Configuration
     from ironpost.model.keyed_state import StateUsage
+    from ironpost.mta.pickup import PickedUp
     from ironpost.mta.suspended import SuspendedDestinations
     from ironpost.mta.tls_reports import SentReports
     from ironpost.processes.bus import WorkerBus
@@ -292,6 +294,16 @@ class System:
             random=self._random,
             metrics=self._counters,
         )
+        self._pickup = Pickup(
+            store=self._store,
+            accept=self._runner.accept,
+            directory=lambda: self._runner.routes.directory,
+            archives=lambda: archives(self.configuration),
+            clock=self._clock,
+            random=self._random,
+            hostname=name,
+            metrics=self._counters,
+        )
         self._jobs = JobScheduler(JOBS, self, self._clock, worker=self._number, workers=self._workers)
         self.listeners = create_listeners(
             configuration,
@@ -496,6 +508,10 @@ class System:
 
     async def send_tls_reports(self) -> SentReports | None:
         return None if self._tls_reports is None else await self._tls_reports.run()
+
+    async def pick_up(self) -> PickedUp:
+        smtp = self.configuration.smtp
+        return await self._pickup.run(self.configuration.drop, octets=smtp.max_message, recipients=smtp.max_recipients)
 
     def wake_queue(self) -> None:
         self._runner.wake()

@@ -24,6 +24,7 @@ from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
 from ironpost.config.routes import RouteSection  # noqa: TC001 - pydantic reads annotations
+from ironpost.config.sendmail import SendmailSection
 from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
     Domain,
@@ -140,6 +141,7 @@ class Configuration(Section):
     delivery: DeliverySection = DeliverySection()
     http: HttpSection = HttpSection()
     tlsrpt: TlsrptSection = TlsrptSection()
+    sendmail: SendmailSection = SendmailSection()
     route: tuple[RouteSection, ...] = ()
     on_demand: tuple[OnDemandSection, ...] = ()
     archive: tuple[ArchiveSection, ...] = ()
@@ -214,6 +216,11 @@ class Configuration(Section):
     def maildir(self) -> Path:
         """The Maildir of local delivery."""
         return self.local.maildir or self.data / "mail"
+
+    @property
+    def drop(self) -> Path:
+        """The drop directory of `ironpost sendmail`."""
+        return self.sendmail.directory or self.data / "sendmail"
 
     @property
     def users(self) -> Path:

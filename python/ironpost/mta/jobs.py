@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.model.ports import Clock
+    from ironpost.mta.pickup import PickedUp
     from ironpost.mta.tls_reports import SentReports
     from ironpost.processes.resources import Usage
 
@@ -58,6 +59,10 @@ class JobContext(Protocol):
 
     async def send_tls_reports(self) -> SentReports | None:
         """Send the reports about TLS that are due; None if the server sends none."""
+        ...
+
+    async def pick_up(self) -> PickedUp:
+        """Queue the messages in the drop directory."""
         ...
 
 
@@ -107,6 +112,11 @@ async def _send_tls_reports(context: JobContext) -> str:
     return f"{counted(done.sent, 'report')} sent, {done.waiting} waiting, {done.dropped} dropped"
 
 
+async def _pick_up(context: JobContext) -> str:
+    done = await context.pick_up()
+    return f"{counted(done.queued, 'message')} of ironpost sendmail queued, {done.refused} refused"
+
+
 JOBS: Final[tuple[Job[Any], ...]] = (
     Job("resources", 1.0, Runs.EACH, _sample_resources),
     Job("history", 60.0, Runs.EACH, _prune_history),
@@ -116,4 +126,5 @@ JOBS: Final[tuple[Job[Any], ...]] = (
     Job("mta-sts", 3600.0, Runs.ONCE, _refresh_sts_policies),
     Job("dane", 24 * 3600.0, Runs.ONCE, _check_dane),
     Job("maildir-tmp", 6 * 3600.0, Runs.ONCE, _clean_maildir),
+    Job("sendmail", 1.0, Runs.ONCE, _pick_up),
 )

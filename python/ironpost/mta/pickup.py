@@ -1,0 +1,204 @@
+"""Queues the messages in the drop directory, which `ironpost sendmail` wrote.
+
+Promises: a message is queued once, whatever happens in between: its file's name is the key of its submission, and the
+file is removed after the commit. Content is normalised as on a listener for submission (RFC 6409 §8). A file that
+cannot be used is renamed and logged, never removed; if the store cannot take a message, its file waits.
+Refuses: NUL, a faulty header section, and what exceeds the limits of size and recipients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.message import received
+from ironpost.message.lineends import NetworkLines
+from ironpost.message.section import Header
+from ironpost.model.text import error_text
+from ironpost.mta.inbound import MESSAGE_ID_OCTETS
+from ironpost.mta.intake import SubmittedContent
+from ironpost.queue.store import NewMessage, Submission, SubmissionPending, SubmittedBefore
+from ironpost.routing.archive import archived
+from ironpost.routing.directory import expand
+from ironpost.storage import drop
+from ironpost.telemetry.events import record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ironpost.model.ports import Clock, Metrics, Random
+    from ironpost.queue.store import QueuedMessage, Store
+    from ironpost.routing.archive import ArchiveRule
+    from ironpost.routing.directory import Directory
+
+CONCURRENCY: Final = 16
+"""Files that are read at a time; their commits share a sync."""
+_NOT_OURS: Final = frozenset({errno.EACCES, errno.ELOOP, errno.EPERM})
+"""Errors of a file that the command cannot have written: a link, a directory, one that the server may not read."""
+
+log = logging.getLogger("ironpost.sendmail")
+
+
+class PickedUp(NamedTuple):
+    """The result of one run."""
+
+    queued: int
+    refused: int
+    """Files that were renamed."""
+
+
+class _Refused(Exception):
+    """A file cannot be used. The text is the reason."""
+
+
+class Pickup:
+    """Takes messages from a drop directory into the queue."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        accept: Callable[[QueuedMessage], None],
+        directory: Callable[[], Directory],
+        archives: Callable[[], tuple[ArchiveRule, ...]],
+        clock: Clock,
+        random: Random,
+        hostname: str,
+        metrics: Metrics,
+    ) -> None:
+        """Create it; `run` does the work.
+
+        Args:
+            store: the queue.
+            accept: called with each message after its commit.
+            directory: expands aliases.
+            archives: the archive copies.
+            clock: time.
+            random: its tokens become queue ids.
+            hostname: this server's name in Received and Message-ID.
+            metrics: counts messages.
+        """
+        self._store = store
+        self._accept = accept
+        self._directory = directory
+        self._archives = archives
+        self._clock = clock
+        self._random = random
+        self._hostname = hostname
+        self._metrics = metrics
+
+    async def run(self, path: Path, *, octets: int, recipients: int) -> PickedUp:
+        """Queue what is in the directory.
+
+        Args:
+            path: the drop directory; created if it does not exist.
+            octets: maximum size of a message.
+            recipients: maximum number of its recipients.
+
+        Raises:
+            OSError: the directory cannot be used, or the store cannot take a message now.
+        """
+        await asyncio.to_thread(drop.prepare, path)
+        names = await asyncio.to_thread(drop.waiting, path)
+        results: list[bool] = []
+        for start in range(0, len(names), CONCURRENCY):
+            part = names[start : start + CONCURRENCY]
+            results += await asyncio.gather(*(self._take(path, name, octets, recipients) for name in part))
+        await asyncio.to_thread(drop.remove_stale, path, self._clock.now())
+        return PickedUp(results.count(True), results.count(False))
+
+    async def _take(self, path: Path, name: str, octets: int, recipients: int) -> bool:
+        """Queue one file and remove it; return False if it was refused."""
+        try:
+            try:
+                file = await asyncio.to_thread(drop.DropFile, path, name)
+            except drop.DropError as error:
+                raise _Refused(str(error)) from None
+            except OSError as error:
+                if error.errno not in _NOT_OURS:
+                    raise  # too many open files, for instance: the file waits
+                raise _Refused(error_text(error)) from None
+            try:
+                await self._queue(file, name, octets, recipients)
+            finally:
+                await asyncio.to_thread(file.close)
+        except _Refused as error:
+            renamed = await asyncio.to_thread(drop.set_aside, path, name)
+            record(log, "drop-refused", logging.ERROR, file=str(renamed), detail=str(error))
+            return False
+        except SubmissionPending:
+            return True  # the next run finds out whether it was queued
+        await asyncio.to_thread(drop.remove, path, name)
+        return True
+
+    async def _queue(self, file: drop.DropFile, name: str, octets: int, recipients: int) -> None:
+        envelope = file.envelope
+        if len(envelope.recipients) > recipients:
+            raise _Refused(f"more than {recipients} recipients")
+        content = SubmittedContent(self._store.spool())
+        try:
+            await _copy(file, content, octets)
+            content.finish()
+            if content.fault:
+                raise _Refused(content.fault)
+            envelope = archived(envelope, self._archives())
+            expanded = expand(envelope.recipients, self._directory())
+            envelope = envelope._replace(recipients=expanded if isinstance(expanded, tuple) else await expanded)
+            now, identifier = self._clock.now(), self._random.token()
+            to = file.envelope.recipients
+            trace = received.received(
+                drop.ORIGIN,
+                by=self._hostname,
+                id=identifier,
+                now=now,
+                recipient=to[0].address if len(to) == 1 else None,
+                utf8=envelope.smtputf8,
+            )
+            added = content.additions(now=now, id=identifier, host=self._hostname)
+            message_id = content.header.first("Message-ID") or Header(added).first("Message-ID") or b""
+            new = NewMessage(
+                identifier, envelope, now, trace + added, content.spool,
+                message_id=message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"),
+                submission=Submission(name, file.digest()),
+            )  # fmt: skip
+            message = await self._store.commit(new)
+        except SubmittedBefore as before:
+            content.discard()
+            if before.same:
+                return
+            raise _Refused(f"a message with this name was queued before, as {before.message}") from None
+        except BaseException:
+            content.discard()
+            raise
+        self._metrics.count("messages", "accepted")
+        self._metrics.count("octets", amount=message.body.size)
+        record(
+            log,
+            "picked-up",
+            logging.INFO,
+            id=identifier,
+            uid=file.owner,
+            sender=str(envelope.reverse_path),
+            recipients=[str(recipient.address) for recipient in envelope.recipients],
+            size=message.body.size,
+        )
+        try:
+            self._accept(message)
+        except Exception:  # the message is durable: the queue runner finds it in the store
+            log.exception("the queue runner did not accept message %s", message.id)
+
+
+async def _copy(file: drop.DropFile, content: SubmittedContent, octets: int) -> None:
+    lines = NetworkLines()
+    while piece := await asyncio.to_thread(file.read):
+        if b"\0" in piece:
+            raise _Refused("its content has a NUL")
+        if content.size > octets:
+            raise _Refused(f"larger than {octets} octets")
+        if (waiter := content.write(lines.feed(piece))) is not None:
+            await waiter
+    if (waiter := content.write(lines.finish())) is not None:
+        await waiter
