@@ -92,7 +92,7 @@ def sendmail(arguments: list[str]) -> None:
         raise CommandError(exits.USAGE, "no recipients: name them, or use -t for those of the header section")
     content = _normalised(sys.stdin.buffer, dots=options.dots)
     head, rest = _head(content)
-    user = pwd.getpwuid(os.getuid())
+    user = _user()
     sender = _sender(options, user.pw_name, host)
     if "from" not in {entry.name.lower() for entry in head.section.fields}:
         head = Header(_from_field(options, user, sender, host) + head.octets)
@@ -151,6 +151,13 @@ def _file(options: Options) -> Path | None:
     if options.file is None and SYSTEM_FILE.exists():
         return SYSTEM_FILE
     return options.file
+
+
+def _user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(os.getuid())
+    except KeyError:
+        raise CommandError(exits.NO_INPUT, f"the user id {os.getuid()} has no account: create one") from None
 
 
 def _own_name(found: Configuration) -> str:

@@ -114,7 +114,7 @@ async def _send_tls_reports(context: JobContext) -> str:
 
 async def _pick_up(context: JobContext) -> str:
     done = await context.pick_up()
-    return f"{counted(done.queued, 'message')} of ironpost sendmail queued, {done.refused} refused"
+    return f"{counted(done.queued, 'message')} queued, {done.waiting} waiting, {done.refused} refused"
 
 
 JOBS: Final[tuple[Job[Any], ...]] = (

@@ -2,8 +2,10 @@
 
 Promises: a message is queued once, whatever happens in between: its file's name is the key of its submission, and the
 file is removed after the commit. Content is normalised as on a listener for submission (RFC 6409 §8). A file that
-cannot be used is renamed and logged, never removed; if the store cannot take a message, its file waits.
-Refuses: NUL, a faulty header section, and what exceeds the limits of size and recipients.
+cannot be used is renamed and logged, never removed. If the store cannot take a message now, or the directory cannot
+answer, its file waits, and the others do not.
+Refuses: NUL, a faulty header section, a message in a mail loop (SECURITY R48), and what exceeds the limits of size and
+recipients.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from enum import Enum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.message import received
 from ironpost.message.lineends import NetworkLines
 from ironpost.message.section import Header
+from ironpost.message.trace import MAX_RECEIVED
 from ironpost.model.text import error_text
 from ironpost.mta.inbound import MESSAGE_ID_OCTETS
 from ironpost.mta.intake import SubmittedContent
 from ironpost.queue.store import NewMessage, Submission, SubmissionPending, SubmittedBefore
 from ironpost.routing.archive import archived
-from ironpost.routing.directory import expand
+from ironpost.routing.directory import DirectoryError, expand
 from ironpost.storage import drop
 from ironpost.telemetry.events import record
 
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 
 CONCURRENCY: Final = 16
 """Files that are read at a time; their commits share a sync."""
+RETRY_SECONDS: Final = 30.0
+"""Time in seconds until a file that could not be queued is read again."""
 _NOT_OURS: Final = frozenset({errno.EACCES, errno.ELOOP, errno.EPERM})
 """Errors of a file that the command cannot have written: a link, a directory, one that the server may not read."""
 
@@ -48,6 +54,16 @@ class PickedUp(NamedTuple):
     queued: int
     refused: int
     """Files that were renamed."""
+    waiting: int
+    """Files that could not be queued now."""
+
+
+class _Result(Enum):
+    """The result for one file."""
+
+    QUEUED = "queued"
+    REFUSED = "refused"
+    WAITING = "waiting"
 
 
 class _Refused(Exception):
@@ -89,6 +105,8 @@ class Pickup:
         self._random = random
         self._hostname = hostname
         self._metrics = metrics
+        self._again: dict[str, float] = {}
+        """When each file that could not be queued is read again, by its name."""
 
     async def run(self, path: Path, *, octets: int, recipients: int) -> PickedUp:
         """Queue what is in the directory.
@@ -99,40 +117,42 @@ class Pickup:
             recipients: maximum number of its recipients.
 
         Raises:
-            OSError: the directory cannot be used, or the store cannot take a message now.
+            OSError: the directory cannot be used.
         """
         await asyncio.to_thread(drop.prepare, path)
+        now = self._clock.now()
         names = await asyncio.to_thread(drop.waiting, path)
-        results: list[bool] = []
-        for start in range(0, len(names), CONCURRENCY):
-            part = names[start : start + CONCURRENCY]
+        self._again = {name: self._again[name] for name in names if self._again.get(name, 0.0) > now}
+        due = [name for name in names if name not in self._again]
+        results: list[_Result] = []
+        for start in range(0, len(due), CONCURRENCY):
+            part = due[start : start + CONCURRENCY]
             results += await asyncio.gather(*(self._take(path, name, octets, recipients) for name in part))
-        await asyncio.to_thread(drop.remove_stale, path, self._clock.now())
-        return PickedUp(results.count(True), results.count(False))
+        await asyncio.to_thread(drop.remove_stale, path, now)
+        queued, refused = results.count(_Result.QUEUED), results.count(_Result.REFUSED)
+        return PickedUp(queued, refused, len(names) - queued - refused)
 
-    async def _take(self, path: Path, name: str, octets: int, recipients: int) -> bool:
-        """Queue one file and remove it; return False if it was refused."""
+    async def _take(self, path: Path, name: str, octets: int, recipients: int) -> _Result:
+        """Queue one file and remove it."""
         try:
-            try:
-                file = await asyncio.to_thread(drop.DropFile, path, name)
-            except drop.DropError as error:
-                raise _Refused(str(error)) from None
-            except OSError as error:
-                if error.errno not in _NOT_OURS:
-                    raise  # too many open files, for instance: the file waits
-                raise _Refused(error_text(error)) from None
+            file = await asyncio.to_thread(_opened, path, name)
             try:
                 await self._queue(file, name, octets, recipients)
             finally:
                 await asyncio.to_thread(file.close)
+            await asyncio.to_thread(drop.remove, path, name)
         except _Refused as error:
             renamed = await asyncio.to_thread(drop.set_aside, path, name)
             record(log, "drop-refused", logging.ERROR, file=str(renamed), detail=str(error))
-            return False
+            return _Result.REFUSED
         except SubmissionPending:
-            return True  # the next run finds out whether it was queued
-        await asyncio.to_thread(drop.remove, path, name)
-        return True
+            return _Result.WAITING  # the next run finds out whether it was queued
+        except (OSError, DirectoryError) as error:
+            self._again[name] = self._clock.now() + RETRY_SECONDS
+            detail = error_text(error) if isinstance(error, OSError) else str(error)
+            record(log, "drop-waits", logging.WARNING, file=str(path / name), detail=detail)
+            return _Result.WAITING
+        return _Result.QUEUED
 
     async def _queue(self, file: drop.DropFile, name: str, octets: int, recipients: int) -> None:
         envelope = file.envelope
@@ -144,6 +164,8 @@ class Pickup:
             content.finish()
             if content.fault:
                 raise _Refused(content.fault)
+            if content.header.received >= MAX_RECEIVED:
+                raise _Refused(f"in a mail loop: {content.header.received} Received fields")
             envelope = archived(envelope, self._archives())
             expanded = expand(envelope.recipients, self._directory())
             envelope = envelope._replace(recipients=expanded if isinstance(expanded, tuple) else await expanded)
@@ -189,6 +211,17 @@ class Pickup:
             self._accept(message)
         except Exception:  # the message is durable: the queue runner finds it in the store
             log.exception("the queue runner did not accept message %s", message.id)
+
+
+def _opened(path: Path, name: str) -> drop.DropFile:
+    try:
+        return drop.DropFile(path, name)
+    except drop.DropError as error:
+        raise _Refused(str(error)) from None
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise  # too many open files, for instance
+        raise _Refused(error_text(error)) from None
 
 
 async def _copy(file: drop.DropFile, content: SubmittedContent, octets: int) -> None:

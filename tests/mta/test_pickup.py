@@ -1,0 +1,99 @@
+"""The drop directory is emptied into the queue: each file once, and none in the way of another."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.mta.runner_kit import Chance, VirtualClock
+
+from ironpost.message.trace import MAX_RECEIVED
+from ironpost.model import Address, Envelope, Recipient
+from ironpost.mta.pickup import CONCURRENCY, RETRY_SECONDS, PickedUp, Pickup
+from ironpost.queue.store import StoreFull
+from ironpost.storage import drop
+from ironpost.storage.memory import MemoryStore
+from ironpost.telemetry.metrics import Counters
+from ironpost.testing.directory import TableDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from pathlib import Path
+
+    from ironpost.queue.store import NewMessage, QueuedMessage
+
+CONTENT = b"From: ada@mx.example\r\nSubject: x\r\n\r\nbody\r\n"
+
+
+class Store(MemoryStore):
+    """A store that may be full."""
+
+    full = False
+
+    def commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
+        if self.full:
+            raise StoreFull
+        return super().commit(message)
+
+
+class Site:
+    """A drop directory with its `Pickup`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = VirtualClock()
+        self.store = Store(now=self.clock.now)
+        self.failing = ["jo@mx.example"]
+        self.accepted: list[QueuedMessage] = []
+        self.pickup = Pickup(
+            store=self.store, accept=self.accepted.append, directory=self.directory, archives=lambda: (),
+            clock=self.clock, random=Chance(), hostname="mx.example", metrics=Counters(),
+        )  # fmt: skip
+
+    def directory(self) -> TableDirectory:
+        return TableDirectory(["mx.example"], mailboxes=["jo@mx.example", "ann@mx.example"], failing=self.failing)
+
+    def leave(self, to: str, content: bytes = CONTENT) -> None:
+        ada = Address.parse("ada@mx.example")
+        drop.leave(self.path, Envelope(ada, (Recipient(Address.parse(to)),)), [content])
+
+    def run(self) -> PickedUp:
+        return asyncio.run(self.pickup.run(self.path, octets=100_000, recipients=10))
+
+    def recipients(self) -> list[str]:
+        return [str(each.recipient.address) for message in self.accepted for each in message.recipients]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_files_whose_recipients_cannot_be_looked_up_wait_and_delay_no_other(site: Site) -> None:
+    for _ in range(CONCURRENCY):
+        site.leave("jo@mx.example")
+    site.leave("ann@mx.example")
+    assert site.run() == PickedUp(queued=1, refused=0, waiting=CONCURRENCY)
+    assert site.recipients() == ["ann@mx.example"]
+    site.failing = []
+    assert site.run() == PickedUp(queued=0, refused=0, waiting=CONCURRENCY)
+    site.clock.time += RETRY_SECONDS
+    assert site.run() == PickedUp(queued=CONCURRENCY, refused=0, waiting=0)
+    assert [*site.path.iterdir()] == []
+
+
+def test_mail_waits_while_the_store_is_full(site: Site) -> None:
+    site.leave("ann@mx.example")
+    site.store.full = True
+    assert site.run() == PickedUp(queued=0, refused=0, waiting=1)
+    site.store.full = False
+    site.clock.time += RETRY_SECONDS
+    assert site.run() == PickedUp(queued=1, refused=0, waiting=0)
+
+
+@pytest.mark.parametrize(("fields", "refused"), [(MAX_RECEIVED - 1, 0), (MAX_RECEIVED, 1)])
+def test_r48_a_message_in_a_loop_is_refused(site: Site, fields: int, refused: int) -> None:
+    site.leave("ann@mx.example", b"Received: x\r\n" * fields + CONTENT)
+    assert site.run() == PickedUp(queued=1 - refused, refused=refused, waiting=0)
+    assert len([*site.path.glob("*.refused")]) == refused
