@@ -10,12 +10,14 @@ import re
 import textwrap
 from pathlib import Path
 
+from ironpost.accounts.records_cache import CacheOptions
+from ironpost.accounts.records_fields import FIELDS
 from ironpost.cli import exits
 from ironpost.compose.delivery import delivery_limits, retry_policy
 from ironpost.config import Configuration, default, parse
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DestinationSection, TlsRuleSection
-from ironpost.config.directory import AliasSection, MailboxSection, RelaySection
+from ironpost.config.directory import AliasSection, DirectoryKeys, DirectorySection, MailboxSection, RelaySection
 from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSection
 from ironpost.config.local import LocalDeliverySection
 from ironpost.config.policies import PolicySection
@@ -48,6 +50,7 @@ TABLES = {
     "queue.reply": ReplySection,
     "delivery.destination": DestinationSection,
     "delivery.tls": TlsRuleSection,
+    **{name.strip("[]"): table for name, table in tables("directory", DirectorySection).items()},
     "mailbox": MailboxSection,
     "alias": AliasSection,
     "relay": RelaySection,
@@ -122,6 +125,23 @@ def test_every_option_of_a_local_agent_is_documented_by_its_docstring() -> None:
         expected |= {f"local.delivery.{key}.{name}": text for name, text in texts.items()}
     rows = dict(re.findall(r"^\| `(local\.delivery\.[a-z0-9_]+\.[a-z0-9_]+)` \| [^|]+ \| (.+) \|$", TEXT, re.M))
     assert rows == expected
+
+
+def test_every_option_of_a_source_is_documented_by_its_docstring() -> None:
+    texts = docstrings(CacheOptions)
+    assert set(texts) == {field.name for field in dataclasses.fields(CacheOptions)}
+    expected = {f"directory.{name}": text for name, text in texts.items()}
+    for name, table in tables("directory", DirectorySection).items():
+        path = name.strip("[]")
+        expected |= {f"{path}.{key}": text for key, text in docstrings(table.declared).items()}
+    rows = dict(re.findall(r"^\| `(directory\.[a-z0-9_.]+)` \| [^|]+ \| (.+) \|$", TEXT, re.M))
+    own = {f"directory.{name}" for name in DirectoryKeys.model_fields}
+    assert {key: text for key, text in rows.items() if key not in own} == expected
+
+
+def test_every_field_of_a_record_is_documented() -> None:
+    section = TEXT.partition("\n## Directory sources")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.M)) == FIELDS
 
 
 def test_every_limit_is_documented_by_the_first_sentence_of_its_docstring() -> None:
@@ -238,10 +258,14 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 
 def test_the_examples_load() -> None:
-    route, directory, tls, reports, on_demand, hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail = (
-        re.findall(r"```toml\n(.*?)```", TEXT, re.S)
-    )
+    (
+        route, directory, tls, reports, on_demand, *sources, hosts, oauth, program, hook, lmtp, retry, replies, limits,
+        sendmail,
+    ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
+    assert [str(options) for each in sources for _, options in parse(each).directory.sources()] == [
+        "/var/lib/people/people.sqlite3",
+    ]
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"

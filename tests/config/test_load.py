@@ -10,6 +10,7 @@ import pytest
 
 from ironpost.compose.delivery import archives, routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
+from ironpost.config.declared import tables
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.routes import RouteAuthSection
@@ -117,6 +118,14 @@ lmtp = {host = "127.0.0.1:24", tls = "may"}
 
 [directory]
 separator = "+-"
+cache = "5m"
+cache_missing = "1m"
+cache_stale = "1d"
+timeout = "5s"
+
+[[directory.sql]]
+database = "people.sqlite3"
+query = "SELECT target AS targets FROM people WHERE address = :key"
 
 [[mailbox]]
 address = "Ada@Mail.example"
@@ -358,6 +367,9 @@ def test_this_file_shows_every_key_there_is() -> None:
     for key, agent in LOCAL_AGENTS.items():
         (options,) = (getattr(each, key) for each in found.local.delivery if getattr(each, key) is not None)
         assert options.model_fields_set == {field.name for field in dataclasses.fields(agent.options)}
+    for name, table in tables("directory", type(found.directory)).items():
+        (options,) = getattr(found.directory, name.strip("[]").removeprefix("directory."))
+        assert options.model_fields_set == set(table.model_fields)
     logins = [route.auth for route in found.route if route.auth is not None]
     assert {key for login in logins for key in login.model_fields_set} | {"token"} == set(RouteAuthSection.model_fields)
 

@@ -1,1 +1,1 @@
-"""Accounts: authentication of users against sources (file, SQL database, Python hook)."""
+"""Accounts: authentication of users, and mailboxes and aliases, from files, databases and hooks."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ironpost.accounts.record_sources import SourceContext
 from ironpost.cli import exits
 from ironpost.cli.advice import remarks
 from ironpost.cli.app import CommandError
@@ -22,9 +23,11 @@ from ironpost.cli.refusals import cannot_use
 from ironpost.cli.settings import configuration, source
 from ironpost.compose.auth import AuthError, sources
 from ironpost.compose.data_lock import DataError, used
+from ironpost.compose.directory import SourceError, opened_sources
 from ironpost.config.quantities import SocketPath
 from ironpost.model.text import error_text
 from ironpost.operations.control_socket import reachable
+from ironpost.processes.clock import SystemClock
 from ironpost.server.tls import TlsError, trust
 from ironpost.storage import drop
 from ironpost.storage.ownership import refuse_exposed
@@ -82,6 +85,9 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
                 yield CommandError(exits.CONFIGURATION, f"{key}: {error}")
     yield from _routes(found)
     yield from _local(found)
+    for opened in opened_sources(found, SourceContext(SystemClock(), found.folder)):
+        if isinstance(opened, SourceError):
+            yield CommandError(exits.CONFIGURATION, str(opened))
     if found.auth.model_fields_set or any(listener.auth != "none" for listener in found.listener):
         try:
             sources(found)

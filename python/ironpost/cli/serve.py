@@ -18,6 +18,7 @@ from ironpost.cli.refusals import cannot_use
 from ironpost.cli.settings import configuration, source
 from ironpost.compose.auth import AuthError
 from ironpost.compose.data_lock import DataError
+from ironpost.compose.directory import SourceError
 from ironpost.compose.listeners import ListenError
 from ironpost.compose.system import System
 from ironpost.compose.workers import ConfigurationSource, Supervised, TooManyWorkers
@@ -89,7 +90,7 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
         raise _cannot_listen(error) from None
     except DataError as error:
         raise cannot_use(error) from None
-    except (AccessError, AuthError, TlsError) as error:
+    except (AccessError, AuthError, SourceError, TlsError) as error:
         raise CommandError(exits.CONFIGURATION, str(error)) from None
     except StoreUnusable as error:
         raise CommandError(exits.CONFIGURATION, f"{data}: {error}") from None

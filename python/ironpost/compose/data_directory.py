@@ -72,7 +72,9 @@ class LocalData:
     @asynccontextmanager
     async def explainer(self) -> AsyncIterator[Explainer]:
         """See `operations.context.DataDirectory`."""
+        from ironpost.accounts.record_sources import SourceContext
         from ironpost.compose.delivery import routes
+        from ironpost.compose.directory import SourceError, record_sources
         from ironpost.compose.policy import policy
         from ironpost.operations.explain import Explainer
         from ironpost.policy import Ports
@@ -80,7 +82,11 @@ class LocalData:
         configuration = self._configuration
         async with self._delivery() as agents:
             found = agents.context
-            table = routes(configuration)
+            try:
+                sources = record_sources(configuration, SourceContext(found.clock, configuration.folder))
+            except SourceError as error:
+                raise OperationError(Reason.CONFIGURATION, str(error)) from None
+            table = routes(configuration, sources)
             ports = Ports(found.clock, found.resolver, directory=table.directory)
             yield Explainer(policy(configuration, found.name, ports), table, agents.agent)
 

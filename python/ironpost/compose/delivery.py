@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.model.tls import TlsRecorder
     from ironpost.routing.profile import ConnectionProfile
+    from ironpost.routing.records import RecordSource
 
 log = logging.getLogger("ironpost.compose")
 
@@ -174,15 +175,15 @@ class DeliveryAgents:
             await self.sts.close()
 
 
-def routes(configuration: Configuration) -> Routes:
-    """The routing table of a configuration."""
+def routes(configuration: Configuration, sources: Sequence[RecordSource] = ()) -> Routes:
+    """The routing table of a configuration, with the directory that has these sources."""
     waiting = [domain for customer in configuration.on_demand if customer.waits for domain in customer.domains]
     rules = [Rule(tuple(waiting), Route.on_demand(), "on_demand")] if waiting else []
     rules += [
         Rule(each.domains, route_of(each), f"route[{number}]", each.senders or (), frozenset(each.logins or ()))
         for number, each in enumerate(configuration.route, 1)
     ]
-    return Routes(directory(configuration), rules, local_rules=configuration.local.rules)
+    return Routes(directory(configuration, sources), rules, local_rules=configuration.local.rules)
 
 
 def route_of(section: RouteSection) -> Route:

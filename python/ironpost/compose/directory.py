@@ -1,19 +1,37 @@
-"""Composes the directory of recipients: the domains, mailboxes and aliases of a configuration."""
+"""Composes the directory of recipients: the domains, mailboxes and aliases of a configuration, and its sources.
+
+Promises: a source that cannot be used, such as a missing database, is an error at start and at a reload, not at the
+first recipient. The mailboxes and aliases of the configuration come before those of the sources.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ironpost.accounts.records_cache import CacheOptions, RecordCache
 from ironpost.model.patterns import Addresses, Domains
 from ironpost.routing.mail_directory import MailDirectory, RelayDomains, key_of
 from ironpost.routing.records import Record, RecordTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ironpost.accounts.record_sources import SourceContext
     from ironpost.config import Configuration
+    from ironpost.routing.records import RecordSource
 
 
-def directory(configuration: Configuration) -> MailDirectory:
-    """Return the directory of a configuration."""
+class SourceError(Exception):
+    """A source of the directory cannot be used; the text starts with its key, and gives the reason."""
+
+
+def directory(configuration: Configuration, sources: Sequence[RecordSource] = ()) -> MailDirectory:
+    """Return the directory of a configuration.
+
+    Args:
+        configuration: the configuration.
+        sources: those of `[directory]`, from `record_sources`.
+    """
     local = configuration.local
     records = configured_records(configuration)
     relay = [
@@ -24,12 +42,12 @@ def directory(configuration: Configuration) -> MailDirectory:
     ]
     return MailDirectory(
         Domains(local.domains),
-        [RecordTable(records)] if records else [],
+        [*([RecordTable(records)] if records else []), *sources],
         listed=None if local.recipients is None else Addresses(local.recipients),
         relay=relay,
         separator=configuration.directory.separator,
         postmaster=local.postmaster,
-        has_aliases=any(record.targets for record in records.values()),
+        has_aliases=bool(sources) or any(record.targets for record in records.values()),
     )
 
 
@@ -43,3 +61,29 @@ def configured_records(configuration: Configuration) -> dict[str, Record]:
     for number, alias in enumerate(configuration.alias, 1):
         records[alias.address] = Record(f"alias[{number}]", alias.targets)
     return records
+
+
+def record_sources(configuration: Configuration, context: SourceContext) -> list[RecordSource]:
+    """Open the sources of `[directory]`, each with its cache. Blocks.
+
+    Raises:
+        SourceError: one cannot be used.
+    """
+    found = []
+    for each in opened_sources(configuration, context):
+        if isinstance(each, SourceError):
+            raise each
+        found.append(each)
+    return found
+
+
+def opened_sources(configuration: Configuration, context: SourceContext) -> Iterator[RecordSource | SourceError]:
+    """Open each source of `[directory]`; yield it with its cache, or the error. Blocks."""
+    times = configuration.directory.read(CacheOptions)
+    for key, options in configuration.directory.sources():
+        try:
+            source = options.open(context)
+        except ValueError as error:
+            yield SourceError(f"{key}: {error}")
+        else:
+            yield RecordCache(source, str(options), context.clock, times)

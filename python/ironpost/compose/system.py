@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost import wire
 from ironpost.accounts.passwords import PasswordPool
+from ironpost.accounts.record_sources import SourceContext
 from ironpost.compose.auth import AuthError, InitialLogin, authenticator, first_login
 from ironpost.compose.data_lock import locked, used
 from ironpost.compose.delivery import (
@@ -28,6 +29,7 @@ from ironpost.compose.delivery import (
     retry_policy,
     routes,
 )
+from ironpost.compose.directory import SourceError, record_sources
 from ironpost.compose.keyed_state import prepare_state, shared_state
 from ironpost.compose.listeners import (
     BoundListener,
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import Store
     from ironpost.queue.suspension import Suspension
     from ironpost.routing.directory import Directory
+    from ironpost.routing.records import RecordSource
     from ironpost.server.limits import ConnectionLimiter
     from ironpost.server.tls import TlsContext
     from ironpost.storage.lock import DirectoryLock
@@ -198,6 +201,7 @@ class System:
             TlsError: a certificate cannot be used.
             AuthError: the accounts cannot be used.
             AccessError: a login or certificate of a route cannot be used.
+            SourceError: a source of the directory cannot be used.
         """
         with Signals() as signals:
             components = await signals.unless_stopped(self._components())
@@ -248,12 +252,13 @@ class System:
             tls_recorder=counting.counts,
         )
         self._agents.prepare(configuration)()
+        sources = self._record_sources(configuration)
         if context is None:
             self.first_login = first_login(configuration)
         defaults = self._session_defaults(configuration, name)
         self._runner = QueueRunner(
             store=self._store,
-            routes=routes(configuration),
+            routes=routes(configuration, sources),
             agents=self._agents.agent,
             clock=self._clock,
             random=self._random,
@@ -380,14 +385,14 @@ class System:
         new, old = self._load_configuration(), self.configuration
         refuse_fixed(old, new)
         name = self._name  # `hostname` cannot change, and a reload does not wait for DNS
-        new_routes = routes(new)
-        handlers = self._handlers(new, name, new_routes.directory)
         try:
             defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
             use_accesses = self._agents.prepare(new)
-        except (AccessError, AuthError, TlsError) as error:
+            new_routes = routes(new, self._record_sources(new))
+        except (AccessError, AuthError, SourceError, TlsError) as error:
             raise RequestRefused(str(error)) from error
+        handlers = self._handlers(new, name, new_routes.directory)
         try:
             available = available_memory()
         except OSError as error:
@@ -424,6 +429,9 @@ class System:
 
     def _session_defaults(self, configuration: Configuration, name: str) -> SessionDefaults:
         return SessionDefaults(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
+
+    def _record_sources(self, configuration: Configuration) -> list[RecordSource]:
+        return record_sources(configuration, SourceContext(self._clock, configuration.folder))
 
     def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> dict[str, Inbound]:
         """Create a handler for each role of the listeners."""

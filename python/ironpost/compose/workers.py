@@ -18,9 +18,11 @@ import errno
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ironpost.accounts.record_sources import SourceContext
 from ironpost.compose.auth import authenticator, first_login
 from ironpost.compose.data_lock import locked, used
 from ironpost.compose.delivery import local_errors, route_accesses
+from ironpost.compose.directory import record_sources
 from ironpost.compose.keyed_state import prepare_state
 from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
 from ironpost.compose.system import (
@@ -37,6 +39,7 @@ from ironpost.operations.dispatch import supervisor_handlers
 from ironpost.operations.operation import SilentWorker
 from ironpost.operations.reload import Reloaded
 from ironpost.operations.status import Listening, WorkerStatus
+from ironpost.processes.clock import SystemClock
 from ironpost.processes.lifecycle import Component, Supervisor
 from ironpost.processes.requests import RequestTimedOut
 from ironpost.processes.shared_limits import CONNECTIONS, ConnectionLedger
@@ -194,7 +197,8 @@ class Supervised:
             DataError, ListenError, TooManyWorkers, WorkerFailed: it cannot start; everything that was started is
                 stopped.
             StoreUnusable: another version of ironpost wrote the data.
-            TlsError, AuthError, AccessError: a certificate, the accounts, or the login of a route cannot be used.
+            TlsError, AuthError, AccessError, SourceError: a certificate, the accounts, the login of a route, or a
+                source of the directory cannot be used.
         """
         with Signals() as signals:
             components = await signals.unless_stopped(self._components())
@@ -218,6 +222,7 @@ class Supervised:
                 for access in route_accesses(self.configuration, Accesses(self.configuration.delivery.ca)):
                     if isinstance(access, AccessError):
                         raise access
+                record_sources(self.configuration, SourceContext(SystemClock(), self.configuration.folder))
                 self.first_login = first_login(self.configuration)  # its password is shown after a successful start
                 authenticator(self.configuration)  # checks the accounts
                 sockets = handed_over(self.configuration)

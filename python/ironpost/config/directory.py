@@ -1,19 +1,31 @@
 """`[[mailbox]]`, `[[alias]]`, `[[relay]]` and `[directory]`: the addresses that exist, and where their mail goes.
 
-Promises: an alias has at least one target, and each address has one entry (`Configuration` checks that).
+Promises: an alias has at least one target, and each address has one entry (`Configuration` checks that). `[directory]`
+has an array of tables for each source in `accounts.record_sources`, with the source's options.
 Refuses: an address that is not valid, `keep` without `forward` or for a disabled mailbox, and a relay domain `*`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from ironpost.accounts.record_sources import RecordSources
+from ironpost.accounts.records_cache import CacheOptions
+from ironpost.config.declared import read, section
 from ironpost.config.values import MailAddress, Pattern, Recipient, Section, Switch, mail_address
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
 from ironpost.routing.mail_directory import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ironpost.accounts.record_sources import SourceOptions
+
+T = TypeVar("T")
 
 
 def _alias_key(value: object) -> str:
@@ -38,11 +50,28 @@ def _not_every(domains: tuple[str, ...]) -> tuple[str, ...]:
 AliasKey = Annotated[str, BeforeValidator(_alias_key)]
 
 
-class DirectorySection(Section):
-    """`[directory]`: how addresses are looked up."""
+class DirectoryKeys(Section):
+    """The keys of `[directory]` besides those of the sources and their cache."""
 
     separator: Annotated[str, AfterValidator(_separator)] = "+"
     """Characters that separate a local part from its detail, `jo+news@mail.example`; empty for none."""
+
+    def read(self, options: type[T]) -> T:
+        """Return `RecordSources` or `CacheOptions`."""
+        return read(options, self)
+
+    def sources(self) -> Iterator[tuple[str, SourceOptions]]:
+        """The options of the sources, in the order in which these are asked, each with its key."""
+        found = self.read(RecordSources)
+        for field in dataclasses.fields(found):
+            for number, options in enumerate(getattr(found, field.name), 1):
+                yield f"directory.{field.name}[{number}]", options
+
+
+if TYPE_CHECKING:
+    DirectorySection = DirectoryKeys  # a type checker cannot know the keys
+else:
+    DirectorySection = section("DirectorySection", (CacheOptions, RecordSources), DirectoryKeys)
 
 
 class MailboxSection(Section):

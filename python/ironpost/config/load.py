@@ -58,6 +58,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[local.delivery]]": LocalDeliverySection,
     **tables("local.delivery", LocalDeliverySection),
     "[directory]": DirectorySection,
+    **tables("directory", DirectorySection),
     "[[mailbox]]": MailboxSection,
     "[[alias]]": AliasSection,
     "[[relay]]": RelaySection,

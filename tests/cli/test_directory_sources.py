@@ -1,0 +1,112 @@
+"""Mailboxes and aliases that other programs maintain, in the real program."""
+
+from __future__ import annotations
+
+import smtplib
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MX = 'role = "mx"'
+LOCAL = '[local]\ndomains = ["mail.example"]\n[directory]\ncache = "0s"\ncache_missing = "0s"\n'
+SQL = """
+[[directory.sql]]
+database = "people.sqlite3"
+query = "SELECT target AS targets, disabled FROM people WHERE address = :key"
+"""
+
+
+def people(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE people (address TEXT, target TEXT, disabled INTEGER)")
+        database.executemany(
+            "INSERT INTO people VALUES (?, ?, ?)",
+            [
+                ("ada@mail.example", None, 0),
+                ("left@mail.example", None, 1),
+                ("team@mail.example", "ada@mail.example", 0),
+                ("team@mail.example", "bob@mail.example", 0),
+                ("bob@mail.example", None, 0),
+            ],
+        )
+
+
+def replies(port: int, *recipients: str) -> list[str]:
+    """The reply code and the enhanced status code to RCPT of each recipient."""
+    with smtplib.SMTP("127.0.0.1", port, "client.example") as client:
+        client.ehlo()
+        client.mail("jo@client.example")
+        found = [client.rcpt(each) for each in recipients]
+    return [f"{code} {text.split()[0].decode()}" for code, text in found]
+
+
+def test_a_database_decides_which_addresses_exist(serve: Callable[..., Any]) -> None:
+    server = serve("", MX)
+    people(server.folder / "people.sqlite3")
+    server.configure(LOCAL + SQL)
+    assert b" replaces " in server.run("reload", "-c", str(server.file)).stdout
+    port = server.ports["mx"]
+    names = [f"{name}@mail.example" for name in ("Ada", "ada+news", "team", "left", "nobody", "postmaster")]
+    accepted, refused, disabled = "250 2.1.5", "550 5.1.1", "550 5.2.1"
+    assert replies(port, *names) == [accepted, accepted, accepted, disabled, refused, accepted]
+    with smtplib.SMTP("127.0.0.1", port, "client.example") as client:
+        client.sendmail("jo@client.example", ["team@mail.example"], b"Subject: x\r\n\r\ny\r\n")
+    stored = server.wait_for_mail(2)
+    assert sorted(line for each in stored for line in each.splitlines() if line.startswith(b"Delivered-To")) == [
+        b"Delivered-To: ada@mail.example",
+        b"Delivered-To: bob@mail.example",
+    ]
+    explained = server.run("route", "explain", "team@mail.example", "-c", str(server.file)).stdout.decode()
+    assert "mail.example is local; team@mail.example: people.sqlite3" in explained
+
+
+def test_mail_is_deferred_while_the_database_is_gone(serve: Callable[..., Any]) -> None:
+    server = serve("", MX, workers=2)
+    database = server.folder / "people.sqlite3"
+    people(database)
+    server.configure(LOCAL + SQL)
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    port = server.ports["mx"]
+    database.rename(server.folder / "away")
+    assert replies(port, "ada@mail.example", "nobody@mail.example") == ["451 4.3.0"] * 2
+    assert "people.sqlite3: unable to open database file" in server.log()
+    (server.folder / "away").rename(database)
+    assert replies(port, "ada@mail.example", "nobody@mail.example") == ["250 2.1.5", "550 5.1.1"]
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (SQL, b"directory.sql[1]: people.sqlite3: unable to open database file"),
+        (SQL.replace("people.", "other."), b"directory.sql[1]: other.sqlite3: no such table: people"),
+        (SQL.replace("people.", "other.").replace("FROM people", "FROM unrelated"), b"no such column: target"),
+        (SQL.replace(":key", "'x'"), b"directory.sql[1]: the query has no parameter :key"),
+    ],
+)  # fmt: skip
+def test_an_unusable_source_is_named_at_start_at_reload_and_by_check(
+    serve: Callable[..., Any], source: str, why: bytes
+) -> None:
+    server = serve("", MX)
+    with closing(sqlite3.connect(server.folder / "other.sqlite3")) as database, database:
+        database.execute("CREATE TABLE unrelated (address TEXT)")
+    server.configure(LOCAL + source)
+    failed = server.run("reload", "-c", str(server.file))
+    assert failed.returncode == 78
+    assert why in failed.stderr
+    assert server.stop() == 0
+    for command in (
+        ["serve", "-c", str(server.file)],
+        ["serve", "--workers", "2", "-c", str(server.file)],
+        ["check", str(server.file)],
+        ["route", "explain", "ada@mail.example", "-c", str(server.file)],
+    ):
+        done = server.run(*command)
+        assert done.returncode == 78
+        assert why in done.stderr
+        assert b"Traceback" not in done.stderr
