@@ -10,12 +10,20 @@ import pytest
 from ironpost.model import Address, Recipient
 from ironpost.model.parameters import Notify, OriginalRecipient
 from ironpost.model.patterns import Domains
+from ironpost.protocol.replies import NOT_ACCEPTED_HERE
+from ironpost.queue.codec import decode_parameters, encode_parameters
 from ironpost.routing.directory import (
     MAX_DEPTH,
     MAX_TARGETS,
+    Alias,
     Directory,
     DirectoryError,
+    Mailbox,
+    NotLocal,
+    Step,
+    Unknown,
     expand,
+    refusal,
 )
 from ironpost.routing.mail_directory import MailDirectory
 from ironpost.routing.route import Kind, Route, Routes, Rule
@@ -81,16 +89,69 @@ def test_targets_are_delivered_once() -> None:
     ]  # fmt: skip
 
 
+def refusals(recipients: tuple[Recipient, ...]) -> dict[str, str | None]:
+    return {str(each.address): why.enhanced if (why := refusal(each)) else None for each in recipients}
+
+
+def test_an_alias_that_names_itself_keeps_a_copy() -> None:
+    directory = table({"jo@here.example": ["jo@here.example", "max@here.example"]})
+    assert refusals(expanded(directory, "jo@here.example")) == {"jo@here.example": None, "max@here.example": None}
+
+
 @pytest.mark.parametrize(
-    ("aliases", "targets"),
+    ("aliases", "recipients"),
     [
-        ({"jo@here.example": ["jo@here.example", "max@here.example"]}, ["jo@here.example", "max@here.example"]),
-        ({"a@here.example": ["b@here.example"], "b@here.example": ["a@here.example"]}, ["a@here.example"]),
+        ({"a@here.example": ["b@here.example"], "b@here.example": ["a@here.example"]}, {"a@here.example": "5.4.6"}),
+        (
+            {"a@here.example": ["b@here.example", "jo@here.example"], "b@here.example": ["a@here.example"]},
+            {"a@here.example": "5.4.6", "jo@here.example": None},
+        ),
+        (
+            {
+                "a@here.example": ["max@here.example"],
+                "max@here.example": ["max@here.example", "jo@here.example"],
+                "jo@here.example": ["max@here.example"],
+            },
+            {"max@here.example": None},
+        ),
+        ({"a@here.example": ["gone@here.example"]}, {"gone@here.example": "5.1.1"}),
     ],
-    ids=["keeps a copy", "loop"],
+    ids=["loop", "loop beside a mailbox", "a copy is kept", "unknown"],
 )
-def test_a_loop_ends_in_a_mailbox_and_loses_no_recipient(aliases: dict[str, list[str]], targets: list[str]) -> None:
-    assert names(table(aliases), next(iter(aliases))) == targets
+def test_an_alias_that_leads_nowhere_leaves_a_refused_recipient(
+    aliases: dict[str, list[str]], recipients: dict[str, str | None]
+) -> None:
+    found = expanded(table(aliases), "a@here.example")
+    assert refusals(found) == recipients
+    assert all(each.original == A("a@here.example") for each in found)
+
+
+def test_what_refuses_a_recipient_survives_the_store() -> None:
+    (found,) = expanded(table({"a@here.example": ["gone@here.example"]}), "a@here.example")
+    stored = Recipient(found.address, decode_parameters(encode_parameters(found.parameters)))
+    assert refusal(stored) == NOT_ACCEPTED_HERE
+
+
+def test_the_steps_of_an_expansion() -> None:
+    aliases = {
+        "all@here.example": ["team@here.example", "jo@here.example", "gone@here.example"],
+        "team@here.example": ["jo@here.example", "x@there.example"],
+    }
+    steps: list[Step] = []
+
+    async def main() -> None:
+        await expand((Recipient(A("all@here.example")),), table(aliases), steps)  # type: ignore[misc] # with steps
+
+    asyncio.run(main())
+    assert [(step.level, str(step.address), type(step.entry), step.repeated) for step in steps] == [
+        (0, "all@here.example", Alias, False),
+        (1, "team@here.example", Alias, False),
+        (2, "jo@here.example", Mailbox, False),
+        (2, "x@there.example", NotLocal, False),
+        (1, "jo@here.example", Mailbox, True),
+        (1, "gone@here.example", Unknown, False),
+    ]
+    assert [step.refusal for step in steps] == [None, None, None, None, None, NOT_ACCEPTED_HERE]
 
 
 def test_parameters_follow_rfc_3461() -> None:

@@ -59,7 +59,7 @@ recipients = ["kim@next.example"]
         ("team@here.example", ["ada@here.example", "jo@here.example"], ["jo@next.example"]),
         ("anything@shop.example", ["ada@here.example"], []),
         ("abuse@shop.example", ["ada@here.example"], []),
-        ("ping@here.example", ["ping@here.example"], []),
+        ("ping@here.example", [], []),
         ("kim@next.example", [], ["kim@next.example"]),
     ],
 )

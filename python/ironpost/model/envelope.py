@@ -26,6 +26,9 @@ _NONE: Mapping[str, Value] = MappingProxyType({})
 TLS_REQUIRED: Final = "TLS-REQUIRED"
 """The tag of a message with the header field `TLS-Required: No` (RFC 8689 §4.1), kept among the parameters of MAIL. It
 is not a parameter: no client can give it, and it is not sent on, because the next hop reads the header field."""
+REFUSED: Final = "REFUSED"
+"""The tag of a recipient to which an alias led although it takes no mail, kept among the parameters of RCPT: its value
+is the enhanced status code of the failure. It is not a parameter: no client can give it, and it is not sent on."""
 
 
 class BodyType(StrEnum):

@@ -43,7 +43,7 @@ from ironpost.queue.scheduler import CLAIMED, FOREVER, Claim, Queue, Result, Sch
 from ironpost.queue.selection import EVERYTHING
 from ironpost.queue.store import QueuedMessage, QueuedRecipient, RecipientState, StoredQueue
 from ironpost.queue.suspension import SUSPENDED, Suspensions
-from ironpost.routing.directory import POSTMASTER
+from ironpost.routing.directory import POSTMASTER, refusal
 from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import Route
 from ironpost.telemetry.events import record
@@ -671,8 +671,13 @@ class QueueRunner:
             self._count(message, route, await self._recorder.settle(message, results, ruled=False))
             return Result.UNKNOWN, ""
         try:
-            agent = agent or self.agents(route)
-            outcomes = dict(await agent.deliver(message, recipients, route))
+            outcomes = {
+                to.number: Outcome.of(why, asked=False)
+                for to in recipients
+                if (why := refusal(to.recipient)) is not None
+            }
+            if wanted := [to for to in recipients if to.number not in outcomes]:
+                outcomes |= await (agent or self.agents(route)).deliver(message, wanted, route)
         except BodyDamaged as error:
             unread = [(to, unreadable(error)) for to in recipients]
             self._count(message, route, await self._recorder.settle(message, unread))

@@ -1,14 +1,15 @@
 """The directory of recipients: looked up by relay control, at commit and by routing.
 
-Promises: `expand` replaces aliases by their targets, loses no recipient and always ends: an address that is reached
-again within its own expansion is a mailbox (`jo` with the targets `jo` and `archive` keeps its copy), targets are
-delivered once, and depth and number are limited. A directory that cannot answer raises `DirectoryError`: the caller
-defers, and never concludes that a recipient does not exist.
+Promises: `expand` replaces aliases by their targets, loses no recipient and always ends: targets are delivered once,
+and depth and number are limited. An alias that leads back to itself (unless it keeps a copy in its mailbox), or to an
+address that takes no mail, leaves a recipient that is `REFUSED`: it fails, and its sender gets a report. A directory
+that cannot answer raises `DirectoryError`: the caller defers, and never concludes that a recipient does not exist.
 
 `routing.mail_directory` is the directory of a server.
 Limitations: an alias that is created after a message was accepted is not expanded for it; NOTIFY=SUCCESS at an alias
 with several targets is dropped without the "expanded" report of RFC 3461 §5.2.7.3 (c).
-Standards: RFC 5321 §3.9.1 (aliases), §4.5.1 (postmaster); RFC 3461 §5.2.7.2 and §5.2.7.3 (parameters of DSN).
+Standards: RFC 5321 §3.9.1 (aliases), §4.5.1 (postmaster); RFC 3461 §5.2.7.2 and §5.2.7.3 (parameters of DSN);
+RFC 3463 §3.2, §3.3 and §3.5 (status codes).
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from contextlib import suppress
 from types import MappingProxyType, coroutine
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from ironpost.model import Recipient
+from ironpost.model import Recipient, Reply
+from ironpost.model.envelope import REFUSED
 from ironpost.model.parameters import Notify, OriginalRecipient
+from ironpost.protocol.replies import NOT_ACCEPTED_HERE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Sequence
+    from collections.abc import Awaitable, Generator, Mapping, Sequence
 
-    from ironpost.model import Address, Reply
+    from ironpost.model import Address
 
 POSTMASTER: Final = "postmaster"
 MAX_DEPTH: Final = 20
@@ -32,6 +35,12 @@ MAX_TARGETS: Final = 1000
 """Maximum number of recipients of one message after expansion."""
 BATCH: Final = 100
 """Number of targets that are looked up before others have their turn."""
+LOOP: Final = Reply(550, "5.4.6", ("The recipient's alias leads back to it",))
+DISABLED: Final = Reply(550, "5.2.1", ("Mailbox disabled, not accepting messages",))
+_REFUSALS: Final[Mapping[str | None, Reply]] = MappingProxyType(
+    {reply.enhanced: reply for reply in (LOOP, DISABLED, NOT_ACCEPTED_HERE)}
+)
+"""Why an address takes no mail, by the value of the tag `REFUSED`."""
 
 
 class DirectoryError(Exception):
@@ -108,28 +117,59 @@ class Directory(Protocol):
         ...
 
 
+class Step(NamedTuple):
+    """What an expansion found for one address."""
+
+    level: int
+    """How many aliases led to it."""
+    address: Address
+    entry: Entry
+    repeated: bool = False
+    """It was reached before, so its mail is delivered there."""
+    refusal: Reply | None = None
+    """Why mail for it fails."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the address is a recipient of the message."""
+        return self.refusal is None and not self.repeated and not isinstance(self.entry, Alias)
+
+
 def expand(
-    recipients: tuple[Recipient, ...], directory: Directory
+    recipients: tuple[Recipient, ...], directory: Directory, steps: list[Step] | None = None
 ) -> tuple[Recipient, ...] | Awaitable[tuple[Recipient, ...]]:
     """Replace aliases by their targets. Without an alias and without I/O, return the same tuple at once.
+
+    Args:
+        recipients: the recipients of a message.
+        directory: knows the aliases.
+        steps: gets a step for each address that is looked up; then the result is always awaitable.
 
     Raises:
         DirectoryError: see `Directory.find`; or an alias has too many targets, or is nested too deeply.
     """
-    if not directory.has_aliases:
+    if not directory.has_aliases and steps is None:
         return recipients
     entries = [directory.find(recipient.address) for recipient in recipients]
-    for entry in entries:
-        if isinstance(entry, Alias) or not isinstance(entry, tuple):
-            return _Expansion(directory).run(recipients, entries)
+    if steps is not None or any(isinstance(entry, Alias) or not isinstance(entry, tuple) for entry in entries):
+        return _Expansion(directory, steps).run(recipients, entries)
     return recipients
+
+
+def refusal(recipient: Recipient) -> Reply | None:
+    """Return why mail for a recipient fails that an expansion left; None if it is delivered."""
+    status: str | None = recipient.parameters.get(REFUSED)
+    if status is None:
+        return None
+    return _REFUSALS.get(status) or Reply(550, status, ("Recipient refused",))
 
 
 class _Expansion:
     """The recipients of one message while aliases are expanded."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, steps: list[Step] | None) -> None:
         self._directory = directory
+        self._steps = steps
         self._final: dict[tuple[str, str], Recipient] = {}
         self._expanded: set[tuple[str, str]] = set()
         self._seen = 0
@@ -146,12 +186,14 @@ class _Expansion:
     ) -> None:
         found = entry if isinstance(entry, tuple) else await entry
         key = recipient.address.local_part, recipient.address.key
+        if isinstance(found, Alias) and key in chain and found.mailbox is not None:
+            found = found.mailbox  # the copy that is kept
         if not isinstance(found, Alias) or key in chain:
-            self._final.setdefault(key, recipient)
-            if len(self._final) > MAX_TARGETS:
-                raise DirectoryError(f"aliases expand to more than {MAX_TARGETS} recipients")
+            self._end(recipient, key, found, len(chain))
             return
-        if key in self._expanded:
+        repeated = key in self._expanded
+        self._note(Step(len(chain), recipient.address, found, repeated))
+        if repeated:
             return
         self._expanded.add(key)
         if not found.targets:
@@ -162,12 +204,35 @@ class _Expansion:
             self._seen += 1
             if self._seen % BATCH == 0:
                 await _others()
-            if (target.local_part, target.key) not in self._final:
-                await self._add(
-                    _redirected(recipient, target, single=len(found.targets) == 1),
-                    self._directory.find(target),
-                    (*chain, key),
-                )
+            redirected = _redirected(recipient, target, single=len(found.targets) == 1)
+            await self._add(redirected, self._directory.find(target), (*chain, key))
+
+    def _end(self, recipient: Recipient, key: tuple[str, str], entry: Entry, level: int) -> None:
+        """Add a recipient that is no alias, or whose alias led back to it."""
+        refused = _refusal_of(entry)
+        repeated = key in self._final
+        self._note(Step(level, recipient.address, entry, repeated, refused))
+        if repeated:
+            return
+        if refused is not None and level:  # what RCPT named was accepted or refused there
+            parameters = {**recipient.parameters, REFUSED: refused.enhanced}
+            recipient = recipient._replace(parameters=MappingProxyType(parameters))
+        self._final[key] = recipient
+        if len(self._final) > MAX_TARGETS:
+            raise DirectoryError(f"aliases expand to more than {MAX_TARGETS} recipients")
+
+    def _note(self, step: Step) -> None:
+        if self._steps is not None:
+            self._steps.append(step)
+
+
+def _refusal_of(entry: Entry) -> Reply | None:
+    """Why mail for the address of an entry fails permanently; of an alias, because it led back to it."""
+    if isinstance(entry, Alias):
+        return LOOP
+    if isinstance(entry, Unknown) and not entry.relayed:
+        return NOT_ACCEPTED_HERE
+    return entry.reply if isinstance(entry, Closed) and entry.reply.permanent else None
 
 
 @coroutine

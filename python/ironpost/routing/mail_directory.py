@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
 from ironpost import wire
-from ironpost.model import Address, Reply
-from ironpost.routing.directory import POSTMASTER, Alias, Closed, Mailbox, NotLocal, Relayed, Unknown
+from ironpost.model import Address
+from ironpost.routing.directory import DISABLED, POSTMASTER, Alias, Closed, Mailbox, NotLocal, Relayed, Unknown
 
 T = TypeVar("T")
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 ROLES: Final = frozenset({POSTMASTER, "abuse"})
 """Local parts that exist in every local domain."""
-DISABLED: Final = Reply(550, "5.2.1", ("Mailbox disabled, not accepting messages",))
-"""The refusal of mail for a disabled account (RFC 3463 §3.3)."""
 
 
 def key_of(address: Address) -> str:

@@ -65,7 +65,9 @@ class TableDirectory:
         if address.key not in self._domains:
             return NotLocal(f"{address.key} is not local")
         if name in self._aliases:
-            return Alias(self._aliases[name], f"{address} is an alias")
+            targets = self._aliases[name]
+            kept = Mailbox(f"{address} keeps a copy") if name in {str(target).lower() for target in targets} else None
+            return Alias(targets, f"{address} is an alias", kept)
         if name in self._mailboxes:
             return Mailbox(f"{address} is a local mailbox")
         return Unknown(f"{address} does not exist")
