@@ -74,16 +74,16 @@ def steps(folder: Path, *arguments: str) -> tuple[int, str, dict[str, Any]]:
 def test_an_alias_shows_its_targets_and_where_each_goes(tmp_path: Path) -> None:
     done = explain(tmp_path, "team@here.example", "--json")
     found = json.loads(done.stdout)["steps"][2:]
-    assert [(step["name"], step["about"]) for step in found] == [
-        ("recipient", "<team@here.example>"),
-        ("alias", "<team@here.example>"),
-        ("route", "<jo@here.example>"),
-        ("next hop", "here.example"),
-        ("route", "<max@partner.example>"),
-        ("next hop", "partner.example"),
+    assert [(step["level"], step["name"], step["about"], step["answer"]) for step in found[1:]] == [
+        (0, "entry", "<team@here.example>", "alias of 2 targets"),
+        (1, "entry", "<jo@here.example>", "mailbox"),
+        (1, "route", "<jo@here.example>", "local"),
+        (1, "next hop", "here.example", "Maildir ironpost-data/mail"),
+        (1, "entry", "<max@partner.example>", "not local"),
+        (1, "route", "<max@partner.example>", "smart host 192.0.2.9:2525"),
+        (1, "next hop", "partner.example", "[192.0.2.9]:2525"),
     ]
-    assert found[1]["answer"] == "2 recipients"
-    assert found[1]["reasons"] == ["jo@here.example", "max@partner.example"]
+    assert found[1]["reasons"] == ["here.example is local; team@here.example: alias[1]"]
 
 
 def test_a_local_recipient(tmp_path: Path) -> None:

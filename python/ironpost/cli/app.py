@@ -27,6 +27,8 @@ queue = typer.Typer(help="Manage the queue.", no_args_is_help=True)
 app.add_typer(queue, name="queue")
 route = typer.Typer(help="Explain how mail is routed.", no_args_is_help=True)
 app.add_typer(route, name="route")
+directory = typer.Typer(help="Look up addresses in the directory.", no_args_is_help=True)
+app.add_typer(directory, name="directory")
 dane = typer.Typer(help="Check DANE for outgoing mail.", no_args_is_help=True)
 app.add_typer(dane, name="dane")
 mtasts = typer.Typer(help="Check MTA-STS policies.", no_args_is_help=True)
@@ -237,6 +239,18 @@ def route_explain(
     from ironpost.operations.explain import ExplainRequest
 
     command.explain(config, ExplainRequest(address, sender, client, hello, login), as_json=json)
+
+
+@directory.command("find")
+def directory_find(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The address to look up.")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show what the directory says about an address, and where its mail goes. Needs no running server."""
+    from ironpost.cli import directory as command
+
+    command.find(config, address, as_json=json)
 
 
 @mtasts.command("check")

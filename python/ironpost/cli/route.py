@@ -24,13 +24,22 @@ def explain(file: Path | None, request: ExplainRequest, *, as_json: bool) -> Non
         CommandError: an argument is invalid.
         typer.Exit: the recipient would be refused or deferred.
     """
-    explanation = call_local(file, EXPLAIN, request)
+    show(call_local(file, EXPLAIN, request), as_json=as_json)
+
+
+def show(explanation: Explanation, *, as_json: bool) -> None:
+    """Print the steps and the outcome.
+
+    Raises:
+        typer.Exit: the recipient would be refused or deferred.
+    """
     report(explanation, _print, _EXITS.get(explanation.outcome), as_json=as_json)
 
 
 def _print(explanation: Explanation) -> None:
     for step in explanation.steps:
-        typer.echo(f"{step.name:<10} {escape(step.about)}: {escape(step.answer)}")
+        indent = "  " * step.level
+        typer.echo(f"{indent}{step.name:<10} {escape(step.about)}: {escape(step.answer)}")
         for reason in step.reasons:
-            typer.echo(f"{'':<10}   {escape(reason)}")
+            typer.echo(f"{indent}{'':<10}   {escape(reason)}")
     typer.echo(explanation.outcome.value)

@@ -1,7 +1,7 @@
-"""A dry run: the decisions about one recipient, stage by stage, with reasons.
+"""A dry run: the decisions about one recipient, stage by stage, with reasons; or what the directory says about it.
 
-Promises: policy, routes, delivery agents and DNS are those of a running server; nothing is sent or changed. The steps
-end with the stage that refuses or drops. CONTENT is not evaluated, because there is no message.
+Promises: policy, directory, routes, delivery agents and DNS are those of a running server; nothing is sent or changed.
+The steps end with the stage that refuses or drops. CONTENT is not evaluated, because there is no message.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.model import Action, Address, Recipient
+from ironpost.model import NULL, Action, Address, Recipient
 from ironpost.model.network import parse_ip
 from ironpost.model.text import complaint, counted
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 from ironpost.policy import Facts, PolicyDecision, PolicyStage
 from ironpost.protocol.server.transaction import Identity
-from ironpost.routing.directory import DirectoryError, expand
+from ironpost.routing.directory import Alias, Closed, DirectoryError, Mailbox, NotLocal, expand
 from ironpost.routing.route import RouteDecision
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ironpost.delivery import RouteAgent
     from ironpost.operations.context import DataDirectory
     from ironpost.policy import Policy
+    from ironpost.routing.directory import Step
     from ironpost.routing.route import Route, Routes
 
 
@@ -43,10 +44,12 @@ class RouteStep:
     """One decision and its reasons."""
 
     name: str
-    """`connect`, `hello`, `mail`, `recipient`, `alias`, `route` or `next hop`; the last two for each target."""
+    """`connect`, `hello`, `mail`, `recipient`, `entry` (of the directory), `route` or `next hop`."""
     about: str
     answer: str
     reasons: tuple[str, ...] = ()
+    level: int = 0
+    """How many aliases led to the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +112,72 @@ class Explainer:
                 return Explanation(RouteOutcome.REFUSED if refused else RouteOutcome.DEFERRED, tuple(steps))
             if verdict.final.action is Action.DROP:
                 return Explanation(RouteOutcome.DROPPED, tuple(steps))
-        try:
-            found = expand((Recipient(recipient),), self._routes.directory)
-            targets = [each.address for each in (found if isinstance(found, tuple) else await found)]
-        except DirectoryError as error:
-            steps.append(RouteStep("alias", f"<{recipient}>", "cannot be expanded", (str(error),)))
-            return Explanation(RouteOutcome.DEFERRED, tuple(steps))
-        if targets != [recipient]:
-            steps.append(
-                RouteStep("alias", f"<{recipient}>", counted(len(targets), "recipient"), tuple(map(str, targets)))
-            )
-        outcome = RouteOutcome.ACCEPTED
-        for target in targets:
-            outcome = max(outcome, await self._routed(steps, target, sender, login), key=list(RouteOutcome).index)
+        outcome = await self._delivered(steps, recipient, sender, login)
         return Explanation(outcome, tuple(steps))
 
-    async def _routed(self, steps: list[RouteStep], recipient: Address, sender: Address, login: str) -> RouteOutcome:
-        """Add the route and next hop of one final recipient; return its outcome."""
+    async def find(self, address: Address) -> Explanation:
+        """Explain what the directory says about an address, and where mail for it goes from the null reverse-path."""
+        steps: list[RouteStep] = []
+        return Explanation(await self._delivered(steps, address, NULL, "", always=True), tuple(steps))
+
+    async def _delivered(
+        self, steps: list[RouteStep], recipient: Address, sender: Address, login: str, *, always: bool = False
+    ) -> RouteOutcome:
+        """Add the entry of the recipient (if it is an alias, or always) and of its targets, each with its route."""
+        found: list[Step] = []
+        outcome = RouteOutcome.ACCEPTED
+        failure = ""
+        try:
+            await expand((Recipient(recipient),), self._routes.directory, found)  # type: ignore[misc] # given steps
+        except DirectoryError as error:
+            failure = str(error)
+        for step in found:
+            if shown := always or len(found) > 1:
+                reasons = (step.entry.reason,)
+                steps.append(RouteStep("entry", f"<{step.address}>", _entry_text(step), reasons, step.level))
+            if step.refusal is not None and (always or step.level):  # else the policy decided
+                outcome = _worst(outcome, RouteOutcome.REFUSED)
+            elif not (step.repeated or isinstance(step.entry, Alias)):
+                outcome = _worst(outcome, await self._routed(steps, step, sender, login, shown=shown))
+        if failure:
+            steps.append(RouteStep("entry", f"<{recipient}>", "cannot be found now", (failure,)))
+            outcome = RouteOutcome.DEFERRED
+        return outcome
+
+    async def _routed(
+        self, steps: list[RouteStep], found: Step, sender: Address, login: str, *, shown: bool
+    ) -> RouteOutcome:
+        """Add the route and next hop of one final recipient, without its entry if that is shown; return its outcome."""
+        recipient, level = found.address, found.level
         decision = self._routes.decide(recipient, sender, login)
         chosen = decision if isinstance(decision, RouteDecision) else await decision
-        steps.append(RouteStep("route", f"<{recipient}>", str(chosen.route), chosen.reasons))
+        reasons = chosen.reasons[1:] if shown else chosen.reasons
+        steps.append(RouteStep("route", f"<{recipient}>", str(chosen.route), reasons, level))
         hops = await self._agents(chosen.route).preview(recipient, chosen.route)
-        steps.append(RouteStep("next hop", recipient.key or "postmaster", hops.text, hops.reasons))
+        steps.append(RouteStep("next hop", recipient.key or "postmaster", hops.text, hops.reasons, level))
         if hops.failure is None:
             return RouteOutcome.ACCEPTED
         return RouteOutcome.DEFERRED if hops.failure.transient else RouteOutcome.REFUSED
+
+
+def _entry_text(step: Step) -> str:
+    """What an entry of the directory says about mail for its address."""
+    entry = step.entry
+    if step.repeated:
+        return "named before"
+    if step.refusal is not None:
+        return f"refused: {step.refusal}"
+    if isinstance(entry, Alias):
+        return f"alias of {counted(len(entry.targets), 'target')}"
+    if isinstance(entry, Closed):
+        return f"deferred: {entry.reply}"
+    if isinstance(entry, Mailbox):
+        return "mailbox"
+    return "not local" if isinstance(entry, NotLocal) else "relayed"
+
+
+def _worst(one: RouteOutcome, other: RouteOutcome) -> RouteOutcome:
+    return max(one, other, key=list(RouteOutcome).index)
 
 
 async def _decided(decision: PolicyDecision | Awaitable[PolicyDecision]) -> PolicyDecision:
@@ -141,8 +185,8 @@ async def _decided(decision: PolicyDecision | Awaitable[PolicyDecision]) -> Poli
 
 
 async def _explain(data: DataDirectory, request: ExplainRequest) -> Explanation:
-    recipient = _address("recipient", request.recipient)
-    sender = _address("sender", request.sender) if request.sender else Address("", "")
+    recipient = given_address("recipient", request.recipient)
+    sender = given_address("sender", request.sender) if request.sender else NULL
     if recipient.is_null:
         raise OperationError(Reason.INVALID, "the recipient is empty")
     if request.client and parse_ip(request.client) is None:
@@ -153,7 +197,12 @@ async def _explain(data: DataDirectory, request: ExplainRequest) -> Explanation:
         )
 
 
-def _address(what: str, text: str) -> Address:
+def given_address(what: str, text: str) -> Address:
+    """Parse an address in a request, with or without its angle brackets.
+
+    Raises:
+        OperationError: it is not valid; the text says what it should be.
+    """
     bare = text.removeprefix("<").removesuffix(">")
     try:
         return Address.parse(bare)

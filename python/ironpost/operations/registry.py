@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ironpost.operations import (
     dane,
     destinations,
+    directory,
     explain,
     metrics,
     mtasts,
@@ -26,6 +27,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any, Any], ...]] = (
     metrics.METRICS,
     reload.RELOAD,
     explain.EXPLAIN,
+    directory.FIND,
     mtasts.CHECK,
     dane.CHECK,
     tlsrpt.CHECK,

@@ -129,11 +129,6 @@ class Step(NamedTuple):
     refusal: Reply | None = None
     """Why mail for it fails."""
 
-    @property
-    def final(self) -> bool:
-        """Whether the address is a recipient of the message."""
-        return self.refusal is None and not self.repeated and not isinstance(self.entry, Alias)
-
 
 def expand(
     recipients: tuple[Recipient, ...], directory: Directory, steps: list[Step] | None = None
@@ -208,7 +203,7 @@ class _Expansion:
             await self._add(redirected, self._directory.find(target), (*chain, key))
 
     def _end(self, recipient: Recipient, key: tuple[str, str], entry: Entry, level: int) -> None:
-        """Add a recipient that is no alias, or whose alias led back to it."""
+        """Add a recipient: not an alias, or one that led back to itself."""
         refused = _refusal_of(entry)
         repeated = key in self._final
         self._note(Step(level, recipient.address, entry, repeated, refused))

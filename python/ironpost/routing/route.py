@@ -201,6 +201,7 @@ class RouteDecision:
 
     route: Route
     reasons: tuple[str, ...]
+    """The first is that of the directory's entry."""
 
 
 @dataclass(frozen=True, slots=True)
