@@ -100,6 +100,24 @@ def test_get_returns_status_headers_and_body(pair: Callable[..., Any]) -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("/..%2Fa%40b%3Fc%23d%2Bx?e=%26f%3Dg%2Bh+i", "/..%2Fa%40b%3Fc%23d%2Bx?e=%26f%3Dg%2Bh+i"),
+        ("/a@b!$&'()*+,;=:/?/?", "/a@b!$&'()*+,;=:/?/?"),
+        ("/j\xf6?{", "/j%C3%B6?%7B"),
+        ("", "/"),
+    ],
+)
+def test_what_is_encoded_in_a_url_stays_so(pair: Callable[..., Any], given: str, sent: str) -> None:
+    async def main() -> None:
+        async with pair(response(204)) as (here, http, url):
+            await http.get(url + given, limits=SMALL)
+            assert here.requests[0].line == f"GET {sent} HTTP/1.1"
+
+    run(main())
+
+
 def test_post_sends_the_body(pair: Callable[..., Any]) -> None:
     async def main() -> None:
         async with pair(response(201)) as (here, http, url):

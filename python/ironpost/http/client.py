@@ -20,7 +20,7 @@ import zlib
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ironpost.client.tls import failure_text, verifying
 from ironpost.http.errors import HttpError, HttpFailure
@@ -52,6 +52,8 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _KEEPS_METHOD: Final = frozenset({307, 308})
 _FOR_ANY_ORIGIN: Final = frozenset({"accept", "content-type"})
 """The caller's header fields that are also sent to another origin after a redirect; others may be secret."""
+_RESERVED: Final = ":/?#[]@!$&'()*+,;=%"
+"""Characters that have a meaning in a URL (RFC 3986): what is percent-encoded stays so, and what is not, too."""
 _CREDENTIALS: Final = re.compile(r"//[^/]*@")
 
 
@@ -165,6 +167,7 @@ class HttpClient:
         """One request and its response."""
         context = await self._prepared()
         import aiohttp  # `_prepared` has loaded it
+        import yarl
 
         addresses = await self._addresses(url)
         shown = _shown(url)
@@ -184,7 +187,7 @@ class HttpClient:
                 ) as session,
                 session.request(
                     method,
-                    url.geturl(),
+                    yarl.URL(quote(url.geturl(), safe=_RESERVED), encoded=True),
                     data=body,
                     headers={"User-Agent": "ironpost", "Accept-Encoding": "gzip", **headers},
                     allow_redirects=False,
