@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import smtplib
 import sqlite3
+import ssl
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.authority import issue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MX = 'role = "mx"'
@@ -19,6 +23,11 @@ SQL = """
 [[directory.sql]]
 database = "people.sqlite3"
 query = "SELECT target AS targets, disabled FROM people WHERE address = :key"
+"""
+HTTP = """
+[[directory.http]]
+url = "https://people.example/{key}"
+token = "file:absent"
 """
 
 
@@ -66,7 +75,55 @@ def test_a_database_decides_which_addresses_exist(serve: Callable[..., Any]) -> 
     assert "mail.example is local; team@mail.example: people.sqlite3" in explained
 
 
-def test_mail_is_deferred_while_the_database_is_gone(serve: Callable[..., Any]) -> None:
+class People(BaseHTTPRequestHandler):
+    """A web server that knows ada; it fails for `broken`."""
+
+    def do_GET(self) -> None:
+        found = {"/ada%40mail.example": 200, "/broken%40mail.example": 500}
+        self.send_response(found.get(self.path, 404))
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web_server(tmp_path: Path) -> Iterator[int]:
+    """The port of a web server whose certificate is in `ca.pem`."""
+    certificate = issue("127.0.0.1")
+    certificate.write(tmp_path / "ca.pem", tmp_path / "key.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), People) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_a_web_server_decides_which_addresses_exist(
+    serve: Callable[..., Any], wait_until: Callable[..., None], web_server: int, tmp_path: Path
+) -> None:
+    http = f'[http]\nca = "{tmp_path / "ca.pem"}"\nallow = ["127.0.0.1/32"]\n'
+    source = f'[[directory.http]]\nurl = "https://127.0.0.1:{web_server}/{{key}}"\n'
+    server = serve(LOCAL + http + source, MX, workers=2)
+    assert replies(server.ports["mx"], "ada@mail.example", "nobody@mail.example", "broken@mail.example") == [
+        "250 2.1.5",
+        "550 5.1.1",
+        "451 4.3.0",
+    ]
+    wait_until(lambda: f"https://127.0.0.1:{web_server}/{{key}}: HTTP status 500" in server.log(), server.log)
+    assert server.run("check", str(server.file)).returncode == 0
+    explained = server.run("route", "explain", "ada@mail.example", "-c", str(server.file)).stdout.decode()
+    assert f"ada@mail.example: https://127.0.0.1:{web_server}/{{key}}" in explained
+
+
+def test_mail_is_deferred_while_the_database_is_gone(
+    serve: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
     server = serve("", MX, workers=2)
     database = server.folder / "people.sqlite3"
     people(database)
@@ -75,7 +132,7 @@ def test_mail_is_deferred_while_the_database_is_gone(serve: Callable[..., Any]) 
     port = server.ports["mx"]
     database.rename(server.folder / "away")
     assert replies(port, "ada@mail.example", "nobody@mail.example") == ["451 4.3.0"] * 2
-    assert "people.sqlite3: unable to open database file" in server.log()
+    wait_until(lambda: "people.sqlite3: unable to open database file" in server.log(), server.log)
     (server.folder / "away").rename(database)
     assert replies(port, "ada@mail.example", "nobody@mail.example") == ["250 2.1.5", "550 5.1.1"]
 
@@ -87,6 +144,7 @@ def test_mail_is_deferred_while_the_database_is_gone(serve: Callable[..., Any]) 
         (SQL.replace("people.", "other."), b"directory.sql[1]: other.sqlite3: no such table: people"),
         (SQL.replace("people.", "other.").replace("FROM people", "FROM unrelated"), b"no such column: target"),
         (SQL.replace(":key", "'x'"), b"directory.sql[1]: the query has no parameter :key"),
+        (HTTP, b"directory.http[1]: token: absent: No such file or directory"),
     ],
 )  # fmt: skip
 def test_an_unusable_source_is_named_at_start_at_reload_and_by_check(

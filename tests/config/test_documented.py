@@ -265,6 +265,7 @@ def test_the_examples_load() -> None:
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert [str(options) for each in sources for _, options in parse(each).directory.sources()] == [
         "/var/lib/people/people.sqlite3",
+        "https://people.example/v1/{key}",
     ]
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]

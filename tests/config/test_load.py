@@ -127,6 +127,10 @@ timeout = "5s"
 database = "people.sqlite3"
 query = "SELECT target AS targets FROM people WHERE address = :key"
 
+[[directory.http]]
+url = "https://people.example/{key}"
+token = "env:PEOPLE"
+
 [[mailbox]]
 address = "Ada@Mail.example"
 forward = ["ada@other.example"]

@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ironpost.accounts.records_http import HttpOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_sql import SqlOptions  # noqa: TC001 - `config.declared` reads annotations
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ironpost.http import HttpClient
     from ironpost.model.ports import Clock
     from ironpost.routing.records import RecordSource
 
@@ -26,6 +28,8 @@ class SourceContext(NamedTuple):
     clock: Clock
     folder: Path
     """The directory of the configuration file."""
+    http: HttpClient | None = None
+    """None where sources are only checked."""
 
 
 class SourceOptions(Protocol):
@@ -45,3 +49,4 @@ class RecordSources:
     """The sources of `[directory]`, in the order in which they are asked."""
 
     sql: tuple[SqlOptions, ...] = ()
+    http: tuple[HttpOptions, ...] = ()

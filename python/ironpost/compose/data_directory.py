@@ -83,7 +83,8 @@ class LocalData:
         async with self._delivery() as agents:
             found = agents.context
             try:
-                sources = record_sources(configuration, SourceContext(found.clock, configuration.folder))
+                context = SourceContext(found.clock, configuration.folder, agents.http)
+                sources = record_sources(configuration, context)
             except SourceError as error:
                 raise OperationError(Reason.CONFIGURATION, str(error)) from None
             table = routes(configuration, sources)

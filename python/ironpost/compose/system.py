@@ -431,7 +431,7 @@ class System:
         return SessionDefaults(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
 
     def _record_sources(self, configuration: Configuration) -> list[RecordSource]:
-        return record_sources(configuration, SourceContext(self._clock, configuration.folder))
+        return record_sources(configuration, SourceContext(self._clock, configuration.folder, self._agents.http))
 
     def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> dict[str, Inbound]:
         """Create a handler for each role of the listeners."""

@@ -19,13 +19,13 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from ironpost.delivery import NextHops, misconfigured, unreadable
 from ironpost.delivery.secrets import SecretError, read_secret
 from ironpost.message.trace import FinalContent, delivery_fields
 from ironpost.model import Disposition, Outcome, Reply
-from ironpost.model.options import Seconds, at_least_a_second
+from ironpost.model.options import Seconds, at_least_a_second, https_url
 from ironpost.model.text import error_text
 from ironpost.routing.profile import SecretSource  # noqa: TC001 - `config.declared` reads annotations
 
@@ -54,18 +54,11 @@ LONGEST_WAIT: Final = 24 * 60 * 60.0
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname or parts.username is not None or not text.isprintable():
-        raise ValueError(f'"{text}" is not an https URL without a user name, like "https://hooks.example/in"')
-    return text
-
-
 @dataclass(frozen=True, slots=True)
 class PostOptions:
     """`[[local.delivery]] post = { ... }`: post the mail to a web server."""
 
-    url: Annotated[str, _url]
+    url: Annotated[str, https_url]
     """In `[local.delivery.post]` ([Delivery by HTTP](#delivery-by-http)): the `https` URL that the mail is
     posted to."""
     secret: SecretSource

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NewType, TypeVar
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from dataclasses import Field
@@ -46,6 +47,18 @@ def at_least_a_second(seconds: Seconds) -> Seconds:
     if seconds < 1:
         raise ValueError("minimum: 1s")
     return seconds
+
+
+def https_url(text: str) -> str:
+    """Refuse what is not an `https` URL, or has a user name.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    parts = urlsplit(text)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None or not text.isprintable():
+        raise ValueError(f'"{text}" is not an https URL without a user name, like "https://hooks.example/in"')
+    return text
 
 
 class Unit(Enum):
