@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -171,6 +172,41 @@ def launch(tmp_path: Path) -> Iterator[Callable[[list[str], dict[str, str], int]
         process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its children, such as a delivery of Exim, use its folder
+
+
+@pytest.fixture
+def activated(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., dict[str, int]]]:
+    """Start ironpost as docs/systemd does, `activated(file, *names)`: with a configuration, and an open port of
+    127.0.0.1 for each name of a socket; return the ports by name. The server starts with the first connection."""
+    systemd = program("systemd-socket-activate")
+    root = HERE.parents[1]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(file: Path, *names: str) -> dict[str, int]:
+        unit = (root / "docs/systemd/ironpost.service").read_text()
+        arguments = re.search("^ExecStart=/opt/ironpost/bin/ironpost (.*)$", unit, re.M)
+        assert arguments is not None
+        command = arguments[1].replace("/etc/ironpost/ironpost.toml", str(file)).split()
+        ports = {name: free_port() for name in names}
+        addresses = [f"--listen=127.0.0.1:{port}" for port in ports.values()]
+        log = tmp_path / "activated"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [systemd, *addresses, f"--fdname={':'.join(names)}", f"--setenv=PYTHONPATH={root / 'python'}",
+                 sys.executable, "-m", "ironpost.cli", *command],
+                env=peers.environment(), stdout=out, stderr=out,
+            )  # fmt: skip
+        started.append(process)
+        pause = select.poll()
+        while log.read_bytes().count(b"Listening on ") < len(names):
+            pause.poll(10)
+            assert process.poll() is None, log.read_text()
+        return ports
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture

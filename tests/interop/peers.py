@@ -32,6 +32,8 @@ class Program(NamedTuple):
     """Debian packages: the server and the libraries that a minimal installation lacks."""
 
 
+SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2")
+
 PROGRAMS: dict[str, Program] = {
     "smtp-sink": Program("usr/sbin/smtp-sink", ("postfix", "libicu72")),
     "smtp-source": Program("usr/sbin/smtp-source", ("postfix", "libicu72")),
@@ -65,6 +67,8 @@ PROGRAMS: dict[str, Program] = {
         ),
     ),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
+    "systemd-analyze": Program("usr/bin/systemd-analyze", SYSTEMD),
+    "systemd-socket-activate": Program("usr/bin/systemd-socket-activate", SYSTEMD),
 }
 
 
@@ -90,14 +94,17 @@ def find(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment that unpacked programs need: library paths, and for Postfix a configuration folder."""
+    """Return the environment that unpacked programs need: library paths, a configuration folder for Postfix, and the
+    folder of systemd's own units."""
     root = PREFIX / "root"
     library = root / "usr" / "lib"
     folders = [library / "postfix", library / "dovecot", *sorted(library.glob("*-linux-gnu"))]
+    folders += sorted(library.glob("*-linux-gnu/systemd"))
     return {
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, folders)),
         "MAIL_CONFIG": str(_postfix_configuration()),
+        "SYSTEMD_UNIT_PATH": f"{root / 'lib/systemd/system'}:",  # and where an installed systemd has them
     }
 
 
