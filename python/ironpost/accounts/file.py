@@ -11,14 +11,13 @@ Refuses: a malformed line, with its number; a server that has read the file befo
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from ironpost.accounts.authenticator import User, new_user, scram_credential, scram_text
-from ironpost.model.text import error_text
+from ironpost.accounts.watched_file import WatchedFile
 from ironpost.protocol.sasl.names import NAME, PASSWORD, PrepareError, prepare
 from ironpost.storage.ownership import acting_for, open_private, replace_private
 
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOG = logging.getLogger("ironpost.accounts")
 MIN_PASSWORD: Final = 8
 """Minimum length of a new password in characters. Existing accounts are not checked."""
 _HASH: Final = re.compile(r"\$argon2(?:id|i|d)\$v=\d+\$m=\d+,t=\d+,p=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 _HEADER: Final = "# Accounts of ironpost, written by: ironpost user add|remove NAME\n"
-_Stamp = tuple[int, int, int]
 
 
 class UsersFileError(ValueError):
@@ -65,8 +62,7 @@ class UsersFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._users: dict[str, User] | None = None
-        self._stamp: _Stamp | None = None
+        self._users = WatchedFile(path, _read, "accounts")
 
     def find(self, login: str) -> User | None:
         """Return the account with that name, or None, from the current file.
@@ -74,17 +70,7 @@ class UsersFile:
         Raises:
             UsersFileError, OSError: the file cannot be read, and never was.
         """
-        try:
-            stamp = self._stat()
-        except OSError as error:
-            if self._users is None:
-                raise
-            LOG.error("%s: %s; keeping the accounts read before", self.path, error_text(error))
-            stamp = self._stamp
-        if self._users is None or stamp != self._stamp:
-            self._refresh(stamp)
-        assert self._users is not None
-        return self._users.get(login.casefold())
+        return self._users.current().get(login.casefold())
 
     def __contains__(self, name: str) -> bool:
         """Whether an account has that name. Raises: as `find`."""
@@ -99,7 +85,7 @@ class UsersFile:
         Raises:
             UsersFileError, OSError: the file cannot be read.
         """
-        return [user.name for user in self._read(folder).values()]
+        return [user.name for user in _read(self.path, folder).values()]
 
     def add(self, name: str, password: str, *, replace: bool = False) -> bool:
         """Add an account; with `replace`, change its password if it exists. Return whether it existed.
@@ -118,7 +104,7 @@ class UsersFile:
         except PrepareError as fault:
             raise InvalidCredential(f"the password cannot be used: {fault}") from None
         with self._locked() as folder:
-            users = self._read(folder)
+            users = _read(self.path, folder)
             known = form.casefold() in users
             if known and not replace:
                 raise UserExists(form)
@@ -137,51 +123,12 @@ class UsersFile:
         with suppress(PrepareError):  # no account can have it; the error shows it as given
             name = prepare(name)
         with self._locked() as folder:
-            users = self._read(folder)
+            users = _read(self.path, folder)
             user = users.pop(name.casefold(), None)
             if user is None:
                 raise UserUnknown(name)
             self._write(users, folder)
         return user.name
-
-    def _refresh(self, stamp: _Stamp | None) -> None:
-        try:
-            self._users = self._read()
-        except (UsersFileError, OSError) as error:
-            if self._users is None:
-                raise
-            LOG.error("%s; keeping the accounts read before", error)
-        self._stamp = stamp
-
-    def _stat(self) -> _Stamp | None:
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    def _read(self, folder: int | None = None) -> dict[str, User]:
-        try:
-            if folder is None:
-                text = self.path.read_text(encoding="utf-8")
-            else:
-                with os.fdopen(open_private(self.path.name, os.O_RDONLY, folder), encoding="utf-8") as file:
-                    text = file.read()
-        except FileNotFoundError:
-            return {}
-        except UnicodeDecodeError:
-            raise UsersFileError(f"{self.path} is not UTF-8") from None
-        users: dict[str, User] = {}
-        for number, line in enumerate(text.split("\n"), 1):
-            if line and not line.startswith("#"):
-                try:
-                    user = _user(line)
-                    if user.name.casefold() in users:
-                        raise ValueError(f"duplicate account {user.name}")
-                except ValueError as fault:
-                    raise UsersFileError(f"{self.path}, line {number}: {fault}") from None
-                users[user.name.casefold()] = user
-        return users
 
     def _write(self, users: dict[str, User], folder: int) -> None:
         text = _HEADER + "".join(f"{_line(user)}\n" for user in users.values())
@@ -200,6 +147,30 @@ class UsersFile:
                 yield folder
             finally:
                 os.close(lock)
+
+
+def _read(path: Path, folder: int | None = None) -> dict[str, User]:
+    try:
+        if folder is None:
+            text = path.read_text(encoding="utf-8")
+        else:
+            with os.fdopen(open_private(path.name, os.O_RDONLY, folder), encoding="utf-8") as file:
+                text = file.read()
+    except FileNotFoundError:
+        return {}
+    except UnicodeDecodeError:
+        raise UsersFileError(f"{path} is not UTF-8") from None
+    users: dict[str, User] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if line and not line.startswith("#"):
+            try:
+                user = _user(line)
+                if user.name.casefold() in users:
+                    raise ValueError(f"duplicate account {user.name}")
+            except ValueError as fault:
+                raise UsersFileError(f"{path}, line {number}: {fault}") from None
+            users[user.name.casefold()] = user
+    return users
 
 
 def checked_name(name: str) -> str:
