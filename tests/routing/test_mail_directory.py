@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -236,6 +237,19 @@ def test_a_source_that_fails_is_never_an_unknown_recipient() -> None:
             await found.find(A("jo@a.example"))  # type: ignore[misc] # it is pending
 
     asyncio.run(main())
+
+
+@pytest.mark.filterwarnings("error")
+def test_lookups_that_are_given_up_are_closed() -> None:
+    async def main() -> None:
+        found = MailDirectory(Domains(["a.example"]), [Remote([], failing=True)])
+        pending = Routes(found).decide(A("jo@a.example"))
+        pending.close()  # type: ignore[union-attr] # a source with I/O
+        with pytest.raises(DirectoryError):
+            await expand(tuple(Recipient(A(f"{name}@a.example")) for name in ("jo", "max")), found)  # type: ignore[misc]
+
+    asyncio.run(main())
+    gc.collect()
 
 
 def test_a_thousand_targets_leave_the_event_loop_to_others() -> None:

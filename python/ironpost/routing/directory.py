@@ -145,9 +145,12 @@ def expand(
     """
     if not directory.has_aliases and steps is None:
         return recipients
-    entries = [directory.find(recipient.address) for recipient in recipients]
-    if steps is not None or any(isinstance(entry, Alias) or not isinstance(entry, tuple) for entry in entries):
-        return _Expansion(directory, steps).run(recipients, entries)
+    found: list[Entry | Awaitable[Entry]] = []
+    for recipient in recipients:
+        entry = directory.find(recipient.address)
+        found.append(entry)
+        if steps is not None or isinstance(entry, Alias) or not isinstance(entry, tuple):
+            return _Expansion(directory, steps).run(recipients, found)
     return recipients
 
 
@@ -170,9 +173,11 @@ class _Expansion:
         self._seen = 0
 
     async def run(
-        self, recipients: Sequence[Recipient], entries: Sequence[Entry | Awaitable[Entry]]
+        self, recipients: Sequence[Recipient], found: Sequence[Entry | Awaitable[Entry]]
     ) -> tuple[Recipient, ...]:
-        for recipient, entry in zip(recipients, entries, strict=True):
+        """Expand the recipients, of which the first were looked up already."""
+        for number, recipient in enumerate(recipients):
+            entry = found[number] if number < len(found) else self._directory.find(recipient.address)
             await self._add(recipient, entry, ())
         return tuple(self._final.values())
 
@@ -228,6 +233,12 @@ def _refusal_of(entry: Entry) -> Reply | None:
     if isinstance(entry, Unknown) and not entry.relayed:
         return NOT_ACCEPTED_HERE
     return entry.reply if isinstance(entry, Closed) and entry.reply.permanent else None
+
+
+def close_awaitable(pending: Awaitable[object]) -> None:
+    """Give up a lookup before it was awaited: a coroutine, or another object with `close`."""
+    if callable(close := getattr(pending, "close", None)):
+        close()
 
 
 @coroutine

@@ -12,12 +12,22 @@ Standards: RFC 5321 §3.7 (relaying), §4.5.1 (postmaster); RFC 2142 §4 (abuse)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 from unicodedata import normalize
 
 from ironpost import wire
 from ironpost.model import Address
-from ironpost.routing.directory import DISABLED, POSTMASTER, Alias, Closed, Mailbox, NotLocal, Relayed, Unknown
+from ironpost.routing.directory import (
+    DISABLED,
+    POSTMASTER,
+    Alias,
+    Closed,
+    Mailbox,
+    NotLocal,
+    Relayed,
+    Unknown,
+    close_awaitable,
+)
 
 T = TypeVar("T")
 
@@ -211,13 +221,27 @@ def _run(search: Lookup[T]) -> T | Awaitable[T]:
         pending = next(search)
     except StopIteration as found:
         return cast("T", found.value)
-    return _continued(search, pending)
+    return PendingSearch(search, pending)
 
 
-async def _continued(search: Lookup[T], pending: Awaitable[Record | None]) -> T:
-    while True:
-        record = await pending
-        try:
-            pending = search.send(record)
-        except StopIteration as found:
-            return cast("T", found.value)
+class PendingSearch(Generic[T]):
+    """A search that waits for a source: await it, or close it."""
+
+    __slots__ = ("_pending", "_search")
+
+    def __init__(self, search: Lookup[T], pending: Awaitable[Record | None]) -> None:
+        self._search = search
+        self._pending = pending
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Return the result."""
+        while True:
+            record = yield from self._pending.__await__()
+            try:
+                self._pending = self._search.send(record)
+            except StopIteration as found:
+                return cast("T", found.value)
+
+    def close(self) -> None:
+        """Give it up, before it was awaited."""
+        close_awaitable(self._pending)

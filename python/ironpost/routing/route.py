@@ -9,7 +9,6 @@ Standards: RFC 5321 §3.6.1 (domains resolve or are local), §4.5.1 (postmaster 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Coroutine, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -18,10 +17,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ironpost.model import Address
 from ironpost.model.patterns import Domains
-from ironpost.routing.directory import POSTMASTER, NotLocal, Relayed, Unknown
+from ironpost.routing.directory import POSTMASTER, NotLocal, Relayed, Unknown, close_awaitable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Sequence
     from typing import Any, Self
 
     from ironpost.model.patterns import AddressPattern
@@ -275,8 +274,7 @@ class PendingDecision:
 
     def close(self) -> None:
         """Give it up, before it was awaited."""
-        if isinstance(self._entry, Coroutine):
-            self._entry.close()
+        close_awaitable(self._entry)
 
 
 class Routes:
