@@ -168,3 +168,28 @@ def test_an_unusable_source_is_named_at_start_at_reload_and_by_check(
         assert done.returncode == 78
         assert why in done.stderr
         assert b"Traceback" not in done.stderr
+
+
+def test_a_file_decides_which_addresses_exist_and_a_change_counts(
+    serve: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    server = serve("", MX)
+    aliases = server.folder / "aliases"
+    aliases.write_text("ada@mail.example:\nteam@mail.example: ada@mail.example\n")
+    server.configure('[local]\ndomains = ["mail.example"]\n[directory]\nfiles = ["aliases"]')
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    port = server.ports["mx"]
+
+    def told() -> list[str]:
+        return replies(port, "ada@mail.example", "team@mail.example", "jo@mail.example")
+
+    changed = ["550 5.1.1", "550 5.1.1", "250 2.1.5"]
+    assert told() == ["250 2.1.5", "250 2.1.5", "550 5.1.1"]
+    aliases.write_text("jo@mail.example:\n")
+    wait_until(lambda: told() == changed, server.log)
+    aliases.write_text("jo@mail.example:\n/dev/null\n")
+    wait_until(lambda: told() == changed and "aliases, line 2: expected an address" in server.log(), server.log)
+    for command in (["reload", "-c", str(server.file)], ["check", str(server.file)]):
+        done = server.run(*command)
+        assert done.returncode == 78
+        assert b"directory.files[1]: aliases, line 2: expected an address and a colon" in done.stderr

@@ -118,6 +118,7 @@ lmtp = {host = "127.0.0.1:24", tls = "may"}
 
 [directory]
 separator = "+-"
+files = ["aliases"]
 cache = "5m"
 cache_missing = "1m"
 cache_stale = "1d"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ironpost.accounts.records_cache import CacheOptions, RecordCache
+from ironpost.accounts.records_files import RecordFile, RecordFileError
 from ironpost.model.patterns import Addresses, Domains
 from ironpost.routing.mail_directory import MailDirectory, RelayDomains, key_of
 from ironpost.routing.records import Record, RecordTable
@@ -64,7 +65,7 @@ def configured_records(configuration: Configuration) -> dict[str, Record]:
 
 
 def record_sources(configuration: Configuration, context: SourceContext) -> list[RecordSource]:
-    """Open the sources of `[directory]`, each with its cache. Blocks.
+    """Open the sources of `[directory]`. Blocks.
 
     Raises:
         SourceError: one cannot be used.
@@ -78,7 +79,13 @@ def record_sources(configuration: Configuration, context: SourceContext) -> list
 
 
 def opened_sources(configuration: Configuration, context: SourceContext) -> Iterator[RecordSource | SourceError]:
-    """Open each source of `[directory]`; yield it with its cache, or the error. Blocks."""
+    """Open each source of `[directory]`; yield it (with its cache if it needs one), or the error. Blocks."""
+    serves = configuration.serves()
+    for number, path in enumerate(configuration.directory.files, 1):
+        try:
+            yield RecordFile(path, serves, context.clock)
+        except RecordFileError as error:
+            yield SourceError(f"directory.files[{number}]: {error}")
     times = configuration.directory.read(CacheOptions)
     for key, options in configuration.directory.sources():
         try:

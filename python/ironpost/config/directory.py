@@ -8,6 +8,7 @@ Refuses: an address that is not valid, `keep` without `forward` or for a disable
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path  # noqa: TC003 - pydantic reads annotations
 from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
@@ -55,6 +56,8 @@ class DirectoryKeys(Section):
 
     separator: Annotated[str, AfterValidator(_separator)] = "+"
     """Characters that separate a local part from its detail, `jo+news@mail.example`; empty for none."""
+    files: tuple[Path, ...] = ()
+    """Files with more mailboxes and aliases (`accounts.records_files`)."""
 
     def read(self, options: type[T]) -> T:
         """Return `RecordSources` or `CacheOptions`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
@@ -44,6 +44,9 @@ from ironpost.model.patterns import EVERY, Domains
 from ironpost.policy.checks.own_sender import OwnSender
 from ironpost.policy.options import Enforcement
 from ironpost.routing.mail_directory import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SmtpSection(Section):
@@ -176,16 +179,16 @@ class Configuration(Section):
 
     @model_validator(mode="after")
     def _directory(self) -> Configuration:
-        local, relay = Domains(self.local.domains), Domains(each for one in self.relay for each in one.domains)
+        local = Domains(self.local.domains)
         for domain in (each for one in self.relay for each in one.domains):
             if domain in local:
                 raise ValueError(f"relay: {domain} is also local")
+        serves = self.serves()
         taken: set[str] = set()
         entries = [(f"mailbox[{number}].address", key_of(each.address)) for number, each in enumerate(self.mailbox, 1)]
         entries += [(f"alias[{number}].address", each.address) for number, each in enumerate(self.alias, 1)]
         for name, key in entries:
-            domain = key.rpartition("@")[2]
-            if domain not in local and (domain not in relay or key.startswith("@")):
+            if not serves(key):
                 raise ValueError(f"{name}: {key} is in no local domain (local.domains) and no relay domain")
             if key in taken:
                 raise ValueError(f"{name}: {key} is listed twice")
@@ -231,6 +234,16 @@ class Configuration(Section):
     def control(self) -> Path:
         """The control socket."""
         return self.data / "control.sock"
+
+    def serves(self) -> Callable[[str], bool]:
+        """Return whether the directory may have a key: its domain is local, or a relay domain if it is an address."""
+        local, relay = Domains(self.local.domains), Domains(each for one in self.relay for each in one.domains)
+
+        def has(key: str) -> bool:
+            domain = key.rpartition("@")[2]
+            return domain in local or (domain in relay and not key.startswith("@"))
+
+        return has
 
     def limits_of(self, listener: ListenerSection) -> LimitsSection:
         """Return the limits of a listener: its own where it sets them, else those of `[limits]`."""
