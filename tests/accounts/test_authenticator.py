@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ironpost.accounts import passwords
-from ironpost.accounts.authenticator import User, Users, decoy_key, new_user, scram_credential, scram_text
+from ironpost.accounts.authenticator import METHODS, User, Users, decoy_key, new_user, scram_credential, scram_text
 from ironpost.accounts.file import UsersFile
 from ironpost.accounts.hook import HookError, load
 from ironpost.accounts.passwords import PasswordChecker, PasswordPool, PasswordPoolBusy, hash_password
@@ -300,12 +300,12 @@ def test_a_hook_is_an_object_in_a_file_or_a_module(tmp_path: Path, monkeypatch: 
     method = "def verify_password(self, session, login, password): return login"
     text = f"class Hook:\n    {method}\nhere = Hook()\nfive = 5\n"
     (tmp_path / "accounts.py").write_text(text)
-    found: Any = load("accounts.py:here", tmp_path)
+    found: Any = load("accounts.py:here", tmp_path, METHODS)
     assert found.verify_password(None, "ada", "x") == "ada"
-    assert load(f"{tmp_path}/accounts.py:here", tmp_path / "elsewhere") is not None
+    assert load(f"{tmp_path}/accounts.py:here", tmp_path / "elsewhere", METHODS) is not None
     (tmp_path / "ironpost_test_accounts.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert load("ironpost_test_accounts:here", tmp_path) is not None
+    assert load("ironpost_test_accounts:here", tmp_path, METHODS) is not None
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "exits.py").write_text("raise SystemExit(3)")  # f32: a reload would end the server
     for place, why in (
@@ -314,11 +314,11 @@ def test_a_hook_is_an_object_in_a_file_or_a_module(tmp_path: Path, monkeypatch: 
         ("broken.py:here", "ZeroDivisionError"),
         ("exits.py:here", "SystemExit: 3"),
         ("accounts.py:nothing", "has no nothing"),
-        ("accounts.py:five", "not an authenticator"),
-        ("accounts.py:Hook", "not an authenticator"),
+        ("accounts.py:five", "expected an object with the method verify_password or scram or "),
+        ("accounts.py:Hook", "expected an object with the method verify_password or scram or "),
     ):
         with pytest.raises(HookError, match=why):
-            load(place, tmp_path)
+            load(place, tmp_path, METHODS)
 
 
 def test_r53_an_unknown_name_is_shown_the_iterations_that_the_accounts_have() -> None:

@@ -29,6 +29,10 @@ HTTP = """
 url = "https://people.example/{key}"
 token = "file:absent"
 """
+HOOK = """
+[[directory.hook]]
+object = "people.py:people"
+"""
 
 
 def people(path: Path) -> None:
@@ -121,6 +125,25 @@ def test_a_web_server_decides_which_addresses_exist(
     assert f"ada@mail.example: https://127.0.0.1:{web_server}/{{key}}" in explained
 
 
+def test_a_hook_decides_which_addresses_exist(serve: Callable[..., Any], wait_until: Callable[..., None]) -> None:
+    server = serve("", MX, workers=2)
+    (server.folder / "people.py").write_text(
+        "class People:\n"
+        "    async def lookup(self, key):\n"
+        "        return {'targets': 'ada@mail.example,'} if key == 'team@mail.example' else self.known(key)\n"
+        "    def known(self, key):\n"
+        "        return {'ada@mail.example': {}, 'broken@mail.example': 7}.get(key)\n"
+        "people = People()\n"
+    )
+    server.configure(LOCAL + HOOK)
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    names = [f"{name}@mail.example" for name in ("ada", "team", "nobody", "broken")]
+    assert replies(server.ports["mx"], *names) == ["250 2.1.5", "250 2.1.5", "550 5.1.1", "451 4.3.0"]
+    wait_until(lambda: "people.py:people: lookup returned int" in server.log(), server.log)
+    found = server.run("directory", "find", "team@mail.example", "-c", str(server.file)).stdout.decode()
+    assert "team@mail.example: people.py:people" in found
+
+
 def test_mail_is_deferred_while_the_database_is_gone(
     serve: Callable[..., Any], wait_until: Callable[..., None]
 ) -> None:
@@ -145,6 +168,7 @@ def test_mail_is_deferred_while_the_database_is_gone(
         (SQL.replace("people.", "other.").replace("FROM people", "FROM unrelated"), b"no such column: target"),
         (SQL.replace(":key", "'x'"), b"directory.sql[1]: the query has no parameter :key"),
         (HTTP, b"directory.http[1]: token: absent: No such file or directory"),
+        (HOOK, b"directory.hook[1]: people.py:people: file not found: "),
     ],
 )  # fmt: skip
 def test_an_unusable_source_is_named_at_start_at_reload_and_by_check(

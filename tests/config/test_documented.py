@@ -266,6 +266,7 @@ def test_the_examples_load() -> None:
     assert [str(options) for each in sources for _, options in parse(each).directory.sources()] == [
         "/var/lib/people/people.sqlite3",
         "https://people.example/v1/{key}",
+        "people.py:people",
     ]
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]

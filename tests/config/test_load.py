@@ -132,6 +132,9 @@ query = "SELECT target AS targets FROM people WHERE address = :key"
 url = "https://people.example/{key}"
 token = "env:PEOPLE"
 
+[[directory.hook]]
+object = "people.py:people"
+
 [[mailbox]]
 address = "Ada@Mail.example"
 forward = ["ada@other.example"]

@@ -1,4 +1,4 @@
-"""Loads the operator's own authenticator: an object in a Python file or module.
+"""Loads a hook of the operator, such as an authenticator: an object in a Python file or module.
 
     accounts.py:authenticator       a file, relative to the directory of the configuration file
     accounts.ldap:authenticator     an installed module, or one on PYTHONPATH
@@ -13,9 +13,8 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from ironpost.accounts.authenticator import METHODS
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -24,12 +23,25 @@ class HookError(Exception):
     """The hook cannot be loaded; the text gives the reason."""
 
 
-def load(place: str, base: Path) -> object:
+def hook_place(text: str) -> str:
+    """Refuse what is not `file.py:attribute` or `module:attribute`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    where, _, attribute = text.rpartition(":")
+    if not where or not attribute.isidentifier():
+        raise ValueError('a hook is an object in a file or a module, like "accounts.py:authenticator"')
+    return text
+
+
+def load(place: str, base: Path, methods: Sequence[str]) -> object:
     """Load the object that `place` names.
 
     Args:
         place: `file.py:attribute` or `module:attribute`.
         base: the directory that relative paths start from.
+        methods: the methods of which it must have one.
 
     Raises:
         HookError: it does not exist, its code raises, or it has none of the methods.
@@ -46,8 +58,8 @@ def load(place: str, base: Path) -> object:
     found: object = getattr(module, attribute, None)
     if found is None:
         raise HookError(f"{place}: {where} has no {attribute}")
-    if not any(callable(getattr(found, method, None)) for method in METHODS) or isinstance(found, type):
-        raise HookError(f"{place}: not an authenticator: expected an object with one of {', '.join(METHODS)}")
+    if not any(callable(getattr(found, method, None)) for method in methods) or isinstance(found, type):
+        raise HookError(f"{place}: expected an object with the method {' or '.join(methods)}")
     return found
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ironpost.accounts.records_hook import HookOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_http import HttpOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_sql import SqlOptions  # noqa: TC001 - `config.declared` reads annotations
 
@@ -50,3 +51,4 @@ class RecordSources:
 
     sql: tuple[SqlOptions, ...] = ()
     http: tuple[HttpOptions, ...] = ()
+    hook: tuple[HookOptions, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ironpost.accounts.authenticator import Users, decoy_key
+from ironpost.accounts.authenticator import METHODS, Users, decoy_key
 from ironpost.accounts.dovecot import DovecotAuth
 from ironpost.accounts.file import UsersFile, UsersFileError
 from ironpost.accounts.hook import HookError, load
@@ -77,7 +77,7 @@ def sources(configuration: Configuration) -> tuple[list[UserSource], list[object
             found.append(_database(auth.database, auth.query))
         hooks: list[object] = [] if auth.dovecot is None else [DovecotAuth(auth.dovecot)]
         if auth.hook is not None:
-            hooks.append(load(auth.hook, configuration.folder))
+            hooks.append(load(auth.hook, configuration.folder, METHODS))
     except (UsersFileError, HookError) as fault:
         raise AuthError(str(fault)) from fault
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
+from ironpost.accounts.hook import hook_place
 from ironpost.config.values import Section
 from ironpost.model.options import not_empty
 from ironpost.protocol.sasl import BY_DEFAULT, BY_NAME
@@ -32,13 +33,6 @@ WITH_PASSWORD = ("PLAIN", "LOGIN")
 """The mechanisms by which the server gets the password."""
 
 
-def _hook(value: object) -> str:
-    where, colon, attribute = value.rpartition(":") if isinstance(value, str) else ("", "", "")
-    if not where or not colon or not attribute.isidentifier():
-        raise ValueError('a hook is an object in a file or a module, like "accounts.py:authenticator"')
-    return f"{where}:{attribute}"
-
-
 def _query(value: str) -> str:
     if ":login" not in value:
         raise ValueError("it must contain :login, the name that a client gives")
@@ -56,7 +50,7 @@ class AuthSection(Section):
     """The query: columns `name`, `password` and `scram` for the account `:login`."""
     dovecot: Path | None = None
     """Dovecot's authentication socket, `auth-client`: Dovecot checks the passwords of other accounts."""
-    hook: Annotated[str, BeforeValidator(_hook)] | None = None
+    hook: Annotated[str, AfterValidator(hook_place)] | None = None
     """A custom authenticator, as `file.py:attribute` or `module:attribute`."""
     mechanisms: Annotated[tuple[Mechanism, ...], AfterValidator(not_empty)] = BY_DEFAULT
     """Mechanisms that are offered, if the accounts support them. CRAM-MD5 is offered only if it is named here."""
