@@ -119,6 +119,7 @@ impl std::error::Error for Misuse {}
 pub struct ServerFramer {
     limits: Limits,
     addresses: Addresses,
+    chunking: bool,
     mode: Mode,
     held: bool,
     lines: LineReader,
@@ -136,6 +137,7 @@ impl ServerFramer {
         Self {
             limits,
             addresses,
+            chunking: true,
             mode: Mode::Command,
             held: false,
             lines: LineReader::default(),
@@ -143,6 +145,15 @@ impl ServerFramer {
             body: DataDecoder::new(newline, limits.content),
             stored: Vec::new(),
             at: 0,
+        }
+    }
+
+    /// The framer of a server that does not offer CHUNKING: no octets follow BDAT, which is a verb like any other.
+    #[must_use]
+    pub fn without_chunking(self) -> Self {
+        Self {
+            chunking: false,
+            ..self
         }
     }
 
@@ -246,7 +257,7 @@ impl ServerFramer {
         let command = parse_command(line, self.addresses);
         events.command(&command);
         match command.verb {
-            Verb::Bdat => match command.chunk {
+            Verb::Bdat if self.chunking => match command.chunk {
                 Some(chunk) if command.fault.is_none() => {
                     let counter = Counter::new(chunk);
                     self.chunk = Some(counter);

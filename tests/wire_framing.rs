@@ -253,8 +253,7 @@ fn limits(vector: &Table) -> Limits {
 }
 
 /// Feeds the pieces; at each hold the next mode is given, whether it comes after the piece or between two of them.
-fn run(pieces: &[&[u8]], modes: &[Mode], limits: Limits, newline: Newline, addresses: Addresses) -> Vec<Event> {
-    let mut framer = ServerFramer::new(limits, newline, addresses);
+fn run(mut framer: ServerFramer, pieces: &[&[u8]], modes: &[Mode]) -> Vec<Event> {
     let mut seen = Seen::default();
     let mut modes = modes.iter();
     for piece in pieces {
@@ -291,13 +290,18 @@ fn framer_vectors() {
             true => Addresses::Lenient,
             false => Addresses::Strict,
         };
+        let chunking = vector.get("chunking").is_none_or(|value| value.as_bool().unwrap());
+        let framer = || match ServerFramer::new(limits, newline, addresses) {
+            framer if chunking => framer,
+            framer => framer.without_chunking(),
+        };
         for lines in 0..12 {
             // Padding that starts nothing and holds nothing; nine octets walk over every offset in a block.
             let padded = [&b"NOOP 12\r\n".repeat(lines)[..], &input].concat();
             let mut events = vec![Event::Command("NOOP".into(), b"12".to_vec(), None); lines];
             events.extend_from_slice(&expected);
             for pieces in cuttings(&padded) {
-                assert_eq!(run(&pieces, &modes, limits, newline, addresses), events, "{name}");
+                assert_eq!(run(framer(), &pieces, &modes), events, "{name}");
             }
         }
     }

@@ -111,6 +111,7 @@ fn raise(misuse: Misuse) -> PyErr {
 ///     limits: lengths of lines, octets stored while held, content returned.
 ///     newline: the policy for a bare CR or LF in DATA; the octets of BDAT are returned unchanged.
 ///     lenient: MAIL and RCPT may deviate from the grammar as `TOLERATED` lists.
+///     chunking: octets follow BDAT; False in a server that does not offer CHUNKING, where BDAT is an unknown command.
 #[pyclass(module = "ironpost.wire._native")]
 struct ServerFramer(framer::ServerFramer);
 
@@ -118,18 +119,20 @@ struct ServerFramer(framer::ServerFramer);
 impl ServerFramer {
     #[new]
     #[pyo3(
-        signature = (limits = None, newline = None, *, lenient = false),
-        text_signature = "(limits=None, newline='reject', *, lenient=False)"
+        signature = (limits = None, newline = None, *, lenient = false, chunking = true),
+        text_signature = "(limits=None, newline='reject', *, lenient=False, chunking=True)"
     )]
     fn new(
         py: Python<'_>,
         limits: Option<&Bound<'_, PyAny>>,
         newline: Option<&Bound<'_, PyAny>>,
         lenient: bool,
+        chunking: bool,
     ) -> PyResult<Self> {
         let newline = newline.map_or(Ok(Newline::Reject), |name| self::newline(name, true))?;
         let limits = types(py)?.limits(limits)?;
-        Ok(Self(framer::ServerFramer::new(limits, newline, addresses(lenient))))
+        let framer = framer::ServerFramer::new(limits, newline, addresses(lenient));
+        Ok(Self(if chunking { framer } else { framer.without_chunking() }))
     }
 
     /// The events in `data` up to a hold; the octets after it are stored.

@@ -306,7 +306,7 @@ def framer(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
         held=rng.choice([1 << 20, 1 << 20, rng.randrange(20)]),
     )
     newline = rng.choice(["reject", "normalise", "accept"])
-    lenient = rng.random() < 0.5
+    lenient, chunking = rng.random() < 0.5, rng.random() < 0.8
     data = b"".join(
         rng.choice([soup(rng, 4), soup(rng, 4), command_line(rng) + b"\r\n", b"BDAT 2\r\na\r", b"BDAT 1 LAST\r\n\n"])
         for _ in range(rng.randrange(9))
@@ -315,7 +315,7 @@ def framer(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
     early = rng.random()
     ends = []
     for pieces in (cut(rng, data), cut(rng, data)):
-        one = wire.ServerFramer(limits, newline, lenient=lenient)
+        one = wire.ServerFramer(limits, newline, lenient=lenient, chunking=chunking)
         answers = iter(modes)
         events: list[Any] = []
         yield outcome(lambda one=one: one.resume(0)), outcome(lambda one=one: one.resume(9))

@@ -93,7 +93,7 @@ def test_the_stub_tells_the_truth(wire: ModuleType, tmp_path: Path) -> None:
     stub = (PACKAGE / "_native.pyi").read_text()
     if wire.IMPLEMENTATION == "pure":
         stub = re.sub(
-            r"def __new__\(\s*cls, (.*?)\s*\) -> Self:", r"def __init__(self, \1) -> None:", stub, flags=re.DOTALL
+            r"def __new__\(\s*cls,\s*(.*?)\s*\) -> Self:", r"def __init__(self, \1) -> None:", stub, flags=re.DOTALL
         )
     folder = tmp_path / "stubs" / "ironpost" / "wire"
     folder.mkdir(parents=True)

@@ -278,7 +278,12 @@ def test_header(wire: ModuleType, vector: dict[str, Any]) -> None:
 def run(wire: ModuleType, vector: dict[str, Any], pieces: Iterable[bytes]) -> tuple[list[Any], Any]:
     """The events, with pieces of body joined, and the framer."""
     limits = Limits(**vector["limits"]) if "limits" in vector else None
-    framer = wire.ServerFramer(limits, vector.get("newline", "reject"), lenient=vector.get("lenient", False))
+    framer = wire.ServerFramer(
+        limits,
+        vector.get("newline", "reject"),
+        lenient=vector.get("lenient", False),
+        chunking=vector.get("chunking", True),
+    )
     resume = iter(vector.get("resume", ()))
     events: list[Any] = []
     for piece in pieces:

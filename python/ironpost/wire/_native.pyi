@@ -97,7 +97,12 @@ class ReplyReader:
 @final
 class ServerFramer:
     def __new__(
-        cls, limits: Limits | None = None, newline: NewlinePolicy = "reject", *, lenient: bool = False
+        cls,
+        limits: Limits | None = None,
+        newline: NewlinePolicy = "reject",
+        *,
+        lenient: bool = False,
+        chunking: bool = True,
     ) -> Self: ...
     def feed(self, data: _Octets) -> list[ServerEvent]: ...
     def resume(self, mode: int) -> list[ServerEvent]: ...

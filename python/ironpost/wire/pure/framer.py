@@ -96,13 +96,20 @@ class ServerFramer:
         limits: lengths of lines, octets stored while held, content returned.
         newline: the policy for a bare CR or LF in DATA; the octets of BDAT are returned unchanged.
         lenient: MAIL and RCPT may deviate from the grammar as `TOLERATED` lists.
+        chunking: octets follow BDAT; False in a server that does not offer CHUNKING, where BDAT is an unknown command.
     """
 
     def __init__(
-        self, limits: Limits | None = None, newline: NewlinePolicy = "reject", *, lenient: bool = False
+        self,
+        limits: Limits | None = None,
+        newline: NewlinePolicy = "reject",
+        *,
+        lenient: bool = False,
+        chunking: bool = True,
     ) -> None:
         self._limits = as_limits(limits)
         self._lenient = lenient
+        self._chunking = chunking
         self._newline = as_newline_policy(newline)
         self._mode = MODE_COMMAND
         self._held = False
@@ -205,6 +212,8 @@ class ServerFramer:
         events.append(command)
         if command.verb in RESET_VERBS:
             self._chunks.reset()
+        if command.verb == "BDAT" and not self._chunking:
+            return
         if command.chunk is not None:
             self._chunks.begin(command.chunk.size, last=command.chunk.last)
             self._chunk_open = True
