@@ -290,7 +290,7 @@ fn framer_vectors() {
             true => Addresses::Lenient,
             false => Addresses::Strict,
         };
-        let chunking = vector.get("chunking").is_none_or(|value| value.as_bool().unwrap());
+        let chunking = vector.get("chunking").and_then(|value| value.as_bool()) != Some(false);
         let framer = || match ServerFramer::new(limits, newline, addresses) {
             framer if chunking => framer,
             framer => framer.without_chunking(),

@@ -1,0 +1,67 @@
+"""The tests of other projects, unmodified, with our wire under their libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+PRIVATE = ["TestSMTPWithController::test_long_line_leak"]
+"""It replaces the function that joins aiosmtpd's lines, and expects to be obeyed; the backend has no lines."""
+SECONDS = 300.0
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run Python in an empty folder, with the package where the tests found it; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "python")])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return done.stdout
+
+
+def failed(output: str) -> Sequence[str]:
+    """The tests that pytest's summary names."""
+    return re.findall(r"^(?:FAILED|ERROR) \S*?::(\S+)", output, re.MULTILINE)
+
+
+def test_aiosmtpd_passes_its_tests_of_sessions(tmp_path: Path) -> None:
+    (tmp_path / "backend.py").write_text(
+        "from ironpost.compat import backends\nbackends.install('aiosmtpd', 'smtplib')\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    tests = Path(str(importlib.util.find_spec("aiosmtpd.tests").submodule_search_locations[0]))
+    files = [str(tests / name) for name in ("test_smtp.py", "test_smtpsmuggling.py", "test_lmtp.py")]
+    options = ["-q", "-p", "backend", "-p", "no:xdist", "-p", "no:cacheprovider", "-c", "pytest.ini"]
+    output = run(tmp_path, "-m", "pytest", *options, *files)
+    assert failed(output) == PRIVATE, output[-4000:]
+    assert int(re.search(r"(\d+) passed", output)[1]) > 280, output[-4000:]
+
+
+def test_smtplib_passes_the_tests_of_cpython(tmp_path: Path) -> None:
+    if importlib.util.find_spec("test.test_smtplib") is None:
+        if os.environ.get("CI"):
+            pytest.fail("this Python is installed without its tests: Debian has them in libpython3.11-testsuite")
+        pytest.skip("this Python is installed without its tests")
+    program = (
+        "import unittest; from ironpost.compat import backends; backends.install('smtplib');"
+        "unittest.main('test.test_smtplib', argv=['test'])"
+    )
+    output = run(tmp_path, "-c", program)
+    assert re.search(r"^Ran \d{2,} tests.*\n\nOK", output, re.MULTILINE), output[-4000:]
