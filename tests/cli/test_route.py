@@ -22,6 +22,13 @@ recipients = ["jo@here.example"]
 [[alias]]
 address = "team@here.example"
 targets = ["jo@here.example", "max@partner.example"]
+[[rewrite]]
+addresses = ["old.example"]
+to = "@here.example"
+[[rewrite]]
+addresses = ["jo@here.example"]
+to = "jo.smith@here.example"
+at = "delivery"
 [[route]]
 domains = ["partner.example"]
 smart_host = ["192.0.2.9:2525"]
@@ -84,6 +91,25 @@ def test_an_alias_shows_its_targets_and_where_each_goes(tmp_path: Path) -> None:
         (1, "next hop", "partner.example", "[192.0.2.9]:2525"),
     ]
     assert found[1]["reasons"] == ["here.example is local; team@here.example: alias[1]"]
+
+
+def test_rewriting_shows_its_rules(tmp_path: Path) -> None:
+    arguments = ("max@partner.example", "--from", "jo@old.example", "--client", "127.0.0.1", "--json")
+    found = json.loads(explain(tmp_path, *arguments).stdout)["steps"]
+    assert [step["name"] for step in found] == [
+        "rewriting", "connect", "mail", "recipient", "route", "next hop", "rewriting",
+    ]  # fmt: skip
+    assert (found[0]["about"], found[0]["answer"]) == ("<jo@old.example>", "<jo@here.example>")
+    assert found[0]["reasons"] == ["reverse-path: jo@old.example becomes jo@here.example by rewrite[1]"]
+    assert found[2]["about"] == "<jo@old.example>"
+    assert found[-1]["reasons"] == ["reverse-path: jo@here.example becomes jo.smith@here.example by rewrite[2]"]
+
+
+def test_checks_see_the_new_recipient(tmp_path: Path) -> None:
+    code, outcome, found = steps(tmp_path, "jo@old.example", "--client", "198.51.100.7")
+    assert (code, outcome, found["rewriting"]["answer"]) == (0, "accepted", "<jo@here.example>")
+    assert found["recipient"]["about"] == "<jo@here.example>"
+    assert found["next hop"]["answer"] == "Maildir ironpost-data/mail"
 
 
 def test_a_local_recipient(tmp_path: Path) -> None:

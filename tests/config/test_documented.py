@@ -22,6 +22,7 @@ from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSect
 from ironpost.config.local import LocalDeliverySection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import ReplySection, RetrySection
+from ironpost.config.rewriting import RewriteSection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import ArchiveSection, OnDemandSection
 from ironpost.delivery.local import LOCAL_AGENTS
@@ -54,6 +55,7 @@ TABLES = {
     "mailbox": MailboxSection,
     "alias": AliasSection,
     "relay": RelaySection,
+    "rewrite": RewriteSection,
     "route": RouteSection,
     "route.auth": RouteAuthSection,
     "on_demand": OnDemandSection,
@@ -259,8 +261,8 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 def test_the_examples_load() -> None:
     (
-        route, directory, tls, reports, on_demand, *sources, hosts, oauth, program, hook, lmtp, retry, replies, limits,
-        sendmail,
+        route, directory, rewrite, tls, reports, on_demand, *sources, hosts, oauth, program, hook, lmtp, retry, replies,
+        limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert [str(options) for each in sources for _, options in parse(each).directory.sources()] == [
@@ -268,6 +270,7 @@ def test_the_examples_load() -> None:
         "https://people.example/v1/{key}",
         "people.py:people",
     ]
+    assert [rule.at for rule in parse(rewrite).rewrite] == ["reception", "reception", "reception", "delivery"]
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"

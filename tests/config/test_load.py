@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ironpost.compose.delivery import archives, routes
+from ironpost.compose.delivery import archives, rewriting, routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.declared import tables
 from ironpost.config.listeners import DEFAULTS
@@ -16,6 +16,7 @@ from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.routes import RouteAuthSection
 from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.model import Address
+from ironpost.routing.rewriting import Place
 from ironpost.routing.route import Kind
 
 WHOLE = """
@@ -148,6 +149,14 @@ targets = ["ada@mail.example"]
 [[relay]]
 domains = ["Branch.example", "*.branch.example"]
 recipients = ["jo@branch.example"]
+
+[[rewrite]]
+addresses = ["Ada@Old.example", "old.example", "*.mail.example"]
+to = "@mail.example"
+at = "delivery"
+places = ["reverse-path", "originator-fields"]
+exceptions = ["Root"]
+all_clients = true
 
 [policy]
 helo_own_name = "reject"
@@ -367,6 +376,7 @@ def test_this_file_shows_every_key_there_is() -> None:
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
         found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.sendmail,
         found.directory, found.mailbox[0], found.alias[0], found.relay[0],
+        found.rewrite[0],
         found.route[1], found.on_demand[0], found.archive[0],
         found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
@@ -695,6 +705,47 @@ def test_the_first_entry_of_local_delivery_that_matches_decides() -> None:
     assert decided["NoReply"].route.kind is Kind.DISCARD
     assert decided["NoReply"].reasons[-1] == "local.delivery[1] matches by noreply@mail.example: discard"
     assert decided["jo"].route.kind is Kind.LOCAL
+
+
+def test_rewriting_is_read() -> None:
+    assert rewriting(parse(WHOLE), "reception") is None
+    rules = rewriting(parse(WHOLE), "delivery")
+    assert rules is not None
+    found = {each: rules.find(Place.REVERSE_PATH, Address.parse(f"{each}@old.example")) for each in ("Jo", "root")}
+    assert (str(found["Jo"]), found["root"]) == (
+        "reverse-path: Jo@old.example becomes Jo@mail.example by rewrite[1]",
+        None,
+    )
+    assert rules.find(Place.FORWARD_PATH, Address.parse("jo@old.example")) is None
+    assert rules.changes_headers(own=False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ('addresses = []\nto = "@b.example"', "rewrite[1].addresses: the list is empty"),
+        ('addresses = ["@a.example"]\nto = "@b.example"', '"@a.example" is neither an address'),
+        ('addresses = ["a.example"]\nto = "b.example"', 'rewrite[1].to: "b.example" is not a valid address'),
+        ('addresses = ["a.example"]\nto = "@"', "rewrite[1].to: "),
+        ('addresses = ["a.example"]\nto = ""', 'rewrite[1].to: an address is like "jo@mail.example"'),
+        ('addresses = ["a.example"]\nto = "jö@b.example"', "cannot be used in mail without SMTPUTF8"),
+        ('addresses = ["a.example"]\nto = "@b.example"\nplaces = ["subject"]', "rewrite[1].places"),
+        ('addresses = ["a.example"]\nto = "@b.example"\nexceptions = [""]', "rewrite[1].exceptions"),
+        (
+            'addresses = ["a.example"]\nto = "@b.example"\n[[rewrite]]\naddresses = ["b.example"]\nto = "x@a.example"',
+            "any-name@a.example becomes any-name@b.example by rewrite[1], and the next time x@a.example by rewrite[2]",
+        ),
+    ],
+)
+def test_a_wrong_rule_of_rewriting_is_explained(keys: str, sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"[[rewrite]]\n{keys}\n", "c.toml")
+    assert sentence in str(caught.value)
+
+
+def test_a_domain_that_is_not_ascii_is_written_with_a_labels() -> None:
+    (section,) = parse('[[rewrite]]\naddresses = ["a.example"]\nto = "@bücher.example"').rewrite
+    assert section.to == "@xn--bcher-kva.example"
 
 
 def test_archives_are_read() -> None:

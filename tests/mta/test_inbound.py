@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from ironpost.protocol.dialect import Dialect
+    from ironpost.routing.rewriting import Rewriting
 
 LOCAL, OUTSIDE = "127.0.0.1", "198.51.100.7"
 NOW = 880127706.0
@@ -136,7 +137,8 @@ class Talk:
 
     def __init__(
         self, *checks: Check, ip: str = LOCAL, accept: Callable[[QueuedMessage], None] | None = None, role: str = "mx",
-        dialect: Dialect = SMTP, archives: tuple[ArchiveRule, ...] = (), **more: Any,
+        dialect: Dialect = SMTP, archives: tuple[ArchiveRule, ...] = (), rewriting: Rewriting | None = None,
+        **more: Any,
     ) -> None:  # fmt: skip
         self.store = Store()
         self.accepted: list[QueuedMessage] = []
@@ -146,7 +148,7 @@ class Talk:
         inbound = Inbound(
             store=self.store, policy=policy, clock=world, random=world, hostname="mx.example",
             accept=accept or self.accepted.append, role=role, archives=archives,
-            metrics=self.metrics,
+            metrics=self.metrics, rewriting=rewriting,
         )  # fmt: skip
         self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect, **more), Peer(ip, 25000))
         self.pending = self.session.start()

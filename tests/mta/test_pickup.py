@@ -10,8 +10,10 @@ from tests.mta.runner_kit import Chance, VirtualClock
 
 from ironpost.message.trace import MAX_RECEIVED
 from ironpost.model import Address, Envelope, Recipient
+from ironpost.model.patterns import AddressPattern
 from ironpost.mta.pickup import CONCURRENCY, RETRY_SECONDS, PickedUp, Pickup
 from ironpost.queue.store import StoreFull
+from ironpost.routing.rewriting import RewriteRule, Rewriting
 from ironpost.storage import drop
 from ironpost.storage.memory import MemoryStore
 from ironpost.telemetry.metrics import Counters
@@ -46,9 +48,11 @@ class Site:
         self.store = Store(now=self.clock.now)
         self.failing = ["jo@mx.example"]
         self.accepted: list[QueuedMessage] = []
+        self.rewriting: Rewriting | None = None
         self.pickup = Pickup(
             store=self.store, accept=self.accepted.append, directory=self.directory, archives=lambda: (),
-            clock=self.clock, random=Chance(), hostname="mx.example", metrics=Counters(),
+            rewriting=lambda: self.rewriting, clock=self.clock, random=Chance(), hostname="mx.example",
+            metrics=Counters(),
         )  # fmt: skip
 
     def directory(self) -> TableDirectory:
@@ -90,6 +94,18 @@ def test_mail_waits_while_the_store_is_full(site: Site) -> None:
     site.store.full = False
     site.clock.time += RETRY_SECONDS
     assert site.run() == PickedUp(queued=1, refused=0, waiting=0)
+
+
+def test_the_addresses_of_programs_are_rewritten(site: Site) -> None:
+    site.rewriting = Rewriting(
+        [RewriteRule((AddressPattern("host.mx.example"), AddressPattern("ada@mx.example")), "mx.example", "ann")]
+    )
+    site.leave("cron@host.mx.example")
+    assert site.run() == PickedUp(queued=1, refused=0, waiting=0)
+    (message,) = site.accepted
+    assert (str(message.envelope.reverse_path), site.recipients()) == ("ann@mx.example", ["ann@mx.example"])
+    content = asyncio.run(message.body.head(1000))
+    assert content.endswith(CONTENT.replace(b"ada@", b"ann@"))
 
 
 @pytest.mark.parametrize(("fields", "refused"), [(MAX_RECEIVED - 1, 0), (MAX_RECEIVED, 1)])

@@ -21,6 +21,7 @@ from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.remote import RemoteDelivery
+from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.queue_runner import QueueRunner
 from ironpost.policy import Policy, Ports
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ironpost.delivery import Agent
     from ironpost.model.tls import TlsRecorder
     from ironpost.routing.directory import Directory
+    from ironpost.routing.rewriting import Rewriting
     from ironpost.routing.route import LocalRule
 
 START = 1_700_000_000.0
@@ -123,12 +125,15 @@ class System:
         self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24,
         session: SessionSettings | None = None, claims: frozenset[str] = frozenset(),
         directory: Directory | None = None, local_rules: Sequence[LocalRule] = (),
-        tls_recorder: TlsRecorder | None = None, **policy: Any
+        tls_recorder: TlsRecorder | None = None, reception: Rewriting | None = None,
+        delivery: Rewriting | None = None, **policy: Any
     ) -> None:  # fmt: skip
         """`policy`: see `policy_kit.checks`."""
         self._session = session or SessionSettings()
         self._claims = claims
         self._tls_recorder = tls_recorder
+        self._reception = reception
+        self._delivery = delivery
         self._directory = directory or local([OUR_DOMAIN])
         self._local_rules = local_rules
         self.mail = folder / "mail"
@@ -153,6 +158,7 @@ class System:
         self._remote = RemoteDelivery(
             self.resolver, self._random, Dialer(local_hostname=f"mx.{OUR_DOMAIN}"), port=self.next_hop.port,
             own=OwnSystem(frozenset({f"mx.{OUR_DOMAIN}"}), networks=()), recorder=self._tls_recorder,
+            rewriting=DeliveryRewriting(self._delivery),
         )  # fmt: skip
         self._pipe = Pipe(f"mx.{OUR_DOMAIN}")
         self.runner = QueueRunner(
@@ -164,7 +170,7 @@ class System:
                 checks(Ports(self.clock, self.resolver, directory=self._directory), **self.policy)
             ),
             clock=self.clock, random=self._random, hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
-            claims=self._claims, directory=self._directory,
+            claims=self._claims, directory=self._directory, rewriting=self._reception,
         )  # fmt: skip
         self.server = Server(
             inbound, "127.0.0.1", 0, settings=replace(self._session, hostname=f"mx.{OUR_DOMAIN}", now=self.clock.now)

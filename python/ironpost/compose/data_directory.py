@@ -73,7 +73,7 @@ class LocalData:
     async def explainer(self) -> AsyncIterator[Explainer]:
         """See `operations.context.DataDirectory`."""
         from ironpost.accounts.record_sources import SourceContext
-        from ironpost.compose.delivery import routes
+        from ironpost.compose.delivery import rewriting, routes
         from ironpost.compose.directory import SourceError, record_sources
         from ironpost.compose.policy import policy
         from ironpost.operations.explain import Explainer
@@ -89,7 +89,13 @@ class LocalData:
                 raise OperationError(Reason.CONFIGURATION, str(error)) from None
             table = routes(configuration, sources)
             ports = Ports(found.clock, found.resolver, directory=table.directory)
-            yield Explainer(policy(configuration, found.name, ports), table, agents.agent)
+            yield Explainer(
+                policy(configuration, found.name, ports),
+                table,
+                agents.agent,
+                reception=rewriting(configuration, "reception"),
+                delivery=found.rewriting.rules,
+            )
 
     @asynccontextmanager
     async def dane(self) -> AsyncIterator[DaneChecker]:

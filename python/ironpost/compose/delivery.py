@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Final
 from ironpost.client.tls import provides_chain
 from ironpost.compose.directory import directory
 from ironpost.config.quantities import Endpoint
+from ironpost.config.rewriting import rewrite_rules
 from ironpost.delivery.access import AccessError, Accesses
 from ironpost.delivery.agents import AGENTS, AgentContext, create_agents
 from ironpost.delivery.local import Verifiable
 from ironpost.delivery.own_system import ANY, OwnSystem, reached
+from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.sts_cache import StsCache
 from ironpost.dns.resolver import DnsResolver
 from ironpost.dns.unconfigured import UnconfiguredResolver
@@ -31,6 +33,7 @@ from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
 from ironpost.queue.retry import WAITS, RetryPolicy
 from ironpost.routing.archive import ArchiveRule
 from ironpost.routing.limits import DeliveryLimits, LimitRule
+from ironpost.routing.rewriting import Rewriting
 from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
 from ironpost.routing.tls import TlsRule, TlsUse
 from ironpost.server.tls import trust
@@ -103,6 +106,8 @@ class DeliveryAgents:
         self._accesses = Accesses(delivery.ca)
         self.http = http_client(configuration.http, self.resolver)
         """The one HTTP client of this process."""
+        self.rewriting = DeliveryRewriting(rewriting(configuration, "delivery"), metrics)
+        """The rules for the addresses of mail that leaves; a reload replaces them."""
         self.sts: StsCache | None = None
         """The MTA-STS policies; None if they are not used."""
         if delivery.mta_sts and state is not None:
@@ -129,6 +134,7 @@ class DeliveryAgents:
             tls_recorder=tls_recorder,
             authorities=delivery.ca,
             accesses=self._accesses,
+            rewriting=self.rewriting,
         )
         """Everything the agents are made from."""
         self._agents = create_agents(self.context)
@@ -221,6 +227,12 @@ def reply_rules(queue: QueueSection) -> ReplyRules:
 def archives(configuration: Configuration) -> tuple[ArchiveRule, ...]:
     """The archive copies of a configuration."""
     return tuple(ArchiveRule(each.domains, each.to) for each in configuration.archive)
+
+
+def rewriting(configuration: Configuration, at: str) -> Rewriting | None:
+    """The address rewriting of a configuration at `reception` or `delivery`; None without rules."""
+    rules = rewrite_rules(configuration.rewrite, at)
+    return Rewriting(rules, configuration.smtp.trusted) if rules else None
 
 
 def customers(configuration: Configuration) -> dict[str, frozenset[str]]:

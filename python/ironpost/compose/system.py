@@ -27,6 +27,7 @@ from ironpost.compose.delivery import (
     own_system,
     reply_rules,
     retry_policy,
+    rewriting,
     routes,
 )
 from ironpost.compose.directory import SourceError, record_sources
@@ -299,11 +300,13 @@ class System:
             random=self._random,
             metrics=self._counters,
         )
+        self._reception = rewriting(configuration, "reception")
         self._pickup = Pickup(
             store=self._store,
             accept=self._runner.accept,
             directory=lambda: self._runner.routes.directory,
             archives=lambda: archives(self.configuration),
+            rewriting=lambda: self._reception,
             clock=self._clock,
             random=self._random,
             hostname=name,
@@ -406,6 +409,8 @@ class System:
         self._runner.routes = new_routes
         self._on_demand.customers = customers(new)
         self._agents.deliver_to(new.maildir)
+        self._reception = rewriting(new, "reception")
+        self._agents.rewriting.rules = rewriting(new, "delivery")
         self._limit_resources(new, available)
         for each in self.listeners:
             each.apply(handlers[each.role], profiles[each.listener], tls)
@@ -452,6 +457,7 @@ class System:
                 on_demand=self._on_demand if role in logging_in else None,
                 claims=CLAIMS,
                 archives=archives(configuration),
+                rewriting=rewriting(configuration, "reception"),
                 idempotency=configuration.queue.idempotency > 0,
                 metrics=self._counters,
             )

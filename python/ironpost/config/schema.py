@@ -23,6 +23,7 @@ from ironpost.config.local import LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
+from ironpost.config.rewriting import RewriteSection, rewrite_rules
 from ironpost.config.routes import RouteSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.sendmail import SendmailSection
 from ironpost.config.tlsrpt import TlsrptSection
@@ -44,6 +45,7 @@ from ironpost.model.patterns import EVERY, Domains
 from ironpost.policy.checks.own_sender import OwnSender
 from ironpost.policy.options import Enforcement
 from ironpost.routing.mail_directory import key_of
+from ironpost.routing.rewriting import conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +141,7 @@ class Configuration(Section):
     mailbox: tuple[MailboxSection, ...] = ()
     alias: tuple[AliasSection, ...] = ()
     relay: tuple[RelaySection, ...] = ()
+    rewrite: tuple[RewriteSection, ...] = ()
     policy: PolicySection = PolicySection()
     queue: QueueSection = QueueSection()
     delivery: DeliverySection = DeliverySection()
@@ -193,6 +196,13 @@ class Configuration(Section):
             if key in taken:
                 raise ValueError(f"{name}: {key} is listed twice")
             taken.add(key)
+        return self
+
+    @model_validator(mode="after")
+    def _rewriting(self) -> Configuration:
+        for at in ("reception", "delivery"):
+            if sentence := conflict(rewrite_rules(self.rewrite, at)):
+                raise ValueError(sentence)
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.post import Post
 from ironpost.delivery.remote import RemoteDelivery
+from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.waiting import WaitingAgent
 from ironpost.protocol.client.name import full_name
 from ironpost.protocol.client.tolerance import TOLERANCES
@@ -77,6 +78,8 @@ class AgentContext:
     """PEM file of the authorities that verify other hosts; the system's if None."""
     accesses: Accesses = field(default_factory=Accesses)
     """Logins and client certificates of routes."""
+    rewriting: DeliveryRewriting = field(default_factory=DeliveryRewriting)
+    """The rules for the addresses of mail that leaves."""
 
 
 def _maildir(context: AgentContext) -> Maildir:
@@ -114,6 +117,7 @@ def _remote(context: AgentContext, dialect: Dialect = SMTP) -> RemoteDelivery:
         attempt_seconds=context.attempt,
         metrics=context.metrics,
         recorder=context.tls_recorder,
+        rewriting=context.rewriting if dialect is SMTP else None,
     )
 
 

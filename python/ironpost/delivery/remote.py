@@ -33,6 +33,7 @@ from ironpost.delivery.next_hop import (
 )
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pool import ConnectionPool, Link
+from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.sending import Sending, too_many, undecided
 from ironpost.delivery.settings import (
     ATTEMPT_SECONDS,
@@ -208,6 +209,7 @@ class RemoteDelivery:
         attempt_seconds: float = ATTEMPT_SECONDS,
         metrics: Metrics | None = None,
         recorder: TlsRecorder | None = None,
+        rewriting: DeliveryRewriting | None = None,
     ) -> None:
         """Create the agent; no connection is opened yet.
 
@@ -225,6 +227,7 @@ class RemoteDelivery:
             metrics: counts connections; nothing if None.
             recorder: records the TLS of each new connection for reports; nothing if None.
             attempt_seconds: seconds for one message at one destination; large content gets more.
+            rewriting: the rules for the addresses of what is sent; none if None.
         """
         self._own = own
         self._resolver = resolver
@@ -237,6 +240,7 @@ class RemoteDelivery:
         self._families = BrokenFamilies(monotonic)
         self._metrics = metrics or Uncounted()
         self._recorder = recorder
+        self._rewriting = DeliveryRewriting() if rewriting is None else rewriting
         self._pool = ConnectionPool(
             limit=lambda key: limits.of(*key).deliveries, messages=connection_messages, idle_seconds=idle_seconds
         )
@@ -302,6 +306,7 @@ class RemoteDelivery:
         recipients: Sequence[QueuedRecipient],
     ) -> Results:
         try:
+            message, recipients = await self._rewriting.apply(message, recipients)
             sending = await Sending.of(message)
         except OSError as error:
             outcome = unreadable(error)

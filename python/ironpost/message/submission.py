@@ -4,7 +4,7 @@ Promises: only the header section is inspected, and held in memory until it is c
 (SECURITY R23); the body is unchanged. A missing Date or Message-ID is added, an invalid Message-ID is replaced
 (RFC 6409 §8.2, §8.3). Bcc and Resent-Bcc are removed: the envelope has these recipients, and the others must not see
 them (RFC 5322 §3.6.3). On request the field Idempotency-Key is read and removed. Nothing else is changed: no Sender is
-added and no address rewritten (RFC 6409 §8.1 and §8.8 allow it, §8 warns of it).
+added (RFC 6409 §8.1 allows it, §8 warns of it), and addresses are rewritten later (`routing.rewriting`).
 Refuses: a malformed or over-large header section, a message without exactly one From (RFC 5322 §3.6), and an invalid
 Idempotency-Key, with the text of the reply in `fault`.
 """

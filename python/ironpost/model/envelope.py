@@ -46,7 +46,7 @@ class Recipient(NamedTuple):
     parameters: Mapping[str, Value] = _NONE
     """ESMTP parameters of RCPT: keyword in upper case to typed value."""
     original: Address | None = None
-    """The forward-path of RCPT, if an alias replaced it by `address`."""
+    """The forward-path of RCPT, if an alias or a rule of rewriting replaced it by `address`."""
 
 
 class Origin(NamedTuple):

@@ -5,7 +5,8 @@ reaches the queue runner even if its client has disconnected. A recipient is acc
 store is full or fails, the transaction is answered 452 or 451, and the session continues. A message that a client
 submits again under the same Idempotency-Key is acknowledged like the first one, and stored once. Each message, each
 refusal and each session is logged once. Submitted content is normalised (RFC 6409 §8); relayed content is not changed,
-except for header fields that a check removes.
+except for header fields that a check removes. Addresses are rewritten by the rules: checks see recipients after that,
+and the reverse-path and the content as the client sent them.
 Costs: no task and no coroutine for a message if the store returns a Future and no check awaits anything.
 """
 
@@ -32,7 +33,9 @@ from ironpost.protocol.extensions import TAG_FIELDS, message_fields, not_before,
 from ironpost.queue.store import NewMessage, SubmissionPending, SubmittedBefore
 from ironpost.routing.archive import archived
 from ironpost.routing.directory import expand
+from ironpost.routing.rewriting import Place
 from ironpost.telemetry.events import record
+from ironpost.telemetry.rewriting import log_rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.archive import ArchiveRule
     from ironpost.routing.directory import Directory
+    from ironpost.routing.rewriting import Rewriting, Rewritten
     from ironpost.wire import BodyEnd
 
 _log: Final = logging.getLogger("ironpost.inbound")
@@ -88,7 +92,9 @@ class _SessionState:
     strip: frozenset[str] = frozenset()
     """Header fields that policy removes from it; set by MAIL."""
     inspected: InspectedSpool | None = None
-    """The content that is being received, if policy scans it or removes header fields."""
+    """The content that is being received, if it is scanned or its header section is changed."""
+    rewritten: list[Rewritten] = field(default_factory=list)
+    """The addresses that were rewritten in the message."""
 
 
 class Inbound:
@@ -108,6 +114,7 @@ class Inbound:
         on_demand: OnDemand | None = None,
         directory: Directory | None = None,
         archives: tuple[ArchiveRule, ...] = (),
+        rewriting: Rewriting | None = None,
         idempotency: bool = False,
         metrics: Metrics = Uncounted(),  # noqa: B008 - holds nothing
     ) -> None:
@@ -125,6 +132,7 @@ class Inbound:
             on_demand: implements ETRN and ATRN; if None, they are not offered.
             directory: expands aliases when a message is committed; None if there are no aliases.
             archives: whose mail is copied to which addresses.
+            rewriting: the rules for mail that arrives; None if there are none.
             idempotency: whether clients that have authenticated for `submission` may give an Idempotency-Key.
             metrics: the counters.
 
@@ -146,6 +154,7 @@ class Inbound:
         self._metrics = metrics
         self._directory = directory
         self._archives = archives
+        self._rewriting = rewriting
 
     # The hooks, in the order of a session
 
@@ -192,6 +201,9 @@ class Inbound:
         """Consult policy about one recipient, which is refused unless a check accepts it."""
         state: _SessionState = session.extra
         facts = state.facts
+        if self._rewriting is not None:
+            found = self._rewriting.find(Place.FORWARD_PATH, forward_path)
+            forward_path = forward_path if found is None else found.after
         facts.forward_path = forward_path
         facts.rcpt_parameters = parameters
         transaction = session.transaction
@@ -210,8 +222,11 @@ class Inbound:
         except OSError as error:
             return self._store_fault(error, state)
         state.inspected = None
-        if scan is not None or state.strip:
-            spool = state.inspected = InspectedSpool(spool, scan, state.strip)
+        state.rewritten, rewrite, rules = [], None, self._rewriting
+        if rules is not None and rules.changes_headers(own=(own := rules.is_own(_origin(session, self._role)))):
+            rewrite = partial(rules.header, changes=state.rewritten, own=own)
+        if scan is not None or state.strip or rewrite is not None:
+            spool = state.inspected = InspectedSpool(spool, scan, state.strip, rewrite)
         if self._role == "submission":
             return SubmittedContent(spool, keyed=self._idempotency and session.identity is not None)
         return Content(spool)
@@ -407,6 +422,9 @@ class Inbound:
         due = not_before(transaction.parameters)
         quarantine = transaction.quarantine
         message_id = fields.get("message-id", _NONE)[0] or Header(added).first("Message-ID") or b""
+        if self._rewriting is not None:
+            envelope = self._rewriting.envelope(envelope, state.rewritten)
+            log_rewritten(_log, self._metrics, identifier, state.rewritten, state.session)
         if self._archives:
             envelope = archived(envelope, self._archives)
         new = NewMessage(

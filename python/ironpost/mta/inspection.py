@@ -1,7 +1,8 @@
-"""Content on its way to the store: policy scans it, and removes header fields from it.
+"""Content on its way to the store: policy scans it and removes header fields from it, and addresses are rewritten.
 
 Promises: scanners get the header section whole, then the body as it arrives, both as received; the store gets
-everything but the removed fields. Only the header section is held, at most 1 MiB (`message.section`).
+everything but the removed fields, with rewritten addresses in the others. Only the header section is held, at most
+1 MiB (`message.section`).
 Refuses: content from which fields must be removed but whose header section cannot be parsed to its end, since such a
 field may follow: `fault` gives the reason.
 """
@@ -10,27 +11,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ironpost.message.section import HeaderReader
+from ironpost.message.section import Header, HeaderReader
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
-    from ironpost.message.section import Header
     from ironpost.model.body import Spool
     from ironpost.policy.pipeline import Scan
 
 
 class InspectedSpool:
-    """A `model.body.Spool` in front of the spool of the store, for a message that policy scans or strips of fields."""
+    """A `model.body.Spool` in front of the spool of the store, for a message that is scanned or changed on its way."""
 
-    __slots__ = ("_reader", "_strip", "fault", "scan", "spool")
+    __slots__ = ("_reader", "_rewrite", "_strip", "fault", "scan", "spool")
 
-    def __init__(self, spool: Spool, scan: Scan | None, strip: frozenset[str]) -> None:
-        """See `policy.Policy.scan` and `policy.Finding.strip`."""
+    def __init__(
+        self,
+        spool: Spool,
+        scan: Scan | None,
+        strip: frozenset[str],
+        rewrite: Callable[[Header], bytes] | None = None,
+    ) -> None:
+        """Create the spool of one message.
+
+        Args:
+            spool: the spool of the store.
+            scan: see `policy.Policy.scan`.
+            strip: see `policy.Finding.strip`.
+            rewrite: returns the header section with other addresses; None to keep them.
+        """
         self.spool = spool
         """The spool of the store."""
         self.scan = scan
         self._strip = strip
+        self._rewrite = rewrite
         self._reader = HeaderReader()
         self.fault = ""
         """Reason to refuse the content, a sentence for the client; empty if there is none."""
@@ -63,10 +77,12 @@ class InspectedSpool:
         """Scan the header section; return the octets of it that are stored."""
         if self.scan is not None:
             self.scan.header(header)
-        if not self._strip or not header.starts_with_field:
-            return header.octets
-        self.fault = header.fault
-        return b"" if self.fault else header.without(*self._strip)
+        if self._strip and header.starts_with_field:
+            self.fault = header.fault
+            if self.fault:
+                return b""
+            header = Header(header.without(*self._strip))
+        return header.octets if self._rewrite is None else self._rewrite(header)
 
     def _pass(self, header: bytes, body: bytes) -> Awaitable[None] | None:
         if body and self.scan is not None:

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import logging
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.message import received
@@ -22,12 +23,14 @@ from ironpost.message.section import Header
 from ironpost.message.trace import MAX_RECEIVED
 from ironpost.model.text import error_text
 from ironpost.mta.inbound import MESSAGE_ID_OCTETS
+from ironpost.mta.inspection import InspectedSpool
 from ironpost.mta.intake import SubmittedContent
 from ironpost.queue.store import NewMessage, Submission, SubmissionPending, SubmittedBefore
 from ironpost.routing.archive import archived
 from ironpost.routing.directory import DirectoryError, expand
 from ironpost.storage import drop
 from ironpost.telemetry.events import record
+from ironpost.telemetry.rewriting import log_rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.archive import ArchiveRule
     from ironpost.routing.directory import Directory
+    from ironpost.routing.rewriting import Rewriting, Rewritten
 
 CONCURRENCY: Final = 16
 """Files that are read at a time; their commits share a sync."""
@@ -80,6 +84,7 @@ class Pickup:
         accept: Callable[[QueuedMessage], None],
         directory: Callable[[], Directory],
         archives: Callable[[], tuple[ArchiveRule, ...]],
+        rewriting: Callable[[], Rewriting | None],
         clock: Clock,
         random: Random,
         hostname: str,
@@ -92,6 +97,7 @@ class Pickup:
             accept: called with each message after its commit.
             directory: expands aliases.
             archives: the archive copies.
+            rewriting: the rules for mail that arrives.
             clock: time.
             random: its tokens become queue ids.
             hostname: this server's name in Received and Message-ID.
@@ -101,6 +107,7 @@ class Pickup:
         self._accept = accept
         self._directory = directory
         self._archives = archives
+        self._rewriting = rewriting
         self._clock = clock
         self._random = random
         self._hostname = hostname
@@ -158,14 +165,22 @@ class Pickup:
         envelope = file.envelope
         if len(envelope.recipients) > recipients:
             raise _Refused(f"more than {recipients} recipients")
-        content = SubmittedContent(self._store.spool())
+        rules = self._rewriting()
+        changes: list[Rewritten] = []
+        rewrite = None if rules is None else partial(rules.header, changes=changes, own=True)
+        spool = InspectedSpool(self._store.spool(), None, frozenset(), rewrite)
+        content = SubmittedContent(spool)
         try:
             await _copy(file, content, octets)
             content.finish()
+            spool.finish()
+            content.spool = spool.spool
             if content.fault:
                 raise _Refused(content.fault)
             if content.header.received >= MAX_RECEIVED:
                 raise _Refused(f"in a mail loop: {content.header.received} Received fields")
+            if rules is not None:
+                envelope = rules.envelope(envelope, changes)
             envelope = archived(envelope, self._archives())
             expanded = expand(envelope.recipients, self._directory())
             envelope = envelope._replace(recipients=expanded if isinstance(expanded, tuple) else await expanded)
@@ -195,6 +210,7 @@ class Pickup:
         except BaseException:
             content.discard()
             raise
+        log_rewritten(log, self._metrics, identifier, changes)
         self._metrics.count("messages", "accepted")
         self._metrics.count("octets", amount=message.body.size)
         record(

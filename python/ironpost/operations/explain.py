@@ -17,7 +17,8 @@ from ironpost.operations.operation import Operation, OperationError, Reason, Sco
 from ironpost.policy import Facts, PolicyDecision, PolicyStage
 from ironpost.protocol.server.transaction import Identity
 from ironpost.routing.directory import Alias, Closed, DirectoryError, Mailbox, NotLocal, expand
-from ironpost.routing.route import RouteDecision
+from ironpost.routing.rewriting import Place
+from ironpost.routing.route import Kind, RouteDecision
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ironpost.operations.context import DataDirectory
     from ironpost.policy import Policy
     from ironpost.routing.directory import Step
+    from ironpost.routing.rewriting import Rewriting
     from ironpost.routing.route import Route, Routes
 
 
@@ -44,7 +46,8 @@ class RouteStep:
     """One decision and its reasons."""
 
     name: str
-    """`connect`, `hello`, `mail`, `recipient`, `entry` (of the directory), `route` or `next hop`."""
+    """`connect`, `hello`, `mail`, `recipient`, `entry` (of the directory), `route`, `next hop`, or
+    `rewriting` (of an address of the envelope)."""
     about: str
     answer: str
     reasons: tuple[str, ...] = ()
@@ -78,11 +81,29 @@ class ExplainRequest:
 class Explainer:
     """Explains decisions of one configuration."""
 
-    def __init__(self, policy: Policy, routes: Routes, agents: Callable[[Route], RouteAgent]) -> None:
-        """Create an explainer from components like those of a server."""
+    def __init__(
+        self,
+        policy: Policy,
+        routes: Routes,
+        agents: Callable[[Route], RouteAgent],
+        *,
+        reception: Rewriting | None = None,
+        delivery: Rewriting | None = None,
+    ) -> None:
+        """Create an explainer from components like those of a server.
+
+        Args:
+            policy: decides at each stage.
+            routes: the routing table.
+            agents: the delivery agent of a route.
+            reception: rewriting of mail that arrives; None if there is none.
+            delivery: the same of mail that leaves.
+        """
         self._policy = policy
         self._routes = routes
         self._agents = agents
+        self._reception = reception
+        self._delivery = delivery
 
     async def explain(
         self, recipient: Address, sender: Address, *, client: str = "", hello: str = "", login: str = ""
@@ -96,13 +117,14 @@ class Explainer:
             hello: its EHLO name; if empty, the hello stage is skipped.
             login: the authenticated identity; empty without authentication.
         """
+        steps: list[RouteStep] = []
+        final_sender, recipient = _rewritten(steps, self._reception, sender, recipient)
         identity = Identity(login, "none") if login else None
         facts = Facts(ip=client, helo=hello, identity=identity, reverse_path=sender, forward_path=recipient)
         stages = [(PolicyStage.CONNECT, client or "an untrusted client")]
         if hello:
             stages.append((PolicyStage.HELLO, hello))
         stages += [(PolicyStage.MAIL, f"<{sender}>"), (PolicyStage.RECIPIENT, f"<{recipient}>")]
-        steps: list[RouteStep] = []
         for stage, about in stages:
             opinion = await _decided(self._policy.decide(stage, facts))
             verdict = opinion.verdict
@@ -112,7 +134,7 @@ class Explainer:
                 return Explanation(RouteOutcome.REFUSED if refused else RouteOutcome.DEFERRED, tuple(steps))
             if verdict.final.action is Action.DROP:
                 return Explanation(RouteOutcome.DROPPED, tuple(steps))
-        outcome = await self._delivered(steps, recipient, sender, login)
+        outcome = await self._delivered(steps, recipient, final_sender, login)
         return Explanation(outcome, tuple(steps))
 
     async def find(self, address: Address) -> Explanation:
@@ -155,6 +177,8 @@ class Explainer:
         steps.append(RouteStep("route", f"<{recipient}>", str(chosen.route), reasons, level))
         hops = await self._agents(chosen.route).preview(recipient, chosen.route)
         steps.append(RouteStep("next hop", recipient.key or "postmaster", hops.text, hops.reasons, level))
+        if chosen.route.kind in {Kind.SMART_HOST, Kind.MX}:
+            _rewritten(steps, self._delivery, sender, recipient, level)
         if hops.failure is None:
             return RouteOutcome.ACCEPTED
         return RouteOutcome.DEFERRED if hops.failure.transient else RouteOutcome.REFUSED
@@ -178,6 +202,19 @@ def _entry_text(step: Step) -> str:
 
 def _worst(one: RouteOutcome, other: RouteOutcome) -> RouteOutcome:
     return max(one, other, key=list(RouteOutcome).index)
+
+
+def _rewritten(
+    steps: list[RouteStep], rules: Rewriting | None, sender: Address, recipient: Address, level: int = 0
+) -> tuple[Address, Address]:
+    """Add what rules change in the envelope; return its addresses after that."""
+    after = []
+    for place, address in ((Place.REVERSE_PATH, sender), (Place.FORWARD_PATH, recipient)):
+        found = None if rules is None else rules.find(place, address)
+        if found is not None:
+            steps.append(RouteStep("rewriting", f"<{address}>", f"<{found.after}>", (str(found),), level))
+        after.append(address if found is None else found.after)
+    return after[0], after[1]
 
 
 async def _decided(decision: PolicyDecision | Awaitable[PolicyDecision]) -> PolicyDecision:

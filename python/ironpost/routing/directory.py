@@ -204,8 +204,8 @@ class _Expansion:
             self._seen += 1
             if self._seen % BATCH == 0:
                 await _others()
-            redirected = _redirected(recipient, target, single=len(found.targets) == 1)
-            await self._add(redirected, self._directory.find(target), (*chain, key))
+            target_recipient = redirected(recipient, target, single=len(found.targets) == 1)
+            await self._add(target_recipient, self._directory.find(target), (*chain, key))
 
     def _end(self, recipient: Recipient, key: tuple[str, str], entry: Entry, level: int) -> None:
         """Add a recipient: not an alias, or one that led back to itself."""
@@ -247,7 +247,7 @@ def _others() -> Generator[None, None, None]:
     yield
 
 
-def _redirected(recipient: Recipient, target: Address, *, single: bool) -> Recipient:
+def redirected(recipient: Recipient, target: Address, *, single: bool = True) -> Recipient:
     """Return a target of an alias, with the parameters that RFC 3461 §5.2.7.2 and §5.2.7.3 (c) allow.
 
     ORCPT is added if the client sent none, so that a report names the address that the sender wrote.

@@ -51,6 +51,8 @@ UNBOUNDED: Final = "+Inf"
 """The key of a histogram's last bucket."""
 DESTINATIONS: Final = 100
 """Maximum number of destinations with their own label, in each process."""
+RULES: Final = 100
+"""Maximum number of rules of rewriting with their own label."""
 
 _ROUTES: Final = (*(kind.name.lower() for kind in Kind), UNROUTED)
 
@@ -71,6 +73,7 @@ COUNTERS: Final[dict[str, Counter]] = {
     "recipients_refused": Counter("Recipients rejected by policy."),
     "messages": Counter("Messages received in full, by result.", "result"),
     "octets": Counter("Size of accepted messages in octets."),
+    "addresses_rewritten": Counter("Addresses rewritten, by rule.", "rule", RULES, (OTHER,)),
     "logins": Counter("Login attempts, by result.", "result"),
     "recipients_delivered": Counter("Recipients delivered or relayed, by kind of route.", "route", known=_ROUTES),
     "recipients_deferred": Counter("Deferrals of recipients, by kind of route.", "route", known=_ROUTES),

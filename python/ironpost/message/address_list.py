@@ -1,0 +1,183 @@
+"""The addresses in the header fields that hold mailboxes or groups, and their replacement in place.
+
+Promises: `replaced` changes the octets of local parts and domains and nothing else: display names, comments, encoded
+words, groups, folding and the white space between tokens are as before. An address that is not valid, or not UTF-8, is
+left as it is; so is everything after the first octet that the syntax does not allow. Time is linear in the length of
+the field. If a line grows beyond 998 octets, it is folded after a comma (RFC 5322 §2.1.1).
+Standards: RFC 5322 §3.4 (address lists), §3.4.1 (addr-spec), §4.4 (obsolete forms: routes, and white space and comments
+around the dots of an address, which a replacement removes); RFC 6532 §3.2 (UTF-8); RFC 6854 (groups in any field).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost import wire
+from ironpost.message.header import LINE_LIMIT
+from ironpost.model import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_TOKEN: Final = re.compile(
+    rb"""[ \t\r\n]+
+    | (?P<quoted> "(?:[^"\\]|\\.)*+" )
+    | (?P<literal> \[(?:[^\[\]\\]|\\.)*+\] )
+    | (?P<atom> [^\x00-\x20\x7f()<>@,;:\\".\[\]]+ )
+    | (?P<special> [<>@,;:.] )
+    | (?P<comment> \( )""",
+    re.VERBOSE | re.DOTALL,
+)
+"""RFC 5322 §3.2; an octet of UTF-8 is an octet of an atom (RFC 6532 §3.2)."""
+_IN_COMMENT: Final = re.compile(rb"[()]|\\.", re.DOTALL)
+_QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class _Token(NamedTuple):
+    kind: str
+    """`quoted`, `literal`, `atom`, or the special character itself."""
+    octets: bytes
+    start: int
+    end: int
+
+
+class FoundAddress(NamedTuple):
+    """An address, by offsets into a field body."""
+
+    address: Address
+    start: int
+    """The offset of the local part."""
+    at: int
+    """The offset after it."""
+    domain: int
+    """The offset of the domain."""
+    end: int
+    """The offset after it."""
+
+
+def addresses(body: bytes) -> Iterator[FoundAddress]:
+    """The addresses of a field body, in order."""
+    for element in _elements(body):
+        if (found := _address(element)) is not None:
+            yield found
+
+
+def replaced(name: bytes, body: bytes, change: Callable[[Address], Address | None]) -> bytes:
+    """The body of an address field after some of its addresses were replaced; the same object if none was.
+
+    Args:
+        name: the octets of the line before the body, for the length of the first line.
+        body: the field body with its CRLF.
+        change: the address to write instead of another; None to keep that one.
+    """
+    pieces: list[bytes] = []
+    at = 0
+    for found in addresses(body):
+        new = change(found.address)
+        if new is None or (new.local_part, new.domain) == (found.address.local_part, found.address.domain):
+            continue
+        if new.local_part != found.address.local_part:
+            pieces += (body[at : found.start], str(new)[: -len(new.domain) - 1].encode())
+            at = found.at
+        pieces += (body[at : found.domain], new.domain.encode())
+        at = found.end
+    if not pieces:
+        return body
+    return _folded(name, b"".join((*pieces, body[at:])))
+
+
+def _tokens(body: bytes) -> Iterator[_Token]:
+    """The tokens of a structured field body (RFC 5322 §3.2) up to the first octet that starts none.
+
+    Comments and white space are skipped.
+    """
+    at = 0
+    while (match := _TOKEN.match(body, at)) is not None:
+        kind, at = match.lastgroup, match.end()
+        if kind == "comment":
+            if (after := _after_comment(body, at)) is None:
+                return
+            at = after
+        elif kind is not None:
+            yield _Token(match[0].decode() if kind == "special" else kind, match[0], match.start(), at)
+
+
+def _after_comment(body: bytes, at: int) -> int | None:
+    """The offset after a comment whose first parenthesis is before `at`; None if it is not closed."""
+    depth = 1
+    for match in _IN_COMMENT.finditer(body, at):
+        depth += {b"(": 1, b")": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.end()
+    return None
+
+
+def _elements(body: bytes) -> Iterator[list[_Token]]:
+    """The tokens between the separators of an address list: those of one address, or of one angle-addr."""
+    element: list[_Token] = []
+    angle = False
+    for token in _tokens(body):
+        if token.kind == "<":
+            element, angle = [], True  # what came before is the display name
+        elif angle and token.kind == ">":
+            yield element
+            element, angle = [], False
+        elif angle and token.kind == ":":
+            element = []  # what came before is a route (RFC 5322 §4.4)
+        elif not angle and token.kind in {",", ";", ":"}:
+            if token.kind != ":":  # before the colon is the display name of a group
+                yield element
+            element = []
+        else:
+            element.append(token)
+    if not angle:
+        yield element
+
+
+def _address(element: list[_Token]) -> FoundAddress | None:
+    """The address that the tokens form; None if they form another thing."""
+    if [token.kind for token in element].count("@") != 1:
+        return None
+    split = next(position for position, token in enumerate(element) if token.kind == "@")
+    local_part, domain = element[:split], element[split + 1 :]
+    if not (_alternates(local_part, {"atom", "quoted"}) and _alternates(domain, {"atom", "literal"})):
+        return None
+    try:
+        value = b"".join(_value(token) for token in local_part).decode()
+        address = Address(value, b"".join(token.octets for token in domain).decode())
+    except (UnicodeDecodeError, wire.WireFault):
+        return None
+    return FoundAddress(address, local_part[0].start, local_part[-1].end, domain[0].start, domain[-1].end)
+
+
+def _alternates(tokens: list[_Token], words: set[str]) -> bool:
+    """Whether tokens are words with one dot between two of them."""
+    return len(tokens) % 2 == 1 and all(
+        token.kind in words if position % 2 == 0 else token.kind == "." for position, token in enumerate(tokens)
+    )
+
+
+def _value(token: _Token) -> bytes:
+    """What a word means: a quoted string without its quotes, backslashes and folding (RFC 5322 §3.2.4)."""
+    if token.kind != "quoted":
+        return token.octets
+    return _QUOTED_PAIR.sub(rb"\1", wire.unfold(token.octets[1:-1]))
+
+
+def _folded(name: bytes, body: bytes) -> bytes:
+    """Fold an address list with lines that are too long, after commas."""
+    if all(len(line) <= LINE_LIMIT for line in (name + body).split(b"\r\n")):
+        return body
+    pieces: list[bytes] = []
+    start, used = 0, len(name)
+    for end in (*(token.end for token in _tokens(body) if token.kind == ","), len(body)):
+        piece = body[start:end]
+        lines = piece.split(b"\r\n")
+        if start and used + len(lines[0]) > LINE_LIMIT and lines[0].strip():
+            pieces.append(b"\r\n ")
+            used = 1
+        pieces.append(piece)
+        used = len(lines[-1]) + (used if len(lines) == 1 else 0)
+        start = end
+    return b"".join(pieces)
