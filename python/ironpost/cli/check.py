@@ -30,6 +30,7 @@ from ironpost.operations.control_socket import reachable
 from ironpost.processes.clock import SystemClock
 from ironpost.server.tls import TlsError, trust
 from ironpost.storage import drop
+from ironpost.storage.lock import refuse_unfinished
 from ironpost.storage.ownership import refuse_exposed
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def _data(found: Configuration) -> None:
             if not stat.S_ISDIR(found.data.stat().st_mode):
                 raise NotADirectoryError
             refuse_exposed(found.data)
+            refuse_unfinished(found.data)
 
 
 def _occupied(path: Path) -> str:

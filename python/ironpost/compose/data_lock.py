@@ -9,7 +9,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from ironpost.storage.lock import DirectoryLock
+from ironpost.storage.lock import DirectoryLock, refuse_unfinished
 from ironpost.storage.ownership import writable_by
 
 if TYPE_CHECKING:
@@ -40,9 +40,14 @@ def locked(data: Path) -> DirectoryLock:
     """The lock on the data directory, with a warning if a group may write there.
 
     Raises:
-        OSError: see `DirectoryLock`.
+        OSError: see `DirectoryLock` and `refuse_unfinished`.
     """
     lock = DirectoryLock(data)
+    try:
+        refuse_unfinished(data)
+    except OSError:
+        lock.release()
+        raise
     if writable_by(data):
         log.warning("the data directory %s is writable by its group; unless that is intended, run chmod g-w", data)
     return lock

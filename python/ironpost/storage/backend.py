@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, r
 from ironpost.queue.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from ironpost.queue.store import StandaloneReader
@@ -102,6 +102,16 @@ class CheckedAmount(NamedTuple):
     octets: int
 
 
+class CopiedQueue(NamedTuple):
+    """What `Backend.copy` copied."""
+
+    messages: int
+    finished: int
+    """Messages that were delivered, returned or dropped meanwhile, and are not in the copy."""
+    damage: Sequence[Damage]
+    """Faults of messages; they are in the copy, as far as they can be read."""
+
+
 class Backend(Protocol):
     """A storage backend. Register it in `storage.BACKENDS`."""
 
@@ -146,5 +156,22 @@ class Backend(Protocol):
         Raises:
             FileNotFoundError: there is no queue in this directory.
             StoreUnusable: it cannot be read from outside.
+        """
+        ...
+
+    @property
+    def folders(self) -> Collection[str]:
+        """The names in a data directory that only the backend can copy."""
+        ...
+
+    async def copy(self, data: Path, target: Path) -> CopiedQueue:
+        """Copy the queue into a new directory that `prepare` and `open` accept, whether or not a server is running.
+
+        Every message that was committed before the call is in the copy, unless it was finished meanwhile.
+
+        Raises:
+            FileNotFoundError: there is no queue in this directory.
+            StoreUnusable: another version wrote it, or only the server can read it.
+            OSError: it cannot be read or written.
         """
         ...

@@ -18,8 +18,19 @@ LOCK = "lock"
 """The file below the data directory; it holds the owner's process id, for administrators."""
 
 
+RESTORING = "restoring"
+"""The directory below the data directory in which a restore is built (`storage.restore`)."""
+
+
 class DirectoryInUse(OSError):
     """Another process uses this data directory. The text names the process."""
+
+
+def refuse_unfinished(directory: Path) -> None:
+    """Raise OSError if a restore into this data directory was interrupted."""
+    if (directory / RESTORING).exists():
+        sentence = "a restore was interrupted; run ironpost restore again, it begins from the start"
+        raise OSError(errno.EBUSY, sentence, str(directory))
 
 
 class DirectoryLock:

@@ -472,6 +472,8 @@ class MemoryStore:
 class MemoryBackend:
     """Implements `storage.backend.Backend` for a server with one process. Its mail is lost when the process ends."""
 
+    folders = ()
+
     def prepare(self, data: Path) -> int:  # noqa: ARG002 - nothing is written
         return 1
 
@@ -485,4 +487,7 @@ class MemoryBackend:
         raise StoreUnusable("the queue is kept in memory (queue.backend), so only the server itself can read it")
 
     def verify(self, data: Path) -> AsyncIterator[Damage | CheckedAmount]:
+        self.open_reader(data)
+
+    async def copy(self, data: Path, target: Path) -> NoReturn:  # noqa: ARG002 - there are no files
         self.open_reader(data)

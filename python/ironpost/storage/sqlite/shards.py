@@ -70,8 +70,10 @@ FAULT_SECONDS = 5.0
 
 log = logging.getLogger("ironpost.storage")
 
-_FOLDER = "shards"
-_COUNT = "count"
+FOLDER = "shards"
+"""The directory of all shards, below the data directory."""
+COUNT = "count"
+"""The file in it with the number of shards."""
 
 
 def lay_out(data: Path) -> int:
@@ -84,13 +86,13 @@ def lay_out(data: Path) -> int:
         SchemaError: another version's layout, or a program has the old database open.
         OSError: it cannot be written, or the old database is damaged.
     """
-    folder = data / _FOLDER
+    folder = data / FOLDER
     if not folder.exists():
         folder.mkdir(mode=0o700)
         sync_directory(data)
-    record = folder / _COUNT
+    record = folder / COUNT
     if not record.exists():
-        draft = folder / f"{_COUNT}.new"
+        draft = folder / f"{COUNT}.new"
         draft.unlink(missing_ok=True)  # left by an interrupted start
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -138,16 +140,16 @@ def _take_over(data: Path, count: int) -> None:
 
 
 def _count(data: Path) -> int:
-    return int((data / _FOLDER / _COUNT).read_text("ascii"))
+    return int((data / FOLDER / COUNT).read_text("ascii"))
 
 
 def _directory(data: Path, number: int) -> Path:
-    return data / _FOLDER / f"{number:02}"
+    return data / FOLDER / f"{number:02}"
 
 
 def shard_directories(data: Path) -> list[Path]:
     """Return the directories that have a database, including the top if it has an earlier layout."""
-    found = [path.parent for path in sorted((data / _FOLDER).glob(f"[0-9][0-9]/{DATABASE}"))]
+    found = [path.parent for path in sorted((data / FOLDER).glob(f"[0-9][0-9]/{DATABASE}"))]
     return [data, *found] if (data / DATABASE).exists() else found
 
 
@@ -248,7 +250,7 @@ class ShardedStore:
                 if opened is not None:
                     opened.abandon()
             raise
-        return cls(data, main, others, now, SharedSubmissions(data / _FOLDER, now, submissions))
+        return cls(data, main, others, now, SharedSubmissions(data / FOLDER, now, submissions))
 
     @property
     def shards(self) -> int:
