@@ -147,6 +147,36 @@ def check(
 
 
 @app.command()
+def backup(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for the backup; new, or empty.")],
+    mail: Annotated[bool, typer.Option("--mail", help="Include the Maildirs in the data directory.")] = False,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Copy the data directory, whether or not a server is running."""
+    from ironpost.cli import backup as command
+    from ironpost.operations.backup import BackupRequest
+
+    command.back_up(config, BackupRequest(str(directory), mail), as_json=json)
+
+
+@app.command()
+def restore(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the backup.")],
+    release: Annotated[
+        bool, typer.Option("--release", help="Do not hold the mail in the queue; some may be delivered twice.")
+    ] = False,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Make an empty data directory from a backup, and hold the mail in its queue."""
+    from ironpost.cli import backup as command
+    from ironpost.operations.backup import RestoreRequest
+
+    command.restore(config, RestoreRequest(str(directory), release), as_json=json)
+
+
+@app.command()
 def reload(config: File = None) -> None:
     """Make the running server reload its configuration."""
     from ironpost.cli import reload as command

@@ -34,6 +34,8 @@ EXITS: Final = {
     Reason.FORBIDDEN: exits.NO_PERMISSION,
     Reason.NOT_WRITABLE: exits.CANNOT_CREATE,
     Reason.CONFIGURATION: exits.CONFIGURATION,
+    Reason.IN_USE: exits.TEMPORARY,
+    Reason.DAMAGED: exits.IO_ERROR,
 }
 
 

@@ -6,6 +6,7 @@ Promises: files are opened with the rights of the directory's owner (`storage.ow
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,21 +15,29 @@ from ironpost.model.text import counted, error_text
 from ironpost.operations.operation import OperationError, Reason
 from ironpost.queue.store import StoreUnusable
 from ironpost.storage import BACKENDS
-from ironpost.storage.backend import CheckedAmount
+from ironpost.storage.backend import CheckedAmount, StoreOptions
 from ironpost.storage.ownership import acting_for
 from ironpost.storage.sqlite import state
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from ironpost.compose.delivery import DeliveryAgents
     from ironpost.config import Configuration
+    from ironpost.config.queue import QueueSection
     from ironpost.http import HttpClient
     from ironpost.model.dns import Resolver
     from ironpost.operations.dane import DaneChecker
     from ironpost.operations.explain import Explainer
     from ironpost.queue.store import StandaloneReader
+    from ironpost.storage.backup import FinishedBackup
+    from ironpost.storage.restore import Restored
+
+
+def store_options(queue: QueueSection, now: Callable[[], float]) -> StoreOptions:
+    """Return the options of the store with this configuration; `now` is the time in seconds since 1970."""
+    return StoreOptions(now, queue.reserve, queue.memory, queue.history, queue.history_size, queue.idempotency)
 
 
 class VerifyLine(NamedTuple):
@@ -149,6 +158,23 @@ class LocalData:
             return http_client(self._configuration.http, resolver)
         except TlsError as error:
             raise OperationError(Reason.CONFIGURATION, str(error)) from None
+
+    async def back_up(self, target: Path, *, mail: bool) -> FinishedBackup:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.storage.backup import back_up, create_target
+
+        create_target(target, self.path)
+        with acting_for(self.path):
+            return await back_up(self.path, target, self._backend, time.time(), mail=mail)
+
+    async def restore(self, backup: Path, *, release: bool) -> Restored:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.storage.restore import restore
+
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with acting_for(self.path):
+            options = store_options(self._configuration.queue, time.time)
+            return await restore(backup, self.path, self._backend, options, release=release)
 
     async def verify(self) -> AsyncIterator[VerifyLine]:
         """Read the keyed state and everything in the queue; yield each damage as it is found, then a summary.

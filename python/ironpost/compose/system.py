@@ -17,6 +17,7 @@ from ironpost import wire
 from ironpost.accounts.passwords import PasswordPool
 from ironpost.accounts.record_sources import SourceContext
 from ironpost.compose.auth import AuthError, InitialLogin, authenticator, first_login
+from ironpost.compose.data_directory import store_options
 from ironpost.compose.data_lock import locked, used
 from ironpost.compose.delivery import (
     DeliveryAgents,
@@ -78,7 +79,7 @@ from ironpost.queue.suspension import Suspensions
 from ironpost.server.limits import Capacity, Excess, LocalLimiter
 from ironpost.server.tls import TlsError
 from ironpost.storage import BACKENDS
-from ironpost.storage.backend import KeepsHistory, StoreOptions
+from ironpost.storage.backend import KeepsHistory
 from ironpost.telemetry import formatters as log_output
 from ironpost.telemetry.metrics import Counters
 
@@ -356,9 +357,7 @@ class System:
 
     def _opened(self, configuration: Configuration) -> tuple[DirectoryLock | None, Store]:
         data, queue, context = configuration.data, configuration.queue, self._context
-        options = StoreOptions(
-            self._clock.now, queue.reserve, queue.memory, queue.history, queue.history_size, queue.idempotency
-        )
+        options = store_options(queue, self._clock.now)
         with used(data):
             backend = BACKENDS[queue.backend]()
             if context is not None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ironpost.processes.resources import ResourceStatus
     from ironpost.queue.store import StandaloneReader, Store
     from ironpost.queue.suspension import Suspension
+    from ironpost.storage.backup import FinishedBackup
+    from ironpost.storage.restore import Restored
 
 
 class ControlProcess(Protocol):
@@ -129,6 +131,22 @@ class DataDirectory(Protocol):
 
         Raises:
             RequestRefused: `http.ca` cannot be used.
+        """
+        ...
+
+    async def back_up(self, target: Path, *, mail: bool) -> FinishedBackup:
+        """Copy the data directory, with the rights of its owner; `mail` includes Maildirs.
+
+        Raises:
+            OSError, StoreUnusable: see `storage.backup`.
+        """
+        ...
+
+    async def restore(self, backup: Path, *, release: bool) -> Restored:
+        """Make the data directory from a backup, with the rights of its owner; `release` keeps queued mail queued.
+
+        Raises:
+            OSError, StoreUnusable: see `storage.restore`.
         """
         ...
 

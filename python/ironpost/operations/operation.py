@@ -31,6 +31,10 @@ class Reason(Enum):
     FORBIDDEN = "forbidden"
     NOT_WRITABLE = "not writable"
     CONFIGURATION = "configuration"
+    IN_USE = "in use"
+    """Another process uses the data directory."""
+    DAMAGED = "damaged"
+    """Stored data is not what was written."""
 
 
 class OperationError(RequestRefused):

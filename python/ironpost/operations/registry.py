@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.operations import (
+    backup,
     dane,
     destinations,
     directory,
@@ -50,4 +51,6 @@ OPERATIONS: Final[tuple[Operation[Any, Any, Any], ...]] = (
     users.LIST,
     users.ADD,
     users.REMOVE,
+    backup.BACKUP,
+    backup.RESTORE,
 )

@@ -59,8 +59,7 @@ async def restore(backup: Path, data: Path, backend: Backend, options: StoreOpti
     listed = manifest.read(backup)
     lock = DirectoryLock(data)
     try:
-        under = _emptied(data) / RESTORING
-        under.mkdir(mode=0o700)
+        under = _begin(data)
         try:
             manifest.copy_listed(backup, listed, under)
             messages, held = await _open(under, backend, options, release=release)
@@ -79,11 +78,11 @@ async def restore(backup: Path, data: Path, backend: Backend, options: StoreOpti
     return Restored(listed.time, messages, held)
 
 
-def _emptied(data: Path) -> Path:
-    """Return the directory, without the files of an interrupted restore.
+def _begin(data: Path) -> Path:
+    """Remove what an interrupted restore left, and create `RESTORING`.
 
     Raises:
-        OSError: it has other files, or these cannot be removed.
+        OSError: the data directory has other files, or cannot be written.
     """
     found = [path for path in data.iterdir() if path.name not in _IGNORED]
     if found and not (data / RESTORING).exists():
@@ -91,7 +90,9 @@ def _emptied(data: Path) -> Path:
         raise OSError(errno.ENOTEMPTY, sentence, str(data))
     empty(data, {*_IGNORED, RESTORING})
     empty(data, _IGNORED)  # separately: while RESTORING exists no server starts
-    return data
+    under = data / RESTORING
+    under.mkdir(mode=0o700)
+    return under
 
 
 async def _open(data: Path, backend: Backend, options: StoreOptions, *, release: bool) -> tuple[int, int]:

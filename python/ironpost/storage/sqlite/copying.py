@@ -136,9 +136,15 @@ async def _copy_body(body: StoredBody, target: Path, place: BodyLocation) -> Non
 
 
 def _create(path: Path) -> int:
-    """Open a file for writing; create it and its directory if necessary."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Open a file for writing; create it and its directories if necessary."""
+    _make(path.parent)
     return open_private(path, os.O_WRONLY | os.O_CREAT)
+
+
+def _make(directory: Path) -> None:
+    if not directory.exists():
+        _make(directory.parent)
+        directory.mkdir(mode=0o700)  # `parents=True` would give it to the last directory only
 
 
 def _remove(copy: sqlite3.Connection, messages: list[int]) -> None:
