@@ -109,6 +109,13 @@ def test_errors_name_the_file_and_the_remedy(serve: Serve) -> None:
         66, "ironpost: no/backup: No such file or directory\n",
     )  # fmt: skip
     assert server.stop() == 0
+    database = server.data / "shards" / "00" / "queue.sqlite3"
+    good = database.read_bytes()
+    database.write_bytes(b"no database " * 1000)
+    assert said(server.run("backup", "damaged"))[::2] == (
+        74, f"ironpost: {database.parent}: the queue's database: file is not a database\n",
+    )  # fmt: skip
+    database.write_bytes(good)
     server.data.rename(server.folder / "old")
     with (backup / "shards" / "count").open("a") as file:
         file.write(" ")

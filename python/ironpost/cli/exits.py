@@ -14,16 +14,17 @@ USAGE: Final = 64
 REFUSED: Final = 65
 """The message was, or would be, rejected permanently; or the domain accepts no mail (`dane check`)."""
 NO_INPUT: Final = 66
-"""A file, queue id or user that was named does not exist, or a domain has no policy or record; or no message that was
-named could be retried or released."""
+"""A file, queue id or user that was named does not exist, or a domain has no policy or record; no message that was
+named could be retried or released; or a directory has no complete backup (`restore`)."""
 UNAVAILABLE: Final = 69
 """No server answers at that address or on that data directory, or the extra `mta` is not installed."""
 SOFTWARE: Final = 70
 """A bug in ironpost; the traceback shows where."""
 CANNOT_CREATE: Final = 73
-"""The data directory cannot be written."""
+"""The data directory cannot be written. `backup`, `restore`: a directory cannot be written, or is not empty."""
 IO_ERROR: Final = 74
-"""The disk failed and the queue's log could not be recovered, or `check --data` found damage."""
+"""The disk failed and the queue's log could not be recovered, `check --data` or `backup` found damage, or a
+backup was changed (`restore`)."""
 TEMPORARY: Final = 75
 """Temporary failure, try again later: a port or the data directory is in use, the peer deferred the message, or the
 server, one of its workers or DNS does not answer, or mail to the domain would be deferred (`dane check`)."""

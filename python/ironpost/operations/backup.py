@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from ironpost.model.text import error_text
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 from ironpost.queue.store import StoreUnusable
 from ironpost.storage.lock import DirectoryInUse
-from ironpost.storage.manifest import BackupDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,18 +99,19 @@ def _translated() -> Iterator[None]:
     except StoreUnusable as error:
         raise OperationError(Reason.UNAVAILABLE, str(error)) from None
     except OSError as error:
-        reasons = (reason for kind, reason in _REASONS.items() if isinstance(error, kind))
         where = "" if error.filename is None else f"{error.filename}: "
-        raise OperationError(next(reasons, Reason.NOT_WRITABLE), f"{where}{error_text(error)}") from None
+        raise OperationError(_reason(error), f"{where}{error_text(error)}") from None
 
 
-_REASONS: Final = {
-    DirectoryInUse: Reason.IN_USE,
-    BackupDamaged: Reason.DAMAGED,
-    FileNotFoundError: Reason.NOT_FOUND,
-    PermissionError: Reason.FORBIDDEN,
-}
-"""By the kind of error; the rest is NOT_WRITABLE."""
+def _reason(error: OSError) -> Reason:
+    if isinstance(error, DirectoryInUse):
+        return Reason.IN_USE
+    if isinstance(error, FileNotFoundError):
+        return Reason.NOT_FOUND
+    if isinstance(error, PermissionError):
+        return Reason.FORBIDDEN
+    return Reason.DAMAGED if error.errno == errno.EIO else Reason.NOT_WRITABLE
+
 
 BACKUP: Final = Operation("backup", BackupRequest, BackupResponse, Scope.LOCAL, _back_up)
 RESTORE: Final = Operation("restore", RestoreRequest, RestoreResponse, Scope.LOCAL, _restore)

@@ -81,7 +81,8 @@ async def copy_queue(data: Path, target: Path) -> CopiedQueue:
 
 async def _copy_shard(directory: Path, target: Path) -> CopiedQueue:
     try:
-        original = connect_readonly(directory)
+        with store_faults(directory):
+            original = connect_readonly(directory)
     except FileNotFoundError:
         return CopiedQueue(0, 0, ())  # it is being created: nothing in it was committed before
     finished: list[int] = []
