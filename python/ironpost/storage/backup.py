@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.storage import manifest
 from ironpost.storage.files import copy_file, empty
-from ironpost.storage.lock import LOCK
+from ironpost.storage.lock import LOCK, refuse_unfinished
 from ironpost.storage.ownership import refuse_exposed
 from ironpost.storage.sqlite.copying import copy_database, is_database
 
@@ -71,8 +71,9 @@ async def back_up(data: Path, target: Path, backend: Backend, now: float, *, mai
     Raises:
         FileNotFoundError: there is no queue in the data directory.
         StoreUnusable: another version wrote it, or only the server can read it.
-        OSError: a file cannot be read or written, or a database is damaged.
+        OSError: a file cannot be read or written, a database is damaged, or the data directory is being restored.
     """
+    refuse_unfinished(data)
     left_out: list[Path] = []
     try:
         # The queue last: a message that is moved into it meanwhile, from another directory, is not missed.
