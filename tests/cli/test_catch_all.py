@@ -114,8 +114,10 @@ def test_f61_the_examples_name_a_user_that_exists(serve: Callable[..., Any]) -> 
             '[[relay]]\ndomains = ["far.example"]\n[[alias]]\naddress = "x@far.example"\ntargets = ["y@a.example"]\n',
             "postmaster@a.example",
         ),
+        ('[[alias]]\npattern = "x.*@a[.]example"\ntargets = ["jo@b.example"]\n', "postmaster@a.example"),
+        ('[directory]\nfiles = ["aliases"]\n', "postmaster@a.example"),
     ],
-    ids=["mailbox", "after a disabled one", "disabled", "alias", "catch-all", "alias elsewhere"],
+    ids=["mailbox", "after a disabled one", "disabled", "alias", "catch-all", "alias elsewhere", "pattern", "file"],
 )
 def test_f61_the_recipient_in_the_examples_is_one_that_the_directory_has(entries: str, sample: str) -> None:
     found = parse(f'[local]\ndomains = ["a.example"]\n{entries}')

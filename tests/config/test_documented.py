@@ -261,10 +261,11 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 def test_the_examples_load() -> None:
     (
-        route, directory, rewrite, tls, reports, on_demand, *sources, hosts, oauth, program, hook, lmtp, retry, replies,
-        limits, sendmail,
+        route, directory, patterns, rewrite, tls, reports, on_demand, *sources, hosts, oauth, program, hook, lmtp,
+        retry, replies, limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
+    assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
     assert [str(options) for each in sources for _, options in parse(each).directory.sources()] == [
         "/var/lib/people/people.sqlite3",
         "https://people.example/v1/{key}",

@@ -11,6 +11,7 @@ import pytest
 from ironpost.compose.delivery import archives, rewriting, routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.declared import tables
+from ironpost.config.directory import AliasSection
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.routes import RouteAuthSection
@@ -145,6 +146,10 @@ disabled = false
 [[alias]]
 address = "@mail.example"
 targets = ["ada@mail.example"]
+
+[[alias]]
+pattern = 'sales-(.+)@mail\\.example'
+targets = ["{1}@mail.example"]
 
 [[relay]]
 domains = ["Branch.example", "*.branch.example"]
@@ -375,13 +380,13 @@ def test_this_file_shows_every_key_there_is() -> None:
         found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
         found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.sendmail,
-        found.directory, found.mailbox[0], found.alias[0], found.relay[0],
-        found.rewrite[0],
+        found.directory, found.mailbox[0], found.relay[0], found.rewrite[0],
         found.route[1], found.on_demand[0], found.archive[0],
         found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
+    assert {key for alias in found.alias for key in alias.model_fields_set} == set(AliasSection.model_fields)
     for key, agent in LOCAL_AGENTS.items():
         (options,) = (getattr(each, key) for each in found.local.delivery if getattr(each, key) is not None)
         assert options.model_fields_set == {field.name for field in dataclasses.fields(agent.options)}

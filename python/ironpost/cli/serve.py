@@ -239,10 +239,10 @@ def sample_recipient(found: Configuration) -> str:
         if mailbox.address.key in domains and not mailbox.disabled:
             return str(mailbox.address)
     for alias in found.alias:
-        local_part, _, domain = alias.address.rpartition("@")
+        local_part, _, domain = (alias.address or "").rpartition("@")
         if domain in domains:
             return f"{local_part or 'you'}@{domain}"
-    if local.recipients is None and not (found.mailbox or found.alias):
+    if local.recipients is None and not (found.mailbox or found.alias or found.directory.has_sources):
         return f"you@{local.sample_domain}"
     for each in local.recipients or ():
         local_part, _, domain = each.rpartition("@")

@@ -35,6 +35,7 @@ def directory(configuration: Configuration, sources: Sequence[RecordSource] = ()
     """
     local = configuration.local
     records = configured_records(configuration)
+    patterns = [each.matching(f"alias[{number}]") for number, each in enumerate(configuration.alias, 1)]
     relay = [
         RelayDomains(
             Domains(each.domains), None if each.recipients is None else Addresses(each.recipients), f"relay[{number}]"
@@ -44,6 +45,7 @@ def directory(configuration: Configuration, sources: Sequence[RecordSource] = ()
     return MailDirectory(
         Domains(local.domains),
         [*([RecordTable(records)] if records else []), *sources],
+        patterns=[each for each in patterns if each is not None],
         listed=None if local.recipients is None else Addresses(local.recipients),
         relay=relay,
         separator=configuration.directory.separator,
@@ -60,7 +62,8 @@ def configured_records(configuration: Configuration) -> dict[str, Record]:
             f"mailbox[{number}]", mailbox.forward or (), mailbox.keep, disabled=mailbox.disabled
         )
     for number, alias in enumerate(configuration.alias, 1):
-        records[alias.address] = Record(f"alias[{number}]", alias.targets)
+        if alias.address is not None:
+            records[alias.address] = Record(f"alias[{number}]", alias.targets)
     return records
 
 

@@ -19,6 +19,7 @@ from ironpost.config.declared import read, section
 from ironpost.config.values import MailAddress, Pattern, Recipient, Section, Switch, mail_address
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
+from ironpost.routing.alias_patterns import AliasPattern
 from ironpost.routing.mail_directory import key_of
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class DirectoryKeys(Section):
     """Characters that separate a local part from its detail, `jo+news@mail.example`; empty for none."""
     files: tuple[Path, ...] = ()
     """Files with more mailboxes and aliases (`accounts.records_files`)."""
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether there are files or other sources."""
+        return bool(self.files) or next(self.sources(), None) is not None
 
     def read(self, options: type[T]) -> T:
         """Return `RecordSources` or `CacheOptions`."""
@@ -99,12 +105,25 @@ class MailboxSection(Section):
 
 
 class AliasSection(Section):
-    """`[[alias]]`: an address whose mail goes to others."""
+    """`[[alias]]`: an address, or all that match a pattern, whose mail goes to others."""
 
-    address: AliasKey
+    address: AliasKey | None = None
     """The address, or `@mail.example` for all addresses of a domain that do not exist otherwise."""
+    pattern: str | None = None
+    """A regular expression for whole addresses of local domains that do not exist otherwise."""
     targets: Annotated[tuple[MailAddress, ...], AfterValidator(not_empty)]
-    """The addresses to which its mail goes."""
+    """The addresses to which its mail goes; with a pattern, `{1}` in a local part is replaced by the first group."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.address is None) == (self.pattern is None):
+            raise ValueError("expected either address or pattern")
+        self.matching("")  # refuses a wrong pattern
+        return self
+
+    def matching(self, where: str) -> AliasPattern | None:
+        """The alias of a pattern; None if it is of an address."""
+        return None if self.pattern is None else AliasPattern(self.pattern, self.targets, where)
 
 
 class RelaySection(Section):

@@ -189,7 +189,11 @@ class Configuration(Section):
         serves = self.serves()
         taken: set[str] = set()
         entries = [(f"mailbox[{number}].address", key_of(each.address)) for number, each in enumerate(self.mailbox, 1)]
-        entries += [(f"alias[{number}].address", each.address) for number, each in enumerate(self.alias, 1)]
+        entries += [
+            (f"alias[{number}].address", each.address)
+            for number, each in enumerate(self.alias, 1)
+            if each.address is not None
+        ]
         for name, key in entries:
             if not serves(key):
                 raise ValueError(f"{name}: {key} is in no local domain (local.domains) and no relay domain")

@@ -1,8 +1,8 @@
 """The directory of a mail server: local domains, relay domains, and the mailboxes and aliases of its sources.
 
 Promises: an address of a local domain is looked up in this order: the address itself; without its detail (`jo` for
-`jo+news`); in the listed addresses; the catch-all of its domain. The first result decides, and
-of several sources the first that has a record. `postmaster` and `abuse` exist in every local domain. A directory
+`jo+news`); in the listed addresses; by the patterns, in order; the catch-all of its domain. The first result decides,
+and of several sources the first that has a record. `postmaster` and `abuse` exist in every local domain. A directory
 without sources and without a list has every address of its domains. The reason of an entry gives the whole derivation.
 Without I/O in a source, `find` returns the entry itself.
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from ironpost.model.patterns import Addresses, Domains
+    from ironpost.routing.alias_patterns import AliasPattern
     from ironpost.routing.directory import Entry
     from ironpost.routing.records import Record, RecordSource
 
@@ -70,13 +71,14 @@ class RelayDomains(NamedTuple):
 class MailDirectory:
     """Implements `routing.directory.Directory`."""
 
-    __slots__ = ("_listed", "_local", "_postmaster", "_relay", "_separator", "_sources", "has_aliases")
+    __slots__ = ("_listed", "_local", "_patterns", "_postmaster", "_relay", "_separator", "_sources", "has_aliases")
 
     def __init__(
         self,
         local: Domains,
         sources: Sequence[RecordSource] = (),
         *,
+        patterns: Sequence[AliasPattern] = (),
         listed: Addresses | None = None,
         relay: Sequence[RelayDomains] = (),
         separator: str = "",
@@ -88,20 +90,22 @@ class MailDirectory:
         Args:
             local: the domains whose mail is delivered here.
             sources: mailboxes and aliases, tried in this order for each key.
-            listed: more addresses that exist; None: every address exists if there are no sources either.
+            patterns: aliases of addresses that match.
+            listed: more addresses that exist; None: every address exists if there are no sources and patterns either.
             relay: domains of other systems that are relayed for any client.
             separator: characters that may separate a local part from its detail; empty for none.
             postmaster: where mail for `postmaster` and `abuse` goes; None: into a mailbox of that address, or to the
                 catch-all.
-            has_aliases: whether a source may have aliases.
+            has_aliases: whether a source may have aliases; with patterns there are.
         """
         self._local = local
         self._sources = tuple(sources)
+        self._patterns = tuple(patterns)
         self._listed = listed
         self._relay = tuple(relay)
         self._separator = separator
         self._postmaster = postmaster
-        self.has_aliases = has_aliases or postmaster is not None
+        self.has_aliases = has_aliases or bool(patterns) or postmaster is not None
 
     def find(self, address: Address, /) -> Entry | Awaitable[Entry]:
         """See `routing.directory.Directory`."""
@@ -111,10 +115,10 @@ class MailDirectory:
         domain = address.key
         if not domain:
             return self._own_postmaster()
-        pattern = self._local.match(domain)
-        if pattern is None:
+        local = self._local.match(domain)
+        if local is None:
             return (yield from self._find_elsewhere(address))
-        where = f"{domain} is local" if pattern == domain else f"{domain} is local by {pattern}"
+        where = f"{domain} is local" if local == domain else f"{domain} is local by {local}"
         key = key_of(address)
         record = yield from self._record(key)
         if record is not None:
@@ -128,6 +132,9 @@ class MailDirectory:
             return Alias((self._postmaster,), f"{where}; {local_part} goes to {self._postmaster} (local.postmaster)")
         if (mailbox := self._listed_mailbox(address, base, detail, where)) is not None:
             return mailbox
+        for pattern in self._patterns:
+            if (record := pattern.record(key)) is not None:
+                return _entry(address, key, record, f"{where}; {key} is not listed; it matches {record.where}")
         if (record := (yield from self._record(f"@{domain}"))) is not None:
             return _entry(address, key, record, f"{where}; {key} is not listed; @{domain}: {record.where}")
         if local_part in ROLES:
@@ -145,7 +152,7 @@ class MailDirectory:
         """The mailbox of an address that exists without a record; None if it does not."""
         mailbox = _mailbox(address, base)
         if self._listed is None:
-            return None if self._sources else Mailbox(where, mailbox, detail)
+            return None if self._sources or self._patterns else Mailbox(where, mailbox, detail)
         if mailbox in self._listed:
             return Mailbox(f"{where}; {base} is listed", mailbox, detail)
         if detail and address in self._listed:
