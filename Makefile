@@ -2,7 +2,7 @@
 # make build  build into .venv                               make bench  the benchmarks, Rust and Python
 # make fmt    format everything                              make lint   the quality gates without the tests
 # make torture  an hour of faults and power cuts, as root; SECONDS=600 SEEDS=7,8 say how long and with which seeds
-# make wheel  the wheel that a release ships, into dist/     make clean  remove what was built; mail and queue stay
+# make wheel  the wheels that a release ships, into dist/    make clean  remove what was built; mail and queue stay
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -10,6 +10,8 @@ RUST   := $(shell find src -name '*.rs') Cargo.toml $(wildcard Cargo.lock)
 INPUTS := $(RUST) pyproject.toml
 # Workers of pytest: twice the machine's cores, because many tests wait for another process.
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+DIST   ?= dist
+LINUX  := $(filter Linux,$(shell uname))
 SECONDS ?= 3600
 SEEDS   ?= 1,2,3
 
@@ -69,9 +71,14 @@ fmt: $(VENV)/built-test
 docs-check: $(VENV)/built-test
 	$(BIN)/python -m pytest -q tests/architecture
 
-wheel: $(VENV)/built-test
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	@ls dist/*.whl
+# The native wheel, for any Linux since 2014 where this is Linux (zig links for the older glibc), and the one without
+# native code, which pip takes where there is no other.
+wheel:
+	$(PYTHON) -m venv $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install --quiet --disable-pip-version-check 'maturin$(LINUX:%=[zig])>=1.9,<2'
+	PATH="$(CURDIR)/$(VENV)/wheel/bin:$$PATH" maturin build --quiet --release $(LINUX:%=--zig --compatibility manylinux2014) --out $(DIST)
+	$(VENV)/wheel/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(DIST) ./python
+	@ls $(DIST)/*.whl
 
 clean:
 	rm -rf $(VENV) target dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
