@@ -95,6 +95,11 @@ def test_f29_files_in_the_place_of_sockets_or_directories_are_reported(tmp_path:
     assert checked(tmp_path, '[local]\nmaildir = "absent/mail"') == (
         78, "ironpost: local.maildir: absent does not exist: create it, or choose another directory\n",
     )  # fmt: skip
+    entry = '[[local.delivery]]\nrecipients = ["*"]\nmaildir.path = "absent/{local}"'
+    assert checked(tmp_path, f"[local]\n{entry}") == (
+        78,
+        "ironpost: local.delivery[1].maildir.path: absent does not exist: create it, or choose another directory\n",
+    )
     long = "d" * 120
     code, said = checked(tmp_path, f'data = "{long}"')
     assert (code, "this path is too long for a socket" in said) == (73, True)

@@ -16,6 +16,7 @@ from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.routes import RouteAuthSection
 from ironpost.delivery.local import LOCAL_AGENTS
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.model import Address
 from ironpost.routing.rewriting import Place
 from ironpost.routing.route import Kind
@@ -139,6 +140,7 @@ object = "people.py:people"
 
 [[mailbox]]
 address = "Ada@Mail.example"
+quota = "2GiB"
 forward = ["ada@other.example"]
 keep = true
 disabled = false
@@ -162,6 +164,16 @@ at = "delivery"
 places = ["reverse-path", "originator-fields"]
 exceptions = ["Root"]
 all_clients = true
+
+[[local.delivery]]
+recipients = ["*.mail.example"]
+
+[local.delivery.maildir]
+path = "/srv/mail/{domain}/{local}"
+create = false
+folders = true
+create_folders = true
+full_wait = "1h"
 
 [policy]
 helo_own_name = "reject"
@@ -306,7 +318,7 @@ def test_the_default_is_what_make_run_promises() -> None:
     ]
     assert found.smtp.trusted == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
     assert found.local.domains == ("*",)
-    assert found.maildir == Path("ironpost-data/mail")
+    assert found.maildir == PathTemplate("ironpost-data/mail")
     assert found.route == ()
 
 
@@ -364,7 +376,7 @@ def test_every_key_is_read_with_its_unit() -> None:
     assert found.tls.certificates[0].key == Path("key.pem")
     assert found.tls.certificates[0].chain == Path("chain.pem")
     assert found.local.domains == ("mail.example",)
-    assert found.maildir == Path("inbox")
+    assert found.maildir == PathTemplate("inbox")
     assert [rule.domains for rule in found.route] == [("partner.example", "*.partner.example"), ("*",), ("*",)]
     assert found.dns.servers == tuple(
         Endpoint(*each) for each in (("127.0.0.1", 5353), ("::1", 5353), ("192.0.2.53", 53), ("2001:db8::53", 53))

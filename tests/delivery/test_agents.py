@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.compose.delivery import DeliveryAgents
+from ironpost.compose.delivery import DeliveryAgents, routes
 from ironpost.config import Configuration, parse
 from ironpost.delivery import NextHops
 from ironpost.delivery.access import AccessError
@@ -22,7 +22,6 @@ from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ironpost.delivery.agents import AgentContext
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
@@ -87,16 +86,14 @@ def test_an_agent_is_added_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
 
 
-def test_a_reload_moves_local_mail_to_another_maildir_and_closes_both(tmp_path: Path) -> None:
+def test_the_route_of_local_mail_has_its_maildir() -> None:
     async def main() -> None:
         made = agents(Configuration())
-        first = made.agent(Route.local())
-        made.deliver_to(tmp_path)
-        second = made.agent(Route.local())
-        assert first is not second
-        assert (await second.preview(Address.parse("jo@here.example"), Route.local())).text == f"Maildir {tmp_path}"
-        made.deliver_to(tmp_path)
-        assert made.agent(Route.local()) is second
+        for where, path in (("inbox", "inbox"), ("/srv/{domain}/{local}", "/srv/localhost/jo")):
+            jo = Address.parse("Jo@localhost")
+            route = routes(parse(f'local.maildir = "{where}"')).decide(jo).route
+            assert (await made.agent(route).preview(jo, route)).text == f"Maildir {path}"
+            assert str(route) == f"local {where}"
         await made.close()
 
     asyncio.run(main())

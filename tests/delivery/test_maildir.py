@@ -8,23 +8,25 @@ import mailbox
 import os
 import stat
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.delivery.mailbox_kit import Clock, Content, Tokens, queued
 
 from ironpost.delivery import maildir as module
-from ironpost.delivery.maildir import AT_ONCE, Maildir
-from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
+from ironpost.delivery.maildir import Maildir, MaildirOptions
+from ironpost.delivery.maildir_files import AT_ONCE
+from ironpost.delivery.path_template import PathTemplate
+from ironpost.model import Disposition, Outcome
 from ironpost.model.body import PIECE, BodyDamaged
-from ironpost.queue.store import QueuedMessage, QueuedRecipient
-from ironpost.routing.route import Route
+from ironpost.routing.route import Kind, Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-CONTENT = b"Received: by mx.example\r\nReturn-Path: <old@example.org>\r\nSubject: x\r\n\r\n.dot\r\nbare \r cr\r\n"
+    from ironpost.queue.store import QueuedMessage
+    from ironpost.routing.directory import Directory
 
 
 def stored(recipient: str) -> bytes:
@@ -36,67 +38,20 @@ def stored(recipient: str) -> bytes:
 STORED = stored("jo@localhost")
 
 
-@dataclass
-class Content:
-    octets: bytes
-    times: int = 1
-    fails: type[OSError] | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.octets) * self.times
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        for _ in range(self.times):
-            for at in range(0, len(self.octets), PIECE):
-                yield self.octets[at : at + PIECE]
-        if self.fails is not None:
-            raise self.fails(errno.EIO, "the disk is broken")
-
-    async def head(self, limit: int) -> bytes:
-        return self.octets[:limit]
+def local(path: Path) -> Route:
+    """The route into one Maildir."""
+    return Route.local(Kind.LOCAL, MaildirOptions(PathTemplate.fixed(path)))
 
 
-class Clock:
-    def now(self) -> float:
-        return 1234567890.25
-
-    def monotonic(self) -> float:
-        return 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-
-class Tokens:
-    """A `Random` that counts."""
-
-    def __init__(self, given: int = 0) -> None:
-        self.given = given
-
-    def token(self) -> str:
-        self.given += 1
-        return f"T{self.given}"
-
-    def uniform(self, low: float, high: float) -> float:
-        return low
-
-    def shuffle(self, items: list[str]) -> None:
-        del items
-
-
-def queued(*recipients: str, content: Content | None = None, sender: str = "sender@example.org") -> QueuedMessage:
-    rows = tuple(Recipient(Address.parse(recipient)) for recipient in recipients)
-    return QueuedMessage(
-        "Q1", Envelope(Address.parse(sender), rows), 0.0, content or Content(CONTENT),
-        tuple(QueuedRecipient(number, row) for number, row in enumerate(rows)),
-    )  # fmt: skip
-
-
-def deliver(path: Path, message: QueuedMessage) -> list[Outcome]:
-    agent = Maildir(path, clock=Clock(), random=Tokens(), host="mx.example")
+def deliver(
+    path: Path, message: QueuedMessage, options: MaildirOptions | None = None, directory: Directory | None = None
+) -> list[Outcome]:
+    """Deliver into the Maildir at `path`, or as `options` say."""
+    current = None if directory is None else lambda: directory
+    agent = Maildir(clock=Clock(), random=Tokens(), host="mx.example", directory=current)
+    route = local(path) if options is None else Route.local(Kind.LOCAL, options)
     try:
-        results = asyncio.run(agent.deliver(message, message.recipients, Route.local()))
+        results = asyncio.run(agent.deliver(message, message.recipients, route))
     finally:
         agent.close()
     assert [number for number, _ in results] == list(range(len(message.recipients)))
@@ -123,10 +78,10 @@ def test_content_is_unchanged_below_return_path(tmp_path: Path) -> None:
 
 
 def test_r47_files_are_0600_and_directories_0700(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "mail"
+    path = tmp_path / "localhost" / "jo"
     old = os.umask(0)
     try:
-        deliver(path, queued("jo@localhost"))
+        deliver(tmp_path, queued("jo@localhost"), MaildirOptions(PathTemplate(f"{tmp_path}/{{domain}}/{{local}}")))
     finally:
         os.umask(old)
     for folder in (path.parent, path, path / "cur", path / "new", path / "tmp"):
@@ -138,7 +93,7 @@ def test_r47_files_are_0600_and_directories_0700(tmp_path: Path) -> None:
 def test_r42_file_names_contain_no_address(tmp_path: Path) -> None:
     deliver(tmp_path, queued('"../../evil"@localhost', "jo@localhost", sender='"/etc/x"@example.org'))
     names = sorted(file.name for file in (tmp_path / "new").iterdir())
-    assert names == [f"1234567890.M250000P{os.getpid()}RT{n}.mx.example" for n in (1, 2)]
+    assert names == [f"1234567890.M250000P{os.getpid()}RT{n}.mx.example,S={size}" for n, size in ((1, 122), (2, 112))]
 
 
 BOTH = sorted([stored("jo@localhost"), stored("flo@localhost")])
@@ -305,11 +260,11 @@ def test_a_cancelled_delivery_leaves_no_files(tmp_path: Path) -> None:
             await asyncio.Event().wait()
 
     reached = asyncio.Event()
-    agent = Maildir(tmp_path, clock=Clock(), random=Tokens())
+    agent = Maildir(clock=Clock(), random=Tokens())
 
     async def run() -> None:
         message = queued("jo@localhost", content=Endless(b""))
-        task = asyncio.create_task(agent.deliver(message, message.recipients, Route.local()))
+        task = asyncio.create_task(agent.deliver(message, message.recipients, local(tmp_path)))
         await reached.wait()
         assert len(list((tmp_path / "tmp").iterdir())) == 1
         task.cancel()
@@ -332,12 +287,12 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
 
 def together(path: Path, count: int) -> list[Outcome]:
     """Deliver `count` messages concurrently; they differ in their sender."""
-    agent = Maildir(path, clock=Clock(), random=Tokens(1000 * count))
+    agent = Maildir(clock=Clock(), random=Tokens(1000 * count))
 
     async def run() -> list[Outcome]:
         messages = [queued("jo@localhost", sender=f"sender{n}@example.org") for n in range(count)]
         results = await asyncio.gather(
-            *(agent.deliver(message, message.recipients, Route.local()) for message in messages)
+            *(agent.deliver(message, message.recipients, local(path)) for message in messages)
         )
         return [outcome for ((_, outcome),) in results]
 
@@ -407,17 +362,17 @@ def test_a_delivery_cancelled_while_waiting_writes_nothing(tmp_path: Path, monke
         real(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    agent = Maildir(tmp_path, clock=Clock(), random=Tokens())
+    agent = Maildir(clock=Clock(), random=Tokens())
 
     async def run() -> None:
         message = queued("jo@localhost")
         first = [
-            asyncio.create_task(agent.deliver(message, message.recipients, Route.local()))
+            asyncio.create_task(agent.deliver(message, message.recipients, local(tmp_path)))
             for _ in range(module.BATCHES)
         ]
         for _ in first:
             await asyncio.to_thread(held.acquire)
-        late = asyncio.create_task(agent.deliver(message, message.recipients, Route.local()))
+        late = asyncio.create_task(agent.deliver(message, message.recipients, local(tmp_path)))
         for _ in range(3):
             await asyncio.sleep(0)
         late.cancel()

@@ -48,9 +48,9 @@ def account() -> pwd.struct_passwd:
     return pwd.getpwnam(USER) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
 
-def own(path: Path) -> None:
-    """Give a directory, with everything in it, to Dovecot's user."""
-    user = account()
+def own(path: Path, user: pwd.struct_passwd | None = None) -> None:
+    """Give a directory, with everything in it, to a user: Dovecot's, if None."""
+    user = user or account()
     for folder, _, files in os.walk(path):
         for name in (".", *files):
             os.chown(f"{folder}/{name}", user.pw_uid, user.pw_gid, follow_symlinks=False)

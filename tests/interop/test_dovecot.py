@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import imaplib
+import os
 import poplib
+import pwd
 import smtplib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.interop.dovecot import PASSWORD
+from tests.interop.dovecot import PASSWORD, own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,3 +62,93 @@ def test_dovecot_serves_what_it_was_given_by_lmtp(dovecot: Callable[..., Any]) -
         assert by_pop3(ready.ports.pop3, address) == [stored]
     with imap(ready.ports.imap, "flo@mail.example") as client:
         assert b" 100)" in client.getquotaroot("INBOX")[1][1][0]
+
+
+MESSAGES = (
+    b"Subject: dots\r\n\r\n.\r\n..two\r\n.",
+    b"Subject: =?utf-8?q?eight_bits?=\r\n\r\nj\xc3\xb6 and \xff\r\n",
+    b"Subject: long\r\nX-Folded: a\r\n\tb\r\n\r\n" + b"x" * 998 + b"\r\n",
+    b"Subject: quotes\r\n\r\n> quoted\r\nfrom here\r\n From there\r\n",
+)
+"""Contents that smtplib sends as they are."""
+
+
+class Mailboxes:
+    """Dovecot and our server with the same homes, which change hands if this is root: Dovecot opens no mail of root."""
+
+    def __init__(self, dovecot: Callable[..., Any], serve: Callable[..., Any], quota: int | None = None) -> None:
+        self.ready = dovecot({JO: quota})
+        limit = "" if quota is None else f'quota = "{quota}KiB"'
+        self.server = serve(f"""[local]
+domains = ["mail.example"]
+maildir = "{self.ready.homes}/{{domain}}/{{local}}"
+[[mailbox]]
+address = "{JO}"
+{limit}
+""")
+        self.home = self.ready.homes / "mail.example" / "jo"
+
+    def send(self, *contents: bytes) -> None:
+        """Send messages and wait until they are delivered."""
+        self.transmit(*contents)
+        self.server.wait_until_empty()
+
+    def transmit(self, *contents: bytes) -> None:
+        """Send messages."""
+        self.take_back()
+        with smtplib.SMTP("127.0.0.1", self.server.port) as client:
+            for content in contents:
+                client.sendmail("ada@example.org", JO, content)
+
+    def take_back(self) -> None:
+        """Give the homes back to our server."""
+        own(self.ready.homes, pwd.getpwuid(os.geteuid()))
+
+    def read(self) -> dict[int, bytes]:
+        """What Dovecot serves by IMAP."""
+        own(self.ready.homes)
+        return by_imap(self.ready.ports.imap)
+
+
+def test_dovecot_serves_what_was_delivered_into_a_maildir(
+    dovecot: Callable[..., Any], serve: Callable[..., Any]
+) -> None:
+    both = Mailboxes(dovecot, serve)
+    both.send(*MESSAGES)
+    found = both.read()
+    assert sorted(found) == [1, 2, 3, 4]
+    assert by_pop3(both.ready.ports.pop3) == list(found.values())
+    for content in MESSAGES:
+        whole = content if content.endswith(b"\r\n") else content + b"\r\n"
+        (stored,) = (each for each in found.values() if each.endswith(whole))
+        trace = stored.removesuffix(whole)
+        assert trace.startswith(b"Return-Path: <ada@example.org>\r\nDelivered-To: jo@mail.example\r\nReceived: from ")
+    both.send(b"Subject: later\r\n\r\nlater\r\n")
+    later = both.read()
+    assert {uid: later[uid] for uid in found} == found  # the UIDs stay
+    assert later[5].endswith(b"Subject: later\r\n\r\nlater\r\n")
+    assert "Error" not in both.ready.log.read_text()
+
+
+def test_dovecot_and_ironpost_share_the_quota(
+    dovecot: Callable[..., Any], serve: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    both = Mailboxes(dovecot, serve, quota=100)
+    large = b"Subject: large\r\n\r\n" + (b"x" * 76 + b"\r\n") * 500
+    both.send(large, large)
+    assert (both.home / "maildirsize").read_text().startswith("102400S\n")
+    both.read()
+    sizes = sum(each.stat().st_size for part in ("new", "cur") for each in (both.home / part).iterdir())
+    with imap(both.ready.ports.imap) as client:
+        assert client.getquotaroot("INBOX")[1][1][0] == b"mailbox (STORAGE %d 100)" % -(-sizes // 1024)
+    both.transmit(large)
+    wait_until(lambda: "452 4.2.2" in both.server.log(), both.server.log)
+    assert len(both.read()) == 2
+    with imap(both.ready.ports.imap) as client:
+        client.uid("store", "1", "+FLAGS", r"(\Deleted)")
+        client.expunge()
+    both.take_back()
+    (waiting,) = both.server.queue()
+    assert both.server.run("queue", "retry", waiting.id).returncode == 0
+    both.server.wait_until_empty()
+    assert sorted(both.read()) == [2, 3]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from tests.policy.policy_kit import checks
 
 from ironpost.delivery.agents import AgentContext, create_agents
+from ironpost.delivery.maildir import MaildirOptions
 from ironpost.delivery.own_system import OwnSystem
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.model import NULL, Address
 from ironpost.operations.explain import Explainer, Explanation, RouteOutcome
 from ironpost.policy import Policy, Ports
@@ -39,12 +40,12 @@ def explain(recipient: str, client: str = "127.0.0.1") -> Explanation:
             random=SystemRandom(),
             resolver=RESOLVER,
             name="mx.here.example",
-            maildir=Path("mail"),
             own=OwnSystem(frozenset({"mx.here.example"})),
         )
     )
+    into = Route.local(options=MaildirOptions(PathTemplate("mail")))
     rules = [Rule(("customer.example",), Route.on_demand())]
-    explainer = Explainer(policy, Routes(local(["here.example"]), rules), lambda route: agents[route.kind])
+    explainer = Explainer(policy, Routes(local(["here.example"]), rules, local=into), lambda route: agents[route.kind])
     return asyncio.run(explainer.explain(Address.parse(recipient), NULL, client=client))
 
 

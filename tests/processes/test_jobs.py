@@ -6,7 +6,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
-from ironpost.delivery.maildir import STALE_SECONDS, remove_stale
+from ironpost.delivery.maildir_files import STALE_SECONDS, remove_stale
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.mta.jobs import JOBS
 from ironpost.processes.jobs import FIRST_SECONDS, Job, JobScheduler, Runs
 
@@ -116,13 +117,25 @@ def test_every_registered_job_has_its_own_name() -> None:
 
 
 def test_stale_files_in_tmp_are_removed(tmp_path: Path) -> None:
-    assert remove_stale(tmp_path / "missing", NOW) == 0
-    tmp = tmp_path / "tmp"
-    tmp.mkdir()
+    template = PathTemplate(f"{tmp_path}/{{domain}}/{{local}}")
+    assert remove_stale(template, NOW) == 0
+    inbox = tmp_path / "mail.example" / "jo"
+    for place in (inbox, inbox / ".news"):
+        for part in ("cur", "new", "tmp"):
+            (place / part).mkdir(parents=True)
+        (place / "tmp" / "in the way").write_bytes(b"x")
+        os.utime(place / "tmp" / "in the way", (NOW, NOW))
+    tmp = inbox / ".news" / "tmp"
     for name, age in (("old", STALE_SECONDS + 1), ("young", STALE_SECONDS - 1)):
         (tmp / name).write_bytes(b"x")
         os.utime(tmp / name, (NOW - age, NOW - age))
     (tmp / "link").symlink_to(tmp / "old")
     (tmp / "folder").mkdir()
-    assert remove_stale(tmp_path, NOW) == 1
-    assert sorted(each.name for each in tmp.iterdir()) == ["folder", "link", "young"]
+    private = tmp_path / "mail.example" / "flo" / "tmp"
+    private.mkdir(parents=True)
+    (private / "mine").write_bytes(b"x")
+    os.utime(private / "mine", (0, 0))
+    assert remove_stale(template, NOW) == 1
+    assert sorted(each.name for each in tmp.iterdir()) == ["folder", "in the way", "link", "young"]
+    assert (private / "mine").exists()  # its parent is not a Maildir
+    assert remove_stale(PathTemplate.fixed(inbox), NOW) == 0

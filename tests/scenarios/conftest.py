@@ -17,8 +17,9 @@ import pytest
 from tests.policy.policy_kit import checks
 
 from ironpost.delivery.dialer import Dialer
-from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.maildir import Maildir, MaildirOptions
 from ironpost.delivery.own_system import OwnSystem
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.rewriting import DeliveryRewriting
@@ -118,6 +119,11 @@ class NextHop:
         return "250 2.0.0 taken"
 
 
+def into(path: Path) -> Route:
+    """The route into one Maildir."""
+    return Route.local(options=MaildirOptions(PathTemplate.fixed(path)))
+
+
 class System:
     """The mail system of `here.example`; use it as an asynchronous context manager."""
 
@@ -154,7 +160,7 @@ class System:
             },
             addresses={"mx.by-mx.example": ["127.0.0.1"], f"mx.{OUR_DOMAIN}": ["192.0.2.1"]},
         )
-        self._maildir = Maildir(self.mail, clock=self.clock, random=self._random, host=f"mx.{OUR_DOMAIN}")
+        self._maildir = Maildir(clock=self.clock, random=self._random, host=f"mx.{OUR_DOMAIN}")
         self._remote = RemoteDelivery(
             self.resolver, self._random, Dialer(local_hostname=f"mx.{OUR_DOMAIN}"), port=self.next_hop.port,
             own=OwnSystem(frozenset({f"mx.{OUR_DOMAIN}"}), networks=()), recorder=self._tls_recorder,
@@ -162,7 +168,8 @@ class System:
         )  # fmt: skip
         self._pipe = Pipe(f"mx.{OUR_DOMAIN}")
         self.runner = QueueRunner(
-            store=self.store, routes=Routes(self._directory, rules, local_rules=self._local_rules), agents=self._agent,
+            store=self.store, agents=self._agent,
+            routes=Routes(self._directory, rules, local=into(self.mail), local_rules=self._local_rules),
             clock=self.clock, random=self._random, reporting_mta=f"mx.{OUR_DOMAIN}",
         )  # fmt: skip
         inbound = Inbound(

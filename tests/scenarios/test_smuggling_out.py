@@ -13,6 +13,7 @@ from email import message_from_bytes
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.scenarios.conftest import into
 
 from ironpost import Server
 from ironpost.client.connection import HELD
@@ -116,7 +117,8 @@ async def relaying(system: Callable, peer: Peer) -> AsyncIterator[tuple[object, 
     listener = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     async with system() as here:
         port = listener.sockets[0].getsockname()[1]
-        here.runner.routes = Routes(local(["here.example"]), [Rule(("*",), Route.smart([f"127.0.0.1:{port}"]))])
+        to_next_hop = [Rule(("*",), Route.smart([f"127.0.0.1:{port}"]))]
+        here.runner.routes = Routes(local(["here.example"]), to_next_hop, local=into(here.mail))
         settings = ServerSettings("mx.here.example", newlines="accept")
         async with Server(here.server.handler, "127.0.0.1", 0, settings=settings) as lax:
             yield here, lax.port

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.config import Configuration
+    from ironpost.delivery.path_template import PathTemplate
 
 
 def check(named: Path | None) -> None:
@@ -95,14 +96,19 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
         except AuthError as error:
             yield CommandError(exits.CONFIGURATION, str(error))
     yield from _drop(found)
-    maildir = found.maildir
-    if maildir.exists() and not maildir.is_dir():
-        yield CommandError(exits.CONFIGURATION, f"local.maildir: {maildir} is not a directory")
-    elif found.local.maildir is not None and not maildir.parent.is_dir():
-        yield CommandError(
-            exits.CONFIGURATION,
-            f"local.maildir: {maildir.parent} does not exist: create it, or choose another directory",
-        )
+    for key, template in (("local.maildir", found.maildir), *found.local.maildirs):
+        if why := _no_maildir(template, found.data):
+            yield CommandError(exits.CONFIGURATION, f"{key}: {why}")
+
+
+def _no_maildir(template: PathTemplate, data: Path) -> str:
+    """Return why there can be no Maildir; empty if there can be one."""
+    for path in (template.base, template.single):
+        if path is not None and path.exists() and not path.is_dir():
+            return f"{path} is not a directory"
+    if template.base.exists() or template.base == data:  # that is created at start
+        return ""
+    return f"{template.base} does not exist: create it, or choose another directory"
 
 
 def _drop(found: Configuration) -> Iterator[CommandError]:

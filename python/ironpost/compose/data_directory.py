@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ironpost.operations.dane import DaneChecker
     from ironpost.operations.explain import Explainer
     from ironpost.queue.store import StandaloneReader
+    from ironpost.routing.directory import Directory
     from ironpost.storage.backup import FinishedBackup
     from ironpost.storage.restore import Restored
 
@@ -89,7 +90,7 @@ class LocalData:
         from ironpost.policy import Ports
 
         configuration = self._configuration
-        async with self._delivery() as agents:
+        async with self._delivery(lambda: table.directory) as agents:
             found = agents.context
             try:
                 context = SourceContext(found.clock, configuration.folder, agents.http)
@@ -117,7 +118,7 @@ class LocalData:
             yield DaneChecker(found.resolver, found.random, found.clock, found.own, dialer(found), agents.dane_obstacle)
 
     @asynccontextmanager
-    async def _delivery(self) -> AsyncIterator[DeliveryAgents]:
+    async def _delivery(self, directory: Callable[[], Directory] | None = None) -> AsyncIterator[DeliveryAgents]:
         """The delivery agents of a server with this configuration."""
         from ironpost.compose.delivery import DeliveryAgents, own_system
         from ironpost.compose.keyed_state import stored_state
@@ -135,6 +136,7 @@ class LocalData:
                 clock,
                 SystemRandom(),
                 state=stored_state(self.path, clock),
+                directory=directory,
             )
         except TlsError as error:
             raise OperationError(Reason.CONFIGURATION, str(error)) from None

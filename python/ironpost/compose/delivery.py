@@ -1,14 +1,13 @@
 """Composes delivery: routes and delivery agents of a configuration.
 
-Promises: local mail goes to one Maildir, which a reload may change; running deliveries finish in the old one. Without a
-name server, mail that needs no DNS is still delivered.
+Promises: where local mail goes is part of its route, so a reload may change it; running deliveries finish where they
+began. Without a name server, mail that needs no DNS is still delivered.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import replace
 from functools import partial
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY
 from types import MappingProxyType
@@ -19,8 +18,9 @@ from ironpost.compose.directory import directory
 from ironpost.config.quantities import Endpoint
 from ironpost.config.rewriting import rewrite_rules
 from ironpost.delivery.access import AccessError, Accesses
-from ironpost.delivery.agents import AGENTS, AgentContext, create_agents
+from ironpost.delivery.agents import AgentContext, create_agents
 from ironpost.delivery.local import Verifiable
+from ironpost.delivery.maildir import MaildirOptions
 from ironpost.delivery.own_system import ANY, OwnSystem, reached
 from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.sts_cache import StsCache
@@ -34,14 +34,13 @@ from ironpost.queue.retry import WAITS, RetryPolicy
 from ironpost.routing.archive import ArchiveRule
 from ironpost.routing.limits import DeliveryLimits, LimitRule
 from ironpost.routing.rewriting import Rewriting
-from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
+from ironpost.routing.route import SMTP_PORT, Host, Route, Routes, Rule
 from ironpost.routing.tls import TlsRule, TlsUse
 from ironpost.server.tls import trust
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from ironpost.config import Configuration, QueueSection
     from ironpost.config.delivery import DeliverySection
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from ironpost.model.network import IPAddress
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.model.tls import TlsRecorder
+    from ironpost.routing.directory import Directory
     from ironpost.routing.profile import ConnectionProfile
     from ironpost.routing.records import RecordSource
 
@@ -76,6 +76,7 @@ class DeliveryAgents:
         resolver: Resolver | None = None,
         state: KeyedState | None = None,
         tls_recorder: TlsRecorder | None = None,
+        directory: Callable[[], Directory] | None = None,
     ) -> None:
         """Create an agent for each kind of route.
 
@@ -89,6 +90,7 @@ class DeliveryAgents:
             resolver: DNS; the system's if None.
             state: where MTA-STS policies are kept; without it they are not used.
             tls_recorder: records the TLS of deliveries for reports; nothing if None.
+            directory: gives the directory that agents of local mail ask; without it each address is a mailbox.
 
         Raises:
             TlsError: `delivery.ca` or `http.ca` cannot be used.
@@ -120,7 +122,7 @@ class DeliveryAgents:
             name=name,
             own=own,
             http=self.http,
-            maildir=configuration.maildir,
+            directory=directory,
             limits=delivery_limits(delivery),
             connection_messages=delivery.connection_messages,
             idle=delivery.idle,
@@ -138,7 +140,6 @@ class DeliveryAgents:
         )
         """Everything the agents are made from."""
         self._agents = create_agents(self.context)
-        self._former: list[RouteAgent] = []
 
     def agent(self, route: Route) -> RouteAgent:
         """Return the agent of a route."""
@@ -160,20 +161,13 @@ class DeliveryAgents:
             prepared[found.profile] = found
         return partial(self._accesses.use, prepared)
 
-    def deliver_to(self, path: Path) -> None:
-        """Deliver local mail into another Maildir from now on; running deliveries finish in the old one."""
-        if path != self.context.maildir:
-            self.context = replace(self.context, maildir=path)
-            self._former.append(self._agents[Kind.LOCAL])
-            self._agents[Kind.LOCAL] = AGENTS[Kind.LOCAL].create(self.context)
-
     async def dane_obstacle(self) -> str:
         """Return why no host is authenticated by DANE now; empty if hosts with signed TLSA records are."""
         return await dane_obstacle(self.resolver) if self.context.dane else "it is turned off (delivery.dane)"
 
     async def close(self) -> None:
         """Close connections and end threads."""
-        for agent in dict.fromkeys((*self._agents.values(), *self._former)):
+        for agent in dict.fromkeys(self._agents.values()):
             closing = agent.close()
             if closing is not None:
                 await closing
@@ -189,7 +183,8 @@ def routes(configuration: Configuration, sources: Sequence[RecordSource] = ()) -
         Rule(each.domains, route_of(each), f"route[{number}]", each.senders or (), frozenset(each.logins or ()))
         for number, each in enumerate(configuration.route, 1)
     ]
-    return Routes(directory(configuration, sources), rules, local_rules=configuration.local.rules)
+    local = Route.local(options=MaildirOptions(configuration.maildir))
+    return Routes(directory(configuration, sources), rules, local=local, local_rules=configuration.local.rules)
 
 
 def route_of(section: RouteSection) -> Route:

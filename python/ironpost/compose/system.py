@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.config import Configuration
+    from ironpost.delivery.path_template import PathTemplate
     from ironpost.model.keyed_state import StateUsage
     from ironpost.mta.pickup import PickedUp
     from ironpost.mta.suspended import SuspendedDestinations
@@ -252,6 +253,7 @@ class System:
             self._counters,
             state=state,
             tls_recorder=counting.counts,
+            directory=lambda: self._runner.routes.directory,
         )
         self._agents.prepare(configuration)()
         sources = self._record_sources(configuration)
@@ -407,7 +409,6 @@ class System:
         use_accesses()
         self._runner.routes = new_routes
         self._on_demand.customers = customers(new)
-        self._agents.deliver_to(new.maildir)
         self._reception = rewriting(new, "reception")
         self._agents.rewriting.rules = rewriting(new, "delivery")
         self._limit_resources(new, available)
@@ -498,8 +499,9 @@ class System:
         return self._clock
 
     @property
-    def maildir(self) -> Path:
-        return self.configuration.maildir
+    def maildirs(self) -> Sequence[PathTemplate]:
+        found = self.configuration
+        return [found.maildir, *(path for _, path in found.local.maildirs)]
 
     async def prune_history(self) -> int:
         return await self._store.prune_history() if isinstance(self._store, KeepsHistory) else 0

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, create_m
 from ironpost.config import values
 from ironpost.config.quantities import MANY, duration
 from ironpost.config.values import Section
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.model.network import Network
 from ironpost.model.options import Key, Seconds, Unit, key_of
 from ironpost.model.patterns import AddressPattern
@@ -36,6 +37,7 @@ READERS: Final[dict[Any, Any]] = {
     SecretSource: values.Secret,
     Network: values.Network,
     AddressPattern: values.AddressMatch,
+    PathTemplate: values.PathText,
     Quota: values.Quota,
     MemoryLimit: values.Memory,
     NextHop: values.NextHop,

@@ -7,14 +7,14 @@ Refuses: an entry with no agent, or with several.
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - pydantic reads annotations
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import AfterValidator, create_model, model_validator
 
 from ironpost.config.declared import Table, read, table
-from ironpost.config.values import AddressMatch, MailAddress, Pattern, Recipient, Section
+from ironpost.config.values import AddressMatch, MailAddress, PathText, Pattern, Recipient, Section
 from ironpost.delivery.local import LOCAL_AGENTS
+from ironpost.delivery.maildir import MaildirOptions
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
 from ironpost.routing.route import LocalRule
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from ironpost.delivery.local import LocalAgent
+    from ironpost.delivery.path_template import PathTemplate
 
 
 class LocalDeliveryBase(Section):
@@ -79,7 +80,7 @@ class LocalSection(Section):
     """The addresses that exist in these domains, `jo@mail.example` or `*@mail.example`; default: every local part."""
     postmaster: MailAddress | None = None
     """Where mail for `postmaster` and `abuse` of the local domains goes; default: into a mailbox of that address."""
-    maildir: Path | None = None
+    maildir: PathText | None = None
     """The Maildir for local mail; default: `mail` in the data directory."""
     delivery: tuple[LocalDeliverySection, ...] = ()
     """Delivery agents of some local recipients. The first entry that matches decides."""
@@ -88,6 +89,15 @@ class LocalSection(Section):
     def rules(self) -> tuple[LocalRule, ...]:
         """The entries of `[[local.delivery]]` as rules of the routing table."""
         return tuple(each.rule(f"local.delivery[{number}]") for number, each in enumerate(self.delivery, 1))
+
+    @property
+    def maildirs(self) -> tuple[tuple[str, PathTemplate], ...]:
+        """The keys of the Maildirs in `[[local.delivery]]`, and where they are."""
+        return tuple(
+            (f"{rule.name}.maildir.path", rule.route.options.path)
+            for rule in self.rules
+            if isinstance(rule.route.options, MaildirOptions)
+        )
 
     @property
     def sample_domain(self) -> str:

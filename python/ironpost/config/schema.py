@@ -39,6 +39,7 @@ from ironpost.config.values import (
     Switch,
     least,
 )
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.model.network import LOOPBACK
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY, Domains
@@ -230,9 +231,9 @@ class Configuration(Section):
         return self
 
     @property
-    def maildir(self) -> Path:
-        """The Maildir of local delivery."""
-        return self.local.maildir or self.data / "mail"
+    def maildir(self) -> PathTemplate:
+        """The Maildirs of local mail without an entry in `[[local.delivery]]`."""
+        return self.local.maildir or PathTemplate.fixed(self.data / "mail")
 
     @property
     def drop(self) -> Path:

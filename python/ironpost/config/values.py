@@ -30,6 +30,7 @@ from ironpost.config.quantities import (
     size_rate,
     socket_path,
 )
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.model import Address
 from ironpost.model.patterns import AddressPattern
 from ironpost.model.text import complaint
@@ -194,6 +195,12 @@ def _address_match(value: object) -> AddressPattern:
         ) from None
 
 
+def _path_template(value: object) -> PathTemplate:
+    if not isinstance(value, str):
+        raise ValueError('expected a path, such as "/srv/mail/{domain}/{local}"')
+    return PathTemplate(value)
+
+
 def _nullable_sender_pattern(value: object) -> AddressPattern | None:
     """A sender pattern; None for `<>`, the null reverse-path."""
     return None if value == NULL_SENDER else _address_match(value)
@@ -247,6 +254,7 @@ Memory = Annotated[
     MemoryLimit, PlainValidator(lambda value: MemoryLimit(*memory(value))), PlainSerializer(_memory_text)
 ]
 AddressMatch = Annotated[AddressPattern, PlainValidator(_address_match), PlainSerializer(lambda value: value.text)]
+PathText = Annotated[PathTemplate, PlainValidator(_path_template), PlainSerializer(str)]
 NullableSenderPattern = Annotated[
     AddressPattern | None,
     PlainValidator(_nullable_sender_pattern),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ironpost.model.tls import TlsRecorder
     from ironpost.protocol.client.tolerance import Tolerance
     from ironpost.protocol.dialect import Dialect
+    from ironpost.routing.directory import Directory
     from ironpost.routing.tls import TlsRule
     from ironpost.routing.tls.mta_sts import StsPolicies
 
@@ -58,7 +59,8 @@ class AgentContext:
     """The names and addresses of this system: an MX or smart host that leads there is a loop."""
     http: HttpClient | None = None
     """The HTTP client; None where nothing is delivered by HTTP."""
-    maildir: Path
+    directory: Callable[[], Directory] | None = None
+    """Gives the directory that knows the mailboxes of local addresses; without it each address is one."""
     limits: DeliveryLimits = DeliveryLimits(settings.DESTINATION_LIMIT)  # noqa: RUF009 - immutable
     connection_messages: int = settings.CONNECTION_MESSAGES
     idle: float = settings.IDLE_SECONDS
@@ -83,7 +85,7 @@ class AgentContext:
 
 
 def _maildir(context: AgentContext) -> Maildir:
-    return Maildir(context.maildir, clock=context.clock, random=context.random, host=context.name)
+    return Maildir(clock=context.clock, random=context.random, host=context.name, directory=context.directory)
 
 
 def dialer(context: AgentContext, dialect: Dialect = SMTP) -> Dialer:

@@ -45,6 +45,11 @@ def delivery_fields(reverse_path: Address, recipient: Recipient, host: str) -> b
     return fields if recipient.original is None else fields + original_to(recipient.original, host)
 
 
+def delivery_key(recipient: Address, host: str) -> str:
+    """The recipient as `FinalContent.earlier` has it, if the message was delivered to it before."""
+    return _full(recipient, host).lower()
+
+
 def _full(address: Address, host: str) -> str:
     text = shown(str(address), utf8=True)
     return text if address.domain else f"{text}@{host}"
@@ -63,10 +68,12 @@ def above(fields: bytes, header: Header) -> bytes:
 class FinalContent:
     """Rewrites content for final delivery, piece by piece: puts new delivery fields first and removes old ones."""
 
-    __slots__ = ("_fields", "_reader")
+    __slots__ = ("_fields", "_reader", "earlier")
 
     def __init__(self, fields: bytes) -> None:
         """`fields`: what `delivery_fields` returns."""
+        self.earlier: frozenset[str] = frozenset()
+        """The addresses in lower case of the Delivered-To fields that were removed."""
         self._fields = fields
         self._reader = HeaderReader()
 
@@ -85,4 +92,6 @@ class FinalContent:
     def _rewritten(self, header: Header) -> bytes:
         # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here only ours remains, so readers can trust it.
         rest = header.without(*_OURS)
+        if rest is not header.octets:
+            self.earlier = frozenset(value.decode(errors="replace").lower() for value in header.values("Delivered-To"))
         return above(self._fields, header if rest is header.octets else Header(rest)) + rest

@@ -6,14 +6,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ironpost.delivery.maildir import remove_stale
+from ironpost.delivery.maildir_files import remove_stale
 from ironpost.model.text import counted
 from ironpost.processes.jobs import Job, Runs
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
+    from ironpost.delivery.path_template import PathTemplate
     from ironpost.model.ports import Clock
     from ironpost.mta.pickup import PickedUp
     from ironpost.mta.tls_reports import SentReports
@@ -29,8 +30,8 @@ class JobContext(Protocol):
     def clock(self) -> Clock: ...
 
     @property
-    def maildir(self) -> Path:
-        """The Maildir of local delivery."""
+    def maildirs(self) -> Sequence[PathTemplate]:
+        """The Maildirs of local delivery."""
         ...
 
     def sample_resources(self) -> Usage:
@@ -79,9 +80,10 @@ async def _remove_expired_state(context: JobContext) -> str:
     return f"{counted(await context.remove_expired_state(), 'expired key')} removed"
 
 
-async def _clean_maildir(context: JobContext) -> str:
-    removed = await asyncio.to_thread(remove_stale, context.maildir, context.clock.now())
-    return f"{counted(removed, 'stale file')} removed from tmp of {context.maildir}"
+async def _clean_maildirs(context: JobContext) -> str:
+    now = context.clock.now()
+    removed = [await asyncio.to_thread(remove_stale, template, now) for template in context.maildirs]
+    return f"{counted(sum(removed), 'stale file')} removed from tmp of {', '.join(map(str, context.maildirs))}"
 
 
 async def _refresh_sts_policies(context: JobContext) -> str:
@@ -125,6 +127,6 @@ JOBS: Final[tuple[Job[Any], ...]] = (
     Job("tls-reports", 600.0, Runs.ONCE, _send_tls_reports),
     Job("mta-sts", 3600.0, Runs.ONCE, _refresh_sts_policies),
     Job("dane", 24 * 3600.0, Runs.ONCE, _check_dane),
-    Job("maildir-tmp", 6 * 3600.0, Runs.ONCE, _clean_maildir),
+    Job("maildir-tmp", 6 * 3600.0, Runs.ONCE, _clean_maildirs),
     Job("sendmail", 1.0, Runs.ONCE, _pick_up),
 )

@@ -55,6 +55,8 @@ class Mailbox(NamedTuple):
     """The address of the mailbox; None if it is the one that was looked up."""
     detail: str = ""
     """What follows the separator in the local part (`news` in `jo+news@mail.example`), or empty."""
+    quota: int | None = None
+    """The most octets that the mailbox may hold; None for no limit."""
 
 
 class Alias(NamedTuple):

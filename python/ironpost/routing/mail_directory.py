@@ -204,7 +204,7 @@ def _entry(address: Address, base: str, record: Record, reason: str, detail: str
         reason: the derivation.
         detail: what follows the separator.
     """
-    mailbox = Mailbox(reason, _mailbox(address, base), detail)
+    mailbox = Mailbox(reason, _mailbox(address, base), detail, record.quota)
     if not record.targets:
         return Closed(f"{reason}, disabled", DISABLED) if record.disabled else mailbox
     itself = any(key_of(target) == base for target in record.targets)

@@ -25,6 +25,8 @@ class Record(NamedTuple):
     """Whether a copy goes into the mailbox too; only with targets."""
     disabled: bool = False
     """The mailbox takes no mail."""
+    quota: int | None = None
+    """The most octets that the mailbox may hold; None for no limit."""
 
 
 class RecordSource(Protocol):
