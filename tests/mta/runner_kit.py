@@ -110,7 +110,7 @@ class World:
         for script in (self.remote, self.local, self.other):
             script.world = self
         routes = Routes(directory.local(["local.example"]), [Rule(("other.example",), Route.smart(["hub.example"]))])
-        agents = {Kind.LOCAL: self.local, Kind.MX: self.remote, Kind.SMART_HOST: self.other}
+        agents = {Kind.LOCAL: self.local, Kind.MX: self.remote, Kind.SMART_HOST: self.other, Kind.DISCARD: self.other}
         self.runner = QueueRunner(
             store=self.store, routes=routes, agents=lambda route: agents[route.kind], clock=self.clock,
             random=random or Chance(), reporting_mta="mx.local.example", **options,

@@ -10,12 +10,13 @@ from random import Random
 from tests.mta.runner_kit import DOWN, LATER, OK, Chance, scenario
 
 from ironpost.model import Outcome, Reply
+from ironpost.model.patterns import AddressPattern
 from ironpost.mta.queue_runner import SCAN_SECONDS
 from ironpost.queue.concurrency import DEFAULT
 from ironpost.queue.retry import DAY, HOUR
 from ironpost.routing.directory import Mailbox, NotLocal
 from ironpost.routing.limits import DeliveryLimits, LimitRule
-from ironpost.routing.route import Route, Routes, Rule
+from ironpost.routing.route import Kind, LocalRule, Route, Routes, Rule
 from ironpost.telemetry.metrics import Counters
 from ironpost.testing.directory import local
 
@@ -138,6 +139,19 @@ def test_recipients_in_one_domain_with_different_destinations_do_not_block_each_
         assert len(await world.store.list()) == 50
 
     scenario({"remote": lambda message, recipient: DOWN}, act)
+
+
+def test_routes_of_this_system_are_attempted_apart():
+    async def act(world):
+        discarded = LocalRule((AddressPattern("tickets@local.example"),), Route.local(Kind.DISCARD), "tickets")
+        world.runner.routes = Routes(local(["local.example"]), local_rules=[discarded])
+        await world.put("m1", "jo@local.example", "tickets@local.example", "flo@local.example")
+        await world.run(HOUR)
+        assert [recipients for _, _, recipients, _ in world.local.calls] == [["jo@local.example", "flo@local.example"]]
+        assert [recipients for _, _, recipients, _ in world.other.calls] == [["tickets@local.example"]]
+        assert await world.store.list() == []
+
+    scenario({}, act)
 
 
 def test_what_a_failed_claim_leaves_over_is_returned(monkeypatch):

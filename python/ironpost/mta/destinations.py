@@ -149,7 +149,8 @@ class Destinations:
         groups: dict[Any, tuple[Route | None, list[QueuedRecipient]]] = {}
         for to, decision in zip(message.recipients, decisions, strict=True):
             route = None if decision is None else decision.route
-            groups.setdefault(destination_key(route, to.recipient.address.key)[0], (route, []))[1].append(to)
+            key = destination_key(route, to.recipient.address.key)[0], route  # routes of this system share one
+            groups.setdefault(key, (route, []))[1].append(to)
         return [
             (
                 self._queue_of(message, route, recipients[0]),
