@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -153,6 +154,32 @@ def test_a_flush_waits_for_a_full_pipe_no_longer_than_it_says() -> None:
     out.close()
     out.flush(60.0)  # nobody is left to wait for
     os.close(writing)
+
+
+def test_lines_that_arrive_during_the_pause_after_a_write_share_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pausing, go_on = threading.Event(), threading.Event()
+
+    def pause(seconds: float) -> None:
+        assert seconds == records.PAUSE
+        pausing.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(records.time, "sleep", pause)
+    reading, writing = os.pipe()
+    out = records.Descriptor(writing)
+    os.close(writing)
+    assert out.put(b"first\n")
+    assert pausing.wait(60)
+    assert os.read(reading, 1000) == b"first\n"
+    assert out.put(b"second\n")
+    assert out.put(b"third\n")
+    os.set_blocking(reading, False)
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 1000)
+    go_on.set()
+    out.close()
+    assert os.read(reading, 1000) == b"second\nthird\n"
+    os.close(reading)
 
 
 def test_f21_what_cannot_be_written_is_counted() -> None:

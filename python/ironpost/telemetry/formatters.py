@@ -3,8 +3,8 @@
 Promises: in both formats each record is one line (SECURITY R44): control characters, line ends and everything outside
 ASCII are escaped; a traceback is a field of its record. The values of an event (`fields`) become fields of the line. In
 text format a value is quoted as JSON only where it could be misread; None is left out. Logging never waits for the
-reader: a thread writes the lines from a queue that is bounded in bytes. Lines that do not fit, or cannot be written,
-are dropped and counted; a record reports the number once there is room.
+reader: a thread writes the lines from a queue that is bounded in bytes, those of `PAUSE` together. Lines that do not
+fit, or cannot be written, are dropped and counted; a record reports the number once there is room.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import select
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from io import UnsupportedOperation
@@ -32,6 +33,8 @@ PIECE: Final = 1 << 16
 """Approximate size of one write in octets."""
 TEXT: Final = 1024
 """Maximum length of a text in a record, in characters; longer texts are cut."""
+PAUSE: Final = 0.01
+"""Seconds between two writes, unless `PIECE` octets wait: waking the thread for each line costs more than the line."""
 FLUSH: Final = 2.0
 """Seconds for which the end of a program waits for the last lines to be written."""
 
@@ -186,6 +189,8 @@ class Descriptor:
             self._settled += size
             for each in waiting:
                 each.set()
+            if size < PIECE and not last:
+                time.sleep(PAUSE)  # meanwhile a line only joins the queue
         os.close(self._descriptor)
 
     def _write(self, octets: bytes) -> bool:
