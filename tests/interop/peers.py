@@ -32,6 +32,15 @@ class Program(NamedTuple):
     """Debian packages: the server and the libraries that a minimal installation lacks."""
 
 
+DOVECOT = (
+    "dovecot-core",
+    "dovecot-imapd",
+    "dovecot-pop3d",
+    "dovecot-lmtpd",
+    "libexttextcat-2.0-0",
+    "liblua5.4-0",
+    "libwrap0",
+)
 SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2")
 
 PROGRAMS: dict[str, Program] = {
@@ -54,18 +63,8 @@ PROGRAMS: dict[str, Program] = {
         "usr/bin/fetchmail", ("fetchmail", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
     ),
     "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
-    "dovecot": Program(
-        "usr/sbin/dovecot",
-        (
-            "dovecot-core",
-            "dovecot-imapd",
-            "dovecot-pop3d",
-            "dovecot-lmtpd",
-            "libexttextcat-2.0-0",
-            "liblua5.4-0",
-            "libwrap0",
-        ),
-    ),
+    "dovecot": Program("usr/sbin/dovecot", DOVECOT),
+    "doveadm": Program("usr/bin/doveadm", DOVECOT),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),
     "systemd-analyze": Program("usr/bin/systemd-analyze", SYSTEMD),
     "systemd-socket-activate": Program("usr/bin/systemd-socket-activate", SYSTEMD),
