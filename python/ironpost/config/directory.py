@@ -59,6 +59,8 @@ class DirectoryKeys(Section):
     """Characters that separate a local part from its detail, `jo+news@mail.example`; empty for none."""
     files: tuple[Path, ...] = ()
     """Files with more mailboxes and aliases (`accounts.records_files`)."""
+    logins: Switch = True
+    """Whether the accounts of the users file have mailboxes (`accounts.records_logins`)."""
 
     @property
     def has_sources(self) -> bool:
