@@ -179,7 +179,7 @@ def test_a_file_that_comes_back_after_its_commit_is_queued_once(
         system.wait_until_empty()
         assert len(system.mail()) == 1
         assert {path.name for path in directory.iterdir()} == {f"{'e' * 32}.refused", f"{'f' * 32}.refused"}
-        assert "drop-refused" in system.log()
+        wait_until(lambda: "drop-refused" in system.log(), system.log)
     finally:
         system.stop()
 

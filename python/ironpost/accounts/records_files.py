@@ -27,10 +27,10 @@ from ironpost.model import Address
 from ironpost.model.text import complaint, error_text
 from ironpost.routing.directory import MAX_TARGETS
 from ironpost.routing.mail_directory import key_of
-from ironpost.routing.records import Record
+from ironpost.routing.records import Record, listed_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from ironpost.model.ports import Clock
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 INTERVAL: Final = 1.0
 """Seconds for which the records are used without looking whether the file was changed."""
 _LINE: Final = re.compile(r'((?:"(?:\\.|[^"\\])*"|\[[^\]]*\]|[^":\[])+):(.*)', re.DOTALL)
-_TARGET: Final = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^",])+')
 
 
 class RecordFileError(ValueError):
@@ -46,17 +45,22 @@ class RecordFileError(ValueError):
 
 
 class RecordFile:
-    """Implements `routing.records.RecordSource`: a file that is read as a whole."""
+    """Implements `routing.records.RecordSource`."""
 
-    def __init__(self, file: WatchedFile[Mapping[str, Record]], clock: Clock) -> None:
+    def __init__(self, path: Path, serves: Callable[[str], bool], clock: Clock) -> None:
         """Read the file. Blocks.
 
+        Args:
+            path: the file.
+            serves: whether the directory has the domain of a key.
+            clock: the clock.
+
         Raises:
-            ValueError, OSError: the file cannot be used.
+            RecordFileError: the file cannot be used.
         """
-        self._file = file
+        self._file = WatchedFile(path, partial(_read, serves), "mailboxes and aliases")
         self._clock = clock
-        self._records = file.current()
+        self._records = self._file.current()
         self._looked = clock.monotonic()
 
     def lookup(self, key: str, /) -> Record | Awaitable[Record | None] | None:
@@ -71,21 +75,7 @@ class RecordFile:
         return self._records.get(key)
 
 
-def alias_file(path: Path, serves: Callable[[str], bool], clock: Clock) -> RecordFile:
-    """Return the source of a file. Blocks.
-
-    Args:
-        path: the file.
-        serves: whether the directory has the domain of a key.
-        clock: the clock.
-
-    Raises:
-        RecordFileError: the file cannot be used.
-    """
-    return RecordFile(WatchedFile(path, partial(_read, serves), "mailboxes and aliases"), clock)
-
-
-def _read(serves: Callable[[str], bool], path: Path) -> Mapping[str, Record]:
+def _read(serves: Callable[[str], bool], path: Path) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"
@@ -139,7 +129,7 @@ def _parsed(line: str) -> tuple[str, tuple[Address, ...]]:
     if match is None:
         raise ValueError("expected an address and a colon, like team@mail.example: ada@mail.example, jo@mail.example")
     name, rest = match[1].strip(), match[2].strip()
-    targets = tuple(_address(each.strip()) for each in _TARGET.findall(rest) if each.strip())
+    targets = tuple(map(_address, listed_targets(rest)))
     if len(targets) > MAX_TARGETS:
         raise ValueError(f"{name} has more than {MAX_TARGETS} targets")
     if not name.startswith("@"):

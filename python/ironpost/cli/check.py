@@ -135,7 +135,7 @@ def _routes(found: Configuration) -> Iterator[CommandError]:
 
 
 def _local(found: Configuration) -> Iterator[CommandError]:
-    if not found.local.delivery:
+    if not found.local.delivery and found.directory.forward_files is None:
         return  # the imports are slow
     from ironpost.compose.delivery import local_errors
 

@@ -17,6 +17,7 @@ from ironpost.client.tls import provides_chain
 from ironpost.compose.directory import directory
 from ironpost.config.quantities import Endpoint
 from ironpost.config.rewriting import rewrite_rules
+from ironpost.delivery import forward_files
 from ironpost.delivery.access import AccessError, Accesses
 from ironpost.delivery.agents import AgentContext, create_agents
 from ironpost.delivery.local import Verifiable
@@ -175,8 +176,10 @@ class DeliveryAgents:
             await self.sts.close()
 
 
-def routes(configuration: Configuration, sources: Sequence[RecordSource] = ()) -> Routes:
-    """The routing table of a configuration, with the directory that has these sources."""
+def routes(
+    configuration: Configuration, sources: Sequence[RecordSource] = (), metrics: Metrics | None = None
+) -> Routes:
+    """The routing table of a configuration, with the directory that has these sources and counts in these metrics."""
     waiting = [domain for customer in configuration.on_demand if customer.waits for domain in customer.domains]
     rules = [Rule(tuple(waiting), Route.on_demand(), "on_demand")] if waiting else []
     rules += [
@@ -184,7 +187,7 @@ def routes(configuration: Configuration, sources: Sequence[RecordSource] = ()) -
         for number, each in enumerate(configuration.route, 1)
     ]
     local = Route.local(options=MaildirOptions(configuration.maildir))
-    return Routes(directory(configuration, sources), rules, local=local, local_rules=configuration.local.rules)
+    return Routes(directory(configuration, sources, metrics), rules, local=local, local_rules=configuration.local.rules)
 
 
 def route_of(section: RouteSection) -> Route:
@@ -250,7 +253,10 @@ def route_accesses(configuration: Configuration, accesses: Accesses) -> Iterator
 
 
 def local_errors(configuration: Configuration) -> Iterator[AccessError]:
-    """Look for what `[[local.delivery]]` names on this system; yield an error, which names the key, for each lack."""
+    """Look for what local delivery needs on this system; yield an error, which names the key, for each lack.
+
+    That is what `[[local.delivery]]` and `directory.forward_files` name.
+    """
     for rule in configuration.local.rules:
         options = rule.route.options
         if isinstance(options, Verifiable):
@@ -258,6 +264,11 @@ def local_errors(configuration: Configuration) -> Iterator[AccessError]:
                 options.verify()
             except ValueError as error:
                 yield AccessError(f"{rule.name}.{rule.route.kind.value}.{error}")
+    if configuration.directory.forward_files is not None:
+        try:
+            forward_files.verify(configuration.directory.forward_files)
+        except ValueError as error:
+            yield AccessError(f"directory.forward_files: {error}")
 
 
 def configured_resolver(section: DnsSection) -> Resolver:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ironpost.accounts.records_cache import CacheOptions, RecordCache
-from ironpost.accounts.records_files import RecordFileError, alias_file
-from ironpost.accounts.records_logins import login_file
+from ironpost.accounts.records_files import RecordFile, RecordFileError
+from ironpost.delivery.forward_files import ForwardFiles
 from ironpost.model.patterns import Addresses, Domains
 from ironpost.routing.mail_directory import MailDirectory, RelayDomains, key_of
 from ironpost.routing.records import Record, RecordTable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ironpost.accounts.record_sources import SourceContext
     from ironpost.config import Configuration
+    from ironpost.model.ports import Metrics
     from ironpost.routing.records import RecordSource
 
 
@@ -27,16 +28,20 @@ class SourceError(Exception):
     """A source of the directory cannot be used; the text starts with its key, and gives the reason."""
 
 
-def directory(configuration: Configuration, sources: Sequence[RecordSource] = ()) -> MailDirectory:
+def directory(
+    configuration: Configuration, sources: Sequence[RecordSource] = (), metrics: Metrics | None = None
+) -> MailDirectory:
     """Return the directory of a configuration.
 
     Args:
         configuration: the configuration.
-        sources: the others, from `record_sources`.
+        sources: those of `[directory]`, from `record_sources`.
+        metrics: counts failures of forward files; nothing if None.
     """
     local = configuration.local
     records = configured_records(configuration)
     patterns = [each.matching(f"alias[{number}]") for number, each in enumerate(configuration.alias, 1)]
+    files = configuration.directory.forward_files
     relay = [
         RelayDomains(
             Domains(each.domains), None if each.recipients is None else Addresses(each.recipients), f"relay[{number}]"
@@ -51,7 +56,8 @@ def directory(configuration: Configuration, sources: Sequence[RecordSource] = ()
         relay=relay,
         separator=configuration.directory.separator,
         postmaster=local.postmaster,
-        has_aliases=configuration.directory.has_sources or any(record.targets for record in records.values()),
+        forward_file=None if files is None else ForwardFiles(files, metrics).record,
+        has_aliases=bool(sources) or any(record.targets for record in records.values()),
     )
 
 
@@ -69,7 +75,7 @@ def configured_records(configuration: Configuration) -> dict[str, Record]:
 
 
 def record_sources(configuration: Configuration, context: SourceContext) -> list[RecordSource]:
-    """Open the sources of `[directory]`, and the users file. Blocks.
+    """Open the sources of `[directory]`. Blocks.
 
     Raises:
         SourceError: one cannot be used.
@@ -83,14 +89,11 @@ def record_sources(configuration: Configuration, context: SourceContext) -> list
 
 
 def opened_sources(configuration: Configuration, context: SourceContext) -> Iterator[RecordSource | SourceError]:
-    """Open each source; yield it (with its cache if it needs one), or the error. Blocks.
-
-    The accounts come last, and only if not every address exists anyway.
-    """
+    """Open each source of `[directory]`; yield it (with its cache if it needs one), or the error. Blocks."""
     serves = configuration.serves()
     for number, path in enumerate(configuration.directory.files, 1):
         try:
-            yield alias_file(path, serves, context.clock)
+            yield RecordFile(path, serves, context.clock)
         except RecordFileError as error:
             yield SourceError(f"directory.files[{number}]: {error}")
     times = configuration.directory.read(CacheOptions)
@@ -101,8 +104,3 @@ def opened_sources(configuration: Configuration, context: SourceContext) -> Iter
             yield SourceError(f"{key}: {error}")
         else:
             yield RecordCache(source, str(options), context.clock, times)
-    if configuration.directory.logins and configuration.lists_addresses:
-        try:
-            yield login_file(configuration.users, configuration.local.domains, context.clock)
-        except (ValueError, OSError) as error:
-            yield SourceError(f"directory.logins: {error}")

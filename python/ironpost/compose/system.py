@@ -262,7 +262,7 @@ class System:
         defaults = self._session_defaults(configuration, name)
         self._runner = QueueRunner(
             store=self._store,
-            routes=routes(configuration, sources),
+            routes=routes(configuration, sources, self._counters),
             agents=self._agents.agent,
             clock=self._clock,
             random=self._random,
@@ -393,7 +393,7 @@ class System:
             defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
             use_accesses = self._agents.prepare(new)
-            new_routes = routes(new, self._record_sources(new))
+            new_routes = routes(new, self._record_sources(new), self._counters)
         except (AccessError, AuthError, SourceError, TlsError) as error:
             raise RequestRefused(str(error)) from error
         handlers = self._handlers(new, name, new_routes.directory)

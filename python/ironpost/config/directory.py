@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 from ironpost.accounts.record_sources import RecordSources
 from ironpost.accounts.records_cache import CacheOptions
 from ironpost.config.declared import read, section
-from ironpost.config.values import MailAddress, Pattern, Recipient, Section, Size, Switch, mail_address
+from ironpost.config.values import MailAddress, PathText, Pattern, Recipient, Section, Size, Switch, mail_address
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
 from ironpost.routing.alias_patterns import AliasPattern
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ironpost.accounts.record_sources import SourceOptions
+    from ironpost.delivery.path_template import PathTemplate
 
 T = TypeVar("T")
 
@@ -40,6 +41,12 @@ def _alias_key(value: object) -> str:
 def _separator(value: str) -> str:
     if not set(value) <= set("+-_=.~#"):
         raise ValueError(f'"{value}" cannot separate a detail: expected some of the characters + - _ = . ~ #')
+    return value
+
+
+def _of_a_mailbox(value: PathTemplate | None) -> PathTemplate | None:
+    if value is not None and (value.single is not None or not value.base.is_absolute()):
+        raise ValueError(f'"{value}": expected an absolute path with a placeholder, such as /home/{{local}}/.forward')
     return value
 
 
@@ -59,8 +66,8 @@ class DirectoryKeys(Section):
     """Characters that separate a local part from its detail, `jo+news@mail.example`; empty for none."""
     files: tuple[Path, ...] = ()
     """Files with more mailboxes and aliases (`accounts.records_files`)."""
-    logins: Switch = True
-    """Whether the accounts of the users file have mailboxes (`accounts.records_logins`)."""
+    forward_files: Annotated[PathText | None, AfterValidator(_of_a_mailbox)] = None
+    """The file with which the user of a mailbox redirects its mail; default: there are no such files."""
 
     @property
     def has_sources(self) -> bool:

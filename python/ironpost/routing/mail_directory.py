@@ -2,7 +2,8 @@
 
 Promises: an address of a local domain is looked up in this order: the address itself; without its detail (`jo` for
 `jo+news`); in the listed addresses; by the patterns, in order; the catch-all of its domain. The first result decides,
-and of several sources the first that has a record. `postmaster` and `abuse` exist in every local domain. A directory
+and of several sources the first that has a record. If that is a mailbox with a forward file, the targets in it decide.
+`postmaster` and `abuse` exist in every local domain. A directory
 without sources and without a list has every address of its domains. The reason of an entry gives the whole derivation.
 Without I/O in a source, `find` returns the entry itself.
 
@@ -32,7 +33,7 @@ from ironpost.routing.directory import (
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
     from typing import TypeAlias
 
     from ironpost.model.patterns import Addresses, Domains
@@ -71,7 +72,10 @@ class RelayDomains(NamedTuple):
 class MailDirectory:
     """Implements `routing.directory.Directory`."""
 
-    __slots__ = ("_listed", "_local", "_patterns", "_postmaster", "_relay", "_separator", "_sources", "has_aliases")
+    __slots__ = (
+        "_forward_file", "_listed", "_local", "_patterns", "_postmaster", "_relay", "_separator", "_sources",
+        "has_aliases",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class MailDirectory:
         relay: Sequence[RelayDomains] = (),
         separator: str = "",
         postmaster: Address | None = None,
+        forward_file: Callable[[Address], Awaitable[Record | None]] | None = None,
         has_aliases: bool = True,
     ) -> None:
         """Create the directory.
@@ -96,7 +101,8 @@ class MailDirectory:
             separator: characters that may separate a local part from its detail; empty for none.
             postmaster: where mail for `postmaster` and `abuse` goes; None: into a mailbox of that address, or to the
                 catch-all.
-            has_aliases: whether a source may have aliases; with patterns there are.
+            forward_file: reads the forward file of a mailbox: the targets, and whether a copy is kept.
+            has_aliases: whether a source may have aliases; with patterns or forward files there are.
         """
         self._local = local
         self._sources = tuple(sources)
@@ -105,13 +111,23 @@ class MailDirectory:
         self._relay = tuple(relay)
         self._separator = separator
         self._postmaster = postmaster
-        self.has_aliases = has_aliases or bool(patterns) or postmaster is not None
+        self._forward_file = forward_file
+        self.has_aliases = has_aliases or bool(patterns) or postmaster is not None or forward_file is not None
 
     def find(self, address: Address, /) -> Entry | Awaitable[Entry]:
         """See `routing.directory.Directory`."""
         return _run(self._find(address))
 
     def _find(self, address: Address) -> Lookup[Entry]:
+        entry = yield from self._find_listed(address)
+        if self._forward_file is None or not isinstance(entry, Mailbox) or entry.address is None:
+            return entry
+        record = yield self._forward_file(entry.address)
+        if record is None or not record.targets:
+            return entry
+        return _redirected(address, record, entry._replace(reason=f"{entry.reason}; forwarded by {record.where}"))
+
+    def _find_listed(self, address: Address) -> Lookup[Entry]:
         domain = address.key
         if not domain:
             return self._own_postmaster()
@@ -205,13 +221,19 @@ def _entry(address: Address, base: str, record: Record, reason: str, detail: str
         detail: what follows the separator.
     """
     mailbox = Mailbox(reason, _mailbox(address, base), detail, record.quota)
-    if not record.targets:
-        return Closed(f"{reason}, disabled", DISABLED) if record.disabled else mailbox
+    if record.targets:
+        return _redirected(address, record, mailbox)
+    return Closed(f"{reason}, disabled", DISABLED) if record.disabled else mailbox
+
+
+def _redirected(address: Address, record: Record, mailbox: Mailbox) -> Alias:
+    """The entry of an address whose record has targets; `mailbox` takes the copy that may be kept."""
+    base = key_of(mailbox.address or address)
     itself = any(key_of(target) == base for target in record.targets)
     if not (record.keep or itself):
-        return Alias(record.targets, reason)
+        return Alias(record.targets, mailbox.reason)
     targets = record.targets if itself else (*record.targets, address)
-    return Alias(targets, f"{reason}, with a copy in the mailbox", mailbox)
+    return Alias(targets, f"{mailbox.reason}, with a copy in the mailbox", mailbox)
 
 
 def _mailbox(address: Address, key: str) -> Address:

@@ -1,4 +1,4 @@
-"""What a source of mailboxes and aliases knows: the port of sources, and the source in memory.
+"""What a source of mailboxes and aliases knows: the port of sources, the source in memory, and lists of targets.
 
 Promises: a source is asked for one key and answers with one record; it knows nothing of local domains, details,
 catch-alls or loops, which `routing.mail_directory` has.
@@ -6,12 +6,16 @@ catch-alls or loops, which `routing.mail_directory` has.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from ironpost.model import Address
+
+_TARGET: Final = re.compile(r'(?:"(?:\\.?|[^"\\])*+(?:"|\Z)|[^",])++')
+"""What is between commas. It never backtracks, so its time is linear."""
 
 
 class Record(NamedTuple):
@@ -59,3 +63,8 @@ class RecordTable:
     def lookup(self, key: str, /) -> Record | None:
         """See `RecordSource.lookup`."""
         return self._records.get(key)
+
+
+def listed_targets(text: str) -> list[str]:
+    """Return the targets of a list with commas, as they are written; a comma in quotes belongs to an address."""
+    return [target for found in _TARGET.findall(text) if (target := found.strip())]

@@ -71,6 +71,11 @@ COUNTERS: Final[dict[str, Counter]] = {
         known=("eight_bit", "hello", "mbox_line", "stray_dots", "underscore"),
     ),
     "recipients_refused": Counter("Recipients rejected by policy."),
+    "forward_file_failures": Counter(
+        "Lookups that failed because of a forward file, by reason.",
+        "reason",
+        known=("invalid", "unreadable", "unsafe", "unsupported"),
+    ),
     "messages": Counter("Messages received in full, by result.", "result"),
     "octets": Counter("Size of accepted messages in octets."),
     "addresses_rewritten": Counter("Addresses rewritten, by rule.", "rule", RULES, (OTHER,)),
