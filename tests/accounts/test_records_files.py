@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.accounts.test_records_cache import Clock
 
-from ironpost.accounts.records_files import INTERVAL, RecordFile, RecordFileError
+from ironpost.accounts.records_files import INTERVAL, RecordFile, RecordFileError, alias_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def serves(key: str) -> bool:
 
 def opened(path: Path, text: str = TEXT, clock: Clock | None = None) -> RecordFile:
     path.write_text(text)
-    return RecordFile(path, serves, clock or Clock())
+    return alias_file(path, serves, clock or Clock())
 
 
 def targets(record: Record | None) -> list[str] | None:
@@ -83,14 +83,14 @@ def test_a_line_of_another_form_is_refused(tmp_path: Path, text: str, why: str) 
     path = tmp_path / "aliases"
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(RecordFileError) as caught:
-        RecordFile(path, serves, Clock())
+        alias_file(path, serves, Clock())
     assert str(path) in str(caught.value)
     assert why in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordFileError, match="aliases: No such file or directory"):
-        RecordFile(tmp_path / "aliases", serves, Clock())
+        alias_file(tmp_path / "aliases", serves, Clock())
 
 
 def test_r47_a_file_that_every_user_may_write_is_refused(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_r47_a_file_that_every_user_may_write_is_refused(tmp_path: Path) -> None
     opened(path)
     path.chmod(0o666)
     with pytest.raises(RecordFileError, match=r"every user may write to it \(0666\); run: chmod o-w "):
-        RecordFile(path, serves, Clock())
+        alias_file(path, serves, Clock())
 
 
 def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "aliases")
     with pytest.raises(RecordFileError, match="not a regular file"):
-        RecordFile(tmp_path / "aliases", serves, Clock())
+        alias_file(tmp_path / "aliases", serves, Clock())
 
 
 def test_a_change_counts_after_an_interval_and_a_wrong_one_leaves_the_records(

@@ -217,3 +217,15 @@ def test_a_file_decides_which_addresses_exist_and_a_change_counts(
         done = server.run(*command)
         assert done.returncode == 78
         assert b"directory.files[1]: aliases, line 2: expected an address and a colon" in done.stderr
+
+
+def test_an_account_that_is_added_is_a_mailbox(serve: Callable[..., Any], wait_until: Callable[..., None]) -> None:
+    server = serve("", MX)
+    server.configure('[local]\ndomains = ["mail.example"]\nrecipients = []')
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    port = server.ports["mx"]
+    assert replies(port, "ada@mail.example") == ["550 5.1.1"]
+    added = server.run("user", "add", "ada", "-c", str(server.file), stdin=b"pencil case\n")
+    assert added.returncode == 0
+    wait_until(lambda: replies(port, "ada+news@mail.example") == ["250 2.1.5"], server.log)
+    assert replies(port, "jo@mail.example") == ["550 5.1.1"]

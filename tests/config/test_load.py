@@ -122,6 +122,7 @@ lmtp = {host = "127.0.0.1:24", tls = "may"}
 [directory]
 separator = "+-"
 files = ["aliases"]
+logins = false
 forward_files = "/home/{local}/.forward"
 cache = "5m"
 cache_missing = "1m"

@@ -30,7 +30,7 @@ from ironpost.routing.mail_directory import key_of
 from ironpost.routing.records import Record, listed_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
 
     from ironpost.model.ports import Clock
@@ -45,22 +45,17 @@ class RecordFileError(ValueError):
 
 
 class RecordFile:
-    """Implements `routing.records.RecordSource`."""
+    """Implements `routing.records.RecordSource`: a file that is read as a whole."""
 
-    def __init__(self, path: Path, serves: Callable[[str], bool], clock: Clock) -> None:
+    def __init__(self, file: WatchedFile[Mapping[str, Record]], clock: Clock) -> None:
         """Read the file. Blocks.
 
-        Args:
-            path: the file.
-            serves: whether the directory has the domain of a key.
-            clock: the clock.
-
         Raises:
-            RecordFileError: the file cannot be used.
+            ValueError, OSError: the file cannot be used.
         """
-        self._file = WatchedFile(path, partial(_read, serves), "mailboxes and aliases")
+        self._file = file
         self._clock = clock
-        self._records = self._file.current()
+        self._records = file.current()
         self._looked = clock.monotonic()
 
     def lookup(self, key: str, /) -> Record | Awaitable[Record | None] | None:
@@ -75,7 +70,21 @@ class RecordFile:
         return self._records.get(key)
 
 
-def _read(serves: Callable[[str], bool], path: Path) -> dict[str, Record]:
+def alias_file(path: Path, serves: Callable[[str], bool], clock: Clock) -> RecordFile:
+    """Return the source of a file. Blocks.
+
+    Args:
+        path: the file.
+        serves: whether the directory has the domain of a key.
+        clock: the clock.
+
+    Raises:
+        RecordFileError: the file cannot be used.
+    """
+    return RecordFile(WatchedFile(path, partial(_read, serves), "mailboxes and aliases"), clock)
+
+
+def _read(serves: Callable[[str], bool], path: Path) -> Mapping[str, Record]:
     records: dict[str, Record] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"

@@ -242,7 +242,7 @@ def sample_recipient(found: Configuration) -> str:
         local_part, _, domain = (alias.address or "").rpartition("@")
         if domain in domains:
             return f"{local_part or 'you'}@{domain}"
-    if local.recipients is None and not (found.mailbox or found.alias or found.directory.has_sources):
+    if not found.lists_addresses:
         return f"you@{local.sample_domain}"
     for each in local.recipients or ():
         local_part, _, domain = each.rpartition("@")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ironpost.accounts.records_cache import CacheOptions, RecordCache
-from ironpost.accounts.records_files import RecordFile, RecordFileError
+from ironpost.accounts.records_files import RecordFileError, alias_file
+from ironpost.accounts.records_logins import login_file
 from ironpost.delivery.forward_files import ForwardFiles
 from ironpost.model.patterns import Addresses, Domains
 from ironpost.routing.mail_directory import MailDirectory, RelayDomains, key_of
@@ -35,7 +36,7 @@ def directory(
 
     Args:
         configuration: the configuration.
-        sources: those of `[directory]`, from `record_sources`.
+        sources: the others, from `record_sources`.
         metrics: counts failures of forward files; nothing if None.
     """
     local = configuration.local
@@ -57,7 +58,7 @@ def directory(
         separator=configuration.directory.separator,
         postmaster=local.postmaster,
         forward_file=None if files is None else ForwardFiles(files, metrics).record,
-        has_aliases=bool(sources) or any(record.targets for record in records.values()),
+        has_aliases=configuration.directory.has_sources or any(record.targets for record in records.values()),
     )
 
 
@@ -75,7 +76,7 @@ def configured_records(configuration: Configuration) -> dict[str, Record]:
 
 
 def record_sources(configuration: Configuration, context: SourceContext) -> list[RecordSource]:
-    """Open the sources of `[directory]`. Blocks.
+    """Open the sources of `[directory]`, and the users file. Blocks.
 
     Raises:
         SourceError: one cannot be used.
@@ -89,11 +90,14 @@ def record_sources(configuration: Configuration, context: SourceContext) -> list
 
 
 def opened_sources(configuration: Configuration, context: SourceContext) -> Iterator[RecordSource | SourceError]:
-    """Open each source of `[directory]`; yield it (with its cache if it needs one), or the error. Blocks."""
+    """Open each source; yield it (with its cache if it needs one), or the error. Blocks.
+
+    The accounts come last, and only if not every address exists anyway.
+    """
     serves = configuration.serves()
     for number, path in enumerate(configuration.directory.files, 1):
         try:
-            yield RecordFile(path, serves, context.clock)
+            yield alias_file(path, serves, context.clock)
         except RecordFileError as error:
             yield SourceError(f"directory.files[{number}]: {error}")
     times = configuration.directory.read(CacheOptions)
@@ -104,3 +108,8 @@ def opened_sources(configuration: Configuration, context: SourceContext) -> Iter
             yield SourceError(f"{key}: {error}")
         else:
             yield RecordCache(source, str(options), context.clock, times)
+    if configuration.directory.logins and configuration.lists_addresses:
+        try:
+            yield login_file(configuration.users, configuration.local.domains, context.clock)
+        except (ValueError, OSError) as error:
+            yield SourceError(f"directory.logins: {error}")

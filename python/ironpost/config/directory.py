@@ -66,6 +66,8 @@ class DirectoryKeys(Section):
     """Characters that separate a local part from its detail, `jo+news@mail.example`; empty for none."""
     files: tuple[Path, ...] = ()
     """Files with more mailboxes and aliases (`accounts.records_files`)."""
+    logins: Switch = True
+    """Whether the accounts of the users file have mailboxes (`accounts.records_logins`)."""
     forward_files: Annotated[PathText | None, AfterValidator(_of_a_mailbox)] = None
     """The file with which the user of a mailbox redirects its mail; default: there are no such files."""
 

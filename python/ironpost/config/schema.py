@@ -250,6 +250,11 @@ class Configuration(Section):
         """The control socket."""
         return self.data / "control.sock"
 
+    @property
+    def lists_addresses(self) -> bool:
+        """Whether only some addresses of the local domains exist: those that something lists."""
+        return bool(self.mailbox or self.alias) or self.local.recipients is not None or self.directory.has_sources
+
     def serves(self) -> Callable[[str], bool]:
         """Return whether the directory may have a key: its domain is local, or a relay domain if it is an address."""
         local, relay = Domains(self.local.domains), Domains(each for one in self.relay for each in one.domains)
