@@ -158,6 +158,8 @@ targets = ["{1}@mail.example"]
 [[relay]]
 domains = ["Branch.example", "*.branch.example"]
 recipients = ["jo@branch.example"]
+verify = "callout"
+unverified = "accept"
 
 [[rewrite]]
 addresses = ["Ada@Old.example", "old.example", "*.mail.example"]

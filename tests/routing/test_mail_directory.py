@@ -24,7 +24,7 @@ from ironpost.routing.directory import (
     expand,
 )
 from ironpost.routing.mail_directory import MailDirectory, key_of
-from ironpost.routing.records import Record
+from ironpost.routing.records import Record, RecordTable
 from ironpost.routing.route import Kind, Routes
 
 if TYPE_CHECKING:
@@ -119,6 +119,18 @@ def expanded(found: MailDirectory, *texts: str) -> list[str]:
 def test_the_entries_of_a_company(text: str, kind: type, reason: str) -> None:
     entry = find(directory(parse(COMPANY)), text)
     assert (type(entry), reason in entry.reason) == (kind, True), entry
+
+
+def test_a_relay_domain_names_who_knows_the_addresses_that_are_not_listed() -> None:
+    asked = RecordTable({})
+    listed = 'recipients = ["jo@branch.example"]\n'
+    text = COMPANY.replace(listed, listed + 'verify = "callout"\n')
+    found = directory(parse(text), callout=asked)
+    entries = [find(found, f"{name}@branch.example") for name in ("x", "jo", "kim")]
+    assert [isinstance(each, Relayed) and each.verifier for each in entries] == [asked, None, None]
+    elsewhere = find(found, "x@new.branch.example")
+    assert isinstance(elsewhere, Relayed)
+    assert elsewhere.verifier is None
 
 
 def test_a_mailbox_has_its_own_address_and_the_detail() -> None:

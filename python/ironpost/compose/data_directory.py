@@ -84,7 +84,7 @@ class LocalData:
         """See `operations.context.DataDirectory`."""
         from ironpost.accounts.record_sources import SourceContext
         from ironpost.compose.delivery import rewriting, routes
-        from ironpost.compose.directory import SourceError, record_sources
+        from ironpost.compose.directory import SourceError, callout, record_sources
         from ironpost.compose.policy import policy
         from ironpost.operations.explain import Explainer
         from ironpost.policy import Ports
@@ -97,7 +97,8 @@ class LocalData:
                 sources = record_sources(configuration, context)
             except SourceError as error:
                 raise OperationError(Reason.CONFIGURATION, str(error)) from None
-            table = routes(configuration, sources)
+            asking = callout(lambda: table, agents.agent, found.clock)
+            table = routes(configuration, sources, callout=asking)
             ports = Ports(found.clock, found.resolver, directory=table.directory)
             yield Explainer(
                 policy(configuration, found.name, ports),

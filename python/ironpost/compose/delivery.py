@@ -177,9 +177,13 @@ class DeliveryAgents:
 
 
 def routes(
-    configuration: Configuration, sources: Sequence[RecordSource] = (), metrics: Metrics | None = None
+    configuration: Configuration,
+    sources: Sequence[RecordSource] = (),
+    *,
+    callout: RecordSource | None = None,
+    metrics: Metrics | None = None,
 ) -> Routes:
-    """The routing table of a configuration, with the directory that has these sources and counts in these metrics."""
+    """The routing table of a configuration, with its directory (`compose.directory`)."""
     waiting = [domain for customer in configuration.on_demand if customer.waits for domain in customer.domains]
     rules = [Rule(tuple(waiting), Route.on_demand(), "on_demand")] if waiting else []
     rules += [
@@ -187,7 +191,8 @@ def routes(
         for number, each in enumerate(configuration.route, 1)
     ]
     local = Route.local(options=MaildirOptions(configuration.maildir))
-    return Routes(directory(configuration, sources, metrics), rules, local=local, local_rules=configuration.local.rules)
+    known = directory(configuration, sources, callout=callout, metrics=metrics)
+    return Routes(known, rules, local=local, local_rules=configuration.local.rules)
 
 
 def route_of(section: RouteSection) -> Route:

@@ -6,37 +6,54 @@ first recipient. The mailboxes and aliases of the configuration come before thos
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ironpost.accounts.records_cache import CacheOptions, RecordCache
 from ironpost.accounts.records_files import RecordFileError, alias_file
 from ironpost.accounts.records_logins import login_file
+from ironpost.delivery.callout import Callout
 from ironpost.delivery.forward_files import ForwardFiles
+from ironpost.model.options import Seconds
 from ironpost.model.patterns import Addresses, Domains
 from ironpost.routing.mail_directory import MailDirectory, RelayDomains, key_of
 from ironpost.routing.records import Record, RecordTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ironpost.accounts.record_sources import SourceContext
     from ironpost.config import Configuration
-    from ironpost.model.ports import Metrics
+    from ironpost.delivery import RouteAgent
+    from ironpost.model.ports import Clock, Metrics
     from ironpost.routing.records import RecordSource
+    from ironpost.routing.route import Route, Routes
 
 
 class SourceError(Exception):
     """A source of the directory cannot be used; the text starts with its key, and gives the reason."""
 
 
+CALLOUT: Final = CacheOptions(
+    cache=Seconds(24 * 3600), cache_missing=Seconds(3600), cache_stale=Seconds(7 * 24 * 3600), timeout=Seconds(60)
+)
+"""How long the answers of next hops are used. Addresses rarely disappear. One that a next hop accepted is accepted for
+a week while it is down, so that a backup MX can do its work. Clients wait 5 minutes for the reply to RCPT
+(RFC 5321 §4.5.3.2.3)."""
+
+
 def directory(
-    configuration: Configuration, sources: Sequence[RecordSource] = (), metrics: Metrics | None = None
+    configuration: Configuration,
+    sources: Sequence[RecordSource] = (),
+    *,
+    callout: RecordSource | None = None,
+    metrics: Metrics | None = None,
 ) -> MailDirectory:
     """Return the directory of a configuration.
 
     Args:
         configuration: the configuration.
         sources: the others, from `record_sources`.
+        callout: asks next hops whether a recipient exists; None if nothing is accepted by this directory.
         metrics: counts failures of forward files; nothing if None.
     """
     local = configuration.local
@@ -45,7 +62,11 @@ def directory(
     files = configuration.directory.forward_files
     relay = [
         RelayDomains(
-            Domains(each.domains), None if each.recipients is None else Addresses(each.recipients), f"relay[{number}]"
+            Domains(each.domains),
+            None if each.recipients is None else Addresses(each.recipients),
+            f"relay[{number}]",
+            callout if each.verify is not None else None,
+            each.unverified == "accept",
         )
         for number, each in enumerate(configuration.relay, 1)
     ]
@@ -60,6 +81,20 @@ def directory(
         forward_file=None if files is None else ForwardFiles(files, metrics).record,
         has_aliases=configuration.directory.has_sources or any(record.targets for record in records.values()),
     )
+
+
+def callout(
+    routes: Callable[[], Routes], agents: Callable[[Route], RouteAgent], clock: Clock, metrics: Metrics | None = None
+) -> RecordSource:
+    """Return what asks next hops for recipients of relay domains, with its cache.
+
+    Args:
+        routes: returns the routing table.
+        agents: the delivery agent of a route.
+        clock: time.
+        metrics: counts; nothing if None.
+    """
+    return RecordCache(Callout(routes, agents, metrics), "callout", clock, CALLOUT)
 
 
 def configured_records(configuration: Configuration) -> dict[str, Record]:

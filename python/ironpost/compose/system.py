@@ -31,7 +31,7 @@ from ironpost.compose.delivery import (
     rewriting,
     routes,
 )
-from ironpost.compose.directory import SourceError, record_sources
+from ironpost.compose.directory import SourceError, callout, record_sources
 from ironpost.compose.keyed_state import prepare_state, shared_state
 from ironpost.compose.listeners import (
     BoundListener,
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import Store
     from ironpost.queue.suspension import Suspension
     from ironpost.routing.directory import Directory
-    from ironpost.routing.records import RecordSource
+    from ironpost.routing.route import Routes
     from ironpost.server.limits import ConnectionLimiter
     from ironpost.server.tls import TlsContext
     from ironpost.storage.lock import DirectoryLock
@@ -256,13 +256,13 @@ class System:
             directory=lambda: self._runner.routes.directory,
         )
         self._agents.prepare(configuration)()
-        sources = self._record_sources(configuration)
+        table = self._routes(configuration)
         if context is None:
             self.first_login = first_login(configuration)
         defaults = self._session_defaults(configuration, name)
         self._runner = QueueRunner(
             store=self._store,
-            routes=routes(configuration, sources, self._counters),
+            routes=table,
             agents=self._agents.agent,
             clock=self._clock,
             random=self._random,
@@ -393,7 +393,7 @@ class System:
             defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
             use_accesses = self._agents.prepare(new)
-            new_routes = routes(new, self._record_sources(new), self._counters)
+            new_routes = self._routes(new)
         except (AccessError, AuthError, SourceError, TlsError) as error:
             raise RequestRefused(str(error)) from error
         handlers = self._handlers(new, name, new_routes.directory)
@@ -435,8 +435,15 @@ class System:
     def _session_defaults(self, configuration: Configuration, name: str) -> SessionDefaults:
         return SessionDefaults(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
 
-    def _record_sources(self, configuration: Configuration) -> list[RecordSource]:
-        return record_sources(configuration, SourceContext(self._clock, configuration.folder, self._agents.http))
+    def _routes(self, configuration: Configuration) -> Routes:
+        """Create the routing table and its directory.
+
+        Raises:
+            SourceError: a source of the directory cannot be used.
+        """
+        sources = record_sources(configuration, SourceContext(self._clock, configuration.folder, self._agents.http))
+        asking = callout(lambda: self._runner.routes, self._agents.agent, self._clock, self._counters)
+        return routes(configuration, sources, callout=asking, metrics=self._counters)
 
     def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> dict[str, Inbound]:
         """Create a handler for each role of the listeners."""

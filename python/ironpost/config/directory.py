@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
@@ -146,3 +146,7 @@ class RelaySection(Section):
     """The domains: `mail.example` itself, `*.mail.example` for all names below it."""
     recipients: tuple[Recipient, ...] | None = None
     """The addresses that exist there, besides those of `[[mailbox]]` and `[[alias]]`; default: all."""
+    verify: Literal["callout"] | None = None
+    """How to find out whether another address exists there: `callout` asks the next hop."""
+    unverified: Literal["defer", "accept"] = "defer"
+    """What to do with an address for which that is not known now."""

@@ -43,6 +43,7 @@ from ironpost.delivery.settings import (
     LEAST_RATE,
 )
 from ironpost.model import NULL, Disposition, Envelope, Outcome, Recipient, Reply
+from ironpost.model.memory import MemoryBody
 from ironpost.model.ports import Uncounted
 from ironpost.model.text import error_text
 from ironpost.model.tls import (
@@ -57,6 +58,7 @@ from ironpost.protocol import replies
 from ironpost.protocol.client.session import ClientStep, Ending
 from ironpost.protocol.extensions import next_hop_refusal
 from ironpost.queue.greylisting import greylisted
+from ironpost.queue.store import QueuedMessage, QueuedRecipient
 from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import SMTP_PORT, Route, destination_label
 from ironpost.routing.tls import Refusal, Requirement, TlsUse, tls_policies
@@ -74,7 +76,6 @@ if TYPE_CHECKING:
     from ironpost.model.dns import Resolver
     from ironpost.model.ports import Metrics, Random
     from ironpost.model.tls import TlsRecorder
-    from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.profile import ConnectionProfile
     from ironpost.routing.tls import TlsPolicies
 
@@ -279,6 +280,19 @@ class RemoteDelivery:
 
         return await describe_hosts(self._targets(route, address.key), reasons, note)
 
+    async def callout(self, address: Address, route: Route) -> Outcome:
+        """Ask the next hop for one recipient from the null reverse-path, as delivery would, but without content.
+
+        Returns:
+            DELIVERED if it accepts the recipient; FAILED if mail would fail permanently because of it or of its domain;
+            DEFERRED if that is not known.
+        """
+        recipient = QueuedRecipient(0, Recipient(address))
+        message = QueuedMessage("callout", Envelope(NULL, (recipient.recipient,)), 0.0, MemoryBody(b""), (recipient,))
+        domain = "" if route.hosts else address.key
+        ((_, outcome),) = await self._send(route, domain, message, (recipient,), callout=True)
+        return outcome
+
     async def close(self) -> None:
         """Send QUIT on every idle connection. Running deliveries finish, and then close theirs."""
         await self._pool.close()
@@ -287,13 +301,19 @@ class RemoteDelivery:
     # -- one destination ----------------------------------------------------------------------------------------------
 
     async def _send(
-        self, route: Route, domain: str, message: QueuedMessage, recipients: Sequence[QueuedRecipient]
+        self,
+        route: Route,
+        domain: str,
+        message: QueuedMessage,
+        recipients: Sequence[QueuedRecipient],
+        *,
+        callout: bool = False,
     ) -> Results:
         """Send one message to its recipients at one destination (`domain` is empty for a configured host)."""
         destination = self._pool.enter((route, domain))
         try:
             async with destination.gate:
-                return await self._attempt(destination, route, domain, message, recipients)
+                return await self._attempt(destination, route, domain, message, recipients, callout=callout)
         finally:
             self._pool.leave((route, domain), destination)
 
@@ -304,10 +324,12 @@ class RemoteDelivery:
         domain: str,
         message: QueuedMessage,
         recipients: Sequence[QueuedRecipient],
+        *,
+        callout: bool,
     ) -> Results:
         try:
             message, recipients = await self._rewriting.apply(message, recipients)
-            sending = await Sending.of(message)
+            sending = replace(await Sending.of(message), callout=callout)
         except OSError as error:
             outcome = unreadable(error)
             return [(each.number, outcome) for each in recipients]
@@ -336,7 +358,7 @@ class RemoteDelivery:
                 if link.reused and _was_dead(link.connection):
                     link = None
                     continue
-                if route.hosts:
+                if route.hosts or callout:  # a refusal of the null reverse-path says nothing about the recipient
                     early = transaction.failed_at is ClientStep.MAIL and not transaction.unsupported
                     results = [(each, _excused(outcome, early=early)) for each, outcome in results]
                 settled.update((each.number, outcome.over(link.tls)) for each, outcome in results)

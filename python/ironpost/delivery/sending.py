@@ -46,6 +46,8 @@ class Sending:
     eight_bit: bool | None
     header_ascii: bool | None = None
     """Whether the header section is ASCII; known only for large messages received with SMTPUTF8."""
+    callout: bool = False
+    """Only ask for the recipients; see `OutgoingTransaction`."""
 
     @classmethod
     async def of(cls, message: QueuedMessage) -> Self:
@@ -85,6 +87,7 @@ class Sending:
             content=self.content,
             eight_bit=self.eight_bit,
             header_ascii=self.header_ascii,
+            callout=self.callout,
         )
         try:
             pieces = None if self.content is not None else body.pieces()

@@ -1,7 +1,8 @@
 """A dry run: the decisions about one recipient, stage by stage, with reasons; or what the directory says about it.
 
-Promises: policy, directory, routes, delivery agents and DNS are those of a running server; nothing is sent or changed.
-The steps end with the stage that refuses or drops. CONTENT is not evaluated, because there is no message.
+Promises: policy, directory, routes, delivery agents and DNS are those of a running server; nothing is changed, and no
+mail is sent, but the next hop of a relay domain may be asked for the recipient (`delivery.callout`). The steps end with
+the stage that refuses or drops. CONTENT is not evaluated, because there is no message.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Mapping, Sequence
 
     from ironpost.model import Address
+    from ironpost.routing.records import RecordSource
 
 POSTMASTER: Final = "postmaster"
 MAX_DEPTH: Final = 20
@@ -89,6 +90,11 @@ class Relayed(NamedTuple):
     """An address in a domain of another system, for which this one accepts mail from anybody (RFC 5321 §3.7)."""
 
     reason: str
+    verifier: RecordSource | None = None
+    """Has a record of the address if it exists there. It is asked before mail is accepted, not when it is routed; case
+    is kept in its keys, because that system may distinguish it (RFC 5321 §2.4). None: the address is accepted."""
+    accept_unverified: bool = False
+    """Accept the address if the verifier cannot answer; if not, defer."""
 
 
 class NotLocal(NamedTuple):

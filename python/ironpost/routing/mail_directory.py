@@ -64,9 +64,13 @@ class RelayDomains(NamedTuple):
 
     domains: Domains
     recipients: Addresses | None = None
-    """The addresses that exist there, besides those of the sources; None for all."""
+    """The addresses that exist there, besides those of the sources; None for all, or for all that `verifier` knows."""
     name: str = "relay"
     """Its name in reasons."""
+    verifier: RecordSource | None = None
+    """Knows the addresses that neither `recipients` nor a source lists; see `routing.directory.Relayed`."""
+    accept_unverified: bool = False
+    """Accept an address if the verifier cannot answer."""
 
 
 class MailDirectory:
@@ -188,8 +192,12 @@ class MailDirectory:
                 return _entry(address, key, record, f"{where}; {key}: {record.where}")
             if record is not None and record.disabled:
                 return Closed(f"{where}; {key} is disabled: {record.where}", DISABLED)
-            if record is not None or relay.recipients is None or address in relay.recipients:
-                return Relayed(where if record is None else f"{where}; {key}: {record.where}")
+            if record is not None:
+                return Relayed(f"{where}; {key}: {record.where}")
+            if relay.recipients is not None and address in relay.recipients:
+                return Relayed(f"{where}; {key} is listed")
+            if relay.verifier is not None or relay.recipients is None:
+                return Relayed(where, relay.verifier, relay.accept_unverified)
             return Unknown(f"{where}, and {key} is not listed", relayed=True)
         return NotLocal(f"{domain} is not local")
 

@@ -78,6 +78,11 @@ COUNTERS: Final[dict[str, Counter]] = {
     ),
     "messages": Counter("Messages received in full, by result.", "result"),
     "octets": Counter("Size of accepted messages in octets."),
+    "callouts": Counter(
+        "Questions to next hops whether a recipient exists, by result.",
+        "result",
+        known=("accepted", "refused", "unknown"),
+    ),
     "addresses_rewritten": Counter("Addresses rewritten, by rule.", "rule", RULES, (OTHER,)),
     "logins": Counter("Login attempts, by result.", "result"),
     "recipients_delivered": Counter("Recipients delivered or relayed, by kind of route.", "route", known=_ROUTES),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.model.verdict import Verdict, defer
 from ironpost.policy.check import ACCEPT, Check, Finding
 from ironpost.protocol import replies
-from ironpost.routing.directory import Closed, DirectoryError, NotLocal, Unknown
+from ironpost.routing.directory import Closed, DirectoryError, NotLocal, Relayed, Unknown
 from ironpost.routing.mail_directory import MailDirectory
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ironpost.policy.context import Context
     from ironpost.policy.facts import Facts
     from ironpost.routing.directory import Directory, Entry
+    from ironpost.routing.records import RecordSource
 
 _REFUSED: Final = Verdict.refuse(replies.RELAY_DENIED)
 _UNKNOWN: Final = Verdict.refuse(replies.NOT_ACCEPTED_HERE)
@@ -54,15 +55,18 @@ class Relay(Check):
 
     async def _later(self, facts: Facts, address: Address, entry: Awaitable[Entry]) -> Finding:
         try:
-            return self._decide(facts, address, await entry)
+            decided = self._decide(facts, address, await entry)
         except DirectoryError as error:
             return _failed(error)
+        return decided if isinstance(decided, Finding) else await decided
 
-    def _decide(self, facts: Facts, address: Address, entry: Entry) -> Finding:
+    def _decide(self, facts: Facts, address: Address, entry: Entry) -> Finding | Awaitable[Finding]:
         if isinstance(entry, Unknown):
             return Finding(_UNKNOWN, entry.reason)
         if isinstance(entry, Closed):
             return Finding(Verdict.refuse(entry.reply), entry.reason)
+        if isinstance(entry, Relayed) and entry.verifier is not None:
+            return _verified(address, entry, entry.verifier)
         if not isinstance(entry, NotLocal):
             return Finding(ACCEPT, entry.reason)
         system = self.context.system
@@ -73,6 +77,20 @@ class Relay(Check):
         if system.may_relay(facts.ip):
             return Finding(ACCEPT, f"{facts.ip} is in a trusted network")
         return Finding(_REFUSED, f"{entry.reason}, and {facts.ip or 'the client'} is not trusted")
+
+
+async def _verified(address: Address, entry: Relayed, verifier: RecordSource) -> Finding:
+    """Accept or refuse an address of a relay domain."""
+    try:
+        found = verifier.lookup(f"{address.local_part}@{address.key}")
+        record = found if found is None or isinstance(found, tuple) else await found
+    except DirectoryError as error:
+        if entry.accept_unverified:
+            return Finding(ACCEPT, f"{entry.reason}; not verified: {error}", noted=True)
+        return _failed(error)
+    if record is None:
+        return Finding(_UNKNOWN, f"{entry.reason}, and its next hop refuses {address}")
+    return Finding(ACCEPT, f"{entry.reason}; {record.where}")
 
 
 def _failed(error: DirectoryError) -> Finding:

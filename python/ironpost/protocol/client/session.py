@@ -340,10 +340,10 @@ class ClientSession:
             queue.append((ClientStep.RSET, 0, b"RSET\r\n"))
         queue.append((ClientStep.MAIL, 0, mail))
         queue.extend(recipients)
-        chunk = envelope.chunk(self, transaction)
+        chunk = None if transaction.callout else envelope.chunk(self, transaction)
         if chunk is not None:
             queue.append((ClientStep.BDAT, 0, chunk))
-        elif not self.binary:
+        elif not (self.binary or transaction.callout):
             queue.append((ClientStep.DATA, 0, b"DATA\r\n"))
         self._dirty = True
         self.state = ClientState.ENVELOPE
@@ -546,9 +546,11 @@ class ClientSession:
             # RFC 5321 §5.1: after a transient failure the next host may be tried.
             self._refuse_rest(Reply.of(reply), step, undecided=reply.code < 500)
 
-    def _rcpt_accepted(self, _reply: wire.Reply, _step: ClientStep, number: int) -> None:
+    def _rcpt_accepted(self, reply: wire.Reply, step: ClientStep, number: int) -> None:
         transaction = self._current()
-        if transaction.outcomes[number] is None:
+        if transaction.callout:
+            transaction.settle(number, Outcome.of(Reply.of(reply), self.remote), step)
+        elif transaction.outcomes[number] is None:
             self.accepted += 1
 
     def _rcpt_refused(self, reply: wire.Reply, step: ClientStep, number: int) -> None:

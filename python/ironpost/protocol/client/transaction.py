@@ -38,6 +38,7 @@ class OutgoingTransaction:
     __slots__ = (
         "_eight_bit",
         "_header_ascii",
+        "callout",
         "content",
         "envelope",
         "failed_at",
@@ -61,6 +62,7 @@ class OutgoingTransaction:
         content: bytes | None = None,
         eight_bit: bool | None = None,
         header_ascii: bool | None = None,
+        callout: bool = False,
     ) -> None:
         """Create a transaction without outcomes.
 
@@ -71,6 +73,7 @@ class OutgoingTransaction:
             content: the whole content if it is small; None if it is streamed.
             eight_bit: whether the content contains octets above 127; None to determine it from `content`.
             header_ascii: whether the header section is ASCII; None to determine it from `content`.
+            callout: end after RCPT, without content: the outcomes say what the peer replied to each recipient.
 
         Raises:
             ValueError: there is no recipient.
@@ -79,6 +82,7 @@ class OutgoingTransaction:
         self.recipients = envelope.recipients if recipients is None else recipients
         if not self.recipients:
             raise ValueError("a transaction needs at least one recipient")
+        self.callout = callout
         self.content = content
         self.size = len(content) if content is not None else size
         self.now = 0.0
