@@ -84,7 +84,7 @@ def test_an_alias_shows_its_targets_and_where_each_goes(tmp_path: Path) -> None:
     assert [(step["level"], step["name"], step["about"], step["answer"]) for step in found[1:]] == [
         (0, "entry", "<team@here.example>", "alias of 2 targets"),
         (1, "entry", "<jo@here.example>", "mailbox"),
-        (1, "route", "<jo@here.example>", "local"),
+        (1, "route", "<jo@here.example>", "local ironpost-data/mail"),
         (1, "next hop", "here.example", "Maildir ironpost-data/mail"),
         (1, "entry", "<max@partner.example>", "not local"),
         (1, "route", "<max@partner.example>", "smart host 192.0.2.9:2525"),
