@@ -12,6 +12,8 @@ INPUTS := $(RUST) pyproject.toml
 JOBS   ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 DIST   ?= dist
 LINUX  := $(filter Linux,$(shell uname))
+# With `ldap` the tests of LDAP run too; bonsai is compiled, with libldap-dev and libsasl2-dev.
+EXTRAS  ?= mta,test
 SECONDS ?= 3600
 SEEDS   ?= 1,2,3
 
@@ -32,7 +34,7 @@ $(VENV)/built-mta: $(INPUTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/built-test: $(INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mta,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $(VENV)/built-mta $@
 
 build: $(VENV)/built-mta

@@ -27,6 +27,9 @@ ADA, BOB = Address.parse("ada@mail.example"), Address.parse("bob@other.example")
         ({"targets": ["ada@mail.example"], "keep": 1, "disabled": 0}, {"targets": (ADA,), "keep": True}),
         ({"targets": ["ada@mail.example"], "keep": 1, "disabled": 1}, {"targets": (ADA,), "disabled": True}),
         ({"keep": 1}, {}),
+        ({"quota": 1000}, {"quota": 1000}),
+        ({"quota": "1000"}, {"quota": 1000}),
+        ({"quota": 0}, {}),
         ({"keep": "FALSE", "disabled": "Yes"}, {"disabled": True}),
     ],
 )  # fmt: skip
@@ -51,6 +54,12 @@ def test_each_field_in_each_of_its_forms(row: dict[str, Any], fields: dict[str, 
         ({"keep": "maybe"}, "keep: expected true or false, found 'maybe'"),
         ({"disabled": 2}, "disabled: expected true or false, found 2"),
         ({"disabled": 1.0}, "disabled: "),
+        ({"quota": -1}, "quota: expected a whole number of octets"),
+        ({"quota": 1.5}, "quota: "),
+        ({"quota": True}, "quota: "),
+        ({"quota": "9" * 5000}, "quota: "),
+        ({"quota": "\u0661"}, "quota: "),
+        ({"quota": "1GiB"}, "quota: "),
     ],
 )  # fmt: skip
 def test_an_invalid_field_is_named_with_the_source(row: dict[str, Any], why: str) -> None:

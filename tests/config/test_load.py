@@ -133,6 +133,16 @@ timeout = "5s"
 database = "people.sqlite3"
 query = "SELECT target AS targets FROM people WHERE address = :key"
 
+[[directory.ldap]]
+url = "ldap://ldap.mail.example"
+base = "dc=mail,dc=example"
+filter = "(mail={key})"
+attributes = { targets = "mailForwardingAddress" }
+bind_dn = "cn=mail,dc=mail,dc=example"
+password = "env:LDAP"
+starttls = true
+ca = "ca.pem"
+
 [[directory.http]]
 url = "https://people.example/{key}"
 token = "env:PEOPLE"

@@ -109,6 +109,18 @@ def port() -> int:
     return free_port()
 
 
+@pytest.fixture(scope="session")
+def free() -> Callable[[], int]:
+    """`free_port`."""
+    return free_port
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[[subprocess.Popen[bytes], int], bool]:
+    """`listens`."""
+    return listens
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A folder that the users of Postfix and Exim may traverse; they may not traverse pytest's."""

@@ -63,6 +63,7 @@ PROGRAMS: dict[str, Program] = {
         "usr/bin/fetchmail", ("fetchmail", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
     ),
     "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
+    "slapd": Program("usr/sbin/slapd", ("slapd", "libodbc2", "libltdl7", "libwrap0")),
     "dovecot": Program("usr/sbin/dovecot", DOVECOT),
     "doveadm": Program("usr/bin/doveadm", DOVECOT),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),

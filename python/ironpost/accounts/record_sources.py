@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ironpost.accounts.records_hook import HookOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_http import HttpOptions  # noqa: TC001 - `config.declared` reads annotations
+from ironpost.accounts.records_ldap import LdapOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_sql import SqlOptions  # noqa: TC001 - `config.declared` reads annotations
 
 if TYPE_CHECKING:
@@ -50,5 +51,6 @@ class RecordSources:
     """The sources of `[directory]`, in the order in which they are asked."""
 
     sql: tuple[SqlOptions, ...] = ()
+    ldap: tuple[LdapOptions, ...] = ()
     http: tuple[HttpOptions, ...] = ()
     hook: tuple[HookOptions, ...] = ()

@@ -20,12 +20,14 @@ from ironpost.routing.records import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-FIELDS: Final = ("targets", "keep", "disabled")
+FIELDS: Final = ("targets", "keep", "disabled", "quota")
 """The fields of `routing.records.Record` that a source may give."""
 MERGED: Final = frozenset({"targets"})
 """Fields to which every row of a record adds."""
 FLAGS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 """The texts of `keep` and `disabled`, in any case."""
+QUOTA_DIGITS: Final = 18
+"""Most digits of a quota: SQLite and Maildir++ have 63 bits."""
 
 
 class RecordError(DirectoryError):
@@ -99,6 +101,14 @@ def _flag(value: object) -> bool:
     return found
 
 
+def _quota(value: object) -> int | None:
+    """The octets of a quota; None for 0, which means no limit."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not (text.isascii() and text.isdecimal()) or len(text) > QUOTA_DIGITS:
+        raise ValueError(f"expected a whole number of octets, 0 for no limit, found {_shown(value)}")
+    return int(text) or None
+
+
 def _shown(value: object) -> str:
     """A value for an error, shortened."""
     text = repr(value)
@@ -109,4 +119,5 @@ _READERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "targets": _addresses,
     "keep": _flag,
     "disabled": _flag,
+    "quota": _quota,
 }
