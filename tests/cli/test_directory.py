@@ -52,14 +52,14 @@ def test_the_whole_derivation_is_nested(tmp_path: Path) -> None:
     assert [(step["level"], step["name"], step["about"], step["answer"]) for step in found["steps"]] == [
         (0, "entry", "<team@mail.example>", "alias of 3 targets"),
         (1, "entry", "<ada@mail.example>", "mailbox"),
-        (1, "route", "<ada@mail.example>", "local"),
+        (1, "route", "<ada@mail.example>", "local ironpost-data/mail"),
         (1, "next hop", "mail.example", "Maildir ironpost-data/mail"),
         (1, "entry", "<jo@mail.example>", "alias of 2 targets"),
         (2, "entry", "<jo@other.example>", "not local"),
         (2, "route", "<jo@other.example>", "smart host 192.0.2.9:25"),
         (2, "next hop", "other.example", "[192.0.2.9]"),
         (2, "entry", "<jo@mail.example>", "mailbox"),
-        (2, "route", "<jo@mail.example>", "local"),
+        (2, "route", "<jo@mail.example>", "local ironpost-data/mail"),
         (2, "next hop", "mail.example", "Maildir ironpost-data/mail"),
         (1, "entry", "<gone@mail.example>", "refused: 550 5.1.1 User unknown"),
     ]
@@ -69,7 +69,7 @@ def test_the_whole_derivation_is_nested(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "code", "answers"),
     [
-        ("ADA+news@mail.example", 0, ["mailbox", "local", "Maildir ironpost-data/mail"]),
+        ("ADA+news@mail.example", 0, ["mailbox", "local ironpost-data/mail", "Maildir ironpost-data/mail"]),
         ("left@mail.example", 65, ["refused: 550 5.2.1 Mailbox disabled, not accepting messages"]),
         ("nobody@mail.example", 65, ["refused: 550 5.1.1 User unknown"]),
         (
