@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ironpost.storage import drop
 from ironpost.storage.lock import RESTORING
 from ironpost.storage.manifest import MANIFEST
 
@@ -73,6 +74,21 @@ def test_release_delivers_at_the_start(serve: Serve) -> None:
     server.start()
     assert server.json("queue", "retry", "--all")["recipients"] <= 1
     next_hop.wait_for_mail()
+    assert server.stop() == 0
+
+
+def test_what_sendmail_left_for_the_server_is_in_a_backup(serve: Serve) -> None:
+    server = serve()
+    assert server.stop() == 0
+    drop.prepare(server.data / "sendmail")
+    message = b"Subject: from cron\n\nbody\n"
+    assert server.run("sendmail", "-C", str(server.file), "you@localhost", stdin=message).returncode == 0
+    assert server.json("backup", "backup")["messages"] == 0
+    server.data.rename(server.folder / "old")
+    assert server.json("restore", "backup")["messages"] == 0
+    server.start()
+    (found,) = server.wait_for_mail()
+    assert b"Subject: from cron" in found
     assert server.stop() == 0
 
 

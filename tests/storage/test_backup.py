@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import pwd
 import random
 import shutil
 import socket
@@ -13,6 +14,7 @@ import sqlite3
 import stat
 import zlib
 from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import pytest
 from store_kit import NOW, Clock, content, delivered, put, record, shards_of, unclaim
@@ -28,6 +30,7 @@ from ironpost.storage.manifest import MANIFEST, BackupDamaged
 from ironpost.storage.restore import restore
 from ironpost.storage.sqlite import copying
 from ironpost.storage.sqlite import sync as sqlite_sync
+from ironpost.storage.sqlite.schema import DATABASE
 from ironpost.storage.sqlite.shards import ShardedStore, lay_out
 from ironpost.storage.sqlite.verify import verify
 
@@ -277,6 +280,19 @@ def test_a_directory_that_is_not_empty_or_in_the_data_directory_is_refused(made,
         create_target(tmp_path / "no" / "such", tmp_path / "data")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act for another user")
+def test_r47_a_backup_that_root_makes_belongs_to_the_owner_of_the_data_directory(tmp_path):
+    nobody = pwd.getpwnam("nobody")
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    data.mkdir()
+    os.chown(data, nobody.pw_uid, nobody.pw_gid)
+    create_target(backup, data)
+    assert (backup.stat().st_uid, stat.S_IMODE(backup.stat().st_mode)) == (nobody.pw_uid, 0o700)
+    os.chown(backup, 0, 0)
+    with pytest.raises(PermissionError, match="let this command create it"):
+        create_target(backup, data)
+
+
 def test_a_queue_in_memory_has_no_backup(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "backup").mkdir()
@@ -339,6 +355,18 @@ def test_a_backup_without_a_manifest_is_refused(made, tmp_path):
     (made / MANIFEST).unlink()
     with pytest.raises(FileNotFoundError, match=f"it has no {MANIFEST}"):
         asyncio.run(restored(made, tmp_path / "new"))
+
+
+def test_a_queue_of_an_older_version_is_migrated(tmp_path):
+    shard = tmp_path / "backup" / "shards" / "00"
+    (shard / "bodies" / "ab").mkdir(parents=True)
+    (shard / "bodies" / "ab" / "cdef").write_bytes(BODIES["record"])
+    (shard.parent / "count").write_text("64\n")
+    with closing(sqlite3.connect(shard / DATABASE)) as database:
+        database.executescript(Path(__file__).with_name("version_2.sql").read_text())
+    manifest.write(tmp_path / "backup", NOW)
+    result = asyncio.run(restored(tmp_path / "backup", tmp_path / "new"))
+    assert (result.messages, result.held) == (1, 1)
 
 
 def test_a_queue_of_a_newer_version_is_refused(made, tmp_path):

@@ -50,6 +50,9 @@ def create_target(target: Path, data: Path) -> None:
         raise OSError(errno.EINVAL, f"it is in the data directory {data}; choose another directory", str(target))
     if target.exists():
         refuse_exposed(target)
+        if os.geteuid() == 0 and target.stat().st_uid != owner.st_uid:
+            sentence = "it belongs to another user than the data directory; let this command create it"
+            raise PermissionError(errno.EPERM, sentence, str(target))
         if any(target.iterdir()):
             raise OSError(errno.ENOTEMPTY, "it is not empty; give each backup a new directory", str(target))
         return
