@@ -1,8 +1,8 @@
 """Backups of a data directory, made while a server runs on it or not.
 
-Promises: every message that was in the queue, or in any other file of the directory, when `back_up` was called is in
-the backup, unless it was delivered, returned or dropped meanwhile. Files are 0600 and durable when the manifest is
-written, which comes last (`storage.manifest`). After an error the target is empty.
+Promises: every message that was in the queue or the drop directory when `back_up` was called is in the backup, unless
+it was delivered, returned or dropped meanwhile; with Maildirs also one that was delivered into them. Files are 0600,
+and durable when the manifest is written, which comes last (`storage.manifest`). After an error the target is empty.
 Refuses: a target that is not empty, or that is in the data directory.
 """
 
@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.storage import manifest
-from ironpost.storage.files import copy_file, empty
+from ironpost.storage.files import copy_file, empty, make_directory
 from ironpost.storage.lock import LOCK, refuse_unfinished
 from ironpost.storage.ownership import refuse_exposed
 from ironpost.storage.sqlite.copying import copy_database, is_database
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Iterator, Sequence
+    from pathlib import Path
 
     from ironpost.storage.backend import Backend, CopiedQueue
 
@@ -77,40 +79,49 @@ async def back_up(data: Path, target: Path, backend: Backend, now: float, *, mai
         OSError: a file cannot be read or written, a database is damaged, or the data directory is being restored.
     """
     refuse_unfinished(data)
+    others = {data / LOCK, *(data / name for name in backend.folders)}
     left_out: list[Path] = []
+
+    def copy(*, maildirs: bool) -> None:
+        for path, in_maildir in _below(data, others):
+            if in_maildir is maildirs and not _copied(path, target / path.relative_to(data)):
+                left_out.append(path)
+
     try:
-        # The queue last: a message that is moved into it meanwhile, from another directory, is not missed.
-        others = {data / LOCK, *(data / name for name in backend.folders)}
-        _copy_directory(data, target, others, left_out, mail=mail)
+        # In the order in which messages move: from the drop directory into the queue, from there into Maildirs.
+        copy(maildirs=False)
         queue = await backend.copy(data, target)
+        if mail:
+            copy(maildirs=True)
         return FinishedBackup(manifest.write(target, now), queue, left_out)
     except BaseException:
         empty(target)
         raise
 
 
-def _copy_directory(
-    directory: Path, target: Path, without: Container[Path], left_out: list[Path], *, mail: bool
-) -> None:
-    """Copy the files and directories in a directory, without those that are removed meanwhile."""
-    with os.scandir(directory) as found:
-        # In this order `new` comes before `cur`: mail that somebody reads meanwhile is found in one or both.
-        entries = sorted(found, key=lambda entry: entry.name, reverse=True)
-    for entry in entries:
-        path, copy = Path(entry.path), target / entry.name
-        if path in without:
-            continue
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                if mail or not all((path / name).is_dir() for name in _MAILDIR):
-                    copy.mkdir(mode=0o700)
-                    _copy_directory(path, copy, without, left_out, mail=mail)
-            elif entry.is_symlink():
-                left_out.append(path)
-            elif entry.is_file(follow_symlinks=False) and not _beside_database(path):
-                (copy_database if is_database(path) else copy_file)(path, copy)
-        except FileNotFoundError:
-            continue
+def _below(directory: Path, without: Container[Path], *, in_maildir: bool = False) -> Iterator[tuple[Path, bool]]:
+    """Iterate over what is below a directory, as it is found; True for what is in a Maildir."""
+    in_maildir = in_maildir or all((directory / name).is_dir() for name in _MAILDIR)
+    with suppress(FileNotFoundError):  # removed meanwhile
+        # In this order `new` comes before `cur`: mail that is read meanwhile is found in one or both.
+        for path in sorted(directory.iterdir(), reverse=True):
+            if path not in without:
+                yield path, in_maildir
+                if path.is_dir() and not path.is_symlink():
+                    yield from _below(path, without, in_maildir=in_maildir)
+
+
+def _copied(path: Path, target: Path) -> bool:
+    """Copy a file, or create a directory, unless it was removed meanwhile; return False for a symbolic link."""
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            make_directory(target)
+        elif stat.S_ISREG(mode) and not _beside_database(path):
+            make_directory(target.parent)
+            (copy_database if is_database(path) else copy_file)(path, target)
+        return not stat.S_ISLNK(mode)
+    return True
 
 
 def _beside_database(path: Path) -> bool:

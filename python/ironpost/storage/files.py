@@ -50,6 +50,17 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def make_directory(directory: Path) -> None:
+    """Create a directory, and those it is in, 0700, if they do not exist.
+
+    Raises:
+        OSError: one cannot be created.
+    """
+    if not directory.exists():
+        make_directory(directory.parent)
+        directory.mkdir(mode=0o700)  # with `parents=True` only the last one would have this mode
+
+
 def sync_tree(directory: Path) -> None:
     """Sync all files below a directory, and their names.
 

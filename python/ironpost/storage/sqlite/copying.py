@@ -20,7 +20,7 @@ from ironpost.model.text import error_text
 from ironpost.storage.backend import CopiedQueue, Damage
 from ironpost.storage.bodies.reading import StoredBody
 from ironpost.storage.bodies.spool import write_all
-from ironpost.storage.files import copy_file
+from ironpost.storage.files import copy_file, make_directory
 from ironpost.storage.ownership import open_private
 from ironpost.storage.sqlite.faults import code_of, store_faults
 from ironpost.storage.sqlite.rows import Reader, place_of
@@ -138,14 +138,8 @@ async def _copy_body(body: StoredBody, target: Path, place: BodyLocation) -> Non
 
 def _create(path: Path) -> int:
     """Open a file for writing; create it and its directories if necessary."""
-    _make(path.parent)
+    make_directory(path.parent)
     return open_private(path, os.O_WRONLY | os.O_CREAT)
-
-
-def _make(directory: Path) -> None:
-    if not directory.exists():
-        _make(directory.parent)
-        directory.mkdir(mode=0o700)  # `parents=True` would give it to the last directory only
 
 
 def _remove(copy: sqlite3.Connection, messages: list[int]) -> None:
