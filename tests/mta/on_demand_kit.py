@@ -9,6 +9,7 @@ import time
 
 from tests.policy.policy_kit import checks
 
+from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.waiting import WaitingAgent
 from ironpost.model import Address, Envelope, Recipient
 from ironpost.mta.inbound import Inbound
@@ -53,7 +54,7 @@ class Everywhere:
 class Provider:
     """A provider's mail system, without the command line."""
 
-    def __init__(self, store) -> None:
+    def __init__(self, store, rewriting=None) -> None:
         clock, random = SystemClock(), SystemRandom()
         self.store, self.elsewhere = store, Everywhere()
         rules = [Rule(("jo.example", "mail.jo.example"), Route.on_demand())]
@@ -72,6 +73,7 @@ class Provider:
             attempt=self.runner.attempt,
             wake=self.runner.wake,
             local_hostname="provider.example",
+            rewriting=DeliveryRewriting(rewriting),
         )
         domains = frozenset(domain for own in CUSTOMERS.values() for domain in own)
         self.handler = Inbound(

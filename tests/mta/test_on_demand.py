@@ -10,21 +10,23 @@ from tests.mta.on_demand_kit import Accounts, Customer, Mailbox, Provider
 from tests.storage.store_kit import claim
 
 from ironpost import Server
+from ironpost.model.patterns import AddressPattern
 from ironpost.protocol.dialect import SMTP
 from ironpost.protocol.server.settings import ServerSettings
 from ironpost.queue.store import RecipientState
+from ironpost.routing.rewriting import RewriteRule, Rewriting
 from ironpost.storage.memory import MemoryStore
 from ironpost.storage.sqlite.store import SqliteStore
 
 STORES = ["memory", "sqlite"]
 
 
-def run(kind, path, act):
-    """Run `act(provider, server)`."""
+def run(kind, path, act, rewriting=None):
+    """Run `act(provider, server)`; `rewriting` changes what leaves."""
 
     async def main():
         store = MemoryStore() if kind == "memory" else SqliteStore.at(path, reserve=0)
-        provider = Provider(store)
+        provider = Provider(store, rewriting)
         dialect = SMTP._replace(authenticate=True)
         settings = ServerSettings("provider.example", authenticator=Accounts(), auth_without_tls=True, dialect=dialect)
         async with Server(provider.handler, "127.0.0.1", settings=settings) as server:
@@ -71,6 +73,23 @@ def test_a_customer_fetches_all_its_mail_over_its_own_connection(kind, tmp_path)
             assert (await customer.say(b"QUIT\r\n")).startswith(b"221")
 
     run(kind, tmp_path, act)
+
+
+def test_mail_that_a_customer_fetches_is_rewritten(tmp_path) -> None:
+    patterns = (AddressPattern("elsewhere.example"), AddressPattern("mail.jo.example"))
+    rewriting = Rewriting([RewriteRule(patterns, "jo.example")])
+
+    async def act(provider, server):
+        await provider.queue("d@mail.jo.example", content=b"From: from@elsewhere.example\r\n\r\nhello\r\n")
+        async with Customer.of(server) as customer:
+            assert (await customer.say(b"ATRN\r\n")).startswith(b"250")
+            await customer.serve()
+        ((to, content),) = customer.handler.messages
+        assert to == ["d@jo.example"]
+        assert content == b"Trace: t\r\nFrom: from@jo.example\r\n\r\nhello\r\n"
+        assert await provider.states() == {}
+
+    run("memory", tmp_path, act, rewriting)
 
 
 @pytest.mark.parametrize("kind", STORES)

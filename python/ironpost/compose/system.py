@@ -291,6 +291,7 @@ class System:
             attempt=self._runner.attempt,
             wake=self._runner.wake,
             local_hostname=full_name(name),
+            rewriting=self._agents.rewriting,
         )
         self._tls_reports = tls_reports(
             configuration,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.client.connection import Connection
 from ironpost.delivery import unreadable
+from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.sending import Sending, too_many
 from ironpost.protocol import replies
 from ironpost.protocol.client.session import TIMEOUTS
@@ -53,6 +54,7 @@ class OnDemand:
         wake: Callable[[], None],
         local_hostname: str | None = None,
         timeouts: Mapping[ClientStep, float] = TIMEOUTS,
+        rewriting: DeliveryRewriting | None = None,
     ) -> None:
         """Create the hooks.
 
@@ -63,6 +65,7 @@ class OnDemand:
             wake: notifies the queue runner that something may be due.
             local_hostname: our name in EHLO to a customer's server; None for our address literal.
             timeouts: seconds by step of the delivery (RFC 5321 §4.5.3.2).
+            rewriting: the rules for the addresses of what is sent; none if None.
         """
         self.customers = customers
         self._store = store
@@ -70,6 +73,7 @@ class OnDemand:
         self._wake = wake
         self._local_hostname = local_hostname
         self._timeouts = timeouts
+        self._rewriting = DeliveryRewriting() if rewriting is None else rewriting
         self._running: dict[asyncio.Task[None], str] = {}
 
     async def etrn(self, session: ServerSession, node: str) -> Reply:
@@ -147,7 +151,7 @@ class OnDemand:
     async def _send(self, session: str, login: str, ip: str, domains: Sequence[str], connection: Connection) -> None:
         """Attempt every queued message once over the customer's connection."""
         tried: dict[str, None] = {}
-        agent = _ReversedConnection(connection)
+        agent = _ReversedConnection(connection, self._rewriting)
         try:
             await connection.opened()
             while new := await self._untried(domains, tried, connection):
@@ -184,8 +188,9 @@ class OnDemand:
 class _ReversedConnection:
     """Implements `ironpost.delivery.Agent` over one connection that a customer opened."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, rewriting: DeliveryRewriting) -> None:
         self._connection = connection
+        self._rewriting = rewriting
 
     async def deliver(
         self,
@@ -194,6 +199,7 @@ class _ReversedConnection:
         route: Route,  # noqa: ARG002 - the agent port's
     ) -> Sequence[tuple[int, Outcome]]:
         try:
+            message, recipients = await self._rewriting.apply(message, recipients)
             sending = await Sending.of(message)
         except OSError as error:
             return [(each.number, unreadable(error)) for each in recipients]
