@@ -240,7 +240,7 @@ def test_aiosmtpd_refuses_data_in_the_same_words(stream: bytes) -> None:
     assert results[0] == results[1]
 
 
-def test_a_subclass_may_have_commands_of_its_own() -> None:
+def test_a_subclass_may_override_commands() -> None:
     class Server(SMTP):
         @syntax("DATA")
         async def smtp_DATA(self, arg: str) -> None:  # noqa: N802 - aiosmtpd's name

@@ -1,4 +1,4 @@
-"""The tests of other projects, unmodified, with our wire under their libraries."""
+"""The tests of other projects, unmodified, with our wire under their libraries, and on our replacements."""
 
 from __future__ import annotations
 
@@ -54,13 +54,14 @@ def test_aiosmtpd_passes_its_tests_of_sessions(tmp_path: Path) -> None:
     assert int(re.search(r"(\d+) passed", output)[1]) > 280, output[-4000:]
 
 
-def test_smtplib_passes_the_tests_of_cpython(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", ["backends", "aliases"])
+def test_smtplib_passes_the_tests_of_cpython(ours: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("test.test_smtplib") is None:
         if os.environ.get("CI"):
             pytest.fail("this Python is installed without its tests: Debian has them in libpython3.11-testsuite")
         pytest.skip("this Python is installed without its tests")
     program = (
-        "import unittest; from ironpost.compat import backends; backends.install('smtplib');"
+        f"import unittest; from ironpost.compat import {ours}; {ours}.install('smtplib');"
         "unittest.main('test.test_smtplib', argv=['test'])"
     )
     output = run(tmp_path, "-c", program)

@@ -1,11 +1,11 @@
-"""CPU time per message of stock aiosmtpd, smtplib and aiosmtplib, with our wire underneath and without it.
+"""CPU time per message of stock aiosmtpd, smtplib and aiosmtplib, with our wire underneath, and of our replacements.
 
-    python benches/load/backends.py [--rounds N]
+    python benches/load/compat.py [--rounds N]
 
 One process serves or sends, and reports its own user and system time; this one is the other side, on one connection
 and without pipelining. The time of a run without messages is subtracted. Both variants take turns, and the median is
-printed.
-The server counts the octets of content, and the receiver of a client the lines that it read.
+printed. The server counts the octets of content, and so does the receiver of a client, which offers PIPELINING and
+CHUNKING.
 """
 
 from __future__ import annotations
@@ -28,18 +28,26 @@ SIZES = {1_000: 2000, 100_000: 200, 10_000_000: 8}
 START = (b"MAIL FROM:<ada@mail.example>\r\n", b"RCPT TO:<jo@mx.example>\r\n", b"DATA\r\n")
 
 
+OFFERS = b"250-mx.example\r\n250-PIPELINING\r\n250 CHUNKING\r\n"
+
+
 def content(size: int) -> bytes:
     """Content of that size in lines of 74 octets, the last one shorter or longer; every tenth starts with a dot."""
     lines = [b"." * (number % 10 == 0) + b"x" * (72 - (number % 10 == 0)) + b"\r\n" for number in range(size // 74)]
     return b"".join(lines) + b"y" * (size % 74) + b"\r\n"
 
 
-def install(library: str, variant: str) -> None:
-    """Put the wire under the library, if the variant is `wire`."""
-    if variant == "wire":
-        from ironpost.compat import backends
+VARIANTS = {"aiosmtpd": ("stock", "wire"), "smtplib": ("stock", "wire", "ours"), "aiosmtplib": ("stock", "wire")}
 
+
+def install(library: str, variant: str) -> None:
+    """Put the wire under the library, or our replacement into its place."""
+    from ironpost.compat import aliases, backends
+
+    if variant == "wire":
         backends.install(library)
+    elif variant == "ours":
+        aliases.install(library)
 
 
 def serve_aiosmtpd() -> None:
@@ -117,24 +125,27 @@ def client_run(library: str, variant: str, size: int, count: int) -> float:
         command += [str(listener.getsockname()[1]), str(size), str(count)]
         seconds = float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
         receiver.join()
-    assert ends == [count * (content(size).count(b"\n") + 1)], ends
+    assert ends == [count * len(content(size))], ends
     return seconds
 
 
 def receive(listener: socket.socket) -> int:
-    """Accept mail on one connection; return the number of lines of content with the dots that end it."""
+    """Accept mail on one connection; return the number of octets of content."""
     connection, _ = listener.accept()
-    lines = 0
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    received = 0
     with connection, connection.makefile("rb") as octets:
         connection.sendall(b"220 mx.example\r\n")
         for line in octets:
             verb = line[:4].upper()
             if verb == b"DATA":
                 connection.sendall(b"354 go\r\n")
-                while (lines := lines + 1) and octets.readline() != b".\r\n":
-                    pass
-            connection.sendall(b"221 bye\r\n" if verb == b"QUIT" else b"250 OK\r\n")
-    return lines
+                while (text := octets.readline()) != b".\r\n":
+                    received += len(text) - text.startswith(b".")
+            elif verb == b"BDAT":
+                received += len(octets.read(int(line.split()[1])))
+            connection.sendall({b"QUIT": b"221 bye\r\n", b"EHLO": OFFERS}.get(verb, b"250 OK\r\n"))
+    return received
 
 
 def per_message(run: Callable[[str, int, int], float], variant: str, size: int) -> float:
@@ -157,13 +168,15 @@ def main() -> None:
             port, size, count = map(int, rest)
             {"smtplib": send_smtplib, "aiosmtplib": send_aiosmtplib}[library](port, count, content(size))
         return
-    print(f"{'library':<12}{'octets':>12}{'stock, ms':>12}{'wire, ms':>12}{'ratio':>8}")
-    for library in ("aiosmtpd", "smtplib", "aiosmtplib"):
+    print(f"{'library':<12}{'octets':>12}{'stock, ms':>12}{'wire, ms':>12}{'ours, ms':>12}   ratios")
+    for library, variants in VARIANTS.items():
         run = server_run if library == "aiosmtpd" else lambda *what, library=library: client_run(library, *what)
         for size in SIZES:
-            rounds = [[per_message(run, variant, size) for variant in ("stock", "wire")] for _ in range(options.rounds)]
-            stock, wire = map(statistics.median, zip(*rounds, strict=True))
-            print(f"{library:<12}{size:>12,}{stock:>12.3f}{wire:>12.3f}{wire / stock:>8.2f}", flush=True)
+            rounds = [[per_message(run, variant, size) for variant in variants] for _ in range(options.rounds)]
+            found = [statistics.median(each) for each in zip(*rounds, strict=True)]
+            figures = "".join(f"{each:>12.3f}" for each in found)
+            ratios = "  ".join(f"{each / found[0]:.2f}" for each in found[1:])
+            print(f"{library:<12}{size:>12,}{figures:<36}   {ratios}", flush=True)
 
 
 if __name__ == "__main__":

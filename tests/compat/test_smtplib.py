@@ -1,0 +1,378 @@
+"""`ironpost.compat.smtplib`: the results and exceptions of smtplib, in fewer round trips, and with verified TLS."""
+
+from __future__ import annotations
+
+import io
+import smtplib as stock
+import socket
+import ssl
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.authority import issue
+
+from ironpost.compat import aliases, smtplib
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+EXTENSIONS = ("PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8")
+
+
+class Peer:
+    """A scripted server for one connection, which records the pieces that it reads between its replies."""
+
+    def __init__(self, extensions: tuple[str, ...], replies: dict[str, str], *, lmtp: bool = False) -> None:
+        self.extensions = extensions
+        self.replies = replies
+        """By the first words of a command line, in upper case; `content` for the end of the content."""
+        self.lmtp = lmtp
+        self.lines: list[str] = []
+        self.content: list[bytes] = []
+        self.groups: list[int] = []
+        """How many commands arrived in each read."""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self._buffer = b""
+        self._answers = b""
+        self._begun = False
+        self._accepted: list[str] = []
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self.listener.accept()
+        with connection:
+            connection.settimeout(20)
+            self._answers = b"220 mx.example\r\n"
+            ended = False
+            while not ended:
+                self._flush(connection)
+                octets = connection.recv(1 << 16)
+                if not octets:
+                    return
+                self._buffer += octets
+                before = len(self.lines)
+                while b"\r\n" in self._buffer and not ended:
+                    line, _, self._buffer = self._buffer.partition(b"\r\n")
+                    ended = self._command(connection, line)
+                self.groups.append(len(self.lines) - before)
+            self._flush(connection)
+
+    def _flush(self, connection: socket.socket) -> None:
+        answers, self._answers = self._answers, b""
+        connection.sendall(answers)
+
+    def _command(self, connection: socket.socket, octets: bytes) -> bool:
+        """React to a command; return whether it was the last one."""
+        line = octets.decode()
+        self.lines.append(line)
+        verb = line[:4].upper()
+        answer = next((reply for start, reply in self.replies.items() if line.upper().startswith(start)), None)
+        if verb in {"EHLO", "LHLO"}:
+            lines = ["mx.example", *self.extensions]
+            answer = "\r\n".join([*(f"250-{each}" for each in lines[:-1]), f"250 {lines[-1]}"])
+        if verb == "BDAT":
+            size = int(line.split()[1])
+            while len(self._buffer) < size:
+                self._buffer += connection.recv(1 << 16)
+            content, self._buffer = self._buffer[:size], self._buffer[size:]
+            answer = answer or ("503 no recipients" if not self._accepted else self.replies.get("content", "250 taken"))
+            if self._accepted and answer[:3] not in {"451", "502"}:
+                self.content.append(content)
+        elif verb == "DATA":
+            answer = answer or ("354 go" if self._accepted else "503 no recipients")
+            if answer.startswith("354"):
+                self._answers += f"{answer}\r\n".encode()
+                self._flush(connection)
+                while not (b"\r\n" + self._buffer).endswith(b"\r\n.\r\n"):
+                    self._buffer += connection.recv(1 << 16)
+                self.content.append(self._buffer[:-3])
+                self._buffer = b""
+                answer = self.replies.get("content", "250 taken")
+                if self.lmtp:
+                    answer = "\r\n".join(self.replies.get(f"content {to}", answer) for to in self._accepted)
+        if verb == "RCPT" and not self._begun:
+            answer = "503 no sender"
+        answer = answer or ("221 bye" if verb == "QUIT" else "250 ok")
+        if verb in {"MAIL", "RSET"}:
+            self._begun = verb == "MAIL" and answer[0] == "2"
+        if verb == "RCPT" and answer[0] == "2":
+            self._accepted.append(line.partition("<")[2].partition(">")[0])
+        if verb in {"MAIL", "RSET"}:
+            self._accepted.clear()
+        self._answers += f"{answer}\r\n".encode()
+        return answer.startswith(("421", "221"))
+
+
+@contextmanager
+def peer(*extensions: str, lmtp: bool = False, **replies: str) -> Iterator[Peer]:
+    names = {name.replace("_", " "): reply for name, reply in replies.items()}
+    found = Peer(extensions, names, lmtp=lmtp)
+    try:
+        yield found
+    finally:
+        found.listener.close()
+        found.thread.join(20)
+        assert not found.thread.is_alive()
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """The result, or the exception's type and arguments."""
+    try:
+        return call()
+    except stock.SMTPException as error:
+        return type(error).__name__, error.args
+
+
+RECIPIENTS = ["jo@mx.example", "ann@mx.example"]
+CASES: list[tuple[dict[str, str], Any]] = [
+    ({}, {}),
+    ({"RCPT TO:<JO": "550 unknown"}, {"jo@mx.example": (550, b"unknown")}),
+    ({"RCPT TO:<ANN": "251 will forward"}, {}),
+    ({"RCPT": "450 later"}, ("SMTPRecipientsRefused", (dict.fromkeys(RECIPIENTS, (450, b"later")),))),
+    ({"RCPT TO:<ANN": "421 bye"}, ("SMTPRecipientsRefused", ({"ann@mx.example": (421, b"bye")},))),
+    ({"MAIL": "550 no"}, ("SMTPSenderRefused", (550, b"no", "ada@mail.example"))),
+    ({"MAIL": "421 bye"}, ("SMTPSenderRefused", (421, b"bye", "ada@mail.example"))),
+    ({"DATA": "451 later", "BDAT": "451 later"}, ("SMTPDataError", (451, b"later"))),
+    ({"content": "554 spam"}, ("SMTPDataError", (554, b"spam"))),
+    ({"content": "421 bye"}, ("SMTPDataError", (421, b"bye"))),
+]
+
+
+@pytest.mark.parametrize(
+    "extensions", [(), EXTENSIONS, (*EXTENSIONS, "CHUNKING")], ids=["plain", "pipelining", "chunking"]
+)
+@pytest.mark.parametrize(("replies", "expected"), CASES, ids=lambda value: repr(value)[:40])
+def test_results_are_those_of_smtplib(extensions: tuple[str, ...], replies: dict[str, str], expected: Any) -> None:
+    seen = []
+    for module in (stock, smtplib):
+        server = Peer(extensions, replies)
+        client = module.SMTP("127.0.0.1", server.port, local_hostname="client.example", timeout=20)
+        found = outcome(lambda client=client: client.sendmail("ada@mail.example", RECIPIENTS, "Subject: x\n\n.dot\n"))
+        after = outcome(lambda client=client: client.noop()[0])
+        client.close()
+        server.listener.close()
+        server.thread.join(20)
+        seen.append((found, after, [text.replace(b"\r\n..", b"\r\n.") for text in server.content]))
+    assert seen[0] == seen[1]
+    assert seen[1][0] == expected
+
+
+def test_a_small_message_takes_one_round_trip_and_an_envelope_with_more_one_each_hundred() -> None:
+    with peer(*EXTENSIONS, "CHUNKING") as server, smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
+        client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n")
+        assert [line.split()[0] for line in server.lines[1:]] == ["mail", "rcpt", "rcpt", "BDAT"]
+        assert server.content == [b"x\r\n"]
+        many = [f"u{number}@mx.example" for number in range(250)]
+        server.groups.clear()
+        client.sendmail("ada@mail.example", many, b"y" * smtplib.TOGETHER + b"\r\n")
+        assert sum(server.groups) == 252
+        assert server.content[1] == b"y" * smtplib.TOGETHER + b"\r\n"
+
+
+def test_a_server_that_cannot_do_what_it_offers_gets_data() -> None:
+    with peer(*EXTENSIONS, "CHUNKING", BDAT="502 what") as server, smtplib.SMTP("127.0.0.1", server.port) as client:
+        assert client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n") == {}
+        assert client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n") == {}
+        assert server.content == [b"x\r\n"] * 2
+        assert sum(line.startswith("BDAT") for line in server.lines) == 1
+
+
+def test_a_server_that_continues_without_recipients_gets_an_empty_message() -> None:
+    with peer(*EXTENSIONS, RCPT="550 no", DATA="354 go", content="554 no recipients") as server:
+        with smtplib.SMTP("127.0.0.1", server.port) as client:
+            with pytest.raises(stock.SMTPRecipientsRefused):
+                client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n")
+            assert client.noop()[0] == 250
+        assert server.content == [b""]
+
+
+@pytest.mark.parametrize("extensions", [(), EXTENSIONS])
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: io.BytesIO(b"one\n.two\r\nthree"),
+        lambda: iter([b"one", b"\n.tw", b"o\r", b"\nthree"]),
+        lambda: b"one\n.two\rthree",
+        lambda: bytearray(b"one\n.two\nthree\n"),
+        lambda: "one\n.two\r\nthree",
+    ],
+    ids=["file", "iterator", "bytes", "bytearray", "text"],
+)
+def test_r3_content_of_every_kind_is_sent_with_crlf(content: Callable[[], Any], extensions: tuple[str, ...]) -> None:
+    with peer(*extensions) as server, smtplib.SMTP("127.0.0.1", server.port) as client:
+        assert client.sendmail("ada@mail.example", RECIPIENTS[0], content()) == {}
+    assert server.content == [b"one\r\n..two\r\nthree\r\n"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.sendmail("ada@mail.example\r\nRSET", RECIPIENTS, b"x\r\n"),
+        lambda client: client.sendmail("ada@mail.example", ["jo@mx.example\nRSET"], b"x\r\n"),
+        lambda client: client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n", mail_options=["SIZE=1\r\nRSET"]),
+        lambda client: client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n", rcpt_options=["NOTIFY=NEVER\nRSET"]),
+        lambda client: client.ehlo("client\r\nRSET"),
+        lambda client: client.docmd("NOOP", "x\nRSET"),
+        lambda client: client.verify("jo\rRSET"),
+    ],
+)
+@pytest.mark.parametrize("extensions", [(), (*EXTENSIONS, "CHUNKING")])
+def test_r17_no_argument_starts_another_line(call: Callable[[Any], Any], extensions: tuple[str, ...]) -> None:
+    with peer(*extensions) as server, smtplib.SMTP("127.0.0.1", server.port) as client:
+        with suppress(ValueError):  # smtplib leaves them out of addresses
+            call(client)
+        client.noop()
+        assert not [line for line in server.lines if line.startswith("RSET")]
+
+
+def test_addresses_outside_ascii_need_smtputf8() -> None:
+    with peer("PIPELINING") as server, smtplib.SMTP("127.0.0.1", server.port) as client:
+        with pytest.raises(stock.SMTPNotSupportedError):
+            client.sendmail("ada@mail.example", ["jö@mx.example"], b"x\r\n", mail_options=["SMTPUTF8"])
+        with pytest.raises(UnicodeEncodeError):
+            client.sendmail("ada@mail.example", ["jö@mx.example"], b"x\r\n")
+    with peer(*EXTENSIONS) as server, smtplib.SMTP("127.0.0.1", server.port) as client:
+        client.sendmail("ada@mail.example", ["jö@mx.example"], b"x\r\n", mail_options=["SMTPUTF8"])
+        assert "rcpt TO:<jö@mx.example>" in server.lines
+
+
+def test_commands_of_a_subclass_are_called() -> None:
+    asked: list[str] = []
+
+    class Client(smtplib.SMTP):
+        def rcpt(self, recip: str, options: Any = ()) -> Any:
+            asked.append(recip)
+            return super().rcpt(recip, options)
+
+    with peer(*EXTENSIONS, "CHUNKING") as server, Client("127.0.0.1", server.port) as client:
+        client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n")
+    assert asked == RECIPIENTS
+
+
+def test_lmtp_reads_the_reply_of_each_recipient() -> None:
+    replies = {"content_jo@mx.example": "452 full", "content_ann@mx.example": "250 taken"}
+    with peer("PIPELINING", lmtp=True, **replies) as server, smtplib.LMTP("127.0.0.1", server.port) as client:
+        refused = client.sendmail("ada@mail.example", [*RECIPIENTS, "ann@mx.example"], b"x\r\n")
+        assert refused == {"jo@mx.example": (452, b"full")}
+        assert client.noop() == (250, b"ok")
+
+
+def test_lmtp_without_a_recipient_that_took_the_mail_raises() -> None:
+    with peer(lmtp=True, content="452 full") as server, smtplib.LMTP("127.0.0.1", server.port) as client:
+        with pytest.raises(stock.SMTPDataError) as caught:
+            client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n")
+        assert caught.value.smtp_code == 452
+        assert client.noop()[0] == 250
+
+
+def test_lmtp_over_a_unix_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "lmtp"))
+        listener.listen()
+
+        def greet() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"220 mx.example\r\n")
+
+        server = threading.Thread(target=greet)
+        server.start()
+        client = smtplib.LMTP(str(tmp_path / "lmtp"))
+        server.join()
+        client.close()
+    with pytest.raises(FileNotFoundError):
+        smtplib.LMTP(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="Non-blocking"):
+        smtplib.LMTP(str(tmp_path / "none"), timeout=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TLS
+
+
+@contextmanager
+def tls_server(context: ssl.SSLContext, *, implicit: bool) -> Iterator[int]:
+    """A server that does one handshake and then answers everything with 250."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            try:
+                if not implicit:
+                    connection.sendall(b"220 mx.example\r\n")
+                    connection.recv(1000)
+                    connection.sendall(b"250-mx.example\r\n250 STARTTLS\r\n")
+                    connection.recv(1000)
+                    connection.sendall(b"220 go\r\n")
+                with context.wrap_socket(connection, server_side=True) as secured:
+                    if implicit:
+                        secured.sendall(b"220 mx.example\r\n")
+                    while line := secured.recv(1000):
+                        secured.sendall(b"221 bye\r\n" if line.upper().startswith(b"QUIT") else b"250 ok\r\n")
+            except OSError:
+                pass  # the client went away
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(20)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_tls_is_verified_unless_a_context_is_given(
+    implicit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = issue(authority=True, common_name="root")
+    issue("127.0.0.1", by=root).write(tmp_path / "chain.pem", tmp_path / "key.pem", alone=True)
+    (tmp_path / "root.pem").write_bytes(root.pem)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+
+    def connect(port: int, **options: Any) -> None:
+        if implicit:
+            with smtplib.SMTP_SSL("127.0.0.1", port, timeout=20, **options) as client:
+                assert client.noop()[0] == 250
+        else:
+            with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+                client.starttls(**options)
+                assert client.noop()[0] == 250
+
+    with tls_server(server, implicit=implicit) as port, pytest.raises(ssl.SSLCertVerificationError):
+        connect(port)
+    anyone = ssl.create_default_context()
+    anyone.check_hostname = False
+    anyone.verify_mode = ssl.CERT_NONE
+    with tls_server(server, implicit=implicit) as port:
+        connect(port, context=anyone)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
+    with tls_server(server, implicit=implicit) as port:
+        connect(port)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The alias
+
+
+def test_programs_that_cannot_be_edited_get_it_under_its_name() -> None:
+    aliases.install("smtplib")
+    try:
+        import smtplib as aliased
+
+        assert aliased is smtplib
+        assert aliased.SMTP_PORT == 25
+        assert issubclass(aliased.SMTP, stock.SMTP)
+    finally:
+        aliases.remove("smtplib")
+    assert sys.modules["smtplib"] is stock
+
+
+def test_an_unknown_alias_is_refused() -> None:
+    with pytest.raises(ValueError, match="'email' has no replacement; there are: smtplib"):
+        aliases.install("smtplib", "email")
+    assert sys.modules["smtplib"] is stock
