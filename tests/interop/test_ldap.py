@@ -297,9 +297,13 @@ password = "file:{tmp_path}/password"
             return [client.rcpt(f"{name}@mail.example")[0] for name in ("ada", "left", "nobody", "*", "postmaster")]
 
     assert replies() == [250, 550, 550, 550, 250]
+    (before,) = searches(server.process.pid)
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    assert replies() == [250, 550, 550, 550, 250]
+    (process,) = searches(server.process.pid)
+    assert process != before
     slapd.stop()
     assert replies() == [451] * 5
-    (process,) = searches(server.process.pid)
     assert server.stop() == 0
     assert not Path(f"/proc/{process}").exists()
 
