@@ -21,15 +21,15 @@ def analyze(program: Callable[[str], str], proxied: dict[str, str], tmp_path: Pa
     """Run a command of systemd-analyze on the units; return what it says about them."""
     found = program("systemd-analyze")
     units = []
-    for unit, name in (("ironpost.service", "ironpost.service"), ("ironpost@.socket", "ironpost@25.socket")):
-        units.append(tmp_path / name)
-        units[-1].write_text((UNITS / unit).read_text().replace("/opt/ironpost/bin/ironpost", "/bin/true"))
+    for unit in UNITS.iterdir():
+        units.append(tmp_path / unit.name.replace("@", "@25"))
+        units[-1].write_text(unit.read_text().replace("/opt/ironpost/bin/ironpost", "/bin/true"))
 
     def run(*command: str, only: str = "") -> str:
         chosen = [str(unit) for unit in units if not only or unit.name == only]
         done = subprocess.run([found, *command, *chosen], env=proxied, capture_output=True, text=True, check=False)
         lines = (done.stdout + done.stderr).splitlines()
-        return "\n".join(line for line in lines if re.search(r"ironpost(@25)?\.(service|socket)", line))
+        return "\n".join(line for line in lines if re.search(r"ironpost(@25|-backup)?\.(service|socket|timer)", line))
 
     return run
 
