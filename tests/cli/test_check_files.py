@@ -100,6 +100,10 @@ def test_f29_files_in_the_place_of_sockets_or_directories_are_reported(tmp_path:
         78,
         "ironpost: local.delivery[1].maildir.path: absent does not exist: create it, or choose another directory\n",
     )
+    entry = '[[local.delivery]]\nrecipients = ["*"]\nmbox.path = "file/{local}"'
+    assert checked(tmp_path, f"[local]\n{entry}") == (
+        78, "ironpost: local.delivery[1].mbox.path: file is not a directory\n",
+    )  # fmt: skip
     long = "d" * 120
     code, said = checked(tmp_path, f'data = "{long}"')
     assert (code, "this path is too long for a socket" in said) == (73, True)
@@ -135,7 +139,7 @@ def test_f29_all_file_errors_are_reported_together(tmp_path: Path) -> None:
     )
     assert code == 78
     assert [line.split(":")[1].strip() for line in said.splitlines()] == [
-        "tls.client_ca", "accounts.sqlite3", "local.maildir", "chain.pem",
+        "tls.client_ca", "local.maildir", "accounts.sqlite3", "chain.pem",
     ]  # fmt: skip
 
 

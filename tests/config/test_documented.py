@@ -261,8 +261,8 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 def test_the_examples_load() -> None:
     (
-        route, directory, patterns, mailboxes, relay, rewrite, tls, reports, on_demand, *sources, forwards, hosts,
-        oauth, program, hook, lmtp, retry, replies, limits, sendmail,
+        route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, *sources, forwards,
+        hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
@@ -274,6 +274,7 @@ def test_the_examples_load() -> None:
     ]
     (to_maildir,) = parse(mailboxes).local.rules
     assert str(to_maildir.route) == "local /srv/mail/{domain}/{local}"
+    assert str(parse(files).local.rules[0].route) == "mbox /srv/mbox/{domain}/{local}"
     assert parse(mailboxes).mailbox[0].quota == 2 << 30
     assert parse(relay).relay[0].verify == "callout"
     assert [rule.at for rule in parse(rewrite).rewrite] == ["reception", "reception", "reception", "delivery"]

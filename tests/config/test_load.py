@@ -189,6 +189,14 @@ folders = true
 create_folders = true
 full_wait = "1h"
 
+[[local.delivery]]
+recipients = ["old.example"]
+
+[local.delivery.mbox]
+path = "/var/mail/{local}"
+create = false
+full_wait = "2d"
+
 [policy]
 helo_own_name = "reject"
 helo_bare_name = "tarpit"

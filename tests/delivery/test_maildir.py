@@ -166,13 +166,13 @@ def test_the_event_loop_thread_does_no_disk_io_and_everything_is_synced(
 
     (tmp_path / "new").mkdir()
     (tmp_path / "tmp").mkdir()
-    for name in ("open", "write", "fsync", "link", "unlink"):
+    for name in ("open", "writev", "fsync", "link", "unlink"):
         monkeypatch.setattr(os, name, spy(name))
     deliver(tmp_path, queued("jo@localhost"))
     assert not any(on_loop for _, _, on_loop in calls)
     steps = [(name, "new" if where.endswith("/new") else "file") for name, where, _ in calls]
-    assert [step for step in steps if step[0] in {"write", "fsync", "link"}] == [
-        ("write", "file"),
+    assert [step for step in steps if step[0] in {"writev", "fsync", "link"}] == [
+        ("writev", "file"),
         ("fsync", "file"),
         ("link", "file"),
         ("fsync", "new"),
@@ -189,7 +189,7 @@ def test_the_event_loop_thread_does_no_disk_io_and_everything_is_synced(
         (errno.EIO, 451, "4.3.0", os.strerror(errno.EIO)),
     ],
 )
-@pytest.mark.parametrize("call", ["write", "fsync", "link", "open"])
+@pytest.mark.parametrize("call", ["writev", "fsync", "link", "open"])
 def test_a_disk_error_defers_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, code: int, enhanced: str, says: str
 ) -> None:
@@ -321,7 +321,7 @@ def test_concurrent_messages_share_syncs_of_the_directory(tmp_path: Path, monkey
     assert senders == {b"Return-Path: <sender%d@example.org>" % n for n in range(100)}
 
 
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "link"])
+@pytest.mark.parametrize("call", ["open", "writev", "fsync", "link"])
 def test_an_error_of_one_file_does_not_affect_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

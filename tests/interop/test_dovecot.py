@@ -10,7 +10,7 @@ import smtplib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.interop.dovecot import PASSWORD, own
+from tests.interop.dovecot import MBOX, PASSWORD, own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +64,8 @@ def test_dovecot_serves_what_it_was_given_by_lmtp(dovecot: Callable[..., Any]) -
         assert b" 100)" in client.getquotaroot("INBOX")[1][1][0]
 
 
+NO_QUOTA = "mail_plugins =\nprotocol imap {\n  mail_plugins =\n}"
+"""Dovecot keeps no quotas of mbox files with the settings of the others."""
 MESSAGES = (
     b"Subject: dots\r\n\r\n.\r\n..two\r\n.",
     b"Subject: =?utf-8?q?eight_bits?=\r\n\r\nj\xc3\xb6 and \xff\r\n",
@@ -76,12 +78,17 @@ MESSAGES = (
 class Mailboxes:
     """Dovecot and our server with the same homes, which change hands if this is root: Dovecot opens no mail of root."""
 
-    def __init__(self, dovecot: Callable[..., Any], serve: Callable[..., Any], quota: int | None = None) -> None:
-        self.ready = dovecot({JO: quota})
+    def __init__(
+        self, dovecot: Callable[..., Any], serve: Callable[..., Any], *, quota: int | None = None, mbox: bool = False
+    ) -> None:
+        self.ready = dovecot({JO: quota}, location=MBOX, main=NO_QUOTA) if mbox else dovecot({JO: quota})
         limit = "" if quota is None else f'quota = "{quota}KiB"'
+        home = f"{self.ready.homes}/{{domain}}/{{local}}"
         self.server = serve(f"""[local]
 domains = ["mail.example"]
-maildir = "{self.ready.homes}/{{domain}}/{{local}}"
+[[local.delivery]]
+recipients = ["mail.example"]
+{f'mbox.path = "{home}/inbox"' if mbox else f'maildir.path = "{home}"'}
 [[mailbox]]
 address = "{JO}"
 {limit}
@@ -152,3 +159,30 @@ def test_dovecot_and_ironpost_share_the_quota(
     assert both.server.run("queue", "retry", waiting.id).returncode == 0
     both.server.wait_until_empty()
     assert sorted(both.read()) == [2, 3]
+
+
+def test_dovecot_serves_what_was_appended_to_an_mbox(dovecot: Callable[..., Any], serve: Callable[..., Any]) -> None:
+    both = Mailboxes(dovecot, serve, mbox=True)
+    forged = b"Subject: forged\r\nStatus: RO\r\nX-UID: 99\r\nContent-Length: 9\r\n\r\nseen?\r\n"
+    separators = b"Subject: separators\r\n\r\nFrom a@b.example Fri Feb 13 23:31:30 2009\r\n\r\nFrom x\r\n>From y\r\n"
+    both.send(*MESSAGES, forged, separators)
+    found = both.read()
+    assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    with imap(both.ready.ports.imap) as client:
+        assert client.uid("search", "SEEN")[1] == [b""]
+    assert by_pop3(both.ready.ports.pop3) == list(found.values())
+    expected = [each if each.endswith(b"\r\n") else each + b"\r\n" for each in MESSAGES]
+    expected.append(b"Subject: forged\r\n\r\nseen?\r\n")
+    expected.append(separators.replace(b"From ", b">From "))  # Dovecot shows the quoting of mboxrd
+    for whole in expected:
+        (stored,) = (each for each in found.values() if each.endswith(b"\r\n" + whole))
+        trace = stored.removesuffix(whole)
+        assert trace.startswith(b"Return-Path: <ada@example.org>\r\nDelivered-To: jo@mail.example\r\nReceived: from ")
+    with imap(both.ready.ports.imap) as client:
+        client.uid("store", "2", "+FLAGS", r"(\Deleted)")
+        client.expunge()
+    both.send(b"Subject: later\r\n\r\nlater\r\n")
+    later = both.read()
+    assert {uid: later[uid] for uid in (1, 3, 4, 5, 6)} == {uid: found[uid] for uid in (1, 3, 4, 5, 6)}
+    assert later[7].endswith(b"Subject: later\r\n\r\nlater\r\n")
+    assert "Error" not in both.ready.log.read_text()

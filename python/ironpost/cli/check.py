@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.config import Configuration
-    from ironpost.delivery.path_template import PathTemplate
 
 
 def check(named: Path | None) -> None:
@@ -96,19 +95,6 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
         except AuthError as error:
             yield CommandError(exits.CONFIGURATION, str(error))
     yield from _drop(found)
-    for key, template in (("local.maildir", found.maildir), *found.local.maildirs):
-        if why := _no_maildir(template, found.data):
-            yield CommandError(exits.CONFIGURATION, f"{key}: {why}")
-
-
-def _no_maildir(template: PathTemplate, data: Path) -> str:
-    """Return why there can be no Maildir; empty if there can be one."""
-    for path in (template.base, template.single):
-        if path is not None and path.exists() and not path.is_dir():
-            return f"{path} is not a directory"
-    if template.base.exists() or template.base == data:  # that is created at start
-        return ""
-    return f"{template.base} does not exist: create it, or choose another directory"
 
 
 def _drop(found: Configuration) -> Iterator[CommandError]:
@@ -135,7 +121,8 @@ def _routes(found: Configuration) -> Iterator[CommandError]:
 
 
 def _local(found: Configuration) -> Iterator[CommandError]:
-    if not found.local.delivery and found.directory.forward_files is None:
+    local = found.local
+    if not local.delivery and local.maildir is None and found.directory.forward_files is None:
         return  # the imports are slow
     from ironpost.compose.delivery import local_errors
 

@@ -20,7 +20,8 @@ from ironpost.config.rewriting import rewrite_rules
 from ironpost.delivery import forward_files
 from ironpost.delivery.access import AccessError, Accesses
 from ironpost.delivery.agents import AgentContext, create_agents
-from ironpost.delivery.local import Verifiable
+from ironpost.delivery.local import LOCAL_AGENTS, Verifiable
+from ironpost.delivery.mailbox import unusable
 from ironpost.delivery.maildir import MaildirOptions
 from ironpost.delivery.own_system import ANY, OwnSystem, reached
 from ironpost.delivery.rewriting import DeliveryRewriting
@@ -260,15 +261,19 @@ def route_accesses(configuration: Configuration, accesses: Accesses) -> Iterator
 def local_errors(configuration: Configuration) -> Iterator[AccessError]:
     """Look for what local delivery needs on this system; yield an error, which names the key, for each lack.
 
-    That is what `[[local.delivery]]` and `directory.forward_files` name.
+    That is what `[local]` and `directory.forward_files` name.
     """
+    maildir = configuration.maildir
+    if maildir.base != configuration.data and (why := unusable(maildir)):  # that is created at start
+        yield AccessError(f"local.maildir: {why}")
+    keys = {agent.kind: key for key, agent in LOCAL_AGENTS.items()}
     for rule in configuration.local.rules:
         options = rule.route.options
         if isinstance(options, Verifiable):
             try:
                 options.verify()
             except ValueError as error:
-                yield AccessError(f"{rule.name}.{rule.route.kind.value}.{error}")
+                yield AccessError(f"{rule.name}.{keys[rule.route.kind]}.{error}")
     if configuration.directory.forward_files is not None:
         try:
             forward_files.verify(configuration.directory.forward_files)

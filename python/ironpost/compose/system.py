@@ -508,8 +508,7 @@ class System:
 
     @property
     def maildirs(self) -> Sequence[PathTemplate]:
-        found = self.configuration
-        return [found.maildir, *(path for _, path in found.local.maildirs)]
+        return [self.configuration.maildir, *self.configuration.local.maildirs]
 
     async def prune_history(self) -> int:
         return await self._store.prune_history() if isinstance(self._store, KeepsHistory) else 0

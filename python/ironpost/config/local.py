@@ -91,13 +91,10 @@ class LocalSection(Section):
         return tuple(each.rule(f"local.delivery[{number}]") for number, each in enumerate(self.delivery, 1))
 
     @property
-    def maildirs(self) -> tuple[tuple[str, PathTemplate], ...]:
-        """The keys of the Maildirs in `[[local.delivery]]`, and where they are."""
-        return tuple(
-            (f"{rule.name}.maildir.path", rule.route.options.path)
-            for rule in self.rules
-            if isinstance(rule.route.options, MaildirOptions)
-        )
+    def maildirs(self) -> tuple[PathTemplate, ...]:
+        """Where the Maildirs of `[[local.delivery]]` are."""
+        found = (rule.route.options for rule in self.rules)
+        return tuple(options.path for options in found if isinstance(options, MaildirOptions))
 
     @property
     def sample_domain(self) -> str:

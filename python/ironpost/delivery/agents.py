@@ -16,6 +16,7 @@ from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.discard import Discard
 from ironpost.delivery.lmtp import Lmtp
 from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.mbox import Mbox
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.post import Post
@@ -86,6 +87,10 @@ class AgentContext:
 
 def _maildir(context: AgentContext) -> Maildir:
     return Maildir(clock=context.clock, random=context.random, host=context.name, directory=context.directory)
+
+
+def _mbox(context: AgentContext) -> Mbox:
+    return Mbox(clock=context.clock, host=context.name, directory=context.directory)
 
 
 def dialer(context: AgentContext, dialect: Dialect = SMTP) -> Dialer:
@@ -165,6 +170,7 @@ class AgentEntry(NamedTuple):
 
 AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
+    Kind.MBOX: AgentEntry(_mbox, Scope.SYSTEM),
     Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
     Kind.PIPE: AgentEntry(_pipe, Scope.ROUTE),
     Kind.POST: AgentEntry(_post, Scope.ROUTE),

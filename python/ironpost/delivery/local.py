@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_chec
 from ironpost.delivery.discard import DiscardOptions
 from ironpost.delivery.lmtp import LmtpOptions
 from ironpost.delivery.maildir import MaildirOptions
+from ironpost.delivery.mbox import MboxOptions
 from ironpost.delivery.pipe import PipeOptions
 from ironpost.delivery.post import PostOptions
 from ironpost.routing.route import Kind, Route
@@ -53,6 +54,7 @@ class LocalAgent(NamedTuple):
 LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
     {
         "maildir": LocalAgent(Kind.LOCAL, MaildirOptions),
+        "mbox": LocalAgent(Kind.MBOX, MboxOptions),
         "discard": LocalAgent(Kind.DISCARD, DiscardOptions),
         "pipe": LocalAgent(Kind.PIPE, PipeOptions),
         "post": LocalAgent(Kind.POST, PostOptions),

@@ -2,6 +2,7 @@
 
 Promises: an error is transient if an operator or the mailbox's owner can correct it, and its detail says how:
 
+- 450 4.2.0: another program has locked the mailbox (an mbox) for a long time;
 - 450 4.2.1: the directory that must exist is missing;
 - 451 4.3.5: the mailbox belongs to another user than the one the server runs as;
 - 451 4.3.0: something else is in its place, it cannot be written, or the directory of mailboxes cannot answer;
@@ -17,26 +18,33 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.delivery.path_template import PathError
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.model.body import lacks_room
+from ironpost.model.options import Seconds
 from ironpost.model.text import error_text
 from ironpost.routing.directory import Alias, DirectoryError, Mailbox
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ironpost.delivery.path_template import PathTemplate
-    from ironpost.model import Address
+    from ironpost.model import Address, Recipient
+    from ironpost.queue.store import QueuedRecipient
     from ironpost.routing.directory import Directory
 
+FULL_WAIT: Final = Seconds(24 * 3600.0)
+"""Default time for which a message waits for room in a full mailbox."""
 DELIVERED: Final = Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Delivered to the mailbox",)))
 LOOPS: Final = Outcome(
     Disposition.FAILED, Reply(554, "5.4.6", ("Mail loops: the message was delivered to this mailbox before",))
 )
+LOCKED: Final = Outcome(Disposition.DEFERRED, Reply(450, "4.2.0", ("The mailbox is locked by another program",)))
 _MISSING: Final = Reply(450, "4.2.1", ("The mailbox is not available",))
 _NOT_OURS: Final = Reply(451, "4.3.5", ("The mailbox is not set up correctly",))
 _NOT_WRITABLE: Final = Reply(451, "4.3.0", ("Cannot write to the mailbox",))
@@ -59,7 +67,7 @@ class MailboxError(OSError):
         """The reply in the recipient's outcome."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """The mailbox of a recipient."""
 
     path: Path
@@ -69,7 +77,15 @@ class Place(NamedTuple):
     """The most octets that the mailbox may hold; None for no limit."""
 
 
-async def place(address: Address, template: PathTemplate, directory: Directory | None, host: str) -> Place:
+def distinct(recipients: Sequence[QueuedRecipient]) -> dict[Address, Recipient]:
+    """The first recipient of each address: equal addresses share one copy."""
+    found: dict[Address, Recipient] = {}
+    for each in recipients:
+        found.setdefault(each.recipient.address, each.recipient)
+    return found
+
+
+async def locate(address: Address, template: PathTemplate, directory: Directory | None, host: str) -> Location:
     """Find the mailbox of a local recipient.
 
     An address that the directory does not know any more keeps the mailbox of its name: its mail was accepted.
@@ -82,12 +98,12 @@ async def place(address: Address, template: PathTemplate, directory: Directory |
     entry = found if found is None or isinstance(found, tuple) else await found
     mailbox = entry.mailbox if isinstance(entry, Alias) else entry
     if not isinstance(mailbox, Mailbox):
-        return Place(template.path(address, host))
-    return Place(template.path(mailbox.address or address, host), mailbox.detail, mailbox.quota)
+        return Location(template.path(address, host))
+    return Location(template.path(mailbox.address or address, host), mailbox.detail, mailbox.quota)
 
 
 def not_located(error: DirectoryError | PathError) -> Outcome:
-    """The outcome if `place` raises."""
+    """The outcome if `locate` raises."""
     if isinstance(error, PathError):
         return Outcome(Disposition.FAILED, _NO_PATH.because(str(error)))
     return Outcome(Disposition.DEFERRED, _NO_ANSWER.because(str(error)))
@@ -108,6 +124,21 @@ def not_written(error: OSError, path: Path) -> Outcome:
     else:
         reply = _NOT_WRITABLE.because(reason)
     return Outcome(Disposition.DEFERRED, reply)
+
+
+def unusable(template: PathTemplate, *, files: bool = False) -> str:
+    """Return why no mailbox can be at these paths, a sentence; empty if there can be some. Blocks.
+
+    Args:
+        template: the paths.
+        files: whether mailboxes are files, not directories.
+    """
+    for path in (template.base, None if files else template.single):
+        if path is not None and path.exists() and not path.is_dir():
+            return f"{path} is not a directory"
+    if template.base.exists():
+        return ""
+    return f"{template.base} does not exist: create it, or choose another directory"
 
 
 def full(path: Path, quota: int, octets: int, *, final: bool) -> MailboxError:
@@ -140,6 +171,16 @@ def refuse_foreign(path: Path, owner: int) -> None:
     if owner != ours:
         advice = f"give it to user id {ours} with chown, or run the server as its owner"
         raise MailboxError(_NOT_OURS.because(f"{path} belongs to user id {owner}; {advice}"))
+
+
+def refuse_special(path: Path, status: os.stat_result) -> None:
+    """Refuse what is not a regular file with one name: writing to it could change another file (SECURITY R47).
+
+    Raises:
+        MailboxError: it is something else.
+    """
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise MailboxError(_NOT_OURS.because(f"{path} is not a regular file with one name; move it away"))
 
 
 def create_directories(path: Path, base: Path) -> None:

@@ -23,13 +23,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 from ironpost.delivery import NextHops, unreadable
-from ironpost.delivery.mailbox import LOOPS, not_located, not_written, place
+from ironpost.delivery.mailbox import FULL_WAIT, LOOPS, distinct, locate, not_located, not_written, unusable
 from ironpost.delivery.maildir_files import AT_ONCE, File, Job, Target, publish
 from ironpost.delivery.path_template import COMPONENT_OCTETS, PathError, PathTemplate
 from ironpost.message.lineends import LineFeeds
 from ironpost.message.trace import FinalContent, delivery_fields, delivery_key
 from ironpost.model.body import BodyDamaged
-from ironpost.model.options import Seconds
+from ironpost.model.options import Seconds  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.routing.directory import DirectoryError
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ironpost.routing.directory import Directory
     from ironpost.routing.route import Route
 
-FULL_WAIT: Final = Seconds(24 * 3600.0)
-"""Default time for which a message waits for room in a full mailbox."""
 THREADS: Final = 4
 """Threads for disk I/O."""
 BATCHES: Final = 2
@@ -69,6 +67,11 @@ class MaildirOptions:
     """Whether such a folder is created by the first mail for it; only with `folders`."""
     full_wait: Seconds = FULL_WAIT
     """How long a message waits for room in a full mailbox before it is returned."""
+
+    def verify(self) -> None:
+        """See `delivery.local.Verifiable`."""
+        if why := unusable(self.path):
+            raise ValueError(f"path: {why}")
 
     def __str__(self) -> str:
         return str(self.path)
@@ -109,7 +112,7 @@ class Maildir:
         options = cast("MaildirOptions", route.options)
         outcomes: dict[Address, Outcome] = {}
         targets: dict[Target, list[Recipient]] = {}
-        for address, recipient in _distinct(recipients).items():
+        for address, recipient in distinct(recipients).items():
             try:
                 target = await self._target(address, options)
             except (DirectoryError, PathError) as error:
@@ -138,7 +141,7 @@ class Maildir:
 
     async def _target(self, address: Address, options: MaildirOptions) -> Target:
         directory = None if self._directory is None else self._directory()
-        path, detail, quota = await place(address, options.path, directory, self._domain)
+        path, detail, quota = await locate(address, options.path, directory, self._domain)
         detail = detail.lower()
         folder = (
             f".{detail}" if options.folders and _FOLDER.fullmatch(detail) and len(detail) < COMPONENT_OCTETS else ""
@@ -233,14 +236,6 @@ class Maildir:
         now = self._clock.now()
         seconds = int(now)
         return f"{seconds}.M{int((now - seconds) * 1e6):06d}P{os.getpid()}R{self._random.token()}.{self._host}"
-
-
-def _distinct(recipients: Sequence[QueuedRecipient]) -> dict[Address, Recipient]:
-    """The first recipient of each address."""
-    found: dict[Address, Recipient] = {}
-    for each in recipients:
-        found.setdefault(each.recipient.address, each.recipient)
-    return found
 
 
 class _LoopError(Exception):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.delivery import maildir_quota
 from ironpost.delivery.mailbox import DELIVERED, create_directories, full, not_created, not_written, refuse_foreign
+from ironpost.storage.bodies.spool import write_all
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
@@ -144,10 +145,10 @@ class File:
             fd = _create(path)
             self._copies.append(path)
             try:
-                _write_all(fd, top)
+                write_all(fd, [top])
                 at = len(tops[0])
                 while piece := os.pread(self._fd, AT_ONCE, at):
-                    _write_all(fd, piece)
+                    write_all(fd, [piece])
                     at += len(piece)
                 os.fsync(fd)
             finally:
@@ -195,7 +196,7 @@ class File:
                 fd = _create(self._path)
             self._fd = fd
         for piece in pieces:
-            _write_all(fd, piece)
+            write_all(fd, [piece])
             self.size += len(piece)
 
     @property
@@ -306,12 +307,6 @@ def publish(jobs: Sequence[Job]) -> list[list[Outcome]]:
 def _create(path: Path) -> int:
     # O_EXCL: fail if the name exists; O_NOFOLLOW: never write through a symbolic link. Readable for `copy`.
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _write_all(fd: int, octets: bytes) -> None:
-    rest = memoryview(octets)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
 
 
 def _ready(target: Target) -> Path:

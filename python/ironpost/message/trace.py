@@ -68,13 +68,19 @@ def above(fields: bytes, header: Header) -> bytes:
 class FinalContent:
     """Rewrites content for final delivery, piece by piece: puts new delivery fields first and removes old ones."""
 
-    __slots__ = ("_fields", "_reader", "earlier")
+    __slots__ = ("_fields", "_reader", "_removed", "earlier")
 
-    def __init__(self, fields: bytes) -> None:
-        """`fields`: what `delivery_fields` returns."""
+    def __init__(self, fields: bytes, *, without: tuple[str, ...] = ()) -> None:
+        """Prepare the rewriting of one message.
+
+        Args:
+            fields: what `delivery_fields` returns.
+            without: names of further fields that are removed.
+        """
         self.earlier: frozenset[str] = frozenset()
         """The addresses in lower case of the Delivered-To fields that were removed."""
         self._fields = fields
+        self._removed = (*_OURS, *without)
         self._reader = HeaderReader()
 
     def feed(self, piece: bytes) -> bytes:
@@ -91,7 +97,7 @@ class FinalContent:
 
     def _rewritten(self, header: Header) -> bytes:
         # RFC 9228 §4 keeps the Delivered-To of earlier deliveries. Here only ours remains, so readers can trust it.
-        rest = header.without(*_OURS)
+        rest = header.without(*self._removed)
         if rest is not header.octets:
             self.earlier = frozenset(value.decode(errors="replace").lower() for value in header.values("Delivered-To"))
         return above(self._fields, header if rest is header.octets else Header(rest)) + rest

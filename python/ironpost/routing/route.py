@@ -36,6 +36,8 @@ class Kind(Enum):
 
     LOCAL = "local"
     """Into a Maildir on this system."""
+    MBOX = "mbox"
+    """Into an mbox file on this system."""
     DISCARD = "discard"
     """Nowhere: the mail counts as delivered."""
     PIPE = "pipe"
