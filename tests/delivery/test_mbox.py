@@ -284,6 +284,9 @@ def test_a_file_that_is_locked_by_fcntl_is_waited_for(tmp_path: Path) -> None:
         clock = Clock()
         assert codes(deliver(tmp_path, simple(), clock=clock)) == [(Disposition.DEFERRED, 450, "4.2.0")]
         assert clock.waits == LOCK_TRIES
+        clock = Clock()
+        assert codes(deliver(tmp_path, simple(), simple(), clock=clock)) == [(Disposition.DEFERRED, 450, "4.2.0")] * 2
+        assert clock.waits == 2 * LOCK_TRIES, "both at the same time"
         assert (tmp_path / "jo").read_bytes() == STORED
         assert not (tmp_path / "jo.lock").exists()
         clock = Clock(end)

@@ -170,7 +170,7 @@ class AgentEntry(NamedTuple):
 
 AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
-    Kind.MBOX: AgentEntry(_mbox, Scope.SYSTEM),
+    Kind.MBOX: AgentEntry(_mbox, Scope.ROUTE),
     Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
     Kind.PIPE: AgentEntry(_pipe, Scope.ROUTE),
     Kind.POST: AgentEntry(_post, Scope.ROUTE),

@@ -168,8 +168,7 @@ class Mbox:
         final = self._clock.now() - message.accepted >= options.full_wait
         target = _Target(found.path, options.path.base, options.create, found.quota, final)
         try:
-            async with self._turns.setdefault(found.path, asyncio.Lock()):
-                return await self._append(message, recipient, target)
+            return await self._append(message, recipient, target)
         except BodyDamaged as error:
             return unreadable(error)
         except OSError as error:
@@ -196,9 +195,11 @@ class Mbox:
             if delivery_key(recipient.address, self._host) in content.earlier:
                 return LOOPS
             await run(file.writelines, held)
+            turn = self._turns.setdefault(target.path, asyncio.Lock())
             for _ in range(LOCK_TRIES):
-                if await run(_appended, file, target):
-                    return DELIVERED
+                async with turn:
+                    if await run(_appended, file, target):
+                        return DELIVERED
                 await self._clock.sleep(LOCK_INTERVAL)
         return LOCKED
 
