@@ -453,6 +453,7 @@ def test_the_policy_is_read() -> None:
         ('[policy]\nnull_sender = "defer"', "'off', 'record', 'tarpit' or 'quarantine'"),
         ('[policy]\ndelay = "5m"', "maximum: 240s"),
         ('[policy]\nnetwork_messages = "0/h"', "a quota of zero"),
+        ('[[mailbox]]\naddress = "jo@mail.example"\nquota = "0B"', "minimum: 1B"),
         ('[policy]\nlogin_messages = "many"', "a rate is a whole number"),
         ('[[policy.access]]\nnetworks = []\naction = "reject"', "the list is empty"),
         ('[[policy.sender]]\nsenders = ["@mail.example"]\naction = "reject"', '"@mail.example" is neither'),

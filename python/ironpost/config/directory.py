@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 from ironpost.accounts.record_sources import RecordSources
 from ironpost.accounts.records_cache import CacheOptions
 from ironpost.config.declared import read, section
-from ironpost.config.values import MailAddress, PathText, Pattern, Recipient, Section, Size, Switch, mail_address
+from ironpost.config.quantities import size
+from ironpost.config.values import MailAddress, PathText, Pattern, Recipient, Section, Size, Switch, least, mail_address
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
 from ironpost.routing.alias_patterns import AliasPattern
@@ -99,7 +100,7 @@ class MailboxSection(Section):
 
     address: MailAddress
     """Its address."""
-    quota: Size | None = None
+    quota: Annotated[Size, least(size, "1B")] | None = None
     """The most octets that it may hold."""
     disabled: Switch = False
     """Refuse its mail with 550 5.2.1; what is forwarded still is."""
