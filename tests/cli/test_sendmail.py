@@ -204,6 +204,34 @@ def test_r47_a_directory_where_users_may_replace_files_is_refused(tmp_path: Path
     drop.prepare(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("directory", "why"),
+    [
+        ("open", "{0}/open: every user may replace the files of others there; run: chmod 3733"),
+        ("nowhere/drop", "{0}/nowhere/drop: its parent does not exist: create it"),
+        ("log/drop", "{0}/log/drop: Not a directory"),
+    ],
+)
+def test_an_unusable_directory_is_named_at_start_at_reload_and_by_check(
+    serve: Callable[..., Any], directory: str, why: str
+) -> None:
+    server = serve("")
+    (server.folder / "open").mkdir()
+    (server.folder / "open").chmod(0o777)
+    server.configure(f'[sendmail]\ndirectory = "{server.folder}/{directory}"\n')
+    expected = f"sendmail.directory: {why.format(server.folder)}"
+    assert expected in server.run("reload", "-c", str(server.file)).stderr.decode()
+    assert server.stop() == 0
+    for command in (
+        ["serve", "-c", str(server.file)],
+        ["serve", "--workers", "2", "-c", str(server.file)],
+        ["check", str(server.file)],
+    ):
+        done = server.run(*command)
+        assert done.returncode == 78
+        assert expected in done.stderr.decode()
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

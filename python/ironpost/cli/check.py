@@ -25,11 +25,9 @@ from ironpost.compose.auth import AuthError, sources
 from ironpost.compose.data_lock import DataError, used
 from ironpost.compose.directory import SourceError, opened_sources
 from ironpost.config.quantities import SocketPath
-from ironpost.model.text import error_text
 from ironpost.operations.control_socket import reachable
 from ironpost.processes.clock import SystemClock
 from ironpost.server.tls import TlsError, trust
-from ironpost.storage import drop
 from ironpost.storage.lock import refuse_unfinished
 from ironpost.storage.ownership import refuse_exposed
 
@@ -94,19 +92,6 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
             sources(found)
         except AuthError as error:
             yield CommandError(exits.CONFIGURATION, str(error))
-    yield from _drop(found)
-
-
-def _drop(found: Configuration) -> Iterator[CommandError]:
-    directory = found.drop
-    try:
-        why = drop.unusable(directory)
-    except FileNotFoundError:  # created at start
-        why = "" if directory.parent.is_dir() or found.sendmail.directory is None else "its parent does not exist"
-    except OSError as error:
-        why = error_text(error)
-    if why:
-        yield CommandError(exits.CONFIGURATION, f"sendmail.directory: {directory}: {why}")
 
 
 def _routes(found: Configuration) -> Iterator[CommandError]:
@@ -122,7 +107,8 @@ def _routes(found: Configuration) -> Iterator[CommandError]:
 
 def _local(found: Configuration) -> Iterator[CommandError]:
     local = found.local
-    if not local.delivery and local.maildir is None and found.directory.forward_files is None:
+    named = (local.delivery, local.maildir, found.directory.forward_files, found.sendmail.directory)
+    if not any(named):
         return  # the imports are slow
     from ironpost.compose.delivery import local_errors
 

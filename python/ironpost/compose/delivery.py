@@ -39,6 +39,7 @@ from ironpost.routing.rewriting import Rewriting
 from ironpost.routing.route import SMTP_PORT, Host, Route, Routes, Rule
 from ironpost.routing.tls import TlsRule, TlsUse
 from ironpost.server.tls import trust
+from ironpost.storage import drop
 
 if TYPE_CHECKING:
     import socket
@@ -259,9 +260,9 @@ def route_accesses(configuration: Configuration, accesses: Accesses) -> Iterator
 
 
 def local_errors(configuration: Configuration) -> Iterator[AccessError]:
-    """Look for what local delivery needs on this system; yield an error, which names the key, for each lack.
+    """Look for what local mail needs on this system; yield an error, which names the key, for each lack.
 
-    That is what `[local]` and `directory.forward_files` name.
+    That is what `[local]`, `directory.forward_files` and `sendmail.directory` name.
     """
     maildir = configuration.maildir
     if maildir.base != configuration.data and (why := unusable(maildir)):  # that is created at start
@@ -279,6 +280,11 @@ def local_errors(configuration: Configuration) -> Iterator[AccessError]:
             forward_files.verify(configuration.directory.forward_files)
         except ValueError as error:
             yield AccessError(f"directory.forward_files: {error}")
+    if configuration.sendmail.directory is not None:
+        try:
+            drop.verify(configuration.sendmail.directory)
+        except ValueError as error:
+            yield AccessError(f"sendmail.directory: {error}")
 
 
 def configured_resolver(section: DnsSection) -> Resolver:

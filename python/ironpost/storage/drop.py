@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.body import PIECE
+from ironpost.model.text import error_text
 from ironpost.protocol.extensions import checked_parameters
 from ironpost.queue.codec import NO_PARAMETERS, decode_parameters, encode_parameters
 from ironpost.storage.directory import sync_directory
@@ -56,21 +57,33 @@ def prepare(directory: Path) -> None:
     """Create the directory, 0700, if it does not exist.
 
     Raises:
-        OSError: it cannot be created or used (`unusable`).
+        OSError: it cannot be created or used.
     """
     if not directory.exists():
         directory.mkdir(mode=0o700)
         sync_directory(directory.parent)
-    if why := unusable(directory):
+    if why := _unusable(directory):
         raise OSError(errno.EPERM, why, str(directory))
 
 
-def unusable(directory: Path) -> str:
-    """Return why an existing directory cannot be used, a sentence without its name; empty if it can.
+def verify(directory: Path) -> None:
+    """Look whether the directory can be used, or can be created if it does not exist. Blocks.
 
     Raises:
-        OSError: that cannot be found out.
+        ValueError: it cannot; the text says why.
     """
+    try:
+        if why := _unusable(directory):
+            raise ValueError(f"{directory}: {why}")
+    except FileNotFoundError:
+        if not directory.parent.is_dir():
+            raise ValueError(f"{directory}: its parent does not exist: create it") from None
+    except OSError as error:
+        raise ValueError(f"{directory}: {error_text(error)}") from None
+
+
+def _unusable(directory: Path) -> str:
+    """Why an existing directory cannot be used, a sentence without its name; empty if it can."""
     mode = directory.stat().st_mode
     if not stat.S_ISDIR(mode):
         return "not a directory"
