@@ -75,6 +75,16 @@ def test_the_message_is_rewritten_as_it_is_sent(piece: int) -> None:
     asyncio.run(run())
 
 
+def test_a_large_header_section_is_rewritten_too() -> None:
+    async def run() -> None:
+        header = b"To: " + b",\r\n ".join(b"u%d@lan.example" % number for number in range(2000)) + b"\r\n\r\n"
+        message = queued(header + BODY, 256 * 1024)
+        sent, _ = await DeliveryRewriting(RULES).apply(message, message.recipients)
+        assert await read(sent) == header.replace(b"@lan.", b"@mail.") + BODY
+
+    asyncio.run(run())
+
+
 def test_mail_of_others_keeps_its_header_section() -> None:
     async def run() -> None:
         message = queued(HEADER + BODY, origin=Origin("198.51.100.7", listener="mx"))

@@ -45,6 +45,33 @@ def test_envelope_and_header_section_of_a_trusted_client(
     assert found["changes"][2] == "reverse-path: flo@old.example becomes flo@example.org by rewrite[1]"
 
 
+MANY = ", \r\n ".join(f"jo{number}@old.example" for number in range(2000))
+
+
+def test_a_large_header_section_is_rewritten_before_the_body_is_stored() -> None:
+    async def run() -> None:
+        talk = Talk(rewriting=RULES)
+        talk.start()
+        talk.say(f"To: {MANY}\r\n\r\nTo: jo@old.example\r\n".encode())
+        assert talk.store.spools[0].octets == b""
+        await talk.settle()
+        talk.say(b"last\r\n.\r\n")
+        assert len(talk.store.asked) == 1
+        stored = talk.store.spools[0].octets.decode()
+        changed = MANY.replace("@old.example", "@example.org")
+        assert stored == f"To: {changed}\r\n\r\nTo: jo@old.example\r\nlast\r\n"
+        assert talk.metrics.snapshot()["addresses_rewritten"]["rewrite[1]"] == 2000
+
+    asyncio.run(run())
+
+
+def test_a_large_header_section_without_an_end_is_refused() -> None:
+    talk = Talk(rewriting=RULES)
+    talk.start()
+    assert "Header section is large" in talk.say(f"To: {MANY}\r\n.\r\n".encode())
+    assert talk.store.asked == []
+
+
 def test_the_header_section_of_other_clients_is_left_unless_a_rule_is_for_all() -> None:
     async def run() -> None:
         for rules, expected in ((RULES, CONTENT), (EVERYBODY, CHANGED)):

@@ -204,6 +204,7 @@ def test_mail_for_a_recipient_that_a_relay_domain_lost_is_still_relayed() -> Non
         ('[[mailbox]]\naddress = "jo@localhost"\nforward = []', "empty"),
         ('[[alias]]\naddress = "jo@localhost"\ntargets = ["x"]', "address"),
         ('[[relay]]\ndomains = ["*"]', "open relay"),
+        ('[[relay]]\ndomains = ["a.example"]\nunverified = "accept"', 'without verify = "callout"'),
         ('[[relay]]\ndomains = ["localhost"]', "localhost is also local"),
         ('directory.separator = "@"', "cannot separate"),
     ],

@@ -151,3 +151,9 @@ class RelaySection(Section):
     """How to find out whether another address exists there: `callout` asks the next hop."""
     unverified: Literal["defer", "accept"] = "defer"
     """What to do with an address for which that is not known now."""
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        if self.verify is None and "unverified" in self.model_fields_set:
+            raise ValueError('unverified: no address is asked for without verify = "callout"')
+        return self

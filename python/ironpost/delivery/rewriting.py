@@ -7,13 +7,14 @@ is, at most 1 MiB (SECURITY R23).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
 from ironpost.delivery.sending import HEADER_OCTETS
 from ironpost.message.section import HeaderReader
 from ironpost.model.ports import Uncounted
-from ironpost.routing.rewriting import Place
+from ironpost.routing.rewriting import QUICK, Place
 from ironpost.telemetry.rewriting import log_rewritten
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ class DeliveryRewriting:
             reader = HeaderReader()
             reader.feed(await message.body.head(HEADER_OCTETS))
             header = reader.header or reader.finish()
-            octets = rules.header(header, changes, own=own)
+            if len(header.octets) > QUICK:
+                octets = await asyncio.to_thread(rules.header, header, changes, own=own)
+            else:
+                octets = rules.header(header, changes, own=own)
             if octets is not header.octets:
                 message = message._replace(body=_RewrittenBody(message.body, octets, len(header.octets)))
         log_rewritten(_log, self._metrics, message.id, changes)

@@ -24,19 +24,19 @@ _TOKEN: Final = re.compile(
     rb"""[ \t\r\n]+
     | (?P<quoted> "(?:[^"\\]|\\.)*+" )
     | (?P<literal> \[(?:[^\[\]\\]|\\.)*+\] )
-    | (?P<atom> [^\x00-\x20\x7f()<>@,;:\\".\[\]]+ )
+    | (?P<atom> [^\x00-\x20\x7f()<>@,;:\\".\[\]]+ (?: \. [^\x00-\x20\x7f()<>@,;:\\".\[\]]+ )*+ )
     | (?P<special> [<>@,;:.] )
     | (?P<comment> \( )""",
     re.VERBOSE | re.DOTALL,
 )
-"""RFC 5322 §3.2; an octet of UTF-8 is an octet of an atom (RFC 6532 §3.2)."""
+"""RFC 5322 §3.2, with a dot-atom as one token; an octet of UTF-8 is an octet of an atom (RFC 6532 §3.2)."""
 _IN_COMMENT: Final = re.compile(rb"[()]|\\.", re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class _Token(NamedTuple):
     kind: str
-    """`quoted`, `literal`, `atom`, or the special character itself."""
+    """`quoted`, `literal`, `atom` (also a dot-atom), or the special character itself."""
     octets: bytes
     start: int
     end: int

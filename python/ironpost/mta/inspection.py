@@ -3,15 +3,18 @@
 Promises: scanners get the header section whole, then the body as it arrives, both as received; the store gets
 everything but the removed fields, with rewritten addresses in the others. Only the header section is held, at most
 1 MiB (`message.section`).
+Addresses of a large header section are rewritten in a thread.
 Refuses: content from which fields must be removed but whose header section cannot be parsed to its end, since such a
-field may follow: `fault` gives the reason.
+field may follow; and a large header section that must be rewritten and has no end. `fault` gives the reason.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from ironpost.message.section import Header, HeaderReader
+from ironpost.message.section import EMPTY, Header, HeaderReader
+from ironpost.routing.rewriting import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,29 +63,41 @@ class InspectedSpool:
         if reader.header is not None:
             return self._pass(b"", piece)
         body = reader.feed(piece)
-        header = reader.header
-        return None if header is None else self._pass(self._read(header), piece[body:])
+        if reader.header is None:
+            return None
+        header = self._read(reader.header)
+        if self._rewrite is not None and len(header.octets) > QUICK:
+            return self._pass_later(self._rewrite, header, piece[body:])
+        return self._pass(self._rewritten(header), piece[body:])
 
     def finish(self) -> None:
         """End the content: store a header section that no empty line follows."""
         if self._reader.header is None:
-            self._pass(self._read(self._reader.finish()), b"")  # small, so no back-pressure is needed
+            header = self._read(self._reader.finish())
+            if self._rewrite is not None and len(header.octets) > QUICK:
+                self.fault = self.fault or "Header section is large, and no empty line follows it"
+            self._pass(self._rewritten(header) if not self.fault else b"", b"")  # small: no back-pressure is needed
 
     def discard(self) -> None:
         """Free what is held."""
         self._reader = HeaderReader()
         self.spool.discard()
 
-    def _read(self, header: Header) -> bytes:
-        """Scan the header section; return the octets of it that are stored."""
+    def _read(self, header: Header) -> Header:
+        """Scan the header section; return it without the fields that are removed, or empty if there is a fault."""
         if self.scan is not None:
             self.scan.header(header)
-        if self._strip and header.starts_with_field:
-            self.fault = header.fault
-            if self.fault:
-                return b""
-            header = Header(header.without(*self._strip))
+        if not self._strip or not header.starts_with_field:
+            return header
+        self.fault = header.fault
+        return EMPTY if self.fault else Header(header.without(*self._strip))
+
+    def _rewritten(self, header: Header) -> bytes:
         return header.octets if self._rewrite is None else self._rewrite(header)
+
+    async def _pass_later(self, rewrite: Callable[[Header], bytes], header: Header, body: bytes) -> None:
+        if (ready := self._pass(await asyncio.to_thread(rewrite, header), body)) is not None:
+            await ready
 
     def _pass(self, header: bytes, body: bytes) -> Awaitable[None] | None:
         if body and self.scan is not None:

@@ -175,8 +175,8 @@ class Pickup:
             content.finish()
             spool.finish()
             content.spool = spool.spool
-            if content.fault:
-                raise _Refused(content.fault)
+            if fault := content.fault or spool.fault:
+                raise _Refused(fault)
             if content.header.received >= MAX_RECEIVED:
                 raise _Refused(f"in a mail loop: {content.header.received} Received fields")
             if rules is not None:

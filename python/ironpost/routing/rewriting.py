@@ -55,6 +55,8 @@ FIELDS: Final[Mapping[str, Place]] = {
 """The place that each header field is, by its name in lower case."""
 
 
+QUICK: Final = 16 * 1024
+"""Octets of the largest header section that is rewritten on the event loop; it takes some milliseconds."""
 _OF_THIS_SYSTEM: Final = frozenset({"", "sendmail"})
 """`Origin.listener` of mail that was created here, and of mail from `ironpost sendmail`."""
 _ENVELOPE: Final = frozenset({Place.REVERSE_PATH, Place.FORWARD_PATH})
