@@ -152,6 +152,7 @@ object = "people.py:people"
 
 [[mailbox]]
 address = "Ada@Mail.example"
+senders = ["assistant"]
 quota = "2GiB"
 forward = ["ada@other.example"]
 keep = true
@@ -160,6 +161,11 @@ disabled = false
 [[alias]]
 address = "@mail.example"
 targets = ["ada@mail.example"]
+
+[[alias]]
+address = "info@mail.example"
+targets = ["ada@mail.example"]
+senders = ["ada@mail.example"]
 
 [[alias]]
 pattern = 'sales-(.+)@mail\\.example'

@@ -102,11 +102,16 @@ def configured_records(configuration: Configuration) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for number, mailbox in enumerate(configuration.mailbox, 1):
         records[key_of(mailbox.address)] = Record(
-            f"mailbox[{number}]", mailbox.forward or (), mailbox.keep, disabled=mailbox.disabled, quota=mailbox.quota
+            f"mailbox[{number}]",
+            mailbox.forward or (),
+            mailbox.keep,
+            disabled=mailbox.disabled,
+            quota=mailbox.quota,
+            senders=mailbox.senders,
         )
     for number, alias in enumerate(configuration.alias, 1):
         if alias.address is not None:
-            records[alias.address] = Record(f"alias[{number}]", alias.targets)
+            records[alias.address] = Record(f"alias[{number}]", alias.targets, senders=alias.senders)
     return records
 
 

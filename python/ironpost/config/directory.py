@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path  # noqa: TC003 - pydantic reads annotations
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ironpost.accounts.record_sources import RecordSources
 from ironpost.accounts.records_cache import CacheOptions
@@ -57,6 +57,8 @@ def _not_every(domains: tuple[str, ...]) -> tuple[str, ...]:
     return domains
 
 
+Login = Annotated[str, Field(min_length=1)]
+"""The name of an account, in any case."""
 AliasKey = Annotated[str, BeforeValidator(_alias_key)]
 
 
@@ -100,6 +102,8 @@ class MailboxSection(Section):
 
     address: MailAddress
     """Its address."""
+    senders: tuple[Login, ...] = ()
+    """Logins that may use it as a sender, besides the login of the address."""
     quota: Annotated[Size, least(size, "1B")] | None = None
     """The most octets that it may hold."""
     disabled: Switch = False
@@ -127,11 +131,15 @@ class AliasSection(Section):
     """A regular expression for whole addresses of local domains that do not exist otherwise."""
     targets: Annotated[tuple[MailAddress, ...], AfterValidator(not_empty)]
     """The addresses to which its mail goes; with a pattern, `{1}` in a local part is replaced by the first group."""
+    senders: tuple[Login, ...] = ()
+    """Logins that may use the address as a sender."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.address is None) == (self.pattern is None):
             raise ValueError("expected either address or pattern")
+        if self.senders and (self.address is None or self.address.startswith("@")):
+            raise ValueError("senders: only of one address; for more of them use policy.sender_login")
         self.matching("")  # refuses a wrong pattern
         return self
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeAlias
 
-from ironpost.model.verdict import accept
+from ironpost.model.verdict import accept, defer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ironpost.model.verdict import Verdict
     from ironpost.policy.context import Context
     from ironpost.policy.facts import Facts
+    from ironpost.routing.directory import DirectoryError
 
 ACCEPT: Final = accept()
 NEUTRAL: Final = None
@@ -49,6 +50,12 @@ class Finding(NamedTuple):
 
 NOTHING: Final = Finding()
 """The check has nothing to say."""
+
+
+def lookup_failed(what: str, error: DirectoryError) -> Finding:
+    """Defer, because the directory could not answer (451 4.3.0); `what` is `Sender` or `Recipient`."""
+    return Finding(defer(f"{what} lookup failed", status="3.0"), f"the directory failed: {error}", noted=True)
+
 
 Opinion: TypeAlias = "Finding | Awaitable[Finding]"
 """The result of a check. Only checks that use a port return an awaitable."""

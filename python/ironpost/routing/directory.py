@@ -58,6 +58,8 @@ class Mailbox(NamedTuple):
     """What follows the separator in the local part (`news` in `jo+news@mail.example`), or empty."""
     quota: int | None = None
     """The most octets that the mailbox may hold; None for no limit."""
+    senders: tuple[str, ...] = ()
+    """Logins that may use the address as a sender, besides the login of the address."""
 
 
 class Alias(NamedTuple):
@@ -68,6 +70,10 @@ class Alias(NamedTuple):
     reason: str
     mailbox: Mailbox | None = None
     """The mailbox into which a copy goes if one is kept: how mail for the address itself is delivered."""
+    senders: tuple[str, ...] = ()
+    """As for `Mailbox`."""
+    disabled: bool = False
+    """It is the address of a disabled account, whose mail is still forwarded."""
 
 
 class Unknown(NamedTuple):

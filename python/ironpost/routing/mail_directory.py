@@ -228,7 +228,7 @@ def _entry(address: Address, base: str, record: Record, reason: str, detail: str
         reason: the derivation.
         detail: what follows the separator.
     """
-    mailbox = Mailbox(reason, _mailbox(address, base), detail, record.quota)
+    mailbox = Mailbox(reason, _mailbox(address, base), detail, record.quota, record.senders)
     if record.targets:
         return _redirected(address, record, mailbox)
     return Closed(f"{reason}, disabled", DISABLED) if record.disabled else mailbox
@@ -239,9 +239,9 @@ def _redirected(address: Address, record: Record, mailbox: Mailbox) -> Alias:
     base = key_of(mailbox.address or address)
     itself = any(key_of(target) == base for target in record.targets)
     if not (record.keep or itself):
-        return Alias(record.targets, mailbox.reason)
+        return Alias(record.targets, mailbox.reason, senders=mailbox.senders, disabled=record.disabled)
     targets = record.targets if itself else (*record.targets, address)
-    return Alias(targets, f"{mailbox.reason}, with a copy in the mailbox", mailbox)
+    return Alias(targets, f"{mailbox.reason}, with a copy in the mailbox", mailbox, mailbox.senders)
 
 
 def _mailbox(address: Address, key: str) -> Address:

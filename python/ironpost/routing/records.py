@@ -31,6 +31,8 @@ class Record(NamedTuple):
     """The mailbox takes no mail."""
     quota: int | None = None
     """The most octets that the mailbox may hold; None for no limit."""
+    senders: tuple[str, ...] = ()
+    """Logins that may use the address as a sender, besides the login of the address."""
 
 
 class RecordSource(Protocol):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost.model.verdict import Verdict, defer
-from ironpost.policy.check import ACCEPT, Check, Finding
+from ironpost.model.verdict import Verdict
+from ironpost.policy.check import ACCEPT, Check, Finding, lookup_failed
 from ironpost.protocol import replies
 from ironpost.routing.directory import Closed, DirectoryError, NotLocal, Relayed, Unknown
 from ironpost.routing.mail_directory import MailDirectory
@@ -50,14 +50,14 @@ class Relay(Check):
         try:
             entry = self._directory.find(address)
         except DirectoryError as error:
-            return _failed(error)
+            return lookup_failed("Recipient", error)
         return self._decide(facts, address, entry) if isinstance(entry, tuple) else self._later(facts, address, entry)
 
     async def _later(self, facts: Facts, address: Address, entry: Awaitable[Entry]) -> Finding:
         try:
             decided = self._decide(facts, address, await entry)
         except DirectoryError as error:
-            return _failed(error)
+            return lookup_failed("Recipient", error)
         return decided if isinstance(decided, Finding) else await decided
 
     def _decide(self, facts: Facts, address: Address, entry: Entry) -> Finding | Awaitable[Finding]:
@@ -87,11 +87,7 @@ async def _verified(address: Address, entry: Relayed, verifier: RecordSource) ->
     except DirectoryError as error:
         if entry.accept_unverified:
             return Finding(ACCEPT, f"{entry.reason}; not verified: {error}", noted=True)
-        return _failed(error)
+        return lookup_failed("Recipient", error)
     if record is None:
         return Finding(_UNKNOWN, f"{entry.reason}, and its next hop refuses {address}")
     return Finding(ACCEPT, f"{entry.reason}; {record.where}")
-
-
-def _failed(error: DirectoryError) -> Finding:
-    return Finding(defer("Recipient lookup failed", status="3.0"), f"the directory failed: {error}", noted=True)
