@@ -30,6 +30,8 @@ ADA, BOB = Address.parse("ada@mail.example"), Address.parse("bob@other.example")
         ({"quota": 1000}, {"quota": 1000}),
         ({"quota": "1000"}, {"quota": 1000}),
         ({"quota": 0}, {}),
+        ({"senders": "ada, bob@mail.example"}, {"senders": ("ada", "bob@mail.example")}),
+        ({"senders": ["Jo Doe"]}, {"senders": ("Jo Doe",)}),
         ({"keep": "FALSE", "disabled": "Yes"}, {"disabled": True}),
     ],
 )  # fmt: skip
@@ -54,6 +56,7 @@ def test_each_field_in_each_of_its_forms(row: dict[str, Any], fields: dict[str, 
         ({"keep": "maybe"}, "keep: expected true or false, found 'maybe'"),
         ({"disabled": 2}, "disabled: expected true or false, found 2"),
         ({"disabled": 1.0}, "disabled: "),
+        ({"senders": 5}, "senders: expected a text or a list of texts, found 5"),
         ({"quota": -1}, "quota: expected a whole number of octets"),
         ({"quota": 1.5}, "quota: "),
         ({"quota": True}, "quota: "),
@@ -73,10 +76,10 @@ def test_an_invalid_field_is_named_with_the_source(row: dict[str, Any], why: str
 
 def test_several_rows_are_one_record() -> None:
     rows: list[dict[str, Any]] = [
-        {"targets": "ada@mail.example", "keep": 1},
-        {"targets": "bob@other.example ada@mail.example", "keep": "true"},
+        {"targets": "ada@mail.example", "keep": 1, "senders": "ada"},
+        {"targets": "bob@other.example ada@mail.example", "keep": "true", "senders": ["bob", "ada"]},
     ]
-    assert record_of(rows, "here") == Record("here", (ADA, BOB), keep=True)
+    assert record_of(rows, "here") == Record("here", (ADA, BOB), keep=True, senders=("ada", "bob"))
     assert record_of([], "here") is None
     with pytest.raises(RecordError, match="here: keep differs between the rows of one record"):
         record_of([*rows, {"targets": "ada@mail.example", "keep": 0}], "here")

@@ -20,9 +20,9 @@ from ironpost.routing.records import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-FIELDS: Final = ("targets", "keep", "disabled", "quota")
+FIELDS: Final = ("targets", "keep", "disabled", "quota", "senders")
 """The fields of `routing.records.Record` that a source may give."""
-MERGED: Final = frozenset({"targets"})
+MERGED: Final = frozenset({"targets", "senders"})
 """Fields to which every row of a record adds."""
 FLAGS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 """The texts of `keep` and `disabled`, in any case."""
@@ -37,7 +37,8 @@ class RecordError(DirectoryError):
 def record_of(rows: Sequence[Mapping[str, object]], where: str) -> Record | None:
     """Return the record in the rows of one answer; None if there are none.
 
-    Several rows are one record, whose targets are those of all rows; the other fields must be the same in all of them.
+    Several rows are one record, whose targets and senders are those of all rows; the other fields must be the same in
+    all of them.
 
     Args:
         rows: mappings from the names of fields to values.
@@ -53,7 +54,9 @@ def record_of(rows: Sequence[Mapping[str, object]], where: str) -> Record | None
         if name not in MERGED and any(getattr(other, name) != getattr(first, name) for other in others):
             raise RecordError(f"{where}: {name} differs between the rows of one record")
     targets = tuple(dict.fromkeys(target for row in (first, *others) for target in row.targets))
-    return first._replace(targets=targets, keep=first.keep and bool(targets) and not first.disabled)
+    senders = tuple(dict.fromkeys(login for row in (first, *others) for login in row.senders))
+    keep = first.keep and bool(targets) and not first.disabled
+    return first._replace(targets=targets, keep=keep, senders=senders)
 
 
 def _read(row: Mapping[str, object], where: str) -> Record:
@@ -83,6 +86,10 @@ def _address(text: str) -> Address:
     if not address.domain:
         raise ValueError(f"{_shown(text)} is an address without a domain")
     return address
+
+
+def _logins(value: object) -> tuple[str, ...]:
+    return tuple(_list(value))
 
 
 def _list(value: object) -> Sequence[str]:
@@ -120,4 +127,5 @@ _READERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "keep": _flag,
     "disabled": _flag,
     "quota": _quota,
+    "senders": _logins,
 }
