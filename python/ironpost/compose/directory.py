@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from ironpost.accounts.records_cache import CacheOptions, RecordCache
 from ironpost.accounts.records_files import RecordFileError, alias_file
 from ironpost.accounts.records_logins import login_file
-from ironpost.delivery.callout import Callout
 from ironpost.delivery.forward_files import ForwardFiles
 from ironpost.model.options import Seconds
 from ironpost.model.patterns import Addresses, Domains
@@ -94,6 +93,8 @@ def callout(
         clock: time.
         metrics: counts; nothing if None.
     """
+    from ironpost.delivery.callout import Callout  # loads the client, which `ironpost check` does not need
+
     return RecordCache(Callout(routes, agents, metrics), "callout", clock, CALLOUT)
 
 
