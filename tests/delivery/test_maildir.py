@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.delivery.mailbox_kit import Clock, Content, Tokens, queued
@@ -319,6 +319,29 @@ def test_concurrent_messages_share_syncs_of_the_directory(tmp_path: Path, monkey
     assert len(files(tmp_path)) == 1 + 100
     senders = {content.split(b"\n", 1)[0] for content in files(tmp_path)}
     assert senders == {b"Return-Path: <sender%d@example.org>" % n for n in range(100)}
+
+
+def test_concurrent_messages_look_for_a_count_once_a_batch_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+    looked: list[Path] = []
+
+    def watched(path: Path, *arguments: Any, **named: Any) -> int:
+        if Path(path).name == "maildirsize":
+            looked.append(path)
+        return real(path, *arguments, **named)
+
+    together(tmp_path, 1)  # makes the folders
+    monkeypatch.setattr(os, "open", watched)
+    together(tmp_path, 100)
+    assert 1 <= len(looked) <= 10
+    counted = tmp_path / "counted"
+    counted.mkdir()
+    (counted / "maildirsize").write_text("1000000S\n")
+    together(counted, 100)
+    lines = (counted / "maildirsize").read_text().splitlines()[1:]
+    assert sum(int(line.split()[1]) for line in lines) == 100
 
 
 @pytest.mark.parametrize("call", ["open", "writev", "fsync", "link"])

@@ -101,6 +101,8 @@ class File:
         """Octets written."""
         self._target = target
         self._name = name
+        self._path = self.place
+        """In `tmp`, once the file exists."""
         self._fd: int | None = None
         self._lock = Lock()
         self._abandoned = False
@@ -111,7 +113,7 @@ class File:
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append; create the file, and the Maildir if it is missing."""
         with self._lock:
-            self._append(pieces)
+            self._append(pieces, {})
 
     def abandon(self) -> None:
         """Discard the file, unless it is being published: then it is delivered now, and possibly a second time."""
@@ -120,11 +122,16 @@ class File:
             if not self._publishing:
                 self.remove()
 
-    def complete(self, pieces: Sequence[bytes]) -> None:
-        """Append the last pieces; from now on the file is being published."""
+    def complete(self, pieces: Sequence[bytes], ready: dict[Target, Path]) -> None:
+        """Append the last pieces; from now on the file is being published.
+
+        Args:
+            pieces: the content that is not written yet.
+            ready: the places that this batch has found ready; added to.
+        """
         with self._lock:
             self._publishing = not self._abandoned
-            self._append(pieces)
+            self._append(pieces, ready)
 
     def write_back(self) -> None:
         """Start to write the content to disk, so that the first `sync` of a batch makes most of the batch durable."""
@@ -158,7 +165,7 @@ class File:
         """Link the file and its copies into `new` under `names`."""
         outcomes: list[Outcome] = []
         for source, name in zip((self._path, *self._copies), names, strict=True):
-            target = self.place / "new" / name
+            target = self.place.joinpath("new", name)
             try:
                 _link(source, target)
             except OSError as error:
@@ -183,12 +190,16 @@ class File:
                 with suppress(OSError):  # a reader of the Maildir may have cleaned up
                     path.unlink()
 
-    def _append(self, pieces: Sequence[bytes]) -> None:
+    def _append(self, pieces: Sequence[bytes], ready: dict[Target, Path]) -> None:
         if self._abandoned:
             raise InterruptedError(errno.EINTR, "the delivery was abandoned", str(self._path))
         fd = self._fd
         if fd is None:
-            self.place = _ready(self._target)
+            place = ready.get(self._target)
+            if place is None:
+                place = ready[self._target] = _ready(self._target)
+            self.place = place
+            self._path = place.joinpath("tmp", self._name)
             try:
                 fd = _create(self._path)
             except FileNotFoundError:
@@ -198,10 +209,6 @@ class File:
         for piece in pieces:
             write_all(fd, [piece])
             self.size += len(piece)
-
-    @property
-    def _path(self) -> Path:
-        return self.place / "tmp" / self._name
 
 
 @dataclass(slots=True, eq=False)
@@ -232,16 +239,21 @@ class Job:
         """The names in `new`: with the size, so that a reader does not have to ask for it (Maildir++)."""
         return [f"{name},S={size}" for name, size in zip(self.names, self.sizes, strict=True)]
 
-    def admit(self) -> None:
+    def admit(self, uncounted: set[Path]) -> None:
         """Count the files against the quota.
+
+        Args:
+            uncounted: the Maildirs of this batch that have no quota, and nobody counts; added to.
 
         Raises:
             MailboxError: they do not fit.
         """
         octets = sum(self.sizes)
         maildir, quota = self.target.maildir, self.target.quota
-        if not maildir_quota.admit(maildir, quota, octets, len(self.names), self.now):
-            assert quota is not None
+        if quota is None:
+            if maildir not in uncounted and not maildir_quota.count(maildir, octets, len(self.names)):
+                uncounted.add(maildir)
+        elif not maildir_quota.admit(maildir, quota, octets, len(self.names), self.now):
             raise full(maildir, quota, octets, final=self.final)
 
     def settle(self, outcomes: Sequence[Outcome]) -> None:
@@ -277,8 +289,10 @@ def publish(jobs: Sequence[Job]) -> list[list[Outcome]]:
 
     admitted: list[int] = []
     try:
-        good = attempt(lambda job: job.file.complete(job.pieces), range(len(jobs)))
-        good = admitted = attempt(Job.admit, good)
+        ready: dict[Target, Path] = {}
+        good = attempt(lambda job: job.file.complete(job.pieces, ready), range(len(jobs)))
+        uncounted: set[Path] = set()
+        good = admitted = attempt(lambda job: job.admit(uncounted), good)
         good = attempt(lambda job: job.file.write_back(), good)
         good = attempt(lambda job: job.file.sync(), good)
         good = attempt(lambda job: job.file.copy(job.names, job.tops), good)

@@ -28,12 +28,25 @@ _OCTETS: Final = re.compile(r",S=([0-9]+)")
 _LINE: Final = re.compile(rb" *(-?[0-9]+) +(-?[0-9]+) *")
 
 
-def admit(maildir: Path, quota: int | None, octets: int, messages: int, now: float) -> bool:
+def count(maildir: Path, octets: int, messages: int) -> bool:
+    """Count messages that are about to be delivered to a Maildir without a quota; return whether anybody counts.
+
+    Raises:
+        OSError: the Maildir cannot be written.
+    """
+    try:
+        _append(maildir, octets, messages)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def admit(maildir: Path, quota: int, octets: int, messages: int, now: float) -> bool:
     """Count messages that are about to be delivered, unless they do not fit.
 
     Args:
         maildir: the Maildir; not one of its folders.
-        quota: the most octets that it may hold; None for no limit.
+        quota: the most octets that it may hold.
         octets: the size of the messages together.
         messages: how many there are.
         now: seconds since 1970.
@@ -44,10 +57,6 @@ def admit(maildir: Path, quota: int | None, octets: int, messages: int, now: flo
     Raises:
         OSError: the Maildir cannot be read or written.
     """
-    if quota is None:
-        with suppress(FileNotFoundError):  # nobody counts
-            _append(maildir, octets, messages)
-        return True
     used, sure = _read(maildir, quota, now)
     if used is None or (used + octets > quota and not sure):
         used = _recount(maildir, quota)
