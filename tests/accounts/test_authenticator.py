@@ -368,3 +368,31 @@ def test_f12_reloads_add_no_threads_and_keep_no_old_accounts(tmp_path: Path) -> 
         assert sum(each() is not None for each in left) <= 1
     finally:
         gc.enable()
+
+
+def test_an_account_that_is_closed_is_as_unknown_as_one_with_a_wrong_password() -> None:
+    class Hook:
+        def verify_token(self, session: Any, login: str, token: str) -> str | None:
+            return "ada" if token == "abc" else None
+
+        def shared_secret(self, session: Any, login: str) -> str | None:
+            return "pencil"
+
+        def may_act_as(self, login: str, authzid: str) -> bool:
+            return True
+
+    asked_for: list[str] = []
+
+    async def closed(name: str) -> str:
+        asked_for.append(name)
+        return "closed" if name in {"ada", "eve"} else ""
+
+    users = Users([Source(ADA, new_user("bob", "pen"))], [Hook()], closed=closed)
+    assert asked(users.verify_password, SESSION, "ada", "pencil") is None
+    assert asked(users.scram, SESSION, "ada") is None
+    assert asked(users.verify_token, SESSION, "", "abc") is None
+    assert asked(users.shared_secret, SESSION, "eve") is None
+    assert asked_for == ["ada", "ada", "ada", "eve"]
+    assert asked(users.verify_password, SESSION, "bob", "pen") == "bob"
+    assert asked(users.scram, SESSION, "bob") is not None
+    assert asked(users.may_act_as, "bob", "ada") is True

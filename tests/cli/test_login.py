@@ -230,3 +230,20 @@ def test_workers_show_unknown_names_the_same_salt(serve: Callable[..., Any]) -> 
             salts.add(base64.b64decode(challenge).split(b",")[1])
             client.docmd("*")
     assert len(salts) == 1
+
+
+@pytest.mark.parametrize("forward", ["", 'forward = ["ada@other.example"]\n'])
+def test_a_login_whose_mailbox_is_disabled_cannot_log_in(serve: Callable[..., Any], forward: str) -> None:
+    text = '[local]\ndomains = ["mail.example"]\n[[mailbox]]\naddress = "ada@mail.example"\n'
+    server = serve(text, SUBMISSION)
+    for name in ("ada", "ada@mail.example", "jo"):
+        added = server.run("user", "add", name, "-c", str(server.file), stdin=b"pencil case\n")
+        assert added.returncode == 0, added.stderr
+    port, right, wrong = server.ports["submission"], "pencil case", "no password"
+    assert login(port, "ada", right)[0] == 235
+    server.configure(text + "disabled = true\n" + forward)
+    assert server.run("reload", "-c", str(server.file)).returncode == 0
+    assert login(port, "ada", right) == login(port, "ada", wrong)
+    assert login(port, "ADA@mail.example", right) == login(port, "ada@mail.example", wrong)
+    assert login(port, "jo", right)[0] == 235
+    assert "ada cannot log in: mail.example is local; ada@mail.example: mailbox[1], disabled" in server.log()

@@ -11,6 +11,7 @@ names, unless the hook decides.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -26,11 +27,12 @@ from ironpost.protocol.sasl import BY_DEFAULT, ScramCredential
 from ironpost.protocol.sasl.scram import MIN_ITERATIONS, credential
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from ironpost.protocol.server.session import ServerSession
 
+LOG = logging.getLogger("ironpost.accounts")
 METHODS: Final = ("verify_password", "scram", "shared_secret", "verify_token", "external", "may_act_as")
 """The methods of `protocol.sasl.Authenticator`."""
 SALT: Final = 16
@@ -134,6 +136,7 @@ class Users:
         mechanisms: Collection[str] = BY_DEFAULT,
         decoy_key: bytes | None = None,
         pool: PasswordPool | None = None,
+        closed: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         """Create an authenticator; nothing is read yet.
 
@@ -145,6 +148,7 @@ class Users:
             mechanisms: SASL mechanisms that may be offered.
             decoy_key: from the function of that name; None for a random key that lasts until the server stops.
             pool: threads for blocking work; a reload passes on the pool of the previous authenticator.
+            closed: returns why an account must not be used although its credentials are right; empty if it may be.
         """
         self.mechanisms = mechanisms
         if decoy_key is not None:
@@ -155,6 +159,7 @@ class Users:
         self._hooks = tuple(hooks)
         self._pool = PasswordPool() if pool is None else pool
         self._checker = PasswordChecker()
+        self._closed = closed
         hooked = {method for method in METHODS if any(self._hooked(method))}
         ours: set[str] = set()
         if self._sources:
@@ -171,12 +176,27 @@ class Users:
         Bound methods are not stored as attributes: they would form reference cycles, which keep the accounts from
         before each reload in memory until the garbage collector runs.
         """
-        if method in METHODS:
-            if method in self._ours:
-                return getattr(self, f"_{method}")
-            if method in self._hook_methods:
-                return partial(self._ask, method)
+        if method in METHODS and method in self._ours | self._hook_methods:
+            call = getattr(self, f"_{method}") if method in self._ours else partial(self._ask, method)
+            return (
+                call if self._closed is None or method == "may_act_as" else partial(self._unless_closed, method, call)
+            )
         raise AttributeError(f"{type(self).__name__} has no {method}", name=method, obj=self)
+
+    async def _unless_closed(
+        self, method: str, call: Callable[..., Awaitable[Any]], session: ServerSession, *given: str
+    ) -> Any:
+        """Call a method; return None, as for wrong credentials, if the account that it found must not be used."""
+        found = await call(session, *given)
+        if found is None or self._closed is None:
+            return found
+        name = found
+        if method in {"scram", "shared_secret"}:  # what these return is not a name
+            name = getattr(found, "name", "") or given[0]
+        if why := await self._closed(name):
+            LOG.info("%s cannot log in: %s", name, why)
+            return None
+        return found
 
     async def _verify_password(self, session: ServerSession, login: str, password: str) -> str | None:
         user, right = await self._pool.run_for(client_network(session.peer.ip), self._check, login, password)

@@ -1,4 +1,4 @@
-"""The accounts of the users file as mailboxes: a person who may log in gets mail, too.
+"""Logins and their mailboxes: a person who may log in gets mail, too, and a disabled mailbox cannot log in.
 
 Promises: a login that is an address of a local domain is a mailbox; one without a domain is a mailbox in each local
 domain that is listed by its name, not by a pattern. A change of the file counts as in `accounts.records_files`.
@@ -15,6 +15,7 @@ from ironpost.accounts.records_files import RecordFile
 from ironpost.accounts.watched_file import WatchedFile
 from ironpost.model import Address
 from ironpost.model.patterns import Domains
+from ironpost.routing.directory import DISABLED, Alias, Closed
 from ironpost.routing.mail_directory import key_of
 from ironpost.routing.records import Record
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.model.ports import Clock
+    from ironpost.routing.directory import Directory
 
 
 def login_file(path: Path, domains: Sequence[str], clock: Clock) -> RecordFile:
@@ -57,6 +59,22 @@ def addresses_of(login: str, domains: Sequence[str]) -> list[Address]:
         if address.key in local:
             found.append(address)
     return found
+
+
+async def closed(login: str, domains: Sequence[str], directory: Directory) -> str:
+    """Return why an account must not be used: the mailbox at one of its addresses is disabled; empty if it may be.
+
+    Raises:
+        DirectoryError: the directory cannot answer now.
+    """
+    for address in addresses_of(login, domains):
+        found = directory.find(address)
+        entry = found if isinstance(found, tuple) else await found
+        if isinstance(entry, Alias) and entry.disabled:
+            return f"{entry.reason}, disabled"
+        if isinstance(entry, Closed) and entry.reply == DISABLED:
+            return entry.reason
+    return ""
 
 
 def _read(domains: Sequence[str], path: Path) -> Mapping[str, Record]:

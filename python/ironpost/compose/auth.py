@@ -14,16 +14,19 @@ from ironpost.accounts.authenticator import METHODS, Users, decoy_key
 from ironpost.accounts.dovecot import DovecotAuth
 from ironpost.accounts.file import UsersFile, UsersFileError
 from ironpost.accounts.hook import HookError, load
+from ironpost.accounts.records_logins import closed
 from ironpost.config.auth import AuthSection
 from ironpost.config.schema import LISTENERS
 from ironpost.model.text import error_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ironpost.accounts.authenticator import UserSource
     from ironpost.accounts.passwords import PasswordPool
     from ironpost.config import Configuration
+    from ironpost.routing.directory import Directory
 
 FIRST_USER: Final = "you"
 """Local part of the account that the first start creates."""
@@ -42,12 +45,15 @@ class AuthError(Exception):
     """The accounts cannot be used; the text names them and gives the reason."""
 
 
-def authenticator(configuration: Configuration, pool: PasswordPool | None = None) -> Users | None:
+def authenticator(
+    configuration: Configuration, pool: PasswordPool | None = None, directory: Callable[[], Directory] | None = None
+) -> Users | None:
     """Create the authenticator; None if no listener offers AUTH.
 
     Args:
         configuration: the configuration.
         pool: threads that check passwords; None to create them.
+        directory: returns the directory, which says whose mailbox is disabled; None to let them log in.
 
     Raises:
         AuthError: a source cannot be read.
@@ -60,7 +66,15 @@ def authenticator(configuration: Configuration, pool: PasswordPool | None = None
         key = decoy_key(path)
     except OSError as error:
         raise AuthError(f"{path}: {error_text(error)}") from error
-    return Users(found, hooks, mechanisms=configuration.auth.offered, decoy_key=key, pool=pool)
+    domains = configuration.local.domains
+    return Users(
+        found,
+        hooks,
+        mechanisms=configuration.auth.offered,
+        decoy_key=key,
+        pool=pool,
+        closed=None if directory is None else lambda login: closed(login, domains, directory()),
+    )
 
 
 def sources(configuration: Configuration) -> tuple[list[UserSource], list[object]]:

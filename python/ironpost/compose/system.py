@@ -434,7 +434,8 @@ class System:
                 each.server.retire()
 
     def _session_defaults(self, configuration: Configuration, name: str) -> SessionDefaults:
-        return SessionDefaults(name, authenticator(configuration, self._pool), self._login_limit, self._clock.now)
+        users = authenticator(configuration, self._pool, lambda: self._runner.routes.directory)
+        return SessionDefaults(name, users, self._login_limit, self._clock.now)
 
     def _routes(self, configuration: Configuration) -> Routes:
         """Create the routing table and its directory.
