@@ -81,7 +81,7 @@ def test_r40_r42_an_address_is_never_a_program_a_path_or_a_query(serve: Callable
     assert message.endswith(b"\n\n$(touch x)\n")
     assert {path.name for path in running.folder.iterdir()} == {"data", "log", "ironpost.toml"}
     (name,) = [path.name for path in (running.data / "mail" / "new").iterdir()]
-    assert set(name) <= set("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-_")
+    assert set(name) <= set("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-_,=")  # `,S=` is the size
     assert running.stop() == 0
     for line in running.log().splitlines():
         assert line.isprintable()
