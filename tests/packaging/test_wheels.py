@@ -38,7 +38,9 @@ class Wheels(NamedTuple):
 
 def run(*command: str | Path, **environment: str) -> str:
     """Run a command with nothing of this environment's Python; return what it printed."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("IRONPOST", "PYTHON", "VIRTUAL_ENV"))
+    }
     done = subprocess.run(
         command, cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True, timeout=SECONDS, check=False
     )

@@ -29,7 +29,7 @@ from ironpost.message.section import Header, HeaderReader
 from ironpost.message.submission import SubmittedHeader
 from ironpost.model import NULL, Address, Envelope, Recipient
 from ironpost.model.body import PIECE
-from ironpost.model.text import complaint, error_text
+from ironpost.model.text import complaint, counted, error_text
 from ironpost.protocol.extensions import checked_parameters
 from ironpost.storage import drop
 
@@ -248,7 +248,7 @@ def _envelope(options: Options, sender: Address, header: Header, host: str, limi
     if not addresses:
         raise CommandError(exits.REFUSED, "the header section names no recipient")
     if len(addresses) > limit:
-        raise CommandError(exits.REFUSED, f"more than {limit} recipients (smtp.max_recipients)")
+        raise CommandError(exits.REFUSED, f"more than {counted(limit, 'recipient')} (smtp.max_recipients)")
     if any(each.needs_smtputf8 for each in (sender, *addresses)):
         parameters = {**parameters, "SMTPUTF8": None}
     return Envelope(sender, tuple(Recipient(each, notify) for each in addresses), parameters)

@@ -21,7 +21,7 @@ from ironpost.message import received
 from ironpost.message.lineends import NetworkLines
 from ironpost.message.section import Header
 from ironpost.message.trace import MAX_RECEIVED
-from ironpost.model.text import error_text
+from ironpost.model.text import counted, error_text
 from ironpost.mta.inbound import MESSAGE_ID_OCTETS
 from ironpost.mta.inspection import InspectedSpool
 from ironpost.mta.intake import SubmittedContent
@@ -164,7 +164,7 @@ class Pickup:
     async def _queue(self, file: drop.DropFile, name: str, octets: int, recipients: int) -> None:
         envelope = file.envelope
         if len(envelope.recipients) > recipients:
-            raise _Refused(f"more than {recipients} recipients")
+            raise _Refused(f"more than {counted(recipients, 'recipient')}")
         rules = self._rewriting()
         changes: list[Rewritten] = []
         rewrite = None if rules is None else partial(rules.header, changes=changes, own=True)
