@@ -46,6 +46,16 @@ def dropped(system: Running) -> list[tuple[Any, bytes]]:
     return found
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_works_as_soon_as_the_server_is_ready(tmp_path: Path, workers: str) -> None:
+    running = Running(tmp_path, '[local]\ndomains = ["*"]\n')
+    running.start("--workers", workers)
+    try:
+        assert sendmail(running, "jo@mx.example").returncode == 0
+    finally:
+        running.stop()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sender", "to"),
     [

@@ -78,7 +78,7 @@ from ironpost.protocol.sasl.backoff import LoginBackoff
 from ironpost.queue.suspension import Suspensions
 from ironpost.server.limits import Capacity, Excess, LocalLimiter
 from ironpost.server.tls import TlsError
-from ironpost.storage import BACKENDS
+from ironpost.storage import BACKENDS, drop
 from ironpost.storage.backend import KeepsHistory
 from ironpost.telemetry import formatters as log_output
 from ironpost.telemetry.metrics import Counters
@@ -371,6 +371,8 @@ class System:
             try:
                 backend.prepare(data)
                 prepare_state(data)
+                if configuration.sendmail.directory is None:
+                    drop.prepare(configuration.drop)
                 return lock, backend.open(data, options)
             except BaseException:
                 lock.release()

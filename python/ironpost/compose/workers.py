@@ -46,7 +46,7 @@ from ironpost.processes.shared_limits import CONNECTIONS, ConnectionLedger
 from ironpost.processes.signals import Signals
 from ironpost.processes.worker_pool import Worker, WorkerPool
 from ironpost.server.binding import bind, bind_unix, unbind_unix
-from ironpost.storage import BACKENDS
+from ironpost.storage import BACKENDS, drop
 from ironpost.storage.backend import WORKER_ENDED
 from ironpost.telemetry import formatters as log_output
 
@@ -215,6 +215,8 @@ class Supervised:
                 if self._count > shards:
                     raise TooManyWorkers(self._count, shards)
                 prepare_state(data)
+                if self.configuration.sendmail.directory is None:
+                    drop.prepare(self.configuration.drop)
                 self._name = await own_name(self.configuration)
                 certificates(self.configuration, self._name)  # or create a self-signed one
                 for error in local_errors(self.configuration):
