@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from types import ModuleType
 
-ALIASES: Final = ("smtplib",)
+ALIASES: Final = ("smtplib", "aiosmtplib")
 """The libraries that have a replacement."""
 
 _originals: dict[str, ModuleType | None] = {}

@@ -1,0 +1,48 @@
+"""Send one message on its own connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .connection import DEFAULT_TIMEOUT
+from .smtp import SMTP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from email.message import EmailMessage, Message
+    from typing import Unpack
+
+    from .connection import Settings
+    from .response import SMTPResponse
+
+__all__ = ("send",)
+
+
+async def send(
+    message: EmailMessage | Message[Any, Any] | str | bytes,
+    /,
+    *,
+    sender: str | None = None,
+    recipients: str | Sequence[str] | None = None,
+    mail_options: Sequence[str] | None = None,
+    rcpt_options: Sequence[str] | None = None,
+    hostname: str | None = "localhost",
+    timeout: float | None = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - aiosmtplib's argument
+    **settings: Unpack[Settings],  # type: ignore[misc] - hostname has another default here
+) -> tuple[dict[str, SMTPResponse], str]:
+    """Connect, send a message and disconnect; the arguments are those of `SMTP` and of its `send_message`.
+
+    Raises:
+        ValueError: text or octets without sender or recipients, or settings that exclude each other.
+        SMTPException: the message was not sent.
+    """
+    options: dict[str, Any] = {"mail_options": mail_options, "rcpt_options": rcpt_options}
+    if isinstance(message, str | bytes):
+        if not recipients:
+            raise ValueError("Recipients must be provided with raw messages.")
+        if not sender:
+            raise ValueError("Sender must be provided with raw messages.")
+        async with SMTP(hostname=hostname, timeout=timeout, **settings) as client:
+            return await client.sendmail(sender, recipients, message, **options)
+    async with SMTP(hostname=hostname, timeout=timeout, **settings) as client:
+        return await client.send_message(message, sender=sender, recipients=recipients, **options)

@@ -1,0 +1,5 @@
+"""`SMTPStatus` under its older address."""
+
+from .typing import SMTPStatus
+
+__all__ = ("SMTPStatus",)
