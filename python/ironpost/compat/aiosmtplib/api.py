@@ -26,9 +26,8 @@ async def send(
     recipients: str | Sequence[str] | None = None,
     mail_options: Sequence[str] | None = None,
     rcpt_options: Sequence[str] | None = None,
-    hostname: str | None = "localhost",
     timeout: float | None = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - aiosmtplib's argument
-    **settings: Unpack[Settings],  # type: ignore[misc] - hostname has another default here
+    **settings: Unpack[Settings],
 ) -> tuple[dict[str, SMTPResponse], str]:
     """Connect, send a message and disconnect; the arguments are those of `SMTP` and of its `send_message`.
 
@@ -42,7 +41,7 @@ async def send(
             raise ValueError("Recipients must be provided with raw messages.")
         if not sender:
             raise ValueError("Sender must be provided with raw messages.")
-        async with SMTP(hostname=hostname, timeout=timeout, **settings) as client:
+        async with SMTP(timeout=timeout, **settings) as client:
             return await client.sendmail(sender, recipients, message, **options)
-    async with SMTP(hostname=hostname, timeout=timeout, **settings) as client:
+    async with SMTP(timeout=timeout, **settings) as client:
         return await client.send_message(message, sender=sender, recipients=recipients, **options)

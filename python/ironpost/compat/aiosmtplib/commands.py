@@ -6,14 +6,13 @@ Standards: RFC 5321 §4.1.1; RFC 3207 (STARTTLS); RFC 4954 (AUTH); RFC 6531 §3.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from .auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode, auth_xoauth2_encode
 from .connection import Connection, Settings, validated_hostname
 from .email import parse_address, quote_address
 from .errors import (
     SMTPAuthenticationError,
-    SMTPDataError,
     SMTPException,
     SMTPHeloError,
     SMTPNotSupported,
@@ -243,7 +242,7 @@ class Commands(Connection):
             raise SMTPException("Connection already using TLS")
         if unknown := settings.keys() - TLSSettings.__annotations__.keys():
             raise TypeError(f"unexpected keyword arguments: {', '.join(sorted(unknown))}")
-        self._update(Settings(**settings))
+        self._update(cast("Settings", settings))
         await self._ehlo_or_helo_if_needed()
         context = await self._get_tls_context()
         if not self.supports_extension("starttls"):

@@ -156,7 +156,9 @@ class Connection:
         return await asyncio.to_thread(socket.getfqdn)
 
     async def _get_tls_context(self) -> ssl.SSLContext:
-        return self.tls_context or await asyncio.to_thread(self._build_tls_context)
+        if self.tls_context is not None:
+            return self.tls_context
+        return await asyncio.to_thread(self._build_tls_context)
 
     def _build_tls_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -174,14 +176,12 @@ class Connection:
         if self.loop is None:
             raise RuntimeError("No event loop set")
         protocol = SMTPProtocol(self.loop, self._on_connection_lost)
-        hostname = self.hostname
         secured: dict[str, Any] = {}
         if self.use_tls:
             secured = {"ssl": await self._get_tls_context(), "ssl_handshake_timeout": timeout}
-        if self.sock is not None or self.socket_path is not None:
-            secured |= {"server_hostname": hostname} if self.use_tls else {}
-        else:
-            hostname = hostname or "localhost"
+            if self.sock is not None or self.socket_path is not None:
+                secured["server_hostname"] = self.hostname
+        hostname = self.hostname or "localhost"
         port = self._get_default_port() if self.port is None else self.port
         try:
             async with asyncio.timeout(timeout):

@@ -26,6 +26,9 @@ QUOTED: Final = re.compile(r'"(?:[^"\\\r\n]|\\[^\r\n])*"')
 ENDS: Final = re.compile(r'[\s<>"]')
 """What would end the address in its command."""
 
+AFTER: Final = re.compile(r"\s*[>)]?\s*(?:\(.*\))?\s*")
+"""What may follow an address: its closing bracket, and a comment."""
+
 
 def parse_address(address: str) -> str:
     """Return the address without its display name.
@@ -42,7 +45,9 @@ def parse_address(address: str) -> str:
             return address
     parsed = parseaddr(address)[1] or address.strip()
     quoted = QUOTED.match(parsed)
-    if ENDS.search(parsed, quoted.end() if quoted else 0):
+    before, found, after = address.rpartition(parsed)  # parseaddr leaves out what it does not understand
+    rest = AFTER.fullmatch(after) and (">" not in after or "<" in before)
+    if not found or not rest or ENDS.search(parsed, quoted.end() if quoted else 0):
         raise ValueError(f"Address {address!r} contains characters not permitted in an SMTP mailbox")
     return parsed
 

@@ -21,7 +21,7 @@ __all__ = (
 )
 
 
-class SMTPException(Exception):  # noqa: N818 - aiosmtplib's names
+class SMTPException(Exception):
     """What goes wrong while mail is sent."""
 
     def __init__(self, message: str, /) -> None:

@@ -31,6 +31,8 @@ TOGETHER: Final = 64 * 1024
 """Maximum octets of content that are sent before the recipients are accepted."""
 NO_CHUNKING: Final = frozenset({500, 501, 502, 503, 504})
 """Replies to BDAT after which DATA is tried, once: the server offers what it cannot do."""
+ACCEPTED: Final = frozenset({250, 251})
+"""Replies to RCPT that accept the recipient."""
 END: Final = b".\r\n"
 
 
@@ -112,9 +114,8 @@ class Transaction:
                 response = await self._read()
                 if number == 0:
                     accepted = response
-                elif number <= len(self._recipients):
-                    if response.code not in (SMTPStatus.completed, SMTPStatus.will_forward):
-                        self._refused.append(SMTPRecipientRefused(*response, self._recipients[number - 1]))
+                elif number <= len(self._recipients) and response.code not in ACCEPTED:
+                    self._refused.append(SMTPRecipientRefused(*response, self._recipients[number - 1]))
                 if response.code == SMTPStatus.domain_unavailable and number <= len(self._recipients):
                     self._client.close()
                     self._check(accepted)
