@@ -37,7 +37,11 @@ def content(size: int) -> bytes:
     return b"".join(lines) + b"y" * (size % 74) + b"\r\n"
 
 
-VARIANTS = {"aiosmtpd": ("stock", "wire"), "smtplib": ("stock", "wire", "ours"), "aiosmtplib": ("stock", "wire")}
+VARIANTS = {
+    "aiosmtpd": ("stock", "wire"),
+    "smtplib": ("stock", "wire", "ours"),
+    "aiosmtplib": ("stock", "wire", "ours"),
+}
 
 
 def install(library: str, variant: str) -> None:

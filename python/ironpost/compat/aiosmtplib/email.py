@@ -44,6 +44,8 @@ def parse_address(address: str) -> str:
         else:
             return address
     parsed = parseaddr(address)[1] or address.strip()
+    if not parsed:
+        return parsed
     quoted = QUOTED.match(parsed)
     before, found, after = address.rpartition(parsed)  # parseaddr leaves out what it does not understand
     rest = AFTER.fullmatch(after) and (">" not in after or "<" in before)

@@ -1,0 +1,109 @@
+"""`ironpost.compat.aiosmtplib`: the results and exceptions of aiosmtplib, in fewer round trips."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from contextlib import closing
+from typing import Any
+
+import aiosmtplib as stock
+import pytest
+from tests.compat.test_smtplib import EXTENSIONS, Peer
+
+from ironpost.compat import aiosmtplib
+
+MESSAGE = b"Subject: hello\n\n.dot\r\nlast"
+SENT = b"Subject: hello\r\n\r\n.dot\r\nlast\r\n"
+STUFFED = b"Subject: hello\r\n\r\n..dot\r\nlast\r\n"
+"""What DATA sends for it; BDAT sends SENT."""
+RECIPIENTS = ["jo@mx.example", "al@mx.example"]
+REFUSALS: list[dict[str, str]] = [
+    {},
+    {"MAIL": "550 no sender"},
+    {"RCPT TO:<JO": "550 not jo"},
+    {"RCPT": "550 nobody"},
+    {"DATA": "554 no content"},
+    {"CONTENT": "552 too much"},
+]
+
+
+def send(library: Any, extensions: tuple[str, ...], replies: dict[str, str], message: bytes) -> tuple[Any, Peer]:
+    """Send a message to a scripted server; return the result or exception, and the server."""
+    peer = Peer(extensions, {key: value for key, value in replies.items() if value})
+
+    async def run() -> Any:
+        client = library.SMTP(hostname="127.0.0.1", port=peer.port, start_tls=False, local_hostname="client.example")
+        async with client:
+            try:
+                return await client.sendmail("ada@mail.example", RECIPIENTS, message)
+            except library.SMTPException as error:
+                recipients = [each.args for each in getattr(error, "recipients", ())]
+                return type(error).__name__, recipients or error.args
+
+    with closing(peer.listener):
+        result = asyncio.run(run())
+        peer.thread.join(20)
+    return result, peer
+
+
+@pytest.mark.parametrize("replies", REFUSALS, ids=str)
+def test_results_are_those_of_aiosmtplib(replies: dict[str, str]) -> None:
+    replies = {("content" if key == "CONTENT" else key): value for key, value in replies.items()}
+    theirs, stock_peer = send(stock, EXTENSIONS, replies, MESSAGE)
+    ours, peer = send(aiosmtplib, EXTENSIONS, replies, MESSAGE)
+    assert ours == theirs
+    assert [each for each in peer.content if each] == stock_peer.content
+    assert max(peer.groups) == 4
+
+
+def test_small_content_is_sent_with_its_envelope() -> None:
+    result, peer = send(aiosmtplib, (*EXTENSIONS, "CHUNKING"), {}, MESSAGE)
+    assert result[0] == {}
+    assert peer.content == [SENT]
+    assert any(line.startswith("BDAT ") for line in peer.lines)
+    assert not any(line.upper().startswith("DATA") for line in peer.lines)
+    assert f"size={len(SENT)}" in next(line for line in peer.lines if line.startswith("MAIL"))
+
+
+def test_a_server_that_does_not_know_bdat_gets_data() -> None:
+    result, peer = send(aiosmtplib, (*EXTENSIONS, "CHUNKING"), {"BDAT": "502 what"}, MESSAGE)
+    assert result[0] == {}
+    assert peer.content == [STUFFED]
+    assert [line[:4] for line in peer.lines][-6:] == ["RSET", "MAIL", "RCPT", "RCPT", "DATA", "QUIT"]
+
+
+def test_large_content_arrives_whole() -> None:
+    message = b"." + b"x" * 70 + b"\r\n"
+    result, peer = send(aiosmtplib, EXTENSIONS, {}, message * 20_000)
+    assert result[0] == {}
+    assert peer.content == [(b"." + message) * 20_000]
+
+
+def test_an_overridden_command_is_called() -> None:
+    called: list[str] = []
+
+    class Client(aiosmtplib.SMTP):
+        async def rcpt(self, recipient: str, /, **options: Any) -> aiosmtplib.SMTPResponse:
+            called.append(recipient)
+            return await super().rcpt(recipient, **options)
+
+    class Library:
+        SMTP = Client
+        SMTPException = aiosmtplib.SMTPException
+
+    result, peer = send(Library, EXTENSIONS, {}, MESSAGE)
+    assert result[0] == {}
+    assert called == RECIPIENTS
+    assert peer.content == [STUFFED]
+
+
+def test_aiosmtplib_is_not_imported() -> None:
+    program = (
+        "import sys; from ironpost.compat import aliases; import ironpost.compat.aiosmtplib;"
+        "assert 'aiosmtplib' not in sys.modules; aliases.install('aiosmtplib'); import aiosmtplib.errors as errors;"
+        "assert errors.SMTPException is ironpost.compat.aiosmtplib.SMTPException; aliases.remove('aiosmtplib');"
+        "assert not [each for each in sys.modules if each.startswith('aiosmtplib')]"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
