@@ -81,6 +81,12 @@ def test_large_content_arrives_whole() -> None:
     assert peer.content == [(b"." + message) * 20_000]
 
 
+def test_a_malformed_reply_ends_the_connection() -> None:
+    result, peer = send(aiosmtplib, EXTENSIONS, {"MAIL": "what?"}, MESSAGE)
+    assert result == ("SMTPResponseException", (-1, "Malformed SMTP response line: what?\r\n"))
+    assert not any(line.startswith(("RSET", "QUIT")) for line in peer.lines)
+
+
 def test_an_overridden_command_is_called() -> None:
     called: list[str] = []
 
@@ -107,3 +113,33 @@ def test_aiosmtplib_is_not_imported() -> None:
         "assert not [each for each in sys.modules if each.startswith('aiosmtplib')]"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_cancelled_content_ends_the_connection() -> None:
+    async def run() -> bool:
+        reached = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"220 mx.example\r\n")
+            while line := await reader.readline():
+                writer.write(
+                    {b"EHLO": b"250-mx\r\n250 PIPELINING\r\n", b"DATA": b"354 go\r\n"}.get(line[:4], b"250 ok\r\n")
+                )
+                if line.startswith(b"DATA"):
+                    await reader.readexactly(1)
+                    reached.set()
+                    await asyncio.Event().wait()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = aiosmtplib.SMTP(hostname="127.0.0.1", port=port, start_tls=False, local_hostname="client.example")
+        await client.connect()
+        sending = asyncio.create_task(client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n" * 3_000_000))
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        server.close()
+        return client.is_connected
+
+    assert not asyncio.run(run())

@@ -168,6 +168,8 @@ class SMTPProtocol(FlowControlMixin):
         except SMTPResponseException as error:
             self._expected = 0
             self._fail(error)
+            if self.transport is not None:
+                self.transport.close()  # later replies could not be matched to commands
         if self._expected == 0:
             self._buffer.clear()
 
@@ -306,6 +308,10 @@ class SMTPProtocol(FlowControlMixin):
             raise SMTPReadTimeoutError("Timed out while sending the content") from error
         except ConnectionError as error:
             raise SMTPServerDisconnected("Connection lost") from error
+        except asyncio.CancelledError:
+            if self.transport is not None:
+                self.transport.abort()  # a later command would become part of the content
+            raise
         return await self.read_response(timeout)
 
     async def start_tls(

@@ -96,7 +96,7 @@ class Transaction:
             await self._read()
         final = await self._envelope(b"DATA\r\n")
         if final.code != SMTPStatus.start_input:
-            return final if final.code != SMTPStatus.completed else SMTPResponse(SMTPStatus.invalid_response, "")
+            raise SMTPDataError(*final)
         return await self._protocol.send_content(pieces(self._content), self._seconds)
 
     async def _envelope(self, last: bytes) -> SMTPResponse:
