@@ -143,3 +143,16 @@ def test_cancelled_content_ends_the_connection() -> None:
         return client.is_connected
 
     assert not asyncio.run(run())
+
+
+def test_send_connects_to_localhost_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts: list[str | None] = []
+
+    async def connect(client: aiosmtplib.SMTP) -> None:
+        hosts.append(client.hostname)
+        raise aiosmtplib.SMTPConnectError("not here")
+
+    monkeypatch.setattr(aiosmtplib.SMTP, "connect", connect)
+    with pytest.raises(aiosmtplib.SMTPConnectError):
+        asyncio.run(aiosmtplib.send(MESSAGE, sender="ada@mail.example", recipients=RECIPIENTS))
+    assert hosts == ["localhost"]

@@ -35,6 +35,7 @@ async def send(
         ValueError: text or octets without sender or recipients, or settings that exclude each other.
         SMTPException: the message was not sent.
     """
+    settings.setdefault("hostname", "localhost")  # which STARTTLS needs to verify the server
     options: dict[str, Any] = {"mail_options": mail_options, "rcpt_options": rcpt_options}
     if isinstance(message, str | bytes):
         if not recipients:
