@@ -117,7 +117,7 @@ def test_aiosmtplib_is_not_imported() -> None:
 
 def test_cancelled_content_ends_the_connection() -> None:
     async def run() -> bool:
-        reached = asyncio.Event()
+        reached, ended, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"220 mx.example\r\n")
@@ -128,7 +128,11 @@ def test_cancelled_content_ends_the_connection() -> None:
                 if line.startswith(b"DATA"):
                     await reader.readexactly(1)
                     reached.set()
-                    await asyncio.Event().wait()
+                    await ended.wait()
+                    break
+            writer.transport.abort()
+            await asyncio.sleep(0)
+            closed.set()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -139,7 +143,10 @@ def test_cancelled_content_ends_the_connection() -> None:
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
+        ended.set()
+        await closed.wait()
         server.close()
+        await server.wait_closed()
         return client.is_connected
 
     assert not asyncio.run(run())
