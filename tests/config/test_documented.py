@@ -268,6 +268,7 @@ def test_the_examples_load() -> None:
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
     assert [str(options) for each in sources for _, options in parse(each).directory.sources()] == [
         "/var/lib/people/people.sqlite3",
+        "postgresql://ironpost@db.mail.example/people",
         "ldaps://ldap.mail.example",
         "https://people.example/v1/{key}",
         "people.py:people",

@@ -133,6 +133,12 @@ timeout = "5s"
 database = "people.sqlite3"
 query = "SELECT target AS targets FROM people WHERE address = :key"
 
+[[directory.postgresql]]
+url = "postgresql://ironpost@db.mail.example/people"
+query = "SELECT targets FROM people WHERE address = $1"
+password = "env:PEOPLE"
+ca = "ca.pem"
+
 [[directory.ldap]]
 url = "ldap://ldap.mail.example"
 base = "dc=mail,dc=example"

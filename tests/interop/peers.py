@@ -41,6 +41,7 @@ DOVECOT = (
     "liblua5.4-0",
     "libwrap0",
 )
+KERBEROS = ("libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
 SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2")
 
 PROGRAMS: dict[str, Program] = {
@@ -59,11 +60,13 @@ PROGRAMS: dict[str, Program] = {
     ),
     "nginx": Program("usr/sbin/nginx", ("nginx", "libnginx-mod-mail")),
     "opensmtpd": Program("usr/sbin/smtpd", ("opensmtpd",)),
-    "fetchmail": Program(
-        "usr/bin/fetchmail", ("fetchmail", "libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
-    ),
+    "fetchmail": Program("usr/bin/fetchmail", ("fetchmail", *KERBEROS)),
     "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
     "slapd": Program("usr/sbin/slapd", ("slapd", "libodbc2", "libltdl7", "libwrap0")),
+    "pg_ctl": Program(
+        "usr/lib/postgresql/15/bin/pg_ctl",
+        ("postgresql-15", "libpq5", "libicu72", "libldap-2.5-0", "libxml2", *KERBEROS),
+    ),
     "dovecot": Program("usr/sbin/dovecot", DOVECOT),
     "doveadm": Program("usr/bin/doveadm", DOVECOT),
     "curl": Program("usr/bin/curl", ("curl", "libcurl4")),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from ironpost.accounts.records_hook import HookOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_http import HttpOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_ldap import LdapOptions  # noqa: TC001 - `config.declared` reads annotations
+from ironpost.accounts.records_postgresql import PostgresqlOptions  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.accounts.records_sql import SqlOptions  # noqa: TC001 - `config.declared` reads annotations
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RecordSources:
     """The sources of `[directory]`, in the order in which they are asked."""
 
     sql: tuple[SqlOptions, ...] = ()
+    postgresql: tuple[PostgresqlOptions, ...] = ()
     ldap: tuple[LdapOptions, ...] = ()
     http: tuple[HttpOptions, ...] = ()
     hook: tuple[HookOptions, ...] = ()
