@@ -103,6 +103,17 @@ def test_a_star_overrides_every_verb_and_malformed_lines() -> None:
     assert session.handler.messages == [b"x\r\n"]
 
 
+def test_a_star_gets_lines_that_are_too_long_or_end_in_lf() -> None:
+    every = Every()
+    session = greeted(Open(), overrides={"*": every})
+    assert codes(say(session, b"NOOP " + b"x" * 20_000 + b"\r\nNOOP\nRSET\r\nNOOP\r\n")) == [b"500", b"500", b"250"]
+    assert [(verb, fault) for verb, _, fault in every.seen[1:]] == [
+        ("", "line-too-long"),
+        ("", "bare-lf"),
+        ("NOOP", ""),
+    ]
+
+
 def test_an_override_by_name_takes_precedence_over_the_star() -> None:
     every = Every()
     named = {"NOOP": lambda *_: Reply(250, None, ("named",)), "": lambda *_: Reply(501, None, ("unreadable",))}

@@ -56,9 +56,9 @@ It returns a Reply (`RawReply` for any status), which is written; or None, if it
 to `standard` are discarded without a further reply.
 """
 EVERY_VERB: Final = "*"
-"""The key of the override for all commands without an override of their own: known verbs, unknown verbs, and malformed
-lines, whose verb is empty. It is not called for a BDAT whose octets cannot be counted or exceed
-`ServerSettings.max_read`; this ends the session."""
+"""The key of the override for all commands without an override of their own: known verbs, unknown verbs, and lines
+that are malformed or too long, whose verb is empty. It is not called for a BDAT whose octets cannot be counted or
+exceed `ServerSettings.max_read`; this ends the session."""
 Pending: TypeAlias = "Awaitable[Any] | None"
 """The awaitable for which the session waits; None if there is none."""
 Then: TypeAlias = "Callable[[ServerSession, Any], None]"
@@ -663,7 +663,7 @@ class ServerSession(SessionOutput):
                     self._line(event.octets)  # type: ignore[union-attr]
                 elif kind is Fault:
                     if self._line_then is None:
-                        self.refuse(replies.FAULT_REPLIES[event.id])  # type: ignore[union-attr]
+                        self._command(Command("", b"", fault=event))  # type: ignore[arg-type]
                     else:
                         self._line(event)  # type: ignore[arg-type]
                 if self._pending is not None:
