@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-ALIASES: Final = ("smtplib", "aiosmtplib")
+ALIASES: Final = ("smtplib", "aiosmtplib", "aiosmtpd")
 """The libraries that have a replacement."""
 
 _originals: dict[str, ModuleType | None] = {}

@@ -1,0 +1,95 @@
+"""Stock aiosmtpd with a handler that discards, against the same file with one import changed.
+
+    python benches/load/facade.py [--rounds N] [--connections N]
+
+smtp-source keeps its connections (`-d`) and waits for each reply. Both servers take turns. The rate is that of
+smtp-source; the CPU is user and system time of the server, from its start to its end, less that of a run without
+messages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from typing import NamedTuple
+
+from sources import Load, burst
+
+PROGRAM = """
+import asyncio, sys
+from functools import partial
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP
+
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(partial(SMTP, Sink(), hostname="mx.example"), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+PACKAGES = {"stock": "aiosmtpd", "ours": "ironpost.compat.aiosmtpd"}
+SIZES = {1_000: 4000, 100_000: 400, 10_000_000: 8}
+"""Octets of a message, to the number of messages of a run."""
+
+
+class Figures(NamedTuple):
+    """One run."""
+
+    rate: float
+    """Messages per second."""
+    cpu: float
+    """CPU seconds of the server."""
+
+
+def server(variant: str) -> subprocess.Popen[str]:
+    """Start a server; its port is the first line that it prints."""
+    program = PROGRAM.replace("from aiosmtpd", f"from {PACKAGES[variant]}")
+    return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def run(variant: str, size: int, count: int, connections: int) -> Figures:
+    """Send `count` messages."""
+    process = server(variant)
+    port = int(process.stdout.readline())
+    rate = 0.0
+    if count:
+        sent = burst("smtp-source", Load(port=port, way="reuse", size=size, connections=connections), count)
+        rate = sent.messages / sent.seconds
+    process.stdin.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stdout.close()
+    assert process.returncode == 0
+    return Figures(rate, usage.ru_utime + usage.ru_stime)
+
+
+def figures(variant: str, size: int, count: int, connections: int) -> Figures:
+    """The rate, and CPU milliseconds per message."""
+    idle, loaded = run(variant, size, 0, connections), run(variant, size, count, connections)
+    return Figures(loaded.rate, (loaded.cpu - idle.cpu) / count * 1000)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=1)
+    options = parser.parse_args()
+    print(f"{'octets':>12}{'stock, /s':>12}{'ours, /s':>12}{'stock, ms':>12}{'ours, ms':>12}{'rate':>9}{'CPU':>8}")
+    for size, count in SIZES.items():
+        rounds = [
+            [figures(variant, size, count, options.connections) for variant in PACKAGES] for _ in range(options.rounds)
+        ]
+        stock, ours = (statistics.median(each.rate for each in variant) for variant in zip(*rounds, strict=True))
+        stock_cpu, ours_cpu = (statistics.median(each.cpu for each in variant) for variant in zip(*rounds, strict=True))
+        print(f"{size:>12,}{stock:>12.0f}{ours:>12.0f}{stock_cpu:>12.3f}{ours_cpu:>12.3f}", end="")
+        print(f"{ours / stock:>8.1f}x{ours_cpu / stock_cpu:>8.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

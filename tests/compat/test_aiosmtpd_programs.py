@@ -1,0 +1,119 @@
+"""Programs that were written for aiosmtpd, unmodified, on `ironpost.compat.aiosmtpd`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+
+import pytest
+from tests.compat.test_judges import run
+
+ALIAS = "from ironpost.compat import aliases\naliases.install('aiosmtpd')\n"
+OURS = "import aiosmtpd.smtp\nassert aiosmtpd.smtp.__name__ == 'ironpost.compat.aiosmtpd.smtp'\n"
+
+LOCALSERVER = """
+import smtplib
+
+def test_mail(smtpserver):
+    with smtplib.SMTP(*smtpserver.addr) as client:
+        client.sendmail("ada@mail.example", ["jo@mx.example"], b"Subject: hello\\r\\n\\r\\nworld\\r\\n")
+    assert len(smtpserver.outbox) == 1
+    assert smtpserver.outbox[0]["Subject"] == "hello"
+    assert smtpserver.outbox[0].details.rcpttos == ["jo@mx.example"]
+"""
+
+SMTPDFIX = """
+import smtplib
+import ssl
+
+import pytest
+
+@pytest.fixture
+def client(smtpd):
+    with smtplib.SMTP(smtpd.hostname, smtpd.port) as client:
+        yield client
+
+def mail(client):
+    client.sendmail("ada@mail.example", ["jo@mx.example"], b"Subject: hello\\r\\n\\r\\nworld\\r\\n")
+
+def test_mail(smtpd, client):
+    mail(client)
+    assert [(each["Subject"], each["X-RcptTo"]) for each in smtpd.messages] == [("hello", "jo@mx.example")]
+
+@pytest.mark.parametrize("mechanism", ["CRAM-MD5", "LOGIN"])
+def test_login_under_starttls(smtpd, mechanism):
+    smtpd.config.use_starttls = True
+    smtpd.config.enforce_auth = True
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with smtplib.SMTP(smtpd.hostname, smtpd.port) as client:
+        client.starttls(context=context)
+        with pytest.raises(smtplib.SMTPSenderRefused, match="530"):
+            mail(client)
+        client.user, client.password = smtpd.config.login_username, smtpd.config.login_password
+        client.auth(mechanism, getattr(client, "auth_" + mechanism.lower().replace("-", "_")))
+        mail(client)
+    assert len(smtpd.messages) == 1
+"""
+
+AEMAIL = """
+import json, os, smtplib, socket, threading, time, urllib.request
+
+def free():
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()[1]
+
+os.environ |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(free()), "REST_PORT": str(free())}
+from aemail.server import EmailServer
+
+def fetch(path):
+    url = f"http://127.0.0.1:{os.environ['REST_PORT']}{path}"
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=20) as response:
+                return json.load(response)
+        except OSError:
+            assert thread.is_alive()
+
+server = EmailServer()
+thread = threading.Thread(target=server.start, daemon=True)
+thread.start()
+fetch("/all")
+with smtplib.SMTP("127.0.0.1", int(os.environ["SMTP_PORT"])) as client:
+    client.sendmail("ada@mail.example", ["jo@mx.example"], b"Subject: hello\\r\\n\\r\\nworld\\r\\n")
+print("shown:", json.dumps(fetch("/to/jo@mx.example")))
+server.stop()
+"""
+
+
+def require(name: str) -> None:
+    """Skip, except in CI, if a program is not installed."""
+    if importlib.util.find_spec(name) is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed: it is in the extra `test`")
+        pytest.skip(f"{name} is not installed")
+
+
+@pytest.mark.parametrize(
+    ("package", "plugin", "tests", "count"),
+    [
+        ("pytest_localserver", "pytest_localserver.plugin", LOCALSERVER, 1),
+        ("smtpdfix", "smtpdfix.fixture", SMTPDFIX, 3),
+    ],
+    ids=["pytest-localserver", "smtpdfix"],
+)
+def test_a_fixture_for_pytest(package: str, plugin: str, tests: str, count: int, tmp_path) -> None:
+    require(package)
+    (tmp_path / "alias.py").write_text(ALIAS + OURS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(tests)
+    options = ["-q", "-p", "alias", "-p", plugin, "-p", "no:xdist", "-p", "no:cacheprovider"]
+    output = run(tmp_path, "-m", "pytest", *options, plugins=False)
+    assert re.search(rf"^{count} passed", output, re.MULTILINE), output[-4000:]
+
+
+def test_a_catch_all_with_a_web_interface(tmp_path) -> None:
+    require("aemail")
+    output = run(tmp_path, "-c", ALIAS + AEMAIL + OURS)
+    assert re.search(r'^shown: .*"hello"', output, re.MULTILINE), output[-4000:]
