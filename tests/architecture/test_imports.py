@@ -22,7 +22,7 @@ PACKAGE = ROOT / "python" / "ironpost"
 TIERS: tuple[tuple[str, ...], ...] = (
     ("wire",),
     ("model",),
-    ("protocol", "message", "policy", "queue", "routing", "reports"),
+    ("protocol", "message", "mail_auth", "policy", "queue", "routing", "reports"),
     ("server", "client", "http", "delivery", "storage", "dns", "accounts", "telemetry"),
     ("mta", "processes", "operations", "config", "compose", "conform", "cli", "compat", "testing"),
 )

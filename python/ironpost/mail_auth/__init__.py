@@ -1,0 +1,10 @@
+"""Mail authentication: what DNS says about the client, the sender and the author of a message.
+
+A library for any program: nothing here opens a socket or reads a clock. The resolver is the port
+`ironpost.model.dns.Resolver`, which `ironpost.dns.resolver.DnsResolver` implements, and the time is passed in. A query
+that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27).
+"""
+
+from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
+
+__all__ = ["MX", "RecordType", "Records", "Resolver", "ResolverError"]
