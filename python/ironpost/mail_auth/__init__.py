@@ -5,6 +5,8 @@ A library for any program: nothing here opens a socket or reads a clock. The res
 that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27).
 """
 
+from ironpost.mail_auth.spf import SpfAnswer, check_spf
+from ironpost.mail_auth.spf_record import SpfResult
 from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
 
-__all__ = ["MX", "RecordType", "Records", "Resolver", "ResolverError"]
+__all__ = ["MX", "RecordType", "Records", "Resolver", "ResolverError", "SpfAnswer", "SpfResult", "check_spf"]
