@@ -6,11 +6,13 @@ does not contain it: the suite has a licence with a notice, and pyspf that of Py
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PREFIX = Path(os.environ.get("IRONPOST_PEERS") or ROOT / ".peers").resolve() / "pyspf"
 NAME = "pyspf-2.0.14"
 DIGEST = "57a7ef01bda090173aafb6af0106251686ed73f03db4e911fcd34c57fc347186"
-
-Zone = "Mapping[str, list[Any]]"
-"""Name, in lower case, to what the suite writes for it: `{type: value}`, or TIMEOUT."""
 
 
 def folder() -> Path:
@@ -68,7 +67,7 @@ def _published(records: list[Any]) -> list[Any]:
 
 
 class ZoneResolver:
-    """Answers from the zone data of a scenario."""
+    """Answers from zone data as the suite has it: for each name in lower case, a list of `{type: value}` or TIMEOUT."""
 
     def __init__(self, zone: Mapping[str, list[Any]]) -> None:
         self._zone = zone
@@ -124,8 +123,11 @@ def judge(zone: Mapping[str, list[Any]], ip: str, helo: str, sender: str) -> str
     return query.check()[0]
 
 
+@functools.cache
 def _judge() -> ModuleType:
-    return sys.modules.get("spf") or load(folder() / "spf.py")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is of 2020
+        return load(folder() / "spf.py")
 
 
 def _as_judged(module: ModuleType, kind: str, value: Any) -> Any:

@@ -22,7 +22,6 @@ from ironpost.mail_auth.spf_macros import NAME_LIMIT, SpfError, parse_explanatio
 from ironpost.mail_auth.spf_record import Directive, Mechanism, SpfResult, select_record
 from ironpost.model.dns import Records, RecordType, ResolverError
 from ironpost.model.idna import a_labels
-from ironpost.model.text import counted
 
 if TYPE_CHECKING:
     from ironpost.mail_auth.spf_macros import MacroString
@@ -259,10 +258,10 @@ class _Check:
             if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
                 return _NO_SUCH_NAME
             answer = self.answers[key] = await self._resolver.resolve(name, kind)
-            if not answer.data and kind is not RecordType.TXT:
-                self._voids += 1
-        if self._voids > VOID_LIMIT:
-            raise SpfError(f"more than {counted(VOID_LIMIT, 'query')} had no answer")
+        if not answer.data and kind is not RecordType.TXT:  # without TXT, evaluation ends anyway
+            self._voids += 1
+            if self._voids > VOID_LIMIT:
+                raise SpfError(f"more than {VOID_LIMIT} queries had no answer")
         return answer
 
 
