@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ironpost.mail_auth import Records, RecordType, ResolverError, SpfAnswer, SpfResult, check_spf
+from ironpost.mail_auth.names import NAME_LIMIT
 from ironpost.mail_auth.spf import EXPLANATION_LIMIT, LOOKUP_LIMIT
-from ironpost.mail_auth.spf_macros import NAME_LIMIT, SpfError, parse_domain_spec, parse_explanation
+from ironpost.mail_auth.spf_macros import SpfError, parse_domain_spec, parse_explanation
 from ironpost.mail_auth.spf_record import RECORD_LIMIT, parse_record
 from ironpost.testing.resolver import StaticResolver
 

@@ -13,15 +13,14 @@ Standards: RFC 7208 §2.4 (identities), §4 (evaluation), §5.5 (names of the cl
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
-from ironpost.mail_auth.spf_macros import NAME_LIMIT, SpfError, parse_explanation
+from ironpost.mail_auth.names import is_name, is_within, normalised
+from ironpost.mail_auth.spf_macros import SpfError, parse_explanation
 from ironpost.mail_auth.spf_record import Directive, Mechanism, SpfResult, select_record
 from ironpost.model.dns import Records, RecordType, ResolverError
-from ironpost.model.idna import a_labels
 
 if TYPE_CHECKING:
     from ironpost.mail_auth.spf_macros import MacroString
@@ -37,8 +36,6 @@ NAMES_LIMIT: Final = 10
 EXPLANATION_LIMIT: Final = 400
 """Characters of an explanation, which must fit into a reply; what is longer is cut off."""
 
-# Macros may produce any printable ASCII; a backslash would be an escape in the text of a name.
-_NAME: Final = re.compile(r"[ -\-/-\[\]^-~]{1,63}(?:\.[ -\-/-\[\]^-~]{1,63})*")
 _NO_SUCH_NAME: Final[Records[Any]] = Records(False)
 
 
@@ -83,9 +80,9 @@ async def check_spf(
     identity = "mailfrom" if sender else "helo"
     local_part, _, domain = (sender or helo).rpartition("@")
     try:
-        domain = a_labels(domain).removesuffix(".")
-    except ValueError:
-        return SpfAnswer(SpfResult.NONE, f"{domain!a} is not a domain name", domain, identity)
+        domain = normalised(domain)
+    except ValueError as error:
+        return SpfAnswer(SpfResult.NONE, str(error), domain, identity)
     check = _Check(client, local_part or "postmaster", domain, helo, resolver, now, receiver)
     result, reason, explanation = SpfResult.NONE, "", ""
     try:
@@ -132,8 +129,8 @@ class _Check:
 
     async def run(self) -> tuple[SpfResult, str, str]:
         """Check the domain; the result, its reason and its explanation."""
-        if not (_NAME.fullmatch(self._domain) and "." in self._domain):
-            return SpfResult.NONE, f"{self._domain!a} is not a domain name with two labels or more", ""
+        if "." not in self._domain:
+            return SpfResult.NONE, f"{self._domain} is a single label", ""
         record = await self._record(self._domain)
         if record is None:
             return SpfResult.NONE, f"{self._domain} has no SPF record", ""
@@ -172,7 +169,7 @@ class _Check:
             *_, match = await self._evaluate(await self._referred(name, domain), name)
             return match is not None and match.result is SpfResult.PASS
         if mechanism is Mechanism.PTR:
-            return any(_is_within(each, name) for each in await self._client_names())
+            return any(is_within(each, name) for each in await self._client_names())
         if mechanism is Mechanism.EXISTS:
             return bool((await self._query(name, RecordType.A)).data)
         if mechanism is Mechanism.A:
@@ -230,7 +227,7 @@ class _Check:
         values = {**self._values, "d": domain}
         if "p" in text.letters:
             names = await self._client_names()
-            inside = [name for name in names if _is_within(name, domain)]
+            inside = [name for name in names if is_within(name, domain)]
             same = [name for name in inside if len(name) == len(domain)]
             values["p"] = next(iter((*same, *inside, *names)), "unknown")
         return values
@@ -255,7 +252,7 @@ class _Check:
         key = (name.lower(), kind)
         answer = self.answers.get(key)
         if answer is None:
-            if not _NAME.fullmatch(name) or len(name) > NAME_LIMIT:
+            if not is_name(name):
                 return _NO_SUCH_NAME
             answer = self.answers[key] = await self._resolver.resolve(name, kind)
         if not answer.data and kind is not RecordType.TXT:  # without TXT, evaluation ends anyway
@@ -263,8 +260,3 @@ class _Check:
             if self._voids > VOID_LIMIT:
                 raise SpfError(f"more than {VOID_LIMIT} queries had no answer")
         return answer
-
-
-def _is_within(name: str, domain: str) -> bool:
-    """Whether a name is the domain or below it."""
-    return f".{name}".lower().endswith(f".{domain}".lower())

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from ironpost.mail_auth.names import NAME_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-NAME_LIMIT: Final = 253
-"""Characters of a domain name in a query (RFC 7208 §7.3)."""
 SHOWN: Final = 80
 """Characters of a term in a reason."""
 
