@@ -5,8 +5,26 @@ A library for any program: nothing here opens a socket or reads a clock. The res
 that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27).
 """
 
+from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, Signature, evaluate_dmarc
+from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
 from ironpost.mail_auth.spf import SpfAnswer, check_spf
 from ironpost.mail_auth.spf_record import SpfResult
 from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
 
-__all__ = ["MX", "RecordType", "Records", "Resolver", "ResolverError", "SpfAnswer", "SpfResult", "check_spf"]
+__all__ = [
+    "MX",
+    "Authenticated",
+    "DmarcAnswer",
+    "DmarcPolicy",
+    "DmarcRecord",
+    "DmarcResult",
+    "RecordType",
+    "Records",
+    "Resolver",
+    "ResolverError",
+    "Signature",
+    "SpfAnswer",
+    "SpfResult",
+    "check_spf",
+    "evaluate_dmarc",
+]
