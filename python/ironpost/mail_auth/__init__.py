@@ -7,6 +7,7 @@ that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` 
 
 from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, Signature, evaluate_dmarc
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
+from ironpost.mail_auth.results import MethodResult, of_dmarc, of_spf, results_field, without_forged
 from ironpost.mail_auth.spf import SpfAnswer, check_spf
 from ironpost.mail_auth.spf_record import SpfResult
 from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
@@ -18,6 +19,7 @@ __all__ = [
     "DmarcPolicy",
     "DmarcRecord",
     "DmarcResult",
+    "MethodResult",
     "RecordType",
     "Records",
     "Resolver",
@@ -27,4 +29,8 @@ __all__ = [
     "SpfResult",
     "check_spf",
     "evaluate_dmarc",
+    "of_dmarc",
+    "of_spf",
+    "results_field",
+    "without_forged",
 ]

@@ -34,7 +34,9 @@ _IN_COMMENT: Final = re.compile(rb"[()]|\\.", re.DOTALL)
 _QUOTED_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
 
 
-class _Token(NamedTuple):
+class Token(NamedTuple):
+    """A token of a structured field body, by offsets into it."""
+
     kind: str
     """`quoted`, `literal`, `atom` (also a dot-atom), or the special character itself."""
     octets: bytes
@@ -87,7 +89,7 @@ def replaced(name: bytes, body: bytes, change: Callable[[Address], Address | Non
     return _folded(name, b"".join((*pieces, body[at:])))
 
 
-def _tokens(body: bytes) -> Iterator[_Token]:
+def tokens(body: bytes) -> Iterator[Token]:
     """The tokens of a structured field body (RFC 5322 §3.2) up to the first octet that starts none.
 
     Comments and white space are skipped.
@@ -100,7 +102,7 @@ def _tokens(body: bytes) -> Iterator[_Token]:
                 return
             at = after
         elif kind is not None:
-            yield _Token(match[0].decode() if kind == "special" else kind, match[0], match.start(), at)
+            yield Token(match[0].decode() if kind == "special" else kind, match[0], match.start(), at)
 
 
 def _after_comment(body: bytes, at: int) -> int | None:
@@ -113,11 +115,11 @@ def _after_comment(body: bytes, at: int) -> int | None:
     return None
 
 
-def _elements(body: bytes) -> Iterator[list[_Token]]:
+def _elements(body: bytes) -> Iterator[list[Token]]:
     """The tokens between the separators of an address list: those of one address, or of one angle-addr."""
-    element: list[_Token] = []
+    element: list[Token] = []
     angle = False
-    for token in _tokens(body):
+    for token in tokens(body):
         if token.kind == "<":
             element, angle = [], True  # what came before is the display name
         elif angle and token.kind == ">":
@@ -135,7 +137,7 @@ def _elements(body: bytes) -> Iterator[list[_Token]]:
         yield element
 
 
-def _address(element: list[_Token]) -> FoundAddress | None:
+def _address(element: list[Token]) -> FoundAddress | None:
     """The address that the tokens form; None if they form another thing."""
     if [token.kind for token in element].count("@") != 1:
         return None
@@ -144,21 +146,21 @@ def _address(element: list[_Token]) -> FoundAddress | None:
     if not (_alternates(local_part, {"atom", "quoted"}) and _alternates(domain, {"atom", "literal"})):
         return None
     try:
-        value = b"".join(_value(token) for token in local_part).decode()
+        value = b"".join(unquoted(token) for token in local_part).decode()
         address = Address(value, b"".join(token.octets for token in domain).decode())
     except (UnicodeDecodeError, wire.WireFault):
         return None
     return FoundAddress(address, local_part[0].start, local_part[-1].end, domain[0].start, domain[-1].end)
 
 
-def _alternates(tokens: list[_Token], words: set[str]) -> bool:
+def _alternates(element: list[Token], words: set[str]) -> bool:
     """Whether tokens are words with one dot between two of them."""
-    return len(tokens) % 2 == 1 and all(
-        token.kind in words if position % 2 == 0 else token.kind == "." for position, token in enumerate(tokens)
+    return len(element) % 2 == 1 and all(
+        token.kind in words if position % 2 == 0 else token.kind == "." for position, token in enumerate(element)
     )
 
 
-def _value(token: _Token) -> bytes:
+def unquoted(token: Token) -> bytes:
     """What a word means: a quoted string without its quotes, backslashes and folding (RFC 5322 §3.2.4)."""
     if token.kind != "quoted":
         return token.octets
@@ -171,7 +173,7 @@ def _folded(name: bytes, body: bytes) -> bytes:
         return body
     pieces: list[bytes] = []
     start, used = 0, len(name)
-    for end in (*(token.end for token in _tokens(body) if token.kind == ","), len(body)):
+    for end in (*(token.end for token in tokens(body) if token.kind == ","), len(body)):
         piece = body[start:end]
         lines = piece.split(b"\r\n")
         if start and used + len(lines[0]) > LINE_LIMIT and lines[0].strip():
