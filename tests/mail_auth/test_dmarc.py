@@ -115,6 +115,31 @@ def test_failure_options_that_are_invalid_count_as_0(options: str) -> None:
     assert parse_record(f"v=DMARC1; p=none; fo={options}".encode()).failure_options == {"0"}
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "the tag p is missing"),
+        ("p=deny", "invalid value of the tag p: 'deny'"),
+        ("p=none; sp=x", "invalid value of the tag sp: 'x'"),
+        ("p=none; adkim=strict", "invalid value of the tag adkim: 'strict'"),
+        ("p=none; t=yes", "invalid value of the tag t: 'yes'"),
+        ("p=none; psd=x", "invalid value of the tag psd: 'x'"),
+        ("p=none; fo=0:1; ruf=mailto:a@x.example", "invalid value of the tag fo: '0:1'"),
+        ("p=none; rua=a@x.example, b@x.example", "invalid value of the tag rua: 'a@x.example, b@x.example'"),
+        ("p=none; p=reject", "the tag p occurs more than once; the first one counts"),
+        ("p=none; oops", "invalid tag 'oops'"),
+        ("p=none\0", "invalid tag 'p=none\\x00'"),
+    ],
+)
+def test_a_record_names_its_problems(text: str, problem: str) -> None:
+    assert problem in parse_record(f"v=DMARC1; {text}".encode()).problems
+
+
+@pytest.mark.parametrize("text", ["p=none", "p=none;", "p=none; x=1; rua=mailto:a@x.example!10m,https://x.example/a"])
+def test_a_record_without_problems(text: str) -> None:
+    assert parse_record(f"v=DMARC1; {text}".encode()).problems == ()
+
+
 @given(st.one_of(st.binary(max_size=80), st.text("vpsrnadkimfout=;:, !DMARC1-@.\t\0", max_size=80).map(str.encode)))
 def test_r22_any_octets_after_the_version_are_a_record(octets: bytes) -> None:
     record = parse_record(b"v=DMARC1;" + octets)

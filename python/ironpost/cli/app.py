@@ -35,6 +35,10 @@ mtasts = typer.Typer(help="Check MTA-STS policies.", no_args_is_help=True)
 app.add_typer(mtasts, name="mtasts")
 tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show reports.", no_args_is_help=True)
 app.add_typer(tlsrpt, name="tlsrpt")
+spf = typer.Typer(help="Check SPF.", no_args_is_help=True)
+app.add_typer(spf, name="spf")
+dmarc = typer.Typer(help="Check DMARC records.", no_args_is_help=True)
+app.add_typer(dmarc, name="dmarc")
 user = typer.Typer(help="Manage the accounts that may log in.", no_args_is_help=True)
 app.add_typer(user, name="user")
 
@@ -334,6 +338,35 @@ def tlsrpt_show(
     from ironpost.cli import tlsrpt as command
 
     command.show(file, as_json=json)
+
+
+@spf.command("check")
+def spf_check(
+    ip: Annotated[str, typer.Argument(metavar="IP", help="IP address of the client.")],
+    sender: Annotated[
+        str, typer.Argument(metavar="SENDER", help='Sender or its domain; "" or <> for the null reverse-path.')
+    ],
+    hello: Annotated[str, typer.Argument(metavar="HELO", help="Name in the client's EHLO.")] = "",
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show whether the domain of a sender allows a client to send its mail, and why."""
+    from ironpost.cli import spf as command
+    from ironpost.operations.spf import SpfCheckRequest
+
+    command.check(config, SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello), as_json=json)
+
+
+@dmarc.command("check")
+def dmarc_check(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Domain of an author.")],
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show the DMARC record that applies to mail of a domain, its policy, and what is wrong with it."""
+    from ironpost.cli import dmarc as command
+
+    command.check(config, domain, as_json=json)
 
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Message IDs.", show_default=False)]

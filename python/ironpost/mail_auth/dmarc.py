@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord, Psd, select_record
-from ironpost.mail_auth.names import NAME_LIMIT, normalised
+from ironpost.mail_auth.names import is_name, normalised
 from ironpost.message.address_list import addresses
 from ironpost.message.section import Header
 from ironpost.model import dns
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 WALK_LABELS: Final = 8
 """Names that are looked up for one domain, at most (RFC 9989 §4.10)."""
-_PREFIX: Final = "_dmarc."
 
 
 class DmarcResult(StrEnum):
@@ -172,6 +171,11 @@ def author_domain(message: bytes) -> str:
     return found.pop()
 
 
+def record_name(domain: str) -> str:
+    """The name of the TXT record of a domain (RFC 9989 §4.5)."""
+    return f"_dmarc.{domain}"
+
+
 class TreeWalker:
     """Finds records, and looks up each name once (RFC 9989 §4.10)."""
 
@@ -266,8 +270,8 @@ class TreeWalker:
     async def _record(self, name: str) -> DmarcRecord | None:
         if name not in self._records:
             record = None
-            if len(_PREFIX) + len(name) <= NAME_LIMIT:
-                record = select_record((await dns.txt(self._resolver, _PREFIX + name)).data)
+            if is_name(record_name(name)):
+                record = select_record((await dns.txt(self._resolver, record_name(name))).data)
             if record is not None and record.psd is Psd.UNKNOWN and "." not in name:
                 record = replace(record, psd=Psd.YES)
             self._records[name] = record

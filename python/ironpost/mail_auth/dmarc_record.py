@@ -11,13 +11,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 URI_LIMIT: Final = 10
 """Addresses that are read from one tag (SECURITY R23)."""
+
+SHOWN: Final = 80
+"""Characters of a tag in a problem."""
 
 _VERSION: Final = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _TAG: Final = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*([ -:<-~]+)")
@@ -39,6 +42,19 @@ class Psd(StrEnum):
     YES = "y"
     NO = "n"
     UNKNOWN = "u"
+
+
+class _Flag(StrEnum):
+    YES = "y"
+    NO = "n"
+
+
+class _Mode(StrEnum):
+    RELAXED = "r"
+    STRICT = "s"
+
+
+_Choice = TypeVar("_Choice", DmarcPolicy, Psd, _Flag, _Mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,67 +83,104 @@ class DmarcRecord:
     failure_options: frozenset[str] = frozenset("0")
     """`fo`: when failure reports are wanted."""
     text: str = ""
-    """As published, with other octets than printable ASCII escaped."""
+    """As published, with octets that are not ASCII escaped."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with it, in ASCII."""
+
+
+def is_record(record: bytes) -> bool:
+    """Whether a TXT record starts with the version of DMARC."""
+    return _VERSION.match(record) is not None
 
 
 def select_record(records: Sequence[bytes]) -> DmarcRecord | None:
     """Parse the DMARC record among the TXT records of a name; None if there is none, or several (RFC 9989 §4.10)."""
-    found = [record for record in records if _VERSION.match(record)]
+    found = list(filter(is_record, records))
     return parse_record(found[0]) if len(found) == 1 else None
 
 
 def parse_record(record: bytes) -> DmarcRecord:
     """Parse a record that starts with its version."""
     text = record.decode("ascii", "backslashreplace")
-    tags: dict[str, str] = {}
-    for part in text.split(";")[1:]:
-        match = _TAG.fullmatch(part.strip(" \t"))
-        if match is not None:
-            tags.setdefault(match[1].lower(), match[2].strip(" "))
-    aggregate = _uris(tags.get("rua", ""))
-    policies = {name: _policy(tags, name) for name in ("p", "sp", "np")}
-    main, subdomains = policies["p"], policies["sp"]
-    invalid = main is None or any(policies[name] is None and name in tags for name in ("sp", "np"))
+    tags = _Tags(text)
+    aggregate = tags.uris("rua")
+    main = tags.choice("p", DmarcPolicy)
+    subdomains = tags.choice("sp", DmarcPolicy)
+    nonexistent = tags.choice("np", DmarcPolicy)
+    invalid = main is None or not tags.invalid.isdisjoint({"sp", "np"})
+    if main is None and "p" not in tags.invalid:
+        tags.problems.append("the tag p is missing")
     if main is None or invalid:
-        main = subdomains = policies["np"] = DmarcPolicy.NONE
+        main = subdomains = nonexistent = DmarcPolicy.NONE
     subdomains = subdomains or main
     return DmarcRecord(
         policy=main,
         subdomains=subdomains,
-        nonexistent=policies["np"] or subdomains,
+        nonexistent=nonexistent or subdomains,
         applies=bool(aggregate) or not invalid,
-        testing=tags.get("t", "").lower() == "y",
-        strict_dkim=tags.get("adkim", "").lower() == "s",
-        strict_spf=tags.get("aspf", "").lower() == "s",
-        psd=_psd(tags.get("psd", "")),
+        testing=tags.choice("t", _Flag) is _Flag.YES,
+        strict_dkim=tags.choice("adkim", _Mode) is _Mode.STRICT,
+        strict_spf=tags.choice("aspf", _Mode) is _Mode.STRICT,
+        psd=tags.choice("psd", Psd) or Psd.UNKNOWN,
         aggregate=aggregate,
-        failure=_uris(tags.get("ruf", "")),
-        failure_options=_failure_options(tags.get("fo", "")),
+        failure=tags.uris("ruf"),
+        failure_options=tags.failure_options(),
         text=text,
+        problems=tuple(tags.problems),
     )
 
 
-def _policy(tags: Mapping[str, str], name: str) -> DmarcPolicy | None:
-    try:
-        return DmarcPolicy(tags.get(name, "").lower())
-    except ValueError:
-        return None
+class _Tags:
+    """The tags of a record by name, and what is wrong with them."""
 
+    def __init__(self, text: str) -> None:
+        self.problems: list[str] = []
+        self.invalid: set[str] = set()
+        """Names of tags with an invalid value."""
+        self._values: dict[str, str] = {}
+        for part in text.split(";")[1:]:
+            match = _TAG.fullmatch(part.strip(" \t"))
+            if match is None:
+                if part.strip(" \t"):
+                    self.problems.append(f"invalid tag {part.strip()[:SHOWN]!a}")
+            elif (name := match[1].lower()) in self._values:
+                self.problems.append(f"the tag {name[:SHOWN]} occurs more than once; the first one counts")
+            else:
+                self._values[name] = match[2].strip(" ")
 
-def _psd(value: str) -> Psd:
-    try:
-        return Psd(value.lower())
-    except ValueError:
-        return Psd.UNKNOWN
+    def choice(self, name: str, values: type[_Choice]) -> _Choice | None:
+        """The value of a tag; None if it is absent or invalid."""
+        value = self._values.get(name)
+        if value is None:
+            return None
+        try:
+            return values(value.lower())
+        except ValueError:
+            self._refuse(name)
+            return None
 
+    def uris(self, name: str) -> tuple[str, ...]:
+        """The URIs of a list, without the sizes that older records have after them."""
+        found: list[str] = []
+        for each in self._values.get(name, "").split(",", URI_LIMIT)[:URI_LIMIT]:
+            match = _URI.fullmatch(each.strip(" \t"))
+            if match is not None:
+                found.append(match[1])
+            elif name in self._values:
+                self._refuse(name)
+        return tuple(found)
 
-def _uris(value: str) -> tuple[str, ...]:
-    """The URIs of a list, without the sizes that older records have after them."""
-    found = (_URI.fullmatch(each.strip(" \t")) for each in value.split(",", URI_LIMIT)[:URI_LIMIT])
-    return tuple(match[1] for match in found if match is not None)
+    def failure_options(self) -> frozenset[str]:
+        """When failure reports are wanted: `0` if the tag `fo` is absent or invalid."""
+        if "fo" in self._values:
+            options = [each.strip(" \t").lower() for each in self._values["fo"].split(":")]
+            chosen = frozenset(options)
+            if chosen <= _FAILURE_OPTIONS and len(chosen) == len(options) and not {"0", "1"} <= chosen:
+                return chosen
+            self._refuse("fo")
+        return frozenset("0")
 
-
-def _failure_options(value: str) -> frozenset[str]:
-    options = [each.strip(" \t").lower() for each in value.split(":")]
-    valid = _FAILURE_OPTIONS.issuperset(options) and len(set(options)) == len(options)
-    return frozenset(options) if valid and not {"0", "1"} <= set(options) else frozenset("0")
+    def _refuse(self, name: str) -> None:
+        if name not in self.invalid:
+            self.invalid.add(name)
+            self.problems.append(f"invalid value of the tag {name}: {self._values[name][:SHOWN]!a}")

@@ -1,0 +1,67 @@
+"""A check of SPF: the result for a client, a sender and a name, and why (RFC 7208).
+
+Promises: DNS is asked now, as a server would; nothing is sent or changed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ironpost.mail_auth import SpfResult, check_spf
+from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+
+if TYPE_CHECKING:
+    from ironpost.operations.context import DataDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class SpfCheckRequest:
+    """What a server would know of a client."""
+
+    ip: str
+    sender: str
+    """The reverse-path, a domain, or empty for the null reverse-path."""
+    helo: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpfCheck:
+    """The result and its reason."""
+
+    result: SpfResult
+    domain: str
+    """The domain whose record decided, in A-labels."""
+    identity: str
+    """`mailfrom` or `helo`."""
+    reason: str
+    explanation: str
+    """The text of the domain for a fail."""
+    lookups: int
+    """Number of terms that needed DNS."""
+    queries: int
+
+
+async def _check(data: DataDirectory, request: SpfCheckRequest) -> SpfCheck:
+    if not request.sender and not request.helo:
+        raise OperationError(Reason.INVALID, "a null reverse-path is checked by the name in EHLO; give one")
+    sender = request.sender if "@" in request.sender or not request.sender else f"postmaster@{request.sender}"
+    try:
+        answer = await check_spf(
+            ip=request.ip, helo=request.helo, sender=sender, resolver=data.resolver(), now=time.time()
+        )
+    except ValueError:
+        raise OperationError(Reason.INVALID, f"{request.ip}: not an IP address") from None
+    return SpfCheck(
+        answer.result,
+        answer.domain,
+        answer.identity,
+        answer.reason,
+        answer.explanation,
+        answer.lookups,
+        answer.queries,
+    )
+
+
+CHECK: Final = Operation("spf.check", SpfCheckRequest, SpfCheck, Scope.LOCAL, _check)

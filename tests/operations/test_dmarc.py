@@ -1,0 +1,96 @@
+"""`dmarc check`: what is found, what is wrong with it, and how the command shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.operations.command_kit import assert_encodable, checked
+
+from ironpost.cli import dmarc
+from ironpost.operations.dmarc import CHECK, DmarcCheck, DmarcCheckRequest, DmarcCheckResult
+from ironpost.operations.operation import OperationError
+from ironpost.testing.resolver import StaticResolver
+
+RECORD = "v=DMARC1; p=reject; sp=quarantine; rua=mailto:a@a.example; ruf=mailto:b@a.example"
+
+
+class Data:
+    """A `DataDirectory` whose DNS answers from the test."""
+
+    def __init__(self, resolver: StaticResolver) -> None:
+        self._resolver = resolver
+
+    def resolver(self) -> StaticResolver:
+        return self._resolver
+
+
+def check(domain: str, *records: str, failing: str = "") -> DmarcCheck:
+    """Check a domain while a.example has these records."""
+    txt = {"_dmarc.a.example": [each.encode() for each in records]}
+    resolver = StaticResolver(txt=txt, addresses={"b.a.example": []}, failing=[failing])
+    found: DmarcCheck = asyncio.run(_run(Data(resolver), domain))
+    assert_encodable(found)
+    return found
+
+
+async def _run(data: Any, domain: str) -> DmarcCheck:
+    return await CHECK.run(data, DmarcCheckRequest(domain))
+
+
+def test_a_domain_with_a_record() -> None:
+    found = check("A.example.", RECORD)
+    assert (found.result, found.domain, found.organization) == (DmarcCheckResult.GOOD, "a.example", "a.example")
+    assert (found.record, found.policy, found.policy_domain) == (RECORD, "reject", "a.example")
+    assert (found.aggregate, found.failure) == (("mailto:a@a.example",), ("mailto:b@a.example",))
+
+
+def test_a_subdomain_has_the_policy_for_subdomains() -> None:
+    found = check("b.a.example", RECORD)
+    assert (found.result, found.policy, found.policy_domain) == (DmarcCheckResult.GOOD, "quarantine", "a.example")
+
+
+def test_a_domain_without_a_record() -> None:
+    assert check("c.example", RECORD).result is DmarcCheckResult.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("records", "failing", "result", "problem"),
+    [
+        ([RECORD, RECORD], "", DmarcCheckResult.FAULTY, "2 DMARC records at _dmarc.a.example"),
+        (["v=DMARC1; p=reject; adkim=x"], "", DmarcCheckResult.FAULTY, "the tag adkim"),
+        (["v=DMARC1; p=\x1b[2J"], "", DmarcCheckResult.FAULTY, "DMARC is not applied"),
+        ([RECORD], "_dmarc.a.example", DmarcCheckResult.UNKNOWN, "DNS lookup failed"),
+    ],
+)
+def test_problems_are_named(
+    records: list[str],
+    failing: str,
+    result: DmarcCheckResult,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = check("a.example", *records, failing=failing)
+    assert found.result is result
+    assert any(problem in each for each in found.problems)
+    code = 75 if result is DmarcCheckResult.UNKNOWN else 1
+    lines = checked(dmarc, found, code, f"a.example: {result.value}", monkeypatch, capsys)
+    assert any(line.startswith("problem    ") for line in lines)
+
+
+@pytest.mark.parametrize("records", [(RECORD,), ()])
+def test_the_command_shows_the_record(
+    records: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = check("a.example", *records)
+    code = 0 if records else 66
+    lines = checked(dmarc, found, code, f"a.example: {found.result.value}", monkeypatch, capsys)
+    assert ("policy     reject, published by a.example" in lines) == bool(records)
+
+
+@pytest.mark.parametrize("domain", ["", "a..example", "x" * 64])
+def test_an_invalid_domain_is_refused(domain: str) -> None:
+    with pytest.raises(OperationError):
+        check(domain)
