@@ -91,7 +91,7 @@ def test_policies_of_subdomains_default_to_the_next_wider_one(text: str, policie
 
 
 @pytest.mark.parametrize("policy", ["", "p=deny; ", "p=reject; sp=deny; ", "p=reject; np=x; "])
-def test_without_a_valid_policy_it_is_none_if_reports_are_wanted(policy: str) -> None:
+def test_a_record_without_a_valid_policy_counts_only_if_reports_are_wanted(policy: str) -> None:
     record = parse_record(f"v=DMARC1; {policy}rua=mailto:a@x.example".encode())
     assert (record.policy, record.subdomains, record.nonexistent) == ("none", "none", "none")
     assert record.applies

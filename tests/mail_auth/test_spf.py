@@ -106,6 +106,12 @@ def test_a_domain_is_checked_by_its_a_labels() -> None:
     assert (answer.result, answer.domain) == (SpfResult.PASS, "xn--bcher-kva.example")
 
 
+def test_kumomta_a_domain_with_a_space_of_no_width_has_a_result() -> None:
+    answer = check(StaticResolver(), sender="jo@a\u200b.example", helo="m\u200bx.example")
+    assert answer.result is SpfResult.NONE
+    assert answer.reason.isascii()
+
+
 # -- results ----------------------------------------------------------------------------------------------------------
 
 

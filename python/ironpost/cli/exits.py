@@ -7,8 +7,9 @@ from typing import Final
 OK: Final = 0
 """Done."""
 NOT_CONFORMING: Final = 1
-"""`conform`: the server violates a MUST. `mtasts check`, `tlsrpt check`: what the domain publishes has a fault.
-`tlsrpt show`: not a valid report. `dane check`: DANE does not authenticate every host."""
+"""`conform`: the server violates a MUST. `mtasts check`, `tlsrpt check`, `dmarc check`: what the domain publishes has a
+fault. `spf check`: another result than pass. `tlsrpt show`: not a valid report. `dane check`: DANE does not
+authenticate every host."""
 USAGE: Final = 64
 """The command line is wrong."""
 REFUSED: Final = 65

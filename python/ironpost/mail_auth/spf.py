@@ -236,7 +236,7 @@ class _Check:
         return target.expand_name(await self._macro_values(target, domain))
 
     async def _explain(self, target: MacroString, domain: str) -> str:
-        """The explanation of a fail; empty if it cannot be had in ASCII (RFC 7208 §6.2)."""
+        """The explanation of a fail; empty if there is none in ASCII (RFC 7208 §6.2)."""
         try:
             answer = await self._query(await self._name(target, domain), RecordType.TXT)
             if len(answer.data) != 1:
