@@ -29,6 +29,7 @@ def policy(configuration: Configuration, name: str, ports: Ports) -> Policy:
         local_domains=Domains(configuration.local.domains),
         customer_domains=frozenset(domain for each in configuration.on_demand for domain in each.domains),
         trusted_networks=configuration.smtp.trusted,
+        name=name,
         own_names=frozenset({name.lower(), *_own_literals(configuration)}),
     )
     return Policy(configuration.policy.checks(system, ports))

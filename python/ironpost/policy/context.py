@@ -34,6 +34,8 @@ class LocalSystem:
     """Domains, in lower case, for which this server accepts mail from any client: their owners fetch it here."""
     trusted_networks: tuple[Network, ...] = LOOPBACK
     """Clients in these may relay."""
+    name: str = "localhost"
+    """The host name of this server."""
     own_names: frozenset[str] = frozenset()
     """The host names and address literals of this server, in lower case."""
 

@@ -15,6 +15,7 @@ from ironpost.policy.checks.reverse_dns import ReverseDns
 from ironpost.policy.checks.sender_domain import SenderDomain
 from ironpost.policy.checks.sender_login import SenderLogin
 from ironpost.policy.checks.senders import SenderRules
+from ironpost.policy.checks.spf import Spf
 from ironpost.policy.context import Context
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ CHECKS: Final[tuple[type[Check], ...]] = (
     SenderRules,
     OwnSender,
     SenderDomain,
+    Spf,
     NullSender,
     RecipientRate,
     Relay,
