@@ -159,6 +159,10 @@ class System:
                 "circle.example": [(10, f"mx.{OUR_DOMAIN}")],
             },
             addresses={"mx.by-mx.example": ["127.0.0.1"], f"mx.{OUR_DOMAIN}": ["192.0.2.1"]},
+            txt={
+                "from-here.example": [b"v=spf1 ip4:127.0.0.2 -all"],
+                "from-elsewhere.example": [b"v=spf1 ip4:192.0.2.9 -all"],
+            },
         )
         self._maildir = Maildir(clock=self.clock, random=self._random, host=f"mx.{OUR_DOMAIN}")
         self._remote = RemoteDelivery(
