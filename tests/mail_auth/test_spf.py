@@ -157,8 +157,14 @@ def test_what_is_not_a_domain_has_no_result(helo: str) -> None:
     assert answer.reason
 
 
-def test_an_ipv4_address_in_an_ipv6_address_counts_as_that() -> None:
-    assert check(published("v=spf1 ip4:192.0.2.1 -all"), ip="::ffff:192.0.2.1").result is SpfResult.PASS
+@pytest.mark.parametrize(("ip", "network"), [("::ffff:192.0.2.1", "ip4:192.0.2.1"), ("fe80::1%eth0", "ip6:fe80::1")])
+def test_a_mapped_address_and_a_zone_make_no_difference(ip: str, network: str) -> None:
+    assert check(published(f"v=spf1 {network} -all"), ip=ip).result is SpfResult.PASS
+
+
+def test_what_is_not_an_address_is_an_error() -> None:
+    with pytest.raises(ValueError, match="not an IP address"):
+        check(StaticResolver(), ip="mx.example")
 
 
 def test_r27_a_query_that_fails_is_a_temporary_error_at_any_depth() -> None:

@@ -14,18 +14,20 @@ Standards: RFC 7208 §2.4 (identities), §4 (evaluation), §5.5 (names of the cl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.mail_auth.names import is_name, is_within, normalised
 from ironpost.mail_auth.spf_macros import SpfError, parse_explanation
 from ironpost.mail_auth.spf_record import Directive, Mechanism, SpfResult, select_record
 from ironpost.model.dns import Records, RecordType, ResolverError
+from ironpost.model.network import parse_ip
 
 if TYPE_CHECKING:
     from ironpost.mail_auth.spf_macros import MacroString
     from ironpost.mail_auth.spf_record import SpfRecord
     from ironpost.model.dns import Resolver
+    from ironpost.model.network import IPAddress
 
 LOOKUP_LIMIT: Final = 10
 """Terms that need DNS (RFC 7208 §4.6.4)."""
@@ -64,7 +66,7 @@ async def check_spf(
     """Check the domain of the reverse-path, or that of HELO if the reverse-path is null (RFC 7208 §2.4).
 
     Args:
-        ip: the address of the client; one that maps an IPv4 address counts as that.
+        ip: the address of the client; its zone is ignored, and one that maps an IPv4 address counts as that.
         helo: the domain or address literal in HELO or EHLO.
         sender: the reverse-path without angle brackets; empty if it is null.
         resolver: answers the queries.
@@ -74,9 +76,9 @@ async def check_spf(
     Raises:
         ValueError: `ip` is not an IP address.
     """
-    client = ip_address(ip)
-    if isinstance(client, IPv6Address):
-        client = client.ipv4_mapped or client
+    client = parse_ip(ip)
+    if client is None:
+        raise ValueError(f"{ip!a} is not an IP address")
     identity = "mailfrom" if sender else "helo"
     local_part, _, domain = (sender or helo).rpartition("@")
     try:
@@ -99,7 +101,7 @@ class _Check:
 
     def __init__(
         self,
-        client: IPv4Address | IPv6Address,
+        client: IPAddress,
         local_part: str,
         domain: str,
         helo: str,

@@ -11,13 +11,15 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from ironpost.mail_auth.spf_macros import SHOWN, MacroString, SpfError, parse_domain_spec, parse_macros, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ironpost.model.network import Network
 
 RECORD_LIMIT: Final = 8_192
 """Octets of a record; RFC 7208 §3.4 recommends 450."""
@@ -78,7 +80,7 @@ class Directive:
     """None stands for the domain of the record."""
     prefix_v4: int = 32
     prefix_v6: int = 128
-    network: IPv4Network | IPv6Network | None = None
+    network: Network | None = None
     """The network of `ip4` and `ip6`."""
 
 
@@ -165,7 +167,7 @@ def _directive(term: str, qualifier: str, mechanism: Mechanism, argument: str) -
     return Directive(term[:SHOWN], result, mechanism, parse_domain_spec(argument[1:]))
 
 
-def _network(term: str, mechanism: Mechanism, argument: str) -> IPv4Network | IPv6Network:
+def _network(term: str, mechanism: Mechanism, argument: str) -> Network:
     if _NETWORK.fullmatch(argument):
         try:
             network = ip_network(argument[1:], strict=False)

@@ -64,7 +64,7 @@ class Spf(Check):
     async def _check(self, facts: Facts, clock: Clock, resolver: Resolver) -> Finding:
         service = self.context.system.name
         answer = await check_spf(
-            ip=str(parse_ip(facts.ip)),
+            ip=facts.ip,
             helo=facts.helo,
             sender=str(facts.reverse_path),
             resolver=_Timed(resolver, clock),
