@@ -108,7 +108,7 @@ def select_record(records: Sequence[bytes]) -> SpfRecord | None:
     return parse_record(found[0])
 
 
-@lru_cache(1024)
+@lru_cache(64)  # a record of the maximum length takes 400 KB
 def parse_record(record: bytes) -> SpfRecord:
     """Parse one record, which starts with its version.
 
