@@ -6,6 +6,7 @@ does not contain it: the suite has a licence with a notice, and pyspf that of Py
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -31,21 +32,29 @@ NAME = "pyspf-2.0.14"
 DIGEST = "57a7ef01bda090173aafb6af0106251686ed73f03db4e911fcd34c57fc347186"
 
 
+@functools.cache
 def folder() -> Path:
     """The unpacked distribution; skips the test if it cannot be fetched, or fails if CI is set."""
-    archive = PREFIX / f"{NAME}.tar.gz"
-    if not archive.exists():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
-        done = subprocess.run(
-            [*command, f"--dest={PREFIX}", NAME.replace("-", "==")], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{NAME} cannot be fetched: {done.stderr[-500:]}")
-    assert hashlib.sha256(archive.read_bytes()).hexdigest() == DIGEST
-    if not (PREFIX / NAME / "PKG-INFO").exists():
-        with tarfile.open(archive) as found:
-            found.extractall(PREFIX, filter="data")
+    PREFIX.mkdir(parents=True, exist_ok=True)
+    with (PREFIX / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # pytest's workers start together
+        archive = PREFIX / f"{NAME}.tar.gz"
+        if not archive.exists():
+            _fetch()
+        assert hashlib.sha256(archive.read_bytes()).hexdigest() == DIGEST
+        if not (PREFIX / NAME).is_dir():
+            with tarfile.open(archive) as found:
+                found.extractall(PREFIX, filter="data")
     return PREFIX / NAME
+
+
+def _fetch() -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:"]
+    done = subprocess.run(
+        [*command, f"--dest={PREFIX}", NAME.replace("-", "==")], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{NAME} cannot be fetched: {done.stderr[-500:]}")
 
 
 def scenarios() -> list[dict[str, Any]]:
