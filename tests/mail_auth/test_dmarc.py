@@ -197,6 +197,43 @@ def test_the_organizational_domain_follows_from_the_records(records: dict[str, s
     assert organization(Zones(records), "a.mail.example.com") == found
 
 
+def literally(domain: str, psd: dict[str, str]) -> str:
+    """The organizational domain, step by step as RFC 9989 §4.10 and §4.10.2 have it.
+
+    Args:
+        domain: where the walk starts.
+        psd: the domains that have a record, with its tag `psd`.
+    """
+    found = []
+    target = domain
+    while target:
+        if target in psd:
+            found.append(target)
+            if psd[target] in {"y", "n"}:
+                break
+        labels = target.split(".")
+        target = ".".join(labels[-7:]) if target == domain and len(labels) >= 8 else ".".join(labels[1:])
+    for name in found:
+        if psd[name] == "n":
+            return name
+        if psd[name] == "y" and name != domain:
+            count = len(name.split(".")) + 1
+            return ".".join(domain.split(".")[-count:])
+    return min(found, key=lambda name: len(name.split("."))) if found else domain
+
+
+LABELS = st.lists(st.sampled_from("ab"), min_size=1, max_size=11)
+
+
+@given(LABELS, st.dictionaries(st.integers(1, 11), st.sampled_from("ynu"), max_size=4))
+def test_r52_the_walk_agrees_with_the_steps_of_the_rfc(labels: list[str], published: dict[int, str]) -> None:
+    psd = {".".join([*labels, "example"][-count - 1 :]): value for count, value in published.items()}
+    zones = Zones({name: f"{REJECT}; psd={value}" for name, value in psd.items()})
+    domain = ".".join([*labels, "example"])
+    assert organization(zones, domain) == literally(domain, psd)
+    assert len(zones.asked) <= 8
+
+
 def test_the_simple_example_of_the_rfc() -> None:
     resolver = Zones({"example.com": REJECT, "signing.example.com": REJECT})
     answer = evaluate(resolver, "example.com", spf="example.com", dkim=("signing.example.com",))
