@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import authres
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ironpost.mail_auth import (
@@ -83,6 +83,7 @@ def test_r43_names_are_keywords(name: str) -> None:
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
+@example("\U0001f600" * 500, '"' * 500)
 def test_r43_any_value_is_one_field_that_authres_reads(value: str, reason: str) -> None:
     result = MethodResult("spf", "fail", (("smtp.mailfrom", value),), reason)
     field = results_field("us.example", [result, MethodResult("dmarc", "pass")])

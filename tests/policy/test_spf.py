@@ -153,7 +153,8 @@ def test_r48_received_results_are_removed() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"ip": "127.0.0.1"}, {"ip": ""}, {"listener": "lmtp"}, {"identity": Identity("jo@fail.example", "PLAIN")}]
+    "values",
+    [{"ip": "127.0.0.1"}, {"ip": ""}, {"listener": "lmtp"}, {"identity": Identity("jo@fail.example", "PLAIN")}],
 )
 def test_trusted_clients_are_not_checked(values: dict[str, Any]) -> None:
     decision = decide(facts("jo@fail.example", **values))

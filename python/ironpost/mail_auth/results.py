@@ -136,5 +136,5 @@ def _value(text: str) -> str:
 def _quoted(text: str) -> str:
     if not text:
         return '""'
-    escaped = re.sub(r'(["\\])', r"\\\1", shown(text[:VALUE_LIMIT]))
+    escaped = re.sub(r'(["\\])', r"\\\1", shown(text)[:VALUE_LIMIT])
     return f'"{escaped}"'
