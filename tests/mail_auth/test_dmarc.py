@@ -388,8 +388,13 @@ def test_the_author_is_the_domain_of_from(field: str, domain: str) -> None:
         "From: a@x.example\r\nFrom: b@x.example",
         "From: a@x.example, b@y.example",
         "From: <a@x.example> <b@y.example>",
+        "From: a@x.example ), b@y.example",
+        "From: a@x.example\x01, b@y.example",
+        "From: a@x.example (b@y.example",
+        'From: a@x.example, "b@y.example',
         "From: Team:;",
         "From: jo",
+        "From: )",
         "From: jo@[192.0.2.1]",
         "From: jo@" + "x" * 64 + ".example",
     ],
@@ -398,7 +403,7 @@ def test_a_message_without_exactly_one_author_is_a_permanent_error(header: str) 
     message = f"{header}\r\n\r\nFrom: jo@example.com\r\n".encode()
     answer = asyncio.run(evaluate_dmarc(message, spf=None, dkim=[], resolver=Zones({})))
     assert (answer.result, answer.author) == (DmarcResult.PERMERROR, "")
-    assert answer.reason.isascii()
+    assert "From" in answer.reason or "domain name" in answer.reason
 
 
 @given(st.binary(max_size=120), st.text(max_size=60))

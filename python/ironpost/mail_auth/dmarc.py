@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord, Psd, select_record
 from ironpost.mail_auth.names import is_name, normalised
-from ironpost.message.address_list import addresses
+from ironpost.message.address_list import addresses, tokens
 from ironpost.message.section import Header
 from ironpost.model import dns
 from ironpost.model.dns import RecordType, ResolverError
@@ -164,6 +164,10 @@ def author_domain(message: bytes) -> str:
     fields = Header(message).values("From")
     if len(fields) != 1:
         raise ValueError(f"the message has {counted(len(fields), 'field')} From; one is required")
+    read = [token.start for token in tokens(fields[0] + b";")]
+    if not read or read[-1] != len(fields[0]):
+        # A reader that continues after what is invalid could show another author.
+        raise ValueError("the field From is not valid")
     domains = {each.address.domain for each in addresses(fields[0])}
     found = {normalised(domain) for domain in domains if not domain.startswith("[")}
     if len(found) != 1:
