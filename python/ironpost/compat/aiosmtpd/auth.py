@@ -45,11 +45,14 @@ class Authentication:
     check_helo_needed: Callable[..., Awaitable[bool]]
     _call_handler_hook: Callable[..., Awaitable[Any]]
     _connection: Connection
-    _secure: bool
     _auth_methods: dict[str, _AuthMechAttr]
     _auth_require_tls: bool
     _authenticator: Callable[..., AuthResult] | None
     _auth_callback: Callable[[str, bytes, bytes], bool] | None
+
+    @property
+    def _secure(self) -> bool:
+        return self.session.ssl is not None
 
     @syntax("AUTH <mechanism>")
     async def smtp_AUTH(self, arg: str | None) -> None:

@@ -210,7 +210,7 @@ class Connection(ServerConnection):
         super().__init__(self._host)  # type: ignore[arg-type] # it has the hooks that a session without extensions calls
         self._host.connection = self
         self.smtp = smtp
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Reply] | None = None
         """The command that runs in a task, because it may need input."""
         self._suspended: Coroutine[Any, Any, None] | None = None
         """The command that waits for content without a task."""
@@ -224,7 +224,7 @@ class Connection(ServerConnection):
     # -----------------------------------------------------------------------------------------------------------------
     # Running a command
 
-    def run(self, command: Coroutine[Any, Any, Any]) -> Awaitable[Reply]:
+    def run(self, command: Coroutine[Any, Any, Reply]) -> Awaitable[Reply]:
         """Run a command that may need input; return its turn."""
         turn = self._begin_turn()
         self._task = self.host.loop.create_task(command)
@@ -271,7 +271,7 @@ class Connection(ServerConnection):
         self._end_turn()
         return self._input
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Reply]) -> None:
         if self._task is not task:  # its content was lost
             return
         self._task = None
@@ -294,7 +294,7 @@ class Connection(ServerConnection):
             self._resume((content, facts))
             return turn
         self._resume((content, facts))
-        return cast("Awaitable[Reply]", self.smtp._continue(command) or REPLIED)
+        return self.smtp._continue(command) or REPLIED
 
     def _resume(self, value: object) -> None:
         waiting, self._input = self._input, None

@@ -25,7 +25,7 @@ from ironpost.compat.aiosmtpd.smtp import SMTP
 try:
     from socket import AF_UNIX
 except ImportError:  # Windows
-    AF_UNIX = None  # type: ignore[assignment, misc]
+    AF_UNIX = None  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

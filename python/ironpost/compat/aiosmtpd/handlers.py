@@ -12,7 +12,7 @@ import smtplib
 import sys
 from abc import ABCMeta, abstractmethod
 from email.parser import BytesParser, Parser
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ironpost.compat.aiosmtpd import _get_or_new_eventloop
 
@@ -146,7 +146,7 @@ class MessageBase(metaclass=ABCMeta):
         else:
             raise TypeError(f"Expected str or bytes, got {type(data)}")
         message["X-Peer"] = str(session.peer)
-        message["X-MailFrom"] = cast("str", envelope.mail_from)
+        message["X-MailFrom"] = envelope.mail_from or ""
         message["X-RcptTo"] = ", ".join(envelope.rcpt_tos)
         return message
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_HOST: Final = "localhost"
 DEFAULT_PORT: Final = 8025
 DEFAULT_CLASS: Final = "aiosmtpd.handlers.Debugging"
-"""Modules of aiosmtpd are those of this package."""
+"""The handlers of aiosmtpd are those of this package."""
 PROGRAM = "aiosmtpd" if "__main__.py" in sys.argv[0] else sys.argv[0]
 
 
@@ -105,10 +105,9 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[ArgumentParser, Namesp
 
 def _handler(parser: ArgumentParser, classpath: str, arguments: Sequence[str]) -> Any:
     path, _, name = classpath.rpartition(".")
-    module = path
-    if path.startswith("aiosmtpd.") and sys.modules.get("aiosmtpd") is not sys.modules[str(__package__)]:
-        module = f"{__package__}.{path.removeprefix('aiosmtpd.')}"  # not under the alias
-    cls = getattr(import_module(module), name)
+    if path == "aiosmtpd.handlers":
+        path = f"{__package__}.handlers"
+    cls = getattr(import_module(path), name)
     if hasattr(cls, "from_cli"):
         return cls.from_cli(parser, *arguments)
     if arguments:

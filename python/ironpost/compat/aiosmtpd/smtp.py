@@ -211,9 +211,9 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
             name.removeprefix("handle_"): getattr(handler, name) for name in dir(handler) if name.startswith("handle_")
         }
         self._ehlo_hook_ver = self._ehlo_hook_version()
-        kind: Any = type(self)
-        self._smtp_methods: dict[str, Any] = {verb: getattr(self, f"smtp_{verb}") for verb in _verbs(kind)}
-        self._without_task = _unchanged(kind).difference(self._handle_hooks)
+        cls: Any = type(self)  # mypy takes it for unhashable
+        self._smtp_methods: dict[str, Any] = {verb: getattr(self, f"smtp_{verb}") for verb in _verbs(cls)}
+        self._without_task = _unchanged(cls).difference(self._handle_hooks)
         if hasattr(handler, "process_message"):
             self._without_task -= {"DATA"}
         if hasattr(self, "ehlo_hook") or hasattr(self, "rset_hook"):
@@ -273,10 +273,6 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
     def max_command_size_limit(self) -> int:
         """The largest of `command_size_limits`."""
         return max(self.command_size_limits.values(), default=self.command_size_limit)
-
-    @property
-    def _secure(self) -> bool:  # type: ignore[override] # nothing sets it
-        return self.session.ssl is not None
 
     @property
     def _greeting(self) -> bytes:
@@ -423,7 +419,7 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
     # -----------------------------------------------------------------------------------------------------------------
     # Commands
 
-    def _command(self, session: ServerSession, command: Command) -> Awaitable[Reply | None] | None:
+    def _command(self, session: ServerSession, command: Command) -> Awaitable[Reply] | None:
         """Handle one command: the override of the native session for all of them."""
         verb, octets = command.verb, command.argument
         size = len(verb) + (len(octets) + 1 if octets else 0)
@@ -496,7 +492,7 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
         session.input_drained = True
         self._handler_coroutine.cancel()
 
-    def _continue(self, command: Any) -> Awaitable[Reply | None] | None:
+    def _continue(self, command: Any) -> Awaitable[Reply] | None:
         """Run a command without a task, until it ends or waits for content."""
         try:
             self._connection.run_now(command)
