@@ -33,7 +33,7 @@ async def main():
 asyncio.run(main())
 """
 PACKAGES = {"stock": "aiosmtpd", "ours": "ironpost.compat.aiosmtpd"}
-SIZES = {1_000: 4000, 100_000: 400, 10_000_000: 8}
+SIZES = {1_000: 15_000, 100_000: 400, 10_000_000: 8}
 """Octets of a message, to the number of messages of a run."""
 
 
