@@ -278,3 +278,14 @@ def test_a_command_that_is_killed_leaves_a_whole_message_or_none(tmp_path: Path)
             break
     assert acknowledged, done.stderr
     assert step > 3
+
+
+def test_an_incomplete_file_may_be_finished_while_stale_ones_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale, finished = tmp_path / "stale", tmp_path / "finished"
+    stale.touch()
+    os.utime(stale, (0, 0))
+    monkeypatch.setattr(type(tmp_path), "glob", lambda *_: iter([finished, stale]))
+    drop.remove_stale(tmp_path, drop.STALE_SECONDS + 1.0)
+    assert not stale.exists()

@@ -329,7 +329,7 @@ class RemoteDelivery:
     ) -> Results:
         try:
             message, recipients = await self._rewriting.apply(message, recipients)
-            sending = replace(await Sending.of(message), callout=callout)
+            sending = await Sending.of(message, callout=callout)
         except OSError as error:
             outcome = unreadable(error)
             return [(each.number, outcome) for each in recipients]

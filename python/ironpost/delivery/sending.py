@@ -50,7 +50,7 @@ class Sending:
     """Only ask for the recipients; see `OutgoingTransaction`."""
 
     @classmethod
-    async def of(cls, message: QueuedMessage) -> Self:
+    async def of(cls, message: QueuedMessage, *, callout: bool = False) -> Self:
         """Read what must be known before MAIL.
 
         Raises:
@@ -59,11 +59,11 @@ class Sending:
         body = message.body
         content = await body.head(body.size) if body.size <= HELD else None
         if content is not None:
-            return cls(message, content, None)
+            return cls(message, content, None, callout=callout)
         header_ascii = None
         if message.envelope.smtputf8:
             header_ascii = header_is_ascii(await body.head(HEADER_OCTETS), whole=False)
-        return cls(message, None, await _eight_bit(message), header_ascii)
+        return cls(message, None, await _eight_bit(message), header_ascii, callout)
 
     async def over(self, connection: Connection, recipients: Sequence[QueuedRecipient]) -> Results:
         """Run one transaction; return the outcome of each recipient."""

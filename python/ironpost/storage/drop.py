@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Address, Envelope, Origin, Recipient
@@ -196,8 +197,9 @@ def set_aside(directory: Path, name: str) -> Path:
 def remove_stale(directory: Path, now: float) -> None:
     """Remove incomplete files of commands that were killed."""
     for path in directory.glob(f"{_INCOMPLETE}*"):
-        if now - path.lstat().st_mtime > STALE_SECONDS and not path.is_dir():
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its command has finished it
+            if now - path.lstat().st_mtime > STALE_SECONDS and not path.is_dir():
+                path.unlink()
 
 
 def _envelope(line: bytes) -> Envelope:
