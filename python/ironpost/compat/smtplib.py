@@ -1,7 +1,7 @@
 """The standard library's smtplib, faster and safer: `from ironpost.compat import smtplib`.
 
 **TLS is verified by default.** `starttls()` and `SMTP_SSL` use `ssl.create_default_context()` where smtplib trusts
-anyone; for a server with a self-signed certificate give a `context`. This is the one deliberate difference.
+anyone; for a server with a self-signed certificate give a `context`.
 
 Promises: names, arguments, results and exceptions are those of the running Python's smtplib, whose classes these are
 subclasses of. `sendmail` and `send_message` send MAIL, RCPT and DATA together where the server offers PIPELINING, and
