@@ -289,3 +289,17 @@ def test_an_incomplete_file_may_be_finished_while_stale_ones_are_removed(
     monkeypatch.setattr(type(tmp_path), "glob", lambda *_: iter([finished, stale]))
     drop.remove_stale(tmp_path, drop.STALE_SECONDS + 1.0)
     assert not stale.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sender"),
+    [(("-F", "-quick", "jo@mx.example"), None), (("-F", "-d name", "-i", "jo@mx.example"), None),
+     (("-iF", "-q", "-f", "ada@mx.example", "jo@mx.example"), "ada@mx.example")],
+)  # fmt: skip
+def test_the_value_of_an_option_may_look_like_another_option(
+    system: Running, arguments: tuple[str, ...], sender: str | None
+) -> None:
+    assert sendmail(system, *arguments).returncode == 0
+    [(envelope, _)] = dropped(system)
+    assert [str(each.address) for each in envelope.recipients] == ["jo@mx.example"]
+    assert sender in {None, str(envelope.reverse_path)}

@@ -13,6 +13,7 @@ import asyncio
 import getopt
 import os
 import pwd
+import re
 import sys
 from email.utils import formataddr, parseaddr
 from pathlib import Path
@@ -44,6 +45,8 @@ _OPTIONS: Final = "A:B:C:F:GIL:N:O:R:UV:X:b:e:f:h:imno:p:r:stv"
 """The options of Postfix and Sendmail, for getopt(3), but those in `_BARE`."""
 _BARE: Final = ("-q", "-d")
 """Options whose value is optional, and attached: they are ignored."""
+_VALUE_FOLLOWS: Final = re.compile("-[GIUimnstv]*[ABCFLNORVXbefhopr]")
+"""An argument whose value is the next argument, by `_OPTIONS`."""
 
 
 class Options(NamedTuple):
@@ -110,13 +113,21 @@ def parsed(arguments: list[str]) -> Options:
     Raises:
         CommandError: an option is unknown, or lacks its value.
     """
-    run_queue = any(each.startswith("-q") for each in _before_dashes(arguments))
-    known = [each for each in _before_dashes(arguments) if not each.startswith(_BARE)]
-    known += arguments[len(_before_dashes(arguments)) :]
+    before = _before_dashes(arguments)
+    known: list[str] = []
+    run_queue = is_value = False
+    for each in before:
+        if each.startswith(_BARE) and not is_value:
+            run_queue = run_queue or each.startswith("-q")
+            continue
+        known.append(each)
+        is_value = not is_value and _VALUE_FOLLOWS.fullmatch(each) is not None
+    known += arguments[len(before) :]
     try:
         pairs, addresses = getopt.gnu_getopt(known, _OPTIONS)
     except getopt.GetoptError as error:
-        raise CommandError(exits.USAGE, f"sendmail: {error}") from None
+        hint = "the options are those of sendmail(1), such as -t, -i and -f ADDRESS"
+        raise CommandError(exits.USAGE, f"sendmail: {error}; {hint}") from None
     options = Options(tuple(addresses), run_queue=run_queue)
     for option, value in pairs:
         match option:

@@ -127,7 +127,10 @@ def _copied(path: Path, target: Path) -> bool:
 def _beside_database(path: Path) -> bool:
     """Whether SQLite keeps this file beside a database; `copy_database` has its contents."""
     for end in _BESIDE:
-        database = path.with_name(path.name.removesuffix(end))
-        if database != path and database.is_file() and is_database(database):
+        name = path.name.removesuffix(end)
+        if name in {"", path.name}:
+            continue
+        database = path.with_name(name)
+        if database.is_file() and is_database(database):
             return True
     return False
