@@ -145,6 +145,18 @@ def test_a_disabled_mailbox_is_refused_permanently() -> None:
     assert (entry.reply.code, entry.reply.enhanced) == (550, "5.2.1")
 
 
+@pytest.mark.parametrize(("others", "kept"), [((), Closed), (("x@other.example",), Alias)])
+def test_a_disabled_mailbox_keeps_no_copy_even_if_it_is_its_own_target(others: tuple[str, ...], kept: type) -> None:
+    targets = tuple(map(Address.parse, ("ADA@mail.example", *others)))
+    record = Record("people", targets, keep=True, disabled=True)
+    entry = find(
+        MailDirectory(Domains(["mail.example"]), [RecordTable({"ada@mail.example": record})]), "ada@mail.example"
+    )
+    assert isinstance(entry, kept)
+    if isinstance(entry, Alias):
+        assert (list(map(str, entry.targets)), entry.mailbox, entry.disabled) == ([*others], None, True)
+
+
 @pytest.mark.parametrize(
     ("text", "targets"),
     [

@@ -22,14 +22,19 @@ from ironpost.config.listeners import CertificateSection, ListenerSection, Serve
 from ironpost.config.local import LocalDeliverySection, LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import QueueSection, ReplySection, RetrySection
+from ironpost.config.rewriting import RewriteSection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import (
     ArchiveSection,
     Configuration,
+    DnsSection,
+    HttpSection,
     LogSection,
     OnDemandSection,
     SmtpSection,
 )
+from ironpost.config.sendmail import SendmailSection
+from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.model.patterns import EVERY
 from ironpost.model.text import error_text
 
@@ -73,6 +78,11 @@ TABLES: dict[str, type[BaseModel]] = {
     "[route.auth]": RouteAuthSection,
     "[[on_demand]]": OnDemandSection,
     "[[archive]]": ArchiveSection,
+    "[[rewrite]]": RewriteSection,
+    "[sendmail]": SendmailSection,
+    "[http]": HttpSection,
+    "[tlsrpt]": TlsrptSection,
+    "[dns]": DnsSection,
 }
 """The tables of the file, by what messages call them."""
 

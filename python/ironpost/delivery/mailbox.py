@@ -190,6 +190,8 @@ def create_directories(path: Path, base: Path) -> None:
         MailboxError: `base` does not exist.
         OSError: a directory cannot be created.
     """
+    if path.is_dir():
+        return
     if not base.exists():
         advice = "create it, or mount the file system that has it"
         raise MailboxError(_MISSING.because(f"{base} does not exist; {advice}"))

@@ -90,7 +90,10 @@ class InspectedSpool:
         if not self._strip or not header.starts_with_field:
             return header
         self.fault = header.fault
-        return EMPTY if self.fault else Header(header.without(*self._strip))
+        if self.fault:
+            return EMPTY
+        octets = header.without(*self._strip)
+        return header if octets is header.octets else Header(octets)
 
     def _rewritten(self, header: Header) -> bytes:
         return header.octets if self._rewrite is None else self._rewrite(header)

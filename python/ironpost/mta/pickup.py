@@ -175,6 +175,8 @@ class Pickup:
             content.finish()
             spool.finish()
             content.spool = spool.spool
+            if content.size > octets:
+                raise _Refused(f"larger than {octets} octets")
             if fault := content.fault or spool.fault:
                 raise _Refused(fault)
             if content.header.received >= MAX_RECEIVED:

@@ -228,6 +228,9 @@ def _entry(address: Address, base: str, record: Record, reason: str, detail: str
         reason: the derivation.
         detail: what follows the separator.
     """
+    if record.disabled:  # it keeps no copy, even if it is among its own targets
+        others = tuple(target for target in record.targets if key_of(target) != base)
+        record = record._replace(targets=others, keep=False)
     mailbox = Mailbox(reason, _mailbox(address, base), detail, record.quota, record.senders)
     if record.targets:
         return _redirected(address, record, mailbox)

@@ -102,7 +102,7 @@ class RewriteRule:
 class Rewriting:
     """The rules that apply at one point of a message's way, in order.
 
-    Finding a rule for a single address costs a dictionary access, however many there are.
+    Rules for single addresses cost one dictionary access together; those for domains are tried in order.
     """
 
     def __init__(self, rules: Sequence[RewriteRule], trusted: tuple[Network, ...] = LOOPBACK) -> None:
