@@ -7,7 +7,7 @@ import email.policy
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.message.section import Header
@@ -210,3 +210,16 @@ def test_without_a_conflict_rewriting_twice_is_the_same_as_once(rules: list[Rewr
         found = rewriting.find(Place.FORWARD_PATH, A(f"{name}@{domain}"))
         if found is not None:
             assert rewriting.find(Place.FORWARD_PATH, found.after) is None
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(RULE, min_size=1, max_size=4))
+def test_every_conflict_is_found(rules: list[RewriteRule]) -> None:
+    rewriting = Rewriting(rules)
+    names = ("a", "b", "c", "any-name")
+    domains = ("a.example", "b.example", "x.a.example", "y.a.example", "z.a.example", "z.example", "z.test")
+    changes = []
+    for name, domain in product(names, domains):
+        found = rewriting.find(Place.FORWARD_PATH, A(f"{name}@{domain}"))
+        changes.append(found is not None and rewriting.find(Place.FORWARD_PATH, found.after) is not None)
+    assert bool(conflict(rules)) is any(changes)

@@ -208,20 +208,9 @@ def _key(place: Place, address: Address) -> tuple[Place, str, str]:
 
 
 def conflict(rules: Sequence[RewriteRule]) -> str:
-    """A sentence about an address whose new form would change the next time; empty if there is none.
-
-    Rules tell addresses apart by the local parts and domains that they name, so it is enough to try those, and one more
-    of each kind.
-    """
+    """A sentence about an address whose new form would change the next time; empty if there is none."""
     rewriting = Rewriting(rules)
-    patterns = [pattern for rule in rules for pattern in rule.addresses]
-    local_parts = {"any-name"}.union(
-        *(rule.exceptions for rule in rules), (each.address.local_part for each in patterns if each.address is not None)
-    )
-    domains = {rule.domain for rule in rules}.union(
-        each.domain or f"any-host{each.below or '.invalid'}" for each in patterns
-    )
-    for place, local_part, domain in product(Place, sorted(local_parts), sorted(domains)):
+    for place, (local_part, domain) in product(Place, _telling(rules)):
         try:
             found = rewriting.find(place, Address(local_part, domain))
         except wire.WireFault:  # there can be no such address
@@ -230,3 +219,26 @@ def conflict(rules: Sequence[RewriteRule]) -> str:
         if found is not None and again is not None:
             return f"{found}, and the next time {again.after} by {' and '.join(again.rules)}"
     return ""
+
+
+def _telling(rules: Sequence[RewriteRule]) -> list[tuple[str, str]]:
+    """Addresses that show how the rules treat all others, sorted.
+
+    By domain, rules tell only exceptions from other local parts. The local part of a single address counts in its own
+    domain, and in those that a rule turns into that domain.
+    """
+    patterns = [(pattern, rule) for rule in rules for pattern in rule.addresses]
+    names = {"any-name"}.union(*(rule.exceptions for rule in rules))
+    domains = {rule.domain for rule in rules}
+    domains.update(pattern.domain or f"any-host{pattern.below or '.invalid'}" for pattern, _ in patterns)
+    sources: dict[str, set[str]] = {}
+    """The domains that become a domain."""
+    for pattern, rule in patterns:
+        if pattern.address is None:
+            matched = (domain for domain in domains if pattern.matches(Address("any-name", domain)))
+            sources.setdefault(rule.domain.lower(), set()).update(matched)
+    found = set(product(names, domains))
+    for pattern, _ in patterns:
+        if (single := pattern.address) is not None:
+            found.update((single.local_part, domain) for domain in (single.domain, *sources.get(single.key, ())))
+    return sorted(found)
