@@ -75,6 +75,11 @@ def test_r43_a_value_is_quoted_unless_it_is_a_token_or_an_address(value: str, wr
     assert unfold(field).decode().endswith(f" smtp.mailfrom={written}\r\n")
 
 
+def test_a_field_has_the_name_of_its_service() -> None:
+    with pytest.raises(HeaderError, match="authserv-id is empty"):
+        results_field("", [])
+
+
 @pytest.mark.parametrize("name", ["", "a b", "spf=pass", "a;", "ä", "-", "a\r\n"])
 def test_r43_names_are_keywords(name: str) -> None:
     for result in (MethodResult(name, "pass"), MethodResult("spf", name), MethodResult("spf", "pass", ((name, "x"),))):

@@ -222,6 +222,12 @@ class Counting(StaticResolver):
         return await super().resolve(name, kind)
 
 
+def test_r23_a_query_that_fails_is_sent_once_too() -> None:
+    resolver = Counting(txt={"a.example": [b"v=spf1 ptr ptr ptr -all"]}, failing=[IP])
+    assert check(resolver).result is SpfResult.FAIL
+    assert resolver.count == 2
+
+
 def test_r23_at_most_ten_terms_need_dns() -> None:
     hosts = {f"h{number}.example": ["192.0.2.9"] for number in range(11)}
     terms = [f"a:{host}" for host in hosts]

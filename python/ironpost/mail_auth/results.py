@@ -67,6 +67,8 @@ def results_field(service: str, results: Iterable[MethodResult]) -> bytes:
     Raises:
         HeaderError: a name is not a keyword, or `service` is empty.
     """
+    if not service:
+        raise HeaderError("the authserv-id is empty")
     words = [_value(service)]
     for each in results:
         words[-1] += ";"

@@ -111,6 +111,7 @@ class _Check:
     ) -> None:
         self.lookups = 0
         self.answers: dict[tuple[str, RecordType], Records[Any]] = {}
+        self._failures: dict[tuple[str, RecordType], ResolverError] = {}
         self._voids = 0
         self._client = client
         self._domain = domain
@@ -254,9 +255,15 @@ class _Check:
         key = (name.lower(), kind)
         answer = self.answers.get(key)
         if answer is None:
+            if key in self._failures:
+                raise self._failures[key]
             if not is_name(name):
                 return _NO_SUCH_NAME
-            answer = self.answers[key] = await self._resolver.resolve(name, kind)
+            try:
+                answer = self.answers[key] = await self._resolver.resolve(name, kind)
+            except ResolverError as error:
+                self._failures[key] = error
+                raise
         if not answer.data and kind is not RecordType.TXT:  # without TXT, evaluation ends anyway
             self._voids += 1
             if self._voids > VOID_LIMIT:
