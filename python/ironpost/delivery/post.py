@@ -99,7 +99,13 @@ class Post:
         """Make one request for each of `recipients`."""
         options = route.options
         assert isinstance(options, PostOptions)
-        return [(each.number, await self._one(message, each, options)) for each in recipients]
+        try:
+            key = await asyncio.to_thread(read_secret, options.secret)
+        except SecretError as error:
+            outcome = misconfigured(f"secret: {error}")
+            return [(each.number, outcome) for each in recipients]
+        outcomes = await asyncio.gather(*(self._one(message, each, options, key) for each in recipients))
+        return [(each.number, outcome) for each, outcome in zip(recipients, outcomes, strict=True)]
 
     async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's
         """The URL, whatever the address."""
@@ -108,16 +114,12 @@ class Post:
     def close(self) -> None:
         """Nothing to release."""
 
-    async def _one(self, message: QueuedMessage, recipient: QueuedRecipient, options: PostOptions) -> Outcome:
+    async def _one(self, message: QueuedMessage, recipient: QueuedRecipient, options: PostOptions, key: str) -> Outcome:
         from ironpost.http import HttpError, HttpLimits  # slow to load; not needed to read a configuration
 
         assert self._client is not None
         if message.body.size > LARGEST:
             return _failed("5.3.4", f"The message has more than {LARGEST} octets")
-        try:
-            key = await asyncio.to_thread(read_secret, options.secret)
-        except SecretError as error:
-            return misconfigured(f"secret: {error}")
         async with self._turns:
             try:
                 body = await self._body(message, recipient)

@@ -328,7 +328,7 @@ class RemoteDelivery:
         callout: bool,
     ) -> Results:
         try:
-            message, recipients = await self._rewriting.apply(message, recipients)
+            message, recipients = await self._rewriting.apply(message, recipients, logged=not callout)
             sending = await Sending.of(message, callout=callout)
         except OSError as error:
             outcome = unreadable(error)

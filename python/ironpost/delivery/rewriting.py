@@ -37,9 +37,14 @@ class DeliveryRewriting:
         self._metrics = metrics or Uncounted()
 
     async def apply(
-        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient]
+        self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], *, logged: bool = True
     ) -> tuple[QueuedMessage, Sequence[QueuedRecipient]]:
-        """The message and its recipients as they are sent; the same objects if no rule changes them.
+        """The message and its recipients as they are sent.
+
+        Args:
+            message: as it is stored.
+            recipients: those of this attempt.
+            logged: log and count what was replaced; False for what is not mail.
 
         Raises:
             OSError: the body cannot be read.
@@ -69,7 +74,8 @@ class DeliveryRewriting:
                 octets = rules.header(header, changes, own=own)
             if octets is not header.octets:
                 message = message._replace(body=_RewrittenBody(message.body, octets, len(header.octets)))
-        log_rewritten(_log, self._metrics, message.id, changes)
+        if logged:
+            log_rewritten(_log, self._metrics, message.id, changes)
         return message, sent
 
 
