@@ -4,13 +4,16 @@
 anyone; for a server with a self-signed certificate give a `context`.
 
 Promises: names, arguments, results and exceptions are those of the running Python's smtplib, whose classes these are
-subclasses of. `sendmail` and `send_message` send MAIL, RCPT and DATA together where the server offers PIPELINING, and
-small messages with them where it offers CHUNKING too. Content may also be a file or an iterable of bytes, of which one
-piece is in memory. No bare CR or LF is sent as content: each becomes CRLF (SECURITY R3); commands with either are
-refused with ValueError, as in smtplib. `LMTP` reads the reply for each recipient, of which smtplib leaves all but the
-first unread. A class that overrides `mail`, `rcpt` or `data` has them called one after the other.
+subclasses of. `sendmail` and `send_message` send MAIL, RCPT and DATA together where the server offers PIPELINING.
+Content may also be a file or an iterable of bytes, of which one piece is in memory. No bare CR or LF is sent as
+content: each becomes CRLF (SECURITY R3); commands with either are refused with ValueError, as in smtplib. `LMTP` reads
+the reply for each recipient, of which smtplib leaves all but the first unread. A class that overrides `mail`, `rcpt`,
+`data` or `getreply` has them called one after the other.
 
-Standards: RFC 5321 §4.1.1, §4.5.2; RFC 2920 §3.1 (pipelining); RFC 3030 §2 (BDAT); RFC 2033 §4.2 (LMTP).
+BDAT is not used: content that is sent before its envelope is accepted could be executed as commands (SECURITY R5), and
+after that it saves nothing.
+
+Standards: RFC 5321 §4.1.1, §4.5.2; RFC 2920 §3.1 (pipelining); RFC 2033 §4.2 (LMTP).
 """
 
 from __future__ import annotations
@@ -65,12 +68,8 @@ __all__ = [
 
 WINDOW: Final = 100
 """Maximum commands that wait for their replies; all these replies fit into the buffers of a socket (RFC 2920 §3.1)."""
-TOGETHER: Final = 64 * 1024
-"""Maximum octets of content that are sent before the recipients are accepted."""
 PIECE: Final = 256 * 1024
 """Octets that are read from a file at a time."""
-NO_CHUNKING: Final = frozenset({500, 501, 502, 503, 504})
-"""Replies to BDAT after which DATA is tried, once: the server offers what it cannot do."""
 
 
 def __getattr__(name: str) -> Any:
@@ -231,35 +230,17 @@ class _Message:
 
     def send(self, window: int) -> dict[str, Answer]:
         """Send it; return the recipients that were refused, with the replies."""
-        chunk = self._chunk() if window > 1 else None
-        final = self._envelope(window, chunk)
-        if chunk is not None and final is not None and final[0] in NO_CHUNKING:
-            self._client.esmtp_features.pop("chunking")
-            self._client.rset()
-            self._accepted.clear()
-            self._refused.clear()
-            chunk = None
-            final = self._envelope(window, None)
-        if chunk is None:
-            if final is None:  # the commands were sent one at a time
-                self._client.putcmd("data")
-                final = self._client.getreply()
-            if final[0] != 354:
-                raise SMTPDataError(*final)
-            self._client._send_content(self._content)
+        final = self._envelope(window)
+        if final is None:  # the commands were sent one at a time
+            self._client.putcmd("data")
             final = self._client.getreply()
-        assert final is not None
-        return self._finish(final)
+        if final[0] != 354:
+            raise SMTPDataError(*final)
+        self._client._send_content(self._content)
+        return self._finish(self._client.getreply())
 
-    def _chunk(self) -> bytes | None:
-        """The content, if it can be sent with the commands (RFC 3030 §2)."""
-        octets = self._content
-        if not (isinstance(octets, bytes) and len(octets) <= TOGETHER and self._client.has_extn("chunking")):
-            return None
-        return octets
-
-    def _envelope(self, window: int, chunk: bytes | None) -> Answer | None:
-        """Send MAIL and RCPT, and with the last of them BDAT or DATA; return the reply to that, or None.
+    def _envelope(self, window: int) -> Answer | None:
+        """Send MAIL and RCPT, and with the last of them DATA if a window allows it; return the reply to that.
 
         Raises:
             SMTPSenderRefused, SMTPRecipientsRefused: nothing is to be sent; the transaction has been reset.
@@ -278,11 +259,8 @@ class _Message:
             try:
                 for command in group:
                     client.putcmd(*command)
-                if last and chunk is None:
+                if last:
                     client.putcmd("data")
-                elif last and chunk is not None:
-                    client.send(b"BDAT %d LAST\r\n" % len(chunk))
-                    client.send(chunk)
             finally:
                 together, client._together = client._together, None
             client.send(b"".join(together))
@@ -296,7 +274,8 @@ class _Message:
                     self._refused[self._recipients[number - 1]] = answer
                 if answer[0] == 421:
                     client.close()
-                    raise self._refusal(answer if sender is None or number == 0 else sender)
+                    assert sender is not None
+                    raise self._refusal(sender)
             if last:
                 final = client.getreply()
             assert sender is not None

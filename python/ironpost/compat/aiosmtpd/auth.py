@@ -1,6 +1,6 @@
 """AUTH of the class `SMTP`: the command, the mechanisms PLAIN and LOGIN, and challenges for others.
 
-Promises: a failed attempt is replied to once. Responses of clients are not logged.
+Promises: a failed attempt is replied to once. Responses of clients are logged only with `log_client_response`.
 Standards: RFC 4954 §4; RFC 4616 (PLAIN).
 """
 

@@ -107,7 +107,10 @@ def _handler(parser: ArgumentParser, classpath: str, arguments: Sequence[str]) -
     path, _, name = classpath.rpartition(".")
     if path == "aiosmtpd.handlers":
         path = f"{__package__}.handlers"
-    cls = getattr(import_module(path), name)
+    try:
+        cls = getattr(import_module(path), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        parser.error(f"cannot load the handler {classpath}: {error}")
     if hasattr(cls, "from_cli"):
         return cls.from_cli(parser, *arguments)
     if arguments:

@@ -312,6 +312,7 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
         else:
             self._reset_timeout(self._proxy_timeout)
             self._proxy_reader = asyncio.StreamReader(loop=self.loop)
+            self._proxy_reader.set_transport(transport)
             self._proxy_task = self.loop.create_task(self._read_proxy(self._proxy_reader))
 
     def _new_session(self, transport: asyncio.Transport) -> None:
@@ -343,6 +344,7 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
             return
         self._reset_timeout()
         self._proxy_reader = None
+        self.transport.resume_reading()  # the reader may have paused it
         received = bytes(reader._buffer)  # type: ignore[attr-defined]
         self._connection.begin(self.transport, peer_of(self.transport), "", None, received)
 

@@ -1,4 +1,4 @@
-"""Asks for a message and sends it: `python -m aiosmtplib`."""
+"""Asks for a message and sends it: `python -m ironpost.compat.aiosmtplib`."""
 
 from .smtp import SMTP, SMTP_PORT
 

@@ -1,8 +1,8 @@
 """The client: connects, logs in, and sends messages.
 
-Promises: `sendmail` sends MAIL, RCPT and DATA together where the server offers PIPELINING, and content of at most
-64 KiB with them where it offers CHUNKING too (RFC 2920 §3.1, RFC 3030 §2); results and exceptions are as if it had sent
-one command at a time. A class that overrides `mail`, `rcpt`, `data` or `execute_command` has them called.
+Promises: `sendmail` sends MAIL, RCPT and DATA together where the server offers PIPELINING (RFC 2920 §3.1); results and
+exceptions are as if it had sent one command at a time. A class that overrides `mail`, `rcpt`, `data` or
+`execute_command` has them called.
 """
 # ruff: noqa: ASYNC109 - the time limits are aiosmtplib's arguments
 

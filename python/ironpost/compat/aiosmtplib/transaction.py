@@ -1,13 +1,11 @@
-"""One message, sent with up to a window of commands at a time.
+"""One message, sent with up to a window of commands at a time, and by DATA: see `ironpost.compat.smtplib` about BDAT.
 
-Standards: RFC 2920 §3.1 (pipelining), RFC 3030 §2 (BDAT), RFC 1870 §6.1 (the size of content).
+Standards: RFC 2920 §3.1 (pipelining), RFC 1870 §6.1 (the size of content).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-
-from ironpost import wire
 
 from .commands import envelope_words
 from .errors import (
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
 
 WINDOW: Final = 100
 """Maximum commands that wait for their replies; all these replies fit into the buffers of a socket (RFC 2920 §3.1)."""
-TOGETHER: Final = 64 * 1024
-"""Maximum octets of content that are sent before the recipients are accepted."""
-NO_CHUNKING: Final = frozenset({500, 501, 502, 503, 504})
-"""Replies to BDAT after which DATA is tried, once: the server offers what it cannot do."""
 ACCEPTED: Final = frozenset({250, 251})
 """Replies to RCPT that accept the recipient."""
 END: Final = b".\r\n"
@@ -85,27 +79,18 @@ class Transaction:
         return {error.recipient: SMTPResponse(error.code, error.message) for error in self._refused}, final.message
 
     async def _send(self) -> SMTPResponse:
-        if len(self._content) <= TOGETHER and self._client.supports_extension("chunking"):
-            content = wire.dot_unstuff(self._content[: -len(END)])
-            final = await self._envelope(b"BDAT %d LAST\r\n%b" % (len(content), content))
-            if final.code not in NO_CHUNKING:
-                return final
-            del self._client.esmtp_extensions["chunking"]
-            self._refused.clear()
-            self._protocol.send(b"RSET\r\n")
-            await self._read()
-        final = await self._envelope(b"DATA\r\n")
+        final = await self._envelope()
         if final.code != SMTPStatus.start_input:
             raise SMTPDataError(*final)
         return await self._protocol.send_content(pieces(self._content), self._seconds)
 
-    async def _envelope(self, last: bytes) -> SMTPResponse:
-        """Send MAIL and RCPT, and the last command with them; return the reply to that.
+    async def _envelope(self) -> SMTPResponse:
+        """Send MAIL and RCPT, and DATA with them; return the reply to that.
 
         Raises:
             SMTPSenderRefused, SMTPRecipientsRefused: nothing is to be sent.
         """
-        commands = [*self._commands, last]
+        commands = [*self._commands, b"DATA\r\n"]
         accepted: SMTPResponse | None = None
         for start in range(0, len(commands), WINDOW):
             group = commands[start : start + WINDOW]
