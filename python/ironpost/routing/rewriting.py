@@ -224,8 +224,8 @@ def conflict(rules: Sequence[RewriteRule]) -> str:
 def _telling(rules: Sequence[RewriteRule]) -> list[tuple[str, str]]:
     """Addresses that show how the rules treat all others, sorted.
 
-    By domain, rules tell only exceptions from other local parts. The local part of a single address counts in its own
-    domain, and in those that a rule turns into that domain.
+    By domain, rules tell only exceptions from other local parts. The local part of a single address counts in the
+    domain of that address, and in those that a rule turns into it.
     """
     patterns = [(pattern, rule) for rule in rules for pattern in rule.addresses]
     names = {"any-name"}.union(*(rule.exceptions for rule in rules))
