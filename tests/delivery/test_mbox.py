@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import gc
 import mailbox
 import os
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -403,3 +406,33 @@ def test_a_cancelled_delivery_leaves_a_whole_file(tmp_path: Path) -> None:
         assert not (tmp_path / "jo.lock").exists()
     assert codes(deliver(tmp_path, simple())) == [DELIVERED]
     assert (tmp_path / "jo").read_bytes().endswith(STORED)
+
+
+def test_a_cancelled_delivery_closes_the_file_that_a_thread_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed in between, its temporary file would stay open: an unraisable ResourceWarning fails this test."""
+    opening, cancelled = threading.Event(), threading.Event()
+    rollover = tempfile.SpooledTemporaryFile.rollover
+
+    def waiting(file: tempfile.SpooledTemporaryFile[bytes]) -> None:
+        opening.set()
+        assert cancelled.wait(60)
+        rollover(file)
+
+    async def run() -> None:
+        agent = Mbox(clock=Clock())
+        message = queued(JO, content=Content(SIMPLE.replace(b"body", b"x" * AT_ONCE), 2))
+        route = Route.local(Kind.MBOX, options(tmp_path))
+        task = asyncio.ensure_future(agent.deliver(message, message.recipients, route))
+        assert await asyncio.to_thread(opening.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        cancelled.set()
+        await asyncio.to_thread(agent.close)
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", waiting)
+    asyncio.run(run())
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []

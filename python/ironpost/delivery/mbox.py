@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from threading import Lock
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from weakref import WeakValueDictionary
 
 from ironpost.delivery import NextHops, unreadable
@@ -182,25 +182,26 @@ class Mbox:
         lines, quoting = LineFeeds(), MboxContent()
         held = [separator(message.envelope.reverse_path, self._clock.now())]
         size = 0
-        # In the mailbox's directory, so that an error is that of its disk. A delivery that is cancelled closes it:
-        # a thread that reads it takes back what it has appended.
-        with SpooledTemporaryFile(AT_ONCE, dir=str(target.path.parent)) as file:
+        file = _Content(target.path.parent)
+        try:
             async for piece in message.body.pieces():
                 held.append(quoting.feed(lines.feed(content.feed(piece))))
                 size += len(held[-1])
                 if size >= AT_ONCE:
-                    await run(file.writelines, held)
+                    await run(file.write, held)
                     held, size = [], 0
             held.append(quoting.feed(lines.feed(content.finish()) + lines.finish()) + quoting.finish())
             if delivery_key(recipient.address, self._host) in content.earlier:
                 return LOOPS
-            await run(file.writelines, held)
+            await run(file.write, held)
             turn = self._turns.setdefault(target.path, asyncio.Lock())
             for _ in range(LOCK_TRIES):
                 async with turn:
                     if await run(_appended, file, target):
                         return DELIVERED
                 await self._clock.sleep(LOCK_INTERVAL)
+        finally:
+            self._threads.submit(file.close)
         return LOCKED
 
 
@@ -218,12 +219,48 @@ class _Target(NamedTuple):
     """Whether the message has waited long enough for room in a full mailbox."""
 
 
-def _appended(content: IO[bytes], target: _Target) -> bool:
+class _Content:
+    """A message until its mailbox is locked: in memory, or in a temporary file if it is large.
+
+    The file is in the mailbox's directory, so that an error is that of its disk. A delivery that is cancelled closes it
+    while a thread may use it: the thread's next call raises ValueError, so it takes back what it has appended.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._file = SpooledTemporaryFile(AT_ONCE, dir=str(directory))  # noqa: SIM115 - see `close`
+        self._using = Lock()
+        """Held by each call, since a file that is closed while it is written may stay open."""
+
+    def write(self, pieces: list[bytes]) -> None:
+        """Append to the message."""
+        with self._using:
+            self._file.writelines(pieces)
+
+    def size(self) -> int:
+        """Octets of the message; the next `read` starts at its beginning."""
+        with self._using:
+            octets = self._file.seek(0, os.SEEK_END)
+            self._file.seek(0)
+        return octets
+
+    def read(self) -> bytes:
+        """Return the next octets, at most `AT_ONCE`; none at the end."""
+        with self._using:
+            return self._file.read(AT_ONCE)
+
+    def close(self) -> None:
+        """Free the message, once the call that runs has ended."""
+        with self._using:
+            self._file.close()
+
+
+def _appended(content: _Content, target: _Target) -> bool:
     """Append a message durably, unless another program has locked the file. Runs in a thread.
 
     Raises:
         MailboxError: the file must not be written, or the message does not fit.
         OSError: the message cannot be written; the file has its old size.
+        ValueError: the message was closed; the file has its old size.
     """
     path = target.path
     with _lock_file(path) as locked:
@@ -239,13 +276,12 @@ def _appended(content: IO[bytes], target: _Target) -> bool:
             except (BlockingIOError, PermissionError):
                 return False
             old = os.lseek(fd, 0, os.SEEK_END)  # another program may have appended since fstat
-            octets = content.seek(0, os.SEEK_END)
+            octets = content.size()
             if target.quota is not None and old + octets > target.quota:
                 raise full(path, target.quota, octets, final=target.final)
             try:
                 write_all(fd, [_missing_end(fd, old)])
-                content.seek(0)
-                while piece := content.read(AT_ONCE):
+                while piece := content.read():
                     write_all(fd, [piece])
                 os.fsync(fd)
             except BaseException:
