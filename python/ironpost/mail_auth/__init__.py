@@ -6,6 +6,13 @@ that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` 
 """
 
 from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, Signature, evaluate_dmarc
+from ironpost.mail_auth.dmarc_evaluation import (
+    DmarcEvaluation,
+    DmarcRecorder,
+    Override,
+    OverrideType,
+    SelectedSignature,
+)
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
 from ironpost.mail_auth.results import MethodResult, of_dmarc, of_spf, results_field, without_forged
 from ironpost.mail_auth.spf import SpfAnswer, check_spf
@@ -16,14 +23,19 @@ __all__ = [
     "MX",
     "Authenticated",
     "DmarcAnswer",
+    "DmarcEvaluation",
     "DmarcPolicy",
     "DmarcRecord",
+    "DmarcRecorder",
     "DmarcResult",
     "MethodResult",
+    "Override",
+    "OverrideType",
     "RecordType",
     "Records",
     "Resolver",
     "ResolverError",
+    "SelectedSignature",
     "Signature",
     "SpfAnswer",
     "SpfResult",

@@ -16,6 +16,7 @@ from ironpost.model.verdict import LONGEST
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ironpost.mail_auth import DmarcRecorder
     from ironpost.model.dns import Resolver
     from ironpost.model.network import Network
     from ironpost.model.ports import Clock
@@ -57,6 +58,8 @@ class Ports(NamedTuple):
     """Called with a name and its buckets, to share them with other processes."""
     directory: Directory | None = None
     """The local recipients; None: every address in the local domains exists."""
+    dmarc_recorder: DmarcRecorder | None = None
+    """Called with each evaluation of DMARC; None if no reports are sent."""
 
 
 DELAY: Final = Seconds(10.0)
