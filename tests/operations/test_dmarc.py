@@ -55,6 +55,12 @@ def test_a_domain_without_a_record() -> None:
     assert check("c.example", RECORD).result is DmarcCheckResult.ABSENT
 
 
+def test_several_records_of_a_domain_above_are_a_problem() -> None:
+    found = check("b.a.example", RECORD, RECORD)
+    assert found.result is DmarcCheckResult.FAULTY
+    assert found.problems == ("2 DMARC records at _dmarc.a.example; none of them counts",)
+
+
 @pytest.mark.parametrize(
     ("records", "failing", "result", "problem"),
     [

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord, Psd, select_record
+from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord, Psd, is_record, select_record
 from ironpost.mail_auth.names import is_name, normalised
 from ironpost.message.address_list import addresses, tokens
 from ironpost.message.section import Header
@@ -187,6 +187,8 @@ class TreeWalker:
         """Ask this resolver."""
         self._resolver = resolver
         self._records: dict[str, DmarcRecord | None] = {}
+        self.problems: list[str] = []
+        """What is wrong at the names that were looked up, beside `DmarcRecord.problems`; in ASCII."""
 
     async def discover(self, domain: str) -> Discovery:
         """Find the record that applies to a domain, which is in A-labels and lower case (RFC 9989 §4.10.1).
@@ -274,8 +276,11 @@ class TreeWalker:
     async def _record(self, name: str) -> DmarcRecord | None:
         if name not in self._records:
             record = None
-            if is_name(record_name(name)):
-                record = select_record((await dns.txt(self._resolver, record_name(name))).data)
+            if is_name(at := record_name(name)):
+                published = (await dns.txt(self._resolver, at)).data
+                record = select_record(published)
+                if record is None and any(map(is_record, published)):
+                    self.problems.append(f"{sum(map(is_record, published))} DMARC records at {at}; none of them counts")
             if record is not None and record.psd is Psd.UNKNOWN and "." not in name:
                 record = replace(record, psd=Psd.YES)
             self._records[name] = record

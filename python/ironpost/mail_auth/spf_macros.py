@@ -139,8 +139,7 @@ def _pieces(text: str, letters: frozenset[str]) -> Iterable[str | Macro]:
         letter = match["letter"].lower()
         if letter not in letters:
             raise SpfError(f"the macro letter {match['letter']} is not allowed in {shown(text)}")
-        # More than four digits name more parts than any value has.
-        parts = int(match["digits"][-4:] or 0) if len(match["digits"]) <= 4 else 9999
+        parts = int(match["digits"].lstrip("0")[:4] or 0)  # four digits name more parts than any value has
         if match["digits"] and not parts:
             raise SpfError(f"a macro of zero parts in {shown(text)}")
         yield Macro(letter, match["letter"].isupper(), parts, bool(match["reverse"]), match["delimiters"])

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.mail_auth.dmarc import TreeWalker, record_name
-from ironpost.mail_auth.dmarc_record import is_record
+from ironpost.mail_auth.dmarc import TreeWalker
 from ironpost.mail_auth.names import normalised
-from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 
@@ -65,18 +63,14 @@ async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
         domain = normalised(request.domain)
     except ValueError as error:
         raise OperationError(Reason.INVALID, str(error)) from None
-    resolver = data.resolver()
-    walker = TreeWalker(resolver)
+    walker = TreeWalker(data.resolver())
     try:
-        published = [each for each in (await dns.txt(resolver, record_name(domain))).data if is_record(each)]
         found = await walker.discover(domain)
         organization = await walker.organization(domain)
         policy = await walker.policy(found)
     except ResolverError as error:
         return DmarcCheck(domain, DmarcCheckResult.UNKNOWN, problems=(f"DNS lookup failed: {error}",))
-    problems = []
-    if len(published) > 1:
-        problems.append(f"{len(published)} DMARC records at {record_name(domain)}; none of them counts")
+    problems = walker.problems
     record = found.record
     if record is None:
         result = DmarcCheckResult.FAULTY if problems else DmarcCheckResult.ABSENT

@@ -1,6 +1,7 @@
 """A check of SPF: the result for a client, a sender and a name, and why (RFC 7208).
 
-Promises: DNS is asked now, as a server would; nothing is sent or changed.
+Promises: DNS is asked now, through the resolver of the server; nothing is changed. The time is not limited as in the
+server, and an explanation does not name this host.
 """
 
 from __future__ import annotations
