@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.mail_auth import pyspf
 
@@ -52,6 +52,7 @@ def records(*included: str) -> st.SearchStrategy[str]:
     return st.lists(term, max_size=4).map(lambda terms: " ".join(["v=spf1", *terms]))
 
 
+@settings(deadline=None)
 @given(
     a=records("b.example", "c.example"),
     b=records("a.example", "c.example"),
