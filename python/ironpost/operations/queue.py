@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.message.section import HeaderReader
 from ironpost.model import Address
+from ironpost.model.parameters import moment_text
 from ironpost.model.text import complaint
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 from ironpost.operations.selection import SelectionRequest
@@ -34,10 +34,8 @@ WHY: Final = 200
 
 
 def moment(seconds: float | None) -> str | None:
-    """Format seconds since 1970 as ISO 8601 in UTC."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    """Format seconds since 1970 as `moment_text` does; None for None."""
+    return None if seconds is None else moment_text(seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from ironpost.model.parameters import moment_text
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class JobScheduler:
         """Schedule the jobs."""
         for job in self._jobs:
             self._status[job.name] = JobStatus(
-                job.name, self._worker, None, "", False, _moment(self._clock.now() + FIRST_SECONDS)
+                job.name, self._worker, None, "", False, moment_text(self._clock.now() + FIRST_SECONDS)
             )
         self._tasks = [asyncio.create_task(self._repeat(job)) for job in self._jobs]
 
@@ -116,10 +116,6 @@ class JobScheduler:
                 record(log, "job-failed", logging.WARNING, job=job.name, detail=result)
             now = self._clock.now()
             self._status[job.name] = JobStatus(
-                job.name, self._worker, _moment(now), result, failed, _moment(now + job.interval)
+                job.name, self._worker, moment_text(now), result, failed, moment_text(now + job.interval)
             )
             await self._clock.sleep(job.interval)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

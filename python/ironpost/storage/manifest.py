@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ironpost.model.parameters import moment_text
 from ironpost.queue.store import StoreUnusable
 from ironpost.storage.files import copy_file, digest_of, sync_tree
 from ironpost.storage.ownership import replace_private
@@ -63,7 +63,7 @@ def write(backup: Path, now: float) -> Manifest:
     sync_tree(backup)
     paths = sorted(_below(backup))
     manifest = Manifest(
-        datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        moment_text(now),
         [path.relative_to(backup).as_posix() for path in paths if path.is_dir()],
         {
             path.relative_to(backup).as_posix(): ListedFile(path.stat().st_size, digest_of(path))
