@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ironpost.delivery.rewriting import DeliveryRewriting
+from ironpost.delivery.sending import HEADER_OCTETS
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.patterns import AddressPattern
 from ironpost.queue.store import QueuedMessage, QueuedRecipient
@@ -56,7 +57,10 @@ async def read(message: QueuedMessage) -> bytes:
 
 
 @pytest.mark.parametrize("piece", [1, 10, len(HEADER), len(HEADER) + 1, 10_000])
-def test_the_message_is_rewritten_as_it_is_sent(piece: int) -> None:
+@pytest.mark.parametrize("held", [HEADER_OCTETS, 2 * len(HEADER)], ids=["small", "large"])
+def test_the_message_is_rewritten_as_it_is_sent(piece: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ironpost.delivery.rewriting.HEADER_OCTETS", held)
+
     async def run() -> None:
         message, counters = queued(HEADER + BODY, piece), Counters()
         sent, recipients = await DeliveryRewriting(RULES, counters).apply(message, message.recipients)

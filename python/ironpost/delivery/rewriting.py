@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.delivery.sending import HEADER_OCTETS
 from ironpost.message.section import HeaderReader
+from ironpost.model.memory import MemoryBody
 from ironpost.model.ports import Uncounted
 from ironpost.routing.rewriting import QUICK, Place
 from ironpost.telemetry.rewriting import log_rewritten
@@ -66,14 +67,18 @@ class DeliveryRewriting:
         own = rules.is_own(envelope.origin)
         if rules.changes_headers(own=own):
             reader = HeaderReader()
-            reader.feed(await message.body.head(HEADER_OCTETS))
+            head = await message.body.head(HEADER_OCTETS)
+            reader.feed(head)
             header = reader.header or reader.finish()
             if len(header.octets) > QUICK:
                 octets = await asyncio.to_thread(rules.header, header, changes, own=own)
             else:
                 octets = rules.header(header, changes, own=own)
             if octets is not header.octets:
-                message = message._replace(body=_RewrittenBody(message.body, octets, len(header.octets)))
+                replaced, body = len(header.octets), message.body
+                whole = len(head) == body.size  # then it is not read again
+                new = MemoryBody(octets + head[replaced:]) if whole else _RewrittenBody(body, octets, replaced)
+                message = message._replace(body=new)
         if logged:
             log_rewritten(_log, self._metrics, message.id, changes)
         return message, sent
