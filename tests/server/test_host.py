@@ -125,7 +125,7 @@ def test_a_program_without_a_server_offers_implicit_tls(run, tmp_path):
     async def scenario():
         tls, context = certificate(tmp_path)
         host = EmbeddedHost(Open(), tls, implicit_tls=True)
-        server, port = await listen(host, PendingConnection)
+        server, port = await listen(host, lambda host: PendingConnection(host, ServerConnection))
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
         client = Client(reader, writer)
         assert codes(await client.reply()) == [b"220"]

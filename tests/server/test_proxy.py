@@ -308,13 +308,13 @@ def test_a_connection_accepted_while_the_server_stops_is_closed(run):
     async def scenario():
         server = Server(Seen(), "127.0.0.1", proxy=["127.0.0.1/32"])
         await server.start()
-        usual, stopping = server._factory, []
+        usual, stopping = server.connection, []
 
-        def stops(owner):  # accepted, and the server stops before the transport tells the protocol
+        def stops():  # accepted, and the server stops before the transport tells the protocol
             stopping.append(server.loop.create_task(server.stop()))
-            return usual(owner)
+            return usual()
 
-        server._factory = stops
+        server.connection = stops
         client = await Client.to(server, greeted=False)
         assert await asyncio.wait_for(client.rest(), 5) == b""
         await client.close()

@@ -1,6 +1,7 @@
 """The host port: everything that a connection needs from the server that accepted it.
 
-`Server` implements it. So can a program that has its own listening sockets, timers and limits:
+`AcceptingHost` is what a connection of any protocol needs, `Host` what one of SMTP needs. `Server` implements both. So
+can a program that has its own listening sockets, timers and limits:
 
     await loop.create_server(lambda: ServerConnection(host), ...)
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping
 
-    from ironpost.model import Reply
     from ironpost.model.ports import Metrics
     from ironpost.protocol.server.handler import Handler
     from ironpost.protocol.server.session import Override
@@ -41,11 +41,11 @@ class HostedConnection(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """End the session with 421 as soon as no message is being received (RFC 5321 §3.8)."""
+        """End the session as soon as no message is being received, with 421 (RFC 5321 §3.8)."""
         ...
 
     def retire(self) -> None:
-        """End the session with 421 as soon as no transaction is open (RFC 5321 §3.8)."""
+        """End the session as soon as no transaction is open, with 421 (RFC 5321 §3.8)."""
         ...
 
     def abort(self) -> None:
@@ -53,30 +53,23 @@ class HostedConnection(Protocol):
         ...
 
 
-class Host(Protocol):
-    """What a connection needs from its server. Members may change at any time; each says when it is read."""
+class Refusal(Protocol):
+    """What a connection that is refused is sent before it is closed; for SMTP a `Reply`."""
+
+    @property
+    def octets(self) -> bytes: ...
+
+
+class AcceptingHost(Protocol):
+    """What a connection of any protocol needs from its server. Members may change at any time; each says when it is
+    read."""
 
     # -----------------------------------------------------------------------------------------------------------------
-    # For every session
+    # For every connection
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running event loop. It never changes."""
-        ...
-
-    @property
-    def handler(self) -> Handler:
-        """The hooks, complete (see `server.handler.complete`). Read when a session starts."""
-        ...
-
-    @property
-    def settings(self) -> ServerSettings:
-        """The settings of sessions, for this handler (`ServerSettings.serving`). Read when a session starts."""
-        ...
-
-    @property
-    def overrides(self) -> Mapping[str, Override] | None:
-        """Verbs whose handling is replaced or added. Read when a session starts."""
         ...
 
     @property
@@ -103,29 +96,19 @@ class Host(Protocol):
         `PendingConnection` only."""
         ...
 
-    @property
-    def greeting_delay(self) -> float | None:
-        """Seconds before the greeting, 0 for none: a client that sends anything before it gets 554 (RFC 5321 §3.1).
-        None disables that check, and early input is interpreted as commands."""
-        ...
-
     def is_proxy(self, ip: str) -> bool:
         """Whether connections from this address must begin with a PROXY header (SECURITY R14). Called by
         `PendingConnection` only."""
         ...
 
-    def greet_later(self, greet: Callable[[], None]) -> None:
-        """Call `greet` after `greeting_delay`. It may be called after the connection has ended."""
-        ...
-
     # -----------------------------------------------------------------------------------------------------------------
     # Limits
 
-    def admit(self, connection: HostedConnection) -> Reply | None:
-        """Count a new connection. A Reply refuses it: it is sent instead of the greeting, and there is no `release`."""
+    def admit(self, connection: HostedConnection) -> Refusal | None:
+        """Count a new connection. A Refusal is sent instead of the greeting, and there is no `release`."""
         ...
 
-    def admit_client(self, ip: str) -> tuple[str, Reply | None]:
+    def admit_client(self, ip: str) -> tuple[str, Refusal | None]:
         """Count an admitted connection for the client's network, once its address is known.
 
         Args:
@@ -173,4 +156,33 @@ class Host(Protocol):
     def close_queue(self) -> CallQueue:
         """Connections to be closed, and closed ones whose `disconnect` hook has not been called yet (`fairness.CLOSES`
         in one iteration)."""
+        ...
+
+
+class Host(AcceptingHost, Protocol):
+    """What a connection of SMTP, submission or LMTP needs from its server."""
+
+    @property
+    def handler(self) -> Handler:
+        """The hooks, complete (see `server.handler.complete`). Read when a session starts."""
+        ...
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings of sessions, for this handler (`ServerSettings.serving`). Read when a session starts."""
+        ...
+
+    @property
+    def overrides(self) -> Mapping[str, Override] | None:
+        """Verbs whose handling is replaced or added. Read when a session starts."""
+        ...
+
+    @property
+    def greeting_delay(self) -> float | None:
+        """Seconds before the greeting, 0 for none: a client that sends anything before it gets 554 (RFC 5321 §3.1).
+        None disables that check, and early input is interpreted as commands."""
+        ...
+
+    def greet_later(self, greet: Callable[[], None]) -> None:
+        """Call `greet` after `greeting_delay`. It may be called after the connection has ended."""
         ...

@@ -1,78 +1,55 @@
-"""The asyncio server: listening sockets, and the connections that they accept.
+"""The server of SMTP, submission and LMTP over asyncio.
 
     async with Server(handler, "127.0.0.1", 2525) as server:
         await server.serve_forever()
 
-Promises: `start` listens on every address of the host name, or at a path, or raises an OSError that names the address;
-`port` is the one that is bound. `stop` accepts no new connections, lets each session finish the message that it is
-receiving, ends the others with 421, and aborts what is left after the grace period. One timer enforces the timeouts of
-all connections, in slices, so that ten thousand of them do not block the event loop. `tls`, `limits`, `timeouts` and
-`settings` may be replaced while the server runs; sessions keep the settings with which they began.
+Promises: those of `Acceptor`. `stop` lets each session finish the message that it is receiving, and ends the others
+with 421. `settings` may be replaced while the server runs, too; sessions keep the settings with which they began.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
 import secrets
-import socket
 import time
 from collections import deque
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar
 
-from ironpost.model.network import parse_networks, within
 from ironpost.model.ports import Metrics, Uncounted
-from ironpost.model.text import counted
 from ironpost.protocol import replies
 from ironpost.protocol.server.session import DEFAULT
-from ironpost.server.binding import UNIX_MODE, bind, bind_unix, unbind_unix
+from ironpost.server.acceptor import BACKLOG, Acceptor
+from ironpost.server.binding import UNIX_MODE
 from ironpost.server.connection import ServerConnection
-from ironpost.server.fairness import CLOSES, READS, CallQueue
 from ironpost.server.handler import complete
 from ironpost.server.hooks import THREADS, Hooks
-from ironpost.server.limits import Capacity, ConnectionLimiter, ConnectionLimits, Excess, LocalLimiter
+from ironpost.server.limits import Capacity, ConnectionLimiter, ConnectionLimits, Excess
 from ironpost.server.preamble import PendingConnection
 from ironpost.server.timeouts import Timeouts
-from ironpost.server.tls_transport import BUFFER
 
 if TYPE_CHECKING:
+    import asyncio
+    import socket
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
-    from ironpost.model import Reply
     from ironpost.model.network import Network
     from ironpost.protocol.server.session import Override
     from ironpost.protocol.server.settings import ServerSettings
     from ironpost.server.host import HostedConnection
     from ironpost.server.tls import TlsContext
 
-LOG = logging.getLogger("ironpost.server")
 
-BACKLOG: Final = 2048
-"""Connections that the kernel queues for each socket; with less than 1,024 a burst of 10,000 loses some."""
-ACCEPTS: Final = 100
-"""Connections that asyncio accepts in one iteration of the event loop, so before the first of them can be refused."""
-GRACE: Final = 30.0
-"""Seconds that `stop` waits for sessions to finish, by default."""
-SLICE: Final = 500
-"""Connections whose timeouts are checked in one iteration of the event loop: a third of a millisecond of work."""
-
-_EXCESSES: Final = {
-    Excess.TOTAL: replies.TOO_MANY_CONNECTIONS,
-    Excess.PREFIX: replies.TOO_MANY_FROM_NETWORK,
-    Excess.RATE: replies.TOO_MANY_NEW,
-    Excess.MEMORY: replies.SHORTAGE,
-    Excess.DESCRIPTORS: replies.SHORTAGE,
-}
-
-
-class Server:
+class Server(Acceptor):
     """An SMTP, submission or LMTP server. It is the `Host` of its connections."""
+
+    refusals: ClassVar = {
+        Excess.TOTAL: replies.TOO_MANY_CONNECTIONS,
+        Excess.PREFIX: replies.TOO_MANY_FROM_NETWORK,
+        Excess.RATE: replies.TOO_MANY_NEW,
+        Excess.MEMORY: replies.SHORTAGE,
+        Excess.DESCRIPTORS: replies.SHORTAGE,
+    }
 
     def __init__(
         self,
@@ -128,64 +105,40 @@ class Server:
             TypeError: `handler` has no hook, or is a class.
             ValueError: implicit TLS or STARTTLS without certificates; a greeting delay below 0.
         """
+        super().__init__(
+            host,
+            port,
+            timeouts=timeouts,
+            limits=limits,
+            limiter=limiter,
+            capacity=capacity,
+            tls=tls,
+            implicit_tls=implicit_tls,
+            path=path,
+            path_mode=path_mode,
+            proxy=proxy,
+            backlog=backlog,
+            reuse_port=reuse_port,
+            sockets=sockets,
+            metrics=metrics,
+            name=name,
+        )
         self.hooks = Hooks(threads, cleanup_timeout=timeouts.hook)
         self.handler = complete(handler, self.hooks, settings.extensions)
-        self.host = host
-        if tls is None and (implicit_tls or settings.starttls):
+        if tls is None and settings.starttls:
             raise ValueError("TLS needs certificates: Server(tls=TlsContext.load(...))")
         if greeting_delay is not None and not greeting_delay >= 0:
             raise ValueError(f"Server.greeting_delay must be 0 seconds or more, not {greeting_delay}")
         self._own_starttls = tls is not None and not implicit_tls
         self.settings = settings
         self.overrides = overrides
-        self.timeouts = timeouts
-        self.limits = limits
-        self.limiter: ConnectionLimiter = LocalLimiter() if limiter is None else limiter
-        self._capacity = capacity or Capacity()
-        self.tls = tls
-        """The certificates for new handshakes; None for no TLS."""
-        self.implicit_tls = implicit_tls
-        self.path = path
-        self._proxies = parse_networks(proxy)
         self.greeting_delay = greeting_delay
-        self.metrics = metrics
-        self.name = name
-        self.connections: set[HostedConnection] = set()
-        """The connections that are open."""
-        self.refused = 0
-        """Connections that a limit refused."""
-        self.loop: asyncio.AbstractEventLoop
-        """The event loop that `start` was called in."""
-        self.read_queue: CallQueue
-        """See `Host.read_queue`; set by `start`."""
-        self.close_queue: CallQueue
-        """See `Host.close_queue`; set by `start`."""
-        self.tls_buffer = memoryview(b"")
-        """See `Host.tls_buffer`; allocated by `start`."""
-        self.stopping = False
-        """`stop` was called."""
-        self._port = port
-        self._path_mode = path_mode
-        self._socket_file: os.stat_result | None = None
-        """The file of the Unix socket when it was created, so that the socket of another server is never removed."""
-        self._backlog = backlog
-        self._reuse_port = reuse_port
-        self._given = tuple(sockets)
-        self._factory = PendingConnection if proxy or implicit_tls else ServerConnection
-        self._servers: list[asyncio.Server] = []
-        self._addresses: tuple[tuple[str, int], ...] = ()
-        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
-        """The timer of the next sweep."""
-        self._unswept: list[HostedConnection] = []
-        """The connections that the current sweep has not checked yet."""
         self._greetings: deque[tuple[float, Callable[[], None]]] = deque()
         """The due time and the callback of each delayed greeting. All have the same delay, so they are in order."""
         self._greeting_timer: asyncio.TimerHandle | None = None
         """The timer of the first entry of `_greetings`; None if there is none."""
-        self._empty: asyncio.Event | None = None
-        """Set when the last connection has ended; None before `stop`."""
-        self._stopped: asyncio.Event | None = None
-        """Set when `stop` is done; None before `start`."""
+        self._pending = bool(proxy) or implicit_tls
+        """Connections begin with a PROXY header or a handshake."""
 
     @property
     def settings(self) -> ServerSettings:
@@ -201,173 +154,28 @@ class Server:
             now=settings.now or time.time,
         )
 
-    @property
-    def port(self) -> int:
-        """The port that is bound (of the first address); before `start` the one that was requested."""
-        return self._addresses[0][1] if self._addresses else self._port
-
-    @property
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Every address that is bound, as (host, port)."""
-        return self._addresses
+    def connection(self) -> asyncio.Protocol:
+        """See `Acceptor.connection`."""
+        return PendingConnection(self, ServerConnection) if self._pending else ServerConnection(self)
 
     async def start(self) -> None:
-        """Start listening.
-
-        Raises:
-            OSError: an address cannot be bound; the text names it.
-            RuntimeError: `start` was called before.
-        """
-        if self._stopped is not None:
-            raise RuntimeError("a Server can be started only once; create a new one")
-        self.loop = asyncio.get_running_loop()
-        self.read_queue = CallQueue(self.loop, READS)
-        self.close_queue = CallQueue(self.loop, CLOSES)
-        if self.tls is not None:
-            self.tls_buffer = memoryview(bytearray(BUFFER))
-        sockets = list(self._given) or await self._bind()
-        try:
-            for sock in sockets:
-                sock.setblocking(False)
-                if sock.family in {socket.AF_INET, socket.AF_INET6}:
-                    # Accepted sockets inherit it. Without it pipelining stalls for 40 ms with some clients.
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._servers.append(
-                    await self.loop.create_server(lambda: self._factory(self), sock=sock, backlog=ACCEPTS)
-                )
-                sock.listen(self._backlog)  # not above: asyncio accepts up to its backlog in one iteration
-        except BaseException:
-            for server in self._servers:
-                server.close()
-            for sock in sockets:
-                sock.close()
-            self._unbind()
-            raise
+        """See `Acceptor.start`."""
+        await super().start()
         self.hooks.start(self.loop)
-        self._stopped = asyncio.Event()
-        names = [sock.getsockname() for sock in sockets]
-        self._addresses = tuple((n[0], n[1]) if isinstance(n, tuple) else (str(n), 0) for n in names)
-        self._timer = self.loop.call_later(self.timeouts.sweep, self._sweep)
 
-    async def _bind(self) -> list[socket.socket]:
-        if self.path is None:
-            return await bind(self.host, self._port, reuse_port=self._reuse_port)
-        sock = bind_unix(self.path, self._path_mode)
-        self._socket_file = os.stat(self.path)  # noqa: PTH116 - a file that was just created
-        return [sock]
-
-    async def serve_forever(self) -> None:
-        """Start if necessary, and return when `stop` is done. If cancelled, stop the server without a grace period."""
-        if self._stopped is None:
-            await self.start()
-        assert self._stopped is not None
-        try:
-            await self._stopped.wait()
-        except asyncio.CancelledError:
-            await self.stop(grace=0.0)
-            raise
-
-    async def stop(self, grace: float = GRACE) -> None:
-        """Stop listening, end every session, and return when all connections are closed.
-
-        Args:
-            grace: seconds for sessions to finish the message that they are receiving; afterwards they are aborted.
-        """
-        if self._stopped is None:
-            return
-        if self.stopping:
-            await self._stopped.wait()
-            return
-        self.stopping = True
-        for server in self._servers:
-            server.close()
-        self._unbind()
-        self._empty = asyncio.Event()
-        for connection in list(self.connections):
-            connection.shutdown()
-        if self.connections:
-            try:
-                await asyncio.wait_for(self._empty.wait(), grace)
-            except TimeoutError:
-                LOG.warning(
-                    "closed %s that did not finish within %g s", counted(len(self.connections), "connection"), grace
-                )
-                for connection in list(self.connections):
-                    connection.abort()
-                await self._empty.wait()
-        for timer in (self._timer, self._greeting_timer):
-            if timer is not None:
-                timer.cancel()
+    async def _ended(self, grace: float) -> None:
+        """See `Acceptor._ended`."""
+        if self._greeting_timer is not None:
+            self._greeting_timer.cancel()
         await self.hooks.stop(grace)
-        self._stopped.set()
-
-    def retire(self) -> None:
-        """End the sessions with 421, each as soon as no transaction is open; new connections are still accepted."""
-        for connection in self.connections:
-            self.close_queue.add(partial(self._retire, connection))
-
-    def _retire(self, connection: HostedConnection) -> None:
-        if connection in self.connections:
-            connection.retire()
-
-    def _unbind(self) -> None:
-        if self.path is not None and self._socket_file is not None:
-            unbind_unix(self.path, self._socket_file)
-            self._socket_file = None
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     # -----------------------------------------------------------------------------------------------------------------
     # Host
 
-    def admit(self, connection: HostedConnection) -> Reply | None:
-        """See `Host.admit`."""
-        excess = self._capacity.excess(connection.transport) or self.limiter.enter(self.limits)
-        if excess is not None:
-            return self._refuse(excess)
-        self.connections.add(connection)
-        self.metrics.count("connections", self.name)
-        return None
-
-    def is_proxy(self, ip: str) -> bool:
-        """See `Host.is_proxy`."""
-        return within(ip, self._proxies) is not None
-
-    def admit_client(self, ip: str) -> tuple[str, Reply | None]:
-        """See `Host.admit_client`."""
-        limits = self.limits
-        network = limits.prefix(ip)
-        if not network:
-            return "", None
-        excess = self.limiter.enter_prefix(network, limits, self.loop.time())
-        return (network, None) if excess is None else ("", self._refuse(excess))
-
-    def _refuse(self, excess: Excess) -> Reply:
-        self.refused += 1
-        self.metrics.count("connections_refused", excess.value)
-        return _EXCESSES[excess]
-
-    def replace(self, old: HostedConnection, new: HostedConnection) -> None:
-        """See `Host.replace`."""
-        self.connections.discard(old)
-        self.connections.add(new)
-
     def release(self, connection: HostedConnection, network: str = "", failures: int = 0) -> None:
         """See `Host.release`."""
         self.hooks.counts.raised += failures
-        if network:
-            self.limiter.leave_prefix(network)
-        self.connections.discard(connection)
-        self.limiter.leave()
-        if self._empty is not None and not self.connections:
-            self._empty.set()
+        super().release(connection, network)
 
     def greet_later(self, greet: Callable[[], None]) -> None:
         """See `Host.greet_later`."""
@@ -381,22 +189,3 @@ class Server:
         while greetings and greetings[0][0] <= now:
             greetings.popleft()[1]()
         self._greeting_timer = self.loop.call_at(greetings[0][0], self._greet) if greetings else None
-
-    def _sweep(self) -> None:
-        """Check the timeouts of `SLICE` connections; the next slice follows in the next iteration."""
-        now, unswept = self.loop.time(), self._unswept
-        if not unswept:
-            unswept.extend(self.connections)
-            self.limiter.sweep(now)
-        for connection in unswept[-SLICE:]:
-            if connection in self.connections:
-                try:
-                    connection.sweep(now)
-                except Exception:
-                    LOG.critical("the timeouts of a connection could not be checked, aborted", exc_info=True)
-                    connection.abort()
-        del unswept[-SLICE:]
-        if unswept:
-            self._timer = self.loop.call_soon(self._sweep)
-        else:
-            self._timer = self.loop.call_later(self.timeouts.sweep, self._sweep)

@@ -12,27 +12,54 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from ironpost.protocol.server.transaction import Peer, TlsInfo
-from ironpost.server.connection import ServerConnection, peer_of
+from ironpost.server.connection import peer_of
+from ironpost.server.host import AcceptingHost, HostedConnection
 from ironpost.server.proxy import ProxyFault, parse
 from ironpost.server.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
-    from ironpost.model import Reply
-    from ironpost.server.host import Host
+    from collections.abc import Callable
+
+    from ironpost.server.host import Refusal
 
 LOG = logging.getLogger("ironpost.server")
 
+H = TypeVar("H", bound=AcceptingHost)
 
-class PendingConnection(asyncio.Protocol):
-    """One client's connection until its session can start; then a `ServerConnection` replaces it."""
 
-    __slots__ = ("_header", "_started", "host", "network", "peer", "transport")
+class StartedConnection(HostedConnection, Protocol):
+    """The connection that follows: an `asyncio.Protocol`, such as `ServerConnection`."""
 
-    def __init__(self, host: Host) -> None:
+    def begin(
+        self,
+        transport: asyncio.Transport,
+        peer: Peer,
+        network: str,
+        tls: TlsInfo | None,
+        received: bytes = b"",
+        *,
+        early: bool = False,
+    ) -> None:
+        """Start the session; see `ServerConnection.begin`."""
+        ...
+
+
+class PendingConnection(asyncio.Protocol, Generic[H]):
+    """One client's connection until its session can start; then another one replaces it."""
+
+    __slots__ = ("_header", "_session", "_started", "host", "network", "peer", "transport")
+
+    def __init__(self, host: H, session: Callable[[H], StartedConnection]) -> None:
+        """
+        Args:
+            host: the server.
+            session: creates the connection that follows, such as `ServerConnection`.
+        """
         self.host = host
+        self._session = session
         self.transport: asyncio.Transport
         """The TCP or Unix transport."""
         self.peer = Peer()
@@ -114,12 +141,12 @@ class PendingConnection(asyncio.Protocol):
     def _start_session(
         self, transport: asyncio.Transport, tls: TlsInfo | None, received: bytes, *, early: bool = False
     ) -> None:
-        connection = ServerConnection(self.host)
+        connection = self._session(self.host)
         self.host.replace(self, connection)
-        transport.set_protocol(connection)
+        transport.set_protocol(cast("asyncio.Protocol", connection))
         connection.begin(transport, self.peer, self.network, tls, received, early=early)
 
-    def _refuse(self, refusal: Reply) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         transport = self.transport
         transport.set_protocol(asyncio.Protocol())
         if not self.host.implicit_tls:
