@@ -42,6 +42,22 @@ DOVECOT = (
     "libwrap0",
 )
 KERBEROS = ("libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0")
+OPENDKIM = (
+    "opendkim",
+    "libdb5.3",
+    "libevent-2.1-7",
+    "libhashkit2",
+    "libldap-2.5-0",
+    "liblua5.3-0",
+    "libmemcached11",
+    "libmilter1.0.1",
+    "libopendbx1",
+    "libopendkim11",
+    "libprotobuf-c1",
+    "librbl1",
+    "libunbound8",
+    "libvbr2",
+)
 SYSTEMD = ("systemd", "libsystemd-shared", "libapparmor1", "libip4tc2", "libkmod2")
 
 PROGRAMS: dict[str, Program] = {
@@ -62,6 +78,8 @@ PROGRAMS: dict[str, Program] = {
     "opensmtpd": Program("usr/sbin/smtpd", ("opensmtpd",)),
     "fetchmail": Program("usr/bin/fetchmail", ("fetchmail", *KERBEROS)),
     "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
+    "opendkim": Program("usr/sbin/opendkim", OPENDKIM),
+    "opendmarc": Program("usr/sbin/opendmarc", ("opendmarc", "libopendmarc2", "libmilter1.0.1", "libspf2-2")),
     "slapd": Program("usr/sbin/slapd", ("slapd", "libodbc2", "libltdl7", "libwrap0")),
     "pg_ctl": Program(
         "usr/lib/postgresql/15/bin/pg_ctl",
@@ -101,7 +119,7 @@ def environment() -> dict[str, str]:
     folder of systemd's own units."""
     root = PREFIX / "root"
     library = root / "usr" / "lib"
-    folders = [library / "postfix", library / "dovecot", *sorted(library.glob("*-linux-gnu"))]
+    folders = [library, library / "postfix", library / "dovecot", *sorted(library.glob("*-linux-gnu"))]
     folders += sorted(library.glob("*-linux-gnu/systemd"))
     return {
         **os.environ,

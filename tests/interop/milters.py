@@ -1,0 +1,54 @@
+"""OpenDKIM and OpenDMARC from `peers`, configured in a folder as milters of Postfix, for the interop tests and the load
+scripts.
+
+Promises: each runs in the foreground, listens on 127.0.0.1 only, and takes keys and policies from a file, as if DNS had
+answered. Mail from 127.0.0.1 is verified like that of others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import peers
+from mtas import Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+def opendkim(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None) -> Ready:
+    """Configure OpenDKIM.
+
+    Args:
+        folder: for its files; created if necessary.
+        port: of the milter.
+        main: lines for opendkim.conf, such as `Mode v`.
+        txt: the TXT records that DNS has, by name; None to query DNS.
+    """
+    return _milter(folder, "opendkim", port, [*_IN_FRONT, "AlwaysAddARHeader yes", main], txt)
+
+
+def opendmarc(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None) -> Ready:
+    """Configure OpenDMARC; arguments as for `opendkim`. SPF records are not in `txt`: it queries DNS for them."""
+    ignored = folder / "ignored"
+    folder.mkdir(parents=True, exist_ok=True)
+    ignored.write_text("192.0.2.1\n")
+    return _milter(folder, "opendmarc", port, [f"IgnoreHosts {ignored}", main], txt)
+
+
+_IN_FRONT = ["InternalHosts 192.0.2.1", "UserID root"]
+"""No client of the tests is internal: opendkim verifies only what comes from others."""
+
+
+def _milter(folder: Path, name: str, port: int, lines: Sequence[str], txt: Mapping[str, str] | None) -> Ready:
+    program = peers.find(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    main = [f"Socket inet:{port}@127.0.0.1", "Syslog no", f"PidFile {folder / 'pid'}", *lines]
+    if txt is not None:
+        records = folder / "dns.txt"
+        records.write_text("".join(f"{host} {text}\n" for host, text in txt.items()))
+        main.append(f"TestDNSData {'file:' if name == 'opendkim' else ''}{records}")
+    configuration = folder / f"{name}.conf"
+    configuration.write_text("\n".join(main) + "\n")
+    return Ready([program, "-f", "-c" if name == "opendmarc" else "-x", str(configuration)], peers.environment())
