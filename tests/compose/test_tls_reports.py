@@ -11,7 +11,7 @@ from ironpost.compose.keyed_state import prepare_state, shared_state
 from ironpost.compose.tls_reports import DOMAINS_AT_ONCE, TlsCounting
 from ironpost.config import parse
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsOutcome
-from ironpost.reports.tlsrpt.report import DAY
+from ironpost.reports.daily import DAY
 from ironpost.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def test_counts_survive_a_restart(tmp_path: Path) -> None:
         assert counts is not None
         for _ in range(connections):
             counts(outcome())
-        found = [counts.results(day)[1][0].successes for day in counts.days()]
+        found = [counts.results(day)[1][0].successes for day in counts.entries.days()]
         await counting.stop()
         await state.stop()
         return found
@@ -65,7 +65,7 @@ def test_many_domains_are_stored_in_several_iterations(tmp_path: Path) -> None:
         assert not stored.done()
         await stored
         clock.time += DAY
-        assert len(counts.days()) == 2 * DOMAINS_AT_ONCE + 1
+        assert len(counts.entries.days()) == 2 * DOMAINS_AT_ONCE + 1
 
     asyncio.run(main())
 

@@ -255,7 +255,7 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"lease-lost", "unreadable", "worker-killed", "route-fault", "log-lines-dropped", "job-failed"}
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
-    of_queue |= {"tls-report", "tls-report-failed", "tls-report-dropped", "picked-up", "drop-refused", "drop-waits"}
+    of_queue |= {"tls-report", "report-failed", "report-dropped", "picked-up", "drop-refused", "drop-waits"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 

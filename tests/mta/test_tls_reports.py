@@ -18,20 +18,21 @@ from ironpost.model.keyed_state import MemoryState
 from ironpost.model.network import LOOPBACK
 from ironpost.model.parameters import Notify
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
-from ironpost.mta import tls_reports
-from ironpost.mta.tls_reports import (
+from ironpost.mta import daily_reports
+from ironpost.mta.daily_reports import (
     DELAY,
     FIRST_WAIT,
     LONGEST_WAIT,
-    REPORTS,
     RETRY_SECONDS,
     SPREAD,
     Reporter,
     SentReports,
-    TlsReports,
 )
-from ironpost.reports.tlsrpt.counts import TlsCounts, digest_of
-from ironpost.reports.tlsrpt.report import DAY, Report, decoded, decompressed
+from ironpost.mta.tls_reports import REPORTS, TlsReports
+from ironpost.reports.daily import DAY, digest_of
+from ironpost.reports.tlsrpt.counts import TlsCounts
+from ironpost.reports.tlsrpt.mail import extracted
+from ironpost.reports.tlsrpt.report import Report, decoded
 from ironpost.storage.memory import MemoryStore
 from ironpost.telemetry.metrics import Counters
 from ironpost.testing.directory import local
@@ -122,7 +123,7 @@ class World:
         self.next_day()
 
     def reports(self) -> list[Report]:
-        return [decoded(decompressed(body)) for _, body, _ in self.http.requests]
+        return [decoded(extracted(body)) for _, body, _ in self.http.requests]
 
     @property
     def results(self) -> dict[str, float]:
@@ -268,11 +269,11 @@ def test_a_report_that_fails_for_a_day_is_dropped(world: World, caplog: pytest.L
         assert RETRY_SECONDS - LONGEST_WAIT <= world.clock.time - first <= RETRY_SECONDS
         assert await world.run() == NOTHING
 
-    with caplog.at_level("INFO", "ironpost.tlsrpt"):
+    with caplog.at_level("INFO", "ironpost.reports"):
         run(main())
     assert waits[:4] == [0, FIRST_WAIT, 2 * FIRST_WAIT, 4 * FIRST_WAIT]
     assert max(waits) == LONGEST_WAIT
-    assert "tls-report-dropped" in caplog.messages[-1]
+    assert "report-dropped" in caplog.messages[-1]
     assert "cannot connect" in caplog.messages[-1]
     assert world.results == {"failed": len(waits) + 1, "dropped": 1}
 
@@ -360,7 +361,7 @@ def test_a_report_by_mail_is_queued(world: World) -> None:
         assert not envelope.smtputf8
         content = b"".join([piece async for piece in message.body.pieces()])
         _, attached = message_from_bytes(content).get_payload()
-        report = decoded(decompressed(attached.get_payload(decode=True)))
+        report = decoded(extracted(attached.get_payload(decode=True)))
         assert report.id == "19675.a.example@ours.example"
         assert [each.id for each in await world.store.list()] == [message.id]
 
@@ -429,7 +430,7 @@ def test_a_stop_waits_for_a_report_that_is_being_sent(world: World) -> None:
 
 
 def test_a_stop_does_not_wait_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tls_reports, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(daily_reports, "STOP_SECONDS", 0.0)
 
     async def main() -> None:
         slow, sender = await cancelled(world)
@@ -465,7 +466,7 @@ def test_reports_reach_an_https_server(world: World, tmp_path: Path) -> None:
             assert first.body == request.body
             assert request.line == "POST /tlsrpt?key=1 HTTP/1.1"
             assert request.headers["content-type"] == "application/tlsrpt+gzip"
-            assert decoded(decompressed(request.body)).contact == "tls@ours.example"
+            assert decoded(extracted(request.body)).contact == "tls@ours.example"
 
     run(main())
 

@@ -8,8 +8,9 @@ import pytest
 
 from ironpost.model.keyed_state import MemoryState
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
-from ironpost.reports.tlsrpt.counts import COUNTS, DOMAINS, POLICIES, REASONS, TEXT, DayOfDomain, TlsCounts
-from ironpost.reports.tlsrpt.report import DAY, Failure, Policy, PolicyResult
+from ironpost.reports.daily import DAY, DOMAINS, DayOfDomain
+from ironpost.reports.tlsrpt.counts import COUNTS, POLICIES, REASONS, TEXT, TlsCounts
+from ironpost.reports.tlsrpt.report import Failure, Policy, PolicyResult
 from ironpost.telemetry.metrics import Counters
 
 MIDNIGHT = 19_675 * float(DAY)
@@ -37,7 +38,7 @@ def world() -> World:
 
 
 def only(counts: TlsCounts) -> tuple[DayOfDomain, tuple[PolicyResult, ...]]:
-    (day,) = counts.days()
+    (day,) = counts.entries.days()
     domain, results = counts.results(day)
     assert domain
     return day, results
@@ -49,7 +50,7 @@ def test_outcomes_are_added_up_by_policy_and_reason(world: World) -> None:
         counts(outcome)
     counts(TlsOutcome(NONE))
     assert not counts.flush()
-    assert counts.days() == [], "the day has not ended"
+    assert counts.entries.days() == [], "the day has not ended"
     world.time = MIDNIGHT + DAY
     day, results = only(counts)
     assert day.end == world.time
@@ -76,7 +77,7 @@ def test_days_end_at_midnight_utc(world: World) -> None:
     first, results = only(counts)
     assert [(each.successes, each.failures) for each in results] == [(1, 0)]
     world.time += DAY
-    assert [each.day - first.day for each in counts.days()] == [0, 1]
+    assert [each.day - first.day for each in counts.entries.days()] == [0, 1]
 
 
 def test_several_flushes_and_workers_are_added(world: World) -> None:
@@ -91,8 +92,8 @@ def test_several_flushes_and_workers_are_added(world: World) -> None:
         _, (result,) = only(each)
         assert (result.successes, result.failures, result.details) == (6, 6, ((REASON, 6),))
     day, _ = only(workers[0])
-    workers[1].remove(day)
-    assert workers[2].days() == []
+    workers[1].entries.remove(day)
+    assert workers[2].entries.days() == []
 
 
 def test_a_restart_loses_only_what_was_not_flushed(world: World) -> None:
@@ -116,7 +117,7 @@ def test_a_flush_can_be_divided(world: World) -> None:
     assert counts.flush(2)
     assert not counts.flush(2)
     world.time += DAY
-    assert len(counts.days()) == 5
+    assert len(counts.entries.days()) == 5
 
 
 def test_internationalised_domains_are_counted_by_their_a_labels(world: World) -> None:
@@ -139,7 +140,7 @@ def test_policies_of_hosts_are_counted_for_the_domain_of_the_recipient(world: Wo
     counts(TlsOutcome(replace(NONE, domain="bücher.example"), domain="bücher.example"))
     counts.flush()
     world.time += DAY
-    found = dict(counts.results(day) for day in counts.days())
+    found = dict(counts.results(day) for day in counts.entries.days())
     assert {domain: [each.policy.domain for each in results] for domain, results in found.items()} == {
         "a.example": ["mx1.b.example", "mx2.b.example"],
         "xn--bcher-kva.example": ["xn--bcher-kva.example"],

@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost.model import Address
-from ironpost.reports.tlsrpt.record import (
-    MAX_DESTINATIONS,
-    MAX_URI,
-    Destination,
-    RecordError,
-    destination,
-    name_of,
-    parse,
-    select,
-)
+from ironpost.reports.destination import MAX_DESTINATIONS, MAX_URI, Destination, destination
+from ironpost.reports.tlsrpt.record import RecordError, name_of, parse, select
 
 MAIL = Destination("mailto:reports@a.example", Address.parse("reports@a.example"))
 HTTPS = Destination("https://reporting.example/v1/tlsrpt", None)

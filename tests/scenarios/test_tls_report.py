@@ -11,10 +11,13 @@ from ironpost.compose.keyed_state import NAMESPACES
 from ironpost.http import HttpClient
 from ironpost.model import Address
 from ironpost.model.keyed_state import MemoryState
-from ironpost.mta.tls_reports import DELAY, SPREAD, Reporter, SentReports, TlsReports
+from ironpost.mta.daily_reports import DELAY, SPREAD, Reporter, SentReports
+from ironpost.mta.tls_reports import TlsReports
 from ironpost.processes.clock import SystemRandom
+from ironpost.reports.daily import DAY
 from ironpost.reports.tlsrpt.counts import TlsCounts
-from ironpost.reports.tlsrpt.report import DAY, Report, decoded, decompressed
+from ironpost.reports.tlsrpt.mail import extracted
+from ironpost.reports.tlsrpt.report import Report, decoded
 from ironpost.telemetry.metrics import Counters
 from ironpost.testing.resolver import StaticResolver
 
@@ -47,7 +50,7 @@ def read(octets: bytes) -> tuple[EmailMessage, Report]:
     assert isinstance(message, EmailMessage)
     _, attached = message.iter_parts()
     assert isinstance(attached, EmailMessage)
-    return message, decoded(decompressed(attached.get_payload(decode=True)))
+    return message, decoded(extracted(attached.get_payload(decode=True)))
 
 
 def test_a_day_of_deliveries_is_reported_by_mail(system: Callable[..., System]) -> None:

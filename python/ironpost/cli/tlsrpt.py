@@ -15,8 +15,9 @@ from ironpost.cli.call import call_local, print_json, report
 from ironpost.model.text import error_text, escape
 from ironpost.operations.queue import moment
 from ironpost.operations.tlsrpt import CHECK, TlsrptCheckRequest, TlsrptResult
+from ironpost.reports.received import ReportError
 from ironpost.reports.tlsrpt.mail import extracted
-from ironpost.reports.tlsrpt.report import ReportError, decoded, encoded
+from ironpost.reports.tlsrpt.report import decoded, encoded
 
 if TYPE_CHECKING:
     from ironpost.operations.tlsrpt import TlsrptCheck

@@ -90,9 +90,9 @@ if TYPE_CHECKING:
     from ironpost.config import Configuration
     from ironpost.delivery.path_template import PathTemplate
     from ironpost.model.keyed_state import StateUsage
+    from ironpost.mta.daily_reports import SentReports
     from ironpost.mta.pickup import PickedUp
     from ironpost.mta.suspended import SuspendedDestinations
-    from ironpost.mta.tls_reports import SentReports
     from ironpost.processes.bus import WorkerBus
     from ironpost.processes.requests import RequestHandler
     from ironpost.processes.resources import Usage

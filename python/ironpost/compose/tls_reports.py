@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Address
-from ironpost.mta.tls_reports import Reporter, TlsReports
+from ironpost.mta.daily_reports import Reporter
+from ironpost.mta.tls_reports import TlsReports
 from ironpost.reports.tlsrpt.counts import TlsCounts
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ironpost.delivery.path_template import PathTemplate
     from ironpost.model.ports import Clock
+    from ironpost.mta.daily_reports import SentReports
     from ironpost.mta.pickup import PickedUp
-    from ironpost.mta.tls_reports import SentReports
     from ironpost.processes.resources import Usage
 
 log = logging.getLogger("ironpost.jobs")

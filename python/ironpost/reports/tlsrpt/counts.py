@@ -11,21 +11,14 @@ Standards: RFC 8460 §4.1 (days in UTC), §4.2 (sums).
 
 from __future__ import annotations
 
-from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.model.idna import a_labels
 from ironpost.model.keyed_state import Namespace
 from ironpost.model.ports import Uncounted
 from ironpost.model.text import escape
-from ironpost.reports.tlsrpt.report import (
-    DAY,
-    Failure,
-    Policy,
-    PolicyResult,
-    decoded_results,
-    encoded_results,
-)
+from ironpost.reports.daily import DOMAINS, KEPT, DailyEntries
+from ironpost.reports.tlsrpt.report import Failure, Policy, PolicyResult, decoded_results, encoded_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -33,9 +26,8 @@ if TYPE_CHECKING:
     from ironpost.model.keyed_state import KeyedState
     from ironpost.model.ports import Metrics
     from ironpost.model.tls import PublishedPolicy, TlsOutcome
+    from ironpost.reports.daily import DayOfDomain
 
-DOMAINS: Final = 10_000
-"""Domains that a worker counts between two flushes."""
 POLICIES: Final = 16
 """Policies of one domain on one day; with DANE each host has one."""
 REASONS: Final = 16
@@ -46,29 +38,11 @@ POLICY_TEXT: Final = 2000
 """Characters of the strings of a policy."""
 PATTERN_TEXT: Final = 1000
 """Characters of the host name patterns of a policy."""
-KEPT: Final = 3 * DAY
-"""Seconds for which counts are kept after their last change."""
 SUCCESS: Final = "success"
 """The label of the metric `tls_outcomes` for connections without a failure."""
 
 COUNTS: Final = Namespace("tls-counts", 2 * DOMAINS, 128 * 1024, 32 << 20, KEPT)
 """What each worker counted, by day, worker and domain. Counts that would be larger are kept without reasons."""
-
-
-class DayOfDomain(NamedTuple):
-    """One day of one domain, of which there may be a report."""
-
-    day: int
-    """Days since 1970 in UTC."""
-    digest: str
-    """Of the domain."""
-    keys: tuple[bytes, ...]
-    """The entries of the workers."""
-
-    @property
-    def end(self) -> float:
-        """The end of the day, in seconds since 1970."""
-        return (self.day + 1) * DAY
 
 
 class _Sessions:
@@ -109,12 +83,11 @@ class TlsCounts:
         Args:
             state: where counts are kept.
             now: seconds since 1970.
-            worker: the number of this worker; no other may have it at the same time.
+            worker: see `DailyEntries`.
             metrics: counts outcomes.
         """
-        self._state = state
-        self._now = now
-        self._worker = worker
+        self.entries = DailyEntries(state, COUNTS, now, worker)
+        """What was added to the state."""
         self._metrics = metrics or Uncounted()
         self._open: dict[tuple[int, str], dict[PublishedPolicy, _Sessions]] = {}
         """What is not in the state yet, by day and domain."""
@@ -123,7 +96,7 @@ class TlsCounts:
         """Count an outcome."""
         policy, failure = outcome.policy, outcome.failure
         self._metrics.count("tls_outcomes", SUCCESS if failure is None else failure.value)
-        key = int(self._now() // DAY), _ascii(outcome.domain or policy.domain)
+        key = self.entries.today(), _ascii(outcome.domain or policy.domain)
         if not key[1]:  # such a domain publishes nothing
             return
         policies = self._open.get(key)
@@ -158,16 +131,14 @@ class TlsCounts:
         """
         while self._open and limit != 0:
             (day, domain), policies = self._open.popitem()
-            key = _key(day, self._worker, domain)
-            results = _merged([self._stored(key)[1]])
+            results = _merged([_decoded(self.entries.get(day, domain))])
             for policy, sessions in policies.items():
                 strings, mx = _texts(policy.strings, POLICY_TEXT), _texts(policy.mx, PATTERN_TEXT)
                 shown = Policy(policy.type.value, _ascii(policy.domain) or domain, strings, mx)
                 self._add(results, shown, sessions)
-            value = _encoded(domain, _results(results))
-            if len(value) > COUNTS.max_value:
-                value = _encoded(domain, [each._replace(details=()) for each in _results(results)])
-            self._state.put(COUNTS, key, value, KEPT)
+            summed = _results(results)
+            if not self.entries.put(day, domain, encoded_results(summed)):
+                self.entries.put(day, domain, encoded_results(each._replace(details=()) for each in summed))
             limit = None if limit is None else limit - 1
         return bool(self._open)
 
@@ -179,47 +150,17 @@ class TlsCounts:
             results[policy] = _Sessions()
         results[policy].add(sessions.successes, sessions.failures, sessions.details.items())
 
-    def days(self) -> list[DayOfDomain]:
-        """Return all days with counts in the state, except today."""
-        today = int(self._now() // DAY)
-        found: dict[tuple[int, str], list[bytes]] = {}
-        for key in self._state.keys(COUNTS):
-            day, _, digest = key.decode("ascii").split("/")
-            if int(day) < today:
-                found.setdefault((int(day), digest), []).append(key)
-        return [DayOfDomain(day, digest, tuple(keys)) for (day, digest), keys in sorted(found.items())]
-
     def results(self, day: DayOfDomain) -> tuple[str, tuple[PolicyResult, ...]]:
         """Return the domain, in A-labels, and the sums of all workers. Both are empty if nothing can be read."""
-        found = [self._stored(key) for key in day.keys]
-        domain = next((domain for domain, _ in found if domain), "")
-        return domain, _results(_merged(results for _, results in found))
-
-    def remove(self, day: DayOfDomain) -> None:
-        """Remove the counts of a day of a domain."""
-        for key in day.keys:
-            self._state.remove(COUNTS, key)
-
-    def _stored(self, key: bytes) -> tuple[str, Sequence[PolicyResult]]:
-        entry = self._state.get(COUNTS, key)
-        domain, _, results = b"".partition(b"\n") if entry is None else entry.value.partition(b"\n")
-        try:
-            return domain.decode("ascii"), decoded_results(results)
-        except ValueError:  # there is none, or another version wrote it
-            return "", ()
+        domain, values = self.entries.values(day)
+        return domain, _results(_merged(_decoded(each) for each in values))
 
 
-def digest_of(domain: str) -> str:
-    """Return a short name of a domain: the key of an entry has at most 255 octets, and a domain alone may have 253."""
-    return sha256(domain.encode()).hexdigest()[:32]
-
-
-def _key(day: int, worker: int, domain: str) -> bytes:
-    return f"{day}/{worker}/{digest_of(domain)}".encode()
-
-
-def _encoded(domain: str, results: Iterable[PolicyResult]) -> bytes:
-    return domain.encode("ascii") + b"\n" + encoded_results(results)
+def _decoded(value: bytes) -> Sequence[PolicyResult]:
+    try:
+        return decoded_results(value)
+    except ValueError:  # there is none, or another version wrote it
+        return ()
 
 
 def _ascii(domain: str) -> str:

@@ -2,47 +2,29 @@
 
 Promises: a message is 7-bit, unless its recipient's address needs SMTPUTF8. Nothing in a report can add a field or a
 part (SECURITY R43). It asks the next hops to deliver it even without the TLS that its recipient's domain demands,
-because a report about broken TLS would not arrive otherwise. In a received message only the first `MAX_PARTS` parts of
-`MAX_LEVELS` levels are searched (SECURITY R23).
+because a report about broken TLS would not arrive otherwise.
 Limitations: a signature on a received message (RFC 8460 §3) is not verified.
 Standards: RFC 8460 §3 (delivery despite failures), §5.3 (form), RFC 6522 §3, RFC 8689 §3 (TLS-Required), RFC 3834 §5.
 """
 
 from __future__ import annotations
 
-import binascii
-import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ironpost.message import header
 from ironpost.message.dates import date_time
-from ironpost.message.section import Header
 from ironpost.reports import mime
-from ironpost.reports.tlsrpt.report import ReportError, compressed, decompressed, filename
+from ironpost.reports.received import GZIP, ReportError, attached, decompressed
+from ironpost.reports.tlsrpt.report import MAX_OCTETS, compressed, filename
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ironpost.model import Address
     from ironpost.reports.tlsrpt.report import Report
 
-MAX_LEVELS: Final = 4
-"""Nested multiparts of a received message that are searched."""
-MAX_PARTS: Final = 100
-"""Parts of each of them that are searched."""
-_BOUNDARY: Final = re.compile(r'\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
-_GZIP: Final = b"\x1f\x8b"
-"""The first octets of a gzip file."""
 _TYPES: Final[Mapping[str, bool]] = {"application/tlsrpt+gzip": True, "application/tlsrpt+json": False}
 """The media types of reports, and whether they are compressed (RFC 8460 §5.3)."""
-_DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    "base64": binascii.a2b_base64,
-    "quoted-printable": binascii.a2b_qp,
-    "7bit": bytes,
-    "8bit": bytes,
-    "binary": bytes,
-}
-"""Transfer encodings (RFC 2045 §6)."""
 
 
 def message(report: Report, domain: str, to: Address, *, now: float, token: str) -> bytes:
@@ -92,46 +74,11 @@ def extracted(octets: bytes) -> bytes:
     Raises:
         ReportError: the file has no report, or it exceeds a limit.
     """
-    if octets.startswith(_GZIP):
-        return decompressed(octets)
+    if octets.startswith(GZIP):
+        return decompressed(octets, MAX_OCTETS)
     if octets.lstrip(b" \t\r\n").startswith(b"{"):
         return octets
-    found = _attached(mime.lines_of(octets), MAX_LEVELS)
+    found = attached(octets, _TYPES)
     if found is None:
         raise ReportError("neither a report nor a message with one")
-    return decompressed(found.content) if found.compressed else found.content
-
-
-class _Attached(NamedTuple):
-    """The file in a part."""
-
-    content: bytes
-    compressed: bool
-
-
-def _attached(octets: bytes, levels: int) -> _Attached | None:
-    """The first report in a message or part with CRLF line endings, of which at most `levels` may be nested."""
-    section = Header(octets)
-    kind = (section.first("Content-Type") or b"").decode("ascii", "replace")
-    media_type = kind.partition(";")[0].strip().lower()
-    body = octets[section.section.end :]
-    if media_type.startswith("multipart/") and levels:
-        boundary = _BOUNDARY.search(kind)
-        if boundary is None:
-            return None
-        mark = b"\r\n--" + (boundary[1] or boundary[2]).encode("ascii", "replace")
-        for part in (b"\r\n" + body).split(mark, MAX_PARTS)[1:]:
-            if part.startswith(b"--"):
-                break
-            found = _attached(part.partition(b"\r\n")[2], levels - 1)
-            if found is not None:
-                return found
-    if media_type not in _TYPES:
-        return None
-    encoding = (section.first("Content-Transfer-Encoding") or b"7bit").decode("ascii", "replace").lower()
-    if encoding not in _DECODERS:
-        raise ReportError(f"unknown transfer encoding {encoding}")
-    try:
-        return _Attached(_DECODERS[encoding](body), _TYPES[media_type])
-    except binascii.Error as error:
-        raise ReportError(f"invalid {encoding}: {error}") from None
+    return decompressed(found.content, MAX_OCTETS) if _TYPES[found.media_type] else found.content

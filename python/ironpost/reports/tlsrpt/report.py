@@ -1,8 +1,7 @@
 """One report about TLS: its JSON form, compression and file name.
 
 Promises: `decoded(encoded(report)) == report` for a report within the limits. Reading a report uses bounded memory and
-time, whatever it contains (SECURITY R23): the limits are `MAX_OCTETS`, `MAX_RATIO`, `MAX_DEPTH`, `MAX_VALUES` and
-`MAX_QUOTES`.
+time, whatever it contains (SECURITY R23): the limits are `MAX_OCTETS`, `MAX_DEPTH`, `MAX_VALUES` and `MAX_QUOTES`.
 Refuses: values of another type than the schema's, with `ReportError`. Unknown members are ignored; text is returned as
 it is, so it must be escaped before it is shown (SECURITY R20).
 Standards: RFC 8460 §4.4 (schema), §4.5 (policies), §5.1 (file name), §5.2 (gzip).
@@ -13,19 +12,16 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import zlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ironpost.reports.received import ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-DAY: Final = 86_400
-"""Seconds of a day in UTC, which one report covers (RFC 8460 §4.1)."""
 MAX_OCTETS: Final = 20_000_000
 """Octets of a report after decompression."""
-MAX_RATIO: Final = 100
-"""How many times larger than its compressed form a report may be."""
 MAX_DEPTH: Final = 16
 """Levels of nested arrays and objects; the schema has 6."""
 MAX_VALUES: Final = 500_000
@@ -39,10 +35,6 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _STRUCTURE: Final = b"[]{},"
 _OTHERS: Final = bytes(octet for octet in range(256) if octet not in _STRUCTURE)
 _AS_ARRAYS: Final = bytes.maketrans(b"{}", b"[]")
-
-
-class ReportError(ValueError):
-    """A report cannot be read. The text says why."""
 
 
 class Policy(NamedTuple):
@@ -123,25 +115,6 @@ def compressed(report: Report) -> bytes:
 def filename(report: Report, domain: str) -> str:
     """Return the name of the file with a compressed report about a domain (RFC 8460 §5.1)."""
     return f"{report.submitter}!{domain}!{report.start}!{report.end}.json.gz"
-
-
-def decompressed(octets: bytes) -> bytes:
-    """Decompress a report.
-
-    Raises:
-        ReportError: it is not one whole gzip member, or it exceeds a limit.
-    """
-    limit = min(MAX_OCTETS, MAX_RATIO * len(octets))
-    reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    try:
-        content = reader.decompress(octets, limit + 1)
-    except zlib.error as error:
-        raise ReportError(f"invalid gzip: {error}") from None
-    if len(content) > limit:
-        raise ReportError(f"more than {limit} octets after decompression")
-    if not reader.eof or reader.unused_data:
-        raise ReportError("invalid gzip: " + ("octets after its end" if reader.eof else "it is incomplete"))
-    return content
 
 
 def decoded(octets: bytes) -> Report:

@@ -1,0 +1,86 @@
+"""Queues reports to other domains as messages."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ironpost.model import Envelope, Recipient
+from ironpost.model.parameters import Notify
+from ironpost.queue.store import NewMessage
+from ironpost.routing.directory import expand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ironpost.model import Address, Value
+    from ironpost.model.ports import Clock, Random
+    from ironpost.queue.store import QueuedMessage, Store
+    from ironpost.routing.directory import Directory
+
+log = logging.getLogger("ironpost.reports")
+
+
+class ReportMail:
+    """The way of reports into the queue."""
+
+    def __init__(
+        self,
+        sender: Address,
+        *,
+        store: Store,
+        accept: Callable[[QueuedMessage], None],
+        directory: Callable[[], Directory],
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        """Create the way of one server.
+
+        Args:
+            sender: the reverse-path.
+            store: the queue.
+            accept: queues a message after its commit.
+            directory: returns the directory in which recipients are looked up: a report may be for an alias here.
+            clock: time.
+            random: ids of messages.
+        """
+        self._sender = sender
+        self._store = store
+        self._accept = accept
+        self._directory = directory
+        self._clock = clock
+        self._random = random
+
+    async def queue(self, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value]) -> str:
+        """Queue a report; return the id of the message.
+
+        RFC 5321 §4.5.5: only what a standard requires to have a null reverse-path should have one, so it has a sender,
+        and asks for no bounce.
+
+        Args:
+            content: the message.
+            to: its recipients.
+            parameters: of MAIL; SMTPUTF8 is added if a recipient needs it.
+
+        Raises:
+            OSError: the store could not take it.
+        """
+        identifier = self._random.token()
+        asked = tuple(Recipient(each, {"NOTIFY": Notify.NEVER}) for each in to)
+        expanded = expand(asked, self._directory())
+        recipients = expanded if isinstance(expanded, tuple) else await expanded
+        utf8: dict[str, Value] = {"SMTPUTF8": None} if any(each.needs_smtputf8 for each in to) else {}
+        spool = self._store.spool()
+        try:
+            if (pending := spool.write(content)) is not None:
+                await pending
+            envelope = Envelope(self._sender, recipients, {**parameters, **utf8})
+            message = await self._store.commit(NewMessage(identifier, envelope, self._clock.now(), b"", spool))
+        except BaseException:
+            spool.discard()
+            raise
+        try:
+            self._accept(message)
+        except Exception:  # the message is durable: the queue runner finds it in the store
+            log.exception("the queue runner did not accept message %s", message.id)
+        return identifier

@@ -1,0 +1,107 @@
+"""Files of received reports: found in messages, and decompressed.
+
+Promises: the memory and time that are used are bounded, whatever a file contains (SECURITY R23). In a message only the
+first `MAX_PARTS` parts of `MAX_LEVELS` levels are searched.
+Refuses: what cannot be read, with `ReportError`.
+Standards: RFC 1952 (gzip), RFC 2045 §6 (transfer encodings), RFC 2046 §5.1 (multipart).
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.message.section import Header
+from ironpost.reports import mime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping
+
+MAX_LEVELS: Final = 4
+"""Nested multiparts of a message that are searched."""
+MAX_PARTS: Final = 100
+"""Parts of each of them that are searched."""
+MAX_RATIO: Final = 100
+"""How many times larger than its compressed form a report may be."""
+GZIP: Final = b"\x1f\x8b"
+"""The first octets of a gzip file."""
+
+_BOUNDARY: Final = re.compile(r'\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
+_DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "base64": binascii.a2b_base64,
+    "quoted-printable": binascii.a2b_qp,
+    "7bit": bytes,
+    "8bit": bytes,
+    "binary": bytes,
+}
+"""Transfer encodings (RFC 2045 §6)."""
+
+
+class ReportError(ValueError):
+    """A report cannot be read. The text says why."""
+
+
+class AttachedFile(NamedTuple):
+    """The file in a part of a message."""
+
+    media_type: str
+    """In lower case."""
+    content: bytes
+
+
+def attached(message: bytes, media_types: Container[str]) -> AttachedFile | None:
+    """Return the first file in a message that has one of some media types; None if there is none.
+
+    Raises:
+        ReportError: its transfer encoding is unknown or invalid.
+    """
+    return _attached(mime.lines_of(message), media_types, MAX_LEVELS)
+
+
+def _attached(octets: bytes, media_types: Container[str], levels: int) -> AttachedFile | None:
+    """The first file in a message or part with CRLF line endings, of which at most `levels` may be nested."""
+    section = Header(octets)
+    kind = (section.first("Content-Type") or b"").decode("ascii", "replace")
+    media_type = kind.partition(";")[0].strip().lower()
+    body = octets[section.section.end :]
+    if media_type.startswith("multipart/") and levels:
+        boundary = _BOUNDARY.search(kind)
+        if boundary is None:
+            return None
+        mark = b"\r\n--" + (boundary[1] or boundary[2]).encode("ascii", "replace")
+        for part in (b"\r\n" + body).split(mark, MAX_PARTS)[1:]:
+            if part.startswith(b"--"):
+                break
+            found = _attached(part.partition(b"\r\n")[2], media_types, levels - 1)
+            if found is not None:
+                return found
+    if media_type not in media_types:
+        return None
+    encoding = (section.first("Content-Transfer-Encoding") or b"7bit").decode("ascii", "replace").lower()
+    if encoding not in _DECODERS:
+        raise ReportError(f"unknown transfer encoding {encoding}")
+    try:
+        return AttachedFile(media_type, _DECODERS[encoding](body))
+    except binascii.Error as error:
+        raise ReportError(f"invalid {encoding}: {error}") from None
+
+
+def decompressed(octets: bytes, max_octets: int) -> bytes:
+    """Decompress a gzip file of at most `max_octets` after that.
+
+    Raises:
+        ReportError: it is not one whole gzip member, or it exceeds a limit.
+    """
+    limit = min(max_octets, MAX_RATIO * len(octets))
+    reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        content = reader.decompress(octets, limit + 1)
+    except zlib.error as error:
+        raise ReportError(f"invalid gzip: {error}") from None
+    if len(content) > limit:
+        raise ReportError(f"more than {limit} octets after decompression")
+    if not reader.eof or reader.unused_data:
+        raise ReportError("invalid gzip: " + ("octets after its end" if reader.eof else "it is incomplete"))
+    return content
