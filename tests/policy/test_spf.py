@@ -12,12 +12,11 @@ from ironpost.mail_auth import SpfAnswer, SpfResult
 from ironpost.model import Address
 from ironpost.model.verdict import Action
 from ironpost.policy import Facts, Policy, PolicyDecision, PolicyStage, Ports
-from ironpost.policy.checks.spf import SECONDS
+from ironpost.policy.authentication import SECONDS
 from ironpost.policy.options import Enforcement
 from ironpost.processes.clock import SystemClock
 from ironpost.protocol.server.transaction import Identity
 from ironpost.testing.resolver import StaticResolver
-from ironpost.wire import unfold
 
 if TYPE_CHECKING:
     from ironpost.model.dns import Records, RecordType
@@ -102,9 +101,9 @@ def test_other_results_than_fail_are_recorded(domain: str, result: SpfResult) ->
     assert answer is not None
     assert answer.result is result
     assert decision.reasons == (f"spf: {result}: {answer.reason}",)
-    field = unfold(decision.fields[0]).decode()
-    assert field.startswith(f"Authentication-Results: us.example; spf={result} reason=")
-    assert field.endswith(f"smtp.mailfrom={domain}\r\n")
+    (written,) = decision.authentication
+    assert (written.method, written.result, written.reason) == ("spf", result, answer.reason)
+    assert written.properties == (("smtp.mailfrom", domain),)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -145,7 +144,7 @@ def test_r23_no_query_is_sent_after_some_time(seconds: float, action: Action) ->
 def test_a_null_reverse_path_is_checked_by_helo() -> None:
     decision = decide(facts("", helo="fail.example"))
     assert decision.verdict.action is Action.REJECT
-    assert "smtp.helo=fail.example" in unfold(decision.fields[0]).decode()
+    assert decision.authentication[0].properties == (("smtp.helo", "fail.example"),)
 
 
 def test_r48_received_results_are_removed() -> None:
@@ -158,7 +157,7 @@ def test_r48_received_results_are_removed() -> None:
 )
 def test_trusted_clients_are_not_checked(values: dict[str, Any]) -> None:
     decision = decide(facts("jo@fail.example", **values))
-    assert (decision.verdict.action, decision.reasons, decision.fields) == (Action.ACCEPT, (), ())
+    assert (decision.verdict.action, decision.reasons, decision.authentication) == (Action.ACCEPT, (), ())
     assert decision.strip == frozenset()
 
 

@@ -43,6 +43,15 @@ class MethodResult(NamedTuple):
     """Pairs such as `("smtp.mailfrom", "a.example")`."""
     reason: str = ""
 
+    def __str__(self) -> str:
+        """Method and result, such as `spf=pass`."""
+        return f"{self.method}={self.result}"
+
+    @property
+    def summary(self) -> str:
+        """Method, result and properties, such as `spf=pass smtp.mailfrom=a.example`; for logs."""
+        return " ".join((str(self), *(f"{name}={value}" for name, value in self.properties)))
+
 
 def of_spf(answer: SpfAnswer) -> MethodResult:
     """What SPF found; the domain stands for the address, because few records look at local parts."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from ironpost.mail_auth import results_field
 from ironpost.message import received
 from ironpost.message.section import Header
 from ironpost.message.trace import above
@@ -40,6 +41,7 @@ from ironpost.telemetry.rewriting import log_rewritten
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from ironpost.mail_auth import MethodResult
     from ironpost.model import Address, Recipient, Reply, Value
     from ironpost.model.body import Spool
     from ironpost.model.ports import Clock, Metrics, Random
@@ -91,6 +93,8 @@ class _SessionState:
     """Header fields that policy adds to the message of this transaction; set by MAIL."""
     strip: frozenset[str] = frozenset()
     """Header fields that policy removes from it; set by MAIL."""
+    authentication: tuple[MethodResult, ...] = ()
+    """What its mail authentication found."""
     inspected: InspectedSpool | None = None
     """The content that is being received, if it is scanned or its header section is changed."""
     rewritten: list[Rewritten] = field(default_factory=list)
@@ -194,7 +198,7 @@ class Inbound:
             state.origin = None
         facts.reverse_path = reverse_path
         facts.mail_parameters = parameters
-        state.fields, state.strip = (), frozenset()
+        state.fields, state.strip, state.authentication = (), frozenset(), ()
         return self._ask(PolicyStage.MAIL, state)
 
     def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> HookResult:
@@ -332,6 +336,10 @@ class Inbound:
         if decision.fields or decision.strip:
             state.fields += decision.fields
             state.strip |= decision.strip
+        if decision.authentication:
+            state.authentication += decision.authentication
+            for each in decision.authentication:
+                self._metrics.count("authentication", str(each))
         if verdict.action is Action.ACCEPT and not decision.noted:
             return None
         action = verdict.final.action
@@ -418,7 +426,8 @@ class Inbound:
             utf8=envelope.smtputf8,
         )
         added = content.additions(now=now, id=identifier, host=self._hostname)
-        prefix = above(b"".join(state.fields) + trace + added, content.header)
+        results = results_field(self._hostname, state.authentication) if state.authentication else b""
+        prefix = above(results + b"".join(state.fields) + trace + added, content.header)
         due = not_before(transaction.parameters)
         quarantine = transaction.quarantine
         message_id = fields.get("message-id", _NONE)[0] or Header(added).first("Message-ID") or b""
@@ -529,6 +538,7 @@ class Inbound:
             size=size,
             priority=envelope.priority or None,
             quarantine=list(quarantine) or None,
+            authentication=[each.summary for each in state.authentication] or None,
             **state.extension_fields,
         )
 

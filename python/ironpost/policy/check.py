@@ -16,6 +16,7 @@ from ironpost.model.verdict import accept, defer
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from ironpost.mail_auth import MethodResult
     from ironpost.message.section import Header
     from ironpost.model.verdict import Verdict
     from ironpost.policy.context import Context
@@ -42,10 +43,13 @@ class Finding(NamedTuple):
     check uses."""
     fields: tuple[bytes, ...] = ()
     """MAIL, CONTENT: header fields for the message, each with its CRLF, as `message.header.field` returns them. They
-    are put above the Received field of this server (RFC 7208 §9.1, RFC 8601 §4), in the order of the checks."""
+    are put above the Received field of this server, in the order of the checks."""
     strip: frozenset[str] = frozenset()
     """MAIL: names of fields to remove from the received header section, whatever their case. A later stage is too
     late: content is stored as it arrives."""
+    authentication: tuple[MethodResult, ...] = ()
+    """MAIL, CONTENT: results for the field Authentication-Results. The message gets one for all checks (RFC 8601 §4),
+    with the name of this server, above `fields`."""
 
 
 NOTHING: Final = Finding()
@@ -73,6 +77,8 @@ class PolicyDecision(NamedTuple):
     """See `Finding.fields`."""
     strip: frozenset[str] = frozenset()
     """See `Finding.strip`; in lower case."""
+    authentication: tuple[MethodResult, ...] = ()
+    """See `Finding.authentication`."""
 
 
 class Scanner:

@@ -18,6 +18,7 @@ from ironpost.protocol import replies
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from ironpost.mail_auth import MethodResult
     from ironpost.message.section import Header
     from ironpost.policy.check import Opinion, Scanner
     from ironpost.policy.facts import Facts
@@ -130,7 +131,9 @@ def _defines(check: Check, method: str) -> bool:
 class _Tally:
     """Collects the findings of the checks of one stage."""
 
-    __slots__ = ("_facts", "_fields", "_noted", "_quarantine", "_reasons", "_seconds", "_stage", "_strip")
+    __slots__ = (
+        "_authentication", "_facts", "_fields", "_noted", "_quarantine", "_reasons", "_seconds", "_stage", "_strip",
+    )  # fmt: skip
 
     def __init__(self, stage: PolicyStage, facts: Facts) -> None:
         self._stage = stage
@@ -142,12 +145,13 @@ class _Tally:
         """Reason of the quarantine; empty if there is none."""
         self._fields: tuple[bytes, ...] = ()
         self._strip: frozenset[str] = frozenset()
+        self._authentication: tuple[MethodResult, ...] = ()
 
     def add(self, name: str, finding: Finding) -> bool:
         """Record the finding of a check; return whether it decides."""
         if finding.result is not None:
             self._facts.keep(self._stage, finding.result)
-        if finding.fields or finding.strip:
+        if finding.fields or finding.strip or finding.authentication:
             self._change_header(name, finding)
         if finding.reason:
             self._reasons = (*self._reasons, f"{name}: {finding.reason}")
@@ -171,6 +175,7 @@ class _Tally:
             raise ValueError(f"{name}: a finding for {self._stage.value} cannot change these header fields")
         self._fields += tuple(map(header.checked_field, finding.fields))
         self._strip |= frozenset(map(str.lower, finding.strip))
+        self._authentication += finding.authentication
 
     def decision(self, verdict: Verdict | None) -> PolicyDecision:
         """The decision; `verdict` is None if no check decided."""
@@ -178,8 +183,6 @@ class _Tally:
         if verdict is None:
             if self._stage is PolicyStage.RECIPIENT:
                 verdict, reasons = _NOBODY.verdict, (*reasons, *_NOBODY.reasons)
-            elif not (reasons or self._seconds or self._quarantine or self._fields or self._strip):
-                return _NOTHING_AGAINST
             else:
                 verdict = ACCEPT
         verdict = verdict.final
@@ -187,4 +190,4 @@ class _Tally:
             verdict = quarantine(self._quarantine)
         if self._seconds:
             verdict = tarpit(min(self._seconds, LONGEST), verdict)
-        return PolicyDecision(verdict, reasons, self._noted, self._fields, self._strip)
+        return PolicyDecision(verdict, reasons, self._noted, self._fields, self._strip, self._authentication)

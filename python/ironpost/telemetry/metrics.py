@@ -77,6 +77,7 @@ COUNTERS: Final[dict[str, Counter]] = {
         known=("invalid", "unreadable", "unsafe", "unsupported"),
     ),
     "messages": Counter("Messages received in full, by result.", "result"),
+    "authentication": Counter("Results of mail authentication, by method and result, like spf=pass.", "result"),
     "octets": Counter("Size of accepted messages in octets."),
     "callouts": Counter(
         "Questions to next hops whether a recipient exists, by result.",

@@ -1,0 +1,70 @@
+"""What the checks of mail authentication have in common: whom they check, and for how long they ask DNS.
+
+Promises: mail from trusted and authenticated clients, and from those without an IP address, is not checked. In all
+other mail, received fields Authentication-Results are removed if one of these checks is on, because they may be forged
+(SECURITY R48, RFC 8601 §5). No query is sent after 20 seconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from ironpost.mail_auth.results import NAME
+from ironpost.model.dns import ResolverError
+from ironpost.model.network import parse_ip
+from ironpost.policy.check import NOTHING, Check, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from ironpost.model.dns import Records, RecordType, Resolver
+    from ironpost.model.ports import Clock
+    from ironpost.policy.check import Opinion
+    from ironpost.policy.facts import Facts
+
+SECONDS: Final = 20.0
+"""Time after which one check sends no more queries (RFC 7208 §4.6.4)."""
+UNTRUSTED: Final = Finding(strip=frozenset({NAME}))
+"""At MAIL: mail of this client is checked."""
+
+
+class Authentication(Check):
+    """A check of mail authentication. A subclass adds its results to `UNTRUSTED`, or returns them at CONTENT."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there are a resolver and a clock."""
+        return self.context.ports.resolver is not None and self.context.ports.clock is not None
+
+    def mail(self, facts: Facts) -> Opinion:
+        """Remove the results that the message may bring with it, unless the client is exempt."""
+        return NOTHING if self.exempts(facts) else UNTRUSTED
+
+    def exempts(self, facts: Facts) -> bool:
+        """Whether mail of the client is not checked."""
+        return facts.identity is not None or self.context.system.trusts(facts) or parse_ip(facts.ip) is None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock, of a check that is enabled."""
+        assert self.context.ports.clock is not None
+        return self.context.ports.clock
+
+    def resolver(self) -> Resolver:
+        """A resolver that sends no more queries after `SECONDS`, for one evaluation."""
+        assert self.context.ports.resolver is not None
+        return _Timed(self.context.ports.resolver, self.clock)
+
+
+class _Timed:
+    """A resolver that sends no more queries after a while."""
+
+    def __init__(self, resolver: Resolver, clock: Clock) -> None:
+        self._resolver = resolver
+        self._clock = clock
+        self._deadline = clock.monotonic() + SECONDS
+
+    def resolve(self, name: str, kind: RecordType, /) -> Awaitable[Records[Any]]:
+        if self._clock.monotonic() > self._deadline:
+            raise ResolverError(f"{name} {kind}: no time is left")
+        return self._resolver.resolve(name, kind)
