@@ -11,6 +11,7 @@ import pytest
 from tests.mta.test_inbound import LOCAL, MESSAGE, Talk
 from tests.policy.policy_kit import check_at
 
+from ironpost.mail_auth import MethodResult, results_field
 from ironpost.model.verdict import Verdict, drop, quarantine
 from ironpost.policy import NEUTRAL, Check, Context, Finding, PolicyStage
 from ironpost.policy.check import NoOptions, Scanner
@@ -163,6 +164,34 @@ def test_r23_content_is_refused_if_a_field_to_remove_may_hide_in_it() -> None:
         assert talk.say("NOOP").startswith("250 ")
 
     asyncio.run(run())
+
+
+def test_a_message_has_one_field_for_all_results_of_mail_authentication(caplog: pytest.LogCaptureFixture) -> None:
+    spf = MethodResult("spf", "pass", (("smtp.mailfrom", "a.example"),), "why")
+    dmarc = MethodResult("dmarc", "fail", (("header.from", "b.example"),))
+    checks = [
+        check_at(PolicyStage.MAIL, lambda facts: Finding(authentication=(spf,)), "spf"),
+        check_at(PolicyStage.CONTENT, lambda facts: Finding(authentication=(dmarc,)), "dmarc"),
+    ]
+
+    async def run() -> None:
+        talk = Talk(*checks)
+        for number in range(2):
+            talk.say(*([] if number else ["EHLO a.example"]), "MAIL FROM:<>", "RCPT TO:<jo@example.org>", "DATA")
+            talk.say(MESSAGE.encode())
+            message, _ = talk.store.asked[number]
+            assert message.prefix.startswith(results_field("mx.example", [spf, dmarc]) + b"Received: ")
+            assert message.prefix.count(b"Authentication-Results") == 1
+            assert message.authentication == "spf=pass smtp.mailfrom=a.example; dmarc=fail header.from=b.example"
+            talk.store.finish(number)
+            await talk.settle()
+        assert talk.metrics.snapshot()["authentication"] == {"spf=pass": 2, "dmarc=fail": 2}
+
+    with caplog.at_level(logging.INFO, "ironpost.inbound"):
+        asyncio.run(run())
+    accepted = [json.loads(each.getMessage()) for each in caplog.records]
+    expected = ["spf=pass smtp.mailfrom=a.example", "dmarc=fail header.from=b.example"]
+    assert [each["authentication"] for each in accepted] == [expected, expected]
 
 
 class Fails(Check):

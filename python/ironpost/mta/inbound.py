@@ -439,6 +439,7 @@ class Inbound:
         new = NewMessage(
             identifier, envelope, now, prefix, content.spool, due, bool(quarantine),
             message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"), submission,
+            "; ".join(each.summary for each in state.authentication),
         )  # fmt: skip
         state.extension_fields = message_fields(session)
         if self._directory is not None:

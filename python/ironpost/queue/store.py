@@ -167,6 +167,8 @@ class NewMessage(NamedTuple):
     """The field body of Message-ID, by which the history of the message is found (RFC 5322 §3.6.4)."""
     submission: Submission | None = None
     """Not None: the message is stored only if its tenant (`Origin.tenant`) did not submit this key before."""
+    authentication: str = ""
+    """What its mail authentication found, for the history of the message."""
 
 
 class Update(NamedTuple):

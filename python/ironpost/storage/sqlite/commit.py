@@ -70,7 +70,8 @@ _INSERT_RECIPIENT = (
     " original, tenant, priority, deadline) VALUES (?,?,?,nullif(?,''),?,?,?,?,?,?,?,nullif(?,''),?,?,?)"
 )
 _INSERT_ACCEPTED = (
-    "INSERT INTO event (at, kind, message, address, remote, message_id) VALUES (?,'accepted',?,?,?,nullif(?,''))"
+    "INSERT INTO event (at, kind, message, address, remote, message_id, reply)"
+    " VALUES (?,'accepted',?,?,?,nullif(?,''),nullif(?,''))"
 )
 _INSERT_HELD = """INSERT INTO event (at, kind, message, number, address, attempts)
     SELECT ?, 'held', ?, number, address, attempts FROM recipient WHERE message=? AND state=4"""

@@ -710,7 +710,7 @@ class SqliteStore:
                     checksum,
                 ),
                 recipients,
-                (accepted, message.id, sender, envelope.origin.ip, message.message_id),
+                (accepted, message.id, sender, envelope.origin.ip, message.message_id, message.authentication),
             )
         )
         if message.held:
