@@ -290,7 +290,7 @@ def test_each_method_has_its_mode() -> None:
 def test_what_did_not_pass_does_not_count() -> None:
     message = b"From: jo@example.com\r\n\r\n"
     spf = SpfAnswer(SpfResult.SOFTFAIL, "", "example.com", "mailfrom")
-    signatures = [Signed("example.com", "fail"), Signed("example.com", "temperror")]
+    signatures = [Signed("example.com", "fail"), Signed("other.example", "temperror")]
     resolver = Zones({"example.com": REJECT})
     answer = asyncio.run(evaluate_dmarc(message, spf=spf, dkim=signatures, resolver=resolver))
     assert (answer.result, answer.policy) == (DmarcResult.FAIL, DmarcPolicy.REJECT)
@@ -354,6 +354,18 @@ def test_r27_a_query_that_fails_is_a_temporary_error(failing: str) -> None:
     answer = evaluate(resolver, "a.example.com", spf="other.example")
     assert (answer.result, answer.policy) == (DmarcResult.TEMPERROR, DmarcPolicy.NONE)
     assert failing in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("spf", "dkim", "reason"),
+    [("temperror", "fail", "spf of example.com"), ("fail", "temperror", "dkim of sub.example.com")],
+)
+def test_r27_an_aligned_domain_that_could_not_be_checked_is_no_failure(spf: str, dkim: str, reason: str) -> None:
+    message, resolver = b"From: jo@example.com\r\n\r\n", Zones({"example.com": REJECT})
+    checked, signature = SpfAnswer(SpfResult(spf), "", "example.com", "mailfrom"), Signed("sub.example.com", dkim)
+    answer = asyncio.run(evaluate_dmarc(message, spf=checked, dkim=[signature], resolver=resolver))
+    assert (answer.result, answer.policy) == (DmarcResult.TEMPERROR, DmarcPolicy.NONE)
+    assert answer.reason == f"{reason} could not be checked"
 
 
 def test_r27_a_domain_that_passes_outweighs_one_that_cannot_be_looked_up() -> None:

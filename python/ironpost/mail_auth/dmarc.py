@@ -5,7 +5,7 @@
 
 Promises: `evaluate_dmarc` always returns one of the five results with its reason. At most 8 names are looked up for
 each domain, each name once for a message (SECURITY R52). A query that fails makes the result `temperror`, unless
-another domain passes.
+another domain passes; one of SPF or DKIM does so if its domain is aligned (SECURITY R27).
 Deviates: a record of a top-level domain without the tag `psd` counts as one with `psd=y`. Otherwise all domains below
 it would be aligned with each other.
 Refuses: a message without exactly one author's domain, with `permerror`; what to do with it is left to the caller.
@@ -112,7 +112,7 @@ async def evaluate_dmarc(
         author = author_domain(message)
     except ValueError as error:
         return DmarcAnswer(DmarcResult.PERMERROR, str(error))
-    walker = TreeWalker(resolver)
+    walker, dkim = TreeWalker(resolver), tuple(dkim)
     try:
         found = await walker.discover(author)
     except ResolverError as error:
@@ -125,8 +125,10 @@ async def evaluate_dmarc(
     try:
         if not record.applies:
             reason = f"the DMARC record of {found.policy_domain} has no valid policy"
-        elif aligned := await walker.aligned(passed := _passed(spf, dkim), author, record):
+        elif aligned := await walker.aligned(passed := _with_result("pass", spf, dkim), author, record):
             result, reason = DmarcResult.PASS, f"{_shown(aligned)} confirms {author}"
+        elif unknown := await walker.aligned(_with_result("temperror", spf, dkim), author, record):
+            result, reason = DmarcResult.TEMPERROR, f"{_shown(unknown)} could not be checked"
         else:
             result, policy = DmarcResult.FAIL, await walker.policy(found)
             why = f"{_shown(passed)} does not confirm {author}" if passed else "neither SPF nor DKIM passed"
@@ -136,16 +138,16 @@ async def evaluate_dmarc(
     return DmarcAnswer(result, reason, author, policy, aligned, found.policy_domain, record)
 
 
-def _passed(spf: SpfAnswer | None, dkim: Iterable[Signature]) -> tuple[Authenticated, ...]:
-    """The domains that were authenticated, each once, in lower case."""
-    found = [("dkim", each.domain) for each in dkim if each.result == "pass"]
-    if spf is not None and spf.result == "pass":
-        found.insert(0, ("spf", spf.domain))
-    passed: dict[Authenticated, None] = {}
-    for method, domain in found:
+def _with_result(result: str, spf: SpfAnswer | None, dkim: Iterable[Signature]) -> tuple[Authenticated, ...]:
+    """The domains for which SPF or DKIM had a result, each once, in lower case."""
+    listed = [("dkim", each.domain) for each in dkim if each.result == result]
+    if spf is not None and spf.result == result:
+        listed.insert(0, ("spf", spf.domain))
+    found: dict[Authenticated, None] = {}
+    for method, domain in listed:
         with suppress(ValueError):  # no record could be found for it
-            passed[Authenticated(method, normalised(domain))] = None
-    return tuple(passed)
+            found[Authenticated(method, normalised(domain))] = None
+    return tuple(found)
 
 
 def _shown(domains: Iterable[Authenticated]) -> str:
