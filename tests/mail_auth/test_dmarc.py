@@ -360,7 +360,7 @@ def test_r27_a_query_that_fails_is_a_temporary_error(failing: str) -> None:
     ("spf", "dkim", "reason"),
     [("temperror", "fail", "spf of example.com"), ("fail", "temperror", "dkim of sub.example.com")],
 )
-def test_r27_an_aligned_domain_that_could_not_be_checked_is_no_failure(spf: str, dkim: str, reason: str) -> None:
+def test_r27_an_aligned_domain_that_could_not_be_checked_does_not_fail(spf: str, dkim: str, reason: str) -> None:
     message, resolver = b"From: jo@example.com\r\n\r\n", Zones({"example.com": REJECT})
     checked, signature = SpfAnswer(SpfResult(spf), "", "example.com", "mailfrom"), Signed("sub.example.com", dkim)
     answer = asyncio.run(evaluate_dmarc(message, spf=checked, dkim=[signature], resolver=resolver))
