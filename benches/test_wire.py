@@ -35,6 +35,7 @@ PROMISES = [
     ("stuff", "native DataEncoder", "smtplib", 20),
     ("stuff", "native dot_stuff", "aiosmtplib", 20),
     ("stuff", "native DataEncoder", "aiosmtplib", 20),
+    ("relaxed body of 10 KB", "native", "pure", 15),
     ("MAIL", "native", "aiosmtpd", 30),
     ("MAIL", "native", "pure", 10),
     ("100 transactions", "native", "pure", 15),
@@ -269,6 +270,26 @@ def test_stuff_aiosmtplib(measure):
 
     assert prepare() == STUFFED
     measure("stuff", "aiosmtplib", prepare, rounds=3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Canonical forms
+
+TEXT_LINE = b"Of runs  of blanks,\tevery line of this body has three, and one at its end.  \r\n"
+BODY = TEXT_LINE * (10_000 // len(TEXT_LINE)) + b"\r\n" * 3
+CANONICAL = re.sub(rb"[ \t]+", b" ", BODY).replace(b" \r\n", b"\r\n").rstrip() + b"\r\n"
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_relaxed_body(measure, name):
+    wire = twin(name)
+
+    def canonical():
+        body = wire.BodyCanonicaliser(True)
+        return [*body.feed(BODY), *body.finish()]
+
+    assert b"".join(canonical()) == CANONICAL
+    measure("relaxed body of 10 KB", name, canonical)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

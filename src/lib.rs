@@ -4,7 +4,7 @@
 //! line, with [`address`] and [`params`] for its argument and [`xtext`] for encoded parameter values. [`reply`] parses
 //! and writes replies, [`ehlo`] parses the reply to EHLO. [`data`] adds and removes transparency in one pass of
 //! [`scan`]; [`framer`] combines these into an incremental decoder for a server. [`header`] finds the fields of a
-//! message. [`limits`] defines every bound.
+//! message, [`canonical`] brings body and fields into the form that DKIM signs. [`limits`] defines every bound.
 //!
 //! Guarantees: no input makes it panic; memory use is bounded by [`limits::Limits`]; the output does not depend on how
 //! the input was cut into pieces; values borrow from their input where possible.
@@ -21,6 +21,7 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod canonical;
 mod chunk;
 pub mod command;
 pub mod data;

@@ -1,5 +1,6 @@
-//! Framing against naive oracles: one octet after the other, written from the RFC, kept naive.
+//! Framing and canonical bodies against naive oracles: one octet after the other, written from the RFC, kept naive.
 
+use ironpost::canonical::BodyCanonicaliser;
 use ironpost::data::{DataDecoder, DataEncoder, Facts, Newline, Plan, dot_stuff, dot_unstuff};
 use ironpost::fault::{Fault, FaultId};
 use ironpost::scan::Kernel;
@@ -116,10 +117,45 @@ fn tokens() -> impl Strategy<Value = Vec<u8>> {
         1 => Just(b"\r\n.".to_vec()),
         1 => Just(vec![0]),
         1 => Just(vec![0xe9]),
+        2 => Just(b" ".to_vec()),
+        2 => Just(b"\t".to_vec()),
+        1 => (0usize..130).prop_map(|n| vec![b' '; n]),
         3 => (0usize..130).prop_map(|n| vec![b'a'; n]),
         1 => Just(b"\r\n.\r\n".to_vec()),
     ];
     prop::collection::vec(token, 0..40).prop_map(|tokens| tokens.concat())
+}
+
+/// RFC 6376 §3.4.3 and §3.4.4 by the letter: line after line.
+fn naive_canonical(body: &[u8], relaxed: bool) -> Vec<u8> {
+    let mut lines: Vec<Vec<u8>> = vec![Vec::new()];
+    for octet in body {
+        let line = lines.last_mut().unwrap();
+        match octet {
+            b' ' | b'\t' if relaxed && line.last() == Some(&b' ') => {}
+            b'\t' if relaxed => line.push(b' '),
+            octet => line.push(*octet),
+        }
+        if line.ends_with(b"\r\n") {
+            line.truncate(line.len() - 2);
+            lines.push(Vec::new());
+        }
+    }
+    for line in &mut lines {
+        if relaxed && line.last() == Some(&b' ') {
+            line.pop();
+        }
+    }
+    while lines.last().is_some_and(Vec::is_empty) {
+        lines.pop();
+    }
+    if lines.is_empty() && !relaxed {
+        lines.push(Vec::new());
+    }
+    lines
+        .into_iter()
+        .flat_map(|line| [line, b"\r\n".to_vec()].concat())
+        .collect()
 }
 
 proptest! {
@@ -222,5 +258,23 @@ proptest! {
         prop_assert_eq!(&plain, &body);
         let dots = body.windows(3).filter(|three| three == b"\r\n.").count() + usize::from(body.starts_with(b"."));
         prop_assert_eq!(stuffed.len(), body.len() + dots);
+    }
+
+    #[test]
+    fn a_canonicaliser_agrees_with_the_naive_oracle_however_the_body_is_cut(body in tokens(), cuts in cuts()) {
+        for relaxed in [false, true] {
+            let expected = naive_canonical(&body, relaxed);
+            for kernel in Kernel::available() {
+                for pieces in [cut(&body, &cuts), body.chunks(1).collect()] {
+                    let mut canonicaliser = BodyCanonicaliser::with_kernel(relaxed, kernel);
+                    let mut out = Vec::new();
+                    for piece in pieces {
+                        canonicaliser.feed(piece).append(&mut out);
+                    }
+                    canonicaliser.finish().append(&mut out);
+                    prop_assert_eq!(&out, &expected, "{:?}, relaxed: {}", kernel, relaxed);
+                }
+            }
+        }
     }
 }

@@ -1,10 +1,12 @@
-//! The vectors of framing (`tests/vectors/data.toml`, `stuffing.toml`, `framer.toml`): each whole, cut in two at every
-//! point, octet by octet, with a tail, and after padding that moves it across the borders of blocks.
+//! The vectors of framing (`tests/vectors/data.toml`, `stuffing.toml`, `framer.toml`) and of canonical forms
+//! (`canonical.toml`): each whole, cut in two at every point, octet by octet, with a tail, and after padding that moves it
+//! across the borders of blocks.
 
 use std::fs;
 use std::path::Path;
 
 use ironpost::address::Addresses;
+use ironpost::canonical::{BodyCanonicaliser, canonical_field};
 use ironpost::command::Command;
 use ironpost::data::{DataDecoder, DataEncoder, Facts, Newline, Plan, dot_stuff, dot_unstuff};
 use ironpost::fault::Fault;
@@ -166,6 +168,48 @@ fn stuffing_vectors() {
                             assert_eq!((fault.id.id(), fault.offset), (&id[..], offset + length), "{name}");
                         }
                         None => assert_eq!(result.unwrap(), padded("wire"), "{name}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn canonical_vectors() {
+    for vector in vectors("canonical.toml") {
+        let name = vector["name"].as_str().unwrap();
+        for (form, relaxed) in [("simple", false), ("relaxed", true)] {
+            if let Some(field) = vector.get("field") {
+                match (canonical_field(&octets(field), relaxed), vector.get(form)) {
+                    (Ok(canonical), Some(expected)) => assert_eq!(canonical, octets(expected), "{name}"),
+                    (result, _) => {
+                        let fault = result.unwrap_err();
+                        assert_eq!(
+                            Some((fault.id.id().to_owned(), fault.offset)),
+                            fault_of(&vector),
+                            "{name}"
+                        );
+                    }
+                }
+                continue;
+            }
+            for length in PADDINGS {
+                let padding = padding(length);
+                let body = [&padding[..], &octets(&vector["body"])].concat();
+                let mut expected = [&padding[..], &octets(&vector[form])].concat();
+                if length > 0 && expected[length..] == *b"\r\n" {
+                    expected.truncate(length); // the line that an empty body has
+                }
+                for kernel in Kernel::available() {
+                    for pieces in cuttings(&body) {
+                        let mut canonicaliser = BodyCanonicaliser::with_kernel(relaxed, kernel);
+                        let mut out = Vec::new();
+                        for piece in pieces {
+                            canonicaliser.feed(piece).append(&mut out);
+                        }
+                        canonicaliser.finish().append(&mut out);
+                        assert_eq!(out, expected, "{name}, {form}, {kernel:?}");
                     }
                 }
             }

@@ -9,6 +9,7 @@
 // SECURITY R21: unsafe is allowed by name, each block with its proof.
 #![allow(unsafe_code)]
 
+mod canonical;
 mod data;
 mod framer;
 mod grammar;
@@ -30,6 +31,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     grammar::register(module)?;
     reply::register(module)?;
     data::register(module)?;
+    canonical::register(module)?;
     framer::register(module)?;
     Ok(())
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import random
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -297,6 +298,33 @@ def header(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
     yield wire.unfold(data)
 
 
+def canonical(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
+    """BodyCanonicaliser at random cuts and in one piece, against the words of RFC 6376 §3.4; and one field."""
+    relaxed = rng.random() < 0.7
+    words = [b"\r\n", b"\r\n", b" ", b"\t", b" " * rng.randrange(70), b"a", b"b" * rng.randrange(70), soup(rng, 2)]
+    data = b"".join(rng.choices(words, k=rng.randrange(30)))
+    forms = []
+    for pieces in (cut(rng, data), [data]):
+        one = wire.BodyCanonicaliser(relaxed)
+        octets = b""
+        for piece in pieces:
+            octets += b"".join(one.feed(piece))
+            yield octets
+        forms.append(octets + b"".join(one.finish()))
+        yield forms[-1], outcome(one.finish), outcome(lambda one=one: one.feed(b""))
+    assert forms[0] == forms[1], f"the cut changed the result: {forms}"
+    lines = data.split(b"\r\n")
+    if relaxed:
+        lines = [re.sub(rb"[ \t]+", b" ", line).removesuffix(b" ") for line in lines]
+    while lines and not lines[-1]:
+        del lines[-1]
+    body = b"".join(line + b"\r\n" for line in lines)
+    assert forms[0] == (body if body or relaxed else b"\r\n"), f"not the canonical form: {forms[0]!r}"
+    field = b"".join(rng.choices([b"A", b":", *words, b"\r\n ", b"\r\n\t", b"\xff"], k=rng.randrange(12)))
+    for text in (field, b"Name :" + field + b"\r\n"):
+        yield outcome(lambda text=text: wire.canonical_field(text, relaxed))
+
+
 def framer(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
     """ServerFramer with small limits, resumed in random modes, at two random cuts."""
     limits = Limits(
@@ -339,7 +367,7 @@ def framer(wire: ModuleType, rng: random.Random) -> Iterator[Any]:
 
 
 TARGETS: tuple[Target, ...] = (
-    decoder, encoder, stuffing, command, command, mailbox, reply, reader, encodings, header, framer, framer,
+    decoder, encoder, stuffing, command, command, mailbox, reply, reader, encodings, header, canonical, framer, framer,
 )  # fmt: skip
 
 

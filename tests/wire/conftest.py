@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 TWINS = {"native": "ironpost.wire._native", "pure": "ironpost.wire.pure"}
 
-OCTETS = {"input", "body", "wire", "plain", "stuffed", "encoded", "decoded", "reply", "argument", "octets"}
+OCTETS = {"input", "body", "wire", "plain", "stuffed", "encoded", "decoded", "reply", "argument", "octets",
+          "field", "simple", "relaxed"}  # fmt: skip
 """Keys whose strings are octets, one code point each."""
 TEXTS = {"local_part", "domain", "written", "verb"}
 """Keys whose strings are the UTF-8 octets of a text."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,7 +254,8 @@ def test_octets_are_asked_for(wire: ModuleType, name: str, value: object) -> Non
 
 
 def test_feeding_text_is_misuse(wire: ModuleType) -> None:
-    for one in (wire.DataDecoder(), wire.DataEncoder(), wire.ServerFramer(), wire.ReplyReader()):
+    incremental = wire.DataDecoder(), wire.DataEncoder(), wire.ServerFramer(), wire.ReplyReader()
+    for one in (*incremental, wire.BodyCanonicaliser(True)):
         with pytest.raises(TypeError):
             one.feed("text")
 
@@ -262,6 +264,7 @@ def test_any_buffer_can_be_fed(wire: ModuleType) -> None:
     for kind in (bytes, bytearray, memoryview):
         assert wire.DataDecoder().feed(kind(b"..a\r\n.\r\n")) == (b".a\r\n", 8, True)
         assert wire.DataEncoder().feed(kind(b".a")) == b"..a"
+        assert wire.BodyCanonicaliser(True).feed(kind(b"a  b")) == [b"a b"]
         assert wire.ServerFramer().feed(kind(b"NOOP\r\n"))[0].verb == "NOOP"
         assert wire.ReplyReader().feed(kind(b"250 a\r\n")) == [Reply(250, None, (b"a",))]
         assert wire.dot_stuff(kind(b".")) == b".."
@@ -308,9 +311,12 @@ def test_a_codec_is_for_one_body(wire: ModuleType) -> None:
         decoder.feed(b"")
     encoder = wire.DataEncoder()
     encoder.finish()
-    for call in (encoder.finish, lambda: encoder.feed(b"x")):
-        with pytest.raises(ValueError):
-            call()
+    canonicaliser = wire.BodyCanonicaliser(False)
+    canonicaliser.finish()
+    for one in (encoder, canonicaliser):
+        for call in (one.finish, partial(one.feed, b"x")):
+            with pytest.raises(ValueError):
+                call()
 
 
 def test_a_refusing_encoder_is_done(wire: ModuleType) -> None:
@@ -329,6 +335,32 @@ def test_nothing_is_held_back_that_is_not_ambiguous(wire: ModuleType) -> None:
     assert [decoder.feed(octet)[0] for octet in fed] == [b"a", b"\r", b"\n", b"", b".", b"\r", b"\n", b"", b"", b"\rx"]
     decoder = wire.DataDecoder(newline="normalise")
     assert [decoder.feed(octet)[0] for octet in (b"a", b"\r", b"b", b"\n")] == [b"a", b"", b"\r\nb", b"\r\n"]
+    canonicaliser = wire.BodyCanonicaliser(True)
+    fed = [b"a", b" ", b"b", b"\r", b"\n", b"\r\n", b"\t", b"c"]
+    pieces = [b"".join(canonicaliser.feed(octet)) for octet in fed]
+    assert pieces == [b"a", b"", b" b", b"", b"\r\n", b"", b"", b"\r\n c"]
+
+
+def test_many_empty_lines_are_returned_in_pieces_that_share_their_octets(wire: ModuleType) -> None:
+    canonicaliser = wire.BodyCanonicaliser(True)
+    lines = 0
+    for block in [b"\r\n" * 32768] * 100 + [b" \r\n" * 5]:
+        assert canonicaliser.feed(block) == []
+        lines += block.count(b"\n")
+    pieces = canonicaliser.feed(b"x")
+    assert b"".join(pieces) == b"\r\n" * lines + b"x"
+    assert max(map(len, pieces)) == 65536
+    assert len({id(piece) for piece in pieces if len(piece) == 65536}) == 1
+    assert canonicaliser.finish() == [b"\r\n"]
+
+
+def test_what_is_canonical_is_not_copied(wire: ModuleType) -> None:
+    piece = b"a b\r\n\r\nc\r\n"
+    (simple,) = wire.BodyCanonicaliser(False).feed(piece)
+    assert simple is piece
+    if wire.IMPLEMENTATION == "native":  # the twin always replaces white space
+        (relaxed,) = wire.BodyCanonicaliser(True).feed(piece)
+        assert relaxed is piece
 
 
 def test_limits_bound_what_a_decoder_returns(wire: ModuleType) -> None:

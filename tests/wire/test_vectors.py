@@ -97,6 +97,39 @@ def test_encode(wire: ModuleType, cuts: Cuts, vector: dict[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Canonical forms
+
+
+def canonical(wire: ModuleType, form: str, pieces: Iterable[bytes]) -> bytes:
+    canonicaliser = wire.BodyCanonicaliser(form == "relaxed")
+    octets = [some for piece in pieces for some in canonicaliser.feed(piece)] + canonicaliser.finish()
+    assert b"" not in octets
+    return b"".join(octets)
+
+
+@pytest.mark.vectors("canonical", having=("body",))
+@pytest.mark.parametrize("form", ["simple", "relaxed"])
+def test_canonical_body(wire: ModuleType, cuts: Cuts, vector: dict[str, Any], form: str) -> None:
+    for pieces in cuts(vector["body"]):
+        assert canonical(wire, form, pieces) == vector[form]
+    for pad in PADS:
+        line = b"p" * (pad - 2) + b"\r\n"
+        expected = line + (vector[form] if vector[form] != b"\r\n" else b"")
+        for pieces in ([line + vector["body"]], [line, vector["body"]]):
+            assert canonical(wire, form, pieces) == expected
+
+
+@pytest.mark.vectors("canonical", having=("field",))
+def test_canonical_field(wire: ModuleType, vector: dict[str, Any]) -> None:
+    for field in (vector["field"], bytearray(vector["field"]), memoryview(vector["field"])):
+        assert wire.canonical_field(field, False) == vector["simple"]
+        if "fault" in vector:
+            assert fault_of(lambda field=field: wire.canonical_field(field, True)) == vector["fault"]
+        else:
+            assert wire.canonical_field(field, True) == vector["relaxed"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Commands
 
 

@@ -59,10 +59,12 @@ else:
         import ironpost.wire.pure as _backend
 
 IMPLEMENTATION = _backend.IMPLEMENTATION
+BodyCanonicaliser = _backend.BodyCanonicaliser
 DataDecoder = _backend.DataDecoder
 DataEncoder = _backend.DataEncoder
 ReplyReader = _backend.ReplyReader
 ServerFramer = _backend.ServerFramer
+canonical_field = _backend.canonical_field
 dot_stuff = _backend.dot_stuff
 dot_unstuff = _backend.dot_unstuff
 faults = _backend.faults
@@ -90,6 +92,7 @@ __all__ = [
     "MODE_LINE",
     "RESET_VERBS",
     "TOLERATED",
+    "BodyCanonicaliser",
     "BodyEnd",
     "Chunk",
     "ClientEvent",
@@ -109,6 +112,7 @@ __all__ = [
     "ServerEvent",
     "ServerFramer",
     "WireFault",
+    "canonical_field",
     "dot_stuff",
     "dot_unstuff",
     "faults",

@@ -9,7 +9,7 @@ accepts mailboxes that exist and that other servers accept, and `Command.tolerat
 
 Standards: RFC 5321 (§2.3.8 lines, §4.1 commands, §4.2 replies, §4.5.2 transparency, §4.5.3.1 sizes), RFC 3030 (BDAT),
 RFC 2034 and RFC 3463 (enhanced status codes), RFC 6531 (SMTPUTF8), RFC 3461 §4 (xtext), RFC 6533 §3
-(utf-8-addr-xtext), RFC 5322 §2.2 (header section).
+(utf-8-addr-xtext), RFC 5322 §2.2 (header section), RFC 6376 §3.4 (canonical forms of DKIM).
 """
 
 from __future__ import annotations

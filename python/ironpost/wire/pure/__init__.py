@@ -11,6 +11,7 @@ from typing import Final
 
 from ironpost.wire.interface import FAULTS
 from ironpost.wire.pure.address import format_mailbox, parse_mailbox
+from ironpost.wire.pure.canonical import BodyCanonicaliser, canonical_field
 from ironpost.wire.pure.command import parse_command
 from ironpost.wire.pure.data import DataDecoder, DataEncoder, dot_stuff, dot_unstuff
 from ironpost.wire.pure.ehlo import parse_ehlo
@@ -28,10 +29,12 @@ IMPLEMENTATION: Final = "pure"
 
 __all__ = [
     "IMPLEMENTATION",
+    "BodyCanonicaliser",
     "DataDecoder",
     "DataEncoder",
     "ReplyReader",
     "ServerFramer",
+    "canonical_field",
     "dot_stuff",
     "dot_unstuff",
     "faults",
