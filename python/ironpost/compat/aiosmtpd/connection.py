@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ironpost.model import Address, BodyType, RawReply
@@ -81,7 +82,8 @@ class _Shared(threading.local):
             self.loop, self.reads, self.closes = loop, CallQueue(loop, READS), CallQueue(loop, CLOSES)
 
     @cached_property
-    def tls_buffer(self) -> memoryview:
+    def buffer(self) -> memoryview:
+        """What is read from a socket, or decrypted, until it is copied at once."""
         return memoryview(bytearray(BUFFER))
 
 
@@ -105,30 +107,40 @@ class _Tls:
 class Content:
     """A `Spool` that keeps at most `limit` octets."""
 
-    __slots__ = ("_connection", "_limit", "_pieces", "size")
+    __slots__ = ("_connection", "_first", "_limit", "_octets", "size")
 
     def __init__(self, connection: Connection, limit: int) -> None:
         self.size = 0
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._first = b""
+        """The first piece, which is usually the only one."""
+        self._octets: BytesIO | None = None
+        """All pieces, if there are more: they grow in place, where joining them would copy everything once more."""
         self._connection: Connection | None = connection
 
     def write(self, piece: bytes) -> None:
         """Append a piece."""
         room = self._limit - self.size
         self.size += len(piece)
-        if room > 0:
-            self._pieces.append(piece[:room] if room < len(piece) else piece)
+        if room < len(piece):
+            piece = piece[: max(room, 0)]
+        if not self._first:
+            self._first = piece
+        else:
+            if self._octets is None:
+                self._octets = BytesIO()
+                self._octets.write(self._first)
+            self._octets.write(piece)
 
     def take(self) -> bytes:
         """Return the octets that were kept."""
         self._connection = None
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return self._first if self._octets is None else self._octets.getvalue()
 
     def discard(self) -> None:
         """Tell the command that waits for this content that there is none."""
         connection, self._connection = self._connection, None
-        self._pieces.clear()
+        self._first, self._octets = b"", None
         if connection is not None:
             connection.content_lost()
 
@@ -149,6 +161,8 @@ class Host:
         self.loop = smtp.loop
         _shared.use(self.loop)
         self.read_queue, self.close_queue = _shared.reads, _shared.closes
+        self.tls_buffer = _shared.buffer
+        """The buffer of this thread, for encrypted connections and for others."""
         self.overrides = {EVERY_VERB: smtp._command}
         self.connection: Connection
 
@@ -162,11 +176,6 @@ class Host:
         """The certificates."""
         context = self.smtp.tls_context
         return None if context is None else cast("TlsContext", _Tls(context))
-
-    @property
-    def tls_buffer(self) -> memoryview:
-        """The buffer of this thread."""
-        return _shared.tls_buffer
 
     def is_proxy(self, ip: str) -> bool:  # noqa: ARG002 - a port
         """Nobody: `SMTP` reads the PROXY header itself."""

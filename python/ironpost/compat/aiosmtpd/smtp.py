@@ -139,7 +139,7 @@ class _Stream:
         self._current.close()
 
 
-class SMTP(Transactions, Authentication, asyncio.Protocol):
+class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Protocol):
     """The protocol of one client; see aiosmtpd's documentation."""
 
     command_size_limit = 512
@@ -347,6 +347,14 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
         self.transport.resume_reading()  # the reader may have paused it
         received = bytes(reader._buffer)  # type: ignore[attr-defined]
         self._connection.begin(self.transport, peer_of(self.transport), "", None, received)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
+        return self._connection.host.tls_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle input that is in the buffer."""
+        self.data_received(bytes(self._connection.host.tls_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Handle input."""
