@@ -203,9 +203,9 @@ class Host:
         """Greet."""
         return RawReply(self.smtp._greeting)
 
-    def message(self, session: ServerSession, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
-        """Pass the content to the command that waits for it."""
-        return self.connection.content_read(session, content, facts)
+    def message(self, session: ServerSession, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:  # noqa: ARG002 - a hook
+        """Pass on the content."""
+        return self.connection.content_read(content, facts)
 
     def disconnect(self, session: ServerSession) -> None:
         """`Connection.connection_lost` tells the protocol."""
@@ -221,8 +221,6 @@ class Connection(ServerConnection):
         self.smtp = smtp
         self._task: asyncio.Task[Reply] | None = None
         """The command that runs in a task, because it may need input."""
-        self._suspended: Coroutine[Any, Any, None] | None = None
-        """The command that waits for content without a task."""
         self._input: asyncio.Future[Any] | None = None
         """The input for which the command waits."""
         self.immediate = False
@@ -241,7 +239,7 @@ class Connection(ServerConnection):
         return turn
 
     def run_now(self, command: Coroutine[Any, Any, None]) -> None:
-        """Run a command that waits for nothing but content."""
+        """Run a command that waits for nothing, as replies need not be read while it runs."""
         self.immediate = True
         try:
             command.send(None)
@@ -249,7 +247,7 @@ class Connection(ServerConnection):
             return
         finally:
             self.immediate = False
-        self._suspended = command
+        raise RuntimeError("a command waits that may not")
 
     async def line(self) -> bytes | None:
         """Return the next line without its CRLF; None if it is malformed. Only for AUTH."""
@@ -257,13 +255,17 @@ class Connection(ServerConnection):
         octets = await self._wait()
         return octets if isinstance(octets, bytes) else None
 
-    async def content(self, limit: int | None) -> tuple[Content, BodyEnd]:
-        """Return the content that follows 354."""
+    def begin_content(self, limit: int | None) -> None:
+        """Read content after the reply to this command, which is 354."""
         session = self.session
         session.transaction = Transaction(_NO_ADDRESS, _EIGHT_BIT)
         session.by_data = True
         session.spool = Content(self, UNLIMITED if limit is None else limit)
         session.enter(ServerState.CONTENT)
+
+    async def content(self, limit: int | None) -> tuple[Content, BodyEnd]:
+        """Return the content that follows 354."""
+        self.begin_content(limit)
         return cast("tuple[Content, BodyEnd]", await self._wait())
 
     def _begin_turn(self) -> asyncio.Future[Reply]:
@@ -294,16 +296,13 @@ class Connection(ServerConnection):
         session.wait(self._begin_turn(), _continue)
         self._resume(octets)
 
-    def content_read(self, session: ServerSession, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
-        """Continue the command that waits for content."""
-        del session
-        command, self._suspended = self._suspended, None
-        if command is None:
-            turn = self._begin_turn()
-            self._resume((content, facts))
-            return turn
+    def content_read(self, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
+        """Pass content to the command that waits for it, or to the protocol."""
+        if self._task is None:
+            return self.smtp._content_read(content, facts)
+        turn = self._begin_turn()
         self._resume((content, facts))
-        return self.smtp._continue(command) or REPLIED
+        return turn
 
     def _resume(self, value: object) -> None:
         waiting, self._input = self._input, None
@@ -312,11 +311,8 @@ class Connection(ServerConnection):
 
     def content_lost(self) -> None:
         """End the command that waits for content: the session refused it, or the client has gone."""
-        command, self._suspended = self._suspended, None
         task, self._task = self._task, None
-        if command is not None:
-            command.close()
-        elif task is not None:
+        if task is not None:
             task.cancel()
         self.smtp._set_post_data_state()
 

@@ -86,6 +86,8 @@ _NO_TASK: Final = frozenset(
     {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP", "EXPN", "STARTTLS"}
 )
 """Commands that call no code of the program unless it has the hook, or overrides the method."""
+_REPLY_NOW: Final = {"MAIL": Transactions._mail_now, "RCPT": Transactions._rcpt_now, "DATA": Transactions._data_now}
+"""Functions that return the reply to a command that calls no code of the program; `handle_DATA` is called later."""
 _WITH_INPUT: Final = frozenset({"DATA", "AUTH"})
 """Commands that read more input."""
 
@@ -213,9 +215,7 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
         self._ehlo_hook_ver = self._ehlo_hook_version()
         cls: Any = type(self)  # mypy takes it for unhashable
         self._smtp_methods: dict[str, Any] = {verb: getattr(self, f"smtp_{verb}") for verb in _verbs(cls)}
-        self._without_task = _unchanged(cls).difference(self._handle_hooks)
-        if hasattr(handler, "process_message"):
-            self._without_task -= {"DATA"}
+        self._without_task = _unchanged(cls).difference(self._handle_hooks.keys() - {"DATA"})
         if hasattr(self, "ehlo_hook") or hasattr(self, "rset_hook"):
             self._without_task -= {"EHLO", "RSET"}
         self._set_call_limit(command_call_limit)
@@ -458,7 +458,7 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
             return None
         self._active = self.loop.time()
         if verb in self._without_task:
-            return self._continue(method(argument))
+            return self._run_now(verb, method, argument)
         if verb in _WITH_INPUT:
             return self._connection.run(self._execute(method, argument))
         return self._execute(method, argument)
@@ -502,17 +502,21 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
         session.input_drained = True
         self._handler_coroutine.cancel()
 
-    def _continue(self, command: Any) -> Awaitable[Reply] | None:
-        """Run a command without a task, until it ends or waits for content."""
+    def _run_now(self, verb: str, method: Any, argument: str | None) -> Awaitable[Reply] | None:
+        """Run a command without a task; MAIL, RCPT and DATA, of which there are many, without a coroutine."""
+        reply_to = _REPLY_NOW.get(verb)
         try:
-            self._connection.run_now(command)
+            if reply_to is None:
+                self._connection.run_now(method(argument))
+            else:
+                self._reply(self._helo_needed() or self._auth_needed(verb) or reply_to(self, argument))
         except Exception as error:  # noqa: BLE001 - as `_execute`
             return self._report(error)
         return None
 
-    async def _execute(self, method: Any, argument: str | None) -> Reply:
+    async def _execute(self, method: Any, *arguments: str | None) -> Reply:
         try:
-            await method(argument)
+            await method(*arguments)
         except ConnectionResetError:
             log.info("%r Connection lost during _handle_client()", self.session.peer)
             self._writer.close()
@@ -546,29 +550,40 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
 
     async def push(self, status: str | bytes) -> None:
         """Send a reply, given without its last CRLF, at once."""
+        sent = self._reply(status)
+        if not self._connection.immediate:
+            await sent
+
+    def _reply(self, status: str | bytes) -> Awaitable[None]:
+        """Send a reply as `push` does; the result is done when the client has read enough for the next one."""
         octets = self._encoded(status)
-        assert isinstance(octets, bytes)
         log.debug("%r << %r", self.session.peer, octets)
         session = self._connection.session
         session.write(octets + b"\r\n")
-        flushed = session.flush()
-        if not self._connection.immediate:
-            await flushed
+        return session.flush()
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
         """Refuse a command before HELO; return whether it was refused."""
-        if not self.session.host_name:
-            await self.push(f"503 Error: send {helo} first")
-            return True
-        return False
+        refusal = self._helo_needed(helo)
+        if refusal is not None:
+            await self.push(refusal)
+        return refusal is not None
+
+    def _helo_needed(self, helo: str = "HELO") -> str | None:
+        return None if self.session.host_name else f"503 Error: send {helo} first"
 
     async def check_auth_needed(self, caller_method: str) -> bool:
         """Refuse a command before AUTH if that is required; return whether it was refused."""
-        if self._auth_required and not self.session.authenticated:
-            log.info("%s: Authentication required", caller_method)
-            await self.push("530 5.7.0 Authentication required")
-            return True
-        return False
+        refusal = self._auth_needed(caller_method)
+        if refusal is not None:
+            await self.push(refusal)
+        return refusal is not None
+
+    def _auth_needed(self, verb: str) -> str | None:
+        if not self._auth_required or self.session.authenticated:
+            return None
+        log.info("%s: Authentication required", verb)
+        return "530 5.7.0 Authentication required"
 
     def _set_post_data_state(self) -> None:
         self.envelope = self._create_envelope()
