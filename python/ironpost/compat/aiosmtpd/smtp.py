@@ -81,7 +81,7 @@ ALLOWED_BEFORE_STARTTLS: Final = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
 LINE_TOO_LONG: Final = "500 Command line too long"
 BAD_SYNTAX: Final = "500 Error: bad syntax"
 
-_HELPERS: Final = ("push", "check_helo_needed", "check_auth_needed", "_call_handler_hook")
+_HELPERS: Final = ("push", "check_helo_needed", "check_auth_needed", "_call_handler_hook", "_getaddr")
 _NO_TASK: Final = frozenset(
     {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP", "EXPN", "STARTTLS"}
 )
@@ -212,6 +212,7 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
         self._handle_hooks: dict[str, Callable[..., Any]] = {
             name.removeprefix("handle_"): getattr(handler, name) for name in dir(handler) if name.startswith("handle_")
         }
+        self._has_verdict = "DATA" in self._handle_hooks or hasattr(handler, "process_message")
         self._ehlo_hook_ver = self._ehlo_hook_version()
         cls: Any = type(self)  # mypy takes it for unhashable
         self._smtp_methods: dict[str, Any] = {verb: getattr(self, f"smtp_{verb}") for verb in _verbs(cls)}
@@ -221,6 +222,7 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
         self._set_call_limit(command_call_limit)
         self._bogus_budget = BOGUS_LIMIT
         self._connection = Connection(self)
+        self._input = self._connection.host.tls_buffer
 
     def _find_mechanisms(self, excluded: Iterable[str]) -> None:
         self._auth_methods = {
@@ -350,11 +352,11 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
-        return self._connection.host.tls_buffer
+        return self._input
 
     def buffer_updated(self, nbytes: int) -> None:
         """Handle input that is in the buffer."""
-        self.data_received(bytes(self._connection.host.tls_buffer[:nbytes]))
+        self.data_received(self._input[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Handle input."""
@@ -458,7 +460,7 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
             return None
         self._active = self.loop.time()
         if verb in self._without_task:
-            return self._run_now(verb, method, argument)
+            return self._run_now(command, method, argument)
         if verb in _WITH_INPUT:
             return self._connection.run(self._execute(method, argument))
         return self._execute(method, argument)
@@ -502,14 +504,18 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
         session.input_drained = True
         self._handler_coroutine.cancel()
 
-    def _run_now(self, verb: str, method: Any, argument: str | None) -> Awaitable[Reply] | None:
+    def _run_now(self, command: Command, method: Any, argument: str | None) -> Awaitable[Reply] | None:
         """Run a command without a task; MAIL, RCPT and DATA, of which there are many, without a coroutine."""
+        verb, session = command.verb, self._connection.session
         reply_to = _REPLY_NOW.get(verb)
         try:
             if reply_to is None:
                 self._connection.run_now(method(argument))
             else:
-                self._reply(self._helo_needed() or self._auth_needed(verb) or reply_to(self, argument))
+                if session.queued:  # each reply is written by itself, as in aiosmtpd
+                    session.flush()
+                status = self._helo_needed() or self._auth_needed(verb) or reply_to(self, command, argument)
+                self._queue(status)
         except Exception as error:  # noqa: BLE001 - as `_execute`
             return self._report(error)
         return None
@@ -550,17 +556,16 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
 
     async def push(self, status: str | bytes) -> None:
         """Send a reply, given without its last CRLF, at once."""
-        sent = self._reply(status)
+        self._queue(status)
+        sent = self._connection.session.flush()
         if not self._connection.immediate:
             await sent
 
-    def _reply(self, status: str | bytes) -> Awaitable[None]:
-        """Send a reply as `push` does; the result is done when the client has read enough for the next one."""
+    def _queue(self, status: str | bytes) -> None:
+        """Queue a reply, given without its last CRLF."""
         octets = self._encoded(status)
         log.debug("%r << %r", self.session.peer, octets)
-        session = self._connection.session
-        session.write(octets + b"\r\n")
-        return session.flush()
+        self._connection.session.write(octets + b"\r\n")
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
         """Refuse a command before HELO; return whether it was refused."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ironpost.compat.aiosmtpd.connection import Connection, Content
     from ironpost.compat.aiosmtpd.values import Envelope, Session
     from ironpost.model import Reply
-    from ironpost.wire import BodyEnd
+    from ironpost.wire import BodyEnd, Command, Mailbox
 
 ACCEPTED: Final = "250 OK"
 START_CONTENT: Final = "354 End data with <CR><LF>.<CR><LF>"
@@ -61,10 +61,11 @@ class Transactions:
     _call_handler_hook: Callable[..., Awaitable[Any]]
     _execute: Callable[..., Awaitable[Reply]]
     _report: Callable[[Exception], Awaitable[Reply]]
-    _reply: Callable[[str], Awaitable[None]]
+    _queue: Callable[[str], None]
     _set_post_data_state: Callable[[], None]
     _connection: Connection
     _decode_data: bool
+    _has_verdict: bool
     _handle_hooks: dict[str, Callable[..., Any]]
 
     @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
@@ -79,14 +80,14 @@ class Transactions:
         status = await self._call_handler_hook("MAIL", *path)
         await self.push(self._accept_mail(*path) if status is MISSING else status)
 
-    def _mail_now(self, arg: str | None) -> str:
+    def _mail_now(self, command: Command, arg: str | None) -> str:
         """The reply to MAIL without a hook."""
-        path = self._mail_path(arg)
+        path = self._mail_path(arg, command.path)
         return path if isinstance(path, str) else self._accept_mail(*path)
 
-    def _mail_path(self, arg: str | None) -> Path | str:
+    def _mail_path(self, arg: str | None, parsed: Mailbox | None = None) -> Path | str:
         """The path of MAIL, or its refusal."""
-        path = self._path("MAIL", "FROM:", arg)
+        path = self._path("MAIL", "FROM:", arg, parsed)
         if isinstance(path, str):
             return path
         if self.envelope.mail_from:
@@ -113,16 +114,16 @@ class Transactions:
         status = await self._call_handler_hook("RCPT", *path)
         await self.push(self._accept_rcpt(*path) if status is MISSING else status)
 
-    def _rcpt_now(self, arg: str | None) -> str:
+    def _rcpt_now(self, command: Command, arg: str | None) -> str:
         """The reply to RCPT without a hook."""
-        path = self._rcpt_path(arg)
+        path = self._rcpt_path(arg, command.path)
         return path if isinstance(path, str) else self._accept_rcpt(*path)
 
-    def _rcpt_path(self, arg: str | None) -> Path | str:
+    def _rcpt_path(self, arg: str | None, parsed: Mailbox | None = None) -> Path | str:
         """The path of RCPT, or its refusal."""
         if not self.envelope.mail_from:
             return "503 Error: need MAIL command"
-        path = self._path("RCPT", "TO:", arg)
+        path = self._path("RCPT", "TO:", arg, parsed)
         if isinstance(path, str):
             return path
         if path.options:
@@ -141,8 +142,12 @@ class Transactions:
         extended = " [SP <mail-parameters>]" if self.session.extended_smtp else ""
         return f"501 Syntax: {verb} {keyword} <address>{extended}"
 
-    def _path(self, verb: str, keyword: str, arg: str | None) -> Path | str:
-        """The path of MAIL or RCPT, or the refusal if it is malformed."""
+    def _path(self, verb: str, keyword: str, arg: str | None, parsed: Mailbox | None) -> Path | str:
+        """The path of MAIL or RCPT, which the wire may have parsed, or the refusal if it is malformed."""
+        if arg is not None and parsed is not None and not self.local_part_limit:
+            mailbox = f"{parsed.local_part}@{parsed.domain}"
+            if arg[len(keyword) :] == f"<{mailbox}>" and "[" not in mailbox:  # neither quoted, nor followed by anything
+                return Path(mailbox, [])
         text = None if arg is None else self._strip_command_keyword(keyword, arg)
         if text is None:
             return self._syntax_error(verb, keyword)
@@ -230,7 +235,7 @@ class Transactions:
         for each in self._finish_content(await self._verdict() if status is None else status):
             await self.push(each)
 
-    def _data_now(self, arg: str | None) -> str:
+    def _data_now(self, command: Command, arg: str | None) -> str:  # noqa: ARG002 - as the others
         """The reply to DATA; `_content_read` is called with the content."""
         refusal = self._data_refused(arg)
         if refusal is None:
@@ -244,7 +249,7 @@ class Transactions:
             if status is None and self._has_verdict:
                 return self._execute(self._reply_to_content)
             for each in self._finish_content(ACCEPTED if status is None else status):
-                self._reply(each)
+                self._queue(each)
         except Exception as error:  # noqa: BLE001 - as `_execute`
             return self._report(error)
         return REPLIED
@@ -296,11 +301,6 @@ class Transactions:
         if not self._decode_data:
             return octets
         return octets.decode("utf-8", "surrogateescape") if self.enable_SMTPUTF8 else octets.decode("ascii")
-
-    @property
-    def _has_verdict(self) -> bool:
-        """Whether the handler decides about content."""
-        return "DATA" in self._handle_hooks or hasattr(self.event_handler, "process_message")
 
     async def _verdict(self) -> str:
         """The reply of the handler to the content."""
