@@ -1,4 +1,4 @@
-"""The example in docs/mail-auth.md is a complete program that prints what the page says."""
+"""The examples in docs/mail-auth.md are complete programs that print what the page says."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "mail-auth.md").read_text()
 
 
-def test_the_example_runs_and_prints_what_the_page_says() -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    (output,) = re.findall(r"```text\n(.*?)```", TEXT, re.S)
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.S)
+
+
+def test_each_example_has_an_output() -> None:
+    assert len(EXAMPLES) == TEXT.count("```python\n")
+
+
+@pytest.mark.parametrize(("program", "output"), EXAMPLES)
+def test_an_example_runs_and_prints_what_the_page_says(program: str, output: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )

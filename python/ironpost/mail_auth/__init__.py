@@ -5,6 +5,7 @@ A library for any program: nothing here opens a socket or reads a clock. The res
 that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27).
 """
 
+from ironpost.mail_auth.dkim import DkimAnswer, DkimVerifier, verify_dkim
 from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, Signature, evaluate_dmarc
 from ironpost.mail_auth.dmarc_evaluation import (
     DmarcEvaluation,
@@ -14,7 +15,10 @@ from ironpost.mail_auth.dmarc_evaluation import (
     SelectedSignature,
 )
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
-from ironpost.mail_auth.results import MethodResult, of_dmarc, of_spf, results_field, without_forged
+from ironpost.mail_auth.keys import Key, KeyFault, KeyRecord, key_name, parse_key_record
+from ironpost.mail_auth.results import MethodResult, of_dkim, of_dmarc, of_spf, results_field, without_forged
+from ironpost.mail_auth.signature import DkimResult
+from ironpost.mail_auth.signing import Signer, sign
 from ironpost.mail_auth.spf import SpfAnswer, check_spf
 from ironpost.mail_auth.spf_record import SpfResult
 from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
@@ -22,12 +26,18 @@ from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
 __all__ = [
     "MX",
     "Authenticated",
+    "DkimAnswer",
+    "DkimResult",
+    "DkimVerifier",
     "DmarcAnswer",
     "DmarcEvaluation",
     "DmarcPolicy",
     "DmarcRecord",
     "DmarcRecorder",
     "DmarcResult",
+    "Key",
+    "KeyFault",
+    "KeyRecord",
     "MethodResult",
     "Override",
     "OverrideType",
@@ -37,12 +47,18 @@ __all__ = [
     "ResolverError",
     "SelectedSignature",
     "Signature",
+    "Signer",
     "SpfAnswer",
     "SpfResult",
     "check_spf",
     "evaluate_dmarc",
+    "key_name",
+    "of_dkim",
     "of_dmarc",
     "of_spf",
+    "parse_key_record",
     "results_field",
+    "sign",
+    "verify_dkim",
     "without_forged",
 ]

@@ -21,6 +21,7 @@ from ironpost.message.header import HeaderError, field, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ironpost.mail_auth.dkim import DkimAnswer
     from ironpost.mail_auth.dmarc import DmarcAnswer
     from ironpost.mail_auth.spf import SpfAnswer
     from ironpost.message.section import Header
@@ -56,6 +57,15 @@ class MethodResult(NamedTuple):
 def of_spf(answer: SpfAnswer) -> MethodResult:
     """What SPF found; the domain stands for the address, because few records look at local parts."""
     return MethodResult("spf", answer.result, ((f"smtp.{answer.identity}", answer.domain),), answer.reason)
+
+
+def of_dkim(answer: DkimAnswer) -> MethodResult:
+    """What DKIM found for one signature; of a message without signatures, write `MethodResult("dkim", "none")`."""
+    properties = [("header.d", answer.domain), ("header.s", answer.selector), ("header.a", answer.algorithm)]
+    if answer.identity != f"@{answer.domain}":
+        properties.append(("header.i", answer.identity))
+    properties.append(("header.b", answer.signature))
+    return MethodResult("dkim", answer.result, tuple(each for each in properties if each[1]), answer.reason)
 
 
 def of_dmarc(answer: DmarcAnswer) -> MethodResult:

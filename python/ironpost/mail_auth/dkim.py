@@ -1,0 +1,207 @@
+"""DKIM: whether the signatures of a message are valid (RFC 6376).
+
+    for answer in await verify_dkim(message, resolver=resolver, now=now):
+        answer.result, answer.domain, answer.reason
+
+Promises: each signature gets one of the results with its reason. The first five signatures are verified; the reason of
+the last one says how many more there are (SECURITY R23). The octets are verified as they were received (SECURITY R50).
+A query that fails makes the result `temperror` (SECURITY R27). The time is limited by the caller: cancelling is safe.
+Refuses: as `policy`, a signature that expired or does not cover the whole body; as `permerror`, keys of less than 1,024
+or more than 4,096 bits, rsa-sha1, a message without exactly one field From, and one whose header section is not valid,
+as its reader could see other fields (SECURITY R49).
+Standards: RFC 6376 §3.5, §6.1; RFC 8301; RFC 8463; RFC 8601 §2.7.1 (results); RFC 8616 §5 (U-labels).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.mail_auth.keys import require_cryptography
+from ironpost.mail_auth.names import is_within, normalised
+from ironpost.mail_auth.signature import (
+    BodyHashes,
+    Coverage,
+    DkimResult,
+    KeyFinder,
+    Signature,
+    SignatureFault,
+    SignatureTags,
+    SignedContent,
+    SignedFields,
+    check_algorithm,
+)
+from ironpost.mail_auth.tag_list import SHOWN, words
+from ironpost.message.section import HeaderReader
+from ironpost.model.text import counted
+
+if TYPE_CHECKING:
+    from ironpost.message.section import Header
+    from ironpost.model.dns import Resolver
+    from ironpost.wire import HeaderField
+
+NAME: Final = "DKIM-Signature"
+SIGNATURES_LIMIT: Final = 5
+"""Signatures of a message that are verified (SECURITY R23)."""
+B_SHOWN: Final = 8
+"""Characters of `DkimAnswer.signature` (RFC 8601 §2.7.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DkimAnswer:
+    """The result for one signature."""
+
+    result: DkimResult
+    reason: str
+    """Why, in one sentence without a full stop, in ASCII."""
+    domain: str = ""
+    """The signing domain, the tag `d`, in A-labels and lower case; empty if the signature has a syntax error."""
+    selector: str = ""
+    algorithm: str = ""
+    identity: str = ""
+    """The tag `i`, on whose behalf the domain signs: an address, or `@domain`."""
+    signature: str = ""
+    """The first characters of the tag `b`, which tell signatures apart (RFC 8601 §2.7.1)."""
+    testing: bool = False
+    """The signature matches, but the domain is testing (`t=y` of its key) and wants the mail treated as unsigned."""
+
+
+class _Pending(NamedTuple):
+    """A signature that is verified when the body has ended."""
+
+    answer: DkimAnswer
+    """What is known, without a result."""
+    content: SignedContent
+    identity: str
+    """The domain of the tag `i`."""
+
+
+class DkimVerifier:
+    """Verifies the signatures of one message that is read in pieces."""
+
+    def __init__(self) -> None:
+        """Prepare for one message.
+
+        Raises:
+            ModuleNotFoundError: the package `cryptography` is not installed.
+        """
+        require_cryptography()
+        self._bodies = BodyHashes()
+        self._signatures: list[_Pending | DkimAnswer] = []
+        self._not_verified = 0
+
+    def header(self, header: Header) -> None:
+        """Read the header section, before the body."""
+        fields = SignedFields(header)
+        found = fields.named(NAME.lower())
+        self._not_verified = len(found[SIGNATURES_LIMIT:])
+        self._signatures = [self._read(header, fields, entry) for entry in found[:SIGNATURES_LIMIT]]
+
+    def body(self, piece: bytes) -> None:
+        """Read the next octets of the body."""
+        self._bodies.feed(piece)
+
+    async def finish(self, resolver: Resolver, now: float) -> tuple[DkimAnswer, ...]:
+        """The results, in the order of the signatures in the message; empty if it has none.
+
+        Args:
+            resolver: answers the queries for keys.
+            now: the time, in seconds since the epoch.
+        """
+        self._bodies.finish()
+        keys = KeyFinder(resolver)
+        answers = [
+            each if isinstance(each, DkimAnswer) else await _verified(each, keys, now) for each in self._signatures
+        ]
+        if self._not_verified:
+            more = f"{counted(self._not_verified, 'more signature')} not verified"
+            answers[-1] = replace(answers[-1], reason=f"{answers[-1].reason}; {more}")
+        return tuple(answers)
+
+    def _read(self, header: Header, fields: SignedFields, entry: HeaderField) -> _Pending | DkimAnswer:
+        """Parse a signature, and hash the header fields that it covers."""
+        answer = DkimAnswer(DkimResult.NONE, "")
+        try:
+            tags = SignatureTags(fields.body(entry))
+            signature = tags.signature()
+            identity = tags.values.get("i", f"@{signature.domain}")
+            encoded = b64encode(signature.octets).decode()[:B_SHOWN]
+            answer = DkimAnswer(
+                DkimResult.NONE, "", signature.domain, signature.selector, signature.algorithm, identity, encoded
+            )
+            coverage = _coverage(tags, signature)
+            domain = _identity_domain(identity, signature)
+            _check_message(header, fields)
+        except SignatureFault as fault:
+            return replace(answer, result=fault.result, reason=str(fault))
+        body = self._bodies.add(coverage.relaxed_body, coverage.length)
+        return _Pending(answer, SignedContent(signature, coverage, fields.digest(entry, coverage), body), domain)
+
+
+def _coverage(tags: SignatureTags, signature: Signature) -> Coverage:
+    """What a signature covers, after the checks of RFC 6376 §6.1.1."""
+    if tags.required("v") != "1":
+        raise SignatureFault(DkimResult.NEUTRAL, f"the version {tags.values['v'][:SHOWN]!a} is not known")
+    check_algorithm(signature)
+    if "dns/txt" not in words(tags.values.get("q", "dns/txt")):
+        raise SignatureFault(DkimResult.NEUTRAL, "the key is not in DNS (tag q)")
+    coverage = tags.coverage("simple/simple")
+    if "from" not in coverage.names:
+        raise SignatureFault(DkimResult.PERMERROR, "the field From is not signed")
+    return coverage
+
+
+def _identity_domain(identity: str, signature: Signature) -> str:
+    """The domain of the tag `i`, in A-labels and lower case."""
+    _, at, domain = identity.rpartition("@")
+    try:
+        domain = normalised(domain)
+    except ValueError as error:
+        raise SignatureFault(DkimResult.NEUTRAL, f"the tag i is invalid: {error}") from None
+    if not at:
+        raise SignatureFault(DkimResult.NEUTRAL, "the tag i has no @")
+    if not is_within(domain, signature.domain):
+        raise SignatureFault(DkimResult.PERMERROR, f"{domain} of the tag i is not within {signature.domain}")
+    return domain
+
+
+def _check_message(header: Header, fields: SignedFields) -> None:
+    """Refuse messages that readers could understand in another way than they were signed (RFC 6376 §8.15)."""
+    if header.section.fault is not None:
+        raise SignatureFault(DkimResult.PERMERROR, header.fault)
+    authors = len(fields.named("from"))
+    if authors != 1:
+        raise SignatureFault(DkimResult.PERMERROR, f"the message has {counted(authors, 'field')} From; one is required")
+
+
+async def _verified(pending: _Pending, keys: KeyFinder, now: float) -> DkimAnswer:
+    """The result of a signature."""
+    try:
+        key = await pending.content.verify(keys, now, pending.identity)
+    except SignatureFault as fault:
+        return replace(pending.answer, result=fault.result, reason=str(fault))
+    reason = f"signed with the key {pending.content.signature.key_name}"
+    return replace(pending.answer, result=DkimResult.PASS, reason=reason, testing=key.testing)
+
+
+async def verify_dkim(message: bytes, *, resolver: Resolver, now: float) -> tuple[DkimAnswer, ...]:
+    """Verify the signatures of a message.
+
+    Args:
+        message: the message as it was received; its lines end in CRLF.
+        resolver: answers the queries for keys.
+        now: the time, in seconds since the epoch.
+
+    Returns:
+        The results, in the order of the signatures in the message; empty if it has none.
+
+    Raises:
+        ModuleNotFoundError: the package `cryptography` is not installed.
+    """
+    verifier, reader = DkimVerifier(), HeaderReader()
+    start = reader.feed(message)
+    verifier.header(reader.finish())
+    if start >= 0:
+        verifier.body(message[start:])
+    return await verifier.finish(resolver, now)

@@ -1,0 +1,369 @@
+"""What the signatures of DKIM and ARC have in common: their tags, their hashes, and the search for their keys.
+
+Promises: the octets are hashed as they were received. Header fields are selected in time linear in the header section
+and the tag `h`. Bodies that are canonicalised alike are canonicalised once. A key is queried once for a message.
+Refuses: what is not valid, with `SignatureFault`, which has the result.
+Standards: RFC 6376 §3.5 (tags), §3.7 (hashes), §5.4.2 (several fields of one name), §6.1 (verification).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from ironpost.mail_auth.keys import ALGORITHMS, KeyFault, KeyRecord, key_name, parse_key_record
+from ironpost.mail_auth.names import normalised
+from ironpost.mail_auth.tag_list import SHOWN, TagListError, decode_base64, parse_tags, words
+from ironpost.model import dns
+from ironpost.model.dns import ResolverError
+from ironpost.wire import BodyCanonicaliser, canonical_field
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ironpost.message.section import Header
+    from ironpost.model.dns import Resolver
+    from ironpost.wire import HeaderField
+
+RECORDS_LIMIT: Final = 4
+"""Records of one name that are tried."""
+
+_NUMBER: Final = re.compile(r"[0-9]{1,76}")
+_CANONICALISATION: Final = re.compile(r"(simple|relaxed)(?:/(simple|relaxed))?")
+_OWN_SIGNATURE: Final = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
+
+
+class DkimResult(StrEnum):
+    """The results of DKIM (RFC 8601 §2.7.1)."""
+
+    NONE = "none"
+    """The message was not signed."""
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+    """The signature does not match the message."""
+    POLICY = "policy"
+    """The signature is not acceptable: it expired, or covers only a part of the body."""
+    NEUTRAL = "neutral"
+    """The signature has a syntax error."""
+    TEMPERROR = "temperror"
+    PERMERROR = "permerror"
+
+
+class SignatureFault(ValueError):
+    """A signature is not valid; the text says why, in ASCII."""
+
+    def __init__(self, result: DkimResult, reason: str) -> None:
+        """Note the result and the reason."""
+        super().__init__(reason)
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who signed, and the signature: the tags that DKIM-Signature, ARC-Message-Signature and ARC-Seal share."""
+
+    algorithm: str
+    octets: bytes
+    domain: str
+    """The signing domain, in A-labels and lower case."""
+    selector: str
+    key_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was signed, and for how long: the tags that DKIM-Signature and ARC-Message-Signature share."""
+
+    names: tuple[str, ...]
+    """Of the header fields, in lower case."""
+    relaxed_header: bool
+    relaxed_body: bool
+    body_hash: bytes
+    length: int | None = None
+    """Octets of the canonical body; None stands for all."""
+    expires: int | None = None
+    """Seconds since the epoch."""
+
+
+class SignatureTags:
+    """The tags of a signature, read one by one."""
+
+    def __init__(self, body: bytes) -> None:
+        """Parse a field body.
+
+        Raises:
+            SignatureFault: it is not a list of tags.
+        """
+        try:
+            self.values: Mapping[str, str] = parse_tags(body)
+        except TagListError as error:
+            raise _syntax(str(error)) from None
+
+    def required(self, name: str) -> str:
+        """The value of a tag, which must be there and not be empty."""
+        value = self.values.get(name, "")
+        if not value:
+            raise _syntax(f"the tag {name} is missing" if name not in self.values else f"the tag {name} is empty")
+        return value
+
+    def number(self, name: str) -> int | None:
+        """The value of a tag that must be a number if it is there."""
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if _NUMBER.fullmatch(value) is None:
+            raise _syntax(f"the tag {name} is not a number")
+        return int(value)
+
+    def octets(self, name: str) -> bytes:
+        """The octets of a tag in base64, which must be there."""
+        try:
+            return decode_base64(name, self.required(name))
+        except TagListError as error:
+            raise _syntax(str(error)) from None
+
+    def signature(self) -> Signature:
+        """Who signed, and the signature."""
+        algorithm, domain, selector = self.required("a"), self.required("d"), self.required("s")
+        octets = self.octets("b")
+        self.number("t")
+        try:
+            name = key_name(selector, domain)
+            return Signature(algorithm, octets, normalised(domain), selector, name)
+        except ValueError as error:
+            raise _syntax(str(error)) from None
+
+    def coverage(self, canonicalisation: str) -> Coverage:
+        """What was signed, and for how long.
+
+        Args:
+            canonicalisation: the value of the tag `c` if it is not there.
+        """
+        match = _CANONICALISATION.fullmatch(self.values.get("c", canonicalisation))
+        if match is None:
+            raise _syntax("the tag c is neither simple nor relaxed")
+        if "h" not in self.values:
+            raise _syntax("the tag h is missing")
+        expires = self.number("x")
+        if expires is not None and expires <= (self.number("t") or 0):
+            raise _syntax("the signature expires before it was made")
+        return Coverage(
+            names=words(self.values["h"].lower()),
+            relaxed_header=match[1] == "relaxed",
+            relaxed_body=match[2] == "relaxed",
+            body_hash=self.octets("bh"),
+            length=self.number("l"),
+            expires=expires,
+        )
+
+
+def _syntax(reason: str) -> SignatureFault:
+    return SignatureFault(DkimResult.NEUTRAL, reason)
+
+
+def check_algorithm(signature: Signature) -> None:
+    """Refuse signatures of an algorithm that is not secure, or not known.
+
+    Raises:
+        SignatureFault: see above.
+    """
+    if signature.algorithm == "rsa-sha1":
+        raise SignatureFault(DkimResult.PERMERROR, "rsa-sha1 is not secure")  # RFC 8301 §3.1
+    if signature.algorithm not in ALGORITHMS.values():
+        raise SignatureFault(DkimResult.NEUTRAL, f"the algorithm {signature.algorithm[:SHOWN]!a} is not known")
+
+
+class SignedFields:
+    """Hashes the header fields that signatures cover."""
+
+    def __init__(self, header: Header) -> None:
+        """Arrange the fields by name."""
+        self._octets = header.octets
+        self._fields: dict[str, list[HeaderField]] = {}
+        for each in header.section.fields:
+            self._fields.setdefault(each.name.lower(), []).append(each)
+
+    def named(self, name: str) -> list[HeaderField]:
+        """The fields of a name, which is in lower case, in order."""
+        return self._fields.get(name, [])
+
+    def body(self, entry: HeaderField) -> bytes:
+        """The body of a field, as it was received."""
+        return self._octets[entry.value : entry.end]
+
+    def select(self, names: tuple[str, ...], without: HeaderField | None = None) -> Iterator[HeaderField]:
+        """The fields of a tag `h`: each occurrence of a name takes the last field that is left (RFC 6376 §5.4.2).
+
+        Args:
+            names: the names in lower case.
+            without: the signature itself, which is not selected.
+        """
+        left: dict[str, list[HeaderField]] = {}
+        for name in names:
+            if name not in left:
+                left[name] = [each for each in self.named(name) if each is not without]
+            if left[name]:
+                yield left[name].pop()
+
+    def canonical(self, entry: HeaderField, relaxed: bool) -> bytes:
+        """A field in canonical form, with its CRLF."""
+        field = canonical_field(self._octets[entry.start : entry.end], relaxed)
+        return field if field.endswith(b"\r\n") else field + b"\r\n"  # the end of a message without a body
+
+    def unsigned(self, entry: HeaderField, relaxed: bool) -> bytes:
+        """A signature as it was signed: in canonical form, without the value of its tag `b` and its CRLF."""
+        body = _OWN_SIGNATURE.sub(rb"\1", self.body(entry), count=1)
+        return canonical_field(self._octets[entry.start : entry.value] + body, relaxed).removesuffix(b"\r\n")
+
+    def digest(self, entry: HeaderField, coverage: Coverage) -> bytes:
+        """The hash of the fields that a signature covers, with itself (RFC 6376 §3.7)."""
+        relaxed = coverage.relaxed_header
+        hashed = sha256()
+        for each in self.select(coverage.names, entry):
+            hashed.update(self.canonical(each, relaxed))
+        hashed.update(self.unsigned(entry, relaxed))
+        return hashed.digest()
+
+
+class BodyHash:
+    """The hash of a canonical body, or of its start."""
+
+    def __init__(self, length: int | None) -> None:
+        """Hash at most that number of octets."""
+        self._left = length
+        self._hashed = sha256()
+        self.size = 0
+        """Octets of the canonical body."""
+
+    def update(self, piece: bytes) -> None:
+        """Read the next octets."""
+        self.size += len(piece)
+        if self._left is not None:
+            piece = piece[: self._left]
+            self._left -= len(piece)
+        self._hashed.update(piece)
+
+    def digest(self) -> bytes:
+        """The hash of what was read."""
+        return self._hashed.digest()
+
+
+class BodyHashes:
+    """Hashes a body, which is fed in pieces, for any number of signatures."""
+
+    def __init__(self) -> None:
+        """Hash nothing until `add` is called."""
+        self._hashes: dict[tuple[bool, int | None], BodyHash] = {}
+        self._canonicalisers: dict[bool, tuple[BodyCanonicaliser, list[BodyHash]]] = {}
+
+    def add(self, relaxed: bool, length: int | None = None) -> BodyHash:
+        """A hash, which several signatures may share; to be added before the body is fed."""
+        found = self._hashes.get((relaxed, length))
+        if found is None:
+            found = self._hashes[relaxed, length] = BodyHash(length)
+            if relaxed not in self._canonicalisers:
+                self._canonicalisers[relaxed] = (BodyCanonicaliser(relaxed), [])
+            self._canonicalisers[relaxed][1].append(found)
+        return found
+
+    def feed(self, piece: bytes) -> None:
+        """Read the next octets of the body."""
+        for canonicaliser, hashes in self._canonicalisers.values():
+            for octets in canonicaliser.feed(piece):
+                for each in hashes:
+                    each.update(octets)
+
+    def finish(self) -> None:
+        """The body has ended."""
+        for canonicaliser, hashes in self._canonicalisers.values():
+            for octets in canonicaliser.finish():
+                for each in hashes:
+                    each.update(octets)
+
+
+class KeyFinder:
+    """Finds the keys of one message's signatures; each name is queried once."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        """Ask this resolver."""
+        self._resolver = resolver
+        self._answers: dict[str, tuple[bytes, ...] | ResolverError] = {}
+
+    async def verify(self, signature: Signature, digest: bytes, identity: str = "") -> KeyRecord:
+        """Verify a signature, and return its key.
+
+        Args:
+            signature: a signature.
+            digest: the SHA-256 digest that it is of.
+            identity: the domain of the tag `i`, if DKIM gives it a meaning.
+
+        Raises:
+            SignatureFault: it does not match, or there is no key that may be used for it.
+        """
+        name = signature.key_name
+        faults: list[SignatureFault] = []
+        for record in (await self._records(name))[:RECORDS_LIMIT]:
+            try:
+                key = parse_key_record(record)
+                _check_use(key, signature, identity)
+                if key.matches(signature.octets, digest):
+                    return key
+            except KeyFault as error:
+                faults.append(SignatureFault(DkimResult.PERMERROR, f"{name}: {error}"))
+            else:
+                faults.insert(0, SignatureFault(DkimResult.FAIL, f"the header fields do not match the key {name}"))
+        raise faults[0] if faults else SignatureFault(DkimResult.PERMERROR, f"there is no key {name}")
+
+    async def _records(self, name: str) -> tuple[bytes, ...]:
+        answer = self._answers.get(name)
+        if answer is None:
+            try:
+                answer = (await dns.txt(self._resolver, name)).data
+            except ResolverError as error:
+                answer = error
+            self._answers[name] = answer
+        if isinstance(answer, ResolverError):
+            raise SignatureFault(DkimResult.TEMPERROR, f"DNS lookup failed: {answer}")
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class SignedContent:
+    """A signature of header fields and a body, which can be verified when the body has ended."""
+
+    signature: Signature
+    coverage: Coverage
+    digest: bytes
+    """The SHA-256 digest of the header fields."""
+    body: BodyHash
+
+    async def verify(self, keys: KeyFinder, now: float, identity: str = "") -> KeyRecord:
+        """Verify it, and return its key (RFC 6376 §6.1.3); the arguments are those of `KeyFinder.verify`.
+
+        Raises:
+            SignatureFault: it is not valid.
+        """
+        length, expires = self.coverage.length, self.coverage.expires
+        if expires is not None and expires < now:
+            raise SignatureFault(DkimResult.POLICY, "the signature has expired")
+        if self.body.digest() != self.coverage.body_hash or (length or 0) > self.body.size:
+            raise SignatureFault(DkimResult.FAIL, "the body does not match its hash")
+        key = await keys.verify(self.signature, self.digest, identity)
+        if length is not None and length < self.body.size:
+            raise SignatureFault(DkimResult.POLICY, f"only {length} of {self.body.size} octets of the body are signed")
+        return key
+
+
+def _check_use(key: KeyRecord, signature: Signature, identity: str) -> None:
+    """Refuse a key that is for another use (RFC 6376 §3.6.1)."""
+    if not key.public:
+        raise KeyFault("the key was revoked")
+    if key.algorithm != signature.algorithm:
+        raise KeyFault(f"the key is for {key.algorithm}, the signature is {signature.algorithm}")
+    if key.services.isdisjoint({"*", "email"}):
+        raise KeyFault("the key is not for mail")
+    if key.strict and identity not in {"", signature.domain}:
+        raise KeyFault(f"the key is for {signature.domain} only, the signature is for {identity}")
