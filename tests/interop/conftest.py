@@ -40,6 +40,13 @@ def receivers(mtas: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def milters(mtas: ModuleType) -> ModuleType:
+    """Configurations of OpenDKIM and OpenDMARC."""
+    assert mtas.__name__ in sys.modules
+    return load(HERE / "milters.py")
+
+
+@pytest.fixture(scope="session")
 def peers_prefix() -> Path:
     """The directory in which programs are unpacked."""
     return Path(peers.PREFIX)

@@ -80,6 +80,7 @@ PROGRAMS: dict[str, Program] = {
     "unbound": Program("usr/sbin/unbound", ("unbound", "libevent-2.1-7", "libprotobuf-c1", "libpython3.11")),
     "opendkim": Program("usr/sbin/opendkim", OPENDKIM),
     "opendmarc": Program("usr/sbin/opendmarc", ("opendmarc", "libopendmarc2", "libmilter1.0.1", "libspf2-2")),
+    "rspamd": Program("usr/bin/rspamd", ("rspamd", "libhyperscan5", "libluajit-5.1-2", "libsodium23", "libunwind8")),
     "slapd": Program("usr/sbin/slapd", ("slapd", "libodbc2", "libltdl7", "libwrap0")),
     "pg_ctl": Program(
         "usr/lib/postgresql/15/bin/pg_ctl",
@@ -119,7 +120,8 @@ def environment() -> dict[str, str]:
     folder of systemd's own units."""
     root = PREFIX / "root"
     library = root / "usr" / "lib"
-    folders = [library, library / "postfix", library / "dovecot", *sorted(library.glob("*-linux-gnu"))]
+    folders = [library, *(library / name for name in ("postfix", "dovecot", "rspamd"))]
+    folders += sorted(library.glob("*-linux-gnu"))
     folders += sorted(library.glob("*-linux-gnu/systemd"))
     return {
         **os.environ,
