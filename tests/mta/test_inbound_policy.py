@@ -125,7 +125,21 @@ def test_quarantined_mail_is_stored_and_held() -> None:
     asyncio.run(run())
 
 
-CHANGES = Finding(fields=(b"Policy-Says: fine\r\n",), strip=frozenset({"Subject"}))
+class Changes(Check):
+    """Adds a field and removes another, once."""
+
+    name = "changes"
+
+    def __init__(self) -> None:
+        super().__init__(NoOptions(), Context())
+        self._transactions = 0
+
+    def mail(self, facts: Facts) -> Finding:
+        self._transactions += 1
+        return Finding(fields=(b"Policy-Says: fine\r\n",)) if self._transactions == 1 else Finding()
+
+    def strip(self, facts: Facts) -> frozenset[str]:
+        return frozenset({"subject"}) if self._transactions == 1 else frozenset()
 
 
 @pytest.mark.parametrize("role", ["mx", "submission"])
@@ -133,8 +147,7 @@ def test_policy_changes_the_header_section_of_one_message_only(role: str) -> Non
     """For a submitted message, after its header section was completed."""
 
     async def run() -> None:
-        findings = [CHANGES, Finding()]
-        talk = Talk(check_at(PolicyStage.MAIL, lambda facts: findings.pop(0), "changes"), role=role)
+        talk = Talk(Changes(), role=role)
         content = "From: jo@example.org\r\nBcc: x@example.org\r\nSubject: x\r\n\r\nSubject: y\r\n.\r\n"
         for number, added in enumerate((b"Policy-Says: fine\r\nReceived: ", b"Received: ")):
             talk.say("EHLO a.example", "MAIL FROM:<>", "RCPT TO:<jo@example.org>", "DATA")
@@ -156,7 +169,7 @@ def test_policy_changes_the_header_section_of_one_message_only(role: str) -> Non
 
 def test_r23_content_is_refused_if_a_field_to_remove_may_hide_in_it() -> None:
     async def run() -> None:
-        talk = Talk(check_at(PolicyStage.MAIL, lambda facts: CHANGES, "changes"))
+        talk = Talk(Changes())
         talk.start()
         assert talk.say(b"A: b\r\nnot a field\r\nSubject: x\r\n\r\n.\r\n").startswith("554 5.6.0 ")
         assert talk.store.asked == []

@@ -65,7 +65,10 @@ class Exclamations(Check):
         sender = facts.reverse_path
         assert sender is not None
         exempt = any(pattern.matches(sender) for pattern in self.options.exclamations.exempt)
-        return Finding(NEUTRAL, "is exempt" if exempt else "", result=Counted(exempt), strip=frozenset({FIELD}))
+        return Finding(NEUTRAL, "is exempt" if exempt else "", result=Counted(exempt))
+
+    def strip(self, facts: Facts) -> frozenset[str]:
+        return frozenset({FIELD.lower()})
 
     def scanner(self, facts: Facts) -> Scanner | None:
         found = facts.result(Counted)

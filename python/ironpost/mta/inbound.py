@@ -91,8 +91,6 @@ class _SessionState:
     """The fields that extensions add to the record of the message that is being stored."""
     fields: tuple[bytes, ...] = ()
     """Header fields that policy adds to the message of this transaction; set by MAIL."""
-    strip: frozenset[str] = frozenset()
-    """Header fields that policy removes from it; set by MAIL."""
     authentication: tuple[MethodResult, ...] = ()
     """What its mail authentication found."""
     inspected: InspectedSpool | None = None
@@ -198,7 +196,7 @@ class Inbound:
             state.origin = None
         facts.reverse_path = reverse_path
         facts.mail_parameters = parameters
-        state.fields, state.strip, state.authentication = (), frozenset(), ()
+        state.fields, state.authentication = (), ()
         return self._ask(PolicyStage.MAIL, state)
 
     def recipient(self, session: ServerSession, forward_path: Address, parameters: Mapping[str, Value]) -> HookResult:
@@ -220,7 +218,7 @@ class Inbound:
         transaction = session.transaction
         assert transaction is not None  # content follows RCPT
         declared = transaction.parameters.get("SIZE")
-        scan = self._policy.scan(state.facts)
+        scan, strip = self._policy.scan(state.facts), self._policy.strip(state.facts)
         try:
             spool = self._store.spool(declared or None)
         except OSError as error:
@@ -229,8 +227,8 @@ class Inbound:
         state.rewritten, rewrite, rules = [], None, self._rewriting
         if rules is not None and rules.changes_headers(own=(own := rules.is_own(_origin(session, self._role)))):
             rewrite = partial(rules.header, changes=state.rewritten, own=own)
-        if scan is not None or state.strip or rewrite is not None:
-            spool = state.inspected = InspectedSpool(spool, scan, state.strip, rewrite)
+        if scan is not None or strip or rewrite is not None:
+            spool = state.inspected = InspectedSpool(spool, scan, strip, rewrite)
         if self._role == "submission":
             return SubmittedContent(spool, keyed=self._idempotency and session.identity is not None)
         return Content(spool)
@@ -333,9 +331,7 @@ class Inbound:
     def _verdict(self, stage: PolicyStage, state: _SessionState, decision: PolicyDecision) -> Verdict | None:
         """Log and count a decision unless it is a plain acceptance; return its verdict, or None if it accepts."""
         verdict = decision.verdict
-        if decision.fields or decision.strip:
-            state.fields += decision.fields
-            state.strip |= decision.strip
+        state.fields += decision.fields
         if decision.authentication:
             state.authentication += decision.authentication
             for each in decision.authentication:

@@ -40,7 +40,7 @@ class InspectedSpool:
         Args:
             spool: the spool of the store.
             scan: see `policy.Policy.scan`.
-            strip: see `policy.Finding.strip`.
+            strip: see `policy.Check.strip`.
             rewrite: returns the header section with other addresses; None to keep them.
         """
         self.spool = spool

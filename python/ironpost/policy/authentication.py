@@ -12,33 +12,31 @@ from typing import TYPE_CHECKING, Any, Final
 from ironpost.mail_auth.results import NAME
 from ironpost.model.dns import ResolverError
 from ironpost.model.network import parse_ip
-from ironpost.policy.check import NOTHING, Check, Finding
+from ironpost.policy.check import Check
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from ironpost.model.dns import Records, RecordType, Resolver
     from ironpost.model.ports import Clock
-    from ironpost.policy.check import Opinion
     from ironpost.policy.facts import Facts
 
 SECONDS: Final = 20.0
 """Time after which one check sends no more queries (RFC 7208 §4.6.4)."""
-UNTRUSTED: Final = Finding(strip=frozenset({NAME}))
-"""At MAIL: mail of this client is checked."""
+_RESULTS: Final = frozenset({NAME.lower()})
 
 
 class Authentication(Check):
-    """A check of mail authentication. A subclass adds its results to `UNTRUSTED`, or returns them at CONTENT."""
+    """A check of mail authentication."""
 
     @property
     def enabled(self) -> bool:
         """Whether there are a resolver and a clock."""
         return self.context.ports.resolver is not None and self.context.ports.clock is not None
 
-    def mail(self, facts: Facts) -> Opinion:
-        """Remove the results that the message may bring with it, unless the client is exempt."""
-        return NOTHING if self.exempts(facts) else UNTRUSTED
+    def strip(self, facts: Facts) -> frozenset[str]:
+        """The results that the message may bring with it, unless the client is exempt."""
+        return frozenset() if self.exempts(facts) else _RESULTS
 
     def exempts(self, facts: Facts) -> bool:
         """Whether mail of the client is not checked."""

@@ -44,9 +44,6 @@ class Finding(NamedTuple):
     fields: tuple[bytes, ...] = ()
     """MAIL, CONTENT: header fields for the message, each with its CRLF, as `message.header.field` returns them. They
     are put above the Received field of this server, in the order of the checks."""
-    strip: frozenset[str] = frozenset()
-    """MAIL: names of fields to remove from the received header section, whatever their case. A later stage is too
-    late: content is stored as it arrives."""
     authentication: tuple[MethodResult, ...] = ()
     """MAIL, CONTENT: results for the field Authentication-Results. The message gets one for all checks (RFC 8601 §4),
     with the name of this server, above `fields`."""
@@ -75,8 +72,6 @@ class PolicyDecision(NamedTuple):
     """Log the decision even if it accepts."""
     fields: tuple[bytes, ...] = ()
     """See `Finding.fields`."""
-    strip: frozenset[str] = frozenset()
-    """See `Finding.strip`; in lower case."""
     authentication: tuple[MethodResult, ...] = ()
     """See `Finding.authentication`."""
 
@@ -84,7 +79,7 @@ class PolicyDecision(NamedTuple):
 class Scanner:
     """Reads the content of one message for a check. A subclass defines what it needs.
 
-    It sees the content as it was received: before fields are removed (`Finding.strip`), but after the repairs of
+    It sees the content as it was received: before fields are removed (`Check.strip`), but after the repairs of
     submission (`message.submission`). It runs in the event loop, so the work per piece is small.
     """
 
@@ -173,3 +168,11 @@ class Check:
         """Content is about to arrive: a scanner for it, or None if this message needs none."""
         del facts
         return None
+
+    def strip(self, facts: Facts) -> frozenset[str]:
+        """Content is about to arrive: names of fields to remove from its header section, in lower case.
+
+        It is asked of every check, whatever was decided before. CONTENT is too late: content is stored as it arrives.
+        """
+        del facts
+        return frozenset()

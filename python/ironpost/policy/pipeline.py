@@ -35,7 +35,7 @@ _NOBODY: Final = PolicyDecision(Verdict.refuse(replies.RELAY_DENIED), ("no check
 class Policy:
     """Checks, grouped by stage, run in the given order."""
 
-    __slots__ = ("_checks", "_judges", "_scanning")
+    __slots__ = ("_checks", "_judges", "_scanning", "_stripping")
 
     def __init__(self, checks: Iterable[Check]) -> None:
         self._checks = tuple(checks)
@@ -46,6 +46,7 @@ class Policy:
             for stage in PolicyStage
         }
         self._scanning = any(_defines(check, "scanner") for check in self._checks)
+        self._stripping = tuple(check for check in self._checks if _defines(check, "strip"))
 
     def scan(self, facts: Facts) -> Scan | None:
         """The scanners for a message whose content is about to arrive; None if no check reads it."""
@@ -62,6 +63,10 @@ class Policy:
                 judges.append((check.name, check.content))
         return Scan(tuple(scanners), tuple(judges)) if scanners else None
 
+    def strip(self, facts: Facts) -> frozenset[str]:
+        """Names of fields to remove from a message whose content is about to arrive, in lower case."""
+        return frozenset[str]().union(*(check.strip(facts) for check in self._stripping))
+
     def decide(self, stage: PolicyStage, facts: Facts, scan: Scan | None = None) -> PendingDecision:
         """The decision for a stage; an awaitable if a check returned one.
 
@@ -71,7 +76,7 @@ class Policy:
             scan: CONTENT: what `scan` returned, after it was fed the content.
 
         Raises:
-            ValueError: a finding changes header fields at a stage where it cannot, or adds something else than a field.
+            ValueError: a finding adds header fields at a stage where it cannot, or adds something else than a field.
         """
         facts.begin(stage)
         judges = self._judges[stage] if scan is None else scan.judges
@@ -131,9 +136,7 @@ def _defines(check: Check, method: str) -> bool:
 class _Tally:
     """Collects the findings of the checks of one stage."""
 
-    __slots__ = (
-        "_authentication", "_facts", "_fields", "_noted", "_quarantine", "_reasons", "_seconds", "_stage", "_strip",
-    )  # fmt: skip
+    __slots__ = ("_authentication", "_facts", "_fields", "_noted", "_quarantine", "_reasons", "_seconds", "_stage")
 
     def __init__(self, stage: PolicyStage, facts: Facts) -> None:
         self._stage = stage
@@ -144,15 +147,14 @@ class _Tally:
         self._quarantine = ""
         """Reason of the quarantine; empty if there is none."""
         self._fields: tuple[bytes, ...] = ()
-        self._strip: frozenset[str] = frozenset()
         self._authentication: tuple[MethodResult, ...] = ()
 
     def add(self, name: str, finding: Finding) -> bool:
         """Record the finding of a check; return whether it decides."""
         if finding.result is not None:
             self._facts.keep(self._stage, finding.result)
-        if finding.fields or finding.strip or finding.authentication:
-            self._change_header(name, finding)
+        if finding.fields or finding.authentication:
+            self._add_fields(name, finding)
         if finding.reason:
             self._reasons = (*self._reasons, f"{name}: {finding.reason}")
             self._noted = self._noted or finding.noted
@@ -169,12 +171,10 @@ class _Tally:
             return False
         return True
 
-    def _change_header(self, name: str, finding: Finding) -> None:
-        allowed = {PolicyStage.MAIL} if finding.strip else {PolicyStage.MAIL, PolicyStage.CONTENT}
-        if self._stage not in allowed:
-            raise ValueError(f"{name}: a finding for {self._stage.value} cannot change these header fields")
+    def _add_fields(self, name: str, finding: Finding) -> None:
+        if self._stage not in {PolicyStage.MAIL, PolicyStage.CONTENT}:
+            raise ValueError(f"{name}: a finding for {self._stage.value} cannot add header fields")
         self._fields += tuple(map(header.checked_field, finding.fields))
-        self._strip |= frozenset(map(str.lower, finding.strip))
         self._authentication += finding.authentication
 
     def decision(self, verdict: Verdict | None) -> PolicyDecision:
@@ -190,4 +190,4 @@ class _Tally:
             verdict = quarantine(self._quarantine)
         if self._seconds:
             verdict = tarpit(min(self._seconds, LONGEST), verdict)
-        return PolicyDecision(verdict, reasons, self._noted, self._fields, self._strip, self._authentication)
+        return PolicyDecision(verdict, reasons, self._noted, self._fields, self._authentication)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.mail_auth import SpfResult, check_spf, of_spf
 from ironpost.model.verdict import defer
-from ironpost.policy.authentication import UNTRUSTED, Authentication
+from ironpost.policy.authentication import Authentication
 from ironpost.policy.check import NEUTRAL, NOTHING, Finding
 from ironpost.policy.options import Enforcement
 
@@ -54,8 +54,7 @@ class Spf(Authentication):
             now=self.clock.now(),
             receiver=self.context.system.name,
         )
-        found = self._finding(answer)
-        return found._replace(result=answer, strip=UNTRUSTED.strip, authentication=(of_spf(answer),))
+        return self._finding(answer)._replace(result=answer, authentication=(of_spf(answer),))
 
     def _finding(self, answer: SpfAnswer) -> Finding:
         reason = f"{answer.result}: {answer.reason}"
