@@ -217,6 +217,8 @@ reverse_dns = "defer"
 own_sender = "quarantine"
 sender_domain = "reject"
 spf = "reject"
+dkim = "record"
+dmarc = "quarantine"
 null_sender = "tarpit"
 delay = "5s"
 network_messages = "100/h"
@@ -233,6 +235,11 @@ text = "Go away"
 senders = ["spam@other.example", "*.bad.example"]
 action = "drop"
 text = "the attack of May"
+
+[[policy.dmarc_override]]
+reason = "mailing_list"
+domains = ["lists.example"]
+networks = ["192.0.2.0/24"]
 
 [policy.sender_login]
 jo = ["mail.example"]

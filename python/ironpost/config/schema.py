@@ -43,6 +43,8 @@ from ironpost.delivery.path_template import PathTemplate
 from ironpost.model.network import LOOPBACK
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY, Domains
+from ironpost.policy.checks.dkim import Dkim
+from ironpost.policy.checks.dmarc import Dmarc
 from ironpost.policy.checks.own_sender import OwnSender
 from ironpost.policy.options import Enforcement
 from ironpost.routing.mail_directory import key_of
@@ -218,6 +220,13 @@ class Configuration(Section):
             raise ValueError('route: local.domains has "*", so every domain is local and no route is used')
         if self.policy.read(OwnSender.Options).own_sender is not Enforcement.OFF:
             raise ValueError('policy.own_sender: local.domains has "*", so every sender would be local')
+        return self
+
+    @model_validator(mode="after")
+    def _authentication(self) -> Configuration:
+        dkim, dmarc = self.policy.read(Dkim.Options).dkim, self.policy.read(Dmarc.Options).dmarc
+        if dmarc is not Enforcement.OFF and dkim is Enforcement.OFF:
+            raise ValueError('policy.dmarc: needs policy.dkim = "record", or mail that only DKIM confirms would fail')
         return self
 
     @property

@@ -125,9 +125,9 @@ async def evaluate_dmarc(
     try:
         if not record.applies:
             reason = f"the DMARC record of {found.policy_domain} has no valid policy"
-        elif aligned := await walker.aligned(passed := _with_result("pass", spf, dkim), author, record):
+        elif aligned := await walker.aligned(passed := with_result("pass", spf, dkim), author, record):
             result, reason = DmarcResult.PASS, f"{_shown(aligned)} confirms {author}"
-        elif unknown := await walker.aligned(_with_result("temperror", spf, dkim), author, record):
+        elif unknown := await walker.aligned(with_result("temperror", spf, dkim), author, record):
             result, reason = DmarcResult.TEMPERROR, f"{_shown(unknown)} could not be checked"
         else:
             result, policy = DmarcResult.FAIL, await walker.policy(found)
@@ -138,7 +138,7 @@ async def evaluate_dmarc(
     return DmarcAnswer(result, reason, author, policy, aligned, found.policy_domain, record)
 
 
-def _with_result(result: str, spf: SpfAnswer | None, dkim: Iterable[Signature]) -> tuple[Authenticated, ...]:
+def with_result(result: str, spf: SpfAnswer | None, dkim: Iterable[Signature]) -> tuple[Authenticated, ...]:
     """The domains for which SPF or DKIM had a result, each once, in lower case."""
     listed = [("dkim", each.domain) for each in dkim if each.result == result]
     if spf is not None and spf.result == result:

@@ -87,6 +87,11 @@ class DmarcRecord:
     problems: tuple[str, ...] = ()
     """What is wrong with it, in ASCII."""
 
+    @property
+    def monitors(self) -> bool:
+        """Whether it asks for nothing to be done with mail that fails, whatever its domain (RFC 9989 §3.2)."""
+        return {self.policy, self.subdomains, self.nonexistent} == {DmarcPolicy.NONE}
+
 
 def is_record(record: bytes) -> bool:
     """Whether a TXT record starts with the version of DMARC."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from ironpost.mail_auth import check_spf
 from ironpost.mail_auth.results import NAME
 from ironpost.model.dns import ResolverError
 from ironpost.model.network import parse_ip
@@ -17,6 +18,7 @@ from ironpost.policy.check import Check
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from ironpost.mail_auth import SpfAnswer
     from ironpost.model.dns import Records, RecordType, Resolver
     from ironpost.model.ports import Clock
     from ironpost.policy.facts import Facts
@@ -47,6 +49,17 @@ class Authentication(Check):
         """The clock, of a check that is enabled."""
         assert self.context.ports.clock is not None
         return self.context.ports.clock
+
+    async def spf(self, facts: Facts) -> SpfAnswer:
+        """Check the domain of the reverse-path, or of HELO if it is null."""
+        return await check_spf(
+            ip=facts.ip,
+            helo=facts.helo,
+            sender=str(facts.reverse_path),
+            resolver=self.resolver(),
+            now=self.clock.now(),
+            receiver=self.context.system.name,
+        )
 
     def resolver(self) -> Resolver:
         """A resolver that sends no more queries after `SECONDS`, for one evaluation."""

@@ -50,6 +50,9 @@ class Enforcement(Enum):
 Harmless: TypeAlias = Literal[Enforcement.OFF, Enforcement.RECORD, Enforcement.TARPIT, Enforcement.QUARANTINE]
 """The measures that refuse nothing, for findings that a standard forbids to refuse."""
 
+Recorded: TypeAlias = Literal[Enforcement.OFF, Enforcement.RECORD]
+"""The measures of a check that only finds something out, for other checks and for the message."""
+
 
 class Quota(NamedTuple):
     """A number of items per period, `"100/h"` in a configuration."""

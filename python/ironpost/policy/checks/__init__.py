@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ironpost.policy.checks.access import Access
+from ironpost.policy.checks.dkim import Dkim
+from ironpost.policy.checks.dmarc import Dmarc
 from ironpost.policy.checks.hello_names import HelloNames
 from ironpost.policy.checks.loop import Loop
 from ironpost.policy.checks.null_sender import NullSender
@@ -33,13 +35,15 @@ CHECKS: Final[tuple[type[Check], ...]] = (
     OwnSender,
     SenderDomain,
     Spf,
+    Dkim,
+    Dmarc,
     NullSender,
     RecipientRate,
     Relay,
     Loop,
 )
-"""Within a stage the order matters: sender rules, which may accept, run after the check of who may use a sender, and
-relay control, which always decides, is the last check of a recipient."""
+"""Within a stage the order matters: sender rules, which may accept, run after the check of who may use a sender; DMARC
+needs the results of SPF and DKIM; and relay control, which always decides, is the last check of a recipient."""
 
 
 def configured(

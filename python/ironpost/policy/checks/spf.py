@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ironpost.mail_auth import SpfResult, check_spf, of_spf
+from ironpost.mail_auth import SpfResult, of_spf
 from ironpost.model.verdict import defer
 from ironpost.policy.authentication import Authentication
 from ironpost.policy.check import NEUTRAL, NOTHING, Finding
@@ -46,14 +46,7 @@ class Spf(Authentication):
         return NOTHING if self.exempts(facts) else self._check(facts)
 
     async def _check(self, facts: Facts) -> Finding:
-        answer = await check_spf(
-            ip=facts.ip,
-            helo=facts.helo,
-            sender=str(facts.reverse_path),
-            resolver=self.resolver(),
-            now=self.clock.now(),
-            receiver=self.context.system.name,
-        )
+        answer = await self.spf(facts)
         return self._finding(answer)._replace(result=answer, authentication=(of_spf(answer),))
 
     def _finding(self, answer: SpfAnswer) -> Finding:
