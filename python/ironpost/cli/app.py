@@ -37,7 +37,9 @@ tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show report
 app.add_typer(tlsrpt, name="tlsrpt")
 spf = typer.Typer(help="Check SPF.", no_args_is_help=True)
 app.add_typer(spf, name="spf")
-dmarc = typer.Typer(help="Check DMARC records.", no_args_is_help=True)
+dkim = typer.Typer(help="Check DKIM keys and signatures.", no_args_is_help=True)
+app.add_typer(dkim, name="dkim")
+dmarc = typer.Typer(help="Check DMARC records and messages.", no_args_is_help=True)
 app.add_typer(dmarc, name="dmarc")
 user = typer.Typer(help="Manage the accounts that may log in.", no_args_is_help=True)
 app.add_typer(user, name="user")
@@ -357,16 +359,55 @@ def spf_check(
     command.check(config, SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello), as_json=json)
 
 
-@dmarc.command("check")
-def dmarc_check(
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Domain of an author.")],
+@dkim.command("check")
+def dkim_check(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="DOMAIN|FILE", help="Signing domain; without SELECTOR, a message (- for standard input)."
+        ),
+    ],
+    selector: Annotated[str, typer.Argument(metavar="SELECTOR", help="Name of the key.", show_default=False)] = "",
     config: File = None,
     json: Json = False,
 ) -> None:
-    """Show the DMARC record that applies to mail of a domain, its policy, and what is wrong with it."""
-    from ironpost.cli import dmarc as command
+    """Show the key that a domain publishes and what is wrong with it, or verify the signatures of a message."""
+    from ironpost.cli import dkim as command
 
-    command.check(config, domain, as_json=json)
+    if selector:
+        command.check_key(config, what, selector, as_json=json)
+    else:
+        command.check_message(config, what, as_json=json)
+
+
+@dmarc.command("check")
+def dmarc_check(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="DOMAIN|FILE", help="Domain of an author; or a file with a message (- for standard input)."
+        ),
+    ],
+    ip: Annotated[str, typer.Option("--ip", metavar="IP", help="IP address of the client, for SPF.")] = "",
+    sender: Annotated[
+        str, typer.Option("--from", metavar="SENDER", help="Sender of the message; default: the null reverse-path.")
+    ] = "",
+    hello: Annotated[str, typer.Option("--helo", metavar="NAME", help="Name in the client's EHLO.")] = "",
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Show the DMARC record that applies to mail of a domain and what is wrong with it, or evaluate a message.
+
+    An argument is a file if one of that name exists.
+    """
+    from ironpost.cli import dmarc as command
+    from ironpost.operations.spf import SpfCheckRequest
+
+    if what == "-" or Path(what).is_file():
+        client = SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello) if ip else None
+        command.check_message(config, what, client, as_json=json)
+    else:
+        command.check(config, what, as_json=json)
 
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Message IDs.", show_default=False)]

@@ -1,4 +1,4 @@
-"""`dmarc check`: show what a domain publishes for DMARC, without a running server."""
+"""`dmarc check`: show what a domain publishes for DMARC, or evaluate a message, without a running server."""
 
 from __future__ import annotations
 
@@ -8,18 +8,33 @@ import typer
 
 from ironpost.cli import exits
 from ironpost.cli.call import call_local, report
+from ironpost.cli.dkim import print_signatures
+from ironpost.cli.input_file import read_message
+from ironpost.mail_auth import DmarcResult
 from ironpost.model.text import escape
-from ironpost.operations.dmarc import CHECK, DmarcCheckRequest, DmarcCheckResult
+from ironpost.operations.dmarc import (
+    CHECK,
+    EVALUATE,
+    DmarcCheckRequest,
+    DmarcCheckResult,
+    DmarcEvaluateRequest,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ironpost.operations.dmarc import DmarcCheck
+    from ironpost.operations.dmarc import DmarcCheck, DmarcMessageCheck
+    from ironpost.operations.spf import SpfCheckRequest
 
 _EXITS = {
     DmarcCheckResult.ABSENT: exits.NO_INPUT,
     DmarcCheckResult.FAULTY: exits.NOT_CONFORMING,
     DmarcCheckResult.UNKNOWN: exits.TEMPORARY,
+}
+_MESSAGE_EXITS = {
+    DmarcResult.PASS: None,
+    DmarcResult.NONE: exits.NO_INPUT,
+    DmarcResult.TEMPERROR: exits.TEMPORARY,
 }
 
 
@@ -32,6 +47,26 @@ def check(file: Path | None, domain: str, *, as_json: bool) -> None:
     """
     found = call_local(file, CHECK, DmarcCheckRequest(domain))
     report(found, _print, _EXITS.get(found.result), as_json=as_json)
+
+
+def check_message(file: Path | None, message: str, client: SpfCheckRequest | None, *, as_json: bool) -> None:
+    """Print the result for a message in a file, or on standard input (`-`), with those of SPF and DKIM.
+
+    Raises:
+        CommandError: the file cannot be read, or what is said of the client is invalid.
+        typer.Exit: the message does not pass.
+    """
+    found = call_local(file, EVALUATE, DmarcEvaluateRequest(read_message(message), client))
+    report(found, _print_message, _MESSAGE_EXITS.get(found.result, exits.NOT_CONFORMING), as_json=as_json)
+
+
+def _print_message(found: DmarcMessageCheck) -> None:
+    typer.echo(f"spf        {escape(found.spf) or 'not checked; give --ip'}")
+    print_signatures(found.signatures)
+    typer.echo(f"reason     {escape(found.reason)}")
+    if found.result is DmarcResult.FAIL:
+        typer.echo(f"policy     {found.policy}")
+    typer.echo(f"{escape(found.author) or 'message'}: {found.result.value}")
 
 
 def _print(found: DmarcCheck) -> None:

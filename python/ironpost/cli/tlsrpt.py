@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -12,7 +10,8 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.app import CommandError
 from ironpost.cli.call import call_local, print_json, report
-from ironpost.model.text import error_text, escape
+from ironpost.cli.input_file import read_file
+from ironpost.model.text import escape
 from ironpost.operations.queue import moment
 from ironpost.operations.tlsrpt import CHECK, TlsrptCheckRequest, TlsrptResult
 from ironpost.reports.received import ReportError
@@ -20,6 +19,8 @@ from ironpost.reports.tlsrpt.mail import extracted
 from ironpost.reports.tlsrpt.report import decoded, encoded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ironpost.operations.tlsrpt import TlsrptCheck
     from ironpost.reports.tlsrpt.report import Failure, Report
 
@@ -60,11 +61,7 @@ def show(file: str, *, as_json: bool) -> None:
     Raises:
         CommandError: the file cannot be read, or has no valid report.
     """
-    try:
-        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as opened:
-            octets = opened.read(MAX_FILE + 1)
-    except OSError as error:
-        raise CommandError(exits.NO_INPUT, f"{file}: {error_text(error)}") from None
+    octets = read_file(file, MAX_FILE)
     try:
         if len(octets) > MAX_FILE:
             raise ReportError(f"more than {MAX_FILE} octets")

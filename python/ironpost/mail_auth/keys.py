@@ -83,6 +83,22 @@ class KeyRecord:
         """The signing algorithm that the key is for: `rsa-sha256` or `ed25519-sha256`."""
         return ALGORITHMS[self.key_type]
 
+    @property
+    def bits(self) -> int:
+        """The size of the key.
+
+        Raises:
+            KeyFault: the key was revoked, or cannot be used.
+            ModuleNotFoundError: the package `cryptography` is not installed.
+        """
+        require_cryptography()
+        if not self.public:
+            raise KeyFault("the key was revoked")
+        if self.key_type == "rsa":
+            return _load_rsa(self.public).key_size
+        _load_ed25519(self.public)
+        return 256
+
     def matches(self, signature: bytes, digest: bytes) -> bool:
         """Whether the signature of a SHA-256 digest is by this key.
 

@@ -1,6 +1,7 @@
-"""A check of what a domain publishes for DMARC: the record that applies, and what is wrong with it (RFC 9989).
+"""Checks of DMARC: the record that applies to a domain, with its faults, and the result for a message (RFC 9989).
 
-Promises: DNS is asked now, as a server would; nothing is sent or changed. Every fault is listed, not only the first.
+Promises: DNS is asked now, through the resolver of the server; nothing is changed. The time is not limited as in the
+server. Every fault of a record is listed, not only the first.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from ironpost.mail_auth import DmarcResult, evaluate_dmarc
 from ironpost.mail_auth.dmarc import TreeWalker
 from ironpost.mail_auth.names import normalised
 from ironpost.model.dns import ResolverError
+from ironpost.operations.dkim import SignatureCheck, verified
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.operations.spf import SpfCheckRequest, checked
 
 if TYPE_CHECKING:
     from ironpost.operations.context import DataDirectory
@@ -58,6 +62,30 @@ class DmarcCheckRequest:
     domain: str
 
 
+@dataclass(frozen=True, slots=True)
+class DmarcEvaluateRequest:
+    """The message to evaluate, and what a server would know of its client."""
+
+    message: bytes
+    client: SpfCheckRequest | None = None
+    """None: SPF is not checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class DmarcMessageCheck:
+    """The result for a message, and what led to it."""
+
+    result: DmarcResult
+    author: str
+    """The author's domain, in A-labels; empty if there is not exactly one."""
+    policy: str
+    """What the owner of the domain asks to be done with the message."""
+    reason: str
+    spf: str
+    """Result, domain and reason; empty if SPF was not checked."""
+    signatures: tuple[SignatureCheck, ...]
+
+
 async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
     try:
         domain = normalised(request.domain)
@@ -91,4 +119,19 @@ async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
     )
 
 
+async def _evaluate(data: DataDirectory, request: DmarcEvaluateRequest) -> DmarcMessageCheck:
+    spf = await checked(data, request.client) if request.client is not None else None
+    dkim = (await verified(data, request.message)).signatures
+    answer = await evaluate_dmarc(request.message, spf=spf, dkim=dkim, resolver=data.resolver())
+    return DmarcMessageCheck(
+        answer.result,
+        answer.author,
+        answer.policy,
+        answer.reason,
+        "" if spf is None else f"{spf.result} of {spf.domain}: {spf.reason}",
+        dkim,
+    )
+
+
 CHECK: Final = Operation("dmarc.check", DmarcCheckRequest, DmarcCheck, Scope.LOCAL, _check)
+EVALUATE: Final = Operation("dmarc.evaluate", DmarcEvaluateRequest, DmarcMessageCheck, Scope.LOCAL, _evaluate)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ironpost.mail_auth import SpfResult, check_spf
+from ironpost.mail_auth import SpfAnswer, SpfResult, check_spf
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 
 if TYPE_CHECKING:
@@ -44,16 +44,25 @@ class SpfCheck:
     queries: int
 
 
-async def _check(data: DataDirectory, request: SpfCheckRequest) -> SpfCheck:
+async def checked(data: DataDirectory, request: SpfCheckRequest) -> SpfAnswer:
+    """Check a client.
+
+    Raises:
+        OperationError: the address of the client is invalid, or there is nothing to check.
+    """
     if not request.sender and not request.helo:
         raise OperationError(Reason.INVALID, "a null reverse-path is checked by the name in EHLO; give one")
     sender = request.sender if "@" in request.sender or not request.sender else f"postmaster@{request.sender}"
     try:
-        answer = await check_spf(
+        return await check_spf(
             ip=request.ip, helo=request.helo, sender=sender, resolver=data.resolver(), now=time.time()
         )
     except ValueError:
         raise OperationError(Reason.INVALID, f"{request.ip}: not an IP address") from None
+
+
+async def _check(data: DataDirectory, request: SpfCheckRequest) -> SpfCheck:
+    answer = await checked(data, request)
     return SpfCheck(
         answer.result,
         answer.domain,

@@ -1,0 +1,70 @@
+"""`dkim check`: show the key of a domain, or verify the signatures of a message, without a running server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ironpost.cli import exits
+from ironpost.cli.call import call_local, report
+from ironpost.cli.input_file import read_message
+from ironpost.mail_auth import DkimResult
+from ironpost.model.text import escape
+from ironpost.operations.dkim import CHECK, VERIFY, DkimKeyRequest, DkimKeyResult, DkimVerifyRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ironpost.operations.dkim import DkimKeyCheck, DkimVerification, SignatureCheck
+
+_KEY_EXITS = {
+    DkimKeyResult.ABSENT: exits.NO_INPUT,
+    DkimKeyResult.FAULTY: exits.NOT_CONFORMING,
+    DkimKeyResult.UNKNOWN: exits.TEMPORARY,
+}
+_EXITS = {DkimResult.PASS: None, DkimResult.NONE: exits.NO_INPUT, DkimResult.TEMPERROR: exits.TEMPORARY}
+
+
+def check_key(file: Path | None, domain: str, selector: str, *, as_json: bool) -> None:
+    """Print the key of a domain, and problems.
+
+    Raises:
+        CommandError: the domain or the selector is invalid.
+        typer.Exit: there is no key, it is faulty, or DNS does not answer.
+    """
+    found = call_local(file, CHECK, DkimKeyRequest(domain, selector))
+    report(found, _print_key, _KEY_EXITS.get(found.result), as_json=as_json)
+
+
+def check_message(file: Path | None, message: str, *, as_json: bool) -> None:
+    """Print the result for each signature of a message in a file, or on standard input (`-`).
+
+    Raises:
+        CommandError: the file cannot be read.
+        typer.Exit: no signature is valid.
+    """
+    found = call_local(file, VERIFY, DkimVerifyRequest(read_message(message)))
+    report(found, _print, _EXITS.get(found.result, exits.NOT_CONFORMING), as_json=as_json)
+
+
+def print_signatures(signatures: tuple[SignatureCheck, ...]) -> None:
+    """Print a line for each signature."""
+    for each in signatures:
+        of = f" of {each.domain} ({each.selector}, {each.algorithm})" if each.domain else ""
+        typer.echo(f"signature  {each.result}{escape(of)}: {escape(each.reason)}")
+
+
+def _print(found: DkimVerification) -> None:
+    print_signatures(found.signatures)
+    typer.echo(f"message: {found.result.value}")
+
+
+def _print_key(found: DkimKeyCheck) -> None:
+    for record in found.records:
+        typer.echo(f"record     {escape(record)}")
+    if found.algorithm:
+        typer.echo(f"key        {found.algorithm}, {found.bits} bits")
+    for problem in found.problems:
+        typer.echo(f"problem    {escape(problem)}")
+    typer.echo(f"{escape(found.name)}: {found.result.value}")

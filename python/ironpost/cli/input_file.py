@@ -1,0 +1,41 @@
+"""Files that commands read whole: a message, or a report."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Final
+
+from ironpost.cli import exits
+from ironpost.cli.app import CommandError
+from ironpost.model.text import error_text
+
+STANDARD_INPUT: Final = "-"
+MESSAGE_LIMIT: Final = 256 << 20
+"""Octets of a message that is read."""
+
+
+def read_file(file: str, most: int) -> bytes:
+    """Read a file, or standard input (`-`): at most one octet more than `most`.
+
+    Raises:
+        CommandError: it cannot be read.
+    """
+    try:
+        with sys.stdin.buffer if file == STANDARD_INPUT else Path(file).open("rb") as opened:
+            return opened.read(most + 1)
+    except OSError as error:
+        raise CommandError(exits.NO_INPUT, f"{file}: {error_text(error)}") from None
+
+
+def read_message(file: str) -> bytes:
+    """Read a message; its line ends become CRLF.
+
+    Raises:
+        CommandError: it cannot be read, or is longer than `MESSAGE_LIMIT`.
+    """
+    octets = read_file(file, MESSAGE_LIMIT)
+    if len(octets) > MESSAGE_LIMIT:
+        raise CommandError(exits.NO_INPUT, f"{file}: more than {MESSAGE_LIMIT} octets")
+    return re.sub(rb"\r?\n", b"\r\n", octets)
