@@ -28,6 +28,7 @@ from ironpost.mta.daily_reports import (
     Reporter,
     SentReports,
 )
+from ironpost.mta.report_mail import ReportMail
 from ironpost.mta.tls_reports import REPORTS, TlsReports
 from ironpost.reports.daily import DAY, digest_of
 from ironpost.reports.tlsrpt.counts import TlsCounts
@@ -100,9 +101,13 @@ class World:
             self.state,
             resolver=StaticResolver(txt=self.records, failing=self.failing),
             http=self.http,
-            store=self.store,
-            accept=self.accepted.append,
-            directory=lambda: local(["here.example"]),
+            mail=ReportMail(
+                store=self.store,
+                accept=self.accepted.append,
+                directory=lambda: local(["here.example"]),
+                clock=self.clock,
+                random=self.random,
+            ),
             clock=self.clock,
             random=self.random,
             metrics=self.metrics,

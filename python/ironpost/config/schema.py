@@ -23,10 +23,10 @@ from ironpost.config.local import LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
+from ironpost.config.reports import DmarcReportsSection, TlsrptSection
 from ironpost.config.rewriting import RewriteSection, rewrite_rules
 from ironpost.config.routes import RouteSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.sendmail import SendmailSection
-from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
     Domain,
     Hostname,
@@ -150,6 +150,7 @@ class Configuration(Section):
     delivery: DeliverySection = DeliverySection()
     http: HttpSection = HttpSection()
     tlsrpt: TlsrptSection = TlsrptSection()
+    dmarc_reports: DmarcReportsSection = DmarcReportsSection()
     sendmail: SendmailSection = SendmailSection()
     route: tuple[RouteSection, ...] = ()
     on_demand: tuple[OnDemandSection, ...] = ()
@@ -296,6 +297,7 @@ FIXED: tuple[tuple[str, ...], ...] = (
     ("delivery",),
     ("http",),
     ("tlsrpt",),
+    ("dmarc_reports",),
     ("dns",),
 )
 """Key paths that a reload cannot change; and of each listener `FIXED_LISTENER`."""
