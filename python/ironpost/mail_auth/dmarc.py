@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WALK_LABELS: Final = 8
 """Names that are looked up for one domain, at most (RFC 9989 §4.10)."""
+FROM_OCTETS: Final = 8192
+"""Octets of a field From that is read; it takes some milliseconds."""
 
 
 class DmarcResult(StrEnum):
@@ -166,6 +168,8 @@ def author_domain(message: bytes) -> str:
     fields = Header(message).values("From")
     if len(fields) != 1:
         raise ValueError(f"the message has {counted(len(fields), 'field')} From; one is required")
+    if len(fields[0]) > FROM_OCTETS:
+        raise ValueError(f"the field From has {len(fields[0])} octets; at most {FROM_OCTETS} are read")
     read = [token.start for token in tokens(fields[0] + b";")]
     if not read or read[-1] != len(fields[0]):
         # A reader that continues after what is invalid could show another author.
