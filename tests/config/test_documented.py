@@ -18,6 +18,7 @@ from ironpost.config import Configuration, default, parse
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DestinationSection, TlsRuleSection
 from ironpost.config.directory import AliasSection, DirectoryKeys, DirectorySection, MailboxSection, RelaySection
+from ironpost.config.dkim import DkimSection
 from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSection
 from ironpost.config.local import LocalDeliverySection
 from ironpost.config.policies import PolicySection
@@ -56,6 +57,7 @@ TABLES = {
     "alias": AliasSection,
     "relay": RelaySection,
     "rewrite": RewriteSection,
+    "dkim": DkimSection,
     "route": RouteSection,
     "route.auth": RouteAuthSection,
     "on_demand": OnDemandSection,
@@ -255,15 +257,14 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"lease-lost", "unreadable", "worker-killed", "route-fault", "log-lines-dropped", "job-failed"}
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
-    of_queue |= {"tls-report", "dmarc-report", "dmarc-report-unwanted", "report-failed", "report-dropped"}
-    of_queue |= {"picked-up", "drop-refused", "drop-waits"}
+    of_queue |= {"tls-report", "report-failed", "report-dropped", "picked-up", "drop-refused", "drop-waits"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:
     (
-        route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, _,
-        dmarc_reports, *sources, forwards, hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail,
+        route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, *sources, forwards,
+        hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
@@ -284,7 +285,6 @@ def test_the_examples_load() -> None:
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"
-    assert parse(dmarc_reports).dmarc_reports.contact == "dmarc-reports@mx.example"
     assert parse(on_demand).on_demand[0].waits
     direct, news, provider = parse(hosts).route
     assert (direct.profile(), direct.smart_host, provider.senders) == (None, None, None)

@@ -14,6 +14,7 @@ from ironpost.config.declared import tables
 from ironpost.config.directory import AliasSection
 from ironpost.config.listeners import DEFAULTS
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
+from ironpost.config.rewriting import rewrite_rules
 from ironpost.config.routes import RouteAuthSection
 from ironpost.delivery.local import LOCAL_AGENTS
 from ironpost.delivery.path_template import PathTemplate
@@ -187,9 +188,14 @@ unverified = "accept"
 addresses = ["Ada@Old.example", "old.example", "*.mail.example"]
 to = "@mail.example"
 at = "delivery"
-places = ["reverse-path", "originator-fields"]
+places = ["reverse-path"]
 exceptions = ["Root"]
 all_clients = true
+
+[[dkim]]
+domain = "Mail.example"
+selector = "RSA-2026"
+key = "file:dkim.pem"
 
 [[local.delivery]]
 recipients = ["*.mail.example"]
@@ -266,10 +272,6 @@ allow = ["10.0.0.0/8", "::1/128"]
 
 [tlsrpt]
 contact = "tls-reports@mx.example"
-organization = "Example Ltd"
-
-[dmarc_reports]
-contact = "dmarc-reports@mx.example"
 organization = "Example Ltd"
 
 [sendmail]
@@ -432,8 +434,8 @@ def test_this_file_shows_every_key_there_is() -> None:
     sections = (
         found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
-        found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.dmarc_reports, found.sendmail,
-        found.directory, found.mailbox[0], found.relay[0], found.rewrite[0],
+        found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.sendmail,
+        found.directory, found.mailbox[0], found.relay[0], found.rewrite[0], found.dkim[0],
         found.route[1], found.on_demand[0], found.archive[0],
         found.policy, found.policy.access[0], found.policy.sender[0],
     )  # fmt: skip
@@ -755,7 +757,8 @@ def test_rewriting_is_read() -> None:
         None,
     )
     assert rules.find(Place.FORWARD_PATH, Address.parse("jo@old.example")) is None
-    assert rules.changes_headers(own=False)
+    (rule,) = rewrite_rules(parse(WHOLE).rewrite, "delivery")
+    assert rule.all_clients
 
 
 @pytest.mark.parametrize(

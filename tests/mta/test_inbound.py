@@ -28,6 +28,7 @@ from ironpost.telemetry.metrics import Counters
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from ironpost.mta.signing import Signing
     from ironpost.protocol.dialect import Dialect
     from ironpost.routing.rewriting import Rewriting
 
@@ -138,7 +139,7 @@ class Talk:
     def __init__(
         self, *checks: Check, ip: str = LOCAL, accept: Callable[[QueuedMessage], None] | None = None, role: str = "mx",
         dialect: Dialect = SMTP, archives: tuple[ArchiveRule, ...] = (), rewriting: Rewriting | None = None,
-        **more: Any,
+        signing: Signing | None = None, **more: Any,
     ) -> None:  # fmt: skip
         self.store = Store()
         self.accepted: list[QueuedMessage] = []
@@ -148,7 +149,7 @@ class Talk:
         inbound = Inbound(
             store=self.store, policy=policy, clock=world, random=world, hostname="mx.example",
             accept=accept or self.accepted.append, role=role, archives=archives,
-            metrics=self.metrics, rewriting=rewriting,
+            metrics=self.metrics, rewriting=rewriting, signing=signing,
         )  # fmt: skip
         self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect, **more), Peer(ip, 25000))
         self.pending = self.session.start()

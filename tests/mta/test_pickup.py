@@ -12,6 +12,7 @@ from ironpost.message.trace import MAX_RECEIVED
 from ironpost.model import Address, Envelope, Recipient
 from ironpost.model.patterns import AddressPattern
 from ironpost.mta.pickup import CONCURRENCY, RETRY_SECONDS, PickedUp, Pickup
+from ironpost.mta.signing import Signing
 from ironpost.queue.store import StoreFull
 from ironpost.routing.rewriting import RewriteRule, Rewriting
 from ironpost.storage import drop
@@ -49,10 +50,11 @@ class Site:
         self.failing = ["jo@mx.example"]
         self.accepted: list[QueuedMessage] = []
         self.rewriting: Rewriting | None = None
+        self.signing = Signing()
         self.pickup = Pickup(
             store=self.store, accept=self.accepted.append, directory=self.directory, archives=lambda: (),
-            rewriting=lambda: self.rewriting, clock=self.clock, random=Chance(), hostname="mx.example",
-            metrics=Counters(),
+            rewriting=lambda: self.rewriting, signing=self.signing, clock=self.clock, random=Chance(),
+            hostname="mx.example", metrics=Counters(),
         )  # fmt: skip
 
     def directory(self) -> TableDirectory:

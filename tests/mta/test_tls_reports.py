@@ -28,7 +28,7 @@ from ironpost.mta.daily_reports import (
     Reporter,
     SentReports,
 )
-from ironpost.mta.report_mail import ReportMail
+from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import REPORTS, TlsReports
 from ironpost.reports.daily import DAY, digest_of
 from ironpost.reports.tlsrpt.counts import TlsCounts
@@ -101,13 +101,10 @@ class World:
             self.state,
             resolver=StaticResolver(txt=self.records, failing=self.failing),
             http=self.http,
-            mail=ReportMail(
-                store=self.store,
-                accept=self.accepted.append,
-                directory=lambda: local(["here.example"]),
-                clock=self.clock,
-                random=self.random,
-            ),
+            store=self.store,
+            accept=self.accepted.append,
+            directory=lambda: local(["here.example"]),
+            signing=Signing(),
             clock=self.clock,
             random=self.random,
             metrics=self.metrics,

@@ -12,7 +12,7 @@ from ironpost.http import HttpClient
 from ironpost.model import Address
 from ironpost.model.keyed_state import MemoryState
 from ironpost.mta.daily_reports import DELAY, SPREAD, Reporter, SentReports
-from ironpost.mta.report_mail import ReportMail
+from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import TlsReports
 from ironpost.processes.clock import SystemRandom
 from ironpost.reports.daily import DAY
@@ -37,13 +37,10 @@ def reports(system: System, counts: TlsCounts, state: MemoryState, *uris: str) -
         state,
         resolver=dns,
         http=HttpClient(dns),
-        mail=ReportMail(
-            store=system.store,
-            accept=system.runner.accept,
-            directory=lambda: system.runner.routes.directory,
-            clock=system.clock,
-            random=SystemRandom(),
-        ),
+        store=system.store,
+        accept=system.runner.accept,
+        directory=lambda: system.runner.routes.directory,
+        signing=Signing(),
         clock=system.clock,
         random=SystemRandom(),
         metrics=Counters(),

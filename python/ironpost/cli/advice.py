@@ -1,7 +1,8 @@
 """Warnings about settings that are allowed but probably a mistake, for `ironpost check`.
 
-Promises: only certificates are opened; of other files only the metadata are read; each warning names its key and a
-remedy. Errors are not found here, but by `config`, by the component that a setting concerns, or by `check`.
+Promises: only certificates and keys for signing are opened; of other files only the metadata are read; each warning
+names its key and a remedy. Errors are not found here, but by `config`, by the component that a setting concerns, or by
+`check`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def remarks(configuration: Configuration, now: float) -> list[str]:
         *_accounts(configuration),
         *_routes(configuration),
         *_logins(configuration, now),
+        *_dkim(configuration),
         *_dane(configuration),
         *_twins(configuration),
     ]
@@ -121,6 +123,13 @@ def _logins(configuration: Configuration, now: float) -> Iterator[str]:
             program = Path(auth.token_command[0])
             if not (program.is_file() and os.access(program, os.X_OK)):
                 yield f"route[{number}].auth.token_command: {program} is not an executable file"
+
+
+def _dkim(configuration: Configuration) -> Iterator[str]:
+    if configuration.dkim:
+        from ironpost.compose.signing import key_warnings
+
+        yield from key_warnings(configuration)
 
 
 def _certificates(configuration: Configuration, now: float) -> Iterator[str]:

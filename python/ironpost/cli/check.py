@@ -84,6 +84,7 @@ def _problems(found: Configuration) -> Iterator[CommandError]:
                 yield CommandError(exits.CONFIGURATION, f"{key}: {error}")
     yield from _routes(found)
     yield from _local(found)
+    yield from _dkim(found)
     for opened in opened_sources(found, SourceContext(SystemClock(), found.folder)):
         if isinstance(opened, SourceError):
             yield CommandError(exits.CONFIGURATION, str(opened))
@@ -114,6 +115,17 @@ def _local(found: Configuration) -> Iterator[CommandError]:
 
     for error in local_errors(found):
         yield CommandError(exits.CONFIGURATION, str(error))
+
+
+def _dkim(found: Configuration) -> Iterator[CommandError]:
+    if not found.dkim:
+        return  # the imports are slow
+    from ironpost.compose.signing import dkim_keys
+    from ironpost.delivery.access import AccessError
+
+    for key in dkim_keys(found):
+        if isinstance(key, AccessError):
+            yield CommandError(exits.CONFIGURATION, str(key))
 
 
 def _data(found: Configuration) -> None:

@@ -42,8 +42,9 @@ from ironpost.compose.listeners import (
     handed_over,
 )
 from ironpost.compose.policy import policy
-from ironpost.compose.reports import Counting, ReportSenders, sent
 from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
+from ironpost.compose.signing import key_warnings, usable_keys
+from ironpost.compose.tls_reports import TlsCounting, tls_reports
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.delivery.access import AccessError
 from ironpost.model.text import complaint, error_text
@@ -52,6 +53,7 @@ from ironpost.mta.jobs import JOBS
 from ironpost.mta.on_demand import OnDemand
 from ironpost.mta.pickup import Pickup
 from ironpost.mta.queue_runner import QueueRunner
+from ironpost.mta.signing import Signing
 from ironpost.operations.control_socket import ControlServer
 from ironpost.operations.dispatch import handlers, worker_handlers
 from ironpost.operations.reload import Reloaded
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
 
     from ironpost.config import Configuration
     from ironpost.delivery.path_template import PathTemplate
+    from ironpost.mail_auth.keys import Key
     from ironpost.model.keyed_state import StateUsage
     from ironpost.mta.daily_reports import SentReports
     from ironpost.mta.pickup import PickedUp
@@ -170,6 +173,8 @@ class System:
         self._state = shared_state(configuration.data, self._clock, self._counters, context and context.bus)
         self._suspensions = Suspensions(self._state.memory, self._clock.now)
         self._login_limit = LoginBackoff(self._state.memory, metrics=self._counters)
+        self._signing = Signing(self._counters)
+        """The keys with which mail is signed."""
         self._pool = PasswordPool()
         """Threads that check passwords; kept across reloads."""
         self._quotas: SharedQuotas | None = None
@@ -203,7 +208,7 @@ class System:
             StoreUnusable: another version of ironpost wrote the data.
             TlsError: a certificate cannot be used.
             AuthError: the accounts cannot be used.
-            AccessError: a login or certificate of a route cannot be used.
+            AccessError: a login or certificate of a route, or a key for signing, cannot be used.
             SourceError: a source of the directory cannot be used.
         """
         with Signals() as signals:
@@ -243,7 +248,7 @@ class System:
         sockets = handed_over(configuration) if context is None else context.sockets
         own = own_system(configuration, name, sockets)
         state = self._state.memory
-        self._counting = counting = Counting(configuration, state, self._clock, self._counters, self._number)
+        self._tls_counting = counting = TlsCounting(configuration, state, self._clock, self._counters, self._number)
         self._agents = DeliveryAgents(
             configuration,
             name,
@@ -252,10 +257,11 @@ class System:
             self._random,
             self._counters,
             state=state,
-            tls_recorder=counting.tls,
+            tls_recorder=counting.counts,
             directory=lambda: self._runner.routes.directory,
         )
         self._agents.prepare(configuration)()
+        self._sign_with(configuration, usable_keys(configuration))
         table = self._routes(configuration)
         if context is None:
             self.first_login = first_login(configuration)
@@ -274,6 +280,7 @@ class System:
             limits=delivery_limits(configuration.delivery),
             metrics=self._counters,
             rules=reply_rules(configuration.queue),
+            signing=self._signing,
         )
         if context is not None:
             SharedDestinations(
@@ -293,13 +300,14 @@ class System:
             local_hostname=full_name(name),
             rewriting=self._agents.rewriting,
         )
-        self._reports = ReportSenders(
+        self._tls_reports = tls_reports(
             configuration,
             counting,
             state,
             agents=self._agents,
             store=self._store,
             runner=self._runner,
+            signing=self._signing,
             clock=self._clock,
             random=self._random,
             metrics=self._counters,
@@ -311,6 +319,7 @@ class System:
             directory=lambda: self._runner.routes.directory,
             archives=lambda: archives(self.configuration),
             rewriting=lambda: self._reception,
+            signing=self._signing,
             clock=self._clock,
             random=self._random,
             hostname=name,
@@ -344,7 +353,7 @@ class System:
             _CloseOnly(self._agents.close),
             PeriodicLoop(self._runner.start, self._runner.stop),
             _CloseOnly(self._on_demand.stop),
-            _CloseOnly(self._reports.stop),
+            *([_CloseOnly(self._tls_reports.stop)] if self._tls_reports is not None else []),
             self._jobs,
             control,
             *self.listeners,
@@ -396,6 +405,7 @@ class System:
             defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
             use_accesses = self._agents.prepare(new)
+            keys = usable_keys(new)
             new_routes = self._routes(new)
         except (AccessError, AuthError, SourceError, TlsError) as error:
             raise RequestRefused(str(error)) from error
@@ -410,6 +420,7 @@ class System:
         self.configuration = new
         log_output.configure(new.log.level, new.log.format)
         use_accesses()
+        self._sign_with(new, keys)
         self._runner.routes = new_routes
         self._on_demand.customers = customers(new)
         self._reception = rewriting(new, "reception")
@@ -420,6 +431,12 @@ class System:
         self._news = [] if tls is None else tls.changes(self._tls)
         self._tls = tls
         return outcome(new, old, self._news)
+
+    def _sign_with(self, configuration: Configuration, keys: Sequence[Key]) -> None:
+        self._signing.use(keys, configuration.smtp.trusted)
+        if self._number == 0:
+            for warning in key_warnings(configuration):
+                log.warning(warning)
 
     def _limit_resources(self, configuration: Configuration, available: int) -> None:
         limits, files = resource_limits(configuration), self._open_files
@@ -452,7 +469,7 @@ class System:
     def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> dict[str, Inbound]:
         """Create a handler for each role of the listeners."""
         share = None if self._quotas is None else self._quotas.share
-        ports = Ports(self._clock, self._agents.resolver, share, directory, self._counting.dmarc)
+        ports = Ports(self._clock, self._agents.resolver, share, directory)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         rules = policy(configuration, name, ports)
         return {
@@ -469,6 +486,7 @@ class System:
                 claims=CLAIMS,
                 archives=archives(configuration),
                 rewriting=rewriting(configuration, "reception"),
+                signing=self._signing,
                 idempotency=configuration.queue.idempotency > 0,
                 metrics=self._counters,
             )
@@ -528,14 +546,11 @@ class System:
     async def dane_obstacle(self) -> str | None:
         return await self._agents.dane_obstacle() if self._agents.context.dane else None
 
-    async def store_report_counts(self) -> None:
-        await self._counting.store()
+    async def store_tls_counts(self) -> None:
+        await self._tls_counting.store()
 
     async def send_tls_reports(self) -> SentReports | None:
-        return await sent(self._reports.tls)
-
-    async def send_dmarc_reports(self) -> SentReports | None:
-        return await sent(self._reports.dmarc)
+        return None if self._tls_reports is None else await self._tls_reports.run()
 
     async def pick_up(self) -> PickedUp:
         smtp = self.configuration.smtp

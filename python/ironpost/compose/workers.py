@@ -25,6 +25,7 @@ from ironpost.compose.delivery import local_errors, route_accesses
 from ironpost.compose.directory import record_sources
 from ironpost.compose.keyed_state import prepare_state
 from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
+from ironpost.compose.signing import usable_keys
 from ironpost.compose.system import (
     Control,
     DirectoryLockComponent,
@@ -224,6 +225,7 @@ class Supervised:
                 for access in route_accesses(self.configuration, Accesses(self.configuration.delivery.ca)):
                     if isinstance(access, AccessError):
                         raise access
+                usable_keys(self.configuration)
                 record_sources(self.configuration, SourceContext(SystemClock(), self.configuration.folder))
                 self.first_login = first_login(self.configuration)  # its password is shown after a successful start
                 authenticator(self.configuration)  # checks the accounts

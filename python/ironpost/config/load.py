@@ -18,11 +18,11 @@ from ironpost.config.auth import AuthSection
 from ironpost.config.declared import tables
 from ironpost.config.delivery import DeliverySection, DestinationSection, TlsRuleSection
 from ironpost.config.directory import AliasSection, DirectorySection, MailboxSection, RelaySection
+from ironpost.config.dkim import DkimSection
 from ironpost.config.listeners import CertificateSection, ListenerSection, ServerLimitsSection, TlsSection
 from ironpost.config.local import LocalDeliverySection, LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import QueueSection, ReplySection, RetrySection
-from ironpost.config.reports import DmarcReportsSection, TlsrptSection
 from ironpost.config.rewriting import RewriteSection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import (
@@ -35,6 +35,7 @@ from ironpost.config.schema import (
     SmtpSection,
 )
 from ironpost.config.sendmail import SendmailSection
+from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.model.patterns import EVERY
 from ironpost.model.text import error_text
 
@@ -79,10 +80,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[on_demand]]": OnDemandSection,
     "[[archive]]": ArchiveSection,
     "[[rewrite]]": RewriteSection,
+    "[[dkim]]": DkimSection,
     "[sendmail]": SendmailSection,
     "[http]": HttpSection,
     "[tlsrpt]": TlsrptSection,
-    "[dmarc_reports]": DmarcReportsSection,
     "[dns]": DnsSection,
 }
 """The tables of the file, by what messages call them."""

@@ -18,15 +18,16 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from ironpost.config.auth import AuthSection
 from ironpost.config.delivery import DeliverySection
 from ironpost.config.directory import AliasSection, DirectorySection, MailboxSection, RelaySection
+from ironpost.config.dkim import DkimSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.listeners import LimitsSection, ListenerSection, ServerLimitsSection, TlsSection
 from ironpost.config.local import LocalSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
-from ironpost.config.reports import DmarcReportsSection, TlsrptSection
 from ironpost.config.rewriting import RewriteSection, rewrite_rules
 from ironpost.config.routes import RouteSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.sendmail import SendmailSection
+from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
     Domain,
     Hostname,
@@ -48,7 +49,7 @@ from ironpost.policy.checks.dmarc import Dmarc
 from ironpost.policy.checks.own_sender import OwnSender
 from ironpost.policy.options import Enforcement
 from ironpost.routing.mail_directory import key_of
-from ironpost.routing.rewriting import conflict
+from ironpost.routing.rewriting import ENVELOPE, conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,12 +146,12 @@ class Configuration(Section):
     alias: tuple[AliasSection, ...] = ()
     relay: tuple[RelaySection, ...] = ()
     rewrite: tuple[RewriteSection, ...] = ()
+    dkim: tuple[DkimSection, ...] = ()
     policy: PolicySection = PolicySection()
     queue: QueueSection = QueueSection()
     delivery: DeliverySection = DeliverySection()
     http: HttpSection = HttpSection()
     tlsrpt: TlsrptSection = TlsrptSection()
-    dmarc_reports: DmarcReportsSection = DmarcReportsSection()
     sendmail: SendmailSection = SendmailSection()
     route: tuple[RouteSection, ...] = ()
     on_demand: tuple[OnDemandSection, ...] = ()
@@ -211,6 +212,21 @@ class Configuration(Section):
         for at in ("reception", "delivery"):
             if sentence := conflict(rewrite_rules(self.rewrite, at)):
                 raise ValueError(sentence)
+        return self
+
+    @model_validator(mode="after")
+    def _dkim(self) -> Configuration:
+        taken: set[str] = set()
+        for number, key in enumerate(self.dkim, 1):
+            if key.name in taken:
+                raise ValueError(f"dkim[{number}]: {key.name} is listed twice")
+            taken.add(key.name)
+        for number, rule in enumerate(self.rewrite, 1):
+            if self.dkim and rule.at == "delivery" and not ENVELOPE.issuperset(rule.places):
+                raise ValueError(
+                    f"rewrite[{number}]: it changes header fields after they were signed ([[dkim]]): "
+                    'write at = "reception", or places = ["reverse-path", "forward-path"]'
+                )
         return self
 
     @model_validator(mode="after")
@@ -297,7 +313,6 @@ FIXED: tuple[tuple[str, ...], ...] = (
     ("delivery",),
     ("http",),
     ("tlsrpt",),
-    ("dmarc_reports",),
     ("dns",),
 )
 """Key paths that a reload cannot change; and of each listener `FIXED_LISTENER`."""

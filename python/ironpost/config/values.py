@@ -95,7 +95,7 @@ def _domain(value: object) -> str:
 DOMAIN_FORM = "it needs labels of letters, digits, underscores and inner hyphens, with one dot between two of them"
 
 
-def _hostname(value: object) -> str:
+def hostname(value: object) -> str:
     """Parse a domain that may appear in a greeting (RFC 5321 §4.2, §4.1.2), where not every mail domain may."""
     name = _domain(value)
     if "_" in name:
@@ -264,7 +264,7 @@ SizeRate = Annotated[float, BeforeValidator(size_rate)]
 Count = Annotated[int, Field(strict=True, ge=1, le=MANY)]
 Switch = Annotated[bool, Field(strict=True)]
 Domain = Annotated[str, BeforeValidator(_domain)]
-Hostname = Annotated[str, BeforeValidator(_hostname)]
+Hostname = Annotated[str, BeforeValidator(hostname)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Mode = Annotated[int, PlainValidator(mode), PlainSerializer("{:04o}".format)]
 Listen = Annotated[Where, PlainValidator(listening), PlainSerializer(str)]

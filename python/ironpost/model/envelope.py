@@ -10,12 +10,14 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from ironpost.model.network import within
 from ironpost.model.parameters import DeliverBy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ironpost.model.address import Address
+    from ironpost.model.network import Network
 
 Value: TypeAlias = Any
 """The typed value of a parameter: immutable, and its `str` is the form on the wire; None for a keyword without `=`."""
@@ -29,6 +31,8 @@ is not a parameter: no client can give it, and it is not sent on, because the ne
 REFUSED: Final = "REFUSED"
 """The tag of a recipient to which an alias led although it takes no mail, kept among the parameters of RCPT: its value
 is the enhanced status code of the failure. It is not a parameter: no client can give it, and it is not sent on."""
+_OF_THIS_SYSTEM: Final = frozenset({"", "sendmail"})
+"""`Origin.listener` of mail that was created here, and of mail from `ironpost sendmail`."""
 
 
 class BodyType(StrEnum):
@@ -69,6 +73,13 @@ class Origin(NamedTuple):
     def tenant(self) -> str:
         """The tenant among whom the queue divides attempts fairly: the authenticated user, else the listener."""
         return self.identity or self.listener
+
+    def is_own(self, trusted: tuple[Network, ...]) -> bool:
+        """Whether the message is this system's, or of a client that has authenticated or is in a trusted network."""
+        if self.identity or self.listener in _OF_THIS_SYSTEM:
+            return True
+        # A front server that speaks LMTP passes on the mail of others.
+        return self.listener != "lmtp" and within(self.ip, trusted) is not None
 
 
 class Envelope(NamedTuple):

@@ -6,7 +6,8 @@ store is full or fails, the transaction is answered 452 or 451, and the session 
 submits again under the same Idempotency-Key is acknowledged like the first one, and stored once. Each message, each
 refusal and each session is logged once. Submitted content is normalised (RFC 6409 §8); relayed content is not changed,
 except for header fields that a check removes. Addresses are rewritten by the rules: checks see recipients after that,
-and the reverse-path and the content as the client sent them.
+and the reverse-path and the content as the client sent them. What is stored is signed, if there is a key for it
+(`mta.signing`).
 Costs: no task and no coroutine for a message if the store returns a Future and no check awaits anything.
 """
 
@@ -27,6 +28,7 @@ from ironpost.model import Action, Origin, Verdict
 from ironpost.model.ports import Uncounted
 from ironpost.mta.inspection import InspectedSpool
 from ironpost.mta.intake import Content, SubmittedContent
+from ironpost.mta.signing import Signatures, Signing
 from ironpost.policy import Facts, PolicyDecision, PolicyStage
 from ironpost.policy.checks.reverse_dns import ConfirmedName
 from ironpost.protocol import replies
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ironpost.model.body import Spool
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.mta.on_demand import OnDemand
+    from ironpost.mta.signing import MessageSigner
     from ironpost.policy import Policy
     from ironpost.protocol.extensions import LogValue
     from ironpost.protocol.server.handler import ContentResult, HookResult
@@ -97,6 +100,10 @@ class _SessionState:
     """The content that is being received, if it is scanned or its header section is changed."""
     rewritten: list[Rewritten] = field(default_factory=list)
     """The addresses that were rewritten in the message."""
+    signer: MessageSigner | None = None
+    """Signs the message; None if it is not signed."""
+    signed: tuple[str, ...] = ()
+    """The names of the keys that signed it."""
 
 
 class Inbound:
@@ -117,6 +124,7 @@ class Inbound:
         directory: Directory | None = None,
         archives: tuple[ArchiveRule, ...] = (),
         rewriting: Rewriting | None = None,
+        signing: Signing | None = None,
         idempotency: bool = False,
         metrics: Metrics = Uncounted(),  # noqa: B008 - holds nothing
     ) -> None:
@@ -135,6 +143,7 @@ class Inbound:
             directory: expands aliases when a message is committed; None if there are no aliases.
             archives: whose mail is copied to which addresses.
             rewriting: the rules for mail that arrives; None if there are none.
+            signing: the keys with which mail is signed; none if None.
             idempotency: whether clients that have authenticated for `submission` may give an Idempotency-Key.
             metrics: the counters.
 
@@ -157,6 +166,7 @@ class Inbound:
         self._directory = directory
         self._archives = archives
         self._rewriting = rewriting
+        self._signing = signing or Signing()
 
     # The hooks, in the order of a session
 
@@ -223,12 +233,15 @@ class Inbound:
             spool = self._store.spool(declared or None)
         except OSError as error:
             return self._store_fault(error, state)
-        state.inspected = None
+        state.inspected = state.signer = None
         state.rewritten, rewrite, rules = [], None, self._rewriting
-        if rules is not None and rules.changes_headers(own=(own := rules.is_own(_origin(session, self._role)))):
-            rewrite = partial(rules.header, changes=state.rewritten, own=own)
-        if scan is not None or strip or rewrite is not None:
-            spool = state.inspected = InspectedSpool(spool, scan, strip, rewrite)
+        if rules is not None or self._signing.active:
+            origin = _origin(session, self._role)
+            if rules is not None and rules.changes_headers(own=(own := rules.is_own(origin))):
+                rewrite = partial(rules.header, changes=state.rewritten, own=own)
+            state.signer = self._signing.begin(origin, self._clock.now())
+        if scan is not None or strip or rewrite is not None or state.signer is not None:
+            spool = state.inspected = InspectedSpool(spool, scan, strip, rewrite, state.signer)
         if self._role == "submission":
             return SubmittedContent(spool, keyed=self._idempotency and session.identity is not None)
         return Content(spool)
@@ -249,6 +262,8 @@ class Inbound:
                 fault = fault or inspected.fault
             if not fault and session.settings.newlines == "accept" and (facts.bare_cr or facts.bare_lf):
                 fault = content.bare_in_header()
+                if state.signer is not None and not (session.transaction and session.transaction.binary):
+                    state.signer.cancel()  # they become CRLF when the message is sent
             if fault:
                 refusal = PolicyDecision(
                     Verdict.refuse(replies.malformed(fault)), (f"{self._role}: its header section",)
@@ -387,6 +402,7 @@ class Inbound:
         self, session: ServerSession, state: _SessionState, content: Content, decision: PolicyDecision
     ) -> asyncio.Future[Reply | None] | Reply:
         state.facts.header = None  # idle sessions hold no content
+        signer, state.signer = state.signer, None
         transaction = session.transaction
         assert transaction is not None  # content follows RCPT
         verdict = self._verdict(PolicyStage.CONTENT, state, decision)
@@ -422,14 +438,16 @@ class Inbound:
             utf8=envelope.smtputf8,
         )
         added = content.additions(now=now, id=identifier, host=self._hostname)
-        results = results_field(self._hostname, state.authentication) if state.authentication else b""
-        prefix = above(results + b"".join(state.fields) + trace + added, content.header)
         due = not_before(transaction.parameters)
         quarantine = transaction.quarantine
         message_id = fields.get("message-id", _NONE)[0] or Header(added).first("Message-ID") or b""
         if self._rewriting is not None:
             envelope = self._rewriting.envelope(envelope, state.rewritten)
             log_rewritten(_log, self._metrics, identifier, state.rewritten, state.session)
+        signatures = Signatures() if signer is None else signer.finish(added, envelope)
+        state.signed = signatures.keys
+        results = results_field(self._hostname, state.authentication) if state.authentication else b""
+        prefix = above(results + b"".join(state.fields) + signatures.fields + trace + added, content.header)
         if self._archives:
             envelope = archived(envelope, self._archives)
         new = NewMessage(
@@ -536,6 +554,7 @@ class Inbound:
             priority=envelope.priority or None,
             quarantine=list(quarantine) or None,
             authentication=[each.summary for each in state.authentication] or None,
+            signed=list(state.signed) or None,
             **state.extension_fields,
         )
 

@@ -1,7 +1,8 @@
-"""Content on its way to the store: policy scans it and removes header fields from it, and addresses are rewritten.
+"""Content on its way to the store: policy scans it and removes header fields from it, addresses are rewritten, and
+what is stored is hashed to be signed.
 
-Promises: scanners get the header section whole, then the body as it arrives, both as received; the store gets
-everything but the removed fields, with rewritten addresses in the others. Only the header section is held, at most
+Promises: scanners get the header section whole, then the body as it arrives, both as received; the store and the signer
+get everything but the removed fields, with rewritten addresses in the others. Only the header section is held, at most
 1 MiB (`message.section`).
 Addresses of a large header section are rewritten in a thread.
 Refuses: content from which fields must be removed but whose header section cannot be parsed to its end, since such a
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ironpost.model.body import Spool
+    from ironpost.mta.signing import MessageSigner
     from ironpost.policy.pipeline import Scan
 
 
 class InspectedSpool:
-    """A `model.body.Spool` in front of the spool of the store, for a message that is scanned or changed on its way."""
+    """A `model.body.Spool` in front of the spool of the store, for a message that is scanned, changed or signed."""
 
-    __slots__ = ("_reader", "_rewrite", "_strip", "fault", "scan", "spool")
+    __slots__ = ("_reader", "_rewrite", "_signer", "_strip", "fault", "scan", "spool")
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class InspectedSpool:
         scan: Scan | None,
         strip: frozenset[str],
         rewrite: Callable[[Header], bytes] | None = None,
+        signer: MessageSigner | None = None,
     ) -> None:
         """Create the spool of one message.
 
@@ -42,12 +45,14 @@ class InspectedSpool:
             scan: see `policy.Policy.scan`.
             strip: see `policy.Check.strip`.
             rewrite: returns the header section with other addresses; None to keep them.
+            signer: hashes what is stored; None if the message is not signed.
         """
         self.spool = spool
         """The spool of the store."""
         self.scan = scan
         self._strip = strip
         self._rewrite = rewrite
+        self._signer = signer
         self._reader = HeaderReader()
         self.fault = ""
         """Reason to refuse the content, a sentence for the client; empty if there is none."""
@@ -105,5 +110,12 @@ class InspectedSpool:
     def _pass(self, header: bytes, body: bytes) -> Awaitable[None] | None:
         if body and self.scan is not None:
             self.scan.body(body)
+        if self.fault:
+            return None
+        if self._signer is not None:
+            if header:
+                self._signer.header(header)
+            if body:
+                self._signer.body(body)
         octets = header + body
-        return self.spool.write(octets) if octets and not self.fault else None
+        return self.spool.write(octets) if octets else None

@@ -1,9 +1,9 @@
 """Queues the messages in the drop directory, which `ironpost sendmail` wrote.
 
 Promises: a message is queued once, whatever happens in between: its file's name is the key of its submission, and the
-file is removed after the commit. Content is normalised as on a listener for submission (RFC 6409 §8). A file that
-cannot be used is renamed and logged, never removed. If the store cannot take a message now, or the directory cannot
-answer, its file waits, and the others do not.
+file is removed after the commit. Content is normalised and signed as on a listener for submission (RFC 6409 §8). A file
+that cannot be used is renamed and logged, never removed. If the store cannot take a message now, or the directory
+cannot answer, its file waits, and the others do not.
 Refuses: NUL, a faulty header section, a message in a mail loop (SECURITY R48), and what exceeds the limits of size and
 recipients.
 """
@@ -25,6 +25,7 @@ from ironpost.model.text import counted, error_text
 from ironpost.mta.inbound import MESSAGE_ID_OCTETS
 from ironpost.mta.inspection import InspectedSpool
 from ironpost.mta.intake import SubmittedContent
+from ironpost.mta.signing import Signatures
 from ironpost.queue.store import NewMessage, Submission, SubmissionPending, SubmittedBefore
 from ironpost.routing.archive import archived
 from ironpost.routing.directory import DirectoryError, expand
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.model.ports import Clock, Metrics, Random
+    from ironpost.mta.signing import Signing
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.archive import ArchiveRule
     from ironpost.routing.directory import Directory
@@ -85,6 +87,7 @@ class Pickup:
         directory: Callable[[], Directory],
         archives: Callable[[], tuple[ArchiveRule, ...]],
         rewriting: Callable[[], Rewriting | None],
+        signing: Signing,
         clock: Clock,
         random: Random,
         hostname: str,
@@ -98,6 +101,7 @@ class Pickup:
             directory: expands aliases.
             archives: the archive copies.
             rewriting: the rules for mail that arrives.
+            signing: the keys with which mail is signed.
             clock: time.
             random: its tokens become queue ids.
             hostname: this server's name in Received and Message-ID.
@@ -108,6 +112,7 @@ class Pickup:
         self._directory = directory
         self._archives = archives
         self._rewriting = rewriting
+        self._signing = signing
         self._clock = clock
         self._random = random
         self._hostname = hostname
@@ -166,7 +171,8 @@ class Pickup:
         rules = self._rewriting()
         changes: list[Rewritten] = []
         rewrite = None if rules is None else partial(rules.header, changes=changes, own=True)
-        spool = InspectedSpool(self._store.spool(), None, frozenset(), rewrite)
+        signer = self._signing.begin(envelope.origin, self._clock.now())
+        spool = InspectedSpool(self._store.spool(), None, frozenset(), rewrite, signer)
         content = SubmittedContent(spool)
         try:
             await _copy(file, content, octets)
@@ -195,9 +201,10 @@ class Pickup:
                 utf8=envelope.smtputf8,
             )
             added = content.additions(now=now, id=identifier, host=self._hostname)
+            signatures = Signatures() if signer is None else signer.finish(added, envelope)
             message_id = content.header.first("Message-ID") or Header(added).first("Message-ID") or b""
             new = NewMessage(
-                identifier, envelope, now, trace + added, content.spool,
+                identifier, envelope, now, signatures.fields + trace + added, content.spool,
                 message_id=message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"),
                 submission=Submission(name, file.digest()),
             )  # fmt: skip
@@ -222,6 +229,7 @@ class Pickup:
             sender=str(envelope.reverse_path),
             recipients=[str(recipient.address) for recipient in envelope.recipients],
             size=message.body.size,
+            signed=list(signatures.keys) or None,
         )
         try:
             self._accept(message)

@@ -34,6 +34,7 @@ from ironpost.mta.delivery_metrics import count_results
 from ironpost.mta.destinations import Destinations, Part, Parts, limits_of, resolved
 from ironpost.mta.overdue import OverdueMail
 from ironpost.mta.recorder import STORE_WAIT, Recorder, since
+from ironpost.mta.signing import Signing
 from ironpost.mta.suspended import SuspendedDestinations
 from ironpost.protocol import replies
 from ironpost.queue.concurrency import DEFAULT, ConcurrencyPolicy
@@ -106,6 +107,7 @@ class QueueRunner:
         suspensions: Suspensions | None = None,
         metrics: Metrics | None = None,
         rules: ReplyRules | None = None,
+        signing: Signing | None = None,
     ) -> None:
         """Create a runner; `start` starts it.
 
@@ -120,6 +122,7 @@ class QueueRunner:
             concurrency: maximum number of parts attempted at a time, at least 1.
             destinations: the concurrency control of each destination.
             rules: change outcomes by their replies; none if None.
+            signing: the keys with which bounces and other reports are signed; none if None.
             suspensions: destinations that operators suspended; shared with nobody if None.
             metrics: counts outcomes and attempts; nothing if None.
             limits: the limits of each destination; the maximum of `destinations` if None.
@@ -146,7 +149,7 @@ class QueueRunner:
         self._recorder = Recorder(
             store, clock, random, directory=lambda: self.routes.directory, retry=self._retry,
             reporting_mta=reporting_mta, stored=self._recipient_stored, lease_lost=self._abandon,
-            metrics=self._metrics, rules=rules or ReplyRules(),
+            metrics=self._metrics, rules=rules or ReplyRules(), signing=signing or Signing(),
         )  # fmt: skip
         self._overdue = OverdueMail(
             store, self._retry, self._recorder, self._metrics,

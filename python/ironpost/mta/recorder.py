@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from ironpost.model import Envelope
     from ironpost.model.ports import Clock, Metrics, Random
+    from ironpost.mta.signing import Signing
     from ironpost.queue.reply_rules import ReplyRules
     from ironpost.queue.store import Lease, QueuedMessage, Store
     from ironpost.routing.directory import Directory
@@ -73,6 +74,7 @@ class Recorder:
         lease_lost: Callable[[Lease], None],
         metrics: Metrics,
         rules: ReplyRules,
+        signing: Signing,
     ) -> None:
         """Create the recorder.
 
@@ -87,6 +89,7 @@ class Recorder:
             lease_lost: called when a shard has another owner.
             rules: change outcomes by their replies.
             metrics: counts bounces.
+            signing: the keys with which reports are signed.
         """
         self._store = store
         self._clock = clock
@@ -98,6 +101,7 @@ class Recorder:
         self._lease_lost = lease_lost
         self._metrics = metrics
         self._rules = rules
+        self._signing = signing
         self._crashes: dict[tuple[str, int], int] = {}
         """Crashes by message and recipient: other recipients of the message may have another route that works."""
 
@@ -310,7 +314,7 @@ class Recorder:
             message, delays, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head,
             retry_until=since(message) + self._retry.expiry,
         )  # fmt: skip
-        return envelope, content
+        return envelope, self._signing.signed(content, now)
 
     async def _relay(
         self, message: QueuedMessage, relays: Sequence[Result], now: float
@@ -324,6 +328,7 @@ class Recorder:
             content = relay_report(
                 message, relays, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head
             )
+            content = self._signing.signed(content, now)
         except Exception:  # noqa: BLE001 - the mail was relayed, and must not be sent again for this
             _log.exception("the report of relaying message %s cannot be written", message.id)
             return None
@@ -341,7 +346,7 @@ class Recorder:
         content = failure_report(
             message, failures, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head
         )
-        return envelope, content
+        return envelope, self._signing.signed(content, now)
 
     async def _addressed(self, message: QueuedMessage) -> tuple[Envelope, bytes] | None:
         """Return the envelope of a report about a message, and the head of its body; None for a null reverse-path."""

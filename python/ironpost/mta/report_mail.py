@@ -1,10 +1,9 @@
-"""Queues reports to other domains as messages."""
+"""Queues reports to other domains as messages, which are signed."""
 
 from __future__ import annotations
 
 import logging
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ironpost.model import Envelope, Recipient
 from ironpost.model.parameters import Notify
@@ -16,11 +15,9 @@ if TYPE_CHECKING:
 
     from ironpost.model import Address, Value
     from ironpost.model.ports import Clock, Random
+    from ironpost.mta.signing import Signing
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.directory import Directory
-
-NONE: Final[Mapping[str, Value]] = MappingProxyType({})
-"""No parameters."""
 
 log = logging.getLogger("ironpost.reports")
 
@@ -30,38 +27,41 @@ class ReportMail:
 
     def __init__(
         self,
+        sender: Address,
         *,
         store: Store,
         accept: Callable[[QueuedMessage], None],
         directory: Callable[[], Directory],
+        signing: Signing,
         clock: Clock,
         random: Random,
     ) -> None:
         """Create the way of one server.
 
         Args:
+            sender: the reverse-path.
             store: the queue.
             accept: queues a message after its commit.
             directory: returns the directory in which recipients are looked up: a report may be for an alias here.
+            signing: the keys with which reports are signed.
             clock: time.
             random: ids of messages.
         """
+        self._sender = sender
         self._store = store
         self._accept = accept
         self._directory = directory
+        self._signing = signing
         self._clock = clock
         self._random = random
 
-    async def queue(
-        self, sender: Address, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value] = NONE
-    ) -> str:
+    async def queue(self, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value]) -> str:
         """Queue a report; return the id of the message.
 
         RFC 5321 §4.5.5: only what a standard requires to have a null reverse-path should have one, so it has a sender,
         and asks for no bounce.
 
         Args:
-            sender: the reverse-path.
             content: the message.
             to: its recipients.
             parameters: of MAIL; SMTPUTF8 is added if a recipient needs it.
@@ -69,17 +69,17 @@ class ReportMail:
         Raises:
             OSError: the store could not take it.
         """
-        identifier = self._random.token()
+        now, identifier = self._clock.now(), self._random.token()
         asked = tuple(Recipient(each, {"NOTIFY": Notify.NEVER}) for each in to)
         expanded = expand(asked, self._directory())
         recipients = expanded if isinstance(expanded, tuple) else await expanded
         utf8: dict[str, Value] = {"SMTPUTF8": None} if any(each.needs_smtputf8 for each in to) else {}
         spool = self._store.spool()
         try:
-            if (pending := spool.write(content)) is not None:
+            if (pending := spool.write(self._signing.signed(content, now))) is not None:
                 await pending
-            envelope = Envelope(sender, recipients, {**parameters, **utf8})
-            message = await self._store.commit(NewMessage(identifier, envelope, self._clock.now(), b"", spool))
+            envelope = Envelope(self._sender, recipients, {**parameters, **utf8})
+            message = await self._store.commit(NewMessage(identifier, envelope, now, b"", spool))
         except BaseException:
             spool.discard()
             raise

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ironpost import wire
 from ironpost.message.address_list import replaced
 from ironpost.model import Address
-from ironpost.model.network import LOOPBACK, within
+from ironpost.model.network import LOOPBACK
 from ironpost.routing.directory import redirected
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ FIELDS: Final[Mapping[str, Place]] = {
 
 QUICK: Final = 16 * 1024
 """Octets of the largest header section that is rewritten on the event loop; it takes some milliseconds."""
-_OF_THIS_SYSTEM: Final = frozenset({"", "sendmail"})
-"""`Origin.listener` of mail that was created here, and of mail from `ironpost sendmail`."""
-_ENVELOPE: Final = frozenset({Place.REVERSE_PATH, Place.FORWARD_PATH})
+ENVELOPE: Final = frozenset({Place.REVERSE_PATH, Place.FORWARD_PATH})
+"""The places that are not in the header section."""
 
 
 class Rewritten(NamedTuple):
@@ -129,7 +128,7 @@ class Rewriting:
         first, rule = self._single.get(_key(place, address), (None, None))
         by_domain = next(self._matches(place, address, first), None)
         rule = by_domain or rule
-        if rule is None or not (own or rule.all_clients or place in _ENVELOPE):
+        if rule is None or not (own or rule.all_clients or place in ENVELOPE):
             return None
         new, names = rule.result(address), [rule.name]
         if by_domain is not None and (second := self._single.get(_key(place, new))) is not None:
@@ -166,11 +165,8 @@ class Rewriting:
         return envelope
 
     def is_own(self, origin: Origin) -> bool:
-        """Whether a message is this system's, or of a client that has authenticated or is in a trusted network."""
-        if origin.identity or origin.listener in _OF_THIS_SYSTEM:
-            return True
-        # A front server that speaks LMTP passes on the mail of others.
-        return origin.listener != "lmtp" and within(origin.ip, self._trusted) is not None
+        """Whether the header section of a message is rewritten by all rules (`Origin.is_own`)."""
+        return origin.is_own(self._trusted)
 
     def changes_headers(self, *, own: bool) -> bool:
         """Whether `header` can change anything."""

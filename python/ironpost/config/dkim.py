@@ -1,0 +1,37 @@
+"""`[[dkim]]`: the keys with which mail is signed (RFC 6376)."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator
+
+from ironpost.config.values import Hostname, SecretFile, Section
+
+_SELECTOR: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
+"""RFC 6376 §3.1."""
+
+
+def selector(value: object) -> str:
+    """A selector in lower case, or `ValueError`."""
+    text = value.lower() if isinstance(value, str) else ""
+    if len(text) > 100 or _SELECTOR.fullmatch(text) is None:
+        raise ValueError('a selector has letters, digits and inner hyphens, like "rsa-2026", and at most 100 of them')
+    return text
+
+
+class DkimSection(Section):
+    """`[[dkim]]`: a key. Several keys of one domain sign each message together."""
+
+    domain: Hostname
+    """The signing domain: mail is signed whose author is in this domain, or below it and in no nearer one."""
+    selector: Annotated[str, BeforeValidator(selector)]
+    """The name of the key: its record is at `SELECTOR._domainkey.DOMAIN`."""
+    key: SecretFile
+    """File with the private key (PEM, without a passphrase): RSA of 2048 bits, or Ed25519."""
+
+    @property
+    def name(self) -> str:
+        """The name of the TXT record of the key (RFC 6376 §3.6.2.1)."""
+        return f"{self.selector}._domainkey.{self.domain}"

@@ -1,0 +1,152 @@
+"""Signs mail with DKIM: which messages, and with which keys.
+
+Promises: only mail of authenticated and trusted clients and of this system is signed; the keys are those of the
+author's domain, or of the nearest domain above it that has some. A login signs for the domains only that it may use as
+a sender: its reverse-path must be in the signing domain, or the login itself if the reverse-path is null. The content
+is hashed while it is stored, after everything that changes it, and is not read again. A reload replaces the keys.
+Refuses: to sign a message without exactly one author's domain, with a header section that cannot be read to its end, or
+with line endings that would be changed when it is sent. It is stored unsigned.
+Standards: RFC 6376 §5 (signing), RFC 9989 §4.4 (the author's domain).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from ironpost.mail_auth.dmarc import author_domain
+from ironpost.mail_auth.names import is_within, normalised
+from ironpost.mail_auth.signing import Signer
+from ironpost.message.section import Header, HeaderReader
+from ironpost.model import NULL, Envelope, Origin
+from ironpost.model.network import LOOPBACK
+from ironpost.model.ports import Uncounted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ironpost.mail_auth.keys import Key
+    from ironpost.model.network import Network
+    from ironpost.model.ports import Metrics
+
+
+class Signatures(NamedTuple):
+    """The signatures of one message."""
+
+    fields: bytes = b""
+    """The fields DKIM-Signature, each with its CRLF; empty if the message is not signed."""
+    keys: tuple[str, ...] = ()
+    """The names of the keys' records, for the log."""
+
+
+class Signing:
+    """The keys of the server."""
+
+    def __init__(self, metrics: Metrics | None = None) -> None:
+        """Sign nothing until `use` gives it keys."""
+        self._metrics = metrics or Uncounted()
+        self._keys: dict[str, list[Key]] = {}
+        self._trusted: tuple[Network, ...] = LOOPBACK
+
+    def use(self, keys: Iterable[Key], trusted: tuple[Network, ...]) -> None:
+        """Sign with these keys from now on, if there are any; `trusted` are the networks of trusted clients."""
+        self._keys, self._trusted = {}, trusted
+        for key in keys:
+            self._keys.setdefault(key.domain, []).append(key)
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a key."""
+        return bool(self._keys)
+
+    def begin(self, origin: Origin, now: float) -> MessageSigner | None:
+        """Begin a message; return None if mail of this origin is not signed. `now` is in seconds since 1970."""
+        return MessageSigner(self, now) if self.active and origin.is_own(self._trusted) else None
+
+    def signed(self, content: bytes, now: float) -> bytes:
+        """A message that this system has written, with its signatures.
+
+        Args:
+            content: the message.
+            now: seconds since 1970.
+        """
+        origin = Origin()
+        signer = self.begin(origin, now)
+        if signer is None:
+            return content
+        reader = HeaderReader()
+        reader.feed(content)
+        header = reader.finish().octets
+        signer.header(header)
+        signer.body(content[len(header) :])
+        return signer.finish(b"", Envelope(NULL, (), origin=origin)).fields + content
+
+    def keys_for(self, domain: str) -> Sequence[Key]:
+        """The keys of a domain, or of the nearest one above it that has some."""
+        while domain:
+            if keys := self._keys.get(domain):
+                return keys
+            domain = domain.partition(".")[2]
+        return ()
+
+    def count(self) -> None:
+        """Count a message that was signed."""
+        self._metrics.count("messages_signed")
+
+
+class MessageSigner:
+    """Signs one message, whose content is fed as it is stored."""
+
+    __slots__ = ("_header", "_keys", "_now", "_signer", "_signing")
+
+    def __init__(self, signing: Signing, now: float) -> None:
+        """Use `Signing.begin`."""
+        self._signing = signing
+        self._now = now
+        self._header = b""
+        self._keys: Sequence[Key] = ()
+        self._signer: Signer | None = None
+        """None if the message is not signed."""
+
+    def header(self, octets: bytes) -> None:
+        """Read the header section, with the empty line if one follows it; call this once, before `body`."""
+        if Header(octets).fault:
+            return
+        with suppress(ValueError):  # there is no author to sign for
+            self._keys = self._signing.keys_for(author_domain(octets))
+        if self._keys:
+            self._header = octets
+            self._signer = Signer(self._keys, now=self._now)
+
+    def body(self, piece: bytes) -> None:
+        """Hash a piece of the body."""
+        if self._signer is not None:
+            self._signer.body(piece)
+
+    def cancel(self) -> None:
+        """Leave the message unsigned."""
+        self._signer = None
+
+    def finish(self, added: bytes, envelope: Envelope) -> Signatures:
+        """Sign the message at its end.
+
+        Args:
+            added: fields that are put above the header section, and are signed with it.
+            envelope: that of the message, with the reverse-path as it is stored.
+        """
+        signer = self._signer
+        if signer is None or not _may_sign(envelope, self._keys[0].domain):
+            return Signatures()
+        signer.header(Header(added + self._header))
+        self._signing.count()
+        return Signatures(signer.finish(), tuple(key.name for key in self._keys))
+
+
+def _may_sign(envelope: Envelope, domain: str) -> bool:
+    """Whether the client may send mail as the domain, as far as its sender shows that (see the module's docstring)."""
+    login, sender = envelope.origin.identity, envelope.reverse_path
+    if not login or (sender.is_null and "@" not in login):
+        return True
+    with suppress(ValueError):
+        return is_within(normalised(login.rpartition("@")[2] if sender.is_null else sender.domain), domain)
+    return False
