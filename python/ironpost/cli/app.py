@@ -37,7 +37,7 @@ tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show report
 app.add_typer(tlsrpt, name="tlsrpt")
 spf = typer.Typer(help="Check SPF.", no_args_is_help=True)
 app.add_typer(spf, name="spf")
-dkim = typer.Typer(help="Check DKIM keys and signatures.", no_args_is_help=True)
+dkim = typer.Typer(help="Make, show and check keys of DKIM, and check signatures.", no_args_is_help=True)
 app.add_typer(dkim, name="dkim")
 dmarc = typer.Typer(help="Check DMARC records and messages.", no_args_is_help=True)
 app.add_typer(dmarc, name="dmarc")
@@ -357,6 +357,34 @@ def spf_check(
     from ironpost.operations.spf import SpfCheckRequest
 
     command.check(config, SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello), as_json=json)
+
+
+@dkim.command("new")
+def dkim_new(
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="The signing domain.")],
+    selector: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the key; default: the algorithm and the month, like rsa-202611."),
+    ] = None,
+    algorithm: Annotated[Literal["rsa", "ed25519"], typer.Option(help="rsa, with 2048 bits, or ed25519.")] = "rsa",
+    folder: Annotated[
+        Path, typer.Option("--directory", metavar="DIRECTORY", help="Where the private key is written.")
+    ] = Path(),
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Make a key, and print its record for DNS and its lines for the configuration."""
+    from ironpost.cli import dkim_keys as command
+
+    command.new(config, domain, selector, algorithm, folder, as_json=json)
+
+
+@dkim.command("show")
+def dkim_show(config: File = None, json: Json = False) -> None:
+    """Show the records of the keys in the configuration, and whether DNS has them."""
+    from ironpost.cli import dkim_keys as command
+
+    command.show(config, as_json=json)
 
 
 @dkim.command("check")

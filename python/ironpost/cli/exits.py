@@ -8,15 +8,17 @@ OK: Final = 0
 """Done."""
 NOT_CONFORMING: Final = 1
 """`conform`: the server violates a MUST. `mtasts check`, `tlsrpt check`, `dmarc check`: what the domain publishes has a
-fault. `spf check`: another result than pass. `tlsrpt show`: not a valid report. `dane check`: DANE does not
-authenticate every host."""
+fault. `spf check`, `dkim check` and `dmarc check` of a message: another result than pass. `dkim check`: the key has a
+fault. `dkim show`: a key is not published. `tlsrpt show`: not a valid report. `dane check`: DANE does not authenticate
+every host."""
 USAGE: Final = 64
 """The command line is wrong."""
 REFUSED: Final = 65
 """The message was, or would be, rejected permanently; or the domain accepts no mail (`dane check`)."""
 NO_INPUT: Final = 66
-"""A file, queue id or user that was named does not exist, or a domain has no policy or record; no message that was
-named could be retried or released; or a directory has no complete backup (`restore`)."""
+"""A file, queue id or user that was named does not exist, or a domain or the configuration (`dkim show`) has no policy,
+record or key; no message that was named could be retried or released; or a directory has no complete backup
+(`restore`)."""
 UNAVAILABLE: Final = 69
 """No server answers at that address or on that data directory, or the extra `mta` is not installed."""
 SOFTWARE: Final = 70

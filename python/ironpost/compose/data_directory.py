@@ -20,13 +20,14 @@ from ironpost.storage.ownership import acting_for
 from ironpost.storage.sqlite import state
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from ironpost.compose.delivery import DeliveryAgents
     from ironpost.config import Configuration
     from ironpost.config.queue import QueueSection
     from ironpost.http import HttpClient
+    from ironpost.mail_auth.keys import Key
     from ironpost.model.dns import Resolver
     from ironpost.operations.dane import DaneChecker
     from ironpost.operations.explain import Explainer
@@ -160,6 +161,16 @@ class LocalData:
         try:
             return http_client(self._configuration.http, resolver)
         except TlsError as error:
+            raise OperationError(Reason.CONFIGURATION, str(error)) from None
+
+    def dkim_keys(self) -> Sequence[Key]:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.compose.signing import usable_keys
+        from ironpost.delivery.access import AccessError
+
+        try:
+            return usable_keys(self._configuration)
+        except AccessError as error:
             raise OperationError(Reason.CONFIGURATION, str(error)) from None
 
     async def back_up(self, target: Path, *, mail: bool) -> FinishedBackup:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
     from ironpost.accounts.file import UsersFile
     from ironpost.http import HttpClient
+    from ironpost.mail_auth.keys import Key
     from ironpost.model.dns import Resolver
     from ironpost.model.keyed_state import StateUsage
     from ironpost.model.ports import Clock
@@ -131,6 +133,14 @@ class DataDirectory(Protocol):
 
         Raises:
             RequestRefused: `http.ca` cannot be used.
+        """
+        ...
+
+    def dkim_keys(self) -> Sequence[Key]:
+        """The keys with which the server signs.
+
+        Raises:
+            RequestRefused: one cannot be used.
         """
         ...
 
