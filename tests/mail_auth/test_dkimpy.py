@@ -1,4 +1,4 @@
-"""DKIM against a judge: dkimpy verifies what is signed here, and the other way round."""
+"""DKIM and ARC against a judge: dkimpy verifies what is signed here, and the other way round."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import dkim
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.mail_auth.signed import KeyServer, key
+from tests.mail_auth.signed import KeyServer, key, sealed
 
-from ironpost.mail_auth import sign, verify_dkim
+from ironpost.mail_auth import sign, verify_arc, verify_dkim
 
 KEY = key(bits=1024)
 PEM = KEY.private.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
@@ -73,3 +73,43 @@ def test_after_a_change_both_say_the_same(
     changed = message[:at] + octet + message[at + (not keep) :]
     assume(DISPUTED.search(changed) is None)
     assert passes(changed) == judged(changed)
+
+
+def chain_judged(message: bytes) -> bool:
+    """Whether dkimpy says that the chain is valid."""
+    with contextlib.suppress(Exception):
+        status: bytes = dkim.arc_verify(message, dnsfunc=lambda *_, **__: KEY.record.encode())[0]
+        return status == b"pass"
+    return False
+
+
+def chain_passes(message: bytes) -> bool:
+    resolver = KeyServer({KEY.name: [KEY.record.encode()]})
+    return asyncio.run(verify_arc(message, resolver=resolver, now=NOW)).result == "pass"
+
+
+@given(message=MESSAGES, count=st.integers(1, 3))
+def test_chains_of_dkimpy_are_verified(message: bytes, count: int) -> None:
+    message = b"Authentication-Results: us.example; arc=none; spf=fail smtp.mailfrom=a.example\r\n" + message
+    for _ in range(count):
+        message = b"".join(dkim.arc_sign(message, b"s", b"a.example", PEM, b"us.example")) + message
+        message = message.replace(b"us.example; arc=none", b"us.example; arc=pass")
+    assert chain_passes(message)
+
+
+@given(
+    message=MESSAGES,
+    twice=st.booleans(),
+    at=st.integers(0, 2_000),
+    octet=st.sampled_from([b"", b"a", b" ", b"\r\n", b";", b"=", b"2"]),
+    keep=st.booleans(),
+)
+def test_after_a_change_both_say_the_same_of_a_chain(
+    message: bytes, twice: bool, at: int, octet: bytes, keep: bool
+) -> None:
+    message = sealed(message, KEY)
+    message = sealed(message, KEY) if twice else message
+    at %= len(message)
+    changed = message[:at] + octet + message[at + (not keep) :]
+    assume(DISPUTED.search(changed) is None)
+    assert chain_passes(changed) == chain_judged(changed)

@@ -5,6 +5,7 @@ A library for any program: nothing here opens a socket or reads a clock. The res
 that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27).
 """
 
+from ironpost.mail_auth.arc import ArcAnswer, ArcResult, ArcVerifier, verify_arc
 from ironpost.mail_auth.dkim import DkimAnswer, DkimVerifier, verify_dkim
 from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, Signature, evaluate_dmarc
 from ironpost.mail_auth.dmarc_evaluation import (
@@ -16,7 +17,7 @@ from ironpost.mail_auth.dmarc_evaluation import (
 )
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
 from ironpost.mail_auth.keys import Key, KeyFault, KeyRecord, key_name, parse_key_record
-from ironpost.mail_auth.results import MethodResult, of_dkim, of_dmarc, of_spf, results_field, without_forged
+from ironpost.mail_auth.results import MethodResult, of_arc, of_dkim, of_dmarc, of_spf, results_field, without_forged
 from ironpost.mail_auth.signature import DkimResult
 from ironpost.mail_auth.signing import Signer, sign
 from ironpost.mail_auth.spf import SpfAnswer, check_spf
@@ -25,6 +26,9 @@ from ironpost.model.dns import MX, Records, RecordType, Resolver, ResolverError
 
 __all__ = [
     "MX",
+    "ArcAnswer",
+    "ArcResult",
+    "ArcVerifier",
     "Authenticated",
     "DkimAnswer",
     "DkimResult",
@@ -53,12 +57,14 @@ __all__ = [
     "check_spf",
     "evaluate_dmarc",
     "key_name",
+    "of_arc",
     "of_dkim",
     "of_dmarc",
     "of_spf",
     "parse_key_record",
     "results_field",
     "sign",
+    "verify_arc",
     "verify_dkim",
     "without_forged",
 ]

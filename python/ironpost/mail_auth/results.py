@@ -21,6 +21,7 @@ from ironpost.message.header import HeaderError, field, shown
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ironpost.mail_auth.arc import ArcAnswer
     from ironpost.mail_auth.dkim import DkimAnswer
     from ironpost.mail_auth.dmarc import DmarcAnswer
     from ironpost.mail_auth.spf import SpfAnswer
@@ -57,6 +58,11 @@ class MethodResult(NamedTuple):
 def of_spf(answer: SpfAnswer) -> MethodResult:
     """What SPF found; the domain stands for the address, because few records look at local parts."""
     return MethodResult("spf", answer.result, ((f"smtp.{answer.identity}", answer.domain),), answer.reason)
+
+
+def of_arc(answer: ArcAnswer, ip: str = "") -> MethodResult:
+    """What ARC found, with the address of the client if it is known (RFC 8617 §6)."""
+    return MethodResult("arc", answer.result, (("smtp.remote-ip", ip),) if ip else (), answer.reason)
 
 
 def of_dkim(answer: DkimAnswer) -> MethodResult:

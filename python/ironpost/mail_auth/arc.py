@@ -1,0 +1,249 @@
+"""ARC: what intermediaries, such as mailing lists, found when they received a message, and that it is as they sent it.
+
+    answer = await verify_arc(message, resolver=resolver, now=now)
+    answer.result, answer.sealers, answer.reason
+
+Promises: `verify_arc` always returns one of the three results with its reason. At most 50 sets are verified, and the
+verification ends with the first that is not valid; the header section is hashed once, however many seals cover it.
+Refuses: nothing; a chain that is not valid is `fail`, which means what no chain means. ironpost does not seal.
+Standards: RFC 8617 §4.1 (fields), §4.2.1 (instances), §5.1.1 (what a seal covers), §5.2 (validation).
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.mail_auth.keys import require_cryptography
+from ironpost.mail_auth.signature import (
+    BodyHashes,
+    DkimResult,
+    KeyFinder,
+    Signature,
+    SignatureFault,
+    SignatureTags,
+    SignedContent,
+    SignedFields,
+    check_algorithm,
+)
+from ironpost.mail_auth.tag_list import SHOWN
+from ironpost.message.address_list import tokens
+from ironpost.message.section import HeaderReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ironpost.message.section import Header
+    from ironpost.model.dns import Resolver
+    from ironpost.wire import HeaderField
+
+RESULTS: Final = "ARC-Authentication-Results"
+MESSAGE_SIGNATURE: Final = "ARC-Message-Signature"
+SEAL: Final = "ARC-Seal"
+SETS_LIMIT: Final = 50
+"""Sets that a chain may have (RFC 8617 §4.2.1)."""
+
+_NUMBER: Final = re.compile(rb"[0-9]{1,2}")
+
+
+class ArcResult(StrEnum):
+    """The status of a chain (RFC 8617 §4.4)."""
+
+    NONE = "none"
+    """The message has no chain."""
+    PASS = "pass"  # noqa: S105
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class ArcAnswer:
+    """The result for one message."""
+
+    result: ArcResult
+    reason: str
+    """Why, in one sentence without a full stop, in ASCII."""
+    sealers: tuple[str, ...] = ()
+    """If the result is `pass`, the domains of the seals, the first sealer first, in A-labels and lower case."""
+    temporary: bool = False
+    """The result is `fail` only because a query failed (SECURITY R27)."""
+
+
+class _Set(NamedTuple):
+    """The three fields of one instance."""
+
+    results: HeaderField
+    message_signature: HeaderField
+    seal: HeaderField
+
+
+class _Seal(NamedTuple):
+    """A seal, and the digest of the fields that it covers."""
+
+    signature: Signature
+    digest: bytes
+
+
+class ArcVerifier:
+    """Verifies the chain of one message that is read in pieces."""
+
+    def __init__(self) -> None:
+        """Prepare for one message.
+
+        Raises:
+            ModuleNotFoundError: the package `cryptography` is not installed.
+        """
+        require_cryptography()
+        self._bodies = BodyHashes()
+        self._content: SignedContent | None = None
+        self._seals: list[_Seal] = []
+        self._answer = ArcAnswer(ArcResult.NONE, "the message has no chain")
+
+    def header(self, header: Header) -> None:
+        """Read the header section, before the body."""
+        fields = SignedFields(header)
+        try:
+            sets = _sets(fields)
+            if not sets:
+                return
+            if header.section.fault is not None:
+                raise _invalid(header.fault)
+            self._seals = _seals(fields, sets)
+            with _named(f"{MESSAGE_SIGNATURE} with i={len(sets)}"):
+                self._content = self._read_content(fields, sets[-1].message_signature)
+        except SignatureFault as fault:
+            self._answer = ArcAnswer(ArcResult.FAIL, str(fault))
+
+    def body(self, piece: bytes) -> None:
+        """Read the next octets of the body."""
+        self._bodies.feed(piece)
+
+    async def finish(self, resolver: Resolver, now: float) -> ArcAnswer:
+        """The result.
+
+        Args:
+            resolver: answers the queries for keys.
+            now: the time, in seconds since the epoch.
+        """
+        self._bodies.finish()
+        if self._content is None:
+            return self._answer
+        keys, last = KeyFinder(resolver), len(self._seals)
+        try:
+            with _named(f"{MESSAGE_SIGNATURE} with i={last}"):
+                await self._content.verify(keys, now)
+            for instance, seal in reversed([*enumerate(self._seals, 1)]):
+                with _named(f"{SEAL} with i={instance}"):
+                    await keys.verify(seal.signature, seal.digest)
+        except SignatureFault as fault:
+            return ArcAnswer(ArcResult.FAIL, str(fault), temporary=fault.result is DkimResult.TEMPERROR)
+        sealers = tuple(seal.signature.domain for seal in self._seals)
+        return ArcAnswer(ArcResult.PASS, f"sealed by {', '.join(sealers)}", sealers)
+
+    def _read_content(self, fields: SignedFields, entry: HeaderField) -> SignedContent:
+        """Parse the last signature of the message, and hash the header fields that it covers."""
+        tags = SignatureTags(fields.body(entry))
+        signature = tags.signature()
+        check_algorithm(signature)
+        coverage = tags.coverage("relaxed/relaxed")
+        if SEAL.lower() in coverage.names:
+            raise _invalid(f"{SEAL} is signed")
+        body = self._bodies.add(coverage.relaxed_body, coverage.length)
+        return SignedContent(signature, coverage, fields.digest(entry, coverage), body)
+
+
+def _sets(fields: SignedFields) -> list[_Set]:
+    """The sets in the order of their instances, which must be complete; empty if there is no field of ARC."""
+    found: list[dict[int, HeaderField]] = []
+    for name in (RESULTS, MESSAGE_SIGNATURE, SEAL):
+        entries = fields.named(name.lower())
+        if len(entries) > SETS_LIMIT:
+            raise _invalid(f"there are more than {SETS_LIMIT} fields {name}")
+        instances: dict[int, HeaderField] = {}
+        for entry in entries:
+            with _named(name):
+                instance = _instance(name, fields.body(entry))
+            if instance in instances:
+                raise _invalid(f"{name} with i={instance} occurs twice")
+            instances[instance] = entry
+        found.append(instances)
+    last = max(map(len, found))
+    if any(instances.keys() != set(range(1, last + 1)) for instances in found):
+        raise _invalid("a set is missing or not complete")
+    return [_Set(*(instances[instance] for instances in found)) for instance in range(1, last + 1)]
+
+
+def _instance(name: str, body: bytes) -> int:
+    """The instance of a field (RFC 8617 §4.2.1)."""
+    if name == RESULTS:
+        start = list(islice(tokens(body), 4))
+        end = next((at for at, token in enumerate(start) if token.kind == ";"), 0)
+        value = b"".join(token.octets for token in start[:end]).removeprefix(b"i=")
+    else:
+        value = SignatureTags(body).required("i").encode()
+    if _NUMBER.fullmatch(value) is None or not 1 <= int(value) <= SETS_LIMIT:
+        raise _invalid(f"the instance is not a number from 1 to {SETS_LIMIT}")
+    return int(value)
+
+
+def _seals(fields: SignedFields, sets: list[_Set]) -> list[_Seal]:
+    """The seals of the sets; each covers all sets up to its own (RFC 8617 §5.1.1)."""
+    seals: list[_Seal] = []
+    hashed = sha256()
+    for instance, each in enumerate(sets, 1):
+        with _named(f"{SEAL} with i={instance}"):
+            signature = _seal(SignatureTags(fields.body(each.seal)), "none" if instance == 1 else "pass")
+        hashed.update(fields.canonical(each.results, relaxed=True))
+        hashed.update(fields.canonical(each.message_signature, relaxed=True))
+        own = hashed.copy()
+        own.update(fields.unsigned(each.seal, relaxed=True))
+        seals.append(_Seal(signature, own.digest()))
+        hashed.update(fields.canonical(each.seal, relaxed=True))
+    return seals
+
+
+def _seal(tags: SignatureTags, status: str) -> Signature:
+    """The signature of a seal that must say this of the chain before it (RFC 8617 §4.1.3, §5.2)."""
+    if "h" in tags.values:
+        raise _invalid("the tag h is not allowed")
+    if tags.required("cv") != status:
+        raise _invalid(f"the tag cv is {tags.values['cv'][:SHOWN]!a}, not {status}")
+    signature = tags.signature()
+    check_algorithm(signature)
+    return signature
+
+
+def _invalid(reason: str) -> SignatureFault:
+    return SignatureFault(DkimResult.PERMERROR, reason)
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Name the field in the reason of a fault."""
+    try:
+        yield
+    except SignatureFault as fault:
+        raise SignatureFault(fault.result, f"{field}: {fault}") from None
+
+
+async def verify_arc(message: bytes, *, resolver: Resolver, now: float) -> ArcAnswer:
+    """Verify the chain of a message.
+
+    Args:
+        message: the message as it was received; its lines end in CRLF.
+        resolver: answers the queries for keys.
+        now: the time, in seconds since the epoch.
+
+    Raises:
+        ModuleNotFoundError: the package `cryptography` is not installed.
+    """
+    verifier, reader = ArcVerifier(), HeaderReader()
+    start = reader.feed(message)
+    verifier.header(reader.finish())
+    if start >= 0:
+        verifier.body(message[start:])
+    return await verifier.finish(resolver, now)
