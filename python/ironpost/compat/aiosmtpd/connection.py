@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from functools import cached_property
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ironpost.model import Address, BodyType, RawReply
@@ -81,7 +82,8 @@ class _Shared(threading.local):
             self.loop, self.reads, self.closes = loop, CallQueue(loop, READS), CallQueue(loop, CLOSES)
 
     @cached_property
-    def tls_buffer(self) -> memoryview:
+    def buffer(self) -> memoryview:
+        """What is read from a socket, or decrypted, until it is copied at once."""
         return memoryview(bytearray(BUFFER))
 
 
@@ -105,30 +107,40 @@ class _Tls:
 class Content:
     """A `Spool` that keeps at most `limit` octets."""
 
-    __slots__ = ("_connection", "_limit", "_pieces", "size")
+    __slots__ = ("_connection", "_first", "_limit", "_octets", "size")
 
     def __init__(self, connection: Connection, limit: int) -> None:
         self.size = 0
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._first = b""
+        """The first piece, which is usually the only one."""
+        self._octets: BytesIO | None = None
+        """All pieces, if there are more: they grow in place, where joining them would copy everything once more."""
         self._connection: Connection | None = connection
 
     def write(self, piece: bytes) -> None:
         """Append a piece."""
         room = self._limit - self.size
         self.size += len(piece)
-        if room > 0:
-            self._pieces.append(piece[:room] if room < len(piece) else piece)
+        if room < len(piece):
+            piece = piece[: max(room, 0)]
+        if not self._first:
+            self._first = piece
+        else:
+            if self._octets is None:
+                self._octets = BytesIO()
+                self._octets.write(self._first)
+            self._octets.write(piece)
 
     def take(self) -> bytes:
         """Return the octets that were kept."""
         self._connection = None
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return self._first if self._octets is None else self._octets.getvalue()
 
     def discard(self) -> None:
         """Tell the command that waits for this content that there is none."""
         connection, self._connection = self._connection, None
-        self._pieces.clear()
+        self._first, self._octets = b"", None
         if connection is not None:
             connection.content_lost()
 
@@ -149,6 +161,8 @@ class Host:
         self.loop = smtp.loop
         _shared.use(self.loop)
         self.read_queue, self.close_queue = _shared.reads, _shared.closes
+        self.tls_buffer = _shared.buffer
+        """The buffer of this thread, for encrypted connections and for others."""
         self.overrides = {EVERY_VERB: smtp._command}
         self.connection: Connection
 
@@ -162,11 +176,6 @@ class Host:
         """The certificates."""
         context = self.smtp.tls_context
         return None if context is None else cast("TlsContext", _Tls(context))
-
-    @property
-    def tls_buffer(self) -> memoryview:
-        """The buffer of this thread."""
-        return _shared.tls_buffer
 
     def is_proxy(self, ip: str) -> bool:  # noqa: ARG002 - a port
         """Nobody: `SMTP` reads the PROXY header itself."""
@@ -194,9 +203,9 @@ class Host:
         """Greet."""
         return RawReply(self.smtp._greeting)
 
-    def message(self, session: ServerSession, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
-        """Pass the content to the command that waits for it."""
-        return self.connection.content_read(session, content, facts)
+    def message(self, session: ServerSession, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:  # noqa: ARG002 - a hook
+        """Pass on the content."""
+        return self.connection.content_read(content, facts)
 
     def disconnect(self, session: ServerSession) -> None:
         """`Connection.connection_lost` tells the protocol."""
@@ -212,8 +221,6 @@ class Connection(ServerConnection):
         self.smtp = smtp
         self._task: asyncio.Task[Reply] | None = None
         """The command that runs in a task, because it may need input."""
-        self._suspended: Coroutine[Any, Any, None] | None = None
-        """The command that waits for content without a task."""
         self._input: asyncio.Future[Any] | None = None
         """The input for which the command waits."""
         self.immediate = False
@@ -232,7 +239,7 @@ class Connection(ServerConnection):
         return turn
 
     def run_now(self, command: Coroutine[Any, Any, None]) -> None:
-        """Run a command that waits for nothing but content."""
+        """Run a command that waits for nothing, as replies need not be read while it runs."""
         self.immediate = True
         try:
             command.send(None)
@@ -240,7 +247,7 @@ class Connection(ServerConnection):
             return
         finally:
             self.immediate = False
-        self._suspended = command
+        raise RuntimeError("a command waits that may not")
 
     async def line(self) -> bytes | None:
         """Return the next line without its CRLF; None if it is malformed. Only for AUTH."""
@@ -248,13 +255,17 @@ class Connection(ServerConnection):
         octets = await self._wait()
         return octets if isinstance(octets, bytes) else None
 
-    async def content(self, limit: int | None) -> tuple[Content, BodyEnd]:
-        """Return the content that follows 354."""
+    def begin_content(self, limit: int | None) -> None:
+        """Read content after the reply to this command, which is 354."""
         session = self.session
         session.transaction = Transaction(_NO_ADDRESS, _EIGHT_BIT)
         session.by_data = True
         session.spool = Content(self, UNLIMITED if limit is None else limit)
         session.enter(ServerState.CONTENT)
+
+    async def content(self, limit: int | None) -> tuple[Content, BodyEnd]:
+        """Return the content that follows 354."""
+        self.begin_content(limit)
         return cast("tuple[Content, BodyEnd]", await self._wait())
 
     def _begin_turn(self) -> asyncio.Future[Reply]:
@@ -285,16 +296,13 @@ class Connection(ServerConnection):
         session.wait(self._begin_turn(), _continue)
         self._resume(octets)
 
-    def content_read(self, session: ServerSession, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
-        """Continue the command that waits for content."""
-        del session
-        command, self._suspended = self._suspended, None
-        if command is None:
-            turn = self._begin_turn()
-            self._resume((content, facts))
-            return turn
+    def content_read(self, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
+        """Pass content to the command that waits for it, or to the protocol."""
+        if self._task is None:
+            return self.smtp._content_read(content, facts)
+        turn = self._begin_turn()
         self._resume((content, facts))
-        return self.smtp._continue(command) or REPLIED
+        return turn
 
     def _resume(self, value: object) -> None:
         waiting, self._input = self._input, None
@@ -303,11 +311,8 @@ class Connection(ServerConnection):
 
     def content_lost(self) -> None:
         """End the command that waits for content: the session refused it, or the client has gone."""
-        command, self._suspended = self._suspended, None
         task, self._task = self._task, None
-        if command is not None:
-            command.close()
-        elif task is not None:
+        if task is not None:
             task.cancel()
         self.smtp._set_post_data_state()
 

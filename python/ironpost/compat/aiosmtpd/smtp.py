@@ -81,11 +81,13 @@ ALLOWED_BEFORE_STARTTLS: Final = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
 LINE_TOO_LONG: Final = "500 Command line too long"
 BAD_SYNTAX: Final = "500 Error: bad syntax"
 
-_HELPERS: Final = ("push", "check_helo_needed", "check_auth_needed", "_call_handler_hook")
+_HELPERS: Final = ("push", "check_helo_needed", "check_auth_needed", "_call_handler_hook", "_getaddr")
 _NO_TASK: Final = frozenset(
     {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP", "EXPN", "STARTTLS"}
 )
 """Commands that call no code of the program unless it has the hook, or overrides the method."""
+_REPLY_NOW: Final = {"MAIL": Transactions._mail_now, "RCPT": Transactions._rcpt_now, "DATA": Transactions._data_now}
+"""Functions that return the reply to a command that calls no code of the program; `handle_DATA` is called later."""
 _WITH_INPUT: Final = frozenset({"DATA", "AUTH"})
 """Commands that read more input."""
 
@@ -139,7 +141,7 @@ class _Stream:
         self._current.close()
 
 
-class SMTP(Transactions, Authentication, asyncio.Protocol):
+class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Protocol):
     """The protocol of one client; see aiosmtpd's documentation."""
 
     command_size_limit = 512
@@ -210,17 +212,17 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
         self._handle_hooks: dict[str, Callable[..., Any]] = {
             name.removeprefix("handle_"): getattr(handler, name) for name in dir(handler) if name.startswith("handle_")
         }
+        self._has_verdict = "DATA" in self._handle_hooks or hasattr(handler, "process_message")
         self._ehlo_hook_ver = self._ehlo_hook_version()
         cls: Any = type(self)  # mypy takes it for unhashable
         self._smtp_methods: dict[str, Any] = {verb: getattr(self, f"smtp_{verb}") for verb in _verbs(cls)}
-        self._without_task = _unchanged(cls).difference(self._handle_hooks)
-        if hasattr(handler, "process_message"):
-            self._without_task -= {"DATA"}
+        self._without_task = _unchanged(cls).difference(self._handle_hooks.keys() - {"DATA"})
         if hasattr(self, "ehlo_hook") or hasattr(self, "rset_hook"):
             self._without_task -= {"EHLO", "RSET"}
         self._set_call_limit(command_call_limit)
         self._bogus_budget = BOGUS_LIMIT
         self._connection = Connection(self)
+        self._input = self._connection.host.tls_buffer
 
     def _find_mechanisms(self, excluded: Iterable[str]) -> None:
         self._auth_methods = {
@@ -348,6 +350,14 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
         received = bytes(reader._buffer)  # type: ignore[attr-defined]
         self._connection.begin(self.transport, peer_of(self.transport), "", None, received)
 
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
+        return self._input
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle input that is in the buffer."""
+        self.data_received(self._input[:nbytes].tobytes())
+
     def data_received(self, data: bytes) -> None:
         """Handle input."""
         if self._proxy_reader is not None:
@@ -450,7 +460,7 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
             return None
         self._active = self.loop.time()
         if verb in self._without_task:
-            return self._continue(method(argument))
+            return self._run_now(command, method, argument)
         if verb in _WITH_INPUT:
             return self._connection.run(self._execute(method, argument))
         return self._execute(method, argument)
@@ -494,17 +504,25 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
         session.input_drained = True
         self._handler_coroutine.cancel()
 
-    def _continue(self, command: Any) -> Awaitable[Reply] | None:
-        """Run a command without a task, until it ends or waits for content."""
+    def _run_now(self, command: Command, method: Any, argument: str | None) -> Awaitable[Reply] | None:
+        """Run a command without a task; MAIL, RCPT and DATA, of which there are many, without a coroutine."""
+        verb, session = command.verb, self._connection.session
+        reply_to = _REPLY_NOW.get(verb)
         try:
-            self._connection.run_now(command)
+            if reply_to is None:
+                self._connection.run_now(method(argument))
+            else:
+                if session.queued:  # each reply is written by itself, as in aiosmtpd
+                    session.flush()
+                status = self._helo_needed() or self._auth_needed(verb) or reply_to(self, command, argument)
+                self._queue(status)
         except Exception as error:  # noqa: BLE001 - as `_execute`
             return self._report(error)
         return None
 
-    async def _execute(self, method: Any, argument: str | None) -> Reply:
+    async def _execute(self, method: Any, *arguments: str | None) -> Reply:
         try:
-            await method(argument)
+            await method(*arguments)
         except ConnectionResetError:
             log.info("%r Connection lost during _handle_client()", self.session.peer)
             self._writer.close()
@@ -538,29 +556,39 @@ class SMTP(Transactions, Authentication, asyncio.Protocol):
 
     async def push(self, status: str | bytes) -> None:
         """Send a reply, given without its last CRLF, at once."""
-        octets = self._encoded(status)
-        assert isinstance(octets, bytes)
-        log.debug("%r << %r", self.session.peer, octets)
-        session = self._connection.session
-        session.write(octets + b"\r\n")
-        flushed = session.flush()
+        self._queue(status)
+        sent = self._connection.session.flush()
         if not self._connection.immediate:
-            await flushed
+            await sent
+
+    def _queue(self, status: str | bytes) -> None:
+        """Queue a reply, given without its last CRLF."""
+        octets = self._encoded(status)
+        log.debug("%r << %r", self.session.peer, octets)
+        self._connection.session.write(octets + b"\r\n")
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
         """Refuse a command before HELO; return whether it was refused."""
-        if not self.session.host_name:
-            await self.push(f"503 Error: send {helo} first")
-            return True
-        return False
+        refusal = self._helo_needed(helo)
+        if refusal is not None:
+            await self.push(refusal)
+        return refusal is not None
+
+    def _helo_needed(self, helo: str = "HELO") -> str | None:
+        return None if self.session.host_name else f"503 Error: send {helo} first"
 
     async def check_auth_needed(self, caller_method: str) -> bool:
         """Refuse a command before AUTH if that is required; return whether it was refused."""
-        if self._auth_required and not self.session.authenticated:
-            log.info("%s: Authentication required", caller_method)
-            await self.push("530 5.7.0 Authentication required")
-            return True
-        return False
+        refusal = self._auth_needed(caller_method)
+        if refusal is not None:
+            await self.push(refusal)
+        return refusal is not None
+
+    def _auth_needed(self, verb: str) -> str | None:
+        if not self._auth_required or self.session.authenticated:
+            return None
+        log.info("%s: Authentication required", verb)
+        return "530 5.7.0 Authentication required"
 
     def _set_post_data_state(self) -> None:
         self.envelope = self._create_envelope()

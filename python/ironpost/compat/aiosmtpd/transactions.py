@@ -8,24 +8,36 @@ Standards: RFC 5321 §4.1.1.2 to §4.1.1.4; RFC 1870; RFC 6152; RFC 6531.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import warnings
 from email._header_value_parser import get_addr_spec, get_angle_addr
 from email.errors import HeaderParseError
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ironpost import wire
+from ironpost.compat.aiosmtpd.connection import REPLIED
 from ironpost.compat.aiosmtpd.values import MISSING, log, syntax
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from ironpost.compat.aiosmtpd.connection import Connection
+    from ironpost.compat.aiosmtpd.connection import Connection, Content
     from ironpost.compat.aiosmtpd.values import Envelope, Session
-    from ironpost.wire import BodyEnd
+    from ironpost.model import Reply
+    from ironpost.wire import BodyEnd, Command, Mailbox
 
+ACCEPTED: Final = "250 OK"
+START_CONTENT: Final = "354 End data with <CR><LF>.<CR><LF>"
 CONTENT_LINE_TOO_LONG: Final = "500 Line too long (see RFC5321 4.5.3.1.6)"
 CONTENT_TOO_LARGE: Final = "552 Error: Too much mail data"
+
+
+class Path(NamedTuple):
+    """The argument of MAIL or RCPT."""
+
+    address: str
+    options: list[str]
 
 
 class Transactions:
@@ -47,9 +59,13 @@ class Transactions:
     check_helo_needed: Callable[..., Awaitable[bool]]
     check_auth_needed: Callable[..., Awaitable[bool]]
     _call_handler_hook: Callable[..., Awaitable[Any]]
+    _execute: Callable[..., Awaitable[Reply]]
+    _report: Callable[[Exception], Awaitable[Reply]]
+    _queue: Callable[[str], None]
     _set_post_data_state: Callable[[], None]
     _connection: Connection
     _decode_data: bool
+    _has_verdict: bool
     _handle_hooks: dict[str, Callable[..., Any]]
 
     @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
@@ -57,61 +73,90 @@ class Transactions:
         """Begin a transaction."""
         if await self.check_helo_needed() or await self.check_auth_needed("MAIL"):
             return
-        address, options, refusal = self._path("MAIL", "FROM:", arg)
-        if refusal is None and self.envelope.mail_from:
-            refusal = "503 Error: nested MAIL command"
-        refusal = refusal or self._parameters_refused(options)
-        if refusal is not None:
-            await self.push(refusal)
+        path = self._mail_path(arg)
+        if isinstance(path, str):
+            await self.push(path)
             return
-        status = await self._call_handler_hook("MAIL", address, options)
-        if status is MISSING:
-            self.envelope.mail_from = address
-            self.envelope.mail_options.extend(options)
-            status = "250 OK"
-        log.info("%r sender: %s", self.session.peer, address)
-        await self.push(status)
+        status = await self._call_handler_hook("MAIL", *path)
+        await self.push(self._accept_mail(*path) if status is MISSING else status)
+
+    def _mail_now(self, command: Command, arg: str | None) -> str:
+        """The reply to MAIL without a hook."""
+        path = self._mail_path(arg, command.path)
+        return path if isinstance(path, str) else self._accept_mail(*path)
+
+    def _mail_path(self, arg: str | None, parsed: Mailbox | None = None) -> Path | str:
+        """The path of MAIL, or its refusal."""
+        path = self._path("MAIL", "FROM:", arg, parsed)
+        if isinstance(path, str):
+            return path
+        if self.envelope.mail_from:
+            return "503 Error: nested MAIL command"
+        if (refusal := self._parameters_refused(path.options)) is not None:
+            return refusal
+        log.info("%r sender: %s", self.session.peer, path.address)
+        return path
+
+    def _accept_mail(self, address: str, options: list[str]) -> str:
+        self.envelope.mail_from = address
+        self.envelope.mail_options.extend(options)
+        return ACCEPTED
 
     @syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
     async def smtp_RCPT(self, arg: str | None) -> None:
         """Add a recipient."""
         if await self.check_helo_needed() or await self.check_auth_needed("RCPT"):
             return
+        path = self._rcpt_path(arg)
+        if isinstance(path, str):
+            await self.push(path)
+            return
+        status = await self._call_handler_hook("RCPT", *path)
+        await self.push(self._accept_rcpt(*path) if status is MISSING else status)
+
+    def _rcpt_now(self, command: Command, arg: str | None) -> str:
+        """The reply to RCPT without a hook."""
+        path = self._rcpt_path(arg, command.path)
+        return path if isinstance(path, str) else self._accept_rcpt(*path)
+
+    def _rcpt_path(self, arg: str | None, parsed: Mailbox | None = None) -> Path | str:
+        """The path of RCPT, or its refusal."""
         if not self.envelope.mail_from:
-            await self.push("503 Error: need MAIL command")
-            return
-        address, options, refusal = self._path("RCPT", "TO:", arg)
-        if refusal is None and options:
-            refusal = "555 RCPT TO parameters not recognized or not implemented"
-            if self._getparams(options) is None:
-                refusal = self._syntax_error("RCPT", "TO:")
-        if refusal is not None:
-            await self.push(refusal)
-            return
-        status = await self._call_handler_hook("RCPT", address, options)
-        if status is MISSING:
-            assert address is not None
-            self.envelope.rcpt_tos.append(address)
-            self.envelope.rcpt_options.extend(options)
-            status = "250 OK"
-        log.info("%r recip: %s", self.session.peer, address)
-        await self.push(status)
+            return "503 Error: need MAIL command"
+        path = self._path("RCPT", "TO:", arg, parsed)
+        if isinstance(path, str):
+            return path
+        if path.options:
+            if self._getparams(path.options) is None:
+                return self._syntax_error("RCPT", "TO:")
+            return "555 RCPT TO parameters not recognized or not implemented"
+        log.info("%r recip: %s", self.session.peer, path.address)
+        return path
+
+    def _accept_rcpt(self, address: str, options: list[str]) -> str:
+        self.envelope.rcpt_tos.append(address)
+        self.envelope.rcpt_options.extend(options)
+        return ACCEPTED
 
     def _syntax_error(self, verb: str, keyword: str) -> str:
         extended = " [SP <mail-parameters>]" if self.session.extended_smtp else ""
         return f"501 Syntax: {verb} {keyword} <address>{extended}"
 
-    def _path(self, verb: str, keyword: str, arg: str | None) -> tuple[str | None, list[str], str | None]:
-        """Return the address and the options of MAIL or RCPT, and the refusal if they are malformed."""
+    def _path(self, verb: str, keyword: str, arg: str | None, parsed: Mailbox | None) -> Path | str:
+        """The path of MAIL or RCPT, which the wire may have parsed, or the refusal if it is malformed."""
+        if arg is not None and parsed is not None and not self.local_part_limit:
+            mailbox = f"{parsed.local_part}@{parsed.domain}"
+            if arg[len(keyword) :] == f"<{mailbox}>" and "[" not in mailbox:  # neither quoted, nor followed by anything
+                return Path(mailbox, [])
         text = None if arg is None else self._strip_command_keyword(keyword, arg)
         if text is None:
-            return None, [], self._syntax_error(verb, keyword)
+            return self._syntax_error(verb, keyword)
         address, rest = self._getaddr(text)
         if address is None or rest is None:
-            return None, [], "553 5.1.3 Error: malformed address"
+            return "553 5.1.3 Error: malformed address"
         if not address or (rest and not self.session.extended_smtp):
-            return None, [], self._syntax_error(verb, keyword)
-        return address, rest.upper().split(), None
+            return self._syntax_error(verb, keyword)
+        return Path(address, rest.upper().split())
 
     def _parameters_refused(self, options: list[str]) -> str | None:
         """The refusal of the parameters of MAIL; None if they are fine."""
@@ -180,28 +225,66 @@ class Transactions:
         """Receive the content."""
         if await self.check_helo_needed() or await self.check_auth_needed("DATA"):
             return
-        if not self.envelope.rcpt_tos:
-            await self.push("503 Error: need RCPT command")
+        refusal = self._data_refused(arg)
+        if refusal is not None:
+            await self.push(refusal)
             return
-        if arg:
-            await self.push("501 Syntax: DATA")
-            return
-        await self.push("354 End data with <CR><LF>.<CR><LF>")
+        await self.push(START_CONTENT)
         content, facts = await self._connection.content(self.data_size_limit or None)
+        status = self._store_content(content, facts)
+        for each in self._finish_content(await self._verdict() if status is None else status):
+            await self.push(each)
+
+    def _data_now(self, command: Command, arg: str | None) -> str:  # noqa: ARG002 - as the others
+        """The reply to DATA; `_content_read` is called with the content."""
+        refusal = self._data_refused(arg)
+        if refusal is None:
+            self._connection.begin_content(self.data_size_limit or None)
+        return START_CONTENT if refusal is None else refusal
+
+    def _content_read(self, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
+        """Reply to content, at once unless the handler decides about it."""
+        try:
+            status = self._store_content(content, facts)
+            if status is None and self._has_verdict:
+                return self._execute(self._reply_to_content)
+            for each in self._finish_content(ACCEPTED if status is None else status):
+                self._queue(each)
+        except Exception as error:  # noqa: BLE001 - as `_execute`
+            return self._report(error)
+        return REPLIED
+
+    async def _reply_to_content(self) -> None:
+        try:
+            status = await self._verdict()
+        except asyncio.CancelledError:  # not because the client has gone: see `ServerConnection`
+            self._connection.transport.abort()
+            raise
+        for each in self._finish_content(status):
+            await self.push(each)
+
+    def _data_refused(self, arg: str | None) -> str | None:
+        if not self.envelope.rcpt_tos:
+            return "503 Error: need RCPT command"
+        return "501 Syntax: DATA" if arg else None
+
+    def _store_content(self, content: Content, facts: BodyEnd) -> str | None:
+        """Put content into the envelope; return the refusal if it exceeds a limit, or cannot be decoded."""
         octets = content.take()
-        status = self._content_refused(octets, facts)
-        if status is None:
+        refusal = self._content_refused(octets, facts)
+        if refusal is None:
             self.envelope.original_content = octets
             try:
                 self.envelope.content = self._decoded_content(octets)
             except UnicodeDecodeError:
-                status = "500 Error: strict ASCII mode"
-            else:
-                status = await self._verdict()
+                return "500 Error: strict ASCII mode"
+        return refusal
+
+    def _finish_content(self, status: str) -> list[str]:
+        """End the transaction; return the replies to its content."""
         recipients = len(self.envelope.rcpt_tos)
         self._set_post_data_state()
-        for _ in range(recipients if self.replies_per_recipient else 1):
-            await self.push(status)
+        return [status] * (recipients if self.replies_per_recipient else 1)
 
     def _content_refused(self, octets: bytes, facts: BodyEnd) -> str | None:
         """The refusal of content that exceeds a limit, by the one that was exceeded first; None if it does not."""
@@ -231,4 +314,4 @@ class Transactions:
             if inspect.isawaitable(status):
                 status = await status
             status = MISSING if status is None else status
-        return "250 OK" if status is MISSING else status
+        return ACCEPTED if status is MISSING else status

@@ -74,6 +74,11 @@ class SessionOutput:
         """Stop interpreting input; the connection closes when the replies are written."""
         raise NotImplementedError
 
+    @property
+    def queued(self) -> bool:
+        """Whether there is output."""
+        return bool(self._out)
+
     def output(self) -> bytes:
         """Return the octets to write, and empty the queue."""
         out = self._out

@@ -705,18 +705,8 @@ class ServerSession(SessionOutput):
         self.commands += 1
         if self.commands > self.settings.max_commands:
             self.end_with(replies.TOO_MANY_COMMANDS)
-        elif self._overrides is not None and (override := self._override_for(command)) is not None:
-            self._override(command, override)
-        else:
+        elif self._overrides is None or not self._override(command, self._overrides):
             self._by_table(command)
-
-    def _override_for(self, command: Command) -> Override | None:
-        overrides = self._overrides
-        assert overrides is not None
-        override = overrides.get(command.verb) or overrides.get(EVERY_VERB)
-        if command.verb == "BDAT" and (command.chunk is None or command.chunk.size > self.settings.max_read):
-            return None  # its octets must be neither interpreted as commands (SECURITY R5) nor read without limit (R23)
-        return override
 
     def _by_table(self, command: Command) -> None:
         handling = self._handlings.get(command.verb)
@@ -730,16 +720,27 @@ class ServerSession(SessionOutput):
             self.drop_transaction()
         self.refuse(self.settings.unsupported.get(command.verb, replies.UNKNOWN_VERB))
 
-    def _override(self, command: Command, override: Override) -> None:
-        if self.state is ServerState.CONTENT and command.verb in RESET_VERBS:
+    def _override(self, command: Command, overrides: Mapping[str, Override]) -> bool:
+        """Call the override of a command; return whether there is one."""
+        verb, chunk = command.verb, command.chunk
+        override = overrides.get(verb) or overrides.get(EVERY_VERB)
+        if override is None:
+            return False
+        if verb == "BDAT" and (chunk is None or chunk.size > self.settings.max_read):
+            return (
+                False  # its octets must be neither interpreted as commands (SECURITY R5) nor read without limit (R23)
+            )
+        if self.state is ServerState.CONTENT and verb in RESET_VERBS:
             # The framer restarts its facts about the content here; content checked only in part must not be accepted.
             self.drop_transaction()
-        self.ignores_chunk = command.chunk is not None
+        self.ignores_chunk = chunk is not None
         try:
             result = override(self, command)
         except BaseException as exc:  # noqa: BLE001 - R26
             result = self.raised(exc)
-        self.ask(result, ServerSession._override_done)
+        if result is not None:
+            self.ask(result, ServerSession._override_done)
+        return True
 
     def _override_done(self, reply: Reply | None) -> None:
         if reply is not None:
