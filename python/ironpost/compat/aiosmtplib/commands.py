@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, cast
 
 from .auth import auth_crammd5_verify, auth_login_encode, auth_plain_encode, auth_xoauth2_encode
 from .connection import Connection, Settings, validated_hostname
-from .email import parse_address, quote_address
+from .email import parse_address
 from .errors import (
     SMTPAuthenticationError,
     SMTPException,
@@ -193,7 +193,7 @@ class Commands(Connection):
     ) -> SMTPResponse:
         """Send MAIL; SMTPSenderRefused if it is refused."""
         await self._ehlo_or_helo_if_needed()
-        words = envelope_words(b"MAIL FROM:", sender, options or (), encoding)
+        words = envelope_words(b"MAIL FROM:", parse_address(sender), options or (), encoding)
         response = await self.execute_command(*words, timeout=timeout)
         if response.code != SMTPStatus.completed:
             raise SMTPSenderRefused(*response, sender)
@@ -210,7 +210,7 @@ class Commands(Connection):
     ) -> SMTPResponse:
         """Send RCPT; SMTPRecipientRefused if it is refused."""
         await self._ehlo_or_helo_if_needed()
-        words = envelope_words(b"RCPT TO:", recipient, options or (), encoding)
+        words = envelope_words(b"RCPT TO:", parse_address(recipient), options or (), encoding)
         response = await self.execute_command(*words, timeout=timeout)
         if response.code not in (SMTPStatus.completed, SMTPStatus.will_forward):
             raise SMTPRecipientRefused(*response, recipient)
@@ -322,10 +322,10 @@ class Commands(Connection):
         return response
 
 
-def envelope_words(start: bytes, address: str, options: Iterable[str], encoding: str) -> list[bytes]:
-    """Return the words of MAIL or RCPT.
+def envelope_words(start: bytes, mailbox: str, options: Iterable[str], encoding: str) -> list[bytes]:
+    """Return the words of MAIL or RCPT for an address that `parse_address` returned.
 
     Raises:
-        ValueError: the address cannot be sent safely, or is not ASCII as the encoding demands.
+        ValueError: the address is not ASCII as the encoding demands.
     """
-    return [start + quote_address(address).encode(encoding), *(option.encode("ascii") for option in options)]
+    return [start + f"<{mailbox}>".encode(encoding), *(option.encode("ascii") for option in options)]

@@ -28,7 +28,7 @@ from .typing import SMTPStatus
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ("SMTPProtocol",)
 
@@ -36,15 +36,41 @@ MAX_LINE_LENGTH = 8192
 """Maximum octets of a line of a reply."""
 MAX_RESPONSE_LENGTH = 4 * MAX_LINE_LENGTH
 """Maximum octets of a reply, and of those that wait to be read."""
+CLOSING: Final = SMTPStatus.domain_unavailable.value
+"""The reply after which the server closes the connection (RFC 5321 §3.8)."""
 CONTROLS: Final = re.compile(rb"[\x00-\x1f\x7f]")
 PIECE: Final = 256 * 1024
 """Octets that are given to the transport at a time."""
+BUFFER: Final = 8192
+"""Octets that are read at a time: more than the replies to a window of commands usually have."""
+END: Final = b".\r\n"
+"""The end of content (RFC 5321 §4.1.1.4)."""
 
 
-def encode_content(message: bytes) -> bytes:
-    """Return content as DATA sends it: with CRLF, doubled dots and the final dot."""
-    encoder = wire.DataEncoder("normalise")
-    return encoder.feed(message) + encoder.finish()
+class Content:
+    """Content as DATA sends it: with CRLF, doubled dots and the final dot."""
+
+    def __init__(self, message: bytes) -> None:
+        encoder = wire.DataEncoder("normalise")
+        self._lines = encoder.feed(message)
+        self._rest = encoder.finish()
+
+    @property
+    def size(self) -> int:
+        """The octets of content (RFC 1870 §6.1)."""
+        return len(wire.dot_unstuff(self._lines)) + len(self._rest) - len(END)
+
+    @property
+    def at_once(self) -> bytes | None:
+        """All of it; None if it is given to the transport in pieces."""
+        return self._lines + self._rest if len(self._lines) <= PIECE else None
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """All of it in pieces."""
+        lines = memoryview(self._lines)
+        for start in range(0, len(lines), PIECE):
+            yield lines[start : start + PIECE]
+        yield self._rest
 
 
 class FlowControlMixin(asyncio.Protocol):
@@ -92,7 +118,34 @@ class FlowControlMixin(asyncio.Protocol):
                 self._drain_waiters.remove(waiter)
 
 
-class SMTPProtocol(FlowControlMixin):
+class Batch:
+    """Commands that were sent together, and their replies."""
+
+    def __init__(
+        self, done: asyncio.Future[None], then: Callable[[list[SMTPResponse]], bytes | None], seconds: float | None
+    ) -> None:
+        """
+        Args:
+            done: done when there is nothing left to wait for.
+            then: called with the replies to all commands; returns content that is to be sent at once.
+            seconds: the time limit of the commands, and again of the content.
+        """
+        self.done = done
+        self.then: Callable[[list[SMTPResponse]], bytes | None] | None = then
+        self.seconds = seconds
+        self.responses: list[SMTPResponse] = []
+
+    def end(self, error: Exception | None = None) -> None:
+        """Stop waiting."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
+class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
     """One connection to a server."""
 
     def __init__(
@@ -110,6 +163,12 @@ class SMTPProtocol(FlowControlMixin):
         """The oldest reply that was not read."""
         self._responses: deque[SMTPResponse] = deque()
         """The replies after it."""
+        self._batch: Batch | None = None
+        self._deadline: float | None = None
+        """When the batch is overdue, by `loop.time()`."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Looks whether the batch is overdue; one for all batches, as they are frequent and that is not."""
+        self._input = memoryview(bytearray(BUFFER))
         self._command_lock: asyncio.Lock | None = None
         self._closed_future = self._loop.create_future()
         self._quit_sent = False
@@ -141,6 +200,8 @@ class SMTPProtocol(FlowControlMixin):
         error = SMTPServerDisconnected("Connection lost")
         error.__cause__ = exc
         self._fail(error)
+        if self._timer is not None:
+            self._timer.cancel()
         self.transport = None
         self._command_lock = None
         if self._connection_lost_callback is not None:
@@ -151,20 +212,20 @@ class SMTPProtocol(FlowControlMixin):
         self._fail(SMTPServerDisconnected("Unexpected EOF received"))
         return False
 
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
+        return self._input
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read replies from the buffer."""
+        self.data_received(self._input[:nbytes].tobytes())
+
     def data_received(self, data: bytes) -> None:
         """Read replies."""
         if self._expected == 0 or self._response_waiter is None:
             return
-        self._buffer += data
         try:
-            while self._expected and (response := self._next_response()) is not None:
-                self._expected -= 1
-                if self._response_waiter.done():
-                    self._responses.append(response)
-                else:
-                    self._response_waiter.set_result(response)
-            if len(self._buffer) > MAX_RESPONSE_LENGTH:
-                raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
+            self._read(bytes(self._buffer) + data if self._buffer else data)
         except SMTPResponseException as error:
             self._expected = 0
             self._fail(error)
@@ -172,27 +233,78 @@ class SMTPProtocol(FlowControlMixin):
                 self.transport.close()  # later replies could not be matched to commands
         if self._expected == 0:
             self._buffer.clear()
+        batch = self._batch
+        if batch is not None and batch.responses and (self._expected == 0 or batch.responses[-1].code == CLOSING):
+            self._go_on(batch)
 
-    def _next_response(self) -> SMTPResponse | None:
-        """Take a complete reply from the buffer, if there is one."""
+    def _read(self, octets: bytes) -> None:
+        """Take the replies that are complete, and keep the rest."""
         lines: list[bytes] = []
-        start = 0
-        while (end := self._buffer.find(b"\n", start) + 1) != 0:
-            line = bytes(self._buffer[start:end])
-            if end > MAX_RESPONSE_LENGTH or len(line) > MAX_LINE_LENGTH:
+        start = end = 0
+        while self._expected and (next_line := octets.find(b"\n", end) + 1) != 0:
+            line, end = octets[end:next_line], next_line
+            if end - start > MAX_RESPONSE_LENGTH or len(line) > MAX_LINE_LENGTH:
                 raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
             if not line[:3].isdigit():
                 text = f"Malformed SMTP response line: {line.decode('utf-8', 'ignore')}"
                 raise SMTPResponseException(SMTPStatus.invalid_response.value, text)
             lines.append(line[4:].strip(b" \t\r\n"))
-            start = end
             if line[3:4] != b"-":
-                del self._buffer[:end]
-                return SMTPResponse(int(line[:3]), b"\n".join(lines).decode("utf-8", "surrogateescape"))
-        return None
+                self._take(SMTPResponse(int(line[:3]), b"\n".join(lines).decode("utf-8", "surrogateescape")))
+                lines.clear()
+                start = end
+        self._buffer[:] = octets[start:]
+        if len(self._buffer) > MAX_RESPONSE_LENGTH:
+            raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
+
+    def _take(self, response: SMTPResponse) -> None:
+        """Pass on the reply to the oldest command that has none."""
+        self._expected -= 1
+        waiter = self._response_waiter
+        if self._batch is not None:
+            self._batch.responses.append(response)
+        elif waiter is None or waiter.done():
+            self._responses.append(response)
+        else:
+            waiter.set_result(response)
+
+    def _go_on(self, batch: Batch) -> None:
+        """Send the content at once if the replies to the commands before it allow that; else end the batch."""
+        then, batch.then = batch.then, None
+        content = None if then is None else then(batch.responses)
+        if content is None:
+            batch.end()
+            return
+        try:
+            self.send(content)
+        except SMTPServerDisconnected as error:
+            batch.end(error)
+        else:
+            self._limit(batch.seconds)
+
+    def _limit(self, seconds: float | None) -> None:
+        """Set the time at which the batch is overdue."""
+        self._deadline = None if seconds is None else self._loop.time() + seconds
+        if self._deadline is None or (self._timer is not None and self._timer.when() <= self._deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
+
+    def _look_at_clock(self) -> None:
+        """End the batch if it is overdue."""
+        self._timer = None
+        if self._batch is None or self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
+        else:
+            self._batch.end(SMTPReadTimeoutError("Timed out waiting for server response"))
 
     def _fail(self, error: Exception) -> None:
         """Raise an error where a reply is waited for."""
+        if self._batch is not None:
+            self._batch.end(error)
         waiter = self._response_waiter
         if waiter is not None and not waiter.done():
             waiter.set_exception(error)
@@ -260,6 +372,33 @@ class SMTPProtocol(FlowControlMixin):
         self._expected += responses
         self.write(octets)
 
+    async def exchange(
+        self,
+        commands: list[bytes],
+        then: Callable[[list[SMTPResponse]], bytes | None],
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> list[SMTPResponse]:
+        """Send commands together; return their replies, of which 421 is the last.
+
+        Content that `then` returns for them is sent at once, without an iteration of the event loop; its reply is one
+        more.
+
+        Raises:
+            SMTPServerDisconnected, SMTPReadTimeoutError, SMTPResponseException: see `read_response`.
+        """
+        self._batch = batch = Batch(self._loop.create_future(), then, timeout)
+        self._expected = 0
+        try:
+            self.send(b"".join(commands), len(commands))
+            self._limit(timeout)
+            await batch.done
+        finally:
+            self._batch = None
+            if self._expected and self.transport is not None:
+                self.transport.close()  # a later command would get a reply to these
+                self._expected = 0
+        return batch.responses
+
     async def execute_command(self, *args: bytes, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
         """Send a command and return its reply.
 
@@ -286,20 +425,20 @@ class SMTPProtocol(FlowControlMixin):
             self.write(b"DATA\r\n")
             response = await self.read_response(timeout)
             if response.code == SMTPStatus.start_input:
-                response = await self.send_content(pieces(encode_content(message)), timeout)
+                response = await self.send_content(Content(message), timeout)
                 if response.code == SMTPStatus.completed:
                     return response
         raise SMTPDataError(*response)
 
-    async def send_content(self, pieces: AsyncIterator[bytes | memoryview], timeout: float | None) -> SMTPResponse:  # noqa: ASYNC109
-        """Send encoded content, each piece once the transport has room; return the reply.
+    async def send_content(self, content: Content, timeout: float | None) -> SMTPResponse:  # noqa: ASYNC109
+        """Send content, each piece once the transport has room; return the reply.
 
         Raises:
             SMTPServerDisconnected, SMTPReadTimeoutError, SMTPResponseException: see `read_response`.
         """
         self._expected = 1
         try:
-            async for piece in pieces:
+            for piece in content.pieces():
                 self.write(piece)
                 if self._paused:
                     async with asyncio.timeout(timeout):
@@ -364,10 +503,3 @@ def command_line(*args: bytes) -> bytes:
     if CONTROLS.search(line):
         raise ValueError("Command arg contains a prohibited control character")
     return line + b"\r\n"
-
-
-async def pieces(octets: bytes) -> AsyncIterator[memoryview]:
-    """Octets in pieces."""
-    view = memoryview(octets)
-    for start in range(0, len(octets), PIECE):
-        yield view[start : start + PIECE]

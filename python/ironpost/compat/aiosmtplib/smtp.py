@@ -24,9 +24,9 @@ from .errors import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
-from .protocol import encode_content
+from .protocol import Content
 from .response import SMTPResponse
-from .transaction import Transaction, content_size
+from .transaction import Transaction
 from .typing import Default
 
 if TYPE_CHECKING:
@@ -131,18 +131,19 @@ class SMTP(Commands):
         """
         to = [recipients] if isinstance(recipients, str) else list(recipients)
         mail, rcpt = list(mail_options or ()), list(rcpt_options or ())
-        for address in (sender, *to):
-            parse_address(address)
+        addresses = [sender, *to]
+        mailboxes = [parse_address(address) for address in addresses]
         self._sendmail_lock = self._sendmail_lock or asyncio.Lock()
         async with self._sendmail_lock:
             await self._ehlo_or_helo_if_needed()
             encoding = self._encoding(mail)
-            content = encode_content(message.encode("ascii") if isinstance(message, str) else message)
+            content = Content(message.encode("ascii") if isinstance(message, str) else message)
             if self.supports_extension("size"):
-                mail.insert(0, f"size={content_size(content)}")
+                mail.insert(0, f"size={content.size}")
             try:
                 if self.protocol is not None and self.supports_extension("pipelining") and not self._overridden():
-                    return await Transaction(self, sender, to, content, mail, rcpt, encoding, timeout).send()
+                    transaction = Transaction(self, addresses, mailboxes, content, mail, rcpt, encoding, timeout)
+                    return await transaction.send()
                 await self.mail(sender, options=mail, encoding=encoding, timeout=timeout)
                 errors = await self._send_recipients(to, rcpt, encoding, timeout)
                 return errors, (await self.data(message, timeout=timeout)).message

@@ -16,7 +16,7 @@ from .errors import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
-from .protocol import SMTPProtocol, command_line, pieces
+from .protocol import CLOSING, END, Content, SMTPProtocol, command_line
 from .response import SMTPResponse
 from .typing import SMTPStatus
 
@@ -27,12 +27,6 @@ WINDOW: Final = 100
 """Maximum commands that wait for their replies; all these replies fit into the buffers of a socket (RFC 2920 §3.1)."""
 ACCEPTED: Final = frozenset({250, 251})
 """Replies to RCPT that accept the recipient."""
-END: Final = b".\r\n"
-
-
-def content_size(encoded: bytes) -> int:
-    """Return the octets of content that `encode_content` encoded (RFC 1870 §6.1)."""
-    return len(encoded) - len(END) - encoded.count(b"\r\n..") - encoded.startswith(b"..")
 
 
 class Transaction:
@@ -41,25 +35,39 @@ class Transaction:
     def __init__(
         self,
         client: Commands,
-        sender: str,
-        recipients: list[str],
-        content: bytes,
+        addresses: list[str],
+        mailboxes: list[str],
+        content: Content,
         mail_options: list[str],
         rcpt_options: list[str],
         encoding: str,
         timeout: Limit,
     ) -> None:
+        """
+        Args:
+            client: it is connected.
+            addresses: of the sender and the recipients, as they were given.
+            mailboxes: the same, as `parse_address` returned them.
+            content: the content.
+            mail_options: parameters of MAIL.
+            rcpt_options: parameters of RCPT.
+            encoding: of the addresses.
+            timeout: of each wait for replies.
+        """
         assert client.protocol is not None
         self._client = client
         self._protocol: SMTPProtocol = client.protocol
         self._seconds = client._seconds(timeout)
-        self._sender = sender
-        self._recipients = recipients
+        self._sender, *self._recipients = addresses
         self._content = content
+        sender, *recipients = mailboxes
         self._commands = [command_line(*envelope_words(b"MAIL FROM:", sender, mail_options, encoding))]
-        self._commands += [
-            command_line(*envelope_words(b"RCPT TO:", recipient, rcpt_options, encoding)) for recipient in recipients
-        ]
+        self._commands += [command_line(*envelope_words(b"RCPT TO:", to, rcpt_options, encoding)) for to in recipients]
+        self._commands.append(b"DATA\r\n")
+        self._replied = 0
+        """Commands that have their replies."""
+        self._accepted: SMTPResponse | None = None
+        """The reply to MAIL."""
         self._refused: list[SMTPRecipientRefused] = []
 
     async def send(self) -> tuple[dict[str, SMTPResponse], str]:
@@ -79,50 +87,51 @@ class Transaction:
         return {error.recipient: SMTPResponse(error.code, error.message) for error in self._refused}, final.message
 
     async def _send(self) -> SMTPResponse:
-        final = await self._envelope()
-        if final.code != SMTPStatus.start_input:
-            raise SMTPDataError(*final)
-        return await self._protocol.send_content(pieces(self._content), self._seconds)
-
-    async def _envelope(self) -> SMTPResponse:
-        """Send MAIL and RCPT, and DATA with them; return the reply to that.
+        """Send MAIL, RCPT and DATA, and then the content; return the last reply.
 
         Raises:
             SMTPSenderRefused, SMTPRecipientsRefused: nothing is to be sent.
         """
-        commands = [*self._commands, b"DATA\r\n"]
-        accepted: SMTPResponse | None = None
-        for start in range(0, len(commands), WINDOW):
-            group = commands[start : start + WINDOW]
-            self._protocol.send(b"".join(group), len(group))
-            for number in range(start, start + len(group)):
-                response = await self._read()
-                if number == 0:
-                    accepted = response
-                elif number <= len(self._recipients) and response.code not in ACCEPTED:
-                    self._refused.append(SMTPRecipientRefused(*response, self._recipients[number - 1]))
-                if response.code == SMTPStatus.domain_unavailable and number <= len(self._recipients):
-                    self._client.close()
-                    self._check(accepted)
-                    raise SMTPServerDisconnected("Server not connected")
-            if accepted is not None and accepted.code != SMTPStatus.completed and start + WINDOW < len(commands):
-                self._check(accepted)
-        if response.code == SMTPStatus.start_input and self._nothing(accepted):
-            self._protocol.send(END)  # an empty message, which the server must refuse (RFC 2920 §3.1)
-            await self._read()
-        self._check(accepted)
-        return response
+        responses: list[SMTPResponse] = []
+        for start in range(0, len(self._commands), WINDOW):
+            group = self._commands[start : start + WINDOW]
+            responses = await self._protocol.exchange(group, self._take, self._seconds)
+            if len(responses) > len(group):
+                return responses[-1]
+            if responses[-1].code == CLOSING and self._replied < len(self._commands):
+                self._client.close()
+                self._check()
+                raise SMTPServerDisconnected("Server not connected")
+            if self._sender_refused and self._replied < len(self._commands):
+                self._check()
+        ready = responses[-1].code == SMTPStatus.start_input
+        if ready and self._nothing:  # an empty message, which the server must refuse (RFC 2920 §3.1)
+            await self._protocol.exchange([END], lambda _: None, self._seconds)
+        self._check()
+        return await self._protocol.send_content(self._content, self._seconds) if ready else responses[-1]
 
-    def _nothing(self, accepted: SMTPResponse | None) -> bool:
+    def _take(self, responses: list[SMTPResponse]) -> bytes | None:
+        """Note the replies to a group; return the content if the last of them allows it."""
+        for response in responses:
+            if self._replied == 0:
+                self._accepted = response
+            elif self._replied <= len(self._recipients) and response.code not in ACCEPTED:
+                self._refused.append(SMTPRecipientRefused(*response, self._recipients[self._replied - 1]))
+            self._replied += 1
+        ready = self._replied == len(self._commands) and responses[-1].code == SMTPStatus.start_input
+        return self._content.at_once if ready and not self._nothing else None
+
+    @property
+    def _sender_refused(self) -> bool:
+        return self._accepted is None or self._accepted.code != SMTPStatus.completed
+
+    @property
+    def _nothing(self) -> bool:
         """Whether the sender or all recipients were refused."""
-        refused = accepted is None or accepted.code != SMTPStatus.completed
-        return refused or len(self._refused) == len(self._recipients)
+        return self._sender_refused or len(self._refused) == len(self._recipients)
 
-    def _check(self, accepted: SMTPResponse | None) -> None:
-        if accepted is not None and accepted.code != SMTPStatus.completed:
-            raise SMTPSenderRefused(*accepted, self._sender)
+    def _check(self) -> None:
+        if self._accepted is not None and self._sender_refused:
+            raise SMTPSenderRefused(*self._accepted, self._sender)
         if len(self._refused) == len(self._recipients):
             raise SMTPRecipientsRefused(self._refused)
-
-    async def _read(self) -> SMTPResponse:
-        return await self._protocol.read_response(self._seconds)
