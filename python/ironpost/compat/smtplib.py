@@ -22,6 +22,7 @@ import inspect
 import smtplib as stock
 import socket
 import ssl
+from functools import cache
 from smtplib import (
     SMTPAuthenticationError,
     SMTPConnectError,
@@ -39,11 +40,12 @@ from socket import IPPROTO_TCP, TCP_NODELAY  # by themselves: a test may replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ironpost import wire
+from ironpost.compat.content import END, Content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    Content: TypeAlias = str | bytes | bytearray | memoryview | Iterable[bytes]
+    Message: TypeAlias = str | bytes | bytearray | memoryview | Iterable[bytes]
     """Text in ASCII, octets, or a file or iterable of octets."""
     Answer: TypeAlias = tuple[int, bytes]
     """Code and text of a reply."""
@@ -70,6 +72,8 @@ WINDOW: Final = 100
 """Maximum commands that wait for their replies; all these replies fit into the buffers of a socket (RFC 2920 §3.1)."""
 PIECE: Final = 256 * 1024
 """Octets that are read from a file at a time."""
+_SPECIAL: Final = frozenset('"<(,')
+"""Characters of addresses that smtplib reads otherwise than the wire, or changes."""
 
 
 def __getattr__(name: str) -> Any:
@@ -79,7 +83,7 @@ def __getattr__(name: str) -> Any:
 
 def quoteaddr(addrstring: str) -> str:
     """Return an address in angle brackets; see `smtplib.quoteaddr`."""
-    if not {*'"<(,'} & {*addrstring}:
+    if _SPECIAL.isdisjoint(addrstring):
         try:
             wire.parse_mailbox(addrstring)
         except wire.WireFault:
@@ -92,9 +96,6 @@ def quoteaddr(addrstring: str) -> str:
 class SMTP(stock.SMTP):
     """A connection to an SMTP server; see `smtplib.SMTP`."""
 
-    _together: list[bytes] | None = None
-    """The commands that are to be sent with one call, while they are collected."""
-
     def _get_socket(self, host: str, port: int, timeout: float | None) -> Any:
         if timeout is not None and not timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
@@ -104,20 +105,11 @@ class SMTP(stock.SMTP):
         connection.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         return connection
 
-    def send(self, s: Any) -> None:
-        """Send text or octets; while commands are collected, keep them."""
-        if self._together is None:
-            super().send(s)
-            return
-        if self.debuglevel > 0:
-            self._print_debug("send:", repr(s))  # type: ignore[attr-defined]
-        self._together.append(s.encode(self.command_encoding) if isinstance(s, str) else s)
-
     def starttls(self, *args: Any, **kwargs: Any) -> Answer:
         """Put the connection into TLS mode, with a verified certificate unless `context` says otherwise."""
         return super().starttls(**_verifying(stock.SMTP.starttls, self, args, kwargs))
 
-    def data(self, msg: Content) -> Answer:  # type: ignore[override]
+    def data(self, msg: Message) -> Answer:  # type: ignore[override]
         """Send DATA and the content; return the reply to it.
 
         Raises:
@@ -134,7 +126,7 @@ class SMTP(stock.SMTP):
         self,
         from_addr: str,
         to_addrs: str | Sequence[str],
-        msg: Content,
+        msg: Message,
         mail_options: Sequence[str] = (),
         rcpt_options: Sequence[str] = (),
     ) -> dict[str, Answer]:
@@ -147,21 +139,28 @@ class SMTP(stock.SMTP):
         self.ehlo_or_helo_if_needed()
         if isinstance(msg, str):
             msg = msg.encode("ascii")
-        content = _normalised(bytes(msg)) if isinstance(msg, bytes | bytearray | memoryview) else msg
-        pipelines = self.does_esmtp and self.has_extn("pipelining") and not self._overridden()
-        if not pipelines and isinstance(content, bytes) and not isinstance(self, LMTP):
-            return super().sendmail(from_addr, to_addrs, content, mail_options, rcpt_options)
+        content = Content(bytes(msg)) if isinstance(msg, bytes | bytearray | memoryview) else msg
+        cls: Any = type(self)  # mypy takes it for unhashable
+        pipelines = self.does_esmtp and self.has_extn("pipelining") and not _overrides(cls)
+        if not pipelines and isinstance(content, Content) and not isinstance(self, LMTP):
+            return super().sendmail(from_addr, to_addrs, content.normalised, mail_options, rcpt_options)
         recipients = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
         message = _Message(self, from_addr, recipients, content, mail_options, rcpt_options)
         return message.send(WINDOW if pipelines else 1)
 
-    def _overridden(self) -> bool:
-        """Whether a subclass overrides a command."""
-        kind = type(self)
-        return (kind.mail, kind.rcpt, kind.data, kind.getreply) != (SMTP.mail, SMTP.rcpt, SMTP.data, SMTP.getreply)
-
-    def _send_content(self, content: Content) -> None:
+    def _send_content(self, content: Content | Message) -> None:
         """Send content with CRLF, doubled dots and the final dot (RFC 5321 §4.5.2)."""
+        if isinstance(content, str):
+            content = content.encode("ascii")
+        if isinstance(content, bytes | bytearray | memoryview):
+            content = Content(bytes(content))
+        if isinstance(content, Content):
+            if len(content.lines) > PIECE:
+                self.send(content.lines)
+                self.send(content.end)
+            else:
+                self.send(content.lines + content.end)
+            return
         encoder = wire.DataEncoder("normalise")
         waiting = b""  # so that content in one piece is sent with its final dot
         for piece in _pieces(content):
@@ -169,6 +168,13 @@ class SMTP(stock.SMTP):
                 self.send(waiting)
             waiting = encoder.feed(piece)
         self.send(waiting + encoder.finish())
+
+
+@cache
+def _overrides(cls: type[SMTP]) -> bool:
+    """Whether a class overrides a command, or how it is sent."""
+    names = ("mail", "rcpt", "data", "getreply", "putcmd", "send")
+    return any(getattr(cls, name) is not getattr(SMTP, name) for name in names)
 
 
 class SMTP_SSL(stock.SMTP_SSL, SMTP):  # noqa: N801 - smtplib's name
@@ -209,7 +215,7 @@ class _Message:
         client: SMTP,
         sender: str,
         recipients: list[str],
-        content: Content,
+        content: Content | Iterable[bytes],
         mail_options: Sequence[str],
         rcpt_options: Sequence[str],
     ) -> None:
@@ -218,7 +224,7 @@ class _Message:
         self._recipients = recipients
         self._content = content
         esmtp = client.does_esmtp
-        options = [f"size={len(content)}"] if esmtp and client.has_extn("size") and isinstance(content, bytes) else []
+        options = [f"size={content.size}"] if esmtp and client.has_extn("size") and isinstance(content, Content) else []
         self._mail_options = [*options, *mail_options] if esmtp else []
         self._rcpt_options = [*rcpt_options] if esmtp else []
         if any(option.lower() == "smtputf8" for option in self._mail_options):
@@ -231,64 +237,62 @@ class _Message:
     def send(self, window: int) -> dict[str, Answer]:
         """Send it; return the recipients that were refused, with the replies."""
         final = self._envelope(window)
-        if final is None:  # the commands were sent one at a time
-            self._client.putcmd("data")
-            final = self._client.getreply()
         if final[0] != 354:
             raise SMTPDataError(*final)
         self._client._send_content(self._content)
         return self._finish(self._client.getreply())
 
-    def _envelope(self, window: int) -> Answer | None:
-        """Send MAIL and RCPT, and with the last of them DATA if a window allows it; return the reply to that.
+    def _envelope(self, window: int) -> Answer:
+        """Send MAIL, RCPT and DATA; return the reply to DATA.
 
         Raises:
             SMTPSenderRefused, SMTPRecipientsRefused: nothing is to be sent; the transaction has been reset.
         """
-        client = self._client
-        mail = "".join(f" {option}" for option in self._mail_options)
-        rcpt = "".join(f" {option}" for option in self._rcpt_options)
-        commands = [("mail", f"FROM:{quoteaddr(self._sender)}{mail}")]
-        commands += [("rcpt", f"TO:{quoteaddr(to)}{rcpt}") for to in self._recipients]
-        sender: Answer | None = None
-        final: Answer | None = None
+        client, recipients = self._client, self._recipients
+        commands = self._commands()
+        sender: Answer = (-1, b"")
+        answer = sender
         for start in range(0, len(commands), window):
+            if start and (sender[0] != 250 or (start > len(recipients) and not self._accepted)):
+                break
             group = commands[start : start + window]
-            last = window > 1 and start + window >= len(commands)
-            client._together = []
-            try:
-                for command in group:
-                    client.putcmd(*command)
-                if last:
-                    client.putcmd("data")
-            finally:
-                together, client._together = client._together, None
-            client.send(b"".join(together))
+            client.send(b"".join(group))
             for number in range(start, start + len(group)):
                 answer = client.getreply()
                 if number == 0:
                     sender = answer
+                elif number > len(recipients):
+                    break
                 elif answer[0] in (250, 251):
-                    self._accepted.append(self._recipients[number - 1])
+                    self._accepted.append(recipients[number - 1])
                 else:
-                    self._refused[self._recipients[number - 1]] = answer
+                    self._refused[recipients[number - 1]] = answer
                 if answer[0] == 421:
                     client.close()
-                    assert sender is not None
                     raise self._refusal(sender)
-            if last:
-                final = client.getreply()
-            assert sender is not None
-            if sender[0] != 250:
-                break
-        assert sender is not None
-        if sender[0] != 250 or len(self._refused) == len(self._recipients):
-            if final is not None and final[0] == 354:  # an empty message, which the server must refuse (RFC 2920 §3.1)
-                client.send(b".\r\n")
+        if sender[0] != 250 or len(self._refused) == len(recipients):
+            if answer[0] == 354:  # an empty message, which the server must refuse (RFC 2920 §3.1)
+                client.send(END)
                 client.getreply()
             client._rset()  # type: ignore[attr-defined]
             raise self._refusal(sender)
-        return final
+        return answer
+
+    def _commands(self) -> list[bytes]:
+        """MAIL, RCPT and DATA.
+
+        Raises:
+            ValueError: an address or an option contains CR or LF.
+        """
+        mail = "".join(f" {option}" for option in self._mail_options)
+        rcpt = "".join(f" {option}" for option in self._rcpt_options)
+        commands = [f"mail FROM:{quoteaddr(self._sender)}{mail}"]
+        commands += [f"rcpt TO:{quoteaddr(to)}{rcpt}" for to in self._recipients]
+        for each in commands:
+            if "\r" in each or "\n" in each:
+                text = each.replace("\n", "\\n").replace("\r", "\\r")
+                raise ValueError(f"command and arguments contain prohibited newline characters: {text}")
+        return [f"{each}\r\n".encode(self._client.command_encoding) for each in (*commands, "data")]
 
     def _refusal(self, sender: Answer) -> SMTPException:
         if sender[0] != 250:
@@ -297,43 +301,27 @@ class _Message:
 
     def _finish(self, final: Answer) -> dict[str, Answer]:
         """Check the reply to the content; LMTP has one for each recipient that was accepted (RFC 2033 §4.2)."""
-        answers = [final]
-        if isinstance(self._client, LMTP):
-            answers += [self._client.getreply() for _ in self._accepted[1:]]
-        if all(code != 250 for code, _ in answers):
-            if final[0] == 421:
-                self._client.close()
-            else:
-                self._client._rset()  # type: ignore[attr-defined]
-            raise SMTPDataError(*final)
-        self._refused |= {to: answer for to, answer in zip(self._accepted, answers, strict=False) if answer[0] != 250}
-        return self._refused
+        client, accepted = self._client, final[0] == 250
+        if isinstance(client, LMTP):
+            answers = [final, *(client.getreply() for _ in self._accepted[1:])]
+            accepted = any(code == 250 for code, _ in answers)
+            self._refused |= {to: each for to, each in zip(self._accepted, answers, strict=False) if each[0] != 250}
+        if accepted:
+            return self._refused
+        if final[0] == 421:
+            client.close()
+        else:
+            client._rset()  # type: ignore[attr-defined]
+        raise SMTPDataError(*final)
 
 
-def _pieces(content: Content) -> Iterator[bytes]:
-    """The content in pieces of octets."""
-    if isinstance(content, str):
-        yield content.encode("ascii")
-    elif isinstance(content, bytes | bytearray | memoryview):
-        yield bytes(content)
-    elif (read := getattr(content, "read", None)) is not None:
+def _pieces(content: Iterable[bytes]) -> Iterator[bytes]:
+    """The content of a file or an iterable in pieces."""
+    if (read := getattr(content, "read", None)) is not None:
         while piece := read(PIECE):
             yield piece
     else:
         yield from content
-
-
-def _normalised(octets: bytes) -> bytes:
-    """Octets with CRLF for each line end, and one at the end."""
-    try:
-        wire.DataEncoder("reject").feed(octets)
-    except wire.WireFault:
-        pass
-    else:
-        if octets.endswith(b"\r\n"):
-            return octets
-    encoder = wire.DataEncoder("normalise")
-    return wire.dot_unstuff((encoder.feed(octets) + encoder.finish()).removesuffix(b".\r\n"))
 
 
 def _verifying(

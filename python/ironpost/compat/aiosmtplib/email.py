@@ -23,6 +23,8 @@ __all__ = ("extract_recipients", "extract_sender", "flatten_message", "parse_add
 
 QUOTED: Final = re.compile(r'"(?:[^"\\\r\n]|\\[^\r\n])*"')
 """A quoted local part, which may contain what ends a command's argument."""
+SPECIAL: Final = frozenset('"<(,')
+"""Characters of a display name, a comment or a quoted local part."""
 ENDS: Final = re.compile(r'[\s<>"]')
 """What would end the address in its command."""
 
@@ -36,7 +38,7 @@ def parse_address(address: str) -> str:
     Raises:
         ValueError: it has white space, angle brackets or quotes where they would end it.
     """
-    if not {*'"<(,'} & {*address}:
+    if SPECIAL.isdisjoint(address):
         try:
             wire.parse_mailbox(address)
         except wire.WireFault:

@@ -14,7 +14,7 @@ import re
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ironpost import wire
+from ironpost.compat.content import Content
 
 from .errors import (
     SMTPDataError,
@@ -43,34 +43,6 @@ PIECE: Final = 256 * 1024
 """Octets that are given to the transport at a time."""
 BUFFER: Final = 8192
 """Octets that are read at a time: more than the replies to a window of commands usually have."""
-END: Final = b".\r\n"
-"""The end of content (RFC 5321 §4.1.1.4)."""
-
-
-class Content:
-    """Content as DATA sends it: with CRLF, doubled dots and the final dot."""
-
-    def __init__(self, message: bytes) -> None:
-        encoder = wire.DataEncoder("normalise")
-        self._lines = encoder.feed(message)
-        self._rest = encoder.finish()
-
-    @property
-    def size(self) -> int:
-        """The octets of content (RFC 1870 §6.1)."""
-        return len(wire.dot_unstuff(self._lines)) + len(self._rest) - len(END)
-
-    @property
-    def at_once(self) -> bytes | None:
-        """All of it; None if it is given to the transport in pieces."""
-        return self._lines + self._rest if len(self._lines) <= PIECE else None
-
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """All of it in pieces."""
-        lines = memoryview(self._lines)
-        for start in range(0, len(lines), PIECE):
-            yield lines[start : start + PIECE]
-        yield self._rest
 
 
 class FlowControlMixin(asyncio.Protocol):
@@ -438,7 +410,7 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         """
         self._expected = 1
         try:
-            for piece in content.pieces():
+            for piece in pieces(content):
                 self.write(piece)
                 if self._paused:
                     async with asyncio.timeout(timeout):
@@ -503,3 +475,11 @@ def command_line(*args: bytes) -> bytes:
     if CONTROLS.search(line):
         raise ValueError("Command arg contains a prohibited control character")
     return line + b"\r\n"
+
+
+def pieces(content: Content) -> Iterator[bytes | memoryview]:
+    """Content in pieces."""
+    lines = memoryview(content.lines)
+    for start in range(0, len(lines), PIECE):
+        yield lines[start : start + PIECE]
+    yield content.end

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from ironpost.compat.content import Content
 
 from .commands import Commands
 from .connection import DEFAULT_TIMEOUT, SMTP_PORT, SMTP_STARTTLS_PORT, SMTP_TLS_PORT
@@ -24,7 +27,6 @@ from .errors import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
-from .protocol import Content
 from .response import SMTPResponse
 from .transaction import Transaction
 from .typing import Default
@@ -131,6 +133,7 @@ class SMTP(Commands):
         """
         to = [recipients] if isinstance(recipients, str) else list(recipients)
         mail, rcpt = list(mail_options or ()), list(rcpt_options or ())
+        cls: Any = type(self)  # mypy takes it for unhashable
         addresses = [sender, *to]
         mailboxes = [parse_address(address) for address in addresses]
         self._sendmail_lock = self._sendmail_lock or asyncio.Lock()
@@ -141,7 +144,7 @@ class SMTP(Commands):
             if self.supports_extension("size"):
                 mail.insert(0, f"size={content.size}")
             try:
-                if self.protocol is not None and self.supports_extension("pipelining") and not self._overridden():
+                if self.protocol is not None and self.supports_extension("pipelining") and not _overrides(cls):
                     transaction = Transaction(self, addresses, mailboxes, content, mail, rcpt, encoding, timeout)
                     return await transaction.send()
                 await self.mail(sender, options=mail, encoding=encoding, timeout=timeout)
@@ -151,11 +154,6 @@ class SMTP(Commands):
                 with suppress(ConnectionError, SMTPResponseException):
                     await self.rset(timeout=timeout)
                 raise
-
-    def _overridden(self) -> bool:
-        """Whether a subclass overrides a command."""
-        names = ("mail", "rcpt", "data", "execute_command", "_send_recipients")
-        return any(getattr(type(self), name) is not getattr(SMTP, name) for name in names)
 
     async def _send_recipients(
         self, recipients: Sequence[str], options: Iterable[str], encoding: str = "ascii", timeout: Limit = Default.token
@@ -235,3 +233,10 @@ class SMTP(Commands):
                 return await self.send_message(*args, **kwargs)
 
         return asyncio.run(run())
+
+
+@cache
+def _overrides(cls: type[SMTP]) -> bool:
+    """Whether a class overrides a command."""
+    names = ("mail", "rcpt", "data", "execute_command", "_send_recipients")
+    return any(getattr(cls, name) is not getattr(SMTP, name) for name in names)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ironpost.compat.content import END, Content
+
 from .commands import envelope_words
 from .errors import (
     SMTPDataError,
@@ -16,7 +18,7 @@ from .errors import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
-from .protocol import CLOSING, END, Content, SMTPProtocol, command_line
+from .protocol import CLOSING, PIECE, SMTPProtocol, command_line
 from .response import SMTPResponse
 from .typing import SMTPStatus
 
@@ -118,8 +120,10 @@ class Transaction:
             elif self._replied <= len(self._recipients) and response.code not in ACCEPTED:
                 self._refused.append(SMTPRecipientRefused(*response, self._recipients[self._replied - 1]))
             self._replied += 1
-        ready = self._replied == len(self._commands) and responses[-1].code == SMTPStatus.start_input
-        return self._content.at_once if ready and not self._nothing else None
+        content = self._content
+        if self._replied < len(self._commands) or responses[-1].code != SMTPStatus.start_input or self._nothing:
+            return None
+        return content.lines + content.end if len(content.lines) <= PIECE else None
 
     @property
     def _sender_refused(self) -> bool:
