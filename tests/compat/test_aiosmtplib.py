@@ -58,6 +58,14 @@ def test_results_are_those_of_aiosmtplib(replies: dict[str, str]) -> None:
     assert max(peer.groups) == 4
 
 
+@pytest.mark.parametrize("command", ["MAIL", "RCPT TO:<JO", "RCPT TO:<AL"])
+def test_421_ends_a_message_as_in_aiosmtplib(command: str) -> None:
+    theirs, _ = send(stock, EXTENSIONS, {command: "421 closing"}, MESSAGE)
+    ours, peer = send(aiosmtplib, EXTENSIONS, {command: "421 closing"}, MESSAGE)
+    assert ours[0] == theirs[0]
+    assert peer.content == []
+
+
 def test_r5_no_content_is_sent_before_its_envelope_is_accepted() -> None:
     _, peer = send(
         aiosmtplib, (*EXTENSIONS, "CHUNKING"), {"RCPT": "550 nobody"}, b"RSET\r\nMAIL FROM:<evil@x.example>\r\n"
@@ -147,6 +155,84 @@ def test_cancelled_content_ends_the_connection() -> None:
         return client.is_connected
 
     assert not asyncio.run(run())
+
+
+class Silent(asyncio.Transport):
+    """A transport to a server whose replies the test gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def pipelining() -> tuple[aiosmtplib.SMTP, Silent]:
+    """A client whose server has offered PIPELINING."""
+    client, transport = aiosmtplib.SMTP(), Silent()
+    client.protocol = aiosmtplib.protocol.SMTPProtocol()
+    client.protocol.connection_made(transport)
+    client.protocol.data_received(b"220 mx.example\r\n")
+    await client.protocol.read_response()
+    client.transport = transport
+    client.last_ehlo_response = aiosmtplib.SMTPResponse(250, "mx.example\nPIPELINING")
+    return client, transport
+
+
+def sending(client: aiosmtplib.SMTP, seconds: float) -> asyncio.Task[Any]:
+    """A message that is being sent."""
+    return asyncio.create_task(client.sendmail("ada@mail.example", "jo@mx.example", b"x\r\n", timeout=seconds))
+
+
+def test_content_follows_its_354_at_once_and_later_octets_are_not_its_reply() -> None:
+    async def run() -> None:
+        client, transport = await pipelining()
+        task = sending(client, 60)
+        await asyncio.sleep(0)
+        client.protocol.data_received(b"250 ok\r\n250 ok\r\n354 go\r\n250 unsolicited\r\n")
+        assert transport.written[1:] == [b"x\r\n.\r\n"]
+        client.protocol.data_received(b"250 2.0.0 ")
+        client.protocol.data_received(b"taken\r\n")
+        assert await task == ({}, "2.0.0 taken")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("before", [60.0, 0.001], ids=["longer", "shorter"])
+def test_overdue_replies_end_the_connection_whatever_the_limit_before(before: float) -> None:
+    async def run() -> None:
+        client, transport = await pipelining()
+        task = sending(client, before)
+        await asyncio.sleep(0)
+        client.protocol.data_received(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        client.protocol.data_received(b"250 ok\r\n")
+        await task
+        with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
+            await sending(client, 0.01)
+        assert transport.closed
+
+    asyncio.run(run())
+
+
+def test_a_message_that_is_cancelled_before_its_replies_ends_the_connection() -> None:
+    async def run() -> None:
+        client, transport = await pipelining()
+        task = sending(client, 60)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert transport.closed
+
+    asyncio.run(run())
 
 
 def test_send_connects_to_localhost_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
