@@ -9,6 +9,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from tests.authority import issue
 from ironpost.compat import aliases
 from ironpost.compat.aiosmtpd import __version__
 from ironpost.compat.aiosmtpd.connection import Content
+from ironpost.compat.aiosmtpd.controller import Controller
 from ironpost.compat.aiosmtpd.lmtp import LMTP
 from ironpost.compat.aiosmtpd.smtp import SMTP, AuthResult, syntax
 
@@ -335,6 +337,45 @@ def test_a_hook_that_is_cancelled_ends_its_connection() -> None:
             return (await asyncio.wait_for(it.reader.read(), 20)).splitlines()[-1]
 
     assert asyncio.run(main()) == START_CONTENT
+
+
+def test_a_subclass_sees_what_arrives() -> None:
+    seen: list[bytes] = []
+
+    class Server(SMTP):
+        def data_received(self, data: bytes) -> None:
+            seen.append(data)
+            super().data_received(data)
+
+    async def main() -> bytes:
+        async with client(partial(Server, Keep(), hostname="mx.example")) as it:
+            return await it.ask(b"NOOP\r\n")
+
+    assert asyncio.run(main()) == b"250 OK\r\n"
+    assert b"".join(seen) == b"NOOP\r\n"
+
+
+def test_content_in_many_pieces_is_whole_up_to_its_limit() -> None:
+    handler, line = Keep(), b"." + b"x" * 70 + b"\r\n"
+
+    async def main(limit: int) -> bytes:
+        async with client(partial(SMTP, handler, hostname="mx.example", data_size_limit=limit)) as it:
+            it.writer.write(START + b"DATA\r\n" + (b"." + line) * 20_000 + b".\r\nQUIT\r\n")
+            return (await it.reader.read()).splitlines()[-2]
+
+    assert asyncio.run(main(0)) == asyncio.run(main(len(line) * 20_000)) == b"250 Kept"
+    assert [each.content for each in handler.envelopes] == [line * 20_000] * 2
+    assert asyncio.run(main(len(line) * 20_000 - 1)) == b"552 Error: Too much mail data"
+
+
+def test_a_port_in_use_is_reported_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        controller = Controller(Keep(), hostname="127.0.0.1", port=port, ready_timeout=threading.TIMEOUT_MAX)
+        with pytest.raises(OSError, match="in use"):
+            controller.start()
+    controller.stop()
+    controller.loop.close()
 
 
 def test_commands_before_the_end_of_the_input_get_their_replies() -> None:

@@ -18,23 +18,9 @@ from ironpost.compat import backends
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-STOCK: dict[str, Any] = {
-    "getaddr": SMTP._getaddr,
-    "quote": smtplib._quote_periods,
-    "ends": smtplib._fix_eols,
-    "normalised": aiosmtplib.protocol.normalize_message_line_endings,
-    "stuff": aiosmtplib.protocol.PERIOD_REGEX,
-}
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    yield
-    backends.remove(*backends.BACKENDS)
-
 
 def functions() -> dict[str, Any]:
-    """What is in place now, under the keys of STOCK."""
+    """What is in place now, by a short name."""
     return {
         "getaddr": SMTP._getaddr,
         "quote": smtplib._quote_periods,
@@ -42,6 +28,15 @@ def functions() -> dict[str, Any]:
         "normalised": aiosmtplib.protocol.normalize_message_line_endings,
         "stuff": aiosmtplib.protocol.PERIOD_REGEX,
     }
+
+
+STOCK = functions()
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    yield
+    backends.remove(*backends.BACKENDS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -161,10 +156,10 @@ class OldHandler:
         return None if b"x" in data else "550 no"
 
 
-async def converse(handler: Any, pieces: Sequence[bytes], **options: Any) -> bytes:
+async def converse(handler: Any, pieces: Sequence[bytes], server_class: type[SMTP] = SMTP, **options: Any) -> bytes:
     """The replies of a server to these pieces, each written by itself; the last ends with QUIT."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(handler, hostname="mx.example", **options), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: server_class(handler, hostname="mx.example", **options), "127.0.0.1", 0)
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         for piece in pieces:
@@ -174,6 +169,16 @@ async def converse(handler: Any, pieces: Sequence[bytes], **options: Any) -> byt
         writer.close()
         await writer.wait_closed()
         return replies
+
+
+def without_and_with(handler_class: Callable[[], Any], pieces: Sequence[bytes], **options: Any) -> list[Any]:
+    """The replies and what the handler saw, without the backend and with it."""
+    results = []
+    for backend in ((), ("aiosmtpd",)):
+        backends.install(*backend)
+        handler = handler_class()
+        results.append((asyncio.run(converse(handler, pieces, **options)), handler.seen))
+    return results
 
 
 START = b"EHLO client.example\r\nMAIL FROM:<ada@mail.example> SIZE=7\r\nRCPT TO:<jo@mx.example>\r\nDATA\r\n"
@@ -206,25 +211,17 @@ def test_aiosmtpd_gives_its_handler_the_same_mail(content: bytes, options: dict[
     """Two messages, one after the other without waiting, in pieces of different sizes."""
     stream = START + content + START.replace(b"EHLO client.example\r\n", b"RSET\r\n") + content + b"QUIT\r\n"
     pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
-    results = []
-    for backend in ((), ("aiosmtpd",)):
-        backends.install(*backend)
-        handler = Handler()
-        results.append((asyncio.run(converse(handler, pieces, **options)), handler.seen))
-    assert results[0] == results[1]
-    assert results[0][0].count(b"\r\n354 ") == 2
+    stock, ours = without_and_with(Handler, pieces, **options)
+    assert ours == stock
+    assert stock[0].count(b"\r\n354 ") == 2
 
 
 def test_aiosmtpd_calls_the_old_hook() -> None:
     stream = START + b"x\r\n.\r\n" + START + b"y\r\n.\r\nQUIT\r\n"
-    results = []
-    for backend in ((), ("aiosmtpd",)):
-        backends.install(*backend)
-        handler = OldHandler()
-        with pytest.warns(DeprecationWarning, match="process_message"):
-            results.append((asyncio.run(converse(handler, [stream])), handler.seen))
-    assert results[0] == results[1]
-    assert b"550 no" in results[0][0]
+    with pytest.warns(DeprecationWarning, match="process_message"):
+        stock, ours = without_and_with(OldHandler, [stream])
+    assert ours == stock
+    assert b"550 no" in stock[0]
 
 
 @pytest.mark.parametrize(
@@ -233,11 +230,8 @@ def test_aiosmtpd_calls_the_old_hook() -> None:
      b"HELP DATA\r\nQUIT\r\n"],
 )  # fmt: skip
 def test_aiosmtpd_refuses_data_in_the_same_words(stream: bytes) -> None:
-    results = []
-    for backend in ((), ("aiosmtpd",)):
-        backends.install(*backend)
-        results.append(asyncio.run(converse(Handler(), [stream])))
-    assert results[0] == results[1]
+    stock, ours = without_and_with(Handler, [stream])
+    assert ours == stock
 
 
 def test_a_subclass_may_override_commands() -> None:
@@ -247,16 +241,5 @@ def test_a_subclass_may_override_commands() -> None:
             await self.push("454 4.3.0 not now")
 
     backends.install("aiosmtpd")
-    assert asyncio.run(answer(Server)).endswith(b"454 4.3.0 not now\r\n221 Bye\r\n")
-
-
-async def answer(server_class: type[SMTP]) -> bytes:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: server_class(Handler(), hostname="mx.example"), "127.0.0.1", 0)
-    async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        writer.write(START + b"QUIT\r\n")
-        replies = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return replies
+    replies = asyncio.run(converse(Handler(), [START + b"QUIT\r\n"], Server))
+    assert replies.endswith(b"454 4.3.0 not now\r\n221 Bye\r\n")

@@ -190,6 +190,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             self.server = self.loop.run_until_complete(self.server_coro)
         except Exception as error:  # noqa: BLE001 - `start` raises it
             self._thread_exception = error
+            ready_event.set()
             return
         self.loop.call_soon(ready_event.set)
         self.loop.run_forever()
@@ -212,9 +213,9 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         self._thread.start()
         started = time.monotonic()
         if not ready.wait(self.ready_timeout):
-            if self._thread_exception is not None:
-                raise self._thread_exception
             raise TimeoutError(f"SMTP server failed to start within allotted time. {LATE}")
+        if self._thread_exception is not None:
+            raise self._thread_exception
         left = self.ready_timeout - (time.monotonic() - started)
         with suppress(TimeoutError):  # the greeting is slow, but the factory may have been called
             self._trigger_server()

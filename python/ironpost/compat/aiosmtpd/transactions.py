@@ -9,14 +9,19 @@ Standards: RFC 5321 §4.1.1.2 to §4.1.1.4; RFC 1870; RFC 6152; RFC 6531.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import warnings
 from email._header_value_parser import get_addr_spec, get_angle_addr
 from email.errors import HeaderParseError
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ironpost import wire
 from ironpost.compat.aiosmtpd.connection import REPLIED
+from ironpost.compat.aiosmtpd.input import (
+    ACCEPTED,
+    START_CONTENT,
+    data_refusal,
+    plain_address,
+    process_message,
+    store_content,
+)
 from ironpost.compat.aiosmtpd.values import MISSING, log, syntax
 
 if TYPE_CHECKING:
@@ -26,11 +31,6 @@ if TYPE_CHECKING:
     from ironpost.compat.aiosmtpd.values import Envelope, Session
     from ironpost.model import Reply
     from ironpost.wire import BodyEnd, Command, Mailbox
-
-ACCEPTED: Final = "250 OK"
-START_CONTENT: Final = "354 End data with <CR><LF>.<CR><LF>"
-CONTENT_LINE_TOO_LONG: Final = "500 Line too long (see RFC5321 4.5.3.1.6)"
-CONTENT_TOO_LARGE: Final = "552 Error: Too much mail data"
 
 
 class Path(NamedTuple):
@@ -191,15 +191,10 @@ class Transactions:
         """Return an address and what follows it; two times None if it is not an address."""
         if not arg:
             return "", ""
-        path, closed, rest = arg[1:].partition(">")
-        address = path
-        simple = bool(closed) and arg[0] == "<" and '"' not in path and "[" not in path and "(" not in rest
-        try:
-            if simple:
-                wire.parse_mailbox(path)
-        except ValueError:
-            simple = False
-        if not simple:
+        plain = plain_address(arg)
+        if plain is not None:
+            address, rest = plain
+        else:
             try:
                 parse = get_angle_addr if arg.lstrip().startswith("<") else get_addr_spec
                 parsed, rest = parse(arg)
@@ -208,7 +203,7 @@ class Transactions:
                 return None, None
         if self.local_part_limit and len(address.rpartition("@")[0]) > self.local_part_limit:
             return None, None
-        return address, rest.lstrip() if simple else rest
+        return address, rest
 
     def _getparams(self, params: Sequence[str]) -> dict[str, str | bool] | None:
         """Return parameters by keyword, True without a value; None if one is malformed."""
@@ -225,19 +220,19 @@ class Transactions:
         """Receive the content."""
         if await self.check_helo_needed() or await self.check_auth_needed("DATA"):
             return
-        refusal = self._data_refused(arg)
+        refusal = data_refusal(self, arg)
         if refusal is not None:
             await self.push(refusal)
             return
         await self.push(START_CONTENT)
         content, facts = await self._connection.content(self.data_size_limit or None)
-        status = self._store_content(content, facts)
+        status = store_content(self, content.take(), facts.size, facts.longest_line)
         for each in self._finish_content(await self._verdict() if status is None else status):
             await self.push(each)
 
     def _data_now(self, command: Command, arg: str | None) -> str:  # noqa: ARG002 - as the others
         """The reply to DATA; `_content_read` is called with the content."""
-        refusal = self._data_refused(arg)
+        refusal = data_refusal(self, arg)
         if refusal is None:
             self._connection.begin_content(self.data_size_limit or None)
         return START_CONTENT if refusal is None else refusal
@@ -245,7 +240,7 @@ class Transactions:
     def _content_read(self, content: Content, facts: BodyEnd) -> Reply | Awaitable[Reply]:
         """Reply to content, at once unless the handler decides about it."""
         try:
-            status = self._store_content(content, facts)
+            status = store_content(self, content.take(), facts.size, facts.longest_line)
             if status is None and self._has_verdict:
                 return self._execute(self._reply_to_content)
             for each in self._finish_content(ACCEPTED if status is None else status):
@@ -263,55 +258,14 @@ class Transactions:
         for each in self._finish_content(status):
             await self.push(each)
 
-    def _data_refused(self, arg: str | None) -> str | None:
-        if not self.envelope.rcpt_tos:
-            return "503 Error: need RCPT command"
-        return "501 Syntax: DATA" if arg else None
-
-    def _store_content(self, content: Content, facts: BodyEnd) -> str | None:
-        """Put content into the envelope; return the refusal if it exceeds a limit, or cannot be decoded."""
-        octets = content.take()
-        refusal = self._content_refused(octets, facts)
-        if refusal is None:
-            self.envelope.original_content = octets
-            try:
-                self.envelope.content = self._decoded_content(octets)
-            except UnicodeDecodeError:
-                return "500 Error: strict ASCII mode"
-        return refusal
-
     def _finish_content(self, status: str) -> list[str]:
         """End the transaction; return the replies to its content."""
         recipients = len(self.envelope.rcpt_tos)
         self._set_post_data_state()
         return [status] * (recipients if self.replies_per_recipient else 1)
 
-    def _content_refused(self, octets: bytes, facts: BodyEnd) -> str | None:
-        """The refusal of content that exceeds a limit, by the one that was exceeded first; None if it does not."""
-        longest = self.line_length_limit - len("\r\n")
-        if self.data_size_limit and facts.size > self.data_size_limit:
-            return (
-                CONTENT_LINE_TOO_LONG
-                if any(len(line) > longest for line in octets.split(b"\r\n"))
-                else CONTENT_TOO_LARGE
-            )
-        return CONTENT_LINE_TOO_LONG if facts.longest_line > longest else None
-
-    def _decoded_content(self, octets: bytes) -> bytes | str:
-        if not self._decode_data:
-            return octets
-        return octets.decode("utf-8", "surrogateescape") if self.enable_SMTPUTF8 else octets.decode("ascii")
-
     async def _verdict(self) -> str:
         """The reply of the handler to the content."""
-        status: Any = MISSING
-        if "DATA" in self._handle_hooks:
-            status = await self._call_handler_hook("DATA")
-        elif (process := getattr(self.event_handler, "process_message", None)) is not None:
-            warnings.warn("Use handler.handle_DATA() instead of .process_message()", DeprecationWarning, stacklevel=2)
-            envelope = self.envelope
-            status = process(self.session.peer, envelope.mail_from, envelope.rcpt_tos, envelope.content)
-            if inspect.isawaitable(status):
-                status = await status
-            status = MISSING if status is None else status
+        has_hook = "DATA" in self._handle_hooks
+        status = await (self._call_handler_hook("DATA") if has_hook else process_message(self))
         return ACCEPTED if status is MISSING else status
