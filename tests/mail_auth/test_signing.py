@@ -57,19 +57,7 @@ def test_without_keys_there_are_no_fields() -> None:
 def test_fields_are_signed_as_often_as_they_occur_and_some_once_more() -> None:
     message = b"From: a\r\nList-Id: <x>\r\nX-Other: y\r\nTo: b\r\nResent-To: c\r\nResent-To: d\r\n\r\n"
     names = tags(sign(message, [ED25519], NOW))["h"].replace(" ", "").split(":")
-    assert names == [
-        "from",
-        "from",
-        "reply-to",
-        "subject",
-        "date",
-        "to",
-        "to",
-        *ONCE[ONCE.index("cc") :],
-        "resent-to",
-        "resent-to",
-        "list-id",
-    ]
+    assert names == ["from", "to", "list-id", "resent-to", "resent-to", *ONCE]
 
 
 @pytest.mark.parametrize("name", ONCE)
@@ -78,7 +66,7 @@ def test_r49_fields_that_occur_once_cannot_be_added(name: str) -> None:
     assert results(f"{name}: x\r\n".encode() + message) == ["permerror" if name == "from" else "fail"]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted(OTHERS))
 def test_other_fields_can_be_added_but_not_changed(name: str) -> None:
     message = f"{name}: x\r\n".encode() + MESSAGE
     message = sign(message, [ED25519], NOW) + message

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 NAME: Final = "DKIM-Signature"
 SIGNATURES_LIMIT: Final = 5
 """Signatures of a message that are verified (SECURITY R23)."""
-B_SHOWN: Final = 8
-"""Characters of `DkimAnswer.signature` (RFC 8601 §2.7.1)."""
+B_OCTETS: Final = 6
+"""Octets of `DkimAnswer.signature`, in base64 eight characters (RFC 8601 §2.7.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class DkimAnswer:
     """The first characters of the tag `b`, which tell signatures apart (RFC 8601 §2.7.1)."""
     testing: bool = False
     """The signature matches, but the domain is testing (`t=y` of its key) and wants the mail treated as unsigned."""
+
+
+_UNREAD: Final = DkimAnswer(DkimResult.NONE, "")
+"""What is known of a signature that cannot be parsed."""
 
 
 class _Pending(NamedTuple):
@@ -121,14 +125,14 @@ class DkimVerifier:
 
     def _read(self, header: Header, fields: SignedFields, entry: HeaderField) -> _Pending | DkimAnswer:
         """Parse a signature, and hash the header fields that it covers."""
-        answer = DkimAnswer(DkimResult.NONE, "")
+        answer = _UNREAD
         try:
             tags = SignatureTags(fields.body(entry))
             signature = tags.signature()
             identity = tags.values.get("i", f"@{signature.domain}")
-            encoded = b64encode(signature.octets).decode()[:B_SHOWN]
+            shown = b64encode(signature.octets[:B_OCTETS]).decode()
             answer = DkimAnswer(
-                DkimResult.NONE, "", signature.domain, signature.selector, signature.algorithm, identity, encoded
+                DkimResult.NONE, "", signature.domain, signature.selector, signature.algorithm, identity, shown
             )
             coverage = _coverage(tags, signature)
             domain = _identity_domain(identity, signature)

@@ -106,15 +106,12 @@ class KeyRecord:
             KeyFault: the octets are not a key, or one that is too small or too large.
             ModuleNotFoundError: the package `cryptography` is not installed.
         """
-        require_cryptography()
-        from cryptography.exceptions import InvalidSignature
-
         try:
             if self.key_type == "rsa":
                 _load_rsa(self.public).verify(signature, digest, *_pkcs1())
             else:
                 _load_ed25519(self.public).verify(signature, digest)
-        except InvalidSignature:
+        except _invalid_signature():
             return False
         return True
 
@@ -149,6 +146,7 @@ def parse_key_record(record: bytes) -> KeyRecord:
 @lru_cache(CACHE_SIZE)
 def _load_rsa(octets: bytes) -> RSAPublicKey:
     """A key in either of the formats in use: SubjectPublicKeyInfo, or RSAPublicKey as RFC 6376 §3.6.1 has it."""
+    require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
     from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -166,6 +164,7 @@ def _load_rsa(octets: bytes) -> RSAPublicKey:
 
 
 def _load_ed25519(octets: bytes) -> Ed25519PublicKey:
+    require_cryptography()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
@@ -182,6 +181,14 @@ def _check_bits(bits: int) -> None:
     """
     if not RSA_BITS_MIN <= bits <= RSA_BITS_MAX:
         raise KeyFault(f"the RSA key has {bits} bits; {RSA_BITS_MIN} to {RSA_BITS_MAX} are allowed")
+
+
+@lru_cache(1)
+def _invalid_signature() -> type[Exception]:
+    """What a verification raises; `except` asks for it only if something was raised."""
+    from cryptography.exceptions import InvalidSignature
+
+    return InvalidSignature
 
 
 @lru_cache(1)
@@ -267,8 +274,6 @@ class Key:
 
     def sign(self, digest: bytes) -> bytes:
         """Sign a SHA-256 digest."""
-        from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
-        if isinstance(self.private, RSAPrivateKey):
-            return self.private.sign(digest, *_pkcs1())
-        return self.private.sign(digest)
+        private: Any = self.private
+        signature: bytes = private.sign(digest, *_pkcs1()) if self.key_type == "rsa" else private.sign(digest)
+        return signature

@@ -22,7 +22,7 @@ from ironpost.model.dns import ResolverError
 from ironpost.wire import BodyCanonicaliser, canonical_field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from ironpost.message.section import Header
     from ironpost.model.dns import Resolver
@@ -33,7 +33,7 @@ RECORDS_LIMIT: Final = 4
 
 _NUMBER: Final = re.compile(r"[0-9]{1,76}")
 _CANONICALISATION: Final = re.compile(r"(simple|relaxed)(?:/(simple|relaxed))?")
-_OWN_SIGNATURE: Final = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
+_OWN_SIGNATURE: Final = re.compile(rb";[ \t\r\n]*b[ \t\r\n]*=([^;]*)")
 
 
 class DkimResult(StrEnum):
@@ -182,31 +182,38 @@ class SignedFields:
     def __init__(self, header: Header) -> None:
         """Arrange the fields by name."""
         self._octets = header.octets
-        self._fields: dict[str, list[HeaderField]] = {}
+        self.by_name: dict[str, list[HeaderField]] = {}
+        """The fields in order by their name in lower case, in the order in which the names occur first."""
         for each in header.section.fields:
-            self._fields.setdefault(each.name.lower(), []).append(each)
+            self.by_name.setdefault(each.name.lower(), []).append(each)
 
     def named(self, name: str) -> list[HeaderField]:
         """The fields of a name, which is in lower case, in order."""
-        return self._fields.get(name, [])
+        return self.by_name.get(name, [])
 
     def body(self, entry: HeaderField) -> bytes:
         """The body of a field, as it was received."""
         return self._octets[entry.value : entry.end]
 
-    def select(self, names: tuple[str, ...], without: HeaderField | None = None) -> Iterator[HeaderField]:
+    def select(self, names: Iterable[str], without: HeaderField) -> list[HeaderField]:
         """The fields of a tag `h`: each occurrence of a name takes the last field that is left (RFC 6376 §5.4.2).
 
         Args:
             names: the names in lower case.
             without: the signature itself, which is not selected.
         """
-        left: dict[str, list[HeaderField]] = {}
+        fields = dict(self.by_name)
+        own = without.name.lower()
+        fields[own] = [each for each in fields[own] if each is not without]
+        selected: list[HeaderField] = []
+        taken: dict[str, int] = {}
         for name in names:
-            if name not in left:
-                left[name] = [each for each in self.named(name) if each is not without]
-            if left[name]:
-                yield left[name].pop()
+            found = fields.get(name)
+            if found:
+                count = taken[name] = taken.get(name, 0) + 1
+                if count <= len(found):
+                    selected.append(found[-count])
+        return selected
 
     def canonical(self, entry: HeaderField, relaxed: bool) -> bytes:
         """A field in canonical form, with its CRLF."""
@@ -215,17 +222,20 @@ class SignedFields:
 
     def unsigned(self, entry: HeaderField, relaxed: bool) -> bytes:
         """A signature as it was signed: in canonical form, without the value of its tag `b` and its CRLF."""
-        body = _OWN_SIGNATURE.sub(rb"\1", self.body(entry), count=1)
-        return canonical_field(self._octets[entry.start : entry.value] + body, relaxed).removesuffix(b"\r\n")
+        field = self._octets[entry.start : entry.end]
+        # The first tag has a colon in front of it instead of a semicolon.
+        value = entry.value - entry.start
+        tag = _OWN_SIGNATURE.search(b";" + field[value:])
+        if tag is not None:
+            start, end = tag.span(1)
+            field = field[: value + start - 1] + field[value + end - 1 :]
+        return canonical_field(field, relaxed).removesuffix(b"\r\n")
 
     def digest(self, entry: HeaderField, coverage: Coverage) -> bytes:
         """The hash of the fields that a signature covers, with itself (RFC 6376 §3.7)."""
         relaxed = coverage.relaxed_header
-        hashed = sha256()
-        for each in self.select(coverage.names, entry):
-            hashed.update(self.canonical(each, relaxed))
-        hashed.update(self.unsigned(entry, relaxed))
-        return hashed.digest()
+        fields = [self.canonical(each, relaxed) for each in self.select(coverage.names, entry)]
+        return sha256(b"".join((*fields, self.unsigned(entry, relaxed)))).digest()
 
 
 class BodyHash:

@@ -40,25 +40,27 @@ ONCE: Final = (
     "content-transfer-encoding",
 )
 """Fields that occur at most once. They are signed whether they are there or not, and once more."""
-OTHERS: Final = (
-    "sender",
-    "resent-date",
-    "resent-from",
-    "resent-sender",
-    "resent-to",
-    "resent-cc",
-    "resent-message-id",
-    "content-id",
-    "content-description",
-    "auto-submitted",
-    "list-id",
-    "list-help",
-    "list-unsubscribe",
-    "list-unsubscribe-post",
-    "list-subscribe",
-    "list-post",
-    "list-owner",
-    "list-archive",
+OTHERS: Final = frozenset(
+    {
+        "sender",
+        "resent-date",
+        "resent-from",
+        "resent-sender",
+        "resent-to",
+        "resent-cc",
+        "resent-message-id",
+        "content-id",
+        "content-description",
+        "auto-submitted",
+        "list-id",
+        "list-help",
+        "list-unsubscribe",
+        "list-unsubscribe-post",
+        "list-subscribe",
+        "list-post",
+        "list-owner",
+        "list-archive",
+    }
 )
 """Fields that are signed if they are there."""
 CHUNK: Final = 72
@@ -85,11 +87,11 @@ class Signer:
     def header(self, header: Header) -> None:
         """Read the header section, before the body."""
         fields = SignedFields(header)
-        for name in ONCE + OTHERS:
-            count = len(fields.named(name)) + (name in ONCE)
-            self._names += [name] * count
-        for entry in fields.select(tuple(self._names)):
-            self._fields.update(fields.canonical(entry, relaxed=True))
+        others = [name for name in fields.by_name if name in OTHERS]
+        # Of several fields of a name the last is signed first (RFC 6376 §5.4.2).
+        signed = [entry for name in (*ONCE, *others) for entry in reversed(fields.named(name))]
+        self._names = [*[entry.name.lower() for entry in signed], *ONCE]
+        self._fields = sha256(b"".join([fields.canonical(entry, relaxed=True) for entry in signed]))
 
     def body(self, piece: bytes) -> None:
         """Read the next octets of the body."""

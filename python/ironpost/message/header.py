@@ -30,6 +30,7 @@ _FIELD: Final = re.compile(rb"[!-9;-~]{1,76}:(?:[^\0\r\n]|\r\n[ \t])*\r\n")
 # Control characters (C0, DEL, C1), Unicode line and paragraph separators, and surrogates, which UTF-8 cannot encode.
 _NOT_IN_UTF8_TEXT: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
 _NOT_IN_ASCII_TEXT: Final = re.compile(r"[^ -~]")
+_PRINTABLE: Final = bytes(range(ord(" "), ord("~") + 1))
 _SPECIAL_IN_COMMENT: Final = re.compile(r"([()\\])")
 
 
@@ -54,14 +55,16 @@ def field(name: str, tokens: Iterable[str], *, utf8: bool = False) -> bytes:
     if not all(listed):
         raise HeaderError(f"an empty token in {name}")
     text = " ".join((f"{name}:", *listed))
-    if (_NOT_IN_UTF8_TEXT if utf8 else _NOT_IN_ASCII_TEXT).search(text) is not None:
+    octets = text.encode("utf-8", "surrogatepass")
+    if _NOT_IN_UTF8_TEXT.search(text) if utf8 else octets.translate(None, _PRINTABLE):
         raise HeaderError(f"{text!r} contains a character that is not allowed in a header field")
     if len(listed) == 0:
         raise HeaderError(f"{name} has no value")
-    octets = text.encode("utf-8")
     if len(octets) <= FOLD_AT:
         return octets + b"\r\n"
-    return _folded(name, listed, ascii_only=len(octets) == len(text))
+    if len(octets) > len(text):  # an octet becomes a character, so that lines are measured in octets
+        listed = tuple(token.encode("utf-8").decode("latin-1") for token in listed)
+    return _folded(name, listed)
 
 
 def checked_field(octets: bytes) -> bytes:
@@ -75,21 +78,19 @@ def checked_field(octets: bytes) -> bytes:
     return octets
 
 
-def _folded(name: str, tokens: tuple[str, ...], *, ascii_only: bool) -> bytes:
+def _folded(name: str, tokens: tuple[str, ...]) -> bytes:
     """Fold the field. The first token stays on the line of the name, so that no line consists of white space only."""
-    octets = [len(token) if ascii_only else len(token.encode("utf-8")) for token in tokens]
-    if max(octets) > LINE_LIMIT - len(name) - 2:
-        raise HeaderError(f"a token of {max(octets)} octets does not fit into a line of {name}")
-    text = [f"{name}: {tokens[0]}"]
-    used = len(name) + 2 + octets[0]
-    for token, length in zip(tokens[1:], octets[1:], strict=True):
-        used += 1 + length
-        if used > FOLD_AT:
-            text.append("\r\n")
-            used = 1 + length
-        text += (" ", token)
-    text.append("\r\n")
-    return "".join(text).encode("utf-8")
+    longest = max(map(len, tokens))
+    if longest > LINE_LIMIT - len(name) - 2:
+        raise HeaderError(f"a token of {longest} octets does not fit into a line of {name}")
+    lines: list[str] = []
+    line = f"{name}: {tokens[0]}"
+    for token in tokens[1:]:
+        if len(line) + len(token) >= FOLD_AT:
+            lines.append(line)
+            line = ""
+        line = f"{line} {token}"
+    return "\r\n".join((*lines, line, "")).encode("latin-1")
 
 
 def shown(text: str, *, utf8: bool = False) -> str:
