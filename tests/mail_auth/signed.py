@@ -83,6 +83,33 @@ We lost the game.  Are you hungry yet?
 Joe.
 """.replace(b"\n", b"\r\n")
 
+# RFC 6376, appendix A.2, as it was signed: folded with six spaces, and with one space between the sentences
+RFC_6376_PUBLISHED = {
+    "brisbane._domainkey.example.com": [
+        b"v=DKIM1; p=MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQ"
+        b"KBgQDwIRP/UC3SBsEmGqZ9ZJW3/DkMoGeLnQg1fWn7/zYt"
+        b"IxN2SnFCjxOCKG9v3b4jYfcTNh5ijSsq631uBItLa7od+v"
+        b"/RtdC2UzJ1lWT947qR+Rcac2gbto/NMqJ0fzfVjH4OuKhi"
+        b"tdY9tf6mcwGjaNBcWToIMmPSPDdQPNUYckcQ2QIDAQAB"
+    ]
+}
+RFC_6376_SIGNATURE = b"""DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example.com;
+      c=simple/simple; q=dns/txt; i=joe@football.example.com;
+      h=Received : From : To : Subject : Date : Message-ID;
+      bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;
+      b=AuUoFEfDxTDkHlLXSZEpZj79LICEps6eda7W3deTVFOk4yAUoqOB
+      4nujc7YopdG5dWLSdNg6xNAZpOPr+kHxt1IrE+NahM6L/LbvaHut
+      KVdkLLkpVaVVQPzeRDI009SO2Il5Lu7rDNH6mZckBdrIx0orEtZV
+      4bmp/YzhwvcubU4=;
+""".replace(b"\n", b"\r\n")
+RFC_6376_MESSAGE = (
+    b"""Received: from client1.football.example.com  [192.0.2.1]
+      by submitserver.example.com with SUBMISSION;
+      Fri, 11 Jul 2003 21:01:54 -0700 (PDT)
+""".replace(b"\n", b"\r\n")
+    + MESSAGE.replace(b"game.  Are", b"game. Are")
+)
+
 
 class KeyServer(StaticResolver):
     """Publishes keys, and notes the names that are looked up."""

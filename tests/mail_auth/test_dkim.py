@@ -13,6 +13,9 @@ from tests.mail_auth.signed import (
     ED25519_PEM,
     MESSAGE,
     PUBLISHED,
+    RFC_6376_MESSAGE,
+    RFC_6376_PUBLISHED,
+    RFC_6376_SIGNATURE,
     RSA_PEM,
     SIGNATURES,
     KeyServer,
@@ -73,6 +76,13 @@ def test_the_example_of_rfc_8463_has_two_valid_signatures() -> None:
     )
     assert (second.result, second.selector, second.algorithm) == ("pass", "test", "rsa-sha256")
     assert resolver.asked == list(PUBLISHED)
+
+
+def test_the_example_of_rfc_6376_has_a_valid_signature() -> None:
+    answers = verify(RFC_6376_SIGNATURE + RFC_6376_MESSAGE, resolver=StaticResolver(txt=RFC_6376_PUBLISHED))
+    assert [(answer.result, answer.domain, answer.identity) for answer in answers] == [
+        ("pass", "example.com", "joe@football.example.com")
+    ]
 
 
 def test_a_message_without_signatures_has_no_results() -> None:
@@ -159,6 +169,14 @@ def test_no_octet_of_the_example_can_be_changed() -> None:
         passed = {each.selector for each in verify(changed, resolver=resolver) if each.result == "pass"}
         expected = {"test"} if at < second else {"brisbane"} if at < len(SIGNATURES) else set()
         assert passed == expected, changed
+
+
+def test_no_octet_that_is_signed_in_simple_form_can_be_changed() -> None:
+    resolver = StaticResolver(txt=RFC_6376_PUBLISHED)
+    for at, octet in enumerate(RFC_6376_MESSAGE):
+        changed = RFC_6376_MESSAGE[:at] + (b"k" if octet in b"x" else b"x") + RFC_6376_MESSAGE[at + 1 :]
+        (answer,) = verify(RFC_6376_SIGNATURE + changed, resolver=resolver)
+        assert answer.result in {"fail", "permerror"}, changed
 
 
 @pytest.mark.parametrize("name", [b"From", b"To", b"Subject", b"Date", b"Message-ID"])
