@@ -38,7 +38,7 @@ from ironpost.mail_auth import (
 )
 from ironpost.mail_auth.dkim import SIGNATURES_LIMIT
 from ironpost.mail_auth.keys import RECORD_LIMIT
-from ironpost.mail_auth.signature import RECORDS_LIMIT
+from ironpost.mail_auth.signature import RECORDS_LIMIT, SIGNATURE_LIMIT
 from ironpost.message.section import Header
 from ironpost.testing.resolver import StaticResolver
 
@@ -433,6 +433,13 @@ def test_r23_a_signature_may_name_any_number_of_fields() -> None:
     names = "from:" + "x:" * 20_000 + "y"
     assert outcome(signed(b"From: a\r\n" + fields + b"\r\n", h="from" + ":x" * 900 + ":y"))[0] == "pass"
     assert outcome(signed(b"From: a\r\n" + fields + b"\r\n", h=names, b="YWI="))[0] == "fail"
+
+
+def test_r23_a_long_signature_and_a_long_name_are_not_read() -> None:
+    assert outcome(signed(MESSAGE, z="x" * SIGNATURE_LIMIT))[1].endswith("at most 65536 are read")
+    for name in ("é." * 20_000, "a." * 20_000 + "é", "é" * 20_000):  # converting it would take seconds
+        assert outcome(signed(MESSAGE, d=name))[1].endswith("is not a domain name")
+        assert outcome(signed(MESSAGE, i=f"@{name}"))[1].endswith("is not a domain name")
 
 
 def test_r23_a_header_section_beyond_its_limits_does_not_pass() -> None:

@@ -13,6 +13,8 @@ from ironpost.model.idna import a_labels
 
 NAME_LIMIT: Final = 253
 """Characters of a domain name without its trailing dot."""
+TEXT_LIMIT: Final = 4 * NAME_LIMIT
+"""Characters of a name that is converted to A-labels: a letter may be written as up to four characters (NFD)."""
 
 # Any printable ASCII may occur, as a macro of SPF can produce it; a backslash would be an escape in the text of a name.
 _NAME: Final = re.compile(r"[ -\-/-\[\]^-~]{1,63}(?:\.[ -\-/-\[\]^-~]{1,63})*")
@@ -30,7 +32,7 @@ def normalised(domain: str) -> str:
         ValueError: it is not a domain name; the text is ASCII.
     """
     try:
-        name = a_labels(domain).lower().removesuffix(".")
+        name = a_labels(domain).lower().removesuffix(".") if len(domain) <= TEXT_LIMIT else ""
     except ValueError:
         name = ""
     if not is_name(name):

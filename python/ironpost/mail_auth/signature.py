@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ironpost.model.dns import Resolver
     from ironpost.wire import HeaderField
 
+SIGNATURE_LIMIT: Final = 65_536
+"""Octets of a signature (SECURITY R23); it may contain a copy of the header section, the tag `z`."""
 RECORDS_LIMIT: Final = 4
 """Records of one name that are tried."""
 
@@ -95,8 +97,10 @@ class SignatureTags:
         """Parse a field body.
 
         Raises:
-            SignatureFault: it is not a list of tags.
+            SignatureFault: it is not a list of tags, or too long.
         """
+        if len(body) > SIGNATURE_LIMIT:
+            raise _syntax(f"the signature has {len(body)} octets; at most {SIGNATURE_LIMIT} are read")
         try:
             self.values: Mapping[str, str] = parse_tags(body)
         except TagListError as error:
