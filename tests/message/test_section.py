@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ironpost import wire
-from ironpost.message.section import EMPTY, Header, HeaderReader
+from ironpost.message.section import EMPTY, Header, HeaderReader, split
 from ironpost.message.trace import MAX_RECEIVED
 
 HOP = b"Received: by a.example; x\r\n"
@@ -45,6 +45,8 @@ def test_a_section_ends_at_the_first_empty_line_wherever_it_is_cut(section: byte
         assert (reader.finish().octets, rest, reader.whole) == (section, body, True)
     reader, rest = read(content, *range(len(content)))
     assert (reader.finish().octets, rest, reader.whole) == (section, body, True)
+    found, rest = split(content)
+    assert (found.octets, rest) == (section, body)
 
 
 @pytest.mark.parametrize("content", [b"", b"\r", b"A: 1", b"A: 1\r\n", b"A: 1\r\n\r", b"A: 1\n\nB: 2\r\n", b"x"])
@@ -52,6 +54,8 @@ def test_content_without_an_empty_line_is_all_header_section(content: bytes) -> 
     for cut in range(len(content) + 1):
         reader, body = read(content, cut)
         assert (reader.finish().octets, body, reader.whole) == (content, b"", True)
+    found, body = split(content)
+    assert (found.octets, body) == (content, b"")
 
 
 def test_r23_a_section_is_held_up_to_the_limit_and_fields_are_bounded() -> None:

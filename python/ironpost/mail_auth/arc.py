@@ -33,7 +33,7 @@ from ironpost.mail_auth.signature import (
 )
 from ironpost.mail_auth.tag_list import SHOWN
 from ironpost.message.address_list import tokens
-from ironpost.message.section import HeaderReader
+from ironpost.message.section import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,9 +241,8 @@ async def verify_arc(message: bytes, *, resolver: Resolver, now: float) -> ArcAn
     Raises:
         ModuleNotFoundError: the package `cryptography` is not installed.
     """
-    verifier, reader = ArcVerifier(), HeaderReader()
-    start = reader.feed(message)
-    verifier.header(reader.finish())
-    if start >= 0:
-        verifier.body(message[start:])
+    verifier = ArcVerifier()
+    header, body = split(message)
+    verifier.header(header)
+    verifier.body(body)
     return await verifier.finish(resolver, now)

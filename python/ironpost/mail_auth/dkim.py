@@ -33,7 +33,7 @@ from ironpost.mail_auth.signature import (
     check_algorithm,
 )
 from ironpost.mail_auth.tag_list import SHOWN, words
-from ironpost.message.section import HeaderReader
+from ironpost.message.section import split
 from ironpost.model.text import counted
 
 if TYPE_CHECKING:
@@ -203,9 +203,8 @@ async def verify_dkim(message: bytes, *, resolver: Resolver, now: float) -> tupl
     Raises:
         ModuleNotFoundError: the package `cryptography` is not installed.
     """
-    verifier, reader = DkimVerifier(), HeaderReader()
-    start = reader.feed(message)
-    verifier.header(reader.finish())
-    if start >= 0:
-        verifier.body(message[start:])
+    verifier = DkimVerifier()
+    header, body = split(message)
+    verifier.header(header)
+    verifier.body(body)
     return await verifier.finish(resolver, now)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.mail_auth.dkim import NAME
 from ironpost.mail_auth.signature import BodyHashes, SignedFields
 from ironpost.message.header import field
-from ironpost.message.section import HeaderReader
+from ironpost.message.section import split
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -133,9 +133,8 @@ def sign(message: bytes, keys: Iterable[Key], now: float) -> bytes:
     Returns:
         The fields DKIM-Signature, each with its CRLF, to be put before the message.
     """
-    signer, reader = Signer(tuple(keys), now=now), HeaderReader()
-    start = reader.feed(message)
-    signer.header(reader.finish())
-    if start >= 0:
-        signer.body(message[start:])
+    signer = Signer(tuple(keys), now=now)
+    header, body = split(message)
+    signer.header(header)
+    signer.body(body)
     return signer.finish()

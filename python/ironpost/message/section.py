@@ -144,6 +144,14 @@ class HeaderReader:
         return header
 
 
+def split(content: bytes) -> tuple[Header, bytes]:
+    """The header section of whole content, with its empty line, and the body."""
+    reader = HeaderReader()
+    reader.feed(content)
+    header = reader.finish()
+    return header, content[len(header.octets) :]
+
+
 def _after_empty_line(octets: bytes | bytearray, start: int) -> int:
     at = octets.find(_EMPTY_LINE, max(0, start))
     return at if at < 0 else at + len(_EMPTY_LINE)

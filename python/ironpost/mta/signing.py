@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ironpost.mail_auth.dmarc import author_domain
 from ironpost.mail_auth.names import is_within, normalised
 from ironpost.mail_auth.signing import Signer
-from ironpost.message.section import Header, HeaderReader
+from ironpost.message.section import Header, split
 from ironpost.model import NULL, Envelope, Origin
 from ironpost.model.network import LOOPBACK
 from ironpost.model.ports import Uncounted
@@ -74,11 +74,9 @@ class Signing:
         signer = self.begin(origin, now)
         if signer is None:
             return content
-        reader = HeaderReader()
-        reader.feed(content)
-        header = reader.finish().octets
-        signer.header(header)
-        signer.body(content[len(header) :])
+        header, body = split(content)
+        signer.header(header.octets)
+        signer.body(body)
         return signer.finish(b"", Envelope(NULL, (), origin=origin)).fields + content
 
     def keys_for(self, domain: str) -> Sequence[Key]:
