@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.mail_auth.signed import ED25519_PEM, MESSAGE, KeyServer, key
 
 from ironpost.mail_auth import Key, Signer, sign, verify_dkim
-from ironpost.mail_auth.signing import ONCE, OTHERS
+from ironpost.mail_auth.signing import ADDED_BY_RELAYS, ONCE, OTHERS
 from ironpost.message.section import Header
 from ironpost.wire import unfold
 
@@ -57,7 +57,17 @@ def test_without_keys_there_are_no_fields() -> None:
 def test_fields_are_signed_as_often_as_they_occur_and_some_once_more() -> None:
     message = b"From: a\r\nList-Id: <x>\r\nX-Other: y\r\nTo: b\r\nResent-To: c\r\nResent-To: d\r\n\r\n"
     names = tags(sign(message, [ED25519], NOW))["h"].replace(" ", "").split(":")
-    assert names == ["from", "to", "list-id", "resent-to", "resent-to", *ONCE]
+    once = [name for name in ONCE if name not in ADDED_BY_RELAYS]
+    assert names == ["from", "to", "list-id", "resent-to", "resent-to", *once]
+
+
+@pytest.mark.parametrize("name", sorted(ADDED_BY_RELAYS))
+def test_relays_may_add_what_a_message_lacks(name: str) -> None:
+    message = b"From: joe@football.example.com\r\n\r\nHi.\r\n"
+    added = f"{name}: x\r\n".encode()
+    assert results(added + sign(message, [ED25519], NOW) + message) == ["pass"]
+    complete = added + message
+    assert results(added + sign(complete, [ED25519], NOW) + complete) == ["fail"]
 
 
 @pytest.mark.parametrize("name", ONCE)

@@ -3,9 +3,11 @@
     fields = sign(message, keys=[key], now=now)      # to be put before the message
 
 Promises: all keys sign one hash of the body, so a second key costs one more signature. Fields that a message should
-have at most once are signed once more than they occur, so that none can be added (SECURITY R49). The header section and
-the body are signed in relaxed form, and the body always as a whole.
-Standards: RFC 6376 §3.5 (tags), §5.4 (fields to sign), §8.15 (fields that are added); RFC 8058 §4 (List-Unsubscribe).
+have at most once are signed once more than they occur, so that none can be added (SECURITY R49). Only Date and
+Message-ID can, to a message without them, as relays do. The header section and the body are signed in relaxed form, and
+the body always as a whole.
+Standards: RFC 6376 §3.5 (tags), §5.4 (fields to sign), §8.15 (fields that are added); RFC 6409 §8 (what relays
+add); RFC 8058 §4 (List-Unsubscribe).
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ ONCE: Final = (
     "content-type",
     "content-transfer-encoding",
 )
-"""Fields that occur at most once. They are signed whether they are there or not, and once more."""
+"""Fields that occur at most once. They are signed once more than they occur."""
+ADDED_BY_RELAYS: Final = frozenset({"date", "message-id"})
+"""Those of them that relays add to a message (RFC 6409 §8.2, §8.3): they are not signed if they are not there."""
 OTHERS: Final = frozenset(
     {
         "sender",
@@ -87,10 +91,11 @@ class Signer:
     def header(self, header: Header) -> None:
         """Read the header section, before the body."""
         fields = SignedFields(header)
+        once = [name for name in ONCE if name in fields.by_name or name not in ADDED_BY_RELAYS]
         others = [name for name in fields.by_name if name in OTHERS]
         # Of several fields of a name the last is signed first (RFC 6376 §5.4.2).
-        signed = [entry for name in (*ONCE, *others) for entry in reversed(fields.named(name))]
-        self._names = [*[entry.name.lower() for entry in signed], *ONCE]
+        signed = [entry for name in (*once, *others) for entry in reversed(fields.named(name))]
+        self._names = [*[entry.name.lower() for entry in signed], *once]
         self._fields = sha256(b"".join([fields.canonical(entry, relaxed=True) for entry in signed]))
 
     def body(self, piece: bytes) -> None:
