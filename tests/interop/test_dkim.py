@@ -1,9 +1,11 @@
-"""DKIM against OpenDKIM, which verifies what we sign and signs what we verify, and against rspamd as a receiver."""
+"""DKIM against OpenDKIM, which verifies what we sign and signs what we verify, and against rspamd as a receiver. In the
+end the server signs, and Postfix receives."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.interop.test_next_hop import AnyPort, Kept, route, submit
 from tests.loading import load
 
 from ironpost.mail_auth import DkimAnswer, Key, sign, verify_dkim
@@ -156,3 +159,52 @@ def test_rspamd_verifies_both_our_signatures(rspamd: Callable[[bytes], dict[str,
     symbols = rspamd(sign(MESSAGES["plain"], KEYS, time.time()) + changed)
     assert "R_DKIM_ALLOW" not in symbols
     assert set(symbols["R_DKIM_REJECT"]["options"]) == signers
+
+
+def signing(kind: str, folder: Path) -> str:
+    """The configuration of a key."""
+    file = folder / f"{kind}.pem"
+    file.write_bytes(PEM[kind])
+    file.chmod(0o600)
+    return f'[[dkim]]\ndomain = "mail.test"\nselector = "{kind}"\nkey = "file:{file}"\n'
+
+
+@pytest.mark.skipif(os.geteuid() != 0 and not os.environ.get("CI"), reason="needs root")
+def test_what_the_server_signs_passes_at_postfix_with_opendkim_and_at_rspamd(
+    serve: Callable[[str], Any],
+    program: Callable[[str], str],
+    mtas: ModuleType,
+    milters: ModuleType,
+    launch: Callable[[list[str], dict[str, str], int], None],
+    listening: Callable[[subprocess.Popen[bytes], int], bool],
+    free: Callable[[], int],
+    rspamd: Callable[[bytes], dict[str, Any]],
+    wait_until: Callable[[Callable[[], bool], Callable[[], str]], None],
+    home: Path,
+) -> None:
+    for name in ("opendkim", "postfix"):
+        program(name)
+    milter, smtp = free(), free()
+    records = {key.name: key.record for key in KEYS}
+    verifying = milters.opendkim(home / "opendkim", milter, main="Mode v", txt=records)
+    process = subprocess.Popen(verifying.command, env=verifying.env)
+    handler = Kept()
+    controller = AnyPort(handler, "127.0.0.1", 0, decode_data=False)
+    controller.start()
+    try:
+        assert listening(process, milter)
+        main = f"relayhost = [127.0.0.1]:{controller.port}\nsmtpd_milters = inet:127.0.0.1:{milter}"
+        launch(*mtas.postfix(home / "postfix", smtp, main=main), smtp)
+        server = serve(route(smtp) + "".join(signing(kind, home) for kind in PEM))
+        submit(server.port, ["ada@mx.test"], MESSAGES["white space"])
+        server.wait_until_empty()
+        wait_until(lambda: len(handler.envelopes) == 1, server.log)
+    finally:
+        controller.stop()
+        process.kill()
+        process.wait()
+    content = handler.envelopes[0].original_content
+    for key in KEYS:
+        result = rf"dkim=pass [^;]*header.d=mail.test [^;]*header.s={key.selector}"
+        assert re.search(result.encode(), content)
+    assert len(rspamd(content)["R_DKIM_ALLOW"]["options"]) == len(KEYS)
