@@ -74,6 +74,8 @@ pub(super) struct Types {
     pub(super) header_field: Class<4>,
     pub(super) header_section: Class<4>,
     limits: Py<PyType>,
+    /// What callers without limits of their own pass: not read again each time.
+    default_limits: Py<PyAny>,
     wire_fault: Py<PyType>,
     /// By the position in [`Verb::KNOWN`].
     verbs: Vec<Py<PyString>>,
@@ -134,6 +136,7 @@ impl Types {
             header_field: Class::new(&interface, "HeaderField")?,
             header_section: Class::new(&interface, "HeaderSection")?,
             limits: interface.getattr("Limits")?.cast_into::<PyType>()?.unbind(),
+            default_limits: interface.getattr("DEFAULT_LIMITS")?.unbind(),
             wire_fault: interface.getattr("WireFault")?.cast_into::<PyType>()?.unbind(),
             verbs: Verb::KNOWN.iter().map(|(_, text)| intern(text)).collect(),
             frequent: FREQUENT.iter().map(intern).collect(),
@@ -254,7 +257,7 @@ impl Types {
 
     /// The bounds that a caller gave, or the default ones.
     pub(super) fn limits(&self, limits: Option<&Bound<'_, PyAny>>) -> PyResult<Limits> {
-        let Some(limits) = limits else {
+        let Some(limits) = limits.filter(|limits| !limits.is(&self.default_limits)) else {
             return Ok(Limits::DEFAULT);
         };
         if !limits.is_instance(self.limits.bind(limits.py()))? {
