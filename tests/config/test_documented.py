@@ -21,6 +21,7 @@ from ironpost.config.directory import AliasSection, DirectoryKeys, DirectorySect
 from ironpost.config.dkim import DkimSection
 from ironpost.config.listeners import DEFAULTS, CertificateSection, ListenerSection
 from ironpost.config.local import LocalDeliverySection
+from ironpost.config.mta_sts import MtaStsSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import ReplySection, RetrySection
 from ironpost.config.rewriting import RewriteSection
@@ -62,6 +63,7 @@ TABLES = {
     "route.auth": RouteAuthSection,
     "on_demand": OnDemandSection,
     "archive": ArchiveSection,
+    "mta_sts": MtaStsSection,
     **{name.strip("[]"): table for name, table in tables("policy", PolicySection).items()},
 }
 """What a key holds more than one of, or what is documented elsewhere."""
@@ -258,13 +260,14 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
     of_queue |= {"tls-report", "report-failed", "report-dropped", "picked-up", "drop-refused", "drop-waits"}
+    of_queue |= {"http-request", "tls-report-not-stored"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:
     (
         route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, *sources, forwards,
-        hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail,
+        over_http, hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
@@ -285,6 +288,7 @@ def test_the_examples_load() -> None:
     assert parse(route).route[0].smart_host[0].host == "relay.partner.example"
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"
+    assert list(parse(over_http).sts_policies) == ["mail.example", "shop.example"]
     assert parse(on_demand).on_demand[0].waits
     direct, news, provider = parse(hosts).route
     assert (direct.profile(), direct.smart_host, provider.senders) == (None, None, None)

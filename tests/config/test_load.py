@@ -12,7 +12,7 @@ from ironpost.compose.delivery import archives, rewriting, routes
 from ironpost.config import ConfigError, Configuration, default, load, parse
 from ironpost.config.declared import tables
 from ironpost.config.directory import AliasSection
-from ironpost.config.listeners import DEFAULTS
+from ironpost.config.listeners import DEFAULTS, ListenerSection
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.config.rewriting import rewrite_rules
 from ironpost.config.routes import RouteAuthSection
@@ -48,6 +48,11 @@ connections = 50
 [[listener]]
 role = "lmtp"
 listen = ["unix:run/lmtp.sock", "fd:lmtp"]
+
+[[listener]]
+role = "http"
+listen = ["fd:https"]
+tls_reports_to = "tls@mail.example"
 
 [smtp]
 trusted = ["192.0.2.0/24"]
@@ -270,6 +275,12 @@ mta_sts = false
 ca = "authorities.pem"
 allow = ["10.0.0.0/8", "::1/128"]
 
+[[mta_sts]]
+domains = ["Mail.example"]
+mode = "enforce"
+mx = ["mx.example", "*.mx.example"]
+max_age = "30d"
+
 [tlsrpt]
 contact = "tls-reports@mx.example"
 organization = "Example Ltd"
@@ -432,7 +443,7 @@ def test_this_file_shows_every_key_there_is() -> None:
     for name in Configuration.model_fields:
         assert name in found.model_fields_set
     sections = (
-        found.listener[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
+        found.mta_sts[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
         found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.sendmail,
         found.directory, found.mailbox[0], found.relay[0], found.rewrite[0], found.dkim[0],
@@ -441,6 +452,7 @@ def test_this_file_shows_every_key_there_is() -> None:
     )  # fmt: skip
     for section in sections:
         assert section.model_fields_set == set(type(section).model_fields)
+    assert {key for each in found.listener for key in each.model_fields_set} == set(ListenerSection.model_fields)
     assert {key for alias in found.alias for key in alias.model_fields_set} == set(AliasSection.model_fields)
     for key, agent in LOCAL_AGENTS.items():
         (options,) = (getattr(each, key) for each in found.local.delivery if getattr(each, key) is not None)
@@ -480,7 +492,7 @@ def test_what_a_key_of_a_listener_is_depends_on_its_role() -> None:
 
 def test_a_listener_has_the_common_limits_but_for_its_own() -> None:
     found = parse(WHOLE)
-    mx, lmtp = map(found.limits_of, found.listener)
+    mx, lmtp, _ = map(found.limits_of, found.listener)
     assert (mx.connections, mx.errors) == (50, 3)
     assert lmtp == found.limits
     same = parse(WHOLE.replace("[listener.limits]\nconnections = 50", "[listener.limits]\nconnections = 70"))
@@ -523,7 +535,7 @@ def test_the_hash_changes_with_the_configuration_and_only_then() -> None:
         ('[[listener]]\nlisten = ["x:1"]', "c.toml:1: listener[1].role: required key is missing"),
         (
             '[[listener]]\nrole = "mta"\nlisten = ["x:1"]',
-            "c.toml:2: listener[1].role: expected 'mx', 'submission' or 'lmtp'",
+            "c.toml:2: listener[1].role: expected 'mx', 'submission', 'lmtp' or 'http'",
         ),
         (
             '[[listener]]\nrole = "lmtp"\nlisten = ["[::]:25"]',
@@ -718,33 +730,6 @@ def test_tls_rules_are_closed_and_name_their_levels() -> None:
         parse(rule.replace('"verify"', '"always"'))
     with pytest.raises(ConfigError, match=r"delivery\.tls\[1\]\.name: unknown key"):
         parse(rule + 'name = "x"\n')
-
-
-@pytest.mark.parametrize(
-    ("entry", "sentence"),
-    [
-        ('recipients = ["*"]', "expected the table of a delivery agent: "),
-        ('recipients = []\ndiscard = {}', "the list is empty"),
-        ('recipients = ["a b"]\ndiscard = {}', 'is neither an address, a domain, "*.domain" nor "*"'),
-        ('recipients = ["*"]\ndiscard = 5', "expected a table"),
-        ('recipients = ["*"]\ndiscard = {a = 1}', "unknown key; this table has no keys"),
-        ("discard = {}", "recipients"),
-    ],
-)  # fmt: skip
-def test_a_wrong_entry_of_local_delivery_is_explained(entry: str, sentence: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse(f"[local]\n[[local.delivery]]\n{entry}\n", "c.toml")
-    assert sentence in str(caught.value)
-
-
-def test_the_first_entry_of_local_delivery_that_matches_decides() -> None:
-    found = parse(
-        '[local]\ndomains = ["mail.example"]\n[[local.delivery]]\nrecipients = ["noreply@mail.example"]\ndiscard = {}\n'
-    )
-    decided = {each: routes(found).decide(Address.parse(f"{each}@mail.example")) for each in ("NoReply", "jo")}
-    assert decided["NoReply"].route.kind is Kind.DISCARD
-    assert decided["NoReply"].reasons[-1] == "local.delivery[1] matches by noreply@mail.example: discard"
-    assert decided["jo"].route.kind is Kind.LOCAL
 
 
 def test_rewriting_is_read() -> None:

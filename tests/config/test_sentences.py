@@ -147,7 +147,7 @@ def test_f62_no_key_answers_a_wrong_value_in_words_of_a_library(value: str) -> N
                     assert OF_PYTHON.search(re.sub("\".*?\"|'.*?'", "", said)) is None, f"{table} {key}: {said}"
 
 
-@pytest.mark.parametrize("key", ["foo", "x", "zzz", "tls_cert_file", "myorigin", "biff"])
+@pytest.mark.parametrize("key", ["foo", "y", "zzz", "tls_cert_file", "myorigin", "biff"])
 def test_f62_nothing_is_suggested_for_a_key_that_resembles_nothing(key: str) -> None:
     for table in TABLES:
         with pytest.raises(ConfigError, match=r"unknown key; (the keys here are |this table has no keys)") as caught:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.operations.command_kit import assert_encodable, checked
 
 from ironpost.cli import mtasts
+from ironpost.cli.app import CommandError
 from ironpost.http import HttpError, HttpFailure, HttpResponse
 from ironpost.operations.mtasts import CHECK, StsCheck, StsCheckRequest, StsHost, StsResult
 from ironpost.operations.operation import OperationError
+from ironpost.routing.tls.mta_sts import StsMode, StsPolicy, parse_policy, parse_record
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 RECORD = b"v=STSv1; id=2026;"
 POLICY = b"version: STSv1\nmode: enforce\nmx: *.a.example\nmax_age: 86400\n"
@@ -25,7 +30,14 @@ MX = [(20, "mx2.a.example"), (10, "mx1.a.example")]
 class Data:
     """A `DataDirectory` whose DNS and HTTP answer from the test."""
 
-    def __init__(self, resolver: StaticResolver, answer: bytes | HttpError, media_type: str) -> None:
+    def __init__(
+        self,
+        resolver: StaticResolver,
+        answer: bytes | HttpError,
+        media_type: str,
+        sts_policies: Mapping[str, StsPolicy] = MappingProxyType({}),
+    ) -> None:
+        self.sts_policies = sts_policies
         self._resolver = resolver
         self._answer = answer
         self._media_type = media_type
@@ -51,9 +63,11 @@ def check(
     mx: Sequence[tuple[int, str]] = MX,
     media_type: str = "text/plain",
     failing: Sequence[str] = (),
+    configured: StsPolicy | None = None,
 ) -> StsCheck:
+    policies = {} if configured is None else {"a.example": configured}
     resolver = StaticResolver(txt={"_mta-sts.a.example": records}, mx={"a.example": mx}, failing=failing)
-    found: StsCheck = asyncio.run(_run(Data(resolver, answer, media_type), "A.example"))
+    found: StsCheck = asyncio.run(_run(Data(resolver, answer, media_type, policies), "A.example"))
     assert_encodable(found)
     return found
 
@@ -111,6 +125,44 @@ def test_faults_are_named(options: dict[str, Any], result: StsResult, problem: s
     assert found.result is result
     assert problem in "; ".join(found.problems)
     assert "".join(found.records + found.problems).isascii()
+
+
+OURS = StsPolicy(StsMode.ENFORCE, ("*.a.example",), 86400)
+
+
+def test_a_policy_that_is_configured_here_is_compared() -> None:
+    good = check(OURS.text, records=(OURS.record.encode(),), configured=OURS)
+    assert (good.result, good.policy_id, good.problems) == (StsResult.GOOD, OURS.id, ())
+    old = check(OURS.text, configured=OURS)
+    assert old.problems == (f"the record of the configured policy would be {OURS.record}",)
+    other = StsPolicy(StsMode.TESTING, OURS.mx, OURS.max_age)
+    assert other.id != OURS.id
+    found = check(other.text, records=(OURS.record.encode(),), configured=OURS)
+    assert found.problems == ("the policy is not the configured one: was the server reloaded?",)
+
+
+def test_the_configured_policies_are_shown_with_their_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ironpost.toml"
+    file.write_text(
+        'hostname = "mx.a.example"\n[[mta_sts]]\ndomains = ["a.example", "b\u00fccher.example"]\n'
+        '[[mta_sts]]\ndomains = ["c.example"]\nmode = "none"\nmax_age = "1d"\n'
+    )
+    mtasts.show(file, as_json=False)
+    shown = capsys.readouterr().out
+    name, record = shown.splitlines()[0].split(" TXT ")
+    assert name == "_mta-sts.a.example"
+    policy = StsPolicy(StsMode.TESTING, ("mx.a.example",), 7 * 86400)
+    assert parse_record([record.strip('"').encode()]) == policy.id
+    assert parse_policy(policy.text) == policy
+    assert "https://mta-sts.xn--bcher-kva.example/.well-known/mta-sts.txt\n  version: STSv1\n" in shown
+    assert shown.endswith("  version: STSv1\n  mode: none\n  mx: mx.a.example\n  max_age: 86400\n")
+    mtasts.show(file, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["policies"]) == 3
+    file.write_text("")
+    with pytest.raises(CommandError, match=r"\[\[mta_sts\]\]"):
+        mtasts.show(file, as_json=False)
 
 
 @pytest.mark.parametrize("domain", ["", "localhost", "[192.0.2.1]", "192.0.2.1"])

@@ -20,6 +20,7 @@ from ironpost.dns.resolver import DnsResolver
 from ironpost.model.dns import ResolverError
 from ironpost.model.network import SUBMISSIONS
 from ironpost.model.text import counted
+from ironpost.routing.tls.mta_sts import policy_host
 from ironpost.server.tls import TlsError, exposed, read_certificate
 from ironpost.storage.ownership import writable_by
 
@@ -45,6 +46,7 @@ def remarks(configuration: Configuration, now: float) -> list[str]:
         *_data(configuration),
         *_sockets(configuration),
         *_certificates(configuration, now),
+        *_policies(configuration),
         *_accounts(configuration),
         *_routes(configuration),
         *_logins(configuration, now),
@@ -140,13 +142,27 @@ def _certificates(configuration: Configuration, now: float) -> Iterator[str]:
     context = configured_certificates(configuration)
     assert context is not None
     names = {name for each in context.certificates for name in each.facts.names}
-    host = configuration.hostname
-    if host is not None and host not in names and f"*.{host.partition('.')[2]}" not in names:
-        listed = ", ".join(sorted(names)) or "no name"
-        yield f"tls.certificates: no certificate is valid for the hostname {host}, only for {listed}"
+    hosts = {} if configuration.hostname is None else {configuration.hostname: "hostname"}
+    if any(not each.takes_mail and each.tls == "implicit" for each in configuration.listener):
+        hosts |= dict.fromkeys(map(policy_host, configuration.sts_policies), "policy host")
+    for host, what in hosts.items():
+        if host not in names and f"*.{host.partition('.')[2]}" not in names:
+            listed = ", ".join(sorted(names)) or "no name"
+            yield f"tls.certificates: no certificate is valid for the {what} {host}, only for {listed}"
     for number, (each, files) in enumerate(zip(context.certificates, configuration.tls.certificates, strict=True), 1):
         yield from _expiry(f"tls.certificates[{number}].chain", each, now)
         yield from _exposed(f"tls.certificates[{number}].key", files.key, "600")
+
+
+def _policies(configuration: Configuration) -> Iterator[str]:
+    serving = [(number, each) for number, each in enumerate(configuration.listener, 1) if not each.takes_mail]
+    if configuration.mta_sts and not serving:
+        yield "mta_sts: no listener has the role http, so another server must serve these policies"
+    for number, listener in serving:
+        if not configuration.mta_sts and listener.tls_reports_to is None:
+            yield f"listener[{number}]: it serves nothing: there is neither [[mta_sts]] nor tls_reports_to"
+        if listener.tls == "implicit" and not configuration.tls.certificates:
+            yield f"listener[{number}].tls: others do not trust a self-signed certificate; set tls.certificates"
 
 
 def _exposed(key: str, file: Path, remedy: str) -> Iterator[str]:

@@ -31,7 +31,7 @@ directory = typer.Typer(help="Look up addresses in the directory.", no_args_is_h
 app.add_typer(directory, name="directory")
 dane = typer.Typer(help="Check DANE for outgoing mail.", no_args_is_help=True)
 app.add_typer(dane, name="dane")
-mtasts = typer.Typer(help="Check MTA-STS policies.", no_args_is_help=True)
+mtasts = typer.Typer(help="Check MTA-STS policies, and show those of this server.", no_args_is_help=True)
 app.add_typer(mtasts, name="mtasts")
 tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show reports.", no_args_is_help=True)
 app.add_typer(tlsrpt, name="tlsrpt")
@@ -299,6 +299,14 @@ def mtasts_check(
     from ironpost.cli import mtasts as command
 
     command.check(config, domain, as_json=json)
+
+
+@mtasts.command("show")
+def mtasts_show(config: File = None, json: Json = False) -> None:
+    """Show the configured MTA-STS policies of this server's domains, and the DNS records that announce them."""
+    from ironpost.cli import mtasts as command
+
+    command.show(config, as_json=json)
 
 
 @dane.command("check")

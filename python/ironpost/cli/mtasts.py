@@ -1,4 +1,4 @@
-"""`mtasts check`: show what a domain publishes for MTA-STS, without a running server."""
+"""`mtasts check` and `show`: what a domain publishes for MTA-STS, and what ours should. Need no server."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from ironpost.cli import exits
-from ironpost.cli.call import call_local, report
+from ironpost.cli.app import CommandError
+from ironpost.cli.call import call_local, print_json, report
 from ironpost.model.text import escape
-from ironpost.operations.mtasts import CHECK, StsCheckRequest, StsResult
+from ironpost.operations.mtasts import CHECK, SHOW, ShowRequest, StsCheckRequest, StsResult
+from ironpost.routing.tls.mta_sts import POLICY_PATH
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,3 +48,22 @@ def _print(found: StsCheck) -> None:
     for problem in found.problems:
         typer.echo(f"problem    {escape(problem)}")
     typer.echo(f"{found.domain}: {found.result.value}")
+
+
+def show(file: Path | None, *, as_json: bool) -> None:
+    """Print the configured policies, and what must be in DNS for them.
+
+    Raises:
+        CommandError: none is configured.
+    """
+    found = call_local(file, SHOW, ShowRequest())
+    if as_json:
+        print_json(found)
+        return
+    if not found.policies:
+        raise CommandError(exits.NO_INPUT, "no policy is configured: see [[mta_sts]]")
+    for each in found.policies:
+        typer.echo(f'{each.name} TXT "{each.record}"')
+        typer.echo(f"https://{each.host}{POLICY_PATH}")
+        for line in each.policy:
+            typer.echo(f"  {line}")

@@ -173,7 +173,11 @@ def _banner(system: System | Supervised, file: Path | None) -> list[str]:
     tries: list[str] = []
     for listener, bound in _bound(system):
         section = found.listener[listener.listener]
-        lines.append(f"listening on {bound} for {listener.role}, {TLS_WORDS[listener.tls]}, {AUTH_WORDS[section.auth]}")
+        about = f"listening on {bound} for {listener.role}, {TLS_WORDS[listener.tls]}"
+        if not section.takes_mail:
+            lines.append(about)
+            continue
+        lines.append(f"{about}, {AUTH_WORDS[section.auth]}")
         if section.auth != "required":
             tries.append(f"{_try(listener, bound)} --to {to}")
         elif name:

@@ -20,7 +20,7 @@ from ironpost.storage.ownership import acting_for
 from ironpost.storage.sqlite import state
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from ironpost.compose.delivery import DeliveryAgents
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ironpost.operations.explain import Explainer
     from ironpost.queue.store import StandaloneReader
     from ironpost.routing.directory import Directory
+    from ironpost.routing.tls.mta_sts import StsPolicy
     from ironpost.storage.backup import FinishedBackup
     from ironpost.storage.restore import Restored
 
@@ -172,6 +173,11 @@ class LocalData:
             return usable_keys(self._configuration)
         except AccessError as error:
             raise OperationError(Reason.CONFIGURATION, str(error)) from None
+
+    @property
+    def sts_policies(self) -> Mapping[str, StsPolicy]:
+        """See `operations.context.DataDirectory`."""
+        return self._configuration.sts_policies
 
     async def back_up(self, target: Path, *, mail: bool) -> FinishedBackup:
         """See `operations.context.DataDirectory`."""

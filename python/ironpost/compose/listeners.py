@@ -1,4 +1,4 @@
-"""Composes listeners: a server for each address of each `[[listener]]`.
+"""Composes listeners: a server for each address of each `[[listener]]`, of mail or of HTTP.
 
 Promises: a reload applies new settings to new sessions and new certificates to new handshakes; open sessions are
 unaffected. If TLS is enabled and no certificate is configured, a self-signed one is created in the data directory, and
@@ -19,6 +19,7 @@ from ironpost.compose.resources import permitted_connections
 from ironpost.config.declared import options_of
 from ironpost.config.quantities import Endpoint, Inherited, SocketPath
 from ironpost.model.text import error_text
+from ironpost.mta.http_resources import HttpResources, ReportReceipt
 from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
 from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import ConnectionLimits, Server, Timeouts
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
     from ironpost.config import Configuration, ListenerSection
     from ironpost.config.quantities import Where
+    from ironpost.http.exchange import HttpHandler
+    from ironpost.http.server import HttpServer
     from ironpost.model.ports import Metrics
+    from ironpost.policy.buckets import Buckets
     from ironpost.protocol.sasl import Authenticator
     from ironpost.protocol.sasl.backoff import LoginLimit
     from ironpost.protocol.server.handler import Handler
@@ -61,7 +65,8 @@ class SessionDefaults(NamedTuple):
 class ListenerProfile(NamedTuple):
     """The settings of a listener that a reload can change."""
 
-    settings: ServerSettings
+    settings: ServerSettings | None
+    """Of its sessions; None if it takes no mail."""
     timeouts: Timeouts
     limits: ConnectionLimits
     greeting_delay: float
@@ -79,7 +84,7 @@ class ListenerProfile(NamedTuple):
         limits = configuration.limits_of(listener)
         connections = ConnectionLimits(exempt=configuration.smtp.trusted, **options_of(ConnectionLimits, limits))
         return cls(
-            session_settings(configuration, listener, defaults),
+            session_settings(configuration, listener, defaults) if listener.takes_mail else None,
             Timeouts(**options_of(Timeouts, limits)),
             replace(connections, connections=permitted_connections(configuration, listener, room)),
             listener.pause,
@@ -103,7 +108,7 @@ class BoundListener:
     role: str
     tls: str
     where: Where
-    server: Server
+    server: Server | HttpServer
     missing: bool = False
     """An inherited socket is configured but was not passed to this process."""
 
@@ -124,14 +129,15 @@ class BoundListener:
         """End every session, then return."""
         await self.server.stop()
 
-    def apply(self, handler: Handler, profile: ListenerProfile, tls: TlsContext | None) -> None:
+    def apply(self, handler: Handler | HttpHandler, profile: ListenerProfile, tls: TlsContext | None) -> None:
         """Apply new settings to new sessions, and certificates to new handshakes."""
-        server = self.server
+        server: Any = self.server  # its handler fits, because the role of a listener is fixed
         server.handler = handler
-        server.settings = profile.settings
         server.timeouts = profile.timeouts
         server.limits = profile.limits
-        server.greeting_delay = profile.greeting_delay
+        if profile.settings is not None:
+            server.settings = profile.settings
+            server.greeting_delay = profile.greeting_delay
         if server.tls is not None:
             server.tls = tls
 
@@ -149,7 +155,7 @@ def place_of(name: Any) -> Endpoint | SocketPath:
 def create_listeners(
     configuration: Configuration,
     defaults: SessionDefaults,
-    handlers: Mapping[str, Handler],
+    handlers: Sequence[Handler | HttpHandler],
     tls: TlsContext | None,
     metrics: Metrics,
     handed_over: Mapping[str, list[socket.socket]],
@@ -163,7 +169,7 @@ def create_listeners(
     Args:
         configuration: defines the listeners.
         defaults: settings that all listeners share.
-        handlers: handlers of sessions, by role.
+        handlers: the handler of each listener.
         tls: the result of `certificates`.
         metrics: the counters.
         handed_over: inherited sockets, by their name in the configuration.
@@ -178,32 +184,48 @@ def create_listeners(
         limiter = limiters(number)
         for where in listener.listen:
             sockets = handed_over.get(str(where), [])
-            port = where.port if isinstance(where, Endpoint) else 0
+            host, port = (where.host, where.port) if isinstance(where, Endpoint) else (None, 0)
             if ports is not None:
                 port = ports[len(found)]
-            server = Server(
-                handlers[listener.role],
-                where.host if isinstance(where, Endpoint) else None,
-                port,
-                reuse_port=ports is not None,
-                path=where.path if isinstance(where, SocketPath) and not sockets else None,
-                path_mode=listener.mode,
-                sockets=sockets,
-                settings=profile.settings,
-                timeouts=profile.timeouts,
-                limits=profile.limits,
-                greeting_delay=profile.greeting_delay,
-                limiter=limiter,
-                capacity=capacity,
-                tls=None if listener.tls == "none" else tls,
-                implicit_tls=listener.tls == "implicit",
-                proxy=listener.proxy,
-                metrics=metrics,
-                name=listener.role,
-            )
+            options: dict[str, Any] = {
+                "reuse_port": ports is not None,
+                "path": where.path if isinstance(where, SocketPath) and not sockets else None,
+                "path_mode": listener.mode,
+                "sockets": sockets,
+                "timeouts": profile.timeouts,
+                "limits": profile.limits,
+                "limiter": limiter,
+                "capacity": capacity,
+                "tls": None if listener.tls == "none" else tls,
+                "implicit_tls": listener.tls == "implicit",
+                "proxy": listener.proxy,
+                "metrics": metrics,
+                "name": listener.role,
+            }
+            server = _server(handlers[number], host, port, profile, options)
             missing = isinstance(where, Inherited) and not sockets
             found.append(BoundListener(number, listener.role, listener.tls, where, server, missing))
     return found
+
+
+def _server(
+    handler: Any, host: str | None, port: int, profile: ListenerProfile, options: dict[str, Any]
+) -> Server | HttpServer:
+    """Create the server of one address, from its handler, address, profile and the options of every `Acceptor`."""
+    if profile.settings is None:
+        from ironpost.http.server import HttpServer  # aiohttp is slow to import
+
+        return HttpServer(handler, host, port, **options)
+    return Server(handler, host, port, settings=profile.settings, greeting_delay=profile.greeting_delay, **options)
+
+
+def http_handler(
+    configuration: Configuration, listener: ListenerSection, rates: Buckets, metrics: Metrics
+) -> HttpHandler:
+    """Create the handler of a listener with the role `http`; `rates` counts the reports that it receives."""
+    to = listener.tls_reports_to
+    reports = None if to is None else ReportReceipt(to, configuration.drop, rates, metrics)
+    return HttpResources(configuration.sts_policies, reports)
 
 
 def handed_over(configuration: Configuration) -> dict[str, list[socket.socket]]:

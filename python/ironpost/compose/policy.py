@@ -36,6 +36,7 @@ def policy(configuration: Configuration, name: str, ports: Ports) -> Policy:
 
 
 def _own_literals(configuration: Configuration) -> list[str]:
-    """Return the address literals of the addresses that listeners are bound to, in lower case."""
-    places = (place for listener in configuration.listener for place in listener.listen if isinstance(place, Endpoint))
+    """Return the address literals of the addresses that listeners of mail are bound to, in lower case."""
+    listening = (place for listener in configuration.listener if listener.takes_mail for place in listener.listen)
+    places = (place for place in listening if isinstance(place, Endpoint))
     return [literal.lower() for place in places if (literal := address_literal(place.host))]  # names have none

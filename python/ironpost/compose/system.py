@@ -40,6 +40,7 @@ from ironpost.compose.listeners import (
     certificates,
     create_listeners,
     handed_over,
+    http_handler,
 )
 from ironpost.compose.policy import policy
 from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
@@ -48,6 +49,7 @@ from ironpost.compose.tls_reports import TlsCounting, tls_reports
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.delivery.access import AccessError
 from ironpost.model.text import complaint, error_text
+from ironpost.mta.http_resources import POSTED_REPORTS
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.jobs import JOBS
 from ironpost.mta.on_demand import OnDemand
@@ -59,6 +61,7 @@ from ironpost.operations.dispatch import handlers, worker_handlers
 from ironpost.operations.reload import Reloaded
 from ironpost.operations.status import Listening
 from ironpost.policy import Ports
+from ironpost.policy.buckets import Buckets
 from ironpost.processes.clock import SystemClock, SystemRandom
 from ironpost.processes.jobs import JobScheduler, JobStatus
 from ironpost.processes.lifecycle import Component, PeriodicLoop, Supervisor
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
 
     from ironpost.config import Configuration
     from ironpost.delivery.path_template import PathTemplate
+    from ironpost.http.exchange import HttpHandler
     from ironpost.mail_auth.keys import Key
     from ironpost.model.keyed_state import StateUsage
     from ironpost.mta.daily_reports import SentReports
@@ -177,6 +181,8 @@ class System:
         """The keys with which mail is signed."""
         self._pool = PasswordPool()
         """Threads that check passwords; kept across reloads."""
+        self._posted_reports = Buckets(POSTED_REPORTS, self._clock)
+        """Counts the reports about TLS that each network posts."""
         self._quotas: SharedQuotas | None = None
         self.first_login: InitialLogin | None = None
         """The account that this start created; its password is shown once."""
@@ -226,6 +232,7 @@ class System:
         context = self._context
         if context is not None:
             self._quotas = SharedQuotas(context.bus, asyncio.get_running_loop().call_later)
+            self._quotas.share("posted reports", self._posted_reports)
         try:
             return await self._assembled(configuration, lock, available)
         except BaseException:
@@ -427,7 +434,7 @@ class System:
         self._agents.rewriting.rules = rewriting(new, "delivery")
         self._limit_resources(new, available)
         for each in self.listeners:
-            each.apply(handlers[each.role], profiles[each.listener], tls)
+            each.apply(handlers[each.listener], profiles[each.listener], tls)
         self._news = [] if tls is None else tls.changes(self._tls)
         self._tls = tls
         return outcome(new, old, self._news)
@@ -466,13 +473,13 @@ class System:
         asking = callout(lambda: self._runner.routes, self._agents.agent, self._clock, self._counters)
         return routes(configuration, sources, callout=asking, metrics=self._counters)
 
-    def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> dict[str, Inbound]:
-        """Create a handler for each role of the listeners."""
+    def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> list[Inbound | HttpHandler]:
+        """Create the handler of each listener; those with one role share it."""
         share = None if self._quotas is None else self._quotas.share
         ports = Ports(self._clock, self._agents.resolver, share, directory)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         rules = policy(configuration, name, ports)
-        return {
+        inbound = {
             role: Inbound(
                 store=self._store,
                 policy=rules,
@@ -490,8 +497,14 @@ class System:
                 idempotency=configuration.queue.idempotency > 0,
                 metrics=self._counters,
             )
-            for role in {listener.role for listener in configuration.listener}
+            for role in {listener.role for listener in configuration.listener if listener.takes_mail}
         }
+        return [
+            inbound[each.role]
+            if each.takes_mail
+            else http_handler(configuration, each, self._posted_reports, self._counters)
+            for each in configuration.listener
+        ]
 
     # -- operations.context.ServingProcess
 

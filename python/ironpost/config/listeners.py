@@ -2,7 +2,8 @@
 
 Promises: the default of a key depends on the listener's role only (`DEFAULTS`). A listener may override limits; the
 others are those of `[limits]`.
-Refuses: an LMTP listener on port 25 (RFC 2033 §5), a listener that requires authentication but does not allow it.
+Refuses: an LMTP listener on port 25 (RFC 2033 §5), a listener that requires authentication but does not allow it, and
+keys of mail for a listener that takes none.
 Standards: RFC 5321 §4.5.3.2 (timeouts), RFC 6409 §4.3 (submission is authenticated), RFC 8314 §3.3 (implicit TLS), RFC
 2033 (LMTP).
 """
@@ -19,6 +20,7 @@ from ironpost.config.quantities import Endpoint, size
 from ironpost.config.values import (
     Duration,
     Listen,
+    MailAddress,
     Mode,
     Network,
     SecretFile,
@@ -33,7 +35,9 @@ from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server.limits import ConnectionLimits
 from ironpost.server.timeouts import Timeouts
 
-Role: TypeAlias = Literal["mx", "submission", "lmtp"]
+MailRole: TypeAlias = Literal["mx", "submission", "lmtp"]
+"""The role of a listener that takes mail."""
+Role: TypeAlias = Literal["mx", "submission", "lmtp", "http"]
 
 SMTP_PORT: Final = 25
 
@@ -44,6 +48,14 @@ DEFAULTS: Final[dict[str, dict[str, str]]] = {
 }
 """Defaults of a listener's keys by its role. Port 25 is strict; submission is lenient where users cannot fix their
 clients; an LMTP client is a trusted front end, which has already checked the content."""
+HTTP_DEFAULTS: Final = DEFAULTS["mx"] | {"tls": "implicit"}
+"""The same for the role `http`, for which only `tls` has an effect."""
+HTTP_KEYS: Final = frozenset({"role", "listen", "mode", "tls", "proxy", "limits", "tls_reports_to"})
+"""Keys of a listener with the role `http`."""
+HTTP_LIMITS: Final = frozenset(
+    {"connections", "connections_per_prefix", "connection_rate", "ipv4_prefix", "ipv6_prefix", "handshake_timeout"}
+)
+"""Keys of its limits; the others are about sessions of SMTP."""
 
 
 class _Limits(Section):
@@ -87,7 +99,8 @@ class ListenerSection(Section):
     """`[[listener]]`: addresses to listen on, and how their sessions behave."""
 
     role: Role
-    """Purpose: `mx` accepts mail from other systems, `submission` from users, `lmtp` from a front end."""
+    """Purpose: `mx` accepts mail from other systems, `submission` from users, `lmtp` from a front end; `http` takes no
+    mail."""
     listen: Annotated[tuple[Listen, ...], AfterValidator(not_empty)]
     """Addresses: `host:port` (port 0 chooses a free one); `unix:/path`; or `fd:name`, sockets that a service manager
     passes (LISTEN_FDS)."""
@@ -120,6 +133,8 @@ class ListenerSection(Section):
     """Networks of front ends that may act for other clients: XCLIENT and XFORWARD."""
     pause: Duration = 0.0
     """Delay of the greeting. A client that sends data before it is refused."""
+    tls_reports_to: MailAddress | None = None
+    """The address that gets the reports about TLS that others post to this listener, which has the role `http`."""
     limits: LimitsSection = LimitsSection()
     """Limits for this listener alone."""
 
@@ -129,7 +144,16 @@ class ListenerSection(Section):
         if not isinstance(values, dict):
             return values
         role = values.get("role")
+        if role == "http":
+            if without_effect := sorted(values.keys() & cls.model_fields.keys() - HTTP_KEYS):
+                raise ValueError(f'{", ".join(without_effect)}: no effect with role = "http", which takes no mail')
+            return {**HTTP_DEFAULTS, **values}
         return {**DEFAULTS.get(role if isinstance(role, str) else "", DEFAULTS["mx"]), **values}
+
+    @property
+    def takes_mail(self) -> bool:
+        """Whether it receives messages, by SMTP or LMTP."""
+        return self.role != "http"
 
     @model_validator(mode="after")
     def _consistent(self) -> ListenerSection:
@@ -138,6 +162,13 @@ class ListenerSection(Section):
             raise ValueError("LMTP must not use port 25 (RFC 2033 §5)")
         if self.lenient and self.newlines != "reject":
             raise ValueError(f'lenient is for newlines = "reject"; with "{self.newlines}" it has no effect')
+        if not self.takes_mail:
+            if self.tls == "starttls":
+                raise ValueError('HTTP has no STARTTLS: set tls = "implicit", or "none" behind a proxy with TLS')
+            if without_effect := sorted(self.limits.model_fields_set - HTTP_LIMITS):
+                raise ValueError(f'limits.{without_effect[0]} has no effect with role = "http", which takes no mail')
+        elif self.tls_reports_to is not None:
+            raise ValueError('tls_reports_to is for a listener with role = "http"')
         if self.auth == "required" and self.tls == "none" and not self.auth_without_tls:
             raise ValueError(
                 'no client could log in: with tls = "none" passwords would be sent unencrypted; '

@@ -21,6 +21,7 @@ from ironpost.config.directory import AliasSection, DirectorySection, MailboxSec
 from ironpost.config.dkim import DkimSection
 from ironpost.config.listeners import CertificateSection, ListenerSection, ServerLimitsSection, TlsSection
 from ironpost.config.local import LocalDeliverySection, LocalSection
+from ironpost.config.mta_sts import MtaStsSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import QueueSection, ReplySection, RetrySection
 from ironpost.config.rewriting import RewriteSection
@@ -83,6 +84,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[[dkim]]": DkimSection,
     "[sendmail]": SendmailSection,
     "[http]": HttpSection,
+    "[[mta_sts]]": MtaStsSection,
     "[tlsrpt]": TlsrptSection,
     "[dns]": DnsSection,
 }

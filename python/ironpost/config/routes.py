@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 from pydantic import AfterValidator, Field, model_validator
 
 from ironpost.config.auth import Mechanism  # noqa: TC001 - as above
-from ironpost.config.listeners import Role
+from ironpost.config.listeners import MailRole
 from ironpost.config.values import (
     Hop,
     Hostname,
@@ -33,7 +33,7 @@ from ironpost.protocol.sasl import BY_DEFAULT, BY_NAME, Credentials
 from ironpost.routing.profile import ClientCertificate, ConnectionProfile, LoginProfile, TokenCommand
 from ironpost.routing.tls.levels import TlsUse
 
-LISTENERS: Final = frozenset(get_args(Role))
+LISTENERS: Final = frozenset(get_args(MailRole))
 """Names of tenants that are listeners (`Origin.tenant`)."""
 
 

@@ -21,6 +21,7 @@ from ironpost.config.directory import AliasSection, DirectorySection, MailboxSec
 from ironpost.config.dkim import DkimSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.listeners import LimitsSection, ListenerSection, ServerLimitsSection, TlsSection
 from ironpost.config.local import LocalSection
+from ironpost.config.mta_sts import MtaStsSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
@@ -50,6 +51,7 @@ from ironpost.policy.checks.own_sender import OwnSender
 from ironpost.policy.options import Enforcement
 from ironpost.routing.mail_directory import key_of
 from ironpost.routing.rewriting import ENVELOPE, conflict
+from ironpost.routing.tls.mta_sts import StsMode, StsPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +153,7 @@ class Configuration(Section):
     queue: QueueSection = QueueSection()
     delivery: DeliverySection = DeliverySection()
     http: HttpSection = HttpSection()
+    mta_sts: tuple[MtaStsSection, ...] = ()
     tlsrpt: TlsrptSection = TlsrptSection()
     sendmail: SendmailSection = SendmailSection()
     route: tuple[RouteSection, ...] = ()
@@ -183,6 +186,18 @@ class Configuration(Section):
                 "on_demand: mail cannot be fetched, because no listener with the role mx has "
                 'auth = "offered" or "required" (RFC 6409 §7 keeps ETRN and ATRN away from submission)'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _policies(self) -> Configuration:
+        taken: set[str] = set()
+        for number, section in enumerate(self.mta_sts, 1):
+            if not section.mx and self.hostname is None and section.mode != "none":
+                raise ValueError(f"mta_sts[{number}].mx: name the hosts in the MX records, or set hostname")
+            for domain in section.domains:
+                if domain in taken:
+                    raise ValueError(f"mta_sts[{number}].domains: {domain} is listed twice")
+                taken.add(domain)
         return self
 
     @model_validator(mode="after")
@@ -290,6 +305,16 @@ class Configuration(Section):
             return domain in local or (domain in relay and not key.startswith("@"))
 
         return has
+
+    @property
+    def sts_policies(self) -> dict[str, StsPolicy]:
+        """The MTA-STS policies of our own domains."""
+        own = () if self.hostname is None else (self.hostname,)
+        return {
+            domain: StsPolicy(StsMode(each.mode), each.mx or own, round(each.max_age))
+            for each in self.mta_sts
+            for domain in each.domains
+        }
 
     def limits_of(self, listener: ListenerSection) -> LimitsSection:
         """Return the limits of a listener: its own where it sets them, else those of `[limits]`."""

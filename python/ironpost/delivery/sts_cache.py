@@ -27,7 +27,18 @@ from ironpost.model.keyed_state import KEY_OCTETS, Namespace
 from ironpost.model.ports import Uncounted
 from ironpost.model.text import escape
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
-from ironpost.routing.tls.mta_sts import MAX_AGE, MAX_ID, StsMode, StsPolicy, StsSyntaxError, parse_policy, parse_record
+from ironpost.routing.tls.mta_sts import (
+    MAX_AGE,
+    MAX_ID,
+    POLICY_PATH,
+    StsMode,
+    StsPolicy,
+    StsSyntaxError,
+    parse_policy,
+    parse_record,
+    policy_host,
+    record_name,
+)
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
@@ -113,11 +124,6 @@ def _decode(value: bytes) -> Stored:
     return Stored(identifier.decode(), parse_policy(lines))
 
 
-def record_name(domain: str) -> str:
-    """Return the name of the record that announces the policy of a domain (RFC 8461 §3.1)."""
-    return f"_mta-sts.{domain}"
-
-
 async def look_up(domain: str, resolver: Resolver) -> str | None:
     """Return the id of the policy that the record of a domain announces; None if there is no record.
 
@@ -134,8 +140,8 @@ async def fetch(domain: str, http: HttpClient, port: int = HTTPS_PORT) -> StsPol
     Raises:
         StsError: there is no valid policy.
     """
-    host = f"mta-sts.{domain}" if port == HTTPS_PORT else f"mta-sts.{domain}:{port}"
-    url = f"https://{host}/.well-known/mta-sts.txt"
+    host = policy_host(domain) if port == HTTPS_PORT else f"{policy_host(domain)}:{port}"
+    url = f"https://{host}{POLICY_PATH}"
     try:
         response = await http.get(url, limits=HttpLimits(MAX_POLICY, FETCH_SECONDS, redirects=0))
     except HttpError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ironpost.processes.resources import ResourceStatus
     from ironpost.queue.store import StandaloneReader, Store
     from ironpost.queue.suspension import Suspension
+    from ironpost.routing.tls.mta_sts import StsPolicy
     from ironpost.storage.backup import FinishedBackup
     from ironpost.storage.restore import Restored
 
@@ -142,6 +143,11 @@ class DataDirectory(Protocol):
         Raises:
             RequestRefused: one cannot be used.
         """
+        ...
+
+    @property
+    def sts_policies(self) -> Mapping[str, StsPolicy]:
+        """The configured MTA-STS policies of our own domains, by domain in A-labels."""
         ...
 
     async def back_up(self, target: Path, *, mail: bool) -> FinishedBackup:

@@ -1,7 +1,8 @@
-"""A check of what a domain publishes for MTA-STS: its record, its policy, and whether its hosts match (RFC 8461).
+"""MTA-STS: a check of what a domain publishes, and the policies that are configured here (RFC 8461).
 
-Promises: the record is looked up and the policy fetched now, as a server would, whatever is in its cache; nothing is
-sent or changed. Every fault is listed, not only the first.
+Promises: for the check the record is looked up and the policy fetched now, as a server would, whatever is in its cache;
+nothing is sent or changed. Every fault is listed, not only the first. The policy of a domain that is configured here is
+compared with that.
 """
 
 from __future__ import annotations
@@ -10,12 +11,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.delivery.sts_cache import StsError, fetch, record_name
+from ironpost.delivery.sts_cache import StsError, fetch
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.text import counted
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
-from ironpost.routing.tls.mta_sts import StsMode, StsPolicy, StsSyntaxError, parse_record, policy_domain
+from ironpost.routing.tls.mta_sts import (
+    StsMode,
+    StsPolicy,
+    StsSyntaxError,
+    parse_record,
+    policy_domain,
+    policy_host,
+    record_name,
+)
 
 if TYPE_CHECKING:
     from ironpost.model.dns import Resolver
@@ -99,6 +108,8 @@ async def _check(data: DataDirectory, request: StsCheckRequest) -> StsCheck:
         problems.append(f"DNS lookup failed: {error}")
     if policy is not None:
         problems += _faults(policy, hosts)
+    if (configured := data.sts_policies.get(domain)) is not None:
+        problems += _differences(configured, identifier, policy)
     result = StsResult.GOOD
     if unknown:
         result = StsResult.UNKNOWN
@@ -133,4 +144,53 @@ def _faults(policy: StsPolicy, hosts: tuple[StsHost, ...]) -> list[str]:
     return faults
 
 
+def _differences(configured: StsPolicy, identifier: str | None, policy: StsPolicy | None) -> list[str]:
+    """How what is published differs from what is configured here."""
+    found = []
+    if identifier != configured.id:
+        found.append(f"the record of the configured policy would be {configured.record}")
+    if policy is not None and policy != configured:
+        found.append("the policy is not the configured one: was the server reloaded?")
+    return found
+
+
 CHECK: Final = Operation("mtasts.check", StsCheckRequest, StsCheck, Scope.LOCAL, _check)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredPolicy:
+    """The policy of one of our domains, and the record that announces it."""
+
+    domain: str
+    """In A-labels."""
+    host: str
+    """The policy host: a name that must lead to the listener."""
+    name: str
+    """The name of the TXT record."""
+    record: str
+    policy: tuple[str, ...]
+    """The lines of the policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredPolicies:
+    """The policies of `[[mta_sts]]`."""
+
+    policies: tuple[ConfiguredPolicy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowRequest:
+    """All policies."""
+
+
+async def _show(data: DataDirectory, _: ShowRequest) -> ConfiguredPolicies:
+    return ConfiguredPolicies(
+        tuple(
+            ConfiguredPolicy(domain, policy_host(domain), record_name(domain), policy.record, policy.lines)
+            for domain, policy in data.sts_policies.items()
+        )
+    )
+
+
+SHOW: Final = Operation("mtasts.show", ShowRequest, ConfiguredPolicies, Scope.LOCAL, _show)

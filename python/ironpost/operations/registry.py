@@ -34,6 +34,7 @@ OPERATIONS: Final[tuple[Operation[Any, Any, Any], ...]] = (
     explain.EXPLAIN,
     directory.FIND,
     mtasts.CHECK,
+    mtasts.SHOW,
     dane.CHECK,
     tlsrpt.CHECK,
     spf.CHECK,

@@ -103,6 +103,7 @@ COUNTERS: Final[dict[str, Counter]] = {
     "outgoing_handshakes": Counter(
         "TLS handshakes with other hosts that were completed, by kind.", "kind", known=("full", "resumed")
     ),
+    "http_requests": Counter("Requests to listeners with the role http, by status of the response.", "status"),
     "sts_fetches": Counter("Fetches of MTA-STS policies, by result.", "result"),
     "tls_outcomes": Counter("Results of TLS with other hosts, by result; counted if reports are sent.", "result"),
     "tls_outcomes_dropped": Counter("Results of TLS that are missing from reports because of a limit."),

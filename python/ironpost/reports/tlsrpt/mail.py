@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ironpost.model import Address
     from ironpost.reports.tlsrpt.report import Report
 
-_TYPES: Final[Mapping[str, bool]] = {"application/tlsrpt+gzip": True, "application/tlsrpt+json": False}
+TYPES: Final[Mapping[str, bool]] = {"application/tlsrpt+gzip": True, "application/tlsrpt+json": False}
 """The media types of reports, and whether they are compressed (RFC 8460 §5.3)."""
 
 
@@ -78,7 +78,7 @@ def extracted(octets: bytes) -> bytes:
         return decompressed(octets, MAX_OCTETS)
     if octets.lstrip(b" \t\r\n").startswith(b"{"):
         return octets
-    found = attached(octets, _TYPES)
+    found = attached(octets, TYPES)
     if found is None:
         raise ReportError("neither a report nor a message with one")
-    return decompressed(found.content, MAX_OCTETS) if _TYPES[found.media_type] else found.content
+    return decompressed(found.content, MAX_OCTETS) if TYPES[found.media_type] else found.content

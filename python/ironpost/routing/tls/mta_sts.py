@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -35,6 +36,10 @@ MAX_AGE: Final = 31_557_600
 """The maximum lifetime of a policy in seconds; a longer one counts as this (RFC 8461 §3.2)."""
 MAX_ID: Final = 32
 """Maximum octets of the id of a policy (RFC 8461 §3.1)."""
+MAX_NAME: Final = 255
+"""Maximum octets of a pattern of host names."""
+POLICY_PATH: Final = "/.well-known/mta-sts.txt"
+"""The path of a policy at its policy host (RFC 8461 §3.2)."""
 
 _RECORD: Final = re.compile(rb"v=STSv1[ \t]*;")
 _RECORD_FIELD: Final = re.compile(rb"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})=([\x21-\x3a\x3c\x3e-\x7e]+)")
@@ -81,6 +86,21 @@ class StsPolicy:
         """The fields of the policy as text, without unknown ones."""
         patterns = (f"mx: {pattern}" for pattern in self.mx)
         return (f"version: {VERSION}", f"mode: {self.mode}", *patterns, f"max_age: {self.max_age}")
+
+    @property
+    def text(self) -> bytes:
+        """The policy as it is published."""
+        return "".join(f"{line}\r\n" for line in self.lines).encode("ascii")
+
+    @property
+    def id(self) -> str:
+        """An id for the record that announces the policy: a digest, so it changes whenever the policy does."""
+        return sha256(self.text).hexdigest()[:MAX_ID]
+
+    @property
+    def record(self) -> str:
+        """The record that announces the policy, at `record_name` (RFC 8461 §3.1)."""
+        return f"v={VERSION}; id={self.id};"
 
 
 def parse_record(records: Sequence[bytes]) -> str | None:
@@ -132,7 +152,7 @@ def parse_policy(body: bytes) -> StsPolicy:
         name, value = parsed.groups()
         if name != "mx":
             found.setdefault(name, value)
-        elif _MX.fullmatch(value) and len(value) <= 255:
+        elif _MX.fullmatch(value) and len(value) <= MAX_NAME:
             mx.append(value.lower())
         else:
             raise StsSyntaxError(f"invalid mx in the policy: {value[:80]!a}")
@@ -169,6 +189,28 @@ def policy_domain(name: str) -> str | None:
     except ValueError:
         return domain
     return None
+
+
+def record_name(domain: str) -> str:
+    """Return the name of the record that announces the policy of a domain (RFC 8461 §3.1)."""
+    return f"_mta-sts.{domain}"
+
+
+def policy_host(domain: str) -> str:
+    """Return the name of the HTTPS server of a domain's policy (RFC 8461 §3.2)."""
+    return f"mta-sts.{domain}"
+
+
+def mx_pattern(text: str) -> str:
+    """Return a pattern of host names as it is in a policy: in A-labels and lower case.
+
+    Raises:
+        ValueError: it is not a host name, or `*.` before one.
+    """
+    pattern = a_labels(text).lower()
+    if not _MX.fullmatch(pattern) or len(pattern) > MAX_NAME:
+        raise ValueError(f"{text!a} is neither the name of a host, nor *. before one")
+    return pattern
 
 
 class StsPolicies(Protocol):

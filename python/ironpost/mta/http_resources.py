@@ -1,0 +1,123 @@
+"""What a listener with the role `http` serves: the MTA-STS policies of our domains, and the receipt of TLS reports.
+
+Promises: a policy is generated from the configuration, at the policy host of its domain. A report that was answered
+with 201 is in the drop directory, durably, as a message to `tls_reports_to`, from where it takes the way of all mail
+(`mta.pickup`). One report is read at a time, and a network has a quota (SECURITY R23).
+Refuses: every other path with 404, and other methods with 405.
+Limitations: RFC 8460 defines no way to authenticate who posts a report.
+Standards: RFC 8461 §3.2, §3.3 (policies), RFC 8460 §5.4 (reports), RFC 6585 §4 (429).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from math import ceil
+from typing import TYPE_CHECKING, Final
+
+from ironpost.http.exchange import HttpRefusal, Response
+from ironpost.model import Envelope, Recipient
+from ironpost.model.network import client_network
+from ironpost.model.parameters import Notify
+from ironpost.model.text import error_text
+from ironpost.policy.options import Quota
+from ironpost.reports.received import ReportError
+from ironpost.reports.tlsrpt import posted
+from ironpost.reports.tlsrpt.mail import TYPES
+from ironpost.routing.tls.mta_sts import POLICY_PATH, policy_host
+from ironpost.storage import drop
+from ironpost.telemetry.events import record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ironpost.http.exchange import Request
+    from ironpost.model import Address
+    from ironpost.model.ports import Metrics
+    from ironpost.policy.buckets import Buckets
+    from ironpost.protocol.extensions import Parameters
+    from ironpost.routing.tls.mta_sts import StsPolicy
+
+REPORTS_PATH: Final = "/tlsrpt"
+"""The path to which reports are posted; part of the URI in the record at `_smtp._tls.DOMAIN`."""
+REPORT_OCTETS: Final = 1 << 20
+"""Maximum octets of a report as it is posted."""
+POSTED_REPORTS: Final = Quota(1000, 3600.0)
+"""Reports from one network."""
+
+log = logging.getLogger("ironpost.tlsrpt")
+
+
+class HttpResources:
+    """An `http.exchange.HttpHandler`."""
+
+    def __init__(self, policies: Mapping[str, StsPolicy], reports: ReportReceipt | None) -> None:
+        """Serve the policies of these domains, and receive reports unless that is None."""
+        self._policies = {policy_host(domain): policy.text for domain, policy in policies.items()}
+        self._reports = reports
+
+    async def __call__(self, request: Request) -> Response:
+        """See `HttpHandler`."""
+        if request.path == POLICY_PATH and (text := self._policies.get(request.host)) is not None:
+            _require(request, "GET", "HEAD")
+            return Response(HTTPStatus.OK, text)
+        if request.path == REPORTS_PATH and self._reports is not None:
+            _require(request, "POST")
+            return await self._reports.receive(request)
+        return Response.of(HTTPStatus.NOT_FOUND)
+
+
+def _require(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        raise HttpRefusal(Response.of(HTTPStatus.METHOD_NOT_ALLOWED, "", ("Allow", ", ".join(methods))))
+
+
+class ReportReceipt:
+    """Receives reports."""
+
+    def __init__(self, to: Address, directory: Path, rates: Buckets, metrics: Metrics) -> None:
+        """Create it.
+
+        Args:
+            to: who gets the reports.
+            directory: the drop directory.
+            rates: with the quota `POSTED_REPORTS`.
+            metrics: counts reports.
+        """
+        parameters: Parameters = {"SMTPUTF8": None} if to.needs_smtputf8 else {}
+        self._envelope = Envelope(to, (Recipient(to, {"NOTIFY": Notify.NEVER}),), parameters)
+        self._directory = directory
+        self._metrics = metrics
+        self._rates = rates
+        self._turn = asyncio.Lock()
+
+    async def receive(self, request: Request) -> Response:
+        """Queue the report in a request.
+
+        Raises:
+            HttpRefusal: it was not queued.
+        """
+        if request.media_type not in TYPES:
+            detail = f"expected {' or '.join(TYPES)}"
+            raise HttpRefusal(Response.of(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail))
+        if wait := self._rates.take(client_network(request.ip)):
+            retry = ("Retry-After", str(ceil(wait)))
+            raise HttpRefusal(Response.of(HTTPStatus.TOO_MANY_REQUESTS, "", retry))
+        octets = await request.read(REPORT_OCTETS)
+        try:
+            async with self._turn:
+                await asyncio.to_thread(self._leave, octets, request)
+        except ReportError as error:
+            raise HttpRefusal(Response.of(HTTPStatus.BAD_REQUEST, str(error))) from None
+        except OSError as error:
+            record(log, "tls-report-not-stored", logging.ERROR, ip=request.ip, detail=error_text(error))
+            raise HttpRefusal(Response.of(HTTPStatus.SERVICE_UNAVAILABLE)) from None
+        self._metrics.count("tls_reports", "received")
+        return Response(HTTPStatus.CREATED)
+
+    def _leave(self, octets: bytes, request: Request) -> None:
+        """Write the message with a report. Blocks."""
+        to = self._envelope.reverse_path
+        drop.leave(self._directory, self._envelope, [posted.message(octets, request.media_type, to, ip=request.ip)])
