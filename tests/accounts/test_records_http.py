@@ -141,8 +141,8 @@ def test_a_server_that_cannot_be_verified_is_an_error(ask: Ask, tmp_path: Path) 
         ("http://people.example/{key}", "is not an https URL"),
         ("https://jo:secret@people.example/{key}", "is not an https URL"),
         ("https://people.example/", "has no {key} in its path or query"),
-        ("https://{key}.example/", "has no {key} in its path or query"),
-        ("https://{key}.example/{key}", "has no {key} in its path or query"),
+        ("https://{key}.example/{key}", "it has no valid host name"),
+        ("https://people.example:99999/{key}", "Port out of range"),
         ("https://people.example/#{key}", "has no {key} in its path or query"),
     ],
 )

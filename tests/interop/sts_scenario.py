@@ -21,7 +21,7 @@ from tests.dns.test_resolver import NameServer
 from tests.http.https_kit import HttpsServer, always, response, serving
 
 from ironpost import BaseHandler, Server
-from ironpost.delivery.sts_cache import HTTPS_PORT
+from ironpost.model.url import HTTPS_PORT
 from ironpost.server.tls import TlsContext
 
 DNS, HTTPS, MX = "192.0.2.53", "192.0.2.80", "192.0.2.25"

@@ -20,13 +20,14 @@ import zlib
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ironpost.http import HTTPS_PORT, HttpError, HttpFailure, HttpLimits
+from ironpost.http import HttpError, HttpFailure, HttpLimits
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.keyed_state import KEY_OCTETS, Namespace
 from ironpost.model.ports import Uncounted
 from ironpost.model.text import escape
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
+from ironpost.model.url import HTTPS_PORT
 from ironpost.routing.tls.mta_sts import (
     MAX_AGE,
     MAX_ID,

@@ -6,7 +6,7 @@ imported with the first request.
 
 from __future__ import annotations
 
-from ironpost.http.client import HTTPS_PORT, HttpClient, HttpLimits, HttpResponse
+from ironpost.http.client import HttpClient, HttpLimits, HttpResponse
 from ironpost.http.errors import HttpError, HttpFailure
 
-__all__ = ["HTTPS_PORT", "HttpClient", "HttpError", "HttpFailure", "HttpLimits", "HttpResponse"]
+__all__ = ["HttpClient", "HttpError", "HttpFailure", "HttpLimits", "HttpResponse"]

@@ -20,15 +20,15 @@ import zlib
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote
 
 from ironpost.client.tls import failure_text, verifying
 from ironpost.http.errors import HttpError, HttpFailure
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
-from ironpost.model.idna import a_labels
 from ironpost.model.network import special_purpose, unmapped
 from ironpost.model.text import error_text, escape
+from ironpost.model.url import https_parts
 
 if TYPE_CHECKING:
     import ssl
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 CONCURRENCY: Final = 100
 """Requests at a time; further ones wait in order."""
-HTTPS_PORT: Final = 443
-_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.ASCII)
 _PIECE: Final = 16_384
 """Octets read, and decompressed, at once."""
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -241,27 +239,16 @@ class HttpClient:
 
 
 def _parse(url: str, base: str = "") -> SplitResult:
-    """Split a URL, with its host name in A-labels and without fragment; `url` may be relative to `base`.
+    """Split a URL (`model.url.https_parts`); `url` may be relative to `base`.
 
     Raises:
-        HttpError: it is not an `https` URL with a valid host, or has a user name.
+        HttpError: it is not valid.
     """
     try:
-        url = urljoin(base, url)
-        parts = urlsplit(url)
-        host, port = a_labels((parts.hostname or "").removesuffix(".")), parts.port or HTTPS_PORT
-        if parts.scheme != "https" or parts.username is not None or not url.isprintable() or " " in url:
-            raise ValueError("not an https URL without a user name")
-        if ":" in host or host.replace(".", "").isdigit():
-            # `inet_aton` would read 2130706433 and 127.1 as addresses too: only the canonical form is one.
-            address = ip_address(host)
-            host = f"[{address}]" if address.version == 6 else str(address)
-        elif not _NAME.fullmatch(host):
-            raise ValueError("not a valid host name")
+        return https_parts(url, base)
     except ValueError as error:
         shown = _CREDENTIALS.sub("//", url.partition("?")[0])
         raise HttpError(HttpFailure.URL, escape(shown), str(error)) from None
-    return parts._replace(netloc=host if port == HTTPS_PORT else f"{host}:{port}", fragment="")
 
 
 def _shown(url: SplitResult) -> str:

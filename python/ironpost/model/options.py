@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NewType, TypeVar
-from urllib.parse import urlsplit
+
+from ironpost.model.url import https_parts
 
 if TYPE_CHECKING:
     from dataclasses import Field
@@ -50,14 +51,15 @@ def at_least_a_second(seconds: Seconds) -> Seconds:
 
 
 def https_url(text: str) -> str:
-    """Refuse what is not an `https` URL, or has a user name.
+    """Refuse what `model.url.https_parts` refuses.
 
     Raises:
         ValueError: it is not one.
     """
-    parts = urlsplit(text)
-    if parts.scheme != "https" or not parts.hostname or parts.username is not None or not text.isprintable():
-        raise ValueError(f'"{text}" is not an https URL without a user name, like "https://hooks.example/in"')
+    try:
+        https_parts(text)
+    except ValueError as error:
+        raise ValueError(f'"{text}" is not an https URL like "https://hooks.example/in": {error}') from None
     return text
 
 
