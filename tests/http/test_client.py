@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
+import sys
 import zlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,16 @@ def test_requests_beyond_the_limit_wait_for_their_turn(pair: Callable[..., Any])
         async with pair(respond, concurrency=2) as (here, http, url):
             await asyncio.gather(*(http.get(url, limits=SMALL) for _ in range(6)))
             assert (most, here.connections) == (2, 6)
+
+    run(main())
+
+
+def test_a_missing_aiohttp_is_named_with_what_installs_it(trusted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+
+    async def main() -> None:
+        with pytest.raises(ImportError, match=r"pip install 'ironpost\[mta\]'"):
+            await HttpClient(HERE, authorities=trusted, allowed=LOOPBACK).get(f"https://{NAME}/")
 
     run(main())
 

@@ -56,7 +56,7 @@ class HttpOptions:
     def open(self, context: SourceContext, /) -> HttpRecords:
         """See `accounts.record_sources.SourceOptions`; nothing is requested."""
         if find_spec("aiohttp") is None:
-            raise ValueError("aiohttp is not installed, which HTTP needs")
+            raise ValueError("HTTP needs the package aiohttp, from pip install 'ironpost[mta]'")
         try:
             return HttpRecords(self, context.http, None if self.token is None else read_token(self.token))
         except SecretError as error:

@@ -233,8 +233,10 @@ class HttpClient:
         return self._context
 
     def _load(self) -> ssl.SSLContext:
-        import aiohttp  # noqa: F401 - see `_prepared`
-
+        try:
+            import aiohttp  # noqa: F401 - see `_prepared`
+        except ImportError as error:
+            raise ImportError(f"HTTP needs the package aiohttp, from pip install 'ironpost[mta]' ({error})") from None
         return verifying(None if self._authorities is None else str(self._authorities), common_name=False)
 
 
