@@ -54,6 +54,14 @@ LISTENER = '[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:25"]\n'
             '[[policy.sender]]\nsenders = ["*.spam+.example"]\naction = "drop"',
             '"*.domain" nor "*": invalid character "+" in the domain (offset 6)',
         ),
+        (
+            '[[relay]]\ndomains = ["a.example"]\n[[mailbox]]\naddress = "jo@a.example"\nsenders = ["jo"]',
+            "c.toml: mailbox[1].senders: no effect in a relay domain; policy.sender_login says who may use jo@a.example",
+        ),
+        (
+            '[[alias]]\naddress = "jo@a.example"\ntargets = ["b@c.example"]',
+            "c.toml: alias[1].address: jo@a.example is in no local domain (local.domains) and no relay domain",
+        ),
         ('[delivery]\ntolerances = [5]', "c.toml:2: delivery.tolerances[1]: expected 'auth-lines', "),
         (
             '[[queue.retry]]\nage = "1h"\nwait = "4m"\n[[queue.retry]]\nage = "1h"\nwait = "5m"',

@@ -208,17 +208,23 @@ class Configuration(Section):
                 raise ValueError(f"relay: {domain} is also local")
         serves = self.serves()
         taken: set[str] = set()
-        entries = [(f"mailbox[{number}].address", key_of(each.address)) for number, each in enumerate(self.mailbox, 1)]
+        entries: list[tuple[str, str, tuple[str, ...]]] = [
+            (f"mailbox[{number}]", key_of(each.address), each.senders) for number, each in enumerate(self.mailbox, 1)
+        ]
         entries += [
-            (f"alias[{number}].address", each.address)
+            (f"alias[{number}]", each.address, each.senders)
             for number, each in enumerate(self.alias, 1)
             if each.address is not None
         ]
-        for name, key in entries:
+        for name, key, senders in entries:
             if not serves(key):
-                raise ValueError(f"{name}: {key} is in no local domain (local.domains) and no relay domain")
+                raise ValueError(f"{name}.address: {key} is in no local domain (local.domains) and no relay domain")
             if key in taken:
-                raise ValueError(f"{name}: {key} is listed twice")
+                raise ValueError(f"{name}.address: {key} is listed twice")
+            if senders and key.rpartition("@")[2] not in local:
+                raise ValueError(
+                    f"{name}.senders: no effect in a relay domain; policy.sender_login says who may use {key}"
+                )
             taken.add(key)
         return self
 
