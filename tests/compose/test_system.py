@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,9 @@ from ironpost.storage.memory import MemoryStore
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ironpost.accounts.record_sources import SourceContext
     from ironpost.config import Configuration
+    from ironpost.routing.records import RecordSource
 
 
 def configuration(data: Path) -> Configuration:
@@ -70,6 +73,40 @@ def test_no_account_is_created_by_a_start_that_fails_for_a_secret(tmp_path: Path
 
     asyncio.run(main())
     assert not found.users.exists()
+
+
+def test_a_reload_opens_sources_of_the_directory_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two reloads at a time: the second begins when the first is done, or an old configuration could come last."""
+    first, second = configuration(tmp_path), configuration(tmp_path)
+    opening, go = threading.Event(), threading.Event()
+    opened: list[Configuration] = []
+    original = system.record_sources
+
+    def open_slowly(found: Configuration, context: SourceContext) -> list[RecordSource]:
+        opened.append(found)
+        if len(opened) == 2:
+            opening.set()
+            assert go.wait(10)
+        return original(found, context)
+
+    monkeypatch.setattr(system, "record_sources", open_slowly)
+
+    async def main() -> None:
+        loading = iter((first, second))
+        process = System(configuration(tmp_path), lambda: next(loading))
+        ready = asyncio.Event()
+        running = asyncio.create_task(process.run(ready.set))
+        await ready.wait()
+        reloads = [asyncio.create_task(process.reload()) for _ in range(2)]
+        assert await asyncio.to_thread(opening.wait, 10)  # the loop runs meanwhile
+        assert opened[1:] == [first]
+        go.set()
+        await asyncio.gather(*reloads)
+        assert process.configuration is second
+        process._supervisor.stop()
+        await running
+
+    asyncio.run(main())
 
 
 def test_a_reload_without_a_descriptor_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import Store
     from ironpost.queue.suspension import Suspension
     from ironpost.routing.directory import Directory
+    from ironpost.routing.records import RecordSource
     from ironpost.routing.route import Routes
     from ironpost.server.limits import ConnectionLimiter
     from ironpost.server.tls import TlsContext
@@ -181,6 +182,7 @@ class System:
         """The keys with which mail is signed."""
         self._pool = PasswordPool()
         """Threads that check passwords; kept across reloads."""
+        self._reloading = asyncio.Lock()
         self._posted_reports = Buckets(POSTED_REPORTS, self._clock)
         """Counts the reports about TLS that each network posts."""
         self._quotas: SharedQuotas | None = None
@@ -269,7 +271,7 @@ class System:
         )
         self._agents.prepare(configuration)()
         self._sign_with(configuration, usable_keys(configuration))
-        table = self._routes(configuration)
+        table = self._routes(configuration, self._sources(configuration))
         if context is None:
             self.first_login = first_login(configuration)
         defaults = self._session_defaults(configuration, name)
@@ -405,15 +407,20 @@ class System:
         Raises:
             ConfigError, RequestRefused: the configuration cannot be used; nothing has changed.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> str:
         new, old = self._load_configuration(), self.configuration
         refuse_fixed(old, new)
         name = self._name  # `hostname` cannot change, and a reload does not wait for DNS
         try:
+            sources = await asyncio.to_thread(self._sources, new)
             defaults = self._session_defaults(new, name)
             tls = certificates(new, name)
             use_accesses = self._agents.prepare(new)
             keys = usable_keys(new)
-            new_routes = self._routes(new)
+            new_routes = self._routes(new, sources)
         except (AccessError, AuthError, SourceError, TlsError) as error:
             raise RequestRefused(str(error)) from error
         handlers = self._handlers(new, name, new_routes.directory)
@@ -463,13 +470,16 @@ class System:
         users = authenticator(configuration, self._pool, lambda: self._runner.routes.directory)
         return SessionDefaults(name, users, self._login_limit, self._clock.now)
 
-    def _routes(self, configuration: Configuration) -> Routes:
-        """Create the routing table and its directory.
+    def _sources(self, configuration: Configuration) -> list[RecordSource]:
+        """Open the sources of the directory. Blocks.
 
         Raises:
-            SourceError: a source of the directory cannot be used.
+            SourceError: one cannot be used.
         """
-        sources = record_sources(configuration, SourceContext(self._clock, configuration.folder, self._agents.http))
+        return record_sources(configuration, SourceContext(self._clock, configuration.folder, self._agents.http))
+
+    def _routes(self, configuration: Configuration, sources: Sequence[RecordSource]) -> Routes:
+        """Create the routing table and its directory."""
         asking = callout(lambda: self._runner.routes, self._agents.agent, self._clock, self._counters)
         return routes(configuration, sources, callout=asking, metrics=self._counters)
 
