@@ -1,4 +1,4 @@
-"""The checks of DKIM and DMARC: what they find in a message, and what is done with it."""
+"""The checks of DKIM, ARC and DMARC: what they find in a message, and what is done with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.mail_auth.signed import sealed
 from tests.policy import policy_kit
 
 from ironpost.mail_auth import (
@@ -201,6 +202,44 @@ def test_an_override_needs_a_domain_that_is_confirmed(sender: str) -> None:
     assert (decision.verdict.action, recorded.overrides) == (Action.REJECT, ())
 
 
+@pytest.mark.parametrize(
+    ("sealers", "overrides", "measures"),
+    [
+        (["lists.example"], (LISTS,), Action.ACCEPT),
+        (["bank.example", "lists.example"], (LISTS,), Action.ACCEPT),
+        (["lists.example", "bank.example"], (LISTS,), Action.REJECT),
+        (["lists.example"], (), Action.REJECT),
+        (["bank.example"], (LISTS,), Action.REJECT),
+    ],
+)
+def test_a_chain_is_evidence_if_the_last_sealer_is_named(
+    sealers: list[str], overrides: tuple[DmarcOverride, ...], measures: Action
+) -> None:
+    content = message("bank.example", ["bank.example"]).replace(b"hello", b"hallo")
+    for each in sealers:
+        content = sealed(content, KEYS[each])
+    decision, recorded = receive(content, arc=Enforcement.RECORD, dmarc_override=overrides)
+    assert decision.verdict.action is measures
+    assert result_of(decision, "arc") == [f"arc=pass smtp.remote-ip={STRANGER}"]
+    assert recorded is not None
+    assert [each.comment for each in recorded.overrides] == (
+        ["arc=pass of lists.example"] if measures is Action.ACCEPT else []
+    )
+    assert receive(content + b"x", arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.REJECT
+
+
+def test_a_message_without_a_chain_has_no_result_of_arc() -> None:
+    assert result_of(receive(message("bank.example"), arc=Enforcement.RECORD)[0], "arc") == []
+
+
+def test_r27_a_chain_that_cannot_be_verified_now_defers_what_an_override_might_accept() -> None:
+    content = sealed(message("bank.example"), KEYS["dead.example"])
+    assert receive(content, arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.DEFER
+    assert receive(content, arc=Enforcement.RECORD)[0].verdict.action is Action.REJECT
+    passes = sealed(message("bank.example", ["bank.example"]), KEYS["dead.example"])
+    assert receive(passes, arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.ACCEPT
+
+
 def test_a_sender_that_a_rule_accepts_is_checked_by_dmarc_nevertheless() -> None:
     rule = SenderRule((AddressPattern("*"),), "accept")
     decision, recorded = receive(message("news.example"), "jo@news.example", sender=(rule,))
@@ -249,6 +288,7 @@ class CountingResolver:
 
 
 SIGNED = message("bank.example", ["bank.example", "lists.example"])
+CHAIN = sealed(sealed(message("bank.example"), KEYS["bank.example"]), KEYS["lists.example"])
 FIELDS = [
     b"From: jo@bank.example\r\n",
     b"From: =?utf-8?q?x?= <jo@\xc3\xa4.example>, (c <a@b>) x:y@z;\r\n",
@@ -258,6 +298,8 @@ FIELDS = [
     b"DKIM-Signature: " + b"v=1;" * 300 + b"\r\n",
     b"Authentication-Results: us.example; dmarc=pass\r\n",
     SIGNED[: SIGNED.index(b"From:")],
+    CHAIN[: CHAIN.index(b"From:")],
+    b"ARC-Seal: i=1; cv=none; a=rsa-sha256; d=bank.example; s=s; b=AA\r\n",
     b"Subject: " + b"x" * 5000 + b"\r\n",
     b"\0\r\n",
     b"no field\r\n",
@@ -274,11 +316,12 @@ def test_r22_a_hostile_header_section_has_a_result_with_a_bounded_number_of_quer
     fields: list[bytes], sender: str
 ) -> None:
     resolver = CountingResolver()
-    decision, recorded = receive(b"".join(fields) + b"\r\nhello\r\n", sender, resolver=resolver)
+    content = b"".join(fields) + b"\r\nhello\r\n"
+    decision, recorded = receive(content, sender, resolver=resolver, arc=Enforcement.RECORD)
     assert recorded is not None
     assert decision.authentication[-1].method == "dmarc"
     written = results_field("us.example", decision.authentication)
     assert unfold(written).count(b"\r\n") == 1
     assert len(written) < 10_000
-    # SPF: 1 record. A policy and the domains of five signatures: 8 names each, and a key each.
-    assert resolver.count <= 1 + 8 * 7 + 5
+    # SPF: 1 record. A policy and the domains of five signatures: 8 names each, and a key each. ARC: 2 keys.
+    assert resolver.count <= 1 + 8 * 7 + 5 + 2

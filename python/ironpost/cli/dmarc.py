@@ -63,6 +63,8 @@ def check_message(file: Path | None, message: str, client: SpfCheckRequest | Non
 def _print_message(found: DmarcMessageCheck) -> None:
     typer.echo(f"spf        {escape(found.spf) or 'not checked; give --ip'}")
     print_signatures(found.signatures)
+    if found.arc:
+        typer.echo(f"arc        {escape(found.arc)}")
     typer.echo(f"reason     {escape(found.reason)}")
     if found.result is DmarcResult.FAIL:
         typer.echo(f"policy     {found.policy}")

@@ -6,11 +6,12 @@ server. Every fault of a record is listed, not only the first.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.mail_auth import DmarcResult, evaluate_dmarc
+from ironpost.mail_auth import ArcResult, DmarcResult, evaluate_dmarc, verify_arc
 from ironpost.mail_auth.dmarc import TreeWalker
 from ironpost.mail_auth.names import normalised
 from ironpost.model.dns import ResolverError
@@ -83,6 +84,8 @@ class DmarcMessageCheck:
     reason: str
     spf: str
     """Result, domain and reason; empty if SPF was not checked."""
+    arc: str
+    """Result and reason; empty without a chain."""
     signatures: tuple[SignatureCheck, ...]
 
 
@@ -122,6 +125,7 @@ async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
 async def _evaluate(data: DataDirectory, request: DmarcEvaluateRequest) -> DmarcMessageCheck:
     spf = await checked(data, request.client) if request.client is not None else None
     dkim = (await verified(data, request.message)).signatures
+    arc = await verify_arc(request.message, resolver=data.resolver(), now=time.time())
     answer = await evaluate_dmarc(request.message, spf=spf, dkim=dkim, resolver=data.resolver())
     return DmarcMessageCheck(
         answer.result,
@@ -129,6 +133,7 @@ async def _evaluate(data: DataDirectory, request: DmarcEvaluateRequest) -> Dmarc
         answer.policy,
         answer.reason,
         "" if spf is None else f"{spf.result} of {spf.domain}: {spf.reason}",
+        "" if arc.result is ArcResult.NONE else f"{arc.result}: {arc.reason}",
         dkim,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ironpost.policy.checks.access import Access
+from ironpost.policy.checks.arc import Arc
 from ironpost.policy.checks.dkim import Dkim
 from ironpost.policy.checks.dmarc import Dmarc
 from ironpost.policy.checks.hello_names import HelloNames
@@ -36,6 +37,7 @@ CHECKS: Final[tuple[type[Check], ...]] = (
     SenderDomain,
     Spf,
     Dkim,
+    Arc,
     Dmarc,
     NullSender,
     RecipientRate,
@@ -43,7 +45,7 @@ CHECKS: Final[tuple[type[Check], ...]] = (
     Loop,
 )
 """Within a stage the order matters: sender rules, which may accept, run after the check of who may use a sender; DMARC
-needs the results of SPF and DKIM; and relay control, which always decides, is the last check of a recipient."""
+needs the results of SPF, DKIM and ARC; and relay control, which always decides, is the last check of a recipient."""
 
 
 def configured(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from ironpost.mail_auth import (
+    ArcAnswer,
+    Authenticated,
     DmarcEvaluation,
     DmarcPolicy,
     DmarcResult,
@@ -61,7 +63,8 @@ class DmarcOverride:
     """In `[[policy.dmarc_override]]`: why mail that fails is accepted, for the log and for reports: `mailing_list`,
     `trusted_forwarder` or `local_policy`."""
     domains: Annotated[tuple[str, ...], domain_patterns] = ()
-    """Domains of mailing lists and forwarders, if SPF or DKIM passes for them: `lists.example`, `*.lists.example`."""
+    """Domains of mailing lists and forwarders: `lists.example`, `*.lists.example`. SPF or DKIM must pass for one, or it
+    must have sealed a valid chain (`arc`) last."""
     networks: tuple[Network, ...] = ()
     """Networks of mailing lists and forwarders."""
 
@@ -106,23 +109,28 @@ class Dmarc(Authentication):
         dkim = () if signatures is None else signatures.answers
         message = b"" if facts.header is None else facts.header.octets
         answer = await evaluate_dmarc(message, spf=spf, dkim=dkim, resolver=self.resolver())
-        override = self._override(facts.ip, spf, dkim) if answer.result is DmarcResult.FAIL else None
+        arc = facts.result(ArcAnswer)
+        override = self._override(facts.ip, spf, dkim, arc) if answer.result is DmarcResult.FAIL else None
         measure = DmarcPolicy.NONE if override is not None else self._measure(answer)
+        results = (of_dmarc(answer),) if known else (of_spf(spf), of_dmarc(answer))
+        reason = f"{answer.result}: {answer.reason}"
+        if arc is not None and arc.temporary and self._overrides and measure is not DmarcPolicy.NONE:
+            return Finding(_DEFERRED, f"{reason}; ARC: {arc.reason}", noted=True, authentication=results)
         if self.context.ports.dmarc_recorder is not None:
             sender = "" if facts.reverse_path is None else facts.reverse_path.domain
             overrides = () if override is None else (override,)
             evaluation = DmarcEvaluation(facts.ip, sender, answer, spf, dkim, measure, overrides)
             self.context.ports.dmarc_recorder(evaluation)
-        reason = f"{answer.result}: {answer.reason}"
         if override is not None:
             reason = f"{reason}; accepted as {override.type}: {override.comment}"
-        results = (of_dmarc(answer),) if known else (of_spf(spf), of_dmarc(answer))
         noted = answer.result not in {DmarcResult.PASS, DmarcResult.NONE}
         return Finding(self._verdict(answer, measure, reason), reason, noted, authentication=results)
 
-    def _override(self, ip: str, spf: SpfAnswer, dkim: Iterable[DkimAnswer]) -> Override | None:
+    def _override(self, ip: str, spf: SpfAnswer, dkim: Iterable[DkimAnswer], arc: ArcAnswer | None) -> Override | None:
         """The first override that applies."""
         passed = with_result("pass", spf, dkim)
+        if arc is not None and arc.sealers:
+            passed = (Authenticated("arc", arc.sealers[-1]), *passed)
         for each, domains in self._overrides:
             if (network := within(ip, each.networks)) is not None:
                 return Override(each.reason, f"the client is in {network}")
