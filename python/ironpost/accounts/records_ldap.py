@@ -5,6 +5,7 @@
 
 Promises: what an address contributes to a filter is escaped, so it is always a value and never syntax (SECURITY R42).
 Searches run in a few processes (`accounts.ldap_search`) with one connection each; one that takes too long is killed.
+A search whose process has died is repeated in another.
 The server's certificate is verified. A server that cannot be reached, or refuses, is a `DirectoryError`: nothing is
 taken as unknown. Several entries are one record with several targets. Referrals are not followed.
 Refuses: a filter with other placeholders or invalid syntax; a password over a connection that anyone can read
@@ -15,7 +16,9 @@ Standards: RFC 4511 (LDAPv3, StartTLS), RFC 4515 (filters), RFC 4516 (URLs).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import socket
 import ssl
@@ -184,16 +187,22 @@ class LdapRecords:
         return record_of([self._fields(entry) for entry in answer["entries"]], self._where)
 
     async def _search(self, wanted: str) -> dict[str, Any]:
-        """The answer of a process, which is kept for the next search unless this one fails or is cancelled."""
+        """The answer of a process that has searched before or, if there is none or it has died, of a new one."""
+        with contextlib.suppress(OSError):
+            if self._idle:
+                return await self._asked(self._idle.pop(), wanted)
         try:
-            process = self._idle.pop() if self._idle else await asyncio.to_thread(_SearchProcess, self._settings)
-            try:
-                answer = await process.ask(wanted)
-            except BaseException:
-                process.kill()
-                raise
+            return await self._asked(await asyncio.to_thread(_SearchProcess, self._settings), wanted)
         except OSError as error:
             raise DirectoryError(f"{self._where}: the search process failed: {error_text(error)}") from error
+
+    async def _asked(self, process: _SearchProcess, wanted: str) -> dict[str, Any]:
+        """The answer of a process, which is kept for the next search unless this one fails or is cancelled."""
+        try:
+            answer = await process.ask(wanted)
+        except BaseException:
+            process.kill()
+            raise
         self._idle.append(process)
         return answer
 
@@ -220,8 +229,11 @@ class _SearchProcess:
         with its:
             # -P: the working directory does not decide what is imported.
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-                [sys.executable, "-P", PROGRAM], stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.DEVNULL
+                [sys.executable, "-P", PROGRAM], stdin=its.fileno(), stdout=its.fileno(), stderr=subprocess.PIPE
             )
+        assert process.stderr is not None
+        self._errors = process.stderr
+        os.set_blocking(self._errors.fileno(), False)
         self.kill = weakref.finalize(self, _kill, process, self._socket)
         self._socket.sendall(settings)
         self._socket.setblocking(False)
@@ -233,13 +245,23 @@ class _SearchProcess:
             OSError: it has ended, or its answer is too long.
         """
         loop, answer = asyncio.get_running_loop(), bytearray()
-        await loop.sock_sendall(self._socket, _line(wanted))
-        while not answer.endswith(b"\n"):
-            piece = await loop.sock_recv(self._socket, 65_536)
-            answer += piece
-            if not piece or len(answer) > ANSWER_OCTETS:
-                raise OSError("it has ended" if not piece else f"its answer has more than {ANSWER_OCTETS} octets")
+        try:
+            await loop.sock_sendall(self._socket, _line(wanted))
+            while not answer.endswith(b"\n"):
+                piece = await loop.sock_recv(self._socket, 65_536)
+                answer += piece
+                if not piece:
+                    raise ConnectionResetError
+                if len(answer) > ANSWER_OCTETS:
+                    raise OSError(f"its answer has more than {ANSWER_OCTETS} octets")
+        except ConnectionError:
+            raise OSError(f"it has ended{self._last_error()}") from None
         return cast("dict[str, Any]", json.loads(answer))
+
+    def _last_error(self) -> str:
+        """The last line that it has written to standard error, after a colon; empty if there is none."""
+        lines = (self._errors.read() or b"").decode("utf-8", "backslashreplace").splitlines()
+        return f": {escape(lines[-1])}" if lines else ""
 
 
 def _line(value: object) -> bytes:
@@ -250,6 +272,8 @@ def _kill(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
     connection.close()
     process.kill()
     process.wait()
+    if process.stderr is not None:
+        process.stderr.close()
 
 
 def filter_for(template: str, key: str) -> str | None:
