@@ -16,6 +16,7 @@ from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.discard import Discard
 from ironpost.delivery.lmtp import Lmtp
 from ironpost.delivery.maildir import Maildir
+from ironpost.delivery.maildir_process import MaildirProcess
 from ironpost.delivery.mbox import Mbox
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.pipe import Pipe
@@ -86,7 +87,13 @@ class AgentContext:
 
 
 def _maildir(context: AgentContext) -> Maildir:
-    return Maildir(clock=context.clock, random=context.random, host=context.name, directory=context.directory)
+    return Maildir(
+        clock=context.clock,
+        random=context.random,
+        host=context.name,
+        directory=context.directory,
+        process=MaildirProcess(),
+    )
 
 
 def _mbox(context: AgentContext) -> Mbox:

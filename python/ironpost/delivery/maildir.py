@@ -7,8 +7,9 @@ is unchanged except for LF line endings, as usual in Unix mailboxes, below Retur
 (RFC 9228) and X-Original-To. Large content is written in pieces, and the event loop's thread does no disk I/O.
 Whatever is wrong with a mailbox has a code and a detail that says what to do (`mailbox`).
 
-Several recipients of one message in one Maildir get a file each; equal addresses share one. Messages that arrive during
-a sync share one call to a thread, and those for one Maildir the next sync of its directory.
+Several recipients of one message in one Maildir get a file each; equal addresses share one. Messages that arrive while
+others are written form the next batch, and those for one Maildir share the sync of its directory. Batches are written
+by a process (`maildir_process`), large messages each by a thread.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ironpost.routing.directory import DirectoryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ironpost.delivery.maildir_process import MaildirProcess
     from ironpost.model import Address, Outcome, Recipient
     from ironpost.model.ports import Clock, Random
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
@@ -42,9 +44,9 @@ if TYPE_CHECKING:
     from ironpost.routing.route import Route
 
 THREADS: Final = 4
-"""Threads for disk I/O."""
-BATCHES: Final = 2
-"""Batches that are synced at the same time; the other threads write large content."""
+"""Threads that write large messages, and batches where there is no process."""
+LARGE: Final = 1 << 18
+"""Octets from which a message is large: sending it to the process would cost more than a thread."""
 BATCH: Final = 32
 """Messages in a batch."""
 _FOLDER: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -82,7 +84,13 @@ class Maildir:
     `MaildirOptions`."""
 
     def __init__(
-        self, *, clock: Clock, random: Random, host: str = "localhost", directory: Callable[[], Directory] | None = None
+        self,
+        *,
+        clock: Clock,
+        random: Random,
+        host: str = "localhost",
+        directory: Callable[[], Directory] | None = None,
+        process: MaildirProcess | None = None,
     ) -> None:
         """Create an agent.
 
@@ -91,6 +99,7 @@ class Maildir:
             random: randomness.
             host: our host name.
             directory: gives the directory that knows the mailboxes of addresses; without it each address is one.
+            process: writes batches; if None, a thread does.
         """
         self._clock = clock
         self._random = random
@@ -98,12 +107,17 @@ class Maildir:
         self._domain = host
         self._host = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in host) or "localhost"
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maildir")
-        self._waiting: deque[Job] = deque()
-        self._batches = 0
+        self._process = process
+        self._waiting: deque[tuple[Job, asyncio.Future[list[Outcome]]]] = deque()
+        """Messages that no batch has yet, and where their outcomes are expected."""
+        self._publishing = False
+        """Whether a batch is being published."""
 
     def close(self) -> None:
-        """Finish running writes and end the threads. A delivery after this raises RuntimeError."""
+        """Finish running writes, and end the threads and the process. A delivery after this raises RuntimeError."""
         self._threads.shutdown(wait=True)
+        if self._process is not None:
+            self._process.close()
 
     async def deliver(
         self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
@@ -189,11 +203,14 @@ class Maildir:
             held += (lines.feed(content.finish()), lines.finish())
             self._refuse_loops(content, recipients)
             tops = [top.replace(b"\r\n", b"\n") for top in fields]
-            job = Job(file, held, target, names, tops, self._clock.now(), final, loop.create_future())
-            self._waiting.append(job)
-            if self._batches < BATCHES:
+            job = Job(file, held, target, names, tops, self._clock.now(), final)
+            if file.size or size >= LARGE:
+                return (await loop.run_in_executor(threads, publish, [job]))[0]
+            done: asyncio.Future[list[Outcome]] = loop.create_future()
+            self._waiting.append((job, done))
+            if not self._publishing:
                 self._next_batch(loop)
-            return await job.done
+            return await done
         except BaseException:
             # Cancelled, or the body cannot be read. A thread may still be writing, so a thread cleans up after it.
             threads.submit(file.abandon)
@@ -207,28 +224,37 @@ class Maildir:
                 raise _LoopError(looping)
 
     def _next_batch(self, loop: asyncio.AbstractEventLoop) -> None:
-        jobs: list[Job] = []
-        while self._waiting and len(jobs) < BATCH:
-            job = self._waiting.popleft()
-            if not job.done.done():  # else the delivery was cancelled
-                jobs.append(job)
-        if jobs:
-            self._batches += 1
-            batch = loop.run_in_executor(self._threads, publish, jobs)
-            batch.add_done_callback(partial(self._batch_done, loop, jobs))
+        batch: list[tuple[Job, asyncio.Future[list[Outcome]]]] = []
+        while self._waiting and len(batch) < BATCH:
+            job, done = self._waiting.popleft()
+            if not done.done():  # else the delivery was cancelled
+                batch.append((job, done))
+        if not batch:
+            return
+        self._publishing = True
+        jobs = [job for job, _ in batch]
+        published: asyncio.Future[list[list[Outcome]]]
+        if self._process is None:
+            published = loop.run_in_executor(self._threads, publish, jobs)
+        else:
+            published = loop.create_task(self._process.publish(jobs))
+        published.add_done_callback(partial(self._batch_done, loop, [done for _, done in batch]))
 
     def _batch_done(
-        self, loop: asyncio.AbstractEventLoop, jobs: list[Job], batch: asyncio.Future[list[list[Outcome]]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        waiting: list[asyncio.Future[list[Outcome]]],
+        published: asyncio.Future[list[list[Outcome]]],
     ) -> None:
-        self._batches -= 1
-        error = asyncio.CancelledError() if batch.cancelled() else batch.exception()
-        for number, job in enumerate(jobs):
-            if job.done.done():
+        self._publishing = False
+        error = asyncio.CancelledError() if published.cancelled() else published.exception()
+        for number, done in enumerate(waiting):
+            if done.done():
                 continue
             if error is not None:
-                job.done.set_exception(error)
+                done.set_exception(error)
             else:
-                job.done.set_result(batch.result()[number])
+                done.set_result(published.result()[number])
         if self._waiting:
             self._next_batch(loop)
 

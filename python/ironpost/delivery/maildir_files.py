@@ -21,7 +21,6 @@ from ironpost.storage.bodies.spool import write_all
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -109,6 +108,11 @@ class File:
         self._publishing = False
         self._copies: list[Path] = []
         self._shown: list[Path] = []
+
+    def __reduce__(self) -> tuple[type[File], tuple[Target, str]]:
+        """Pickle a file that does not exist yet, for the process that will create it."""
+        assert self._fd is None, "the file exists"
+        return File, (self._target, self._name)
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Append; create the file, and the Maildir if it is missing."""
@@ -226,7 +230,6 @@ class Job:
     """Seconds since 1970."""
     final: bool
     """Whether the message has waited long enough for room in a full mailbox."""
-    done: asyncio.Future[list[Outcome]]
 
     @property
     def sizes(self) -> list[int]:
