@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 SIZES = {1_000: 2000, 100_000: 200, 10_000_000: 8}
 """Octets of content, to the number of messages of a run."""
 START = (b"MAIL FROM:<ada@mail.example>\r\n", b"RCPT TO:<jo@mx.example>\r\n", b"DATA\r\n")
-
-
-OFFERS = b"250-mx.example\r\n250 PIPELINING\r\n"
+ANSWERS = {b"EHLO": b"250-mx.example\r\n250 PIPELINING\r\n", b"DATA": b"354 go\r\n", b"QUIT": b"221 bye\r\n"}
 
 
 def content(size: int) -> bytes:
@@ -135,20 +133,28 @@ def client_run(library: str, variant: str, size: int, count: int) -> float:
 
 
 def receive(listener: socket.socket) -> int:
-    """Accept mail on one connection; return the number of octets of content."""
+    """Accept mail on one connection; return the number of octets of content.
+
+    Commands that arrived together are answered together (RFC 2920 §3.2).
+    """
     connection, _ = listener.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    received = 0
-    with connection, connection.makefile("rb") as octets:
-        connection.sendall(b"220 mx.example\r\n")
-        for line in octets:
-            verb = line[:4].upper()
-            if verb == b"DATA":
-                connection.sendall(b"354 go\r\n")
-                while (text := octets.readline()) != b".\r\n":
-                    received += len(text) - text.startswith(b".")
-            connection.sendall({b"QUIT": b"221 bye\r\n", b"EHLO": OFFERS}.get(verb, b"250 OK\r\n"))
-    return received
+    received, in_content, rest, replies = 0, False, b"", [b"220 mx.example\r\n"]
+    with connection:
+        while True:
+            connection.sendall(b"".join(replies))
+            replies.clear()
+            octets = connection.recv(1 << 18)
+            if not octets:
+                return received
+            *lines, rest = (rest + octets).split(b"\r\n")
+            for line in lines:
+                if in_content and line != b".":
+                    received += len(line) + len(b"\r\n") - line.startswith(b".")
+                    continue
+                verb = line[:4].upper()
+                in_content = verb == b"DATA"
+                replies.append(ANSWERS.get(verb, b"250 OK\r\n"))
 
 
 def per_message(run: Callable[[str, int, int], float], variant: str, size: int) -> float:
