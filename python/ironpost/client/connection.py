@@ -29,7 +29,7 @@ from ironpost.client.tls import (
     verifier_for,
 )
 from ironpost.client.tls_sessions import Resumption, TlsPeer
-from ironpost.client.unread import unread
+from ironpost.client.unread import UNREAD_OCTETS, unread
 from ironpost.model import Reply
 from ironpost.model.network import address_literal
 from ironpost.model.tls import BY_AUTHORITIES, UNAUTHENTICATED
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds to wait for TCP; RFC 5321 names no limit."""
+INPUT: Final = UNREAD_OCTETS
+"""Octets of replies that are read at a time; of fewer, asyncio's TLS would pass on the rest after the loss."""
 HELD: Final = CHUNK_LIMIT
 """Octets up to which a caller should read the whole content and let the transaction hold it, instead of streaming."""
 NONCE: Final = 18
@@ -63,7 +65,7 @@ _NEEDS_CALLER: Final = frozenset({ClientState.SECURING, ClientState.READY, Clien
 _INTERRUPTED: Final = Reply(451, "4.3.0", ("The transaction was aborted by this system",))
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol, asyncio.Protocol):
     """A connection and its session. Use `connect` to create it."""
 
     def __init__(
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol):
         """Of the TLS session; None if sessions are neither resumed nor kept."""
         self._tolerances = tolerances
         self._metrics = metrics
+        self._input = memoryview(bytearray(INPUT))
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
@@ -127,6 +130,14 @@ class Connection(asyncio.Protocol):
         if tls is not None:
             self.session.bindings, self.session.tls = self._examine(tls)
         self._arm()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
+        return self._input
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        self.data_received(self._input[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
