@@ -39,7 +39,7 @@ class EmbeddedHost:
         self.stopping = False
         self.tls = tls
         self.implicit_tls = implicit_tls
-        self.tls_buffer = memoryview(bytearray(BUFFER))
+        self.read_buffer = memoryview(bytearray(BUFFER))
         self.greeting_delay: float | None = 0.0
         self.read_queue = CallQueue(self.loop, READS)
         self.close_queue = CallQueue(self.loop, CLOSES)

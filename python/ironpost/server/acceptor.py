@@ -119,8 +119,8 @@ class Acceptor(ABC):
         """See `AcceptingHost.read_queue`; set by `start`."""
         self.close_queue: CallQueue
         """See `AcceptingHost.close_queue`; set by `start`."""
-        self.tls_buffer = memoryview(b"")
-        """See `AcceptingHost.tls_buffer`; allocated by `start`."""
+        self.read_buffer: memoryview
+        """See `AcceptingHost.read_buffer`; set by `start`."""
         self.stopping = False
         """`stop` was called."""
         self._port = port
@@ -167,8 +167,7 @@ class Acceptor(ABC):
         self.loop = asyncio.get_running_loop()
         self.read_queue = CallQueue(self.loop, READS)
         self.close_queue = CallQueue(self.loop, CLOSES)
-        if self.tls is not None:
-            self.tls_buffer = memoryview(bytearray(BUFFER))
+        self.read_buffer = memoryview(bytearray(BUFFER))
         sockets = list(self._given) or await self._bind()
         try:
             for sock in sockets:

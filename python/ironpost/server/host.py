@@ -142,9 +142,9 @@ class AcceptingHost(Protocol):
         ...
 
     @property
-    def tls_buffer(self) -> memoryview:
-        """`tls_transport.BUFFER` writable octets for decryption, if `tls` is set. One buffer serves all connections,
-        because no octets stay in it between two callbacks of the event loop."""
+    def read_buffer(self) -> memoryview:
+        """`tls_transport.BUFFER` writable octets, to which sockets are read and into which records are decrypted. One
+        buffer serves all connections, because no octets stay in it between two callbacks of the event loop."""
         ...
 
     @property

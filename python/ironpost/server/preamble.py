@@ -132,7 +132,7 @@ class PendingConnection(asyncio.Protocol, Generic[H]):
             self._refuse(refusal)
         elif host.implicit_tls:
             assert host.tls is not None  # see `Host.implicit_tls`
-            secure = TlsTransport(self, transport, host.tls, host.tls_buffer)
+            secure = TlsTransport(self, transport, host.tls, host.read_buffer)
             if received:
                 secure.data_received(received)
         else:

@@ -67,7 +67,7 @@ class TlsOwner(Protocol):
         ...
 
 
-class TlsTransport(asyncio.Transport, asyncio.Protocol):
+class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol, asyncio.Protocol):
     """The server side of TLS on one connection."""
 
     __slots__ = (
@@ -109,6 +109,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     # -----------------------------------------------------------------------------------------------------------------
     # asyncio.Protocol of the transport below
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Return where the transport below reads to; see `ServerConnection.get_buffer`."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle ciphertext that is in the buffer, where it will be decrypted."""
+        self.data_received(self._buffer[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Handle ciphertext."""

@@ -161,7 +161,7 @@ class Host:
         self.loop = smtp.loop
         _shared.use(self.loop)
         self.read_queue, self.close_queue = _shared.reads, _shared.closes
-        self.tls_buffer = _shared.buffer
+        self.read_buffer = _shared.buffer
         """The buffer of this thread, for encrypted connections and for others."""
         self.overrides = {EVERY_VERB: smtp._command}
         self.connection: Connection

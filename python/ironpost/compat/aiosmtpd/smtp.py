@@ -222,7 +222,7 @@ class SMTP(Transactions, Authentication, asyncio.BufferedProtocol, asyncio.Proto
         self._set_call_limit(command_call_limit)
         self._bogus_budget = BOGUS_LIMIT
         self._connection = Connection(self)
-        self._input = self._connection.host.tls_buffer
+        self._input = self._connection.host.read_buffer
 
     def _find_mechanisms(self, excluded: Iterable[str]) -> None:
         self._auth_methods = {
