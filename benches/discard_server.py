@@ -16,6 +16,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ironpost.model import Reply
 from ironpost.protocol.server.settings import ServerSettings
 from ironpost.server import BaseHandler, ConnectionLimits, Server
 from ironpost.server.tls import TICKETS, TlsContext
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 LIMIT = 1 << 30
 """Octets of one message."""
+HEADER = 4096
+"""Octets in which signatures are searched."""
+UNSIGNED = Reply(554, "5.7.20", ("signatures are missing",))
 TALLY = struct.Struct("=QQQQ")
 
 
@@ -46,6 +50,21 @@ class Nowhere:
 
     def discard(self) -> None:
         pass
+
+
+class Signed(Nowhere):
+    """A spool that keeps the start of the content."""
+
+    __slots__ = ("start",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = b""
+
+    def write(self, piece: bytes) -> None:
+        super().write(piece)
+        if len(self.start) < HEADER:
+            self.start += piece
 
 
 class Discard(BaseHandler):
@@ -65,9 +84,11 @@ class Discard(BaseHandler):
 class Counted(Discard):
     """The same, with a count in a file that others can read."""
 
-    def __init__(self, file: Path, tls: TlsContext | None) -> None:
+    def __init__(self, file: Path, tls: TlsContext | None, signatures: int) -> None:
+        """`signatures`: how many fields DKIM-Signature each message must have."""
         self.messages = self.recipients = self.connections = 0
         self._tls = tls
+        self._signatures = signatures
         with file.open("r+b") as handle:
             self._shared = mmap.mmap(handle.fileno(), TALLY.size)
 
@@ -76,8 +97,13 @@ class Counted(Discard):
         self._write()
         return None
 
+    def content(self, session: ServerSession) -> Nowhere:
+        return Signed() if self._signatures else Nowhere()
+
     def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> HookResult:
         assert session.transaction is not None
+        if isinstance(content, Signed) and content.start.count(b"DKIM-Signature:") != self._signatures:
+            return UNSIGNED
         self.messages += 1
         self.recipients += len(session.transaction.recipients)
         self._write()
@@ -120,7 +146,7 @@ class Hooked(Discard):
 
 async def main(asked: argparse.Namespace) -> None:
     tls = TlsContext.load([(asked.pem, None)], tickets=asked.tickets) if asked.pem else None
-    handler = Counted(asked.tally, tls) if asked.tally else Hooked() if asked.hooks else Discard()
+    handler = Counted(asked.tally, tls, asked.signatures) if asked.tally else Hooked() if asked.hooks else Discard()
     settings = ServerSettings(max_size=LIMIT)
     limits = ConnectionLimits(connections=20_000)
     servers = [Server(handler, "127.0.0.1", asked.port, settings=settings, limits=limits, tls=tls)]
@@ -144,6 +170,9 @@ if __name__ == "__main__":
     parser.add_argument("--asyncio", action="store_true", help="instead of uvloop")
     parser.add_argument("--hooks", action="store_true", help="a Python function for every command")
     parser.add_argument("--tally", type=Path, help="a file that holds the number of messages accepted")
+    parser.add_argument(
+        "--signatures", type=int, default=0, help="with --tally: refuse mail with another number of them"
+    )
     parser.add_argument("--pem", help="a certificate with its key, for STARTTLS")
     parser.add_argument("--tickets", type=int, default=TICKETS, help="0: no TLS session is resumed")
     parser.add_argument("--implicit", type=int, help="a port for TLS from the start")

@@ -5,8 +5,9 @@ machine but the system users that Exim and OpenSMTPD insist on. Postfix, Exim an
 (/proc).
 
 Each server takes mail in one of these ways: it throws it away (`discard`), it has made it durable when it says 250 and
-does no more with it (`durable`), it delivers it into a Maildir (`mailbox`), or it passes it on to a receiver,
-unencrypted (`relay`) or by STARTTLS (`relay-tls`).
+does no more with it (`durable`), which may follow the checks of SPF, DKIM and DMARC (`verify`), it delivers it into a
+Maildir (`mailbox`), or it passes it on to a receiver, unencrypted (`relay`), with two signatures (`sign`), or by
+STARTTLS (`relay-tls`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from accounting import Group, family, group
 HERE = Path(__file__).resolve().parent
 INTEROP = HERE.parents[1] / "tests" / "interop"
 sys.path.insert(0, str(INTEROP))
+import authentication  # noqa: E402 - found by the line above
 import dovecot  # noqa: E402 - found by the line above
 import mtas  # noqa: E402
 import peers  # noqa: E402
@@ -43,6 +45,8 @@ RETRY = 10
 _TALLY = struct.Struct("=QQQQ")  # as discard_server.py writes it
 OUTBOUND = ("relay-resumed", "relay-full")
 """Relays with a TLS connection for each message, to a receiver that issues session tickets, or none."""
+RESOLVER = "127.0.0.153"
+"""Where a resolver of /etc/resolv.conf listens, on port 53."""
 STOP = 60.0
 """Seconds that a server may take to stop."""
 
@@ -93,17 +97,24 @@ class Contestant:
     """Where it delivers to; nobody else does."""
     queued: Callable[[], int] | None = None
     """How many messages its queue holds, for a server that keeps them. Called when it has stopped."""
+    message: Callable[[int], Path] | None = None
+    """Returns the file with a message of about that many octets; None if the driver makes it."""
+    resolver: Callable[[], subprocess.Popen[bytes]] | None = None
+    """Starts the resolver that it needs."""
     acknowledged: int = 0
     """Messages it said 250 to, over all measurements."""
     unknown: int = 0
     """Messages that were cut off before its reply was seen: it may hold them."""
     process: subprocess.Popen[bytes] = field(init=False)
     group: Group | None = field(init=False, default=None)
+    _dns: subprocess.Popen[bytes] | None = field(init=False, default=None)
 
     def start(self, log: Path) -> None:
         """Starts it, its receiver first, and returns when it has sent a greeting."""
         if self.receiver:
             self.receiver.start(log)
+        if self.resolver:
+            self._dns = self.resolver()
         self.group = group()
         command = self.group.command(self.command) if self.group else self.command
         with (log / f"{self.name}-{self.port}.log").open("wb") as out:
@@ -124,6 +135,9 @@ class Contestant:
             self.group.remove()
         if self.receiver:
             self.receiver.stop()
+        if self._dns:
+            self._dns.terminate()
+            self._dns.wait()
 
     def check(self) -> None:
         """Compares what a stopped server holds, or its receiver was given, with what it acknowledged.
@@ -183,13 +197,14 @@ class Counts(NamedTuple):
 class Receiver(Contestant):
     """Where relays deliver to: our discard server, which counts what it takes. smtp-sink costs more than we do."""
 
-    def __init__(self, folder: Path, *, tls: bool = False, tickets: bool = True) -> None:
+    def __init__(self, folder: Path, *, tls: bool = False, tickets: bool = True, signatures: int = 0) -> None:
         port = free_port()
         self._tally = folder / f"tally-{port}"
         self._tally.write_bytes(bytes(_TALLY.size))
         script = str(HERE.parent / "discard_server.py")
         options = ["--pem", str(certificate(folder))] if tls else []
         options += [] if tickets else ["--tickets", "0"]
+        options += ["--signatures", str(signatures)]
         command = [sys.executable, script, str(port), "--tally", str(self._tally), *options]
         super().__init__("receiver", command, port)
 
@@ -247,21 +262,44 @@ def _ironpost_holds(folder: Path) -> Contestant:
     port, data = free_port(), folder / "data"
     script = [str(HERE / "hold_server.py"), str(port), str(data), "--pem", str(certificate(folder))]
 
-    def queued() -> int:
-        found = 0
-        for path in data.glob("shards/*/queue.sqlite3"):
-            with sqlite3.connect(path) as connection:
-                found += int(connection.execute("SELECT count(*) FROM message").fetchone()[0])
-            connection.close()
-        return found
+    return Contestant("ironpost", [sys.executable, *script], port, queued=lambda: _in_queue(data))
 
-    return Contestant("ironpost", [sys.executable, *script], port, queued=queued)
+
+def _in_queue(data: Path) -> int:
+    """How many messages our queue holds."""
+    found = 0
+    for path in data.glob("shards/*/queue.sqlite3"):
+        with sqlite3.connect(path) as connection:
+            found += int(connection.execute("SELECT count(*) FROM message").fetchone()[0])
+        connection.close()
+    return found
+
+
+def _ironpost_verifies(folder: Path) -> Contestant:
+    """It holds what has passed, as quarantined mail."""
+    port, dns, file, data = free_port(), free_port(), folder / "ironpost.toml", folder / "ironpost"
+    file.write_text(
+        f'data = "{data}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
+        f'[smtp]\ntrusted = []\n[dns]\nservers = ["127.0.0.1:{dns}"]\n[local]\ndomains = ["localhost"]\n'
+        '[policy]\nspf = "record"\ndkim = "record"\ndmarc = "reject"\n'
+        '[[policy.access]]\nnetworks = ["127.0.0.0/8"]\naction = "quarantine"\n'
+    )
+    return Contestant(
+        "ironpost",
+        [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file)],
+        port,
+        tls=False,
+        queued=lambda: _in_queue(data),
+        message=partial(authentication.signed_message, folder),
+        resolver=lambda: authentication.unbound(folder, "127.0.0.1", dns),
+    )
 
 
 def _ironpost_relays(folder: Path, workers: int = 1, *, what: str = "relay") -> Contestant:
     name = "ironpost" if workers == 1 else f"ironpost-{workers}"
     port, receiver, file = free_port(), _receiver(folder, what), folder / f"{name}.toml"
     assert receiver is not None
+    keys = [(each, authentication.key_file(folder, each)) for each in authentication.ALGORITHMS if what == "sign"]
     file.write_text(
         f'data = "{folder / name}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
         f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{receiver.port}"]\n'
@@ -269,6 +307,10 @@ def _ironpost_relays(folder: Path, workers: int = 1, *, what: str = "relay") -> 
         f"[delivery]\nconnection_messages = {1 if what in OUTBOUND else 100}\n"
         f'probe_wait = "{RETRY}s"\nlongest_probe_wait = "{RETRY}s"\n'
         f'[[queue.retry]]\nage = "1d"\nwait = "{RETRY}s"\n'
+        + "".join(
+            f'[[dkim]]\ndomain = "{authentication.DOMAIN}"\nselector = "{selector}"\nkey = "file:{key}"\n'
+            for selector, key in keys
+        )
     )
     command = [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file), "--workers", str(workers)]
     return Contestant(name, command, port, tls=_secure(what), receiver=receiver)
@@ -308,6 +350,8 @@ def _files(folder: Path, pattern: str) -> int:
 
 def _receiver(folder: Path, what: str) -> Receiver | None:
     """Where a relay delivers to, with or without TLS."""
+    if what == "sign":
+        return Receiver(folder, signatures=len(authentication.ALGORITHMS))
     if not what.startswith("relay"):
         return None
     return Receiver(folder, tls=_secure(what), tickets=what != "relay-full")
@@ -318,11 +362,13 @@ def _secure(what: str) -> bool:
     return what == "relay-tls" or what in OUTBOUND
 
 
-def _postfix(folder: Path, what: str) -> Contestant:
+def _postfix(folder: Path, what: str, beside: list[str] | None = None, ports: list[int] | None = None) -> Contestant:
+    """`beside`: shell commands that start milters on `ports`, in the order in which they are asked."""
     port, home = free_port(), folder / f"postfix-{what}"
     receiver = _receiver(folder, what)
     folder.chmod(0o755)
-    option = {"durable": "-o smtpd_client_restrictions=static:HOLD", "discard": "-o content_filter=discard:"}
+    hold = "-o smtpd_client_restrictions=static:HOLD"
+    option = {"durable": hold, "verify": hold, "discard": "-o content_filter=discard:"}
     main = f"""relayhost = [127.0.0.1]:{receiver.port if receiver else 9}
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate(folder)}
@@ -334,15 +380,42 @@ default_destination_concurrency_limit = 20
 initial_destination_concurrency = 20
 minimal_backoff_time = {RETRY}s
 maximal_backoff_time = {RETRY}s
-queue_run_delay = {RETRY}s"""
+queue_run_delay = {RETRY}s
+smtpd_milters = {" ".join(f"inet:127.0.0.1:{each}" for each in ports or [])}
+milter_default_action = tempfail"""
     ready = mtas.postfix(home, port, options=option.get(what, ""), main=main)
+    command = ready.command
+    if beside:
+        inner = "; ".join([*beside, f"exec {' '.join(command)}"]).replace("&;", "&")
+        command = ["unshare", "-m", "sh", "-ec", inner]
 
     def queued() -> int:
         return sum(_files(home / "queue" / name, "*") for name in ("incoming", "active", "deferred", "hold"))
 
     return Contestant(
-        "Postfix", ready.command, port, env=ready.env, receiver=receiver, queued=queued if what == "durable" else None
+        "Postfix",
+        command,
+        port,
+        env=ready.env,
+        receiver=receiver,
+        queued=queued if what in {"durable", "verify"} else None,
     )
+
+
+def _postfix_verifies(folder: Path) -> Contestant:
+    """With OpenDKIM and OpenDMARC."""
+    ports = [free_port(), free_port()]
+    beside = authentication.verifying_milters(folder, *ports, RESOLVER)
+    found = _postfix(folder, "verify", beside, ports)
+    found.message = partial(authentication.signed_message, folder)
+    found.resolver = lambda: authentication.unbound(folder, RESOLVER, 53)
+    return found
+
+
+def _postfix_signs(folder: Path) -> Contestant:
+    """With OpenDKIM, one for each key."""
+    ports = {name: free_port() for name in authentication.ALGORITHMS}
+    return _postfix(folder, "sign", authentication.signing_milters(folder, ports), list(ports.values()))
 
 
 def _postfix_delivers(folder: Path) -> Contestant:
@@ -479,6 +552,8 @@ BUILDERS: dict[str, dict[str, Callable[[Path], Contestant]]] = {
         "Postfix": lambda folder: _postfix(folder, "relay-tls"),
         "Exim": lambda folder: _exim(folder, "relay-tls"),
     },
+    "verify": {"ironpost": _ironpost_verifies, "Postfix": _postfix_verifies},
+    "sign": {"ironpost": partial(_ironpost_relays, what="sign"), "Postfix": _postfix_signs},
     **{
         what: {
             "ironpost": partial(_ironpost_relays, what=what),
@@ -496,7 +571,7 @@ def entrants(what: str, chosen: list[str]) -> list[str]:
     """The servers that take part.
 
     Args:
-        what: `discard`, `durable`, `mailbox`, `relay` or `relay-tls`.
+        what: a key of `BUILDERS`.
         chosen: names, in upper or lower case; empty for all.
     """
     wanted = {name.lower() for name in chosen}

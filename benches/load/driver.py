@@ -1,7 +1,7 @@
 """The load that smtp-source cannot make: pipelined transactions, TLS, and connections that only stay open.
 
     driver.py PORT --way conn|reuse|pipelined [--tls no|starttls|implicit] [--messages N | --seconds N] [--size N]
-              [--connections N] [--count] [--lmtp]
+              [--connections N] [--count] [--lmtp] [--file FILE]
     driver.py PORT --way handshakes [--tls starttls|implicit] [--messages N]        one after the other
     driver.py PORT --way idle --connections N        holds them after EHLO until standard input closes
 
@@ -24,6 +24,7 @@ import resource
 import ssl
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import uvloop
@@ -70,14 +71,15 @@ class Work:
         size: octets of a message.
         to: the recipient.
         end: on the clock of `time.monotonic`; nothing is begun after it.
+        file: the content as DATA has it; None to make one of `size`.
     """
 
-    def __init__(self, messages: int, size: int, to: str, end: float = math.inf) -> None:
+    def __init__(self, messages: int, size: int, to: str, end: float = math.inf, file: Path | None = None) -> None:
         self.begun = 0
         self.messages = messages
         self.end = end
         self.rcpt = f"RCPT TO:<{to}>\r\n".encode()
-        self.content = content(size)
+        self.content = file.read_bytes() if file else content(size)
 
     def take(self) -> bool:
         """Whether there is one more, which is then begun."""
@@ -211,7 +213,7 @@ class Kept(Connection):
 async def load(asked: argparse.Namespace, context: ssl.SSLContext) -> int:
     """Messages, over as many connections at a time as asked; how many."""
     end = time.monotonic() + asked.seconds if asked.seconds else math.inf
-    work = Work(asked.messages, asked.size, asked.to, end)
+    work = Work(asked.messages, asked.size, asked.to, end, asked.file)
 
     async def worker() -> None:
         if asked.way == "conn":
@@ -275,6 +277,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0, help="begin nothing after that time")
     parser.add_argument("--count", action="store_true", help="print a running count")
     parser.add_argument("--lmtp", action="store_true", help="LHLO instead of EHLO")
+    parser.add_argument("--file", type=Path, help="with the content as DATA has it")
     parser.add_argument("--to", default="grace@localhost", help="the recipient")
     asked = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

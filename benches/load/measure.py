@@ -80,8 +80,9 @@ def _octets(size: int) -> str:
 def load_of(server: Contestant, case: Case) -> Load:
     """What a driver is to send to a server."""
     port = server.implicit_port if case.tls == "implicit" else server.port
-    to = "grace@elsewhere.example" if case.what.startswith("relay") else "grace@localhost"
-    return Load(port, case.size, case.way, case.tls, server.connections, to, server.lmtp)
+    to = "grace@elsewhere.example" if case.what.startswith(("relay", "sign")) else "grace@localhost"
+    file = server.message(case.size) if server.message else None
+    return Load(port, case.size, case.way, case.tls, server.connections, to, server.lmtp, file)
 
 
 def figure(

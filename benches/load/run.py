@@ -2,6 +2,8 @@
 
     python benches/load/run.py matrix      sizes from 1 KB to 10 MB, plain and TLS, discarded and durable
     python benches/load/run.py relay       the same sizes, plain and TLS, passed on to a receiver that counts
+    python benches/load/run.py verify      from 1 KB to 100 KB, durable once SPF, DKIM and DMARC are checked
+    python benches/load/run.py sign        the same sizes, signed twice and passed on to a receiver that counts
     python benches/load/run.py mailbox     the same sizes, delivered into one Maildir
     python benches/load/run.py handshakes  TLS connections, one after the other
     python benches/load/run.py outbound    relay with a TLS connection for each message, resumed or not
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import smtplib
 import statistics
 import subprocess
 import sys
@@ -162,6 +165,44 @@ def relay(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     return figures
 
 
+def verify(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """Signed mail, durably; Postfix with OpenDKIM and OpenDMARC. Each proves first that it can tell mail apart."""
+    asked.driver = "own"
+    heading(asked)
+    chosen = [case for size in SIZES[:3] if wanted(case := Case("verify", "no", "reuse", size), asked)]
+    with running("verify", entrants("verify", asked.servers), folder) as servers:
+        for server in servers:
+            server.acknowledged += distinguishes(server)
+        return [figure for case in chosen for figure in compare(servers, case, asked)]
+
+
+def distinguishes(server: Contestant) -> int:
+    """Sends two messages that SPF does not confirm; 1, because one is accepted.
+
+    Raises:
+        CountError: the server refuses a valid signature, or accepts a message whose body was changed.
+    """
+    assert server.message is not None
+    whole = server.message(SIZES[0]).read_bytes().removesuffix(b".\r\n")
+    replies = []
+    for content in (whole, whole.replace(b"ABC", b"XYZ")):
+        with smtplib.SMTP("127.0.0.1", server.port) as client:
+            client.ehlo()
+            client.mail("ada@elsewhere.example")
+            client.rcpt("grace@localhost")
+            replies.append(client.data(content)[0])
+    if replies[0] != 250 or replies[1] < 500:
+        raise CountError(f"{server.name} answers {replies[0]} to valid mail and {replies[1]} to a forgery")
+    return 1
+
+
+def sign(asked: argparse.Namespace, folder: Path) -> list[Figure]:
+    """By Ed25519 and RSA with 2,048 bits; the receiver refuses what has not two signatures."""
+    heading(asked)
+    chosen = [case for size in SIZES[:3] if wanted(case := Case("sign", "no", "reuse", size), asked)]
+    return measure("sign", chosen, asked, folder)
+
+
 def mailbox(asked: argparse.Namespace, folder: Path) -> list[Figure]:
     """Into one Maildir, durably; Dovecot is the LMTP server that others deliver to, the others take SMTP."""
     heading(asked)
@@ -246,6 +287,8 @@ def hold(server: Contestant, count: int, tls: str) -> None:
 COMPARISONS = {
     "matrix": matrix,
     "relay": relay,
+    "verify": verify,
+    "sign": sign,
     "mailbox": mailbox,
     "handshakes": handshakes,
     "outbound": outbound,

@@ -51,6 +51,8 @@ class Load:
     to: str = "grace@localhost"
     lmtp: bool = False
     """LHLO instead of EHLO."""
+    file: Path | None = None
+    """The content as DATA has it; None for one that the driver makes. smtp-source cannot send it."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _start(driver: str, load: Load, own: list[str], postfix: list[str]) -> subpr
         command = [sys.executable, str(DRIVER), str(load.port), "--way", load.way, "--tls", load.tls, "--to", load.to]
         command += ["--size", str(load.size), "--connections", str(load.connections), *own]
         command += ["--lmtp"] if load.lmtp else []
+        command += ["--file", str(load.file)] if load.file else []
         environment = dict(os.environ)
     else:
         command = [peers.find("smtp-source"), "-s", str(load.connections), "-l", str(load.size), *postfix]

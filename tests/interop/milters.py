@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def opendkim(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None) -> Ready:
+def opendkim(
+    folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None, internal: str = "192.0.2.1"
+) -> Ready:
     """Configure OpenDKIM.
 
     Args:
@@ -25,8 +27,10 @@ def opendkim(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | Non
         port: of the milter.
         main: lines for opendkim.conf, such as `Mode v`.
         txt: the TXT records that DNS has, by name; None to query DNS.
+        internal: the clients whose mail is signed; that of others is verified.
     """
-    return _milter(folder, "opendkim", port, [*_IN_FRONT, "AlwaysAddARHeader yes", main], txt)
+    lines = [f"InternalHosts {internal}", "UserID root", "AlwaysAddARHeader yes", main]
+    return _milter(folder, "opendkim", port, lines, txt)
 
 
 def opendmarc(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None) -> Ready:
@@ -35,10 +39,6 @@ def opendmarc(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | No
     folder.mkdir(parents=True, exist_ok=True)
     ignored.write_text("192.0.2.1\n")
     return _milter(folder, "opendmarc", port, [f"IgnoreHosts {ignored}", main], txt)
-
-
-_IN_FRONT = ["InternalHosts 192.0.2.1", "UserID root"]
-"""No client of the tests is internal: opendkim verifies only what comes from others."""
 
 
 def _milter(folder: Path, name: str, port: int, lines: Sequence[str], txt: Mapping[str, str] | None) -> Ready:

@@ -25,16 +25,23 @@ APEX = "@ 300 IN SOA ns.test. root.test. 1 300 300 300 300\n@ 300 IN NS ns.test.
 
 
 def unbound(
-    folder: Path, port: int, signed: Sequence[str], *, plain: Sequence[str] = (), bogus: Sequence[str] = ()
+    folder: Path,
+    port: int,
+    signed: Sequence[str],
+    *,
+    plain: Sequence[str] = (),
+    bogus: Sequence[str] = (),
+    address: str = "127.0.0.1",
 ) -> tuple[list[str], dict[str, str]]:
     """Configure unbound; return its command and environment.
 
     Args:
         folder: for its files; created if necessary.
-        port: of 127.0.0.1.
+        port: of the address.
         signed: records as in a zone file, with absolute names.
         plain: records in the unsigned zone `plain.test`, with absolute names.
         bogus: signed records, `name TYPE`, whose signature is damaged.
+        address: where it listens.
     """
     program = peers.find("unbound")
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +65,7 @@ def unbound(
     use-syslog: no
     logfile: "{folder}/log"
     verbosity: 1
-    interface: 127.0.0.1@{port}
+    interface: {address}@{port}
     outgoing-interface: 127.0.0.1
     do-ip6: no
     do-not-query-localhost: no
