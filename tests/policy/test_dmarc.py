@@ -24,7 +24,7 @@ from ironpost.mail_auth import (
 )
 from ironpost.model import Address
 from ironpost.model.network import parse_networks
-from ironpost.model.patterns import AddressPattern
+from ironpost.model.patterns import AddressPattern, DomainPattern
 from ironpost.model.verdict import Action
 from ironpost.policy import Facts, Policy, PolicyDecision, Ports
 from ironpost.policy.checks.dmarc import DmarcOverride
@@ -52,6 +52,7 @@ RECORDS = {
     "_dmarc.dead.example": b"v=DMARC1; p=reject",
     "news.example": SPF,
     "lists.example": SPF,
+    "lists.xn--bcher-kva.example": SPF,
     "other.example": SPF,
 }
 RESOLVER = StaticResolver(
@@ -170,7 +171,7 @@ def test_r49_a_message_without_one_author_is_refused_by_the_option(field: str, m
     assert result_of(decision, "dmarc") == ["dmarc=permerror"]
 
 
-LISTS = DmarcOverride(OverrideType.MAILING_LIST, ("lists.example", "*.lists.example"))
+LISTS = DmarcOverride(OverrideType.MAILING_LIST, (DomainPattern("lists.example"), DomainPattern("*.lists.example")))
 NETWORK = DmarcOverride(OverrideType.TRUSTED_FORWARDER, networks=parse_networks([f"{STRANGER}/32"]))
 
 
@@ -192,6 +193,12 @@ def test_an_override_accepts_what_a_list_or_forwarder_sends(
     assert recorded.disposition is DmarcPolicy.NONE
     assert decision.reasons[-1].endswith(f"accepted as {override.reason}: {comment}")
     assert result_of(decision, "dmarc") == ["dmarc=fail header.from=bank.example policy.dmarc=reject"]
+
+
+def test_the_domain_of_an_override_may_have_u_labels() -> None:
+    books = DmarcOverride(OverrideType.MAILING_LIST, (DomainPattern("*.b\u00fccher.example"),))
+    reverse_path = "bounces@lists.b\u00fccher.example"
+    assert receive(message("bank.example"), reverse_path, dmarc_override=(books,))[0].verdict.action is Action.ACCEPT
 
 
 @pytest.mark.parametrize("sender", ["jo@other.example", "jo@xlists.example", "jo@fail.lists.example"])

@@ -21,7 +21,7 @@ from ironpost.config.values import Section
 from ironpost.delivery.path_template import PathTemplate
 from ironpost.model.network import Network
 from ironpost.model.options import Key, Seconds, Unit, key_of
-from ironpost.model.patterns import AddressPattern
+from ironpost.model.patterns import AddressPattern, DomainPattern
 from ironpost.policy.options import Quota
 from ironpost.processes.resources import MemoryLimit
 from ironpost.routing.profile import SecretSource
@@ -37,6 +37,7 @@ READERS: Final[dict[Any, Any]] = {
     SecretSource: values.Secret,
     Network: values.Network,
     AddressPattern: values.AddressMatch,
+    DomainPattern: values.Pattern,
     PathTemplate: values.PathText,
     Quota: values.Quota,
     MemoryLimit: values.Memory,

@@ -11,7 +11,7 @@ Refuses: anything else, with a ValueError that names the pattern.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NewType
 
 from ironpost.model.address import Address
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 EVERY: Final = "*"
 """Matches every domain, or every local part."""
+
+DomainPattern = NewType("DomainPattern", str)
+"""A domain pattern, as an option."""
 
 
 class Domains:

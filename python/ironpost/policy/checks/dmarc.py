@@ -11,7 +11,7 @@ Refuses: by the option, a message without exactly one author's domain, with whic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ironpost.mail_auth import (
     ArcAnswer,
@@ -27,8 +27,9 @@ from ironpost.mail_auth import (
     of_spf,
 )
 from ironpost.mail_auth.dmarc import with_result
+from ironpost.model.idna import a_labels
 from ironpost.model.network import Network, within
-from ironpost.model.patterns import Domains
+from ironpost.model.patterns import DomainPattern, Domains
 from ironpost.model.verdict import defer, quarantine, reject
 from ironpost.policy.authentication import Authentication
 from ironpost.policy.check import NEUTRAL, NOTHING, Finding
@@ -49,12 +50,6 @@ _SEVERITY: Final = list(DmarcPolicy).index
 _DEFERRED: Final = defer("Message rejected: DMARC lookup failed", status="7.1")
 
 
-def domain_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse what is not a list of domain patterns."""
-    Domains(patterns)
-    return patterns
-
-
 @dataclass(frozen=True, slots=True)
 class DmarcOverride:
     """Mail that is accepted although it fails."""
@@ -62,7 +57,7 @@ class DmarcOverride:
     reason: Literal[OverrideType.MAILING_LIST, OverrideType.TRUSTED_FORWARDER, OverrideType.LOCAL_POLICY]
     """In `[[policy.dmarc_override]]`: why mail that fails is accepted, for the log and for reports: `mailing_list`,
     `trusted_forwarder` or `local_policy`."""
-    domains: Annotated[tuple[str, ...], domain_patterns] = ()
+    domains: tuple[DomainPattern, ...] = ()
     """Domains of mailing lists and forwarders: `lists.example`, `*.lists.example`. SPF or DKIM must pass for one, or it
     must have sealed a valid chain (`arc`) last."""
     networks: tuple[Network, ...] = ()
@@ -91,7 +86,7 @@ class Dmarc(Authentication):
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
         self._most = _POLICIES.get(options.dmarc, DmarcPolicy.NONE)
-        self._overrides = [(each, Domains(each.domains)) for each in options.dmarc_override]
+        self._overrides = [(each, Domains(map(a_labels, each.domains))) for each in options.dmarc_override]
 
     @property
     def enabled(self) -> bool:
@@ -115,6 +110,7 @@ class Dmarc(Authentication):
         results = (of_dmarc(answer),) if known else (of_spf(spf), of_dmarc(answer))
         reason = f"{answer.result}: {answer.reason}"
         if arc is not None and arc.temporary and self._overrides and measure is not DmarcPolicy.NONE:
+            # The chain might be evidence for an override.
             return Finding(_DEFERRED, f"{reason}; ARC: {arc.reason}", noted=True, authentication=results)
         if self.context.ports.dmarc_recorder is not None:
             sender = "" if facts.reverse_path is None else facts.reverse_path.domain

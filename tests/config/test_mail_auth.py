@@ -1,0 +1,28 @@
+"""The keys of mail authentication in `[policy]`, and what they need of each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from ironpost.config import ConfigError, parse
+from ironpost.policy.options import Enforcement
+
+
+def test_dmarc_needs_dkim() -> None:
+    assert parse('[policy]\ndkim = "record"\ndmarc = "reject"').policy.dmarc is Enforcement.REJECT
+    with pytest.raises(ConfigError, match=r'policy.dmarc: needs policy.dkim = "record"'):
+        parse('[policy]\ndmarc = "record"')
+
+
+def test_the_domains_of_an_override_are_patterns() -> None:
+    text = '[[policy.dmarc_override]]\nreason = "local_policy"\ndomains = ["{}"]'
+    assert parse(text.format("*.Lists.example")).policy.dmarc_override[0].domains == ("*.lists.example",)
+    with pytest.raises(ConfigError, match=r"policy.dmarc_override\[1\].domains\[1\]"):
+        parse(text.format("jo@lists.example"))
+
+
+@pytest.mark.parametrize("value", ["reject", "tarpit", "yes"])
+@pytest.mark.parametrize("key", ["dkim", "arc"])
+def test_what_refuses_nothing_cannot_be_told_to(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"policy.{key}"):
+        parse(f'[policy]\n{key} = "{value}"')
