@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import struct
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -27,6 +28,15 @@ MAX_RATIO: Final = 100
 """How many times larger than its compressed form a report may be."""
 GZIP: Final = b"\x1f\x8b"
 """The first octets of a gzip file."""
+ZIP: Final = b"PK\x03\x04"
+"""The first octets of a zip archive with a file."""
+
+_ZIP_HEADER: Final = struct.Struct("<4s5H3I2H")
+"""The header of a file in an archive, which its name and other data follow."""
+_STORED, _DEFLATED = 0, 8
+"""Methods of compression."""
+_ENCRYPTED, _SIZE_FOLLOWS = 0x1, 0x8
+"""Flags of a file."""
 
 _BOUNDARY: Final = re.compile(r'\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
@@ -94,14 +104,44 @@ def decompressed(octets: bytes, max_octets: int) -> bytes:
     Raises:
         ReportError: it is not one whole gzip member, or it exceeds a limit.
     """
-    limit = min(max_octets, MAX_RATIO * len(octets))
-    reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    content, rest = _inflated(octets, zlib.MAX_WBITS | 16, "gzip", min(max_octets, MAX_RATIO * len(octets)))
+    if rest:
+        raise ReportError("invalid gzip: octets after its end")
+    return content
+
+
+def unzipped(octets: bytes, max_octets: int) -> bytes:
+    """Decompress the first file in a zip archive, of at most `max_octets` after that.
+
+    The directory of the archive is not read: nothing in it is needed, and it could name any number of files.
+
+    Raises:
+        ReportError: the archive is invalid or encrypted, or the file exceeds a limit.
+    """
+    if len(octets) < _ZIP_HEADER.size:
+        raise ReportError("invalid zip: it is incomplete")
+    _, _, flags, method, _, _, _, size, _, name, extra = _ZIP_HEADER.unpack_from(octets)
+    content = octets[_ZIP_HEADER.size + name + extra :]
+    if flags & _ENCRYPTED:
+        raise ReportError("the zip archive is encrypted")
+    if method == _DEFLATED:
+        return _inflated(content, -zlib.MAX_WBITS, "zip", min(max_octets, MAX_RATIO * len(content)))[0]
+    if method != _STORED:
+        raise ReportError(f"zip method {method} is not supported")
+    if flags & _SIZE_FOLLOWS or size > min(len(content), max_octets):
+        raise ReportError("invalid zip: the size of the file is unknown, or too large")
+    return content[:size]
+
+
+def _inflated(octets: bytes, window: int, form: str, limit: int) -> tuple[bytes, bytes]:
+    """The decompressed octets, and those that follow the compressed ones."""
+    reader = zlib.decompressobj(window)
     try:
         content = reader.decompress(octets, limit + 1)
     except zlib.error as error:
-        raise ReportError(f"invalid gzip: {error}") from None
+        raise ReportError(f"invalid {form}: {error}") from None
     if len(content) > limit:
         raise ReportError(f"more than {limit} octets after decompression")
-    if not reader.eof or reader.unused_data:
-        raise ReportError("invalid gzip: " + ("octets after its end" if reader.eof else "it is incomplete"))
-    return content
+    if not reader.eof:
+        raise ReportError(f"invalid {form}: it is incomplete")
+    return content, reader.unused_data

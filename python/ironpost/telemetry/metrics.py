@@ -108,6 +108,8 @@ COUNTERS: Final[dict[str, Counter]] = {
     "tls_outcomes": Counter("Results of TLS with other hosts, by result; counted if reports are sent.", "result"),
     "tls_outcomes_dropped": Counter("Results of TLS that are missing from reports because of a limit."),
     "tls_reports": Counter("Reports about TLS, by result.", "result"),
+    "dmarc_evaluations_dropped": Counter("Evaluations of DMARC that are missing from reports because of a limit."),
+    "dmarc_reports": Counter("Reports about DMARC, by result.", "result"),
     "client_tolerances": Counter("Protocol errors of remote servers that the client tolerated.", "tolerance"),
     "hook_failures": Counter("Hooks that raised an exception."),
     "hook_timeouts": Counter("Hooks that exceeded their time limit."),

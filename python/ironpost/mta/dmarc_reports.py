@@ -1,0 +1,123 @@
+"""Sends daily aggregate reports about DMARC to the domains that ask for them (RFC 9990).
+
+Promises: those of `mta.daily_reports`. A destination in another organization gets reports only if that wants them; what
+it does not want is not sent, with an event.
+Standards: RFC 9990 §3.5 (delivery), §4 (external destinations).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.mta.daily_reports import DailyReport, DailyReports, progress_namespace
+from ironpost.reports.dmarc import mail
+from ironpost.reports.dmarc.destinations import published_destinations, willing_recipients
+from ironpost.reports.dmarc.report import Report
+from ironpost.telemetry.events import record
+
+if TYPE_CHECKING:
+    from ironpost.model.dns import Resolver
+    from ironpost.model.keyed_state import KeyedState
+    from ironpost.model.ports import Clock, Metrics, Random
+    from ironpost.mta.daily_reports import Reporter
+    from ironpost.mta.report_mail import ReportMail
+    from ironpost.reports.daily import DayOfDomain
+    from ironpost.reports.destination import Destination
+    from ironpost.reports.dmarc.counts import DmarcCounts
+
+REPORTS: Final = progress_namespace("dmarc-reports")
+"""The progress of each report, by day and domain."""
+
+log = logging.getLogger("ironpost.reports")
+
+
+class _Ports(NamedTuple):
+    """What sending a report needs."""
+
+    resolver: Resolver
+    mail: ReportMail
+    clock: Clock
+    random: Random
+
+
+class DmarcReports(DailyReports):
+    """Sends the reports of one server."""
+
+    progress = REPORTS
+    kind = "DMARC"
+    metric = "dmarc_reports"
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        counts: DmarcCounts,
+        state: KeyedState,
+        *,
+        resolver: Resolver,
+        mail: ReportMail,
+        clock: Clock,
+        random: Random,
+        metrics: Metrics,
+    ) -> None:
+        """Create the sender.
+
+        Args:
+            reporter: who reports.
+            counts: what is reported.
+            state: the namespace `REPORTS`.
+            resolver: DNS.
+            mail: takes the reports.
+            clock: time.
+            random: ids of messages.
+            metrics: counts reports.
+        """
+        super().__init__(reporter, counts.entries, state, clock, metrics)
+        self._counts = counts
+        self._ports = _Ports(resolver, mail, clock, random)
+
+    def report(self, day: DayOfDomain) -> DmarcReport | None:
+        """See `DailyReports.report`."""
+        counts = self._counts.counts(day)
+        if not counts.rows:
+            return None
+        organization, contact = self.reporter
+        domain, lacking = counts.policy.domain, counts.dropped
+        report = Report(
+            organization,
+            str(contact),
+            f"{day.day}.{domain}@{contact.key}",
+            day.start,
+            day.end - 1,
+            counts.policy,
+            tuple(counts.rows.items()),
+            f"messages that this report lacks, because it would be too large: {lacking}" if lacking else "",
+        )
+        return DmarcReport(report, self._ports)
+
+
+class DmarcReport(DailyReport):
+    """The report of one day of a domain."""
+
+    def __init__(self, report: Report, ports: _Ports) -> None:
+        self.domain = report.policy.domain
+        self._report = report
+        self._ports = ports
+
+    async def destinations(self) -> tuple[Destination, ...]:
+        """See `DailyReport.destinations`."""
+        return await published_destinations(self.domain, self._ports.resolver)
+
+    async def send(self, destination: Destination) -> bool:
+        """See `DailyReport.send`."""
+        ports, to = self._ports, destination.address
+        assert to is not None  # only those are published
+        recipients = await willing_recipients(self.domain, to, ports.resolver)
+        if not recipients:
+            record(log, "dmarc-report-unwanted", domain=self.domain, uri=destination.uri)
+            return False
+        content = mail.message(self._report, recipients, now=ports.clock.now(), token=ports.random.token())
+        identifier = await ports.mail.queue(content, recipients, {})
+        messages = sum(count for _, count in self._report.rows)
+        record(log, "dmarc-report", domain=self.domain, uri=destination.uri, id=identifier, messages=messages)
+        return True

@@ -1,0 +1,233 @@
+"""Adds up evaluations of DMARC by day, domain and what they have in common, for aggregate reports.
+
+Each worker counts in memory (`DmarcCounts`), and adds what it counted to keyed state from time to time. A report has
+the sums of all workers.
+
+Promises: recording costs a few dictionary accesses. Only domains that ask for reports are counted. The numbers of
+domains and rows are limited, and so is the length of texts: a row beyond `DETAILED` is counted without what the sender
+of a message can choose freely, so a flood of different senders or signatures hides no other client; beyond `ROWS` a
+message is counted only as one that the report lacks, and in the metric `dmarc_evaluations_dropped`. A worker that is
+killed loses what it counted since the last `flush`.
+Standards: RFC 9990 §3.1.1 (rows), §3.1.2 (domains), §3.3 (the last policy of a day is reported).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ironpost.mail_auth import DmarcPolicy, DmarcResult, OverrideType
+from ironpost.model.keyed_state import Namespace
+from ironpost.model.network import parse_ip
+from ironpost.model.ports import Uncounted
+from ironpost.reports.daily import DOMAINS, KEPT, DailyEntries
+from ironpost.reports.dmarc.report import DkimResult, PublishedPolicy, Reason, Row, SpfResult, published
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ironpost.mail_auth import DmarcEvaluation, DmarcRecord
+    from ironpost.model.keyed_state import KeyedState
+    from ironpost.model.ports import Metrics
+    from ironpost.reports.daily import DayOfDomain
+
+ROWS: Final = 1000
+"""Rows of one domain on one day, for each worker."""
+DETAILED: Final = 800
+"""Rows after which details are left out."""
+OPEN_ROWS: Final = 50_000
+"""Rows of all domains that a worker counts between two flushes."""
+SIGNATURES: Final = 5
+"""Signatures of one row."""
+TEXT: Final = 253
+"""Characters of a name."""
+COMMENT: Final = 100
+"""Characters of the comment of a reason."""
+
+COUNTS: Final = Namespace("dmarc-counts", 2 * DOMAINS, 1 << 20, 64 << 20, KEPT)
+"""What each worker counted, by day, worker and domain. Counts that would be larger are kept without details."""
+
+_DOMAIN_NAME: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
+"""A domain of which there can be a report: its name is part of the subject and of the file name."""
+
+
+class DomainCounts:
+    """The messages of one domain on one day."""
+
+    __slots__ = ("dropped", "policy", "rows", "time")
+
+    def __init__(self) -> None:
+        self.policy = PublishedPolicy("", "")
+        self.time = 0.0
+        """When the policy was last found, in seconds since 1970."""
+        self.rows: dict[Row, int] = {}
+        self.dropped = 0
+        """Messages that no row has."""
+
+    def add(self, row: Row, count: int) -> int:
+        """Count messages; return how many of them exceed the limit of rows."""
+        if row not in self.rows and len(self.rows) >= DETAILED:
+            row = _without_details(row)
+        if row not in self.rows and len(self.rows) >= ROWS:
+            self.dropped += count
+            return count
+        self.rows[row] = self.rows.get(row, 0) + count
+        return 0
+
+    def observe(self, policy: PublishedPolicy, time: float) -> None:
+        """Keep the last policy."""
+        if time >= self.time:
+            self.policy, self.time = policy, time
+
+    def merge(self, other: DomainCounts) -> int:
+        """Add other counts; return how many of those messages exceed the limit of rows."""
+        self.observe(other.policy, other.time)
+        self.dropped += other.dropped
+        return sum(self.add(row, count) for row, count in other.rows.items())
+
+    def without_details(self) -> DomainCounts:
+        """Return the same counts in less room."""
+        counts = DomainCounts()
+        counts.observe(self.policy, self.time)
+        counts.dropped = self.dropped
+        for row, count in self.rows.items():
+            counts.add(_without_details(row), count)
+        return counts
+
+    def encoded(self) -> bytes:
+        """Return the counts as JSON."""
+        return json.dumps((self.policy, self.time, self.dropped, [*self.rows.items()]), separators=(",", ":")).encode()
+
+    @classmethod
+    def decoded(cls, value: bytes) -> DomainCounts:
+        """Reverse `encoded`; empty if another version wrote it."""
+        counts = cls()
+        try:
+            policy, time, dropped, rows = json.loads(value)
+            counts.policy, counts.time, counts.dropped = PublishedPolicy(*policy), float(time), int(dropped)
+            counts.rows = {_row(row): int(count) for row, count in rows}
+        except (ValueError, TypeError):  # there is none, or another version wrote it
+            return cls()
+        return counts
+
+
+class _Day(NamedTuple):
+    """One day of one domain."""
+
+    day: int
+    domain: str
+
+
+class DmarcCounts:
+    """Implements `mail_auth.DmarcRecorder`: what one worker counts, and the sums of all."""
+
+    def __init__(
+        self, state: KeyedState, now: Callable[[], float], *, worker: int = 0, metrics: Metrics | None = None
+    ) -> None:
+        """Use the namespace `COUNTS`.
+
+        Args:
+            state: where counts are kept.
+            now: seconds since 1970.
+            worker: see `DailyEntries`.
+            metrics: counts messages that reports lack.
+        """
+        self.entries = DailyEntries(state, COUNTS, now, worker)
+        """What was added to the state."""
+        self._now = now
+        self._metrics = metrics or Uncounted()
+        self._open: dict[_Day, DomainCounts] = {}
+        """What is not in the state yet."""
+        self._open_rows = 0
+
+    def __call__(self, evaluation: DmarcEvaluation) -> None:
+        """Count an evaluation, if it passed or failed and the domain asks for reports."""
+        answer = evaluation.answer
+        record, domain = answer.record, answer.policy_domain
+        counted = answer.result in {DmarcResult.PASS, DmarcResult.FAIL}
+        if not counted or record is None or not record.aggregate or _DOMAIN_NAME.fullmatch(domain) is None:
+            return
+        day = _Day(self.entries.today(), domain)
+        counts = self._open.get(day)
+        if self._open_rows >= OPEN_ROWS or (counts is None and len(self._open) >= DOMAINS):
+            self._metrics.count("dmarc_evaluations_dropped")
+            return
+        if counts is None:
+            counts = self._open[day] = DomainCounts()
+        rows = len(counts.rows)
+        counts.observe(published(domain, record), self._now())
+        if counts.add(_row_of(evaluation, record), 1):
+            self._metrics.count("dmarc_evaluations_dropped")
+        self._open_rows += len(counts.rows) - rows
+
+    def flush(self, limit: int | None = None) -> bool:
+        """Add what was counted to the state.
+
+        Args:
+            limit: maximum number of domains to add; all if None.
+
+        Returns:
+            Whether some are left.
+        """
+        while self._open and limit != 0:
+            day, counts = self._open.popitem()
+            self._open_rows -= len(counts.rows)
+            stored = DomainCounts.decoded(self.entries.get(*day))
+            if dropped := stored.merge(counts):
+                self._metrics.count("dmarc_evaluations_dropped", amount=dropped)
+            if not self.entries.put(*day, stored.encoded()):
+                self.entries.put(*day, stored.without_details().encoded())
+            limit = None if limit is None else limit - 1
+        return bool(self._open)
+
+    def counts(self, day: DayOfDomain) -> DomainCounts:
+        """Return the sums of all workers; they have no rows if nothing can be read."""
+        sums = DomainCounts()
+        for value in self.entries.values(day)[1]:
+            sums.merge(DomainCounts.decoded(value))
+        return sums
+
+
+def _row_of(evaluation: DmarcEvaluation, record: DmarcRecord) -> Row:
+    answer, spf = evaluation.answer, evaluation.spf
+    aligned = {each.method for each in answer.alignment}
+    own = answer.author == answer.policy_domain
+    enforced = (record.policy if own else record.subdomains) is not DmarcPolicy.NONE
+    if answer.result is DmarcResult.PASS:
+        disposition, reasons = "pass" if enforced else "none", []
+    else:
+        disposition = evaluation.disposition.value
+        reasons = [Reason(each.type.value, each.comment[:COMMENT]) for each in evaluation.overrides]
+        if record.testing and enforced:
+            reasons.append(Reason(OverrideType.POLICY_TEST_MODE.value))
+        if evaluation.disposition is not answer.policy and not evaluation.overrides:
+            reasons.append(Reason(OverrideType.LOCAL_POLICY.value))
+    return Row(
+        str(parse_ip(evaluation.ip) or evaluation.ip[:TEXT]),
+        disposition,
+        "pass" if "dkim" in aligned else "fail",
+        "pass" if "spf" in aligned else "fail",
+        tuple(reasons),
+        answer.author[:TEXT],
+        evaluation.sender[:TEXT].lower(),
+        tuple(
+            DkimResult(each.domain[:TEXT].lower(), each.selector[:TEXT], str(each.result))
+            for each in evaluation.dkim[:SIGNATURES]
+        ),
+        () if spf is None else (SpfResult(spf.domain[:TEXT], str(spf.result)),),
+    )
+
+
+def _without_details(row: Row) -> Row:
+    return row._replace(sender=None, dkim_results=(), spf_results=())
+
+
+def _row(members: list[Any]) -> Row:
+    """A row from its JSON."""
+    row = Row(*members)
+    return row._replace(
+        reasons=tuple(Reason(*each) for each in row.reasons),
+        dkim_results=tuple(DkimResult(*each) for each in row.dkim_results),
+        spf_results=tuple(SpfResult(*each) for each in row.spf_results),
+    )
