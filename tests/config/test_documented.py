@@ -259,15 +259,16 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"lease-lost", "unreadable", "worker-killed", "route-fault", "log-lines-dropped", "job-failed"}
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
-    of_queue |= {"tls-report", "report-failed", "report-dropped", "picked-up", "drop-refused", "drop-waits"}
-    of_queue |= {"http-request", "tls-report-not-stored"}
+    of_queue |= {"tls-report", "dmarc-report", "dmarc-report-unwanted", "report-failed", "report-dropped"}
+    of_queue |= {"picked-up", "drop-refused", "drop-waits", "http-request", "tls-report-not-stored"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:
     (
-        route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, *sources, forwards,
-        over_http, hosts, oauth, program, hook, lmtp, retry, replies, limits, sendmail,
+        route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, _, _,
+        dmarc_reports, *sources, forwards, over_http, hosts, oauth, program, hook, lmtp,
+        retry, replies, limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
@@ -289,6 +290,7 @@ def test_the_examples_load() -> None:
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"
     assert list(parse(over_http).sts_policies) == ["mail.example", "shop.example"]
+    assert parse(dmarc_reports).dmarc_reports.contact == "dmarc-reports@mx.example"
     assert parse(on_demand).on_demand[0].waits
     direct, news, provider = parse(hosts).route
     assert (direct.profile(), direct.smart_host, provider.senders) == (None, None, None)

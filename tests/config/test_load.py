@@ -286,6 +286,10 @@ max_age = "30d"
 contact = "tls-reports@mx.example"
 organization = "Example Ltd"
 
+[dmarc_reports]
+contact = "dmarc-reports@mx.example"
+organization = "Example Ltd"
+
 [sendmail]
 directory = "/var/spool/ironpost"
 
@@ -446,7 +450,7 @@ def test_this_file_shows_every_key_there_is() -> None:
     sections = (
         found.mta_sts[0], found.smtp, found.tls, found.auth, found.limits, found.local, found.queue,
         found.queue.retry[0], found.queue.reply[0], found.delivery, found.delivery.destination[0],
-        found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.sendmail,
+        found.delivery.tls[0], found.dns, found.log, found.http, found.tlsrpt, found.dmarc_reports, found.sendmail,
         found.directory, found.mailbox[0], found.relay[0], found.rewrite[0], found.dkim[0],
         found.route[1], found.on_demand[0], found.archive[0],
         found.policy, found.policy.access[0], found.policy.sender[0],

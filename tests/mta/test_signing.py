@@ -226,7 +226,7 @@ def test_reports_to_other_domains_are_signed() -> None:
     keys, clock = [key("local.example")], VirtualClock()
     store, accepted = MemoryStore(now=clock.now), []
     mail = ReportMail(
-        Address.parse("reports@local.example"), store=store, accept=accepted.append, signing=signing(*keys),
+        store=store, accept=accepted.append, signing=signing(*keys),
         directory=lambda: directory.local(["local.example"]), clock=clock, random=Chance(),
     )  # fmt: skip
     content = b"From: <reports@local.example>\r\nSubject: Report\r\n\r\ntext\r\n"

@@ -28,6 +28,7 @@ from ironpost.mta.daily_reports import (
     Reporter,
     SentReports,
 )
+from ironpost.mta.report_mail import ReportMail
 from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import REPORTS, TlsReports
 from ironpost.reports.daily import DAY, digest_of
@@ -101,10 +102,14 @@ class World:
             self.state,
             resolver=StaticResolver(txt=self.records, failing=self.failing),
             http=self.http,
-            store=self.store,
-            accept=self.accepted.append,
-            directory=lambda: local(["here.example"]),
-            signing=Signing(),
+            mail=ReportMail(
+                store=self.store,
+                accept=self.accepted.append,
+                directory=lambda: local(["here.example"]),
+                signing=Signing(),
+                clock=self.clock,
+                random=self.random,
+            ),
             clock=self.clock,
             random=self.random,
             metrics=self.metrics,

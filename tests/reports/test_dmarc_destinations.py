@@ -86,7 +86,7 @@ def test_domains_below_a_public_suffix_are_different_organizations() -> None:
     assert willing(Address.parse("x@other.example"), "a.example", **record) == []
 
 
-def test_a_name_that_is_too_long_is_no_consent() -> None:
+def test_a_name_that_is_too_long_does_not_consent() -> None:
     long = ".".join(["x" * 60] * 3) + ".example"
     assert willing(Address.parse(f"x@{long}"), "y" * 60 + ".a.example") == []
 

@@ -12,6 +12,7 @@ from ironpost.http import HttpClient
 from ironpost.model import Address
 from ironpost.model.keyed_state import MemoryState
 from ironpost.mta.daily_reports import DELAY, SPREAD, Reporter, SentReports
+from ironpost.mta.report_mail import ReportMail
 from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import TlsReports
 from ironpost.processes.clock import SystemRandom
@@ -37,10 +38,14 @@ def reports(system: System, counts: TlsCounts, state: MemoryState, *uris: str) -
         state,
         resolver=dns,
         http=HttpClient(dns),
-        store=system.store,
-        accept=system.runner.accept,
-        directory=lambda: system.runner.routes.directory,
-        signing=Signing(),
+        mail=ReportMail(
+            store=system.store,
+            accept=system.runner.accept,
+            directory=lambda: system.runner.routes.directory,
+            signing=Signing(),
+            clock=system.clock,
+            random=SystemRandom(),
+        ),
         clock=system.clock,
         random=SystemRandom(),
         metrics=Counters(),

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.delivery import sts_cache
 from ironpost.model.keyed_state import Change, MemoryState
-from ironpost.mta.tls_reports import REPORTS
+from ironpost.mta import dmarc_reports, tls_reports
 from ironpost.processes.shared_state import SharedState
 from ironpost.protocol.sasl import backoff
 from ironpost.queue.suspension import SUSPENDED
-from ironpost.reports.tlsrpt.counts import COUNTS
+from ironpost.reports.dmarc import counts as dmarc_counts
+from ironpost.reports.tlsrpt import counts as tls_counts
 from ironpost.storage.ownership import acting_for
 from ironpost.storage.sqlite.state import STATE_FILE, StateFile, prepare, read
 from ironpost.telemetry.events import record
@@ -29,8 +30,10 @@ NAMESPACES: Final[tuple[Namespace, ...]] = (
     SUSPENDED,
     sts_cache.POLICIES,
     sts_cache.FAILURES,
-    COUNTS,
-    REPORTS,
+    tls_counts.COUNTS,
+    tls_reports.REPORTS,
+    dmarc_counts.COUNTS,
+    dmarc_reports.REPORTS,
 )
 """Every namespace of the server. docs/architecture.md says how to add one."""
 

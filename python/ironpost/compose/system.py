@@ -43,9 +43,9 @@ from ironpost.compose.listeners import (
     http_handler,
 )
 from ironpost.compose.policy import policy
+from ironpost.compose.reports import Counting, ReportSenders, sent
 from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
 from ironpost.compose.signing import key_warnings, usable_keys
-from ironpost.compose.tls_reports import TlsCounting, tls_reports
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.delivery.access import AccessError
 from ironpost.model.text import complaint, error_text
@@ -257,7 +257,7 @@ class System:
         sockets = handed_over(configuration) if context is None else context.sockets
         own = own_system(configuration, name, sockets)
         state = self._state.memory
-        self._tls_counting = counting = TlsCounting(configuration, state, self._clock, self._counters, self._number)
+        self._counting = counting = Counting(configuration, state, self._clock, self._counters, self._number)
         self._agents = DeliveryAgents(
             configuration,
             name,
@@ -266,7 +266,7 @@ class System:
             self._random,
             self._counters,
             state=state,
-            tls_recorder=counting.counts,
+            tls_recorder=counting.tls,
             directory=lambda: self._runner.routes.directory,
         )
         self._agents.prepare(configuration)()
@@ -309,7 +309,7 @@ class System:
             local_hostname=full_name(name),
             rewriting=self._agents.rewriting,
         )
-        self._tls_reports = tls_reports(
+        self._reports = ReportSenders(
             configuration,
             counting,
             state,
@@ -362,7 +362,7 @@ class System:
             _CloseOnly(self._agents.close),
             PeriodicLoop(self._runner.start, self._runner.stop),
             _CloseOnly(self._on_demand.stop),
-            *([_CloseOnly(self._tls_reports.stop)] if self._tls_reports is not None else []),
+            _CloseOnly(self._reports.stop),
             self._jobs,
             control,
             *self.listeners,
@@ -486,7 +486,7 @@ class System:
     def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> list[Inbound | HttpHandler]:
         """Create the handler of each listener; those with one role share it."""
         share = None if self._quotas is None else self._quotas.share
-        ports = Ports(self._clock, self._agents.resolver, share, directory)
+        ports = Ports(self._clock, self._agents.resolver, share, directory, self._counting.dmarc)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         rules = policy(configuration, name, ports)
         inbound = {
@@ -569,11 +569,14 @@ class System:
     async def dane_obstacle(self) -> str | None:
         return await self._agents.dane_obstacle() if self._agents.context.dane else None
 
-    async def store_tls_counts(self) -> None:
-        await self._tls_counting.store()
+    async def store_report_counts(self) -> None:
+        await self._counting.store()
 
     async def send_tls_reports(self) -> SentReports | None:
-        return None if self._tls_reports is None else await self._tls_reports.run()
+        return await sent(self._reports.tls)
+
+    async def send_dmarc_reports(self) -> SentReports | None:
+        return await sent(self._reports.dmarc)
 
     async def pick_up(self) -> PickedUp:
         smtp = self.configuration.smtp

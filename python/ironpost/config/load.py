@@ -24,6 +24,7 @@ from ironpost.config.local import LocalDeliverySection, LocalSection
 from ironpost.config.mta_sts import MtaStsSection
 from ironpost.config.policies import PolicySection
 from ironpost.config.queue import QueueSection, ReplySection, RetrySection
+from ironpost.config.reports import DmarcReportsSection, TlsrptSection
 from ironpost.config.rewriting import RewriteSection
 from ironpost.config.routes import RouteAuthSection, RouteSection
 from ironpost.config.schema import (
@@ -36,7 +37,6 @@ from ironpost.config.schema import (
     SmtpSection,
 )
 from ironpost.config.sendmail import SendmailSection
-from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.model.patterns import EVERY
 from ironpost.model.text import error_text
 
@@ -86,6 +86,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "[http]": HttpSection,
     "[[mta_sts]]": MtaStsSection,
     "[tlsrpt]": TlsrptSection,
+    "[dmarc_reports]": DmarcReportsSection,
     "[dns]": DnsSection,
 }
 """The tables of the file, by what messages call them."""

@@ -25,10 +25,10 @@ from ironpost.config.mta_sts import MtaStsSection  # noqa: TC001 - pydantic read
 from ironpost.config.policies import PolicySection
 from ironpost.config.quantities import MANY, Endpoint, size
 from ironpost.config.queue import QueueSection
+from ironpost.config.reports import DmarcReportsSection, TlsrptSection
 from ironpost.config.rewriting import RewriteSection, rewrite_rules
 from ironpost.config.routes import RouteSection  # noqa: TC001 - pydantic reads annotations
 from ironpost.config.sendmail import SendmailSection
-from ironpost.config.tlsrpt import TlsrptSection
 from ironpost.config.values import (
     Domain,
     Hostname,
@@ -155,6 +155,7 @@ class Configuration(Section):
     http: HttpSection = HttpSection()
     mta_sts: tuple[MtaStsSection, ...] = ()
     tlsrpt: TlsrptSection = TlsrptSection()
+    dmarc_reports: DmarcReportsSection = DmarcReportsSection()
     sendmail: SendmailSection = SendmailSection()
     route: tuple[RouteSection, ...] = ()
     on_demand: tuple[OnDemandSection, ...] = ()
@@ -344,6 +345,7 @@ FIXED: tuple[tuple[str, ...], ...] = (
     ("delivery",),
     ("http",),
     ("tlsrpt",),
+    ("dmarc_reports",),
     ("dns",),
 )
 """Key paths that a reload cannot change; and of each listener `FIXED_LISTENER`."""

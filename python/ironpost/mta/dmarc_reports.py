@@ -7,6 +7,7 @@ Standards: RFC 9990 §3.5 (delivery), §4 (external destinations).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,6 +18,7 @@ from ironpost.reports.dmarc.report import Report
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
+    from ironpost.model import Address
     from ironpost.model.dns import Resolver
     from ironpost.model.keyed_state import KeyedState
     from ironpost.model.ports import Clock, Metrics, Random
@@ -93,15 +95,16 @@ class DmarcReports(DailyReports):
             tuple(counts.rows.items()),
             f"messages that this report lacks, because it would be too large: {lacking}" if lacking else "",
         )
-        return DmarcReport(report, self._ports)
+        return DmarcReport(report, contact, self._ports)
 
 
 class DmarcReport(DailyReport):
     """The report of one day of a domain."""
 
-    def __init__(self, report: Report, ports: _Ports) -> None:
+    def __init__(self, report: Report, sender: Address, ports: _Ports) -> None:
         self.domain = report.policy.domain
         self._report = report
+        self._sender = sender
         self._ports = ports
 
     async def destinations(self) -> tuple[Destination, ...]:
@@ -116,8 +119,9 @@ class DmarcReport(DailyReport):
         if not recipients:
             record(log, "dmarc-report-unwanted", domain=self.domain, uri=destination.uri)
             return False
-        content = mail.message(self._report, recipients, now=ports.clock.now(), token=ports.random.token())
-        identifier = await ports.mail.queue(content, recipients, {})
+        now, token = ports.clock.now(), ports.random.token()
+        content = await asyncio.to_thread(mail.message, self._report, recipients, now=now, token=token)
+        identifier = await ports.mail.queue(self._sender, content, recipients)
         messages = sum(count for _, count in self._report.rows)
         record(log, "dmarc-report", domain=self.domain, uri=destination.uri, id=identifier, messages=messages)
         return True

@@ -54,12 +54,16 @@ class JobContext(Protocol):
         """Why no host is authenticated by DANE now; empty if hosts with signed TLSA records are; None if it is off."""
         ...
 
-    async def store_tls_counts(self) -> None:
-        """Add this process's counts of outgoing TLS to the keyed state."""
+    async def store_report_counts(self) -> None:
+        """Add what this process counted for reports to the keyed state."""
         ...
 
     async def send_tls_reports(self) -> SentReports | None:
         """Send the reports about TLS that are due; None if the server sends none."""
+        ...
+
+    async def send_dmarc_reports(self) -> SentReports | None:
+        """Send the reports about DMARC that are due; None if the server sends none."""
         ...
 
     async def pick_up(self) -> PickedUp:
@@ -102,15 +106,22 @@ async def _check_dane(context: JobContext) -> str:
     return "DANE is used where TLSA records are signed"
 
 
-async def _store_tls_counts(context: JobContext) -> str:
-    await context.store_tls_counts()
-    return "counts of outgoing TLS stored"
+async def _store_report_counts(context: JobContext) -> str:
+    await context.store_report_counts()
+    return "counts for reports stored"
 
 
 async def _send_tls_reports(context: JobContext) -> str:
-    done = await context.send_tls_reports()
+    return _described(await context.send_tls_reports(), "tlsrpt.contact")
+
+
+async def _send_dmarc_reports(context: JobContext) -> str:
+    return _described(await context.send_dmarc_reports(), "dmarc_reports.contact")
+
+
+def _described(done: SentReports | None, key: str) -> str:
     if done is None:
-        return "off, because tlsrpt.contact is not set"
+        return f"off, because {key} is not set"
     return f"{counted(done.sent, 'report')} sent, {done.waiting} waiting, {done.dropped} dropped"
 
 
@@ -123,8 +134,9 @@ JOBS: Final[tuple[Job[Any], ...]] = (
     Job("resources", 1.0, Runs.EACH, _sample_resources),
     Job("history", 60.0, Runs.EACH, _prune_history),
     Job("keyed-state", 300.0, Runs.EACH, _remove_expired_state),
-    Job("tls-counts", 300.0, Runs.EACH, _store_tls_counts),
+    Job("report-counts", 300.0, Runs.EACH, _store_report_counts),
     Job("tls-reports", 600.0, Runs.ONCE, _send_tls_reports),
+    Job("dmarc-reports", 600.0, Runs.ONCE, _send_dmarc_reports),
     Job("mta-sts", 3600.0, Runs.ONCE, _refresh_sts_policies),
     Job("dane", 24 * 3600.0, Runs.ONCE, _check_dane),
     Job("maildir-tmp", 6 * 3600.0, Runs.ONCE, _clean_maildirs),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Envelope, Recipient
 from ironpost.model.parameters import Notify
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.directory import Directory
 
+NONE: Final[Mapping[str, Value]] = MappingProxyType({})
+"""No parameters."""
+
 log = logging.getLogger("ironpost.reports")
 
 
@@ -27,7 +31,6 @@ class ReportMail:
 
     def __init__(
         self,
-        sender: Address,
         *,
         store: Store,
         accept: Callable[[QueuedMessage], None],
@@ -39,7 +42,6 @@ class ReportMail:
         """Create the way of one server.
 
         Args:
-            sender: the reverse-path.
             store: the queue.
             accept: queues a message after its commit.
             directory: returns the directory in which recipients are looked up: a report may be for an alias here.
@@ -47,7 +49,6 @@ class ReportMail:
             clock: time.
             random: ids of messages.
         """
-        self._sender = sender
         self._store = store
         self._accept = accept
         self._directory = directory
@@ -55,13 +56,16 @@ class ReportMail:
         self._clock = clock
         self._random = random
 
-    async def queue(self, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value]) -> str:
+    async def queue(
+        self, sender: Address, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value] = NONE
+    ) -> str:
         """Queue a report; return the id of the message.
 
         RFC 5321 §4.5.5: only what a standard requires to have a null reverse-path should have one, so it has a sender,
         and asks for no bounce.
 
         Args:
+            sender: the reverse-path.
             content: the message.
             to: its recipients.
             parameters: of MAIL; SMTPUTF8 is added if a recipient needs it.
@@ -78,7 +82,7 @@ class ReportMail:
         try:
             if (pending := spool.write(self._signing.signed(content, now))) is not None:
                 await pending
-            envelope = Envelope(self._sender, recipients, {**parameters, **utf8})
+            envelope = Envelope(sender, recipients, {**parameters, **utf8})
             message = await self._store.commit(NewMessage(identifier, envelope, now, b"", spool))
         except BaseException:
             spool.discard()

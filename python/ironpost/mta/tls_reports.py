@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from ironpost.model.dns import txt
 from ironpost.model.envelope import TLS_REQUIRED
 from ironpost.mta.daily_reports import DailyReport, DailyReports, SendError, progress_namespace
-from ironpost.mta.report_mail import ReportMail
 from ironpost.reports.tlsrpt import mail
 from ironpost.reports.tlsrpt.record import RecordError, name_of, select
 from ironpost.reports.tlsrpt.report import Report, compressed
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ironpost.http import HttpResponse
+    from ironpost.model import Address
     from ironpost.model.dns import Resolver
     from ironpost.model.keyed_state import KeyedState
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.mta.daily_reports import Reporter
-    from ironpost.mta.signing import Signing
-    from ironpost.queue.store import QueuedMessage, Store
+    from ironpost.mta.report_mail import ReportMail
     from ironpost.reports.daily import DayOfDomain
     from ironpost.reports.destination import Destination
     from ironpost.reports.tlsrpt.counts import TlsCounts
-    from ironpost.routing.directory import Directory
 
 MEDIA_TYPE: Final = "application/tlsrpt+gzip"
 
@@ -75,10 +73,7 @@ class TlsReports(DailyReports):
         *,
         resolver: Resolver,
         http: Posts,
-        store: Store,
-        accept: Callable[[QueuedMessage], None],
-        directory: Callable[[], Directory],
-        signing: Signing,
+        mail: ReportMail,
         clock: Clock,
         random: Random,
         metrics: Metrics,
@@ -91,26 +86,14 @@ class TlsReports(DailyReports):
             state: the namespace `REPORTS`.
             resolver: DNS.
             http: posts reports to HTTPS destinations.
-            store: takes reports that are sent by mail.
-            accept: see `ReportMail`.
-            directory: see `ReportMail`.
-            signing: see `ReportMail`.
+            mail: takes reports that are sent by mail.
             clock: time.
             random: ids of messages.
             metrics: counts reports.
         """
         super().__init__(reporter, counts.entries, state, clock, metrics)
         self._counts = counts
-        way = ReportMail(
-            reporter.contact,
-            store=store,
-            accept=accept,
-            directory=directory,
-            signing=signing,
-            clock=clock,
-            random=random,
-        )
-        self._ports = _Ports(resolver, http, way, clock, random)
+        self._ports = _Ports(resolver, http, mail, clock, random)
 
     def report(self, day: DayOfDomain) -> TlsReport | None:
         """See `DailyReports.report`."""
@@ -120,15 +103,16 @@ class TlsReports(DailyReports):
         organization, contact = self.reporter
         identifier = f"{day.day}.{domain}@{contact.key}"
         report = Report(organization, str(contact), identifier, day.start, day.end - 1, results)
-        return TlsReport(domain, report, self._ports)
+        return TlsReport(domain, report, contact, self._ports)
 
 
 class TlsReport(DailyReport):
     """The report of one day of a domain."""
 
-    def __init__(self, domain: str, report: Report, ports: _Ports) -> None:
+    def __init__(self, domain: str, report: Report, sender: Address, ports: _Ports) -> None:
         self.domain = domain
         self._report = report
+        self._sender = sender
         self._ports = ports
 
     async def destinations(self) -> tuple[Destination, ...]:
@@ -150,8 +134,9 @@ class TlsReport(DailyReport):
                 raise SendError(f"HTTP status {response.status}")
         else:
             token, now = self._ports.random.token(), self._ports.clock.now()
-            content = mail.message(report, self.domain, destination.address, now=now, token=token)
-            identifier = await self._ports.mail.queue(content, [destination.address], {TLS_REQUIRED: "No"})
+            to = destination.address
+            content = mail.message(report, self.domain, to, now=now, token=token)
+            identifier = await self._ports.mail.queue(self._sender, content, [to], {TLS_REQUIRED: "No"})
         record(
             log,
             "tls-report",

@@ -1,4 +1,4 @@
-"""`[tlsrpt]`: reports about TLS to other domains."""
+"""`[tlsrpt]` and `[dmarc_reports]`: daily reports to other domains."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ def _contact(value: object) -> str:
         raise ValueError(f'"{value}" is not a valid contact: {complaint(str(value), fault)}') from None
 
 
-class TlsrptSection(Section):
-    """`[tlsrpt]`: daily reports about TLS to the domains that ask for them (RFC 8460)."""
+class ReportsSection(Section):
+    """The keys of a kind of reports."""
 
     contact: Annotated[str | None, BeforeValidator(_contact)] = None
     """The author of reports, for questions; its domain is named as their submitter. No reports are sent without it."""
     organization: Annotated[str | None, Field(min_length=1, max_length=200)] = None
     """The name of the organisation in reports; default: the domain of `contact`."""
+
+
+class TlsrptSection(ReportsSection):
+    """`[tlsrpt]`: daily reports about TLS to the domains that ask for them (RFC 8460)."""
+
+
+class DmarcReportsSection(ReportsSection):
+    """`[dmarc_reports]`: daily reports about DMARC to the domains that ask for them (RFC 9990)."""

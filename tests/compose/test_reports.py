@@ -1,4 +1,4 @@
-"""Counts of outgoing TLS over a restart of the server, and what a configuration without reports costs."""
+"""Counts for reports over a restart of the server, and what a configuration without reports costs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tests.mta.runner_kit import VirtualClock
+from tests.reports.dmarc_kit import PASSED
 
 from ironpost.compose.keyed_state import prepare_state, shared_state
-from ironpost.compose.tls_reports import DOMAINS_AT_ONCE, TlsCounting
+from ironpost.compose.reports import DOMAINS_AT_ONCE, Counting
 from ironpost.config import parse
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsOutcome
 from ironpost.reports.daily import DAY
@@ -17,7 +18,7 @@ from ironpost.telemetry.metrics import Counters
 if TYPE_CHECKING:
     from pathlib import Path
 
-ON = parse('[tlsrpt]\ncontact = "tls@ours.example"\n')
+ON = parse('[tlsrpt]\ncontact = "tls@ours.example"\n[dmarc_reports]\ncontact = "dmarc@ours.example"\n')
 
 
 def outcome(domain: str = "a.example") -> TlsOutcome:
@@ -30,10 +31,10 @@ def test_counts_survive_a_restart(tmp_path: Path) -> None:
     async def life(connections: int) -> list[int]:
         """One life of a server: it starts, counts connections and stops; the successes of the days before."""
         state = shared_state(tmp_path, clock, Counters(), None)
-        counting = TlsCounting(ON, state.memory, clock, Counters(), 0)
+        counting = Counting(ON, state.memory, clock, Counters(), 0)
         await state.start()
         await counting.start()
-        counts = counting.counts
+        counts = counting.tls
         assert counts is not None
         for _ in range(connections):
             counts(outcome())
@@ -50,13 +51,40 @@ def test_counts_survive_a_restart(tmp_path: Path) -> None:
     assert asyncio.run(life(0)) == [5]
 
 
+def test_evaluations_survive_a_restart(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def life(evaluations: int, *, store: bool) -> list[int]:
+        """One life of a server: it starts, counts evaluations and stops; the messages of the days before."""
+        state = shared_state(tmp_path, clock, Counters(), None)
+        counting = Counting(ON, state.memory, clock, Counters(), 0)
+        await state.start()
+        counts = counting.dmarc
+        assert counts is not None
+        for _ in range(evaluations):
+            counts(PASSED)
+        if store:
+            await counting.store()
+        found = [sum(counts.counts(day).rows.values()) for day in counts.entries.days()]
+        await counting.stop()
+        await state.stop()
+        return found
+
+    tmp_path.chmod(0o700)
+    prepare_state(tmp_path)
+    assert asyncio.run(life(2, store=True)) == []
+    assert asyncio.run(life(3, store=False)) == []
+    clock.time += DAY
+    assert asyncio.run(life(0, store=True)) == [5]
+
+
 def test_many_domains_are_stored_in_several_iterations(tmp_path: Path) -> None:
     clock = VirtualClock()
 
     async def main() -> None:
         state = shared_state(tmp_path, clock, Counters(), None)
-        counting = TlsCounting(ON, state.memory, clock, Counters(), 0)
-        counts = counting.counts
+        counting = Counting(ON, state.memory, clock, Counters(), 0)
+        counts = counting.tls
         assert counts is not None
         for number in range(2 * DOMAINS_AT_ONCE + 1):
             counts(outcome(f"a{number}.example"))
@@ -74,8 +102,9 @@ def test_without_a_contact_nothing_is_counted(tmp_path: Path) -> None:
     clock = VirtualClock()
 
     async def main() -> None:
-        counting = TlsCounting(parse(""), shared_state(tmp_path, clock, Counters(), None).memory, clock, Counters(), 0)
-        assert counting.counts is None
+        counting = Counting(parse(""), shared_state(tmp_path, clock, Counters(), None).memory, clock, Counters(), 0)
+        assert counting.tls is None
+        assert counting.dmarc is None
         await counting.store()
         await counting.stop()
 
