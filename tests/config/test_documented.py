@@ -260,14 +260,15 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
     of_queue |= {"tls-report", "dmarc-report", "dmarc-report-unwanted", "report-failed", "report-dropped"}
-    of_queue |= {"picked-up", "drop-refused", "drop-waits", "http-request", "tls-report-not-stored"}
+    of_queue |= {"dmarc-report-received", "picked-up", "drop-refused", "drop-waits"}
+    of_queue |= {"http-request", "tls-report-not-stored"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
 
 
 def test_the_examples_load() -> None:
     (
         route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, _, _,
-        dmarc_reports, *sources, forwards, over_http, hosts, oauth, program, hook, lmtp,
+        dmarc_reports, received, *sources, forwards, over_http, hosts, oauth, program, hook, lmtp,
         retry, replies, limits, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
@@ -290,6 +291,7 @@ def test_the_examples_load() -> None:
     assert [rule.level for rule in parse(tls).delivery.tls] == ["verify", "none", "encrypt"]
     assert parse(reports).tlsrpt.contact == "tls-reports@mx.example"
     assert list(parse(over_http).sts_policies) == ["mail.example", "shop.example"]
+    assert str(parse(received).local.rules[0].route) == "dmarc reports"
     assert parse(dmarc_reports).dmarc_reports.contact == "dmarc-reports@mx.example"
     assert parse(on_demand).on_demand[0].waits
     direct, news, provider = parse(hosts).route

@@ -230,7 +230,9 @@ def test_reports_to_other_domains_are_signed() -> None:
         directory=lambda: directory.local(["local.example"]), clock=clock, random=Chance(),
     )  # fmt: skip
     content = b"From: <reports@local.example>\r\nSubject: Report\r\n\r\ntext\r\n"
-    asyncio.run(mail.queue(content, [Address.parse("reports@other.example")], {}))
+    asyncio.run(
+        mail.queue(Address.parse("reports@local.example"), content, [Address.parse("reports@other.example")], {})
+    )
     stored = asyncio.run(accepted[0].body.head(10_000))
     assert stored.endswith(content)
     assert signers(stored, keys, NOW) == ["ed._domainkey.local.example"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.operations.command_kit import assert_encodable, checked
 
-from ironpost.cli import tlsrpt
+from ironpost.cli import input_file, tlsrpt
 from ironpost.cli.app import CommandError
 from ironpost.operations.operation import OperationError
 from ironpost.operations.tlsrpt import CHECK, TlsrptCheck, TlsrptCheckRequest, TlsrptDestination, TlsrptResult
@@ -172,6 +172,6 @@ def test_files_without_a_report_are_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CommandError, match="date-range is not an object") as invalid:
         tlsrpt.show(str(file), as_json=False)
     assert invalid.value.code == 1
-    monkeypatch.setattr(tlsrpt, "MAX_FILE", 9)
+    monkeypatch.setattr(input_file, "REPORT_LIMIT", 9)
     with pytest.raises(CommandError, match="more than 9 octets"):
         tlsrpt.show(str(file), as_json=False)

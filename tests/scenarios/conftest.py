@@ -17,6 +17,7 @@ import pytest
 from tests.policy.policy_kit import checks
 
 from ironpost.delivery.dialer import Dialer
+from ironpost.delivery.dmarc_reports import DmarcReports
 from ironpost.delivery.maildir import Maildir, MaildirOptions
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.path_template import PathTemplate
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.delivery import Agent
+    from ironpost.mail_auth import DmarcRecorder
     from ironpost.model.tls import TlsRecorder
     from ironpost.routing.directory import Directory
     from ironpost.routing.rewriting import Rewriting
@@ -131,17 +133,19 @@ class System:
         self, folder: Path, *, trusted: tuple[str, ...] = ("127.0.0.1/32",), capacity: int = 1 << 24,
         session: SessionSettings | None = None, claims: frozenset[str] = frozenset(),
         directory: Directory | None = None, local_rules: Sequence[LocalRule] = (),
-        tls_recorder: TlsRecorder | None = None, reception: Rewriting | None = None,
-        delivery: Rewriting | None = None, **policy: Any
+        tls_recorder: TlsRecorder | None = None, dmarc_recorder: DmarcRecorder | None = None,
+        reception: Rewriting | None = None, delivery: Rewriting | None = None, **policy: Any
     ) -> None:  # fmt: skip
         """`policy`: see `policy_kit.checks`."""
         self._session = session or SessionSettings()
         self._claims = claims
         self._tls_recorder = tls_recorder
+        self._dmarc_recorder = dmarc_recorder
         self._reception = reception
         self._delivery = delivery
         self._directory = directory or local([OUR_DOMAIN])
         self._local_rules = local_rules
+        self.data = folder
         self.mail = folder / "mail"
         self.clock = Clock()
         self.next_hop = NextHop()
@@ -162,6 +166,8 @@ class System:
             txt={
                 "from-here.example": [b"v=spf1 ip4:127.0.0.2 -all"],
                 "from-elsewhere.example": [b"v=spf1 ip4:192.0.2.9 -all"],
+                "_dmarc.from-here.example": [b"v=DMARC1; p=reject; rua=mailto:dmarc@here.example"],
+                "from-here.example._report._dmarc.here.example": [b"v=DMARC1"],
             },
         )
         self._maildir = Maildir(clock=self.clock, random=self._random, host=f"mx.{OUR_DOMAIN}")
@@ -171,6 +177,7 @@ class System:
             rewriting=DeliveryRewriting(self._delivery),
         )  # fmt: skip
         self._pipe = Pipe(f"mx.{OUR_DOMAIN}")
+        self._reports = DmarcReports(self.data, self.clock)
         self.runner = QueueRunner(
             store=self.store, agents=self._agent,
             routes=Routes(self._directory, rules, local=into(self.mail), local_rules=self._local_rules),
@@ -178,7 +185,9 @@ class System:
         )  # fmt: skip
         inbound = Inbound(
             store=self.store, policy=Policy(
-                checks(Ports(self.clock, self.resolver, directory=self._directory), **self.policy)
+                checks(
+                    Ports(self.clock, self.resolver, None, self._directory, self._dmarc_recorder), **self.policy
+                )
             ),
             clock=self.clock, random=self._random, hostname=f"mx.{OUR_DOMAIN}", accept=self.runner.accept,
             claims=self._claims, directory=self._directory, rewriting=self._reception,
@@ -199,7 +208,11 @@ class System:
         await self.next_hop.stop()
 
     def _agent(self, route: Route) -> Agent:
-        agents: dict[Kind, Agent] = {Kind.LOCAL: self._maildir, Kind.PIPE: self._pipe}
+        agents: dict[Kind, Agent] = {
+            Kind.LOCAL: self._maildir,
+            Kind.PIPE: self._pipe,
+            Kind.DMARC_REPORTS: self._reports,
+        }
         return agents.get(route.kind, self._remote)
 
     async def submit(

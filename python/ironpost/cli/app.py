@@ -446,6 +446,36 @@ def dmarc_check(
         command.check(config, what, as_json=json)
 
 
+@dmarc.command("report")
+def dmarc_report(
+    domain: Annotated[
+        str, typer.Argument(metavar="DOMAIN", help="Show where mail of this domain came from.", show_default=False)
+    ] = "",
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", help="Only reports that arrived in the last N days, at most 90.")
+    ] = 30,
+    config: File = None,
+    json: Json = False,
+) -> None:
+    """Sum up the reports of others about mail from our domains: how much passed and failed, and where it came from."""
+    from ironpost.cli import dmarc_reports as command
+
+    command.summarise(config, domain, days, as_json=json)
+
+
+@dmarc.command("show")
+def dmarc_show(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A report, or a message that contains one; - for standard input.")
+    ],
+    json: Json = False,
+) -> None:
+    """Show an aggregate report about DMARC that was received. Who sent it is not verified."""
+    from ironpost.cli import dmarc_reports as command
+
+    command.show(file, as_json=json)
+
+
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Message IDs.", show_default=False)]
 Sender = Annotated[
     str | None, typer.Option("--from", metavar="PATTERN", help="Sender: address, domain, *.domain or <>.")

@@ -5,15 +5,23 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ironpost.cli import exits
 from ironpost.cli.app import CommandError
-from ironpost.model.text import error_text
+from ironpost.model.text import error_text, escape
+from ironpost.reports.received import ReportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STANDARD_INPUT: Final = "-"
 MESSAGE_LIMIT: Final = 256 << 20
 """Octets of a message that is read."""
+REPORT_LIMIT: Final = 32 << 20
+"""Octets of a file with a report: the largest report, in base64."""
+
+Report = TypeVar("Report")
 
 
 def read_file(file: str, most: int) -> bytes:
@@ -39,3 +47,22 @@ def read_message(file: str) -> bytes:
     if len(octets) > MESSAGE_LIMIT:
         raise CommandError(exits.NO_INPUT, f"{file}: more than {MESSAGE_LIMIT} octets")
     return re.sub(rb"\r?\n", b"\r\n", octets)
+
+
+def read_report(file: str, parse: Callable[[bytes], Report]) -> Report:
+    """Read a report.
+
+    Args:
+        file: the path.
+        parse: returns the report, or raises `ReportError`.
+
+    Raises:
+        CommandError: the file cannot be read, or has no valid report.
+    """
+    octets = read_file(file, REPORT_LIMIT)
+    try:
+        if len(octets) > REPORT_LIMIT:
+            raise ReportError(f"more than {REPORT_LIMIT} octets")
+        return parse(octets)
+    except ReportError as error:
+        raise CommandError(exits.NOT_CONFORMING, f"{file}: {escape(str(error))}") from None

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import typer
 
 from ironpost.cli import exits
-from ironpost.cli.app import CommandError
 from ironpost.cli.call import call_local, print_json, report
-from ironpost.cli.input_file import read_file
+from ironpost.cli.input_file import read_report
 from ironpost.model.text import escape
 from ironpost.operations.queue import moment
 from ironpost.operations.tlsrpt import CHECK, TlsrptCheckRequest, TlsrptResult
-from ironpost.reports.received import ReportError
 from ironpost.reports.tlsrpt.mail import extracted
 from ironpost.reports.tlsrpt.report import decoded, encoded
 
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
 
     from ironpost.operations.tlsrpt import TlsrptCheck
     from ironpost.reports.tlsrpt.report import Failure, Report
-
-MAX_FILE: Final = 32 << 20
-"""Octets of a file that is read: the largest report, in base64."""
 
 _EXITS = {
     TlsrptResult.ABSENT: exits.NO_INPUT,
@@ -61,13 +56,7 @@ def show(file: str, *, as_json: bool) -> None:
     Raises:
         CommandError: the file cannot be read, or has no valid report.
     """
-    octets = read_file(file, MAX_FILE)
-    try:
-        if len(octets) > MAX_FILE:
-            raise ReportError(f"more than {MAX_FILE} octets")
-        found = decoded(extracted(octets))
-    except ReportError as error:
-        raise CommandError(exits.NOT_CONFORMING, f"{file}: {escape(str(error))}") from None
+    found = read_report(file, lambda octets: decoded(extracted(octets)))
     if as_json:
         print_json(json.loads(encoded(found)))
     else:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ironpost.routing.tls.mta_sts import StsPolicy
     from ironpost.storage.backup import FinishedBackup
     from ironpost.storage.restore import Restored
+    from ironpost.storage.sqlite.received_reports import ReportedDomains
 
 
 def store_options(queue: QueueSection, now: Callable[[], float]) -> StoreOptions:
@@ -153,6 +154,13 @@ class LocalData:
         from ironpost.compose.delivery import configured_resolver
 
         return configured_resolver(self._configuration.dns)
+
+    def dmarc_reports(self, domain: str | None, days: int) -> ReportedDomains:
+        """See `operations.context.DataDirectory`."""
+        from ironpost.storage.sqlite.received_reports import reported
+
+        with acting_for(self.path):
+            return reported(self.path, time.time() - days * 86_400, domain)
 
     def http(self, resolver: Resolver) -> HttpClient:
         """See `operations.context.DataDirectory`."""

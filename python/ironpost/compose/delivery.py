@@ -124,6 +124,7 @@ class DeliveryAgents:
             metrics=metrics,
             name=name,
             own=own,
+            data=configuration.data,
             http=self.http,
             directory=directory,
             limits=delivery_limits(delivery),

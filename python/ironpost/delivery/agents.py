@@ -14,6 +14,7 @@ from ironpost.delivery import settings
 from ironpost.delivery.access import Accesses
 from ironpost.delivery.dialer import Dialer
 from ironpost.delivery.discard import Discard
+from ironpost.delivery.dmarc_reports import DmarcReports
 from ironpost.delivery.lmtp import Lmtp
 from ironpost.delivery.maildir import Maildir
 from ironpost.delivery.maildir_process import MaildirProcess
@@ -59,6 +60,8 @@ class AgentContext:
     """Our host name."""
     own: OwnSystem = OwnSystem()  # noqa: RUF009 - immutable
     """The names and addresses of this system: an MX or smart host that leads there is a loop."""
+    data: Path | None = None
+    """The data directory; None where nothing is delivered into it."""
     http: HttpClient | None = None
     """The HTTP client; None where nothing is delivered by HTTP."""
     directory: Callable[[], Directory] | None = None
@@ -143,6 +146,10 @@ def _discard(_context: AgentContext) -> Discard:
     return Discard()
 
 
+def _dmarc_reports(context: AgentContext) -> DmarcReports:
+    return DmarcReports(context.data, context.clock)
+
+
 def _pipe(context: AgentContext) -> Pipe:
     return Pipe(context.name)
 
@@ -179,6 +186,7 @@ AGENTS: Final[Mapping[Kind, AgentEntry]] = {
     Kind.LOCAL: AgentEntry(_maildir, Scope.SYSTEM),
     Kind.MBOX: AgentEntry(_mbox, Scope.ROUTE),
     Kind.DISCARD: AgentEntry(_discard, Scope.SYSTEM),
+    Kind.DMARC_REPORTS: AgentEntry(_dmarc_reports, Scope.SYSTEM),
     Kind.PIPE: AgentEntry(_pipe, Scope.ROUTE),
     Kind.POST: AgentEntry(_post, Scope.ROUTE),
     Kind.LMTP: AgentEntry(_lmtp, Scope.ROUTE),

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from ironpost.delivery.discard import DiscardOptions
+from ironpost.delivery.dmarc_reports import DmarcReportsOptions
 from ironpost.delivery.lmtp import LmtpOptions
 from ironpost.delivery.maildir import MaildirOptions
 from ironpost.delivery.mbox import MboxOptions
@@ -56,6 +57,7 @@ LOCAL_AGENTS: Final[Mapping[str, LocalAgent]] = MappingProxyType(
         "maildir": LocalAgent(Kind.LOCAL, MaildirOptions),
         "mbox": LocalAgent(Kind.MBOX, MboxOptions),
         "discard": LocalAgent(Kind.DISCARD, DiscardOptions),
+        "dmarc_reports": LocalAgent(Kind.DMARC_REPORTS, DmarcReportsOptions),
         "pipe": LocalAgent(Kind.PIPE, PipeOptions),
         "post": LocalAgent(Kind.POST, PostOptions),
         "lmtp": LocalAgent(Kind.LMTP, LmtpOptions, LmtpOptions.route),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ironpost.routing.tls.mta_sts import StsPolicy
     from ironpost.storage.backup import FinishedBackup
     from ironpost.storage.restore import Restored
+    from ironpost.storage.sqlite.received_reports import ReportedDomains
 
 
 class ControlProcess(Protocol):
@@ -127,6 +128,15 @@ class DataDirectory(Protocol):
 
     def resolver(self) -> Resolver:
         """DNS, as the server would use it."""
+        ...
+
+    def dmarc_reports(self, domain: str | None, days: int) -> ReportedDomains:
+        """Sum up the reports about DMARC that arrived in the last days, about one domain or all.
+
+        Raises:
+            FileNotFoundError: none has arrived yet.
+            OSError: they cannot be read.
+        """
         ...
 
     def http(self, resolver: Resolver) -> HttpClient:

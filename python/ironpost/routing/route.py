@@ -40,6 +40,8 @@ class Kind(Enum):
     """Into an mbox file on this system."""
     DISCARD = "discard"
     """Nowhere: the mail counts as delivered."""
+    DMARC_REPORTS = "dmarc reports"
+    """Into the store of received reports about DMARC."""
     PIPE = "pipe"
     """To a program on this system."""
     POST = "post"

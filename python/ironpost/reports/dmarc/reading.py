@@ -31,8 +31,8 @@ MAX_ELEMENTS: Final = 2_000
 """Elements of one row, and of everything before the rows."""
 MAX_TEXT: Final = 10_000
 """Characters of the text of one element."""
-MAX_NUMBER: Final = 2**53 - 1
-"""The largest count or time."""
+MAX_NUMBER: Final = 2**32 - 1
+"""The largest count, and the latest time in seconds since 1970; larger ones count as this."""
 
 _SEPARATOR: Final = " "
 """Between the namespace of an element and its name; no URI contains it."""
@@ -72,7 +72,7 @@ class _Node:
     def number(self, name: str) -> int:
         text = self.value(name)
         if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_NUMBER))):
-            raise ReportError(f"{name} is not a number")
+            raise ReportError(f"{name} is not a number of at most {len(str(MAX_NUMBER))} digits")
         return min(int(text), MAX_NUMBER)
 
 

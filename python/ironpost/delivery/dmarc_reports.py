@@ -1,0 +1,116 @@
+"""The agent for the address where aggregate reports about DMARC arrive (RFC 9990): reads them and stores their counts.
+
+Promises: DELIVERED means that the counts are stored; a report that arrives again counts once. One report is read at a
+time, in a thread. If the counts cannot be stored, the message is deferred.
+Refuses: a message without a valid report, and one larger than `LARGEST`, which fail: their sender gets a bounce.
+Limitations: who sent a report is not checked here; `policy.dmarc` refuses forged senders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ironpost.delivery import NextHops, unreadable
+from ironpost.delivery.mailbox import not_written
+from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model.text import escape
+from ironpost.telemetry.events import record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ironpost.model import Address
+    from ironpost.model.ports import Clock
+    from ironpost.queue.store import QueuedMessage, QueuedRecipient
+    from ironpost.reports.dmarc.report import Report
+    from ironpost.routing.route import Route
+
+LARGEST: Final = 32 << 20
+"""Octets of the largest message that is read: the largest report, in base64."""
+
+_STORED: Final = Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Report stored",)))
+_AGAIN: Final = Outcome(Disposition.DELIVERED, Reply(250, "2.0.0", ("Report was stored before",)))
+_TOO_LARGE: Final = Outcome(Disposition.FAILED, Reply(554, "5.3.4", (f"The report has more than {LARGEST} octets",)))
+
+log = logging.getLogger("ironpost.reports")
+
+
+@dataclass(frozen=True, slots=True)
+class DmarcReportsOptions:
+    """`[[local.delivery]] dmarc_reports = {}`: read aggregate reports about DMARC and store their counts."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+class DmarcReports:
+    """Implements `ironpost.delivery.RouteAgent`."""
+
+    def __init__(self, data: Path | None, clock: Clock) -> None:
+        """Store reports in the data directory; None where nothing is delivered."""
+        self._data = data
+        self._clock = clock
+        self._turn = asyncio.Semaphore(1)
+
+    async def deliver(
+        self,
+        message: QueuedMessage,
+        recipients: Sequence[QueuedRecipient],
+        route: Route,  # noqa: ARG002 - the agent port's
+    ) -> Sequence[tuple[int, Outcome]]:
+        """Store the report once for all recipients."""
+        async with self._turn:
+            outcome = await self._outcome(message)
+        return [(each.number, outcome) for each in recipients]
+
+    async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's
+        """The report is read, whatever the address."""
+        return NextHops("reports about DMARC")
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    async def _outcome(self, message: QueuedMessage) -> Outcome:
+        from ironpost.reports.received import ReportError  # slow to load; not needed to read a configuration
+        from ironpost.storage.sqlite.received_reports import REPORTS_FILE
+
+        assert self._data is not None
+        if message.body.size > LARGEST:
+            return _TOO_LARGE
+        try:
+            octets = b"".join([piece async for piece in message.body.pieces()])
+        except OSError as error:
+            return unreadable(error)
+        try:
+            report, stored = await asyncio.to_thread(_stored, self._data, octets, self._clock.now())
+        except ReportError as error:
+            text = f"The message has no valid report about DMARC: {escape(str(error), ascii_only=True)}"
+            return Outcome(Disposition.FAILED, Reply(554, "5.6.0", (text,)))
+        except OSError as error:
+            return not_written(error, self._data / REPORTS_FILE)
+        if not stored:
+            return _AGAIN
+        record(
+            log,
+            "dmarc-report-received",
+            id=message.id,
+            domain=report.policy.domain,
+            organization=report.organization,
+            passed=sum(count for row, count in report.rows if row.passed),
+            failed=sum(count for row, count in report.rows if not row.passed),
+        )
+        return _STORED
+
+
+def _stored(data: Path, octets: bytes, now: float) -> tuple[Report, bool]:
+    """Read and store a report; return it, and whether it is new. Blocks."""
+    from ironpost.reports.dmarc.mail import extracted
+    from ironpost.reports.dmarc.reading import decoded
+    from ironpost.storage.sqlite.received_reports import add
+
+    report = decoded(extracted(octets))
+    return report, add(data, report, now)

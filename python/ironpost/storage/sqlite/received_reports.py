@@ -1,0 +1,207 @@
+"""Stores the aggregate reports about DMARC that others sent: one SQLite database in the data directory.
+
+Promises: what `add` has returned is durable. A report is stored once, however often it arrives. Reports are kept for
+`KEPT` seconds after their arrival; beyond `MAX_REPORTS` or `MAX_ROWS` the oldest are removed. Every error of SQLite is
+raised as an `OSError`. Processes that write at the same time wait for each other inside SQLite. The file is 0600
+(SECURITY R47).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ironpost.storage.ownership import open_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ironpost.reports.dmarc.report import Report
+
+REPORTS_FILE: Final = "dmarc-reports.sqlite3"
+"""The file in the data directory."""
+VERSION: Final = 1
+"""The schema (PRAGMA user_version)."""
+KEPT: Final = 90 * 86_400.0
+"""Seconds for which a report is kept."""
+MAX_REPORTS: Final = 20_000
+MAX_ROWS: Final = 500_000
+"""Rows of all reports."""
+MAX_SOURCES: Final = 1000
+"""Sources of one domain that are listed."""
+NAME: Final = 253
+"""Characters of a name that are stored."""
+IDENTIFIER: Final = 500
+"""Characters of an organization or a Report-ID that are stored."""
+BUSY_SECONDS: Final = 5.0
+"""Seconds that a statement waits for another process. It waits in a thread."""
+
+_SCHEMA: Final = (
+    """CREATE TABLE report (
+        seq INTEGER PRIMARY KEY,
+        organization TEXT NOT NULL,
+        id TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        start INTEGER NOT NULL,
+        end INTEGER NOT NULL,
+        received REAL NOT NULL,
+        rows INTEGER NOT NULL,
+        UNIQUE (organization, id, domain, start)
+    )""",
+    "CREATE INDEX report_domain ON report (domain, received)",
+    """CREATE TABLE source (
+        report INTEGER NOT NULL REFERENCES report ON DELETE CASCADE,
+        ip TEXT NOT NULL,
+        author TEXT NOT NULL,
+        dkim TEXT NOT NULL,
+        spf TEXT NOT NULL,
+        disposition TEXT NOT NULL,
+        passed INTEGER NOT NULL,
+        messages INTEGER NOT NULL
+    )""",
+    "CREATE INDEX source_report ON source (report)",
+    f"PRAGMA user_version={VERSION}",
+)
+_EXCESS: Final = """DELETE FROM report WHERE received < ? OR seq IN (
+    SELECT seq FROM (
+        SELECT seq, SUM(rows) OVER newer AS total, COUNT(*) OVER newer AS place FROM report
+        WINDOW newer AS (ORDER BY seq DESC)
+    ) WHERE total > ? OR place > ?
+)"""
+_DOMAINS: Final = """SELECT domain, COUNT(DISTINCT seq), COUNT(DISTINCT organization), MIN(start), MAX(end),
+    COALESCE(SUM(messages) FILTER (WHERE passed), 0), COALESCE(SUM(messages) FILTER (WHERE NOT passed), 0)
+    FROM report LEFT JOIN source ON source.report = report.seq
+    WHERE received >= :since AND (:domain IS NULL OR domain = :domain) GROUP BY domain ORDER BY domain"""
+_SOURCES: Final = """SELECT ip, author, dkim, spf, disposition, passed, SUM(messages), COUNT(DISTINCT organization)
+    FROM report JOIN source ON source.report = report.seq
+    WHERE received >= :since AND domain = :domain
+    GROUP BY ip, author, dkim, spf, disposition, passed ORDER BY passed, SUM(messages) DESC, ip LIMIT :limit"""
+
+
+class ReportedDomain(NamedTuple):
+    """The sums of all reports about a domain."""
+
+    domain: str
+    reports: int
+    organizations: int
+    """How many sent them."""
+    start: int
+    """The first second of the earliest period, since 1970."""
+    end: int
+    """The last second of the latest period."""
+    passed: int
+    """Messages that passed DMARC."""
+    failed: int
+
+
+class ReportedSource(NamedTuple):
+    """The messages of a domain that came from one address with the same results."""
+
+    ip: str
+    author: str
+    """The domain in From."""
+    dkim: str
+    """`pass` or `fail`: whether an aligned signature was valid."""
+    spf: str
+    disposition: str
+    passed: bool
+    messages: int
+    organizations: int
+    """How many report it."""
+
+
+class ReportedDomains(NamedTuple):
+    """What others report."""
+
+    domains: list[ReportedDomain]
+    """By name."""
+    sources: list[ReportedSource]
+    """Of the one domain that was asked for: what failed first, then by number; at most `MAX_SOURCES`."""
+
+
+def add(data: Path, report: Report, now: float) -> bool:
+    """Store a report in a data directory; return False if it was there. Blocks.
+
+    Args:
+        data: the data directory.
+        report: the report.
+        now: seconds since 1970.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = data / REPORTS_FILE
+    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
+    with _transaction(path) as connection:
+        keys = (report.organization[:IDENTIFIER], report.id[:IDENTIFIER], report.policy.domain[:NAME].lower())
+        values = (*keys, report.start, report.end, now, len(report.rows))
+        inserted = connection.execute(
+            "INSERT OR IGNORE INTO report (organization, id, domain, start, end, received, rows)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        if not inserted.rowcount:
+            return False
+        number = inserted.lastrowid
+        sources = [
+            (number, row.ip, row.author[:NAME].lower(), row.dkim[:NAME], row.spf[:NAME], row.disposition[:NAME],
+             row.passed, count)
+            for row, count in report.rows
+        ]  # fmt: skip
+        connection.executemany("INSERT INTO source VALUES (?, ?, ?, ?, ?, ?, ?, ?)", sources)
+        connection.execute(_EXCESS, (now - KEPT, MAX_ROWS, MAX_REPORTS))
+    return True
+
+
+def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
+    """Sum up the reports that arrived since a time, about one domain or all. Blocks.
+
+    Raises:
+        FileNotFoundError: no report has arrived yet.
+        OSError: the file cannot be read.
+    """
+    path = data / REPORTS_FILE
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no report has arrived yet", str(path))
+    asked = {"since": since, "domain": domain, "limit": MAX_SOURCES}
+    with _faults(path), closing(_connect(path, "ro")) as connection:
+        domains = [ReportedDomain(*row) for row in connection.execute(_DOMAINS, asked)]
+        sources: list[ReportedSource] = []
+        if domain is not None:
+            rows = [ReportedSource(*row) for row in connection.execute(_SOURCES, asked)]
+            sources = [each._replace(passed=bool(each.passed)) for each in rows]
+    return ReportedDomains(domains, sources)
+
+
+@contextmanager
+def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction that is durable when the block has ended, in a file that exists."""
+    with _faults(path), closing(_connect(path, "rw")) as connection:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version not in {0, VERSION}:
+            raise OSError(errno.EINVAL, f"it has schema {version}, this program uses {VERSION}", str(path))
+        for statement in () if version else _SCHEMA:
+            connection.execute(statement)
+        yield connection
+        connection.execute("COMMIT")
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Convert errors of SQLite into OSErrors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error

@@ -1,0 +1,112 @@
+"""The agent that reads received reports about DMARC: what each message becomes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.delivery.mailbox_kit import Clock, Content, queued
+from tests.reports.dmarc_kit import MIDNIGHT, REPORT
+
+from ironpost.delivery import dmarc_reports
+from ironpost.delivery.dmarc_reports import DmarcReports, DmarcReportsOptions
+from ironpost.model import Address, Disposition, Outcome
+from ironpost.model.body import BodyDamaged
+from ironpost.reports.dmarc import mail
+from ironpost.routing.route import Kind, Route
+from ironpost.storage.sqlite.received_reports import REPORTS_FILE, reported
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROUTE = Route.local(Kind.DMARC_REPORTS, DmarcReportsOptions())
+MESSAGE = mail.message(REPORT, [Address.parse("dmarc@here.example")], now=MIDNIGHT, token="T0KEN")
+
+
+def delivered(data: Path, content: Content, *recipients: str) -> list[Outcome]:
+    message = queued(*(recipients or ("dmarc@here.example",)), content=content)
+    agent = DmarcReports(data, Clock())
+    outcomes = dict(asyncio.run(agent.deliver(message, message.recipients, ROUTE)))
+    return [outcomes[each.number] for each in message.recipients]
+
+
+def test_a_report_is_stored_once_for_all_recipients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "ironpost.reports"):
+        first = delivered(tmp_path, Content(MESSAGE), "dmarc@here.example", "all@here.example")
+    assert [each.disposition for each in first] == [Disposition.DELIVERED] * 2
+    (again,) = delivered(tmp_path, Content(MESSAGE))
+    assert again.disposition is Disposition.DELIVERED
+    assert "before" in str(again.reply)
+    (found,) = reported(tmp_path, 0.0, None).domains
+    assert (found.domain, found.passed, found.failed) == ("a.example", 3, 2)
+    (logged,) = caplog.messages
+    assert '"event":"dmarc-report-received"' in logged
+    assert '"passed":3,"failed":2' in logged
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (Content(b"Subject: hello\r\n\r\nwords\r\n"), "5.6.0"),
+        (Content(MESSAGE.replace(b"H4sI", b"AAAA")), "5.6.0"),
+        (Content(b"\r\n" + b"x" * 1022, times=40_000), "5.3.4"),
+    ],
+)
+def test_other_messages_fail(tmp_path: Path, content: Content, status: str) -> None:
+    (outcome,) = delivered(tmp_path, content)
+    assert outcome.disposition is Disposition.FAILED
+    assert str(outcome.reply).startswith(f"554 {status} ")
+    assert not (tmp_path / REPORTS_FILE).exists()
+
+
+def test_the_reply_to_a_hostile_report_is_ascii(tmp_path: Path) -> None:
+    xml = "<feedback><report_metadata><ä/>\x1b</report_metadata></feedback>".encode()
+    hostile = b"Content-Type: text/xml\r\n\r\n" + xml
+    (outcome,) = delivered(tmp_path, Content(hostile))
+    assert outcome.disposition is Disposition.FAILED
+    assert str(outcome.reply).isascii()
+    assert str(outcome.reply).isprintable()
+
+
+def test_a_report_that_cannot_be_stored_is_deferred(tmp_path: Path) -> None:
+    (tmp_path / REPORTS_FILE).write_bytes(b"no database" * 100)
+    (outcome,) = delivered(tmp_path, Content(MESSAGE))
+    assert outcome.disposition is Disposition.DEFERRED
+    assert REPORTS_FILE in outcome.reply.detail
+
+
+@pytest.mark.parametrize(("fault", "expected"), [(OSError, Disposition.DEFERRED), (BodyDamaged, Disposition.HELD)])
+def test_a_message_that_cannot_be_read_is_kept(tmp_path: Path, fault: type[OSError], expected: Disposition) -> None:
+    (outcome,) = delivered(tmp_path, Content(MESSAGE, fails=fault))
+    assert outcome.disposition is expected
+
+
+def test_one_report_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+    stored = dmarc_reports._stored
+
+    def watched(*arguments: object) -> object:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return stored(*arguments)  # type: ignore[arg-type]
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(dmarc_reports, "_stored", watched)
+    agent = DmarcReports(tmp_path, Clock())
+    message = queued("dmarc@here.example", content=Content(MESSAGE))
+
+    async def main() -> None:
+        await asyncio.gather(*(agent.deliver(message, message.recipients, ROUTE) for _ in range(5)))
+
+    asyncio.run(main())
+    assert most == 1
+
+
+def test_the_preview() -> None:
+    agent = DmarcReports(None, Clock())
+    assert asyncio.run(agent.preview(Address.parse("x@here.example"), ROUTE)).text == "reports about DMARC"
+    assert str(ROUTE) == "dmarc reports"
