@@ -8,7 +8,7 @@ subclasses of. `sendmail` and `send_message` send MAIL, RCPT and DATA together w
 Content may also be a file or an iterable of bytes, of which one piece is in memory. No bare CR or LF is sent as
 content: each becomes CRLF (SECURITY R3); commands with either are refused with ValueError, as in smtplib. `LMTP` reads
 the reply for each recipient, of which smtplib leaves all but the first unread. A class that overrides `mail`, `rcpt`,
-`data` or `getreply` has them called one after the other.
+`data`, `getreply`, `putcmd` or `send` has them called one after the other.
 
 BDAT is not used: content that is sent before its envelope is accepted could be executed as commands (SECURITY R5), and
 after that it saves nothing.
