@@ -81,7 +81,8 @@ def result(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     async def bounded() -> Any:
         async with asyncio.timeout(30):
             found = await main()
-            while asyncio.get_running_loop()._transports:  # type: ignore[attr-defined]
+            transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+            while any(each.get_extra_info("socket").fileno() != -1 for each in list(transports.values())):
                 await asyncio.sleep(0)
             return found
 
