@@ -124,6 +124,6 @@ def _reporter(section: ReportsSection) -> Reporter:
     return Reporter(section.organization or contact.key, contact)
 
 
-async def sent(sender: DailyReports | None) -> SentReports | None:
+async def send_due(sender: DailyReports | None) -> SentReports | None:
     """Send the reports that are due; None if the server sends none."""
     return None if sender is None else await sender.run()

@@ -43,7 +43,7 @@ from ironpost.compose.listeners import (
     http_handler,
 )
 from ironpost.compose.policy import policy
-from ironpost.compose.reports import Counting, ReportSenders, sent
+from ironpost.compose.reports import Counting, ReportSenders, send_due
 from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
 from ironpost.compose.signing import key_warnings, usable_keys
 from ironpost.config.schema import FIXED, FIXED_LISTENER
@@ -573,10 +573,10 @@ class System:
         await self._counting.store()
 
     async def send_tls_reports(self) -> SentReports | None:
-        return await sent(self._reports.tls)
+        return await send_due(self._reports.tls)
 
     async def send_dmarc_reports(self) -> SentReports | None:
-        return await sent(self._reports.dmarc)
+        return await send_due(self._reports.dmarc)
 
     async def pick_up(self) -> PickedUp:
         smtp = self.configuration.smtp
