@@ -71,7 +71,7 @@ class Company:
         doveadm: Callable[..., str],
         next_hop: int,
     ) -> None:
-        tls, self.state, self.people = folder / "tls", folder / "state", folder / "people"
+        tls, keys, self.state, self.people = (folder / name for name in ("tls", "keys", "state", "people"))
         tls.mkdir()
         (self.state / "mail").mkdir(parents=True)
         authority = issue(common_name="Test authority", authority=True)
@@ -102,11 +102,15 @@ class Company:
                 COMPANY,
                 ("/var/lib/ironpost", str(self.state)),
                 ("/etc/ironpost/tls", str(tls)),
+                ("/etc/ironpost/dkim", str(keys)),
                 ("/run/dovecot", str(ready.lmtp_socket.parent)),
             )
             + f'\n[[route]]\ndomains = ["home.example"]\nsmart_host = ["127.0.0.1:{next_hop}"]\n'
             + f'[[route]]\ndomains = ["unreachable.example"]\nsmart_host = ["127.0.0.1:{free_port()}"]\n'
         )
+        for line in commands("Signing", "runuser"):
+            line = replaced(line, ("runuser -u ironpost -- ironpost ", ""), ("/etc/ironpost/dkim", str(keys)))
+            assert self.server.run(*shlex.split(line)).returncode == 0
         assert self.server.run("check", str(self.server.file)).returncode == 0
         self.ports = activated(self.server.file, "25", "465", "587")
 
@@ -237,6 +241,17 @@ def test_people_send_after_a_login_with_their_own_addresses(company: Company) ->
         "dan@mail.example": ["four"],
         "archive@mail.example": ["one", "two", "four"],
     }
+
+
+def test_the_mail_of_people_is_signed_by_their_domain(company: Company) -> None:
+    for login, author in ((ADA, ADA), ("hugo@shop.example", "hugo@shop.example"), ("hugo@shop.example", ADA)):
+        with company.submission() as client:
+            client.login(login, password(login))
+            client.sendmail(login, "ben@mail.example", f"From: {author}\r\nSubject: x\r\n\r\nx\r\n".encode())
+        company.server.wait_until_empty()
+    folder = company.state / "mail/mail.example/ben/new"
+    signed = [re.findall(rb"^DKIM-Signature: .*? d=(.*?);", each.read_bytes(), re.M) for each in folder.iterdir()]
+    assert sorted(signed) == [[], [b"mail.example"], [b"shop.example"]]
 
 
 # -- the tutorial
