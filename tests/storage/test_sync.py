@@ -20,7 +20,7 @@ from ironpost.storage.bodies import RECORD_BODY
 from ironpost.storage.sqlite import commit as sqlite_commit
 from ironpost.storage.sqlite import recovery as sqlite_recovery
 from ironpost.storage.sqlite import sync as sqlite_sync
-from ironpost.storage.sqlite.schema import DATABASE
+from ironpost.storage.sqlite.schema import DATABASE, PAGE
 from ironpost.storage.sqlite.store import SqliteStore
 from ironpost.storage.sqlite.sync import Syncer
 
@@ -649,6 +649,22 @@ def test_f13_no_commit_copies_the_log(tmp_path, monkeypatch):
             await put(store, f"m{number}", content=b"x" * 60_000)
         assert sqlite_recovery.extent(store._commits._index).frames > 1500
         assert (tmp_path / DATABASE).stat().st_size == size
+
+    run(tmp_path, scenario)
+
+
+def test_f13_removing_a_message_does_not_write_the_pages_of_its_body(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite_commit, "CHECKPOINT_FRAMES", 10**9)
+
+    async def scenario(store):
+        def frames():
+            return sqlite_recovery.extent(store._commits._index).frames
+
+        await put(store, "m1", content=b"x" * 60_000)
+        stored = frames()
+        await record(store, [delivered("m1")])
+        assert await store.get("m1") is None
+        assert frames() - stored < 60_000 // PAGE <= stored
 
     run(tmp_path, scenario)
 
