@@ -86,8 +86,9 @@ def test_large_content_arrives_whole() -> None:
     assert peer.content == [(b"." + message) * 20_000]
 
 
-def test_a_malformed_reply_ends_the_connection() -> None:
-    result, peer = send(aiosmtplib, EXTENSIONS, {"MAIL": "what?"}, MESSAGE)
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+def test_a_malformed_reply_ends_the_connection(command: str) -> None:
+    result, peer = send(aiosmtplib, EXTENSIONS, {command: "what?"}, MESSAGE)
     assert result == ("SMTPResponseException", (-1, "Malformed SMTP response line: what?\r\n"))
     assert not any(line.startswith(("RSET", "QUIT")) for line in peer.lines)
 
@@ -218,6 +219,19 @@ def test_overdue_replies_end_the_connection_whatever_the_limit_before(before: fl
         with pytest.raises(aiosmtplib.SMTPReadTimeoutError):
             await sending(client, 0.01)
         assert transport.closed
+
+    asyncio.run(run())
+
+
+def test_no_content_follows_replies_after_which_too_much_comes() -> None:
+    async def run() -> None:
+        client, transport = await pipelining()
+        task = sending(client, 60)
+        await asyncio.sleep(0)
+        client.protocol.data_received(b"250 ok\r\n250 ok\r\n354 go\r\n" + b"x" * 40_000)
+        with pytest.raises(aiosmtplib.SMTPResponseException, match="too long"):
+            await task
+        assert len(transport.written) == 1
 
     asyncio.run(run())
 

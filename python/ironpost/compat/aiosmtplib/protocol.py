@@ -200,9 +200,11 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
             self._read(bytes(self._buffer) + data if self._buffer else data)
         except SMTPResponseException as error:
             self._expected = 0
+            self._buffer.clear()
             self._fail(error)
             if self.transport is not None:
                 self.transport.close()  # later replies could not be matched to commands
+            return
         if self._expected == 0:
             self._buffer.clear()
         batch = self._batch
