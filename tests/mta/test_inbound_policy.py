@@ -8,15 +8,20 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.mail_auth.signed import key, signed
 from tests.mta.test_inbound import LOCAL, MESSAGE, Talk
 from tests.policy.policy_kit import check_at
 
 from ironpost.mail_auth import MethodResult, results_field
 from ironpost.model.verdict import Verdict, drop, quarantine
-from ironpost.policy import NEUTRAL, Check, Context, Finding, PolicyStage
+from ironpost.policy import NEUTRAL, Check, Context, Finding, PolicyStage, Ports
 from ironpost.policy.check import NoOptions, Scanner
+from ironpost.policy.checks.dkim import Dkim
 from ironpost.policy.checks.reverse_dns import ConfirmedName
+from ironpost.policy.options import Enforcement
+from ironpost.processes.clock import SystemClock
 from ironpost.protocol import replies
+from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
     from ironpost.policy import Facts
@@ -205,6 +210,30 @@ def test_a_message_has_one_field_for_all_results_of_mail_authentication(caplog: 
     accepted = [json.loads(each.getMessage()) for each in caplog.records]
     expected = ["spf=pass smtp.mailfrom=a.example", "dmarc=fail header.from=b.example"]
     assert [each["authentication"] for each in accepted] == [expected, expected]
+
+
+def test_r50_a_signature_is_verified_before_fields_that_it_covers_are_removed() -> None:
+    names = "from:subject:authentication-results"
+    content = b"Authentication-Results: other.example; spf=pass\r\nFrom: jo@a.example\r\nSubject: x\r\n\r\nx\r\n"
+    message = signed(content, h=names)
+    ports = Ports(SystemClock(), StaticResolver(txt={key().name: [key().record.encode()]}))
+    dkim = Dkim(Dkim.Options(Enforcement.RECORD), Context(ports=ports))
+
+    async def run() -> None:
+        talk = Talk(dkim, ip="192.0.2.9")
+        talk.start()
+        talk.say(message + b".\r\n")
+        settled = asyncio.create_task(talk.settle())
+        while not talk.store.asked:
+            await asyncio.sleep(0)
+        ((stored, _),) = talk.store.asked
+        assert stored.authentication.startswith("dkim=pass header.d=a.example")
+        assert b"other.example" in message
+        assert b"other.example" not in talk.store.spools[0].octets
+        talk.store.finish()
+        assert (await settled).startswith("250 ")
+
+    asyncio.run(run())
 
 
 class Fails(Check):
