@@ -357,7 +357,7 @@ class Player:
             self.arrived(b"".join([*self.expected.chunks, content]))
         if last == b"" and said == [b"250"]:
             self.expected.chunks.append(content)
-        elif said != [b"503"] or complete:
+        elif said != [b"503"] or complete or last == b"":
             self.expected.reset()
 
     def arrived(self, content: bytes) -> None:

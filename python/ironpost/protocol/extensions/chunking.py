@@ -38,6 +38,9 @@ def _refuse(session: ServerSession, command: Command, reply: Reply) -> None:
     assert command.chunk is not None  # as there is no fault
     if not content.refuse_endless_chunk(session, command.chunk.size):
         session.refuse_chunk(reply)  # its octets follow even so (SECURITY R5)
+        if session.transaction is not None and not command.chunk.last:
+            # RFC 3030 §2 requires RSET now. The framer's facts about the next chunk would include this one.
+            session.drop_transaction()
 
 
 class Chunking(Extension):

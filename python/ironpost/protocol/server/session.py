@@ -473,7 +473,7 @@ class ServerSession(SessionOutput):
         return None if kind is None else self.state_of(kind)
 
     def refuse_chunk(self, reply: Reply) -> None:
-        """Refuse the chunk that follows, after its octets; the transaction, if any, is not affected."""
+        """Refuse the chunk that follows, after its octets."""
         self.chunk_refusal = reply
 
     def tolerate(self, name: str) -> None:
