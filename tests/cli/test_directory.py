@@ -86,7 +86,7 @@ def test_what_the_directory_says(tmp_path: Path, address: str, code: int, answer
 
 
 def test_the_text_output_is_that_of_the_documentation(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "addresses.md").read_text()
     match = re.search(r"```\n\$ ironpost directory find (.*)\n((?:.*\n)*?)```", text)
     assert match is not None
     done = find(tmp_path, match[1])

@@ -165,7 +165,7 @@ def test_the_output_ends_with_the_refusing_stage(
 
 
 def test_the_text_output_is_that_of_the_documentation(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "delivery.md").read_text()
     match = re.search(r"```\n\$ ironpost route explain (.*)\n((?:.*\n)*?)```", text)
     assert match is not None
     done = explain(tmp_path, *match[1].split())

@@ -1,4 +1,4 @@
-"""docs/operations.md says what the code does: every key with its default, every exit code, an example that loads."""
+"""The pages for operators say what the code does: every key with its default, every exit code, examples that load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ from ironpost.server.limits import ConnectionLimits
 from ironpost.server.timeouts import Timeouts
 from ironpost.telemetry.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+PAGES = ("configuration", "addresses", "authentication", "delivery", "queue", "operations")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEXT = re.sub(r"\]\(\w+\.md#", "](#", "".join((DOCS / f"{page}.md").read_text() for page in PAGES))
 
 
 TABLES = {
@@ -86,7 +88,7 @@ def keys_below(path: str) -> set[str]:
 
 
 def test_every_key_is_in_the_table_with_its_default() -> None:
-    section = TEXT.partition("## Configuration")[2].partition("\n## ")[0]
+    section = TEXT.partition("## Keys")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| ([^|]+) \|", section, re.M))
     assert set(rows) == keys()
     for key, shown in rows.items():
@@ -267,9 +269,9 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 def test_the_examples_load() -> None:
     (
-        route, directory, patterns, mailboxes, files, relay, rewrite, tls, reports, on_demand, _, _,
-        dmarc_reports, received, *sources, forwards, over_http, hosts, oauth, program, hook, lmtp,
-        retry, replies, limits, sendmail,
+        route, directory, patterns, mailboxes, files, *sources, forwards, relay, rewrite, on_demand, _, _,
+        dmarc_reports, received, over_http, hosts, oauth, tls, reports, retry, replies, limits, program, hook, lmtp,
+        sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None

@@ -1,6 +1,6 @@
 """Declaration of options: frozen dataclasses in the modules that they configure.
 
-Each field has a docstring, which is its row in docs/operations.md, and a default, unless the key is required.
+Each field has a docstring, which is its row in docs/configuration.md, and a default, unless the key is required.
 `config.declared` generates the keys of the configuration from the fields. A field may be a `bool`, an `int`, a `str`,
 `Seconds`, a `Literal`, an enumeration whose values are text, one of the types in `config.declared.READERS`, a dataclass
 (a table), a tuple of these or a mapping from `str` to these, or None if that is its default.
