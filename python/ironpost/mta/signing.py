@@ -1,9 +1,10 @@
 """Signs mail with DKIM: which messages, and with which keys.
 
 Promises: only mail of authenticated and trusted clients and of this system is signed; the keys are those of the
-author's domain, or of the nearest domain above it that has some. A login signs for the domains only that it may use as
-a sender: its reverse-path must be in the signing domain, or the login itself if the reverse-path is null. The content
-is hashed while it is stored, after everything that changes it, and is not read again. A reload replaces the keys.
+author's domain, or of the nearest domain above it that has some. Mail of a login is signed if its author is in the
+domain of the reverse-path, which the login may use, or in that of the login: who has a mailbox in one domain must not
+get signatures for the authors of another, above or below it. The content is hashed while it is stored, after everything
+that changes it, and is not read again. A reload replaces the keys.
 Refuses: to sign a message without exactly one author's domain, with a header section that cannot be read to its end, or
 with line endings that would be changed when it is sent. It is stored unsigned.
 Standards: RFC 6376 §5 (signing), RFC 9989 §4.4 (the author's domain).
@@ -15,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ironpost.mail_auth.dmarc import author_domain
-from ironpost.mail_auth.names import is_within, normalised
+from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.signing import Signer
 from ironpost.message.section import Header, split
 from ironpost.model import NULL, Envelope, Origin
@@ -95,13 +96,15 @@ class Signing:
 class MessageSigner:
     """Signs one message, whose content is fed as it is stored."""
 
-    __slots__ = ("_header", "_keys", "_now", "_signer", "_signing")
+    __slots__ = ("_author", "_header", "_keys", "_now", "_signer", "_signing")
 
     def __init__(self, signing: Signing, now: float) -> None:
         """Use `Signing.begin`."""
         self._signing = signing
         self._now = now
         self._header = b""
+        self._author = ""
+        """The author's domain, in A-labels and lower case."""
         self._keys: Sequence[Key] = ()
         self._signer: Signer | None = None
         """None if the message is not signed."""
@@ -111,7 +114,8 @@ class MessageSigner:
         if Header(octets).fault:
             return
         with suppress(ValueError):  # there is no author to sign for
-            self._keys = self._signing.keys_for(author_domain(octets))
+            self._author = author_domain(octets)
+            self._keys = self._signing.keys_for(self._author)
         if self._keys:
             self._header = octets
             self._signer = Signer(self._keys, now=self._now)
@@ -133,18 +137,22 @@ class MessageSigner:
             envelope: that of the message, with the reverse-path as it is stored.
         """
         signer = self._signer
-        if signer is None or not _may_sign(envelope, self._keys[0].domain):
+        if signer is None or not _may_write_as(self._author, envelope):
             return Signatures()
         signer.header(Header(added + self._header))
         self._signing.count()
         return Signatures(signer.finish(), tuple(key.name for key in self._keys))
 
 
-def _may_sign(envelope: Envelope, domain: str) -> bool:
-    """Whether the client may send mail as the domain, as far as its sender shows that (see the module's docstring)."""
-    login, sender = envelope.origin.identity, envelope.reverse_path
-    if not login or (sender.is_null and "@" not in login):
-        return True
+def _may_write_as(author: str, envelope: Envelope) -> bool:
+    """Whether the client may write as authors of a domain, as far as its login and its sender show that."""
+    login = envelope.origin.identity
+    return not login or author in map(_domain_of, (str(envelope.reverse_path), login))
+
+
+def _domain_of(address: str) -> str:
+    """The domain of an address, in A-labels and lower case; empty if it has none."""
+    _, at, domain = address.rpartition("@")
     with suppress(ValueError):
-        return is_within(normalised(login.rpartition("@")[2] if sender.is_null else sender.domain), domain)
-    return False
+        return normalised(domain) if at else ""
+    return ""
