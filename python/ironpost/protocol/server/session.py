@@ -727,9 +727,8 @@ class ServerSession(SessionOutput):
         if override is None:
             return False
         if verb == "BDAT" and (chunk is None or chunk.size > self.settings.max_read):
-            return (
-                False  # its octets must be neither interpreted as commands (SECURITY R5) nor read without limit (R23)
-            )
+            # Its octets must be neither interpreted as commands (SECURITY R5) nor read without limit (R23).
+            return False
         if self.state is ServerState.CONTENT and verb in RESET_VERBS:
             # The framer restarts its facts about the content here; content checked only in part must not be accepted.
             self.drop_transaction()
