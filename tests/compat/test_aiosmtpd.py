@@ -10,10 +10,13 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +26,7 @@ from ironpost.compat import aliases
 from ironpost.compat.aiosmtpd import __version__
 from ironpost.compat.aiosmtpd.connection import Content
 from ironpost.compat.aiosmtpd.controller import Controller
+from ironpost.compat.aiosmtpd.input import CONTENT_LINE_TOO_LONG, CONTENT_TOO_LARGE, store_content
 from ironpost.compat.aiosmtpd.lmtp import LMTP
 from ironpost.compat.aiosmtpd.smtp import SMTP, AuthResult, syntax
 
@@ -284,6 +288,26 @@ def test_content_beyond_the_limit_is_not_kept(handler: object, monkeypatch: pyte
 
     assert asyncio.run(main())[-2:] == [b"552 Error: Too much mail data", b"221 Bye"]
     assert [len(each) for each in kept] == [1000]
+
+
+def test_the_limit_that_was_exceeded_first_is_named() -> None:
+    server: Any = SimpleNamespace(data_size_limit=1, line_length_limit=4)
+    for octets in map(bytes, product(b"x\r\n", repeat=8)):
+        lines = [len(line) for line in octets.split(b"\r\n")]
+        expected = CONTENT_LINE_TOO_LONG if max(lines) > 2 else CONTENT_TOO_LARGE
+        assert {store_content(server, octets, 9, longest) for longest in (max(lines), 9)} == {expected}
+
+
+@pytest.mark.parametrize("longest_line", [0, 999], ids=["short lines", "a long line after the limit"])
+def test_content_beyond_the_limit_is_not_split_into_lines(longest_line: int) -> None:
+    server: Any = SimpleNamespace(data_size_limit=1 << 20, line_length_limit=1000)
+    content = b"\r\n" * (1 << 19)
+    tracemalloc.start()
+    try:
+        assert store_content(server, content, len(content) + 1, longest_line) == CONTENT_TOO_LARGE
+        assert tracemalloc.get_traced_memory()[1] < len(content) / 10
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_message_is_handled_to_its_end_if_its_client_leaves() -> None:

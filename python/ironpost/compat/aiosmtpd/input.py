@@ -66,8 +66,8 @@ def store_content(server: Server, octets: bytes, size: int, longest_line: int) -
     """
     limit, longest = server.data_size_limit, server.line_length_limit - len("\r\n")
     if limit and size > limit:
-        too_long = any(len(line) > longest for line in octets.split(b"\r\n"))
-        return CONTENT_LINE_TOO_LONG if too_long else CONTENT_TOO_LARGE
+        too_long_first = longest_line > longest and _has_longer_line(octets, longest)
+        return CONTENT_LINE_TOO_LONG if too_long_first else CONTENT_TOO_LARGE
     if longest_line > longest:
         return CONTENT_LINE_TOO_LONG
     content: str | bytes = octets
@@ -78,6 +78,17 @@ def store_content(server: Server, octets: bytes, size: int, longest_line: int) -
             return NOT_ASCII
     server.envelope.content, server.envelope.original_content = content, octets
     return None
+
+
+def _has_longer_line(octets: bytes, longest: int) -> bool:
+    """Whether a line has more octets than `longest`, without its CRLF."""
+    start = 0
+    while len(octets) - start > longest:
+        end = octets.rfind(b"\r\n", start, start + longest + len(b"\r\n"))  # all lines up to there are short enough
+        if end < 0:
+            return True
+        start = end + len(b"\r\n")
+    return False
 
 
 async def process_message(server: Server) -> Any:
