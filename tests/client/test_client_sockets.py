@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from ironpost.client import (
     TimedOut,
     Unsupported,
 )
+from ironpost.client.connection import Connection
 from ironpost.model import Address
 from ironpost.model.network import address_literal
 from ironpost.protocol.client.session import TIMEOUTS, ClientStep
@@ -713,3 +715,13 @@ def test_f83_one_recipient_too_many_is_transient() -> None:
         assert (refusal.code, refusal.transient) == (452, True)
 
     run(main)
+
+
+def test_the_connections_of_a_thread_read_into_one_buffer() -> None:
+    async def buffer() -> memoryview:
+        return Connection("client.example", "mx.example").get_buffer(-1)
+
+    here = asyncio.run(buffer())
+    assert asyncio.run(buffer()) is here
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(lambda: asyncio.run(buffer())).result() is not here

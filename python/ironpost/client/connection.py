@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
+from functools import cached_property
 from time import time
 from typing import TYPE_CHECKING, Final
 
@@ -65,6 +67,18 @@ _NEEDS_CALLER: Final = frozenset({ClientState.SECURING, ClientState.READY, Clien
 _INTERRUPTED: Final = Reply(451, "4.3.0", ("The transaction was aborted by this system",))
 
 
+class _Shared(threading.local):
+    """What the connections of one thread share."""
+
+    @cached_property
+    def input(self) -> memoryview:
+        """What is read from a socket, until it is copied at once."""
+        return memoryview(bytearray(INPUT))
+
+
+_shared = _Shared()
+
+
 class Connection(asyncio.BufferedProtocol, asyncio.Protocol):
     """A connection and its session. Use `connect` to create it."""
 
@@ -98,7 +112,6 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol):
         """Of the TLS session; None if sessions are neither resumed nor kept."""
         self._tolerances = tolerances
         self._metrics = metrics
-        self._input = memoryview(bytearray(INPUT))
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
@@ -133,11 +146,11 @@ class Connection(asyncio.BufferedProtocol, asyncio.Protocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
-        return self._input
+        return _shared.input
 
     def buffer_updated(self, nbytes: int) -> None:
         """See `asyncio.BufferedProtocol`."""
-        self.data_received(self._input[:nbytes].tobytes())
+        self.data_received(_shared.input[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
