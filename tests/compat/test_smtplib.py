@@ -153,6 +153,31 @@ def test_results_are_those_of_smtplib(extensions: tuple[str, ...], replies: dict
     assert seen[1][0] == expected
 
 
+@pytest.mark.parametrize("extensions", [(), EXTENSIONS], ids=["plain", "pipelining"])
+def test_one_recipient_refused_twice_is_reported_as_by_smtplib(extensions: tuple[str, ...]) -> None:
+    seen = []
+    for module in (stock, smtplib):
+        with peer(*extensions, RCPT="550 unknown") as server, module.SMTP("127.0.0.1", server.port) as client:
+            seen.append(outcome(lambda client=client: client.sendmail("ada@mail.example", RECIPIENTS[:1] * 2, "x\n")))
+    assert seen == [("SMTPDataError", (503, b"no recipients"))] * 2
+
+
+@pytest.mark.parametrize("extensions", [(), ("SIZE 1000000",), EXTENSIONS], ids=["plain", "size", "pipelining"])
+def test_content_is_encoded_once(extensions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+
+    class Watched(smtplib.Content):
+        def __init__(self, octets: bytes) -> None:
+            encoded.append(octets)
+            super().__init__(octets)
+
+    monkeypatch.setattr(smtplib, "Content", Watched)
+    with peer(*extensions) as server, smtplib.SMTP("127.0.0.1", server.port) as client:
+        assert client.sendmail("ada@mail.example", RECIPIENTS, b".dot\r\n") == {}
+    assert server.content == [b"..dot\r\n"]
+    assert encoded == [b".dot\r\n"]
+
+
 def test_an_envelope_takes_one_round_trip_for_each_hundred_commands() -> None:
     with peer(*EXTENSIONS) as server, smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
         client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n")

@@ -1,7 +1,8 @@
 """Content as the clients send it by DATA.
 
 Promises: each line end becomes CRLF, and content ends with one (SECURITY R3); leading dots are doubled. Content is
-encoded once, whether or not its size is declared.
+encoded once, whether or not its size is declared; twice by a subclass of `compat.smtplib.SMTP` that overrides a
+command, because its `data` takes bytes.
 
 Standards: RFC 5321 §4.5.2 (transparency), §4.1.1.4 (the end); RFC 1870 §6.1 (the size).
 """
@@ -33,5 +34,5 @@ class Content:
 
     @property
     def normalised(self) -> bytes:
-        """The content without doubled dots and without its end."""
+        """The content without doubled dots and without its end, for a `data` that encodes it."""
         return wire.dot_unstuff(self.lines) + self.end.removesuffix(END)

@@ -141,11 +141,12 @@ class SMTP(stock.SMTP):
             msg = msg.encode("ascii")
         content = Content(bytes(msg)) if isinstance(msg, bytes | bytearray | memoryview) else msg
         cls: Any = type(self)  # mypy takes it for unhashable
-        pipelines = self.does_esmtp and self.has_extn("pipelining") and not _overrides(cls)
-        if not pipelines and isinstance(content, Content) and not isinstance(self, LMTP):
+        overrides = _overrides(cls)
+        if overrides and isinstance(content, Content) and not isinstance(self, LMTP):
             return super().sendmail(from_addr, to_addrs, content.normalised, mail_options, rcpt_options)
         recipients = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
         message = _Message(self, from_addr, recipients, content, mail_options, rcpt_options)
+        pipelines = self.does_esmtp and self.has_extn("pipelining") and not overrides
         return message.send(WINDOW if pipelines else 1)
 
     def _send_content(self, content: Content | Message) -> None:
@@ -253,7 +254,7 @@ class _Message:
         sender: Answer = (-1, b"")
         answer = sender
         for start in range(0, len(commands), window):
-            if start and (sender[0] != 250 or (start > len(recipients) and not self._accepted)):
+            if start and (sender[0] != 250 or start > len(recipients) == len(self._refused)):
                 break
             group = commands[start : start + window]
             client.send(b"".join(group))
