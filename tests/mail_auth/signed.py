@@ -134,10 +134,15 @@ def key(domain: str = "a.example", selector: str = "s", bits: int = 2048) -> Key
     return Key.load(domain, selector, pem)
 
 
-def rsa_record(bits: int, exponent: int = 65537) -> bytes:
-    """The record of an RSA key of any size, to which no private key is known."""
+def rsa_octets(bits: int, exponent: int = 65537) -> bytes:
+    """An RSA key of any size, to which no private key is known."""
     public = RSAPublicNumbers(exponent, (1 << bits) - 1).public_key()
-    return b"p=" + b64encode(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def rsa_record(bits: int, exponent: int = 65537) -> bytes:
+    """The record of `rsa_octets`."""
+    return b"p=" + b64encode(rsa_octets(bits, exponent))
 
 
 def signed(message: bytes, signer: Key | None = None, name: str = "DKIM-Signature", **changes: str | None) -> bytes:

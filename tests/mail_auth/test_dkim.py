@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.mail_auth.signed import (
     SIGNATURES,
     KeyServer,
     key,
+    rsa_octets,
     rsa_record,
     signed,
 )
@@ -37,7 +39,7 @@ from ironpost.mail_auth import (
     verify_dkim,
 )
 from ironpost.mail_auth.dkim import SIGNATURES_LIMIT
-from ironpost.mail_auth.keys import RECORD_LIMIT
+from ironpost.mail_auth.keys import RECORD_LIMIT, RSA_LIMIT
 from ironpost.mail_auth.signature import RECORDS_LIMIT, SIGNATURE_LIMIT
 from ironpost.message.section import Header
 from ironpost.testing.resolver import StaticResolver
@@ -278,6 +280,8 @@ def test_r49_fields_after_an_invalid_line_cannot_hide() -> None:
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 PUBLIC = RECORD.rpartition(b"p=")[2]
+DIFFIE_HELLMAN = bytes.fromhex(f"305c 3054 06092a864886f70d010301 3047 024201{'ff' * 65} 020102 0304 00 020105")
+"""A key of the type dhKeyAgreement; OpenSSL tests whether its first number is prime, in minutes if it is long."""
 
 
 @pytest.mark.parametrize(
@@ -294,8 +298,6 @@ def test_key_records_in_all_their_forms(record: bytes) -> None:
 
 
 def test_an_rsa_key_may_be_published_without_its_algorithm() -> None:
-    from base64 import b64encode
-
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     octets = key().private.public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)
@@ -317,11 +319,13 @@ def test_an_rsa_key_may_be_published_without_its_algorithm() -> None:
         (b"s=tlsrpt; p=" + PUBLIC, "the key is not for mail"),
         (b"p=" + PUBLIC[:-1], "the record is invalid: the value of the tag p is not base64"),
         (b"p=YWI=", "the key is not an RSA key"),
+        (b"p=" + b64encode(DIFFIE_HELLMAN), "the key is not an RSA key"),
         (b"p=" + PUBLIC + b"; p=" + PUBLIC, "the record is invalid: the tag p occurs twice"),
         (b"\xff", "the record is invalid: the list of tags is not UTF-8"),
         (b"n=" + b"x" * RECORD_LIMIT, "the record has 8194 octets; at most 8192 are read"),
         (rsa_record(512), "the RSA key has 512 bits; 1024 to 4096 are allowed"),
         (rsa_record(1023), "the RSA key has 1023 bits; 1024 to 4096 are allowed"),
+        (rsa_record(16_000), f"the key has 2038 octets; at most {RSA_LIMIT} are read"),
         (rsa_record(4097), "the RSA key has 4097 bits; 1024 to 4096 are allowed"),
         (rsa_record(2048, (1 << 64) + 1), "the exponent of the RSA key has more than 64 bits"),
     ],
@@ -446,6 +450,25 @@ def test_r23_a_header_section_beyond_its_limits_does_not_pass() -> None:
     fields = b"".join(b"X: %d\r\n" % number for number in range(1_000))
     result, reason = outcome(signed(b"From: jo@a.example\r\n" + fields + b"\r\n"))
     assert (result, reason) == ("permerror", "Header section has too many fields")
+
+
+def test_r23_only_octets_that_look_like_an_rsa_key_are_loaded_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    loaded: list[bytes] = []
+    original = serialization.load_der_public_key
+
+    def load(octets: bytes) -> Any:
+        loaded.append(octets)
+        return original(octets)
+
+    monkeypatch.setattr(serialization, "load_der_public_key", load)
+    damaged = key().public[:-1]
+    for octets in (DIFFIE_HELLMAN, rsa_octets(16_000), damaged):
+        for _ in range(2):
+            result, reason = outcome(signed(MESSAGE), b"p=" + b64encode(octets))
+            assert (result, reason.startswith(f"{NAME}: the key ")) == ("permerror", True)
+    assert loaded == [damaged]
 
 
 TAGS = st.one_of(

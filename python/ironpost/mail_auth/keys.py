@@ -1,6 +1,7 @@
 """Keys of DKIM and ARC: those that domains publish, and the private ones that sign.
 
-Promises: a record is parsed once. The package `cryptography` is imported when it is needed, not before.
+Promises: a record is parsed once, and a key is loaded once, even if it cannot be used. What is not an RSA key is not
+loaded as one, whatever it is. The package `cryptography` is imported when it is needed, not before.
 Refuses: records that are not valid or revoke their key; RSA keys below 1,024 bits, which are not secure, and above
 4,096, which take too long; all with `KeyFault`.
 Standards: RFC 6376 §3.6.1 (records); RFC 8301 §3.2 (sizes); RFC 8463 §4 (Ed25519).
@@ -8,6 +9,7 @@ Standards: RFC 6376 §3.6.1 (records); RFC 8301 §3.2 (sizes); RFC 8463 §4 (Ed2
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,11 +31,21 @@ EXPONENT_BITS_MAX: Final = 64
 RECORD_LIMIT: Final = 8_192
 """Octets of a key record; one with a key of 4,096 bits has about 800."""
 
+RSA_LIMIT: Final = 1_024
+"""Octets of an RSA key; one of 4,096 bits has at most 556."""
+
 CACHE_SIZE: Final = 256
-"""Key records that are kept, parsed."""
+"""Key records that are kept, parsed; and RSA keys, loaded."""
 
 ALGORITHMS: Final = {"rsa": "rsa-sha256", "ed25519": "ed25519-sha256"}
 """The signing algorithms by types of keys (RFC 6376 §3.6.1, RFC 8463 §4.2)."""
+
+_RSA: Final = re.compile(
+    rb"\x30(?:[\0-\x7f]|\x81.|\x82..)"  # a sequence
+    rb"(?:\x30.\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01|\x02)",  # of the type rsaEncryption, or an integer
+    re.DOTALL,
+)
+"""How an RSA key starts, in either of its formats."""
 
 
 class KeyFault(ValueError):
@@ -143,9 +155,26 @@ def parse_key_record(record: bytes) -> KeyRecord:
     return KeyRecord(key_type, public, frozenset(words(tags.get("s", "*"))), "y" in flags, "s" in flags)
 
 
-@lru_cache(CACHE_SIZE)
 def _load_rsa(octets: bytes) -> RSAPublicKey:
-    """A key in either of the formats in use: SubjectPublicKeyInfo, or RSAPublicKey as RFC 6376 §3.6.1 has it."""
+    """A key in either of the formats in use: SubjectPublicKeyInfo, or RSAPublicKey as RFC 6376 §3.6.1 has it.
+
+    Raises:
+        KeyFault: it is not an RSA key, or one that is too small or too large.
+    """
+    public = _loaded_rsa(octets)
+    if isinstance(public, str):
+        raise KeyFault(public)
+    return public
+
+
+@lru_cache(CACHE_SIZE)
+def _loaded_rsa(octets: bytes) -> RSAPublicKey | str:
+    """The key, or what is wrong with it: an exception would not be cached."""
+    if len(octets) > RSA_LIMIT:
+        return f"the key has {len(octets)} octets; at most {RSA_LIMIT} are read"
+    # OpenSSL checks the parameters of keys of other types, which can take minutes: is the modulus a prime number?
+    if _RSA.match(octets) is None:
+        return "the key is not an RSA key"
     require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -154,12 +183,13 @@ def _load_rsa(octets: bytes) -> RSAPublicKey:
     try:
         public = load_der_public_key(octets)
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyFault("the key is not an RSA key") from None
+        return "the key is not an RSA key"
     if not isinstance(public, RSAPublicKey):
-        raise KeyFault("the key is not an RSA key")
-    _check_bits(public.key_size)
+        return "the key is not an RSA key"
+    if fault := _size_fault(public.key_size):
+        return fault
     if public.public_numbers().e.bit_length() > EXPONENT_BITS_MAX:
-        raise KeyFault(f"the exponent of the RSA key has more than {EXPONENT_BITS_MAX} bits")
+        return f"the exponent of the RSA key has more than {EXPONENT_BITS_MAX} bits"
     return public
 
 
@@ -173,14 +203,11 @@ def _load_ed25519(octets: bytes) -> Ed25519PublicKey:
         raise KeyFault("the key is not an Ed25519 key") from None
 
 
-def _check_bits(bits: int) -> None:
-    """Check the size of an RSA key.
-
-    Raises:
-        KeyFault: it is too small or too large.
-    """
-    if not RSA_BITS_MIN <= bits <= RSA_BITS_MAX:
-        raise KeyFault(f"the RSA key has {bits} bits; {RSA_BITS_MIN} to {RSA_BITS_MAX} are allowed")
+def _size_fault(bits: int) -> str:
+    """What is wrong with the size of an RSA key; empty if it is allowed."""
+    if RSA_BITS_MIN <= bits <= RSA_BITS_MAX:
+        return ""
+    return f"the RSA key has {bits} bits; {RSA_BITS_MIN} to {RSA_BITS_MAX} are allowed"
 
 
 @lru_cache(1)
@@ -232,8 +259,8 @@ class Key:
             raise KeyFault("it is not a private key in PEM without a password") from None
         if not isinstance(private, (RSAPrivateKey, Ed25519PrivateKey)):
             raise KeyFault("the key is neither an RSA nor an Ed25519 key")
-        if isinstance(private, RSAPrivateKey):
-            _check_bits(private.key_size)
+        if isinstance(private, RSAPrivateKey) and (fault := _size_fault(private.key_size)):
+            raise KeyFault(fault)
         selector, _, domain = key_name(selector, domain).partition("._domainkey.")
         return cls(domain, selector, private)
 
