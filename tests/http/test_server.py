@@ -214,6 +214,38 @@ def test_a_client_that_expects_100_continue_gets_it_first() -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("version", "fields", "body"),
+    [
+        ("1.0", ["Content-Length: 3"], b"abc"),
+        ("1.1", ["Content-Length: 3"], b"abc"),
+        ("1.1", ["Transfer-Encoding: chunked"], b"3\r\nabc\r\n0\r\n\r\n"),
+        ("1.1", ["Content-Length: 0"], b""),
+    ],
+)
+def test_a_body_that_is_there_is_not_asked_for(version: str, fields: list[str], body: bytes) -> None:
+    async def main() -> None:
+        async with serving() as here:
+            line = f"POST /body HTTP/{version}"
+            assert status(await here.sent(request(line, *fields, "Expect: 100-continue", body=body))) == 200
+
+    run(main())
+
+
+def test_a_client_of_http_1_0_never_gets_100_continue() -> None:
+    async def main() -> None:
+        async with serving() as here:
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+            writer.write(request("POST /body HTTP/1.0", "Content-Length: 3", "Expect: 100-continue"))
+            while not here.echo.requests:
+                await asyncio.sleep(0)
+            writer.write(b"abc")
+            assert status(await reader.read()) == 200
+            writer.close()
+
+    run(main())
+
+
 def test_r22_a_handler_that_fails_answers_500(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with serving() as here:

@@ -16,7 +16,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ironpost.http.exchange import HttpRefusal, Request, Response
 from ironpost.model.text import escape
@@ -232,7 +232,8 @@ class HttpConnection(asyncio.Protocol):
         too_large = HttpRefusal(Response.of(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"maximum: {limit} octets"))
         if (request.content_length or 0) > limit:
             raise too_large
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        expected = request.headers.get("Expect", "").lower() == "100-continue"
+        if expected and request.version >= HttpVersion11 and not request.content.is_eof():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
         try:
