@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -338,6 +338,31 @@ def test_a_stop_aborts_what_does_not_finish_in_time() -> None:
             here.echo.go.set()
 
     run(main())
+
+
+def test_a_shortage_ends_what_is_idle_and_what_sends_a_body(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with serving() as here:
+            ended = []
+            for octets in (b"", request("POST /body HTTP/1.1", "Content-Length: 3", body=b"ab")):
+                reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+                writer.write(octets)
+                ended.append((reader, writer))
+            answer = asyncio.ensure_future(here.sent(request("GET /waits HTTP/1.1")))
+            await here.echo.waiting.wait()
+            while len(here.echo.requests) < 2 or len(here.server.connections) < 3:
+                await asyncio.sleep(0)
+            here.server.retire()
+            for reader, writer in ended:
+                with suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
+            here.echo.go.set()
+            assert status(await answer) == 200
+            assert here.counted("http_requests") == {"200": 1}
+
+    run(main())
+    assert not [each for each in caplog.records if each.exc_info]
 
 
 def test_the_client_of_a_proxy_is_named_by_the_header() -> None:

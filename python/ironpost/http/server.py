@@ -3,7 +3,8 @@
 Promises: a connection has one request, so what follows a request is never taken for another. Its head must be complete
 within `HEAD_SECONDS`, the response within `REQUEST_SECONDS`; a slower client is disconnected. The head is bounded by
 aiohttp, a body by the handler, before it is read where its length is stated; nothing is decompressed. A handler that
-raises answers 500, and affects no other request (SECURITY R22, R24). `stop` lets requests that have begun finish.
+raises answers 500, and affects no other request (SECURITY R22, R24). `stop` lets requests that have begun finish;
+`retire` aborts those whose body is incomplete.
 Refuses: with 400, what is not HTTP/1.1 or 1.0, a request with two lengths, and one with several Host fields; with 415,
 a body with a content coding.
 Standards: RFC 9110 §10.1.1 (Expect), §15.5 (client errors), RFC 9112 §3.2 (Host), §6.3 (length of a body).
@@ -163,8 +164,11 @@ class HttpConnection(asyncio.Protocol):
             self.transport.close()
 
     def retire(self) -> None:
-        """See `shutdown`."""
-        self.shutdown()
+        """See `HostedConnection`: a request whose body is still being received is aborted, which frees its memory."""
+        if self._request is not None and not self._request.content.is_eof():
+            self.transport.abort()
+        else:
+            self.shutdown()
 
     def abort(self) -> None:
         """See `HostedConnection`."""
