@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,17 @@ from tests.mta.runner_kit import VirtualClock
 
 from ironpost.http.exchange import HttpRefusal, Request, Response
 from ironpost.model import Address, Envelope
-from ironpost.mta.http_resources import POSTED_REPORTS, REPORT_OCTETS, HttpResources, ReportReceipt
-from ironpost.policy.buckets import Buckets
+from ironpost.mta.http_resources import (
+    BODIES,
+    POSTED_REPORTS,
+    REPORT_OCTETS,
+    HttpResources,
+    ReceiptLimits,
+    ReportReceipt,
+)
 from ironpost.policy.options import Quota
+from ironpost.reports.received import ReportError
+from ironpost.reports.tlsrpt import posted
 from ironpost.reports.tlsrpt.mail import extracted
 from ironpost.reports.tlsrpt.report import Policy, PolicyResult, Report, compressed, decoded, encoded
 from ironpost.routing.tls.mta_sts import StsMode, StsPolicy
@@ -45,8 +55,11 @@ class Served:
         self.directory = directory
         self.clock = VirtualClock()
         self.metrics = Counters()
-        receipt = ReportReceipt(to, directory, Buckets(quota, self.clock), self.metrics)
-        self.resources = HttpResources({"a.example": POLICY}, receipt)
+        limits = ReceiptLimits(self.clock, quota)
+        self.listeners = [
+            HttpResources({"a.example": POLICY}, ReportReceipt(to, directory, limits, self.metrics)) for _ in range(2)
+        ]
+        self.resources = self.listeners[0]
 
     def ask(self, method: str, path: str, *, host: str = "mta-sts.a.example") -> Response:
         async def read(_: int) -> bytes:
@@ -72,13 +85,14 @@ class Served:
 
 
 def answered(resources: HttpResources, request: Request) -> Response:
-    async def main() -> Response:
-        try:
-            return await resources(request)
-        except HttpRefusal as refusal:
-            return refusal.response
+    return asyncio.run(answer(resources, request))
 
-    return asyncio.run(main())
+
+async def answer(resources: HttpResources, request: Request) -> Response:
+    try:
+        return await resources(request)
+    except HttpRefusal as refusal:
+        return refusal.response
 
 
 @pytest.fixture
@@ -193,8 +207,68 @@ def test_r23_a_network_has_a_quota(tmp_path: Path) -> None:
     assert served.post(compressed(REPORT)).status == 201
 
 
+def test_a_client_that_disconnects_frees_its_place(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    async def read(_: int) -> bytes:
+        raise ConnectionResetError
+
+    request = Request("POST", "mx.a.example", "/tlsrpt", GZIP, "192.0.2.1", read)
+    for _ in range(BODIES + 1):
+        with pytest.raises(ConnectionResetError):
+            answered(served.resources, request)
+    assert not caplog.records
+
+
 def test_a_report_that_cannot_be_stored_is_not_acknowledged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     served = Served(tmp_path / "missing")
     assert served.post(compressed(REPORT)).status == 503
     assert "tls-report-not-stored" in caplog.text
     assert not served.metrics.snapshot()["tls_reports"]
+
+
+def test_r23_the_listeners_of_a_worker_hold_few_bodies(served: Served) -> None:
+    async def main() -> None:
+        sent, begun = asyncio.Event(), []
+
+        async def read(_: int) -> bytes:
+            begun.append(True)
+            await sent.wait()
+            return b""
+
+        request = Request("POST", "mx.a.example", "/tlsrpt", GZIP, "192.0.2.1", read)
+        slow = [asyncio.ensure_future(answer(each, request)) for each in BODIES // 2 * served.listeners]
+        while len(begun) < BODIES:
+            await asyncio.sleep(0)
+        for each in served.listeners:
+            async with asyncio.timeout(30):
+                refused = await answer(each, request)
+            assert (refused.status, refused.headers) == (503, (("Retry-After", "60"),))
+        assert len(begun) == BODIES
+        sent.set()
+        assert {each.status for each in await asyncio.gather(*slow)} == {400}
+        assert (await answer(served.resources, request)).status == 400, "each has left its place to others"
+
+    asyncio.run(main())
+
+
+def test_r23_the_listeners_of_a_worker_read_one_report_at_a_time(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = []
+    together = threading.Barrier(2, action=lambda: met.append(True), timeout=0.2)
+
+    def meeting(*_: Any, **__: Any) -> bytes:
+        with suppress(threading.BrokenBarrierError):
+            together.wait()
+        raise ReportError("unreadable")
+
+    async def read(_: int) -> bytes:
+        return b""
+
+    async def main() -> None:
+        request = Request("POST", "mx.a.example", "/tlsrpt", GZIP, "192.0.2.1", read)
+        found = await asyncio.gather(*(answer(each, request) for each in 2 * served.listeners))
+        assert {each.status for each in found} == {400}
+
+    monkeypatch.setattr(posted, "message", meeting)
+    asyncio.run(main())
+    assert not met

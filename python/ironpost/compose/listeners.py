@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ironpost.http.exchange import HttpHandler
     from ironpost.http.server import HttpServer
     from ironpost.model.ports import Metrics
-    from ironpost.policy.buckets import Buckets
+    from ironpost.mta.http_resources import ReceiptLimits
     from ironpost.protocol.sasl import Authenticator
     from ironpost.protocol.sasl.backoff import LoginLimit
     from ironpost.protocol.server.handler import Handler
@@ -220,11 +220,11 @@ def _server(
 
 
 def http_handler(
-    configuration: Configuration, listener: ListenerSection, rates: Buckets, metrics: Metrics
+    configuration: Configuration, listener: ListenerSection, limits: ReceiptLimits, metrics: Metrics
 ) -> HttpHandler:
-    """Create the handler of a listener with the role `http`; `rates` counts the reports that it receives."""
+    """Create the handler of a listener with the role `http`; `limits` holds for the reports that it receives."""
     to = listener.tls_reports_to
-    reports = None if to is None else ReportReceipt(to, configuration.drop, rates, metrics)
+    reports = None if to is None else ReportReceipt(to, configuration.drop, limits, metrics)
     return HttpResources(configuration.sts_policies, reports)
 
 

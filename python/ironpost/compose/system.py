@@ -49,7 +49,7 @@ from ironpost.compose.signing import key_warnings, usable_keys
 from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.delivery.access import AccessError
 from ironpost.model.text import complaint, error_text
-from ironpost.mta.http_resources import POSTED_REPORTS
+from ironpost.mta.http_resources import ReceiptLimits
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.jobs import JOBS
 from ironpost.mta.on_demand import OnDemand
@@ -61,7 +61,6 @@ from ironpost.operations.dispatch import handlers, worker_handlers
 from ironpost.operations.reload import Reloaded
 from ironpost.operations.status import Listening
 from ironpost.policy import Ports
-from ironpost.policy.buckets import Buckets
 from ironpost.processes.clock import SystemClock, SystemRandom
 from ironpost.processes.jobs import JobScheduler, JobStatus
 from ironpost.processes.lifecycle import Component, PeriodicLoop, Supervisor
@@ -183,8 +182,8 @@ class System:
         self._pool = PasswordPool()
         """Threads that check passwords; kept across reloads."""
         self._reloading = asyncio.Lock()
-        self._posted_reports = Buckets(POSTED_REPORTS, self._clock)
-        """Counts the reports about TLS that each network posts."""
+        self._posted_reports = ReceiptLimits(self._clock)
+        """Limits the reports about TLS that others post."""
         self._quotas: SharedQuotas | None = None
         self.first_login: InitialLogin | None = None
         """The account that this start created; its password is shown once."""
@@ -234,7 +233,7 @@ class System:
         context = self._context
         if context is not None:
             self._quotas = SharedQuotas(context.bus, asyncio.get_running_loop().call_later)
-            self._quotas.share("posted reports", self._posted_reports)
+            self._quotas.share("posted reports", self._posted_reports.rates)
         try:
             return await self._assembled(configuration, lock, available)
         except BaseException:

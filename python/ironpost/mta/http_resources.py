@@ -2,10 +2,11 @@
 
 Promises: a policy is generated from the configuration, at the policy host of its domain. A report that was answered
 with 201 is in the drop directory, durably, as a message to `tls_reports_to`, from where it takes the way of all mail
-(`mta.pickup`). One report is read at a time, and a network has a quota (SECURITY R23).
+(`mta.pickup`). A worker holds the bodies of at most `BODIES` reports, reads one report at a time, and a network has a
+quota (SECURITY R23).
 Refuses: every other path with 404, and other methods with 405.
 Limitations: RFC 8460 defines no way to authenticate who posts a report.
-Standards: RFC 8461 §3.2, §3.3 (policies), RFC 8460 §5.4 (reports), RFC 6585 §4 (429).
+Standards: RFC 8461 §3.2, §3.3 (policies), RFC 8460 §5.4 (reports), RFC 6585 §4 (429), RFC 9110 §15.6.4 (503).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ironpost.model import Envelope, Recipient
 from ironpost.model.network import client_network
 from ironpost.model.parameters import Notify
 from ironpost.model.text import error_text
+from ironpost.policy.buckets import Buckets
 from ironpost.policy.options import Quota
 from ironpost.reports.received import ReportError
 from ironpost.reports.tlsrpt import posted
@@ -35,8 +37,7 @@ if TYPE_CHECKING:
 
     from ironpost.http.exchange import Request
     from ironpost.model import Address
-    from ironpost.model.ports import Metrics
-    from ironpost.policy.buckets import Buckets
+    from ironpost.model.ports import Clock, Metrics
     from ironpost.protocol.extensions import Parameters
     from ironpost.routing.tls.mta_sts import StsPolicy
 
@@ -46,6 +47,9 @@ REPORT_OCTETS: Final = 1 << 20
 """Maximum octets of a report as it is posted."""
 POSTED_REPORTS: Final = Quota(1000, 3600.0)
 """Reports from one network."""
+BODIES: Final = 16
+"""Bodies of reports that a worker receives or holds at a time."""
+_UNAVAILABLE: Final = Response.of(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", "60"))
 
 log = logging.getLogger("ironpost.tlsrpt")
 
@@ -74,24 +78,34 @@ def _require(request: Request, *methods: str) -> None:
         raise HttpRefusal(Response.of(HTTPStatus.METHOD_NOT_ALLOWED, "", ("Allow", ", ".join(methods))))
 
 
+class ReceiptLimits:
+    """What limits the receipt of reports; all listeners of a worker share it, also across reloads."""
+
+    def __init__(self, clock: Clock, quota: Quota = POSTED_REPORTS) -> None:
+        """Create it; `quota` is that of a network."""
+        self.rates = Buckets(quota, clock)
+        self.bodies = asyncio.Semaphore(BODIES)
+        self.reading = asyncio.Lock()
+        """Held while a report is decompressed, read and stored."""
+
+
 class ReportReceipt:
     """Receives reports."""
 
-    def __init__(self, to: Address, directory: Path, rates: Buckets, metrics: Metrics) -> None:
+    def __init__(self, to: Address, directory: Path, limits: ReceiptLimits, metrics: Metrics) -> None:
         """Create it.
 
         Args:
             to: who gets the reports.
             directory: the drop directory.
-            rates: with the quota `POSTED_REPORTS`.
+            limits: those of the worker.
             metrics: counts reports.
         """
         parameters: Parameters = {"SMTPUTF8": None} if to.needs_smtputf8 else {}
         self._envelope = Envelope(to, (Recipient(to, {"NOTIFY": Notify.NEVER}),), parameters)
         self._directory = directory
         self._metrics = metrics
-        self._rates = rates
-        self._turn = asyncio.Lock()
+        self._limits = limits
 
     async def receive(self, request: Request) -> Response:
         """Queue the report in a request.
@@ -102,20 +116,30 @@ class ReportReceipt:
         if request.media_type not in TYPES:
             detail = f"expected {' or '.join(TYPES)}"
             raise HttpRefusal(Response.of(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail))
-        if wait := self._rates.take(client_network(request.ip)):
+        if self._limits.bodies.locked():
+            raise HttpRefusal(_UNAVAILABLE)
+        if wait := self._limits.rates.take(client_network(request.ip)):
             retry = ("Retry-After", str(ceil(wait)))
             raise HttpRefusal(Response.of(HTTPStatus.TOO_MANY_REQUESTS, "", retry))
-        octets = await request.read(REPORT_OCTETS)
+        async with self._limits.bodies:
+            await self._store(await request.read(REPORT_OCTETS), request)
+        self._metrics.count("tls_reports", "received")
+        return Response(HTTPStatus.CREATED)
+
+    async def _store(self, octets: bytes, request: Request) -> None:
+        """Queue a report.
+
+        Raises:
+            HttpRefusal: it was not queued.
+        """
         try:
-            async with self._turn:
+            async with self._limits.reading:
                 await asyncio.to_thread(self._leave, octets, request)
         except ReportError as error:
             raise HttpRefusal(Response.of(HTTPStatus.BAD_REQUEST, str(error))) from None
         except OSError as error:
             record(log, "tls-report-not-stored", logging.ERROR, ip=request.ip, detail=error_text(error))
-            raise HttpRefusal(Response.of(HTTPStatus.SERVICE_UNAVAILABLE)) from None
-        self._metrics.count("tls_reports", "received")
-        return Response(HTTPStatus.CREATED)
+            raise HttpRefusal(_UNAVAILABLE) from None
 
     def _leave(self, octets: bytes, request: Request) -> None:
         """Write the message with a report. Blocks."""
