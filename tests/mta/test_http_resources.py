@@ -51,13 +51,14 @@ REPORT = Report(
 class Served:
     """The resources, with reports for a drop directory."""
 
-    def __init__(self, directory: Path, quota: Quota = POSTED_REPORTS, to: Address = TO) -> None:
+    def __init__(self, directory: Path, quota: Quota = POSTED_REPORTS, to: Address = TO, reserve: int = 0) -> None:
         self.directory = directory
         self.clock = VirtualClock()
         self.metrics = Counters()
         limits = ReceiptLimits(self.clock, quota)
         self.listeners = [
-            HttpResources({"a.example": POLICY}, ReportReceipt(to, directory, limits, self.metrics)) for _ in range(2)
+            HttpResources({"a.example": POLICY}, ReportReceipt(to, directory, reserve, limits, self.metrics))
+            for _ in range(2)
         ]
         self.resources = self.listeners[0]
 
@@ -272,3 +273,22 @@ def test_r23_the_listeners_of_a_worker_read_one_report_at_a_time(
     monkeypatch.setattr(posted, "message", meeting)
     asyncio.run(main())
     assert not met
+
+
+def test_r23_reports_do_not_take_the_reserve(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    served = Served(tmp_path, reserve=1 << 60)
+    found = served.post(compressed(REPORT))
+    assert (found.status, found.headers) == (503, (("Retry-After", "60"),))
+    assert served.messages() == []
+    assert f"{1 << 60} kept in reserve" in caplog.text
+
+
+def test_r23_reports_do_not_fill_the_drop_directory(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    refused = [served.directory / f"{number}.refused" for number in range(drop.FILES - 1)]
+    for path in refused:
+        path.touch()
+    assert [served.post(compressed(REPORT)).status for _ in range(2)] == [201, 503]
+    assert len(served.messages()) == 1
+    assert f"{drop.FILES} files wait there" in caplog.text
+    refused[0].unlink()
+    assert served.post(compressed(REPORT)).status == 201

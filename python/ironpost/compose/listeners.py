@@ -224,7 +224,8 @@ def http_handler(
 ) -> HttpHandler:
     """Create the handler of a listener with the role `http`; `limits` holds for the reports that it receives."""
     to = listener.tls_reports_to
-    reports = None if to is None else ReportReceipt(to, configuration.drop, limits, metrics)
+    reserve = configuration.queue.reserve
+    reports = None if to is None else ReportReceipt(to, configuration.drop, reserve, limits, metrics)
     return HttpResources(configuration.sts_policies, reports)
 
 

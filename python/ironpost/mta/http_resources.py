@@ -3,7 +3,7 @@
 Promises: a policy is generated from the configuration, at the policy host of its domain. A report that was answered
 with 201 is in the drop directory, durably, as a message to `tls_reports_to`, from where it takes the way of all mail
 (`mta.pickup`). A worker holds the bodies of at most `BODIES` reports, reads one report at a time, and a network has a
-quota (SECURITY R23).
+quota; reports neither take the disk's reserve nor fill the drop directory (SECURITY R23).
 Refuses: every other path with 404, and other methods with 405.
 Limitations: RFC 8460 defines no way to authenticate who posts a report.
 Standards: RFC 8461 §3.2, §3.3 (policies), RFC 8460 §5.4 (reports), RFC 6585 §4 (429), RFC 9110 §15.6.4 (503).
@@ -92,18 +92,20 @@ class ReceiptLimits:
 class ReportReceipt:
     """Receives reports."""
 
-    def __init__(self, to: Address, directory: Path, limits: ReceiptLimits, metrics: Metrics) -> None:
+    def __init__(self, to: Address, directory: Path, reserve: int, limits: ReceiptLimits, metrics: Metrics) -> None:
         """Create it.
 
         Args:
             to: who gets the reports.
             directory: the drop directory.
+            reserve: octets of the disk that reports never take.
             limits: those of the worker.
             metrics: counts reports.
         """
         parameters: Parameters = {"SMTPUTF8": None} if to.needs_smtputf8 else {}
         self._envelope = Envelope(to, (Recipient(to, {"NOTIFY": Notify.NEVER}),), parameters)
         self._directory = directory
+        self._reserve = reserve
         self._metrics = metrics
         self._limits = limits
 
@@ -143,5 +145,6 @@ class ReportReceipt:
 
     def _leave(self, octets: bytes, request: Request) -> None:
         """Write the message with a report. Blocks."""
+        drop.check_room(self._directory, self._reserve)
         to = self._envelope.reverse_path
         drop.leave(self._directory, self._envelope, [posted.message(octets, request.media_type, to, ip=request.ip)])

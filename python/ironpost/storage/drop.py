@@ -19,13 +19,15 @@ import re
 import secrets
 import stat
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Address, Envelope, Origin, Recipient
 from ironpost.model.body import PIECE
-from ironpost.model.text import error_text
+from ironpost.model.text import counted, error_text
 from ironpost.protocol.extensions import checked_parameters
 from ironpost.queue.codec import NO_PARAMETERS, decode_parameters, encode_parameters
+from ironpost.queue.store import StoreFull
 from ironpost.storage.directory import sync_directory
 from ironpost.storage.ownership import open_private
 
@@ -43,6 +45,8 @@ RCPT: Final = frozenset({"NOTIFY"})
 """Parameters of RCPT that a file may have."""
 ENVELOPE_OCTETS: Final = 4 << 20
 """Maximum size of an envelope in a file, in octets."""
+FILES: Final = 1000
+"""Number of files at which the directory takes no more messages that anyone may have sent."""
 STALE_SECONDS: Final = 24 * 3600.0
 """Age in seconds after which an incomplete file is removed."""
 _NAME: Final = re.compile("[0-9a-f]{32}")
@@ -137,6 +141,25 @@ def leave(directory: Path, envelope: Envelope, content: Iterable[bytes]) -> None
 
 
 # -- the server
+
+
+def check_room(directory: Path, reserve: int) -> None:
+    """Check that the directory can take a message that anyone may have sent. Blocks.
+
+    Args:
+        directory: the drop directory.
+        reserve: octets of the disk that new mail never takes.
+
+    Raises:
+        StoreFull: it has `FILES` files, whatever they are, or less of the disk is free than the reserve.
+        OSError: it cannot be read.
+    """
+    with os.scandir(directory) as entries:
+        if sum(1 for _ in islice(entries, FILES)) == FILES:
+            raise StoreFull(errno.ENOSPC, f"{FILES} files wait there, or were refused", str(directory))
+    space = os.statvfs(directory)
+    if (free := space.f_bavail * space.f_frsize) < reserve:
+        raise StoreFull(errno.ENOSPC, f"{counted(free, 'octet')} free, {reserve} kept in reserve", str(directory))
 
 
 def waiting(directory: Path) -> list[str]:
