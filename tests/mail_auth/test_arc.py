@@ -168,6 +168,19 @@ def test_results_without_an_instance(results: str) -> None:
     assert reason == "ARC-Authentication-Results: the instance is not a number from 1 to 50"
 
 
+@pytest.mark.parametrize("names", ["", "subject", "to:subject:date"])
+def test_r49_a_chain_whose_last_sealer_did_not_sign_the_author_names_no_sealer(names: str) -> None:
+    forged = sealed(MESSAGE, FIRST, signature={"h": names}).replace(b"joe@football", b"eve@football")
+    assert verify(forged) == ArcAnswer(ArcResult.PASS, "sealed by list.example, without the field From")
+    assert verify(sealed(forged, SECOND)).sealers == ("list.example", "forwarder.example")
+
+
+def test_r49_a_chain_does_not_pass_for_a_message_with_several_authors_or_none() -> None:
+    assert failure(b"From: eve@b.example\r\n" + ONE) == "the message has 2 fields From; one is required"
+    without = re.sub(rb"(?m)^From:[^\r]*\r\n", b"", ONE)
+    assert failure(without) == "the message has 0 fields From; one is required"
+
+
 def test_fields_after_an_invalid_line_cannot_hide() -> None:
     hidden = ONE.replace(b"\r\n\r\n", b"\r\nevil\r\nFrom: eve@b.example\r\n\r\n", 1)
     assert failure(hidden).startswith("Line after header field 8 is neither a field")

@@ -235,6 +235,14 @@ def test_a_chain_is_evidence_if_the_last_sealer_is_named(
     assert receive(content + b"x", arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.REJECT
 
 
+def test_r49_a_chain_is_not_evidence_if_the_author_is_not_signed() -> None:
+    content = sealed(message("other.example"), KEYS["lists.example"], signature={"h": "subject"})
+    forged = content.replace(b"jo@other", b"jo@bank")
+    decision, _ = receive(forged, arc=Enforcement.RECORD, dmarc_override=(LISTS,))
+    assert decision.verdict.action is Action.REJECT
+    assert result_of(decision, "arc") == [f"arc=pass smtp.remote-ip={STRANGER}"]
+
+
 def test_a_message_without_a_chain_has_no_result_of_arc() -> None:
     assert result_of(receive(message("bank.example"), arc=Enforcement.RECORD)[0], "arc") == []
 

@@ -5,7 +5,9 @@
 
 Promises: `verify_arc` always returns one of the three results with its reason. At most 50 sets are verified, and the
 verification ends with the first that is not valid; the header section is hashed once, however many seals cover it.
-Refuses: nothing; a chain that is not valid is `fail`, which means what no chain means. ironpost does not seal.
+A valid chain names its sealers only if the last one signed From, the author that a reader sees (SECURITY R49).
+Refuses: nothing; a chain that is not valid is `fail`, which means what no chain means. So is the chain of a message
+without exactly one field From, or with an invalid header section. ironpost does not seal.
 Standards: RFC 8617 §4.1 (fields), §4.2.1 (instances), §5.1.1 (what a seal covers), §5.2 (validation).
 """
 
@@ -30,6 +32,7 @@ from ironpost.mail_auth.signature import (
     SignedContent,
     SignedFields,
     check_algorithm,
+    check_message,
 )
 from ironpost.mail_auth.tag_list import SHOWN
 from ironpost.message.address_list import tokens
@@ -68,7 +71,8 @@ class ArcAnswer:
     reason: str
     """Why, in one sentence without a full stop, in ASCII."""
     sealers: tuple[str, ...] = ()
-    """If the result is `pass`, the domains of the seals, the first sealer first, in A-labels and lower case."""
+    """The domains of the seals, the first sealer first, in A-labels and lower case; empty unless the result is `pass`
+    and the last sealer signed the field From."""
     temporary: bool = False
     """The result is `fail` only because a query failed (SECURITY R27)."""
 
@@ -110,8 +114,7 @@ class ArcVerifier:
             sets = _sets(fields)
             if not sets:
                 return
-            if header.section.fault is not None:
-                raise _invalid(header.fault)
+            check_message(header, fields)
             self._seals = _seals(fields, sets)
             with _named(f"{MESSAGE_SIGNATURE} with i={len(sets)}"):
                 self._content = self._read_content(fields, sets[-1].message_signature)
@@ -142,7 +145,10 @@ class ArcVerifier:
         except SignatureFault as fault:
             return ArcAnswer(ArcResult.FAIL, str(fault), temporary=fault.result is DkimResult.TEMPERROR)
         sealers = tuple(seal.signature.domain for seal in self._seals)
-        return ArcAnswer(ArcResult.PASS, f"sealed by {', '.join(sealers)}", sealers)
+        reason = f"sealed by {', '.join(sealers)}"
+        if "from" not in self._content.coverage.names:
+            return ArcAnswer(ArcResult.PASS, f"{reason}, without the field From")
+        return ArcAnswer(ArcResult.PASS, reason, sealers)
 
     def _read_content(self, fields: SignedFields, entry: HeaderField) -> SignedContent:
         """Parse the last signature of the message, and hash the header fields that it covers."""

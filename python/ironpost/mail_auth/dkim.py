@@ -31,6 +31,7 @@ from ironpost.mail_auth.signature import (
     SignedContent,
     SignedFields,
     check_algorithm,
+    check_message,
 )
 from ironpost.mail_auth.tag_list import SHOWN, words
 from ironpost.message.section import split
@@ -136,7 +137,7 @@ class DkimVerifier:
             )
             coverage = _coverage(tags, signature)
             domain = _identity_domain(identity, signature)
-            _check_message(header, fields)
+            check_message(header, fields)
         except SignatureFault as fault:
             return replace(answer, result=fault.result, reason=str(fault))
         body = self._bodies.add(coverage.relaxed_body, coverage.length)
@@ -168,15 +169,6 @@ def _identity_domain(identity: str, signature: Signature) -> str:
     if not is_within(domain, signature.domain):
         raise SignatureFault(DkimResult.PERMERROR, f"{domain} of the tag i is not within {signature.domain}")
     return domain
-
-
-def _check_message(header: Header, fields: SignedFields) -> None:
-    """Refuse messages that readers could understand in another way than they were signed (RFC 6376 §8.15)."""
-    if header.section.fault is not None:
-        raise SignatureFault(DkimResult.PERMERROR, header.fault)
-    authors = len(fields.named("from"))
-    if authors != 1:
-        raise SignatureFault(DkimResult.PERMERROR, f"the message has {counted(authors, 'field')} From; one is required")
 
 
 async def _verified(pending: _Pending, keys: KeyFinder, now: float) -> DkimAnswer:

@@ -19,6 +19,7 @@ from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.tag_list import SHOWN, TagListError, decode_base64, parse_tags, words
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
+from ironpost.model.text import counted
 from ironpost.wire import BodyCanonicaliser, canonical_field
 
 if TYPE_CHECKING:
@@ -178,6 +179,19 @@ def check_algorithm(signature: Signature) -> None:
         raise SignatureFault(DkimResult.PERMERROR, "rsa-sha1 is not secure")  # RFC 8301 §3.1
     if signature.algorithm not in ALGORITHMS.values():
         raise SignatureFault(DkimResult.NEUTRAL, f"the algorithm {signature.algorithm[:SHOWN]!a} is not known")
+
+
+def check_message(header: Header, fields: SignedFields) -> None:
+    """Refuse messages that readers could understand in another way than they were signed (RFC 6376 §8.15).
+
+    Raises:
+        SignatureFault: the header section is not valid, or there is not exactly one field From.
+    """
+    if header.section.fault is not None:
+        raise SignatureFault(DkimResult.PERMERROR, header.fault)
+    authors = len(fields.named("from"))
+    if authors != 1:
+        raise SignatureFault(DkimResult.PERMERROR, f"the message has {counted(authors, 'field')} From; one is required")
 
 
 class SignedFields:
