@@ -18,7 +18,7 @@ from tests.reports.dmarc_kit import FAILING, MIDNIGHT, PASSING, POLICY, REPORT
 
 from ironpost.model import Address
 from ironpost.reports.dmarc import mail, reading
-from ironpost.reports.dmarc.reading import MAX_DEPTH, MAX_ELEMENTS, MAX_OCTETS, MAX_ROWS, MAX_TEXT, decoded
+from ironpost.reports.dmarc.reading import MAX_DEPTH, MAX_ELEMENTS, MAX_MARKUP, MAX_OCTETS, MAX_ROWS, MAX_TEXT, decoded
 from ironpost.reports.dmarc.report import DkimResult, Reason, SpfResult, encoded
 from ironpost.reports.received import ReportError
 
@@ -224,12 +224,19 @@ def padded(piece: bytes, count: int) -> bytes:
         (padded(b"<a/>", MAX_ELEMENTS), "too many elements"),
         (padded(b'<x:a xmlns:x="urn:x"/>', MAX_ELEMENTS), "too many elements"),
         (padded(b"x", MAX_TEXT + 1), f"more than {MAX_TEXT} characters"),
+        (XML.replace(b"<row>", b"<row " + b"".join(b'a%d="" ' % each for each in range(20_000)) + b">"), "a tag"),
+        (padded(b"<!--" + b" " * 2 * MAX_MARKUP + b"-->", 1), "a tag or comment"),
         (b" " * (MAX_OCTETS + 1), "octets"),
     ],
 )
 def test_r23_the_form_is_limited(xml: bytes, why: str) -> None:
     with pytest.raises(ReportError, match=why):
         decoded(xml)
+
+
+def test_pieces_of_the_parser_may_end_anywhere() -> None:
+    for at in range(MAX_MARKUP - len(XML), MAX_MARKUP):
+        assert decoded(XML.replace(b"<feedback", b"<!--" + b" " * (at - 60) + b"-->\n<feedback", 1)) == REPORT
 
 
 def test_r23_rows_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """Reads the XML of an aggregate report about DMARC, as RFC 9990 has it or RFC 7489.
 
 Promises: memory and time are bounded, whatever a report contains (SECURITY R23): the limits are `MAX_OCTETS`,
-`MAX_DEPTH`, `MAX_ROWS`, `MAX_ELEMENTS` and `MAX_TEXT`. The namespace of the root does not matter; elements in another
-one are ignored, as are those that are not known. Text is returned as it is, so it must be escaped before it is shown
-(SECURITY R20).
+`MAX_DEPTH`, `MAX_ROWS`, `MAX_ELEMENTS`, `MAX_TEXT` and `MAX_MARKUP`. The namespace of the root does not matter;
+elements in another one are ignored, as are those that are not known. Text is returned as it is, so it must be escaped
+before it is shown (SECURITY R20).
 Refuses: a report with a document type declaration, and so with entities; one that lacks what makes it usable: who
 reports what period, the domain, and for each row client, count and evaluation; all with `ReportError`.
 Standards: RFC 9990 §3.1.1, RFC 7489 appendix C.
@@ -31,6 +31,8 @@ MAX_ELEMENTS: Final = 2_000
 """Elements of one row, and of everything before the rows."""
 MAX_TEXT: Final = 10_000
 """Characters of the text of one element."""
+MAX_MARKUP: Final = 65_536
+"""Octets of one tag or comment. The parser gets as many at once, because no other thread runs until it returns."""
 MAX_NUMBER: Final = 2**32 - 1
 """The largest count, and the latest time in seconds since 1970; larger ones count as this."""
 
@@ -96,6 +98,17 @@ class _Reader:
         self.parser.CharacterDataHandler = self._text
         self.parser.StartDoctypeDeclHandler = self._doctype
 
+    def read(self, octets: bytes) -> None:
+        # The index of the parser is where markup starts that it has not read to the end.
+        for start in range(0, len(octets), MAX_MARKUP):
+            piece = octets[start : start + MAX_MARKUP]
+            self.parser.Parse(piece, False)
+            if (
+                start + len(piece) - self.parser.CurrentByteIndex > MAX_MARKUP
+            ):  # the index is where unread markup starts
+                raise ReportError(f"a tag or comment of more than {MAX_MARKUP} octets")
+        self.parser.Parse(b"", True)
+
     def _start(self, full_name: str, attributes: object) -> None:
         del attributes
         namespace, _, name = full_name.rpartition(_SEPARATOR)
@@ -155,7 +168,7 @@ def decoded(octets: bytes) -> Report:
         raise ReportError(f"more than {MAX_OCTETS} octets")
     reader = _Reader()
     try:
-        reader.parser.Parse(octets, True)
+        reader.read(octets)
     except ReportError:
         raise
     except (expat.ExpatError, LookupError, ValueError) as error:  # the latter of encodings that Python lacks
