@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import tracemalloc
 import zlib
 from contextlib import suppress
 from email import message_from_bytes, policy
@@ -301,6 +302,16 @@ def nested(levels: int) -> bytes:
 def test_r23_other_messages_are_refused(octets: bytes, why: str) -> None:
     with pytest.raises(ReportError, match=why):
         mail.extracted(octets)
+
+
+def test_r23_a_message_is_not_copied_often() -> None:
+    message = b"Subject: hello" + b"\r\n" * 1_000_000
+    tracemalloc.start()
+    with pytest.raises(ReportError, match="neither a report"):
+        mail.extracted(message)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 5 * len(message)
 
 
 def test_a_report_at_the_deepest_level_is_found() -> None:

@@ -15,7 +15,6 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.message.section import Header
-from ironpost.reports import mime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -64,10 +63,16 @@ class AttachedFile(NamedTuple):
 def attached(message: bytes, media_types: Container[str]) -> AttachedFile | None:
     """Return the first file in a message that has one of some media types; None if there is none.
 
+    Args:
+        message: its lines end in CRLF, or all in LF.
+        media_types: in lower case.
+
     Raises:
         ReportError: its transfer encoding is unknown or invalid.
     """
-    return _attached(mime.lines_of(message), media_types, MAX_LEVELS)
+    if b"\r\n" not in message:
+        message = message.replace(b"\n", b"\r\n")
+    return _attached(message, media_types, MAX_LEVELS)
 
 
 def _attached(octets: bytes, media_types: Container[str], levels: int) -> AttachedFile | None:
