@@ -25,6 +25,8 @@ MAX_PARTS: Final = 100
 """Parts of each of them that are searched."""
 MAX_RATIO: Final = 100
 """How many times larger than its compressed form a report may be."""
+SHOWN: Final = 40
+"""Characters of an unknown transfer encoding that an error quotes."""
 GZIP: Final = b"\x1f\x8b"
 """The first octets of a gzip file."""
 ZIP: Final = b"PK\x03\x04"
@@ -96,7 +98,7 @@ def _attached(octets: bytes, media_types: Container[str], levels: int) -> Attach
         return None
     encoding = (section.first("Content-Transfer-Encoding") or b"7bit").decode("ascii", "replace").lower()
     if encoding not in _DECODERS:
-        raise ReportError(f"unknown transfer encoding {encoding}")
+        raise ReportError(f"unknown transfer encoding {encoding[:SHOWN]!a}")
     try:
         return AttachedFile(media_type, _DECODERS[encoding](body))
     except binascii.Error as error:
