@@ -104,7 +104,7 @@ discard = {}
 
 [[local.delivery]]
 recipients = ["dmarc@mail.example"]
-dmarc_reports = {}
+dmarc_reports = { domains = ["parked.example"] }
 
 [[local.delivery]]
 recipients = ["help@mail.example"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ironpost.compose.delivery import DeliveryAgents, routes
+from ironpost.compose.delivery import DeliveryAgents, reported_domains, routes
 from ironpost.config import Configuration, parse
 from ironpost.delivery import NextHops
 from ironpost.delivery.access import AccessError
@@ -97,6 +97,20 @@ def test_the_route_of_local_mail_has_its_maildir() -> None:
         await made.close()
 
     asyncio.run(main())
+
+
+def test_reports_about_dmarc_may_be_about_the_domains_of_the_server() -> None:
+    configured = parse("""
+local.domains = ["Mail.example", "*.hosted.example"]
+relay = [{ domains = ["x.relayed.example"] }]
+dkim = [{ domain = "signed.example", selector = "s", key = "file:key.pem" }]
+""")
+    ours = reported_domains(configured)
+    for domain in ("mail.example", "a.mail.example", "hosted.example", "relayed.example", "b.signed.example"):
+        assert domain in ours
+    for domain in ("", "example", "other.example", "y.relayed.example", "xmail.example"):
+        assert domain not in ours
+    assert "other.example" in reported_domains(parse('local.domains = ["*"]'))
 
 
 def test_a_start_or_reload_refuses_local_delivery_that_this_system_cannot_make() -> None:

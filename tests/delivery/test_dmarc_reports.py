@@ -13,6 +13,7 @@ from ironpost.delivery import dmarc_reports
 from ironpost.delivery.dmarc_reports import DmarcReports, DmarcReportsOptions
 from ironpost.model import Address, Disposition, Outcome
 from ironpost.model.body import BodyDamaged
+from ironpost.model.patterns import DomainPattern, Domains
 from ironpost.reports.dmarc import mail
 from ironpost.routing.route import Kind, Route
 from ironpost.storage.sqlite.received_reports import REPORTS_FILE, reported
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROUTE = Route.local(Kind.DMARC_REPORTS, DmarcReportsOptions())
+OURS = Domains(("a.example",))
 MESSAGE = mail.message(REPORT, [Address.parse("dmarc@here.example")], now=MIDNIGHT, token="T0KEN")
 
 
-def delivered(data: Path, content: Content, *recipients: str) -> list[Outcome]:
+def delivered(
+    data: Path, content: Content, *recipients: str, route: Route = ROUTE, ours: Domains = OURS
+) -> list[Outcome]:
     message = queued(*(recipients or ("dmarc@here.example",)), content=content)
-    agent = DmarcReports(data, Clock())
-    outcomes = dict(asyncio.run(agent.deliver(message, message.recipients, ROUTE)))
+    agent = DmarcReports(data, Clock(), lambda: ours)
+    outcomes = dict(asyncio.run(agent.deliver(message, message.recipients, route)))
     return [outcomes[each.number] for each in message.recipients]
 
 
@@ -58,6 +62,19 @@ def test_other_messages_fail(tmp_path: Path, content: Content, status: str) -> N
     assert outcome.disposition is Disposition.FAILED
     assert str(outcome.reply).startswith(f"554 {status} ")
     assert not (tmp_path / REPORTS_FILE).exists()
+
+
+def test_r23_a_report_about_a_domain_of_others_fails(tmp_path: Path) -> None:
+    (outcome,) = delivered(tmp_path, Content(MESSAGE), ours=Domains(("here.example", "*.a.example")))
+    assert outcome.disposition is Disposition.FAILED
+    assert "it is about 'a.example', which is not a domain of this server" in str(outcome.reply)
+    assert not (tmp_path / REPORTS_FILE).exists()
+
+
+def test_a_report_about_a_listed_domain_is_stored(tmp_path: Path) -> None:
+    route = Route.local(Kind.DMARC_REPORTS, DmarcReportsOptions((DomainPattern("A.example"),)))
+    (outcome,) = delivered(tmp_path, Content(MESSAGE), route=route, ours=Domains())
+    assert outcome.disposition is Disposition.DELIVERED
 
 
 def test_the_reply_to_a_hostile_report_is_ascii(tmp_path: Path) -> None:
@@ -96,7 +113,7 @@ def test_one_report_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
             running -= 1
 
     monkeypatch.setattr(dmarc_reports, "_stored", watched)
-    agent = DmarcReports(tmp_path, Clock())
+    agent = DmarcReports(tmp_path, Clock(), lambda: OURS)
     message = queued("dmarc@here.example", content=Content(MESSAGE))
 
     async def main() -> None:
@@ -107,6 +124,6 @@ def test_one_report_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_preview() -> None:
-    agent = DmarcReports(None, Clock())
+    agent = DmarcReports(None, Clock(), Domains)
     assert asyncio.run(agent.preview(Address.parse("x@here.example"), ROUTE)).text == "reports about DMARC"
     assert str(ROUTE) == "dmarc reports"

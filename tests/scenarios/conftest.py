@@ -24,6 +24,7 @@ from ironpost.delivery.path_template import PathTemplate
 from ironpost.delivery.pipe import Pipe
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.rewriting import DeliveryRewriting
+from ironpost.model.patterns import Domains
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.queue_runner import QueueRunner
 from ironpost.policy import Policy, Ports
@@ -177,7 +178,7 @@ class System:
             rewriting=DeliveryRewriting(self._delivery),
         )  # fmt: skip
         self._pipe = Pipe(f"mx.{OUR_DOMAIN}")
-        self._reports = DmarcReports(self.data, self.clock)
+        self._reports = DmarcReports(self.data, self.clock, lambda: Domains((OUR_DOMAIN,)))
         self.runner = QueueRunner(
             store=self.store, agents=self._agent,
             routes=Routes(self._directory, rules, local=into(self.mail), local_rules=self._local_rules),

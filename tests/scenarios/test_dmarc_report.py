@@ -12,7 +12,7 @@ from ironpost.compose.keyed_state import NAMESPACES
 from ironpost.delivery.dmarc_reports import DmarcReportsOptions
 from ironpost.model import Address
 from ironpost.model.keyed_state import MemoryState
-from ironpost.model.patterns import AddressPattern
+from ironpost.model.patterns import AddressPattern, DomainPattern
 from ironpost.mta.daily_reports import DELAY, SPREAD, Reporter, SentReports
 from ironpost.mta.dmarc_reports import DmarcReports
 from ironpost.mta.report_mail import ReportMail
@@ -57,7 +57,7 @@ def sender(here: System, counts: DmarcCounts, state: MemoryState) -> DmarcReport
 def test_a_day_of_mail_is_reported(system: Callable[..., System], tmp_path: Path) -> None:
     rule = LocalRule(
         (AddressPattern("dmarc@here.example"),),
-        Route.local(Kind.DMARC_REPORTS, DmarcReportsOptions()),
+        Route.local(Kind.DMARC_REPORTS, DmarcReportsOptions((DomainPattern("from-here.example"),))),
         "local.delivery[1]",
     )
 

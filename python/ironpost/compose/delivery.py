@@ -30,6 +30,7 @@ from ironpost.dns.resolver import DnsResolver
 from ironpost.dns.unconfigured import UnconfiguredResolver
 from ironpost.http import HttpClient
 from ironpost.model.dns import ResolverError, txt
+from ironpost.model.patterns import EVERY, Domains
 from ironpost.queue.concurrency import ConcurrencyPolicy
 from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
 from ironpost.queue.retry import WAITS, RetryPolicy
@@ -113,6 +114,8 @@ class DeliveryAgents:
         """The one HTTP client of this process."""
         self.rewriting = DeliveryRewriting(rewriting(configuration, "delivery"), metrics)
         """The rules for the addresses of mail that leaves; a reload replaces them."""
+        self.reported = reported_domains(configuration)
+        """What received reports about DMARC may be about; a reload replaces it."""
         self.sts: StsCache | None = None
         """The MTA-STS policies; None if they are not used."""
         if delivery.mta_sts and state is not None:
@@ -127,6 +130,7 @@ class DeliveryAgents:
             data=configuration.data,
             http=self.http,
             directory=directory,
+            reported=lambda: self.reported,
             limits=delivery_limits(delivery),
             connection_messages=delivery.connection_messages,
             idle=delivery.idle,
@@ -233,6 +237,24 @@ def reply_rules(queue: QueueSection) -> ReplyRules:
 def archives(configuration: Configuration) -> tuple[ArchiveRule, ...]:
     """The archive copies of a configuration."""
     return tuple(ArchiveRule(each.domains, each.to) for each in configuration.archive)
+
+
+def reported_domains(configuration: Configuration) -> Domains:
+    """The domains of a configuration, the names below them, and those above, where their policies may be published."""
+    patterns = set(configuration.local.domains)
+    for relay in configuration.relay:
+        patterns.update(relay.domains)
+    for customer in configuration.on_demand:
+        patterns.update(customer.domains)
+    if EVERY in patterns:
+        return Domains((EVERY,))
+    names = {each.removeprefix("*.") for each in patterns} | {key.domain for key in configuration.dkim}
+    found = {f"*.{each}" for each in names}
+    for name in names:
+        found.add(name)
+        while "." in (name := name.partition(".")[2]):
+            found.add(name)
+    return Domains(found)
 
 
 def rewriting(configuration: Configuration, at: str) -> Rewriting | None:

@@ -27,6 +27,7 @@ from ironpost.compose.delivery import (
     delivery_limits,
     own_system,
     reply_rules,
+    reported_domains,
     retry_policy,
     rewriting,
     routes,
@@ -438,6 +439,7 @@ class System:
         self._on_demand.customers = customers(new)
         self._reception = rewriting(new, "reception")
         self._agents.rewriting.rules = rewriting(new, "delivery")
+        self._agents.reported = reported_domains(new)
         self._limit_resources(new, available)
         for each in self.listeners:
             each.apply(handlers[each.listener], profiles[each.listener], tls)

@@ -25,6 +25,7 @@ from ironpost.delivery.post import Post
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.waiting import WaitingAgent
+from ironpost.model.patterns import EVERY, Domains
 from ironpost.protocol.client.name import full_name
 from ironpost.protocol.client.tolerance import TOLERANCES
 from ironpost.protocol.dialect import LMTP, SMTP
@@ -66,6 +67,8 @@ class AgentContext:
     """The HTTP client; None where nothing is delivered by HTTP."""
     directory: Callable[[], Directory] | None = None
     """Gives the directory that knows the mailboxes of local addresses; without it each address is one."""
+    reported: Callable[[], Domains] = lambda: Domains((EVERY,))
+    """Gives the domains that received reports about DMARC may be about."""
     limits: DeliveryLimits = DeliveryLimits(settings.DESTINATION_LIMIT)  # noqa: RUF009 - immutable
     connection_messages: int = settings.CONNECTION_MESSAGES
     idle: float = settings.IDLE_SECONDS
@@ -147,7 +150,7 @@ def _discard(_context: AgentContext) -> Discard:
 
 
 def _dmarc_reports(context: AgentContext) -> DmarcReports:
-    return DmarcReports(context.data, context.clock)
+    return DmarcReports(context.data, context.clock, context.reported)
 
 
 def _pipe(context: AgentContext) -> Pipe:

@@ -2,7 +2,8 @@
 
 Promises: DELIVERED means that the counts are stored; a report that arrives again counts once. One report is read at a
 time, in a thread. If the counts cannot be stored, the message is deferred.
-Refuses: a message without a valid report, and one larger than `LARGEST`, which fail: their sender gets a bounce.
+Refuses: a message without a valid report, one larger than `LARGEST`, and a report about a domain that is neither this
+server's nor listed, because such reports could displace the others. They fail, and their sender gets a bounce.
 Limitations: who sent a report is not checked here; `policy.dmarc` refuses forged senders.
 """
 
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Final
 from ironpost.delivery import NextHops, unreadable
 from ironpost.delivery.mailbox import not_written
 from ironpost.model import Disposition, Outcome, Reply
+from ironpost.model.patterns import DomainPattern, Domains
 from ironpost.model.text import escape
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ironpost.model import Address
@@ -43,6 +45,11 @@ log = logging.getLogger("ironpost.reports")
 class DmarcReportsOptions:
     """`[[local.delivery]] dmarc_reports = {}`: read aggregate reports about DMARC and store their counts."""
 
+    domains: tuple[DomainPattern, ...] = ()
+    """Reports about DMARC are read, and their counts stored: `dmarc_reports = {}`
+    ([Reports about DMARC](#reports-about-dmarc)). These are domains that they may be about besides
+    this server's."""
+
     def __str__(self) -> str:
         return ""
 
@@ -50,21 +57,29 @@ class DmarcReportsOptions:
 class DmarcReports:
     """Implements `ironpost.delivery.RouteAgent`."""
 
-    def __init__(self, data: Path | None, clock: Clock) -> None:
-        """Store reports in the data directory; None where nothing is delivered."""
+    def __init__(self, data: Path | None, clock: Clock, domains: Callable[[], Domains]) -> None:
+        """Store reports.
+
+        Args:
+            data: the data directory; None where nothing is delivered.
+            clock: time.
+            domains: returns the domains that reports may be about.
+        """
         self._data = data
         self._clock = clock
+        self._domains = domains
         self._turn = asyncio.Semaphore(1)
 
     async def deliver(
         self,
         message: QueuedMessage,
         recipients: Sequence[QueuedRecipient],
-        route: Route,  # noqa: ARG002 - the agent port's
+        route: Route,
     ) -> Sequence[tuple[int, Outcome]]:
         """Store the report once for all recipients."""
+        assert isinstance(route.options, DmarcReportsOptions)
         async with self._turn:
-            outcome = await self._outcome(message)
+            outcome = await self._outcome(message, (self._domains(), Domains(route.options.domains)))
         return [(each.number, outcome) for each in recipients]
 
     async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's
@@ -74,7 +89,7 @@ class DmarcReports:
     def close(self) -> None:
         """Nothing to release."""
 
-    async def _outcome(self, message: QueuedMessage) -> Outcome:
+    async def _outcome(self, message: QueuedMessage, ours: Sequence[Domains]) -> Outcome:
         from ironpost.reports.received import ReportError  # slow to load; not needed to read a configuration
         from ironpost.storage.sqlite.received_reports import REPORTS_FILE
 
@@ -86,7 +101,7 @@ class DmarcReports:
         except OSError as error:
             return unreadable(error)
         try:
-            report, stored = await asyncio.to_thread(_stored, self._data, octets, self._clock.now())
+            report, stored = await asyncio.to_thread(_stored, self._data, octets, self._clock.now(), ours)
         except ReportError as error:
             text = f"The message has no valid report about DMARC: {escape(str(error), ascii_only=True)}"
             return Outcome(Disposition.FAILED, Reply(554, "5.6.0", (text,)))
@@ -106,11 +121,15 @@ class DmarcReports:
         return _STORED
 
 
-def _stored(data: Path, octets: bytes, now: float) -> tuple[Report, bool]:
-    """Read and store a report; return it, and whether it is new. Blocks."""
+def _stored(data: Path, octets: bytes, now: float, ours: Sequence[Domains]) -> tuple[Report, bool]:
+    """Read and store a report about a domain of ours; return it, and whether it is new. Blocks."""
     from ironpost.reports.dmarc.mail import extracted
     from ironpost.reports.dmarc.reading import decoded
-    from ironpost.storage.sqlite.received_reports import add
+    from ironpost.reports.received import ReportError
+    from ironpost.storage.sqlite.received_reports import NAME, add
 
     report = decoded(extracted(octets))
+    domain = report.policy.domain
+    if not any(domain.lower() in each for each in ours):
+        raise ReportError(f"it is about {domain[:NAME]!a}, which is not a domain of this server")
     return report, add(data, report, now)

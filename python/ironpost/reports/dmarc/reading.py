@@ -25,8 +25,8 @@ MAX_OCTETS: Final = 20_000_000
 """Octets of a report after decompression."""
 MAX_DEPTH: Final = 16
 """Levels of nested elements; the schema has 6."""
-MAX_ROWS: Final = 100_000
-"""Rows of a report."""
+MAX_ROWS: Final = 10_000
+"""Rows of a report. Some large systems send thousands."""
 MAX_ELEMENTS: Final = 2_000
 """Elements of one row, and of everything before the rows."""
 MAX_TEXT: Final = 10_000
