@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -16,13 +17,14 @@ from ironpost.compose.keyed_state import NAMESPACES
 from ironpost.model import Address
 from ironpost.model.keyed_state import MemoryState
 from ironpost.model.parameters import Notify
+from ironpost.mta import dmarc_reports
 from ironpost.mta.daily_reports import DELAY, FIRST_WAIT, SPREAD, Reporter, SentReports
 from ironpost.mta.dmarc_reports import DmarcReports
 from ironpost.mta.report_mail import ReportMail
 from ironpost.mta.signing import Signing
 from ironpost.reports.daily import DAY
 from ironpost.reports.dmarc import counts as dmarc_counts
-from ironpost.reports.dmarc.counts import DmarcCounts
+from ironpost.reports.dmarc.counts import DmarcCounts, DomainCounts, summed
 from ironpost.reports.dmarc.mail import extracted
 from ironpost.reports.dmarc.reading import decoded
 from ironpost.storage.memory import MemoryStore
@@ -31,7 +33,7 @@ from ironpost.testing.directory import local
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from ironpost.mail_auth import DmarcEvaluation
     from ironpost.queue.store import QueuedMessage
@@ -115,6 +117,23 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             await main
 
     asyncio.run(bounded())
+
+
+def test_what_was_counted_is_added_up_in_a_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def observed(values: Sequence[bytes]) -> DomainCounts:
+        threads.append(threading.current_thread())
+        return summed(values)
+
+    async def main() -> None:
+        world.due("mailto:dmarc@a.example")
+        assert await world.run() == ONE
+
+    monkeypatch.setattr(dmarc_reports, "summed", observed)
+    run(main())
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 def test_a_day_is_reported_once_by_mail(world: World) -> None:

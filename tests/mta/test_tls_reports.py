@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from email import message_from_bytes
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ironpost.model.keyed_state import MemoryState
 from ironpost.model.network import LOOPBACK
 from ironpost.model.parameters import Notify
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
-from ironpost.mta import daily_reports
+from ironpost.mta import daily_reports, tls_reports
 from ironpost.mta.daily_reports import (
     DELAY,
     FIRST_WAIT,
@@ -31,8 +32,8 @@ from ironpost.mta.daily_reports import (
 from ironpost.mta.report_mail import ReportMail
 from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import REPORTS, TlsReports
-from ironpost.reports.daily import DAY, digest_of
-from ironpost.reports.tlsrpt.counts import TlsCounts
+from ironpost.reports.daily import DAY, DailyEntries, digest_of
+from ironpost.reports.tlsrpt.counts import TlsCounts, summed
 from ironpost.reports.tlsrpt.mail import extracted
 from ironpost.reports.tlsrpt.report import Report, decoded
 from ironpost.storage.memory import MemoryStore
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.queue.store import QueuedMessage
-    from ironpost.reports.tlsrpt.counts import DayOfDomain
+    from ironpost.reports.daily import DayOfDomain
     from ironpost.reports.tlsrpt.report import PolicyResult
 
 MIDNIGHT = 19_675 * float(DAY)
@@ -332,17 +333,34 @@ def test_r25_an_entry_of_another_version_does_not_stop_reports(world: World, val
     run(main())
 
 
+def test_what_was_counted_is_added_up_in_a_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def observed(values: Sequence[bytes]) -> tuple[PolicyResult, ...]:
+        threads.append(threading.current_thread())
+        return summed(values)
+
+    async def main() -> None:
+        world.due(HTTPS)
+        assert await world.run() == ONE
+
+    monkeypatch.setattr(tls_reports, "summed", observed)
+    run(main())
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
 def test_r25_an_error_in_one_domain_does_not_stop_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    results = TlsCounts.results
+    values = DailyEntries.values
 
-    def broken(self: TlsCounts, day: DayOfDomain) -> tuple[str, tuple[PolicyResult, ...]]:
+    def broken(self: DailyEntries, day: DayOfDomain) -> tuple[str, Sequence[bytes]]:
         if day.digest == digest_of("a.example"):
             raise RuntimeError("a bug")
-        return results(self, day)
+        return values(self, day)
 
-    monkeypatch.setattr(TlsCounts, "results", broken)
+    monkeypatch.setattr(DailyEntries, "values", broken)
 
     async def main() -> None:
         world.due(HTTPS, domains=("a.example", "b.example"))

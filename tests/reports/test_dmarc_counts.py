@@ -13,7 +13,7 @@ from ironpost.mail_auth.dmarc_record import parse_record
 from ironpost.model.keyed_state import MemoryState
 from ironpost.reports.daily import DAY
 from ironpost.reports.dmarc import counts as module
-from ironpost.reports.dmarc.counts import COUNTS, DETAILED, ROWS, SIGNATURES, DmarcCounts, DomainCounts
+from ironpost.reports.dmarc.counts import COUNTS, DETAILED, ROWS, SIGNATURES, DmarcCounts, DomainCounts, summed
 from ironpost.reports.dmarc.report import DkimResult, Reason, Row, SpfResult
 from ironpost.telemetry.metrics import Counters
 
@@ -47,7 +47,7 @@ class World:
         self.time += DAY
         counts = self.worker()
         (day,) = counts.entries.days()
-        return counts.counts(day)
+        return summed(counts.entries.values(day)[1])
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_days_and_workers(world: World) -> None:
     counts = world.worker()
     first, second = counts.entries.days()
     assert (first.start, second.day) == (MIDNIGHT, first.day + 1)
-    assert list(counts.counts(first).rows.values()) == [4]
+    assert list(summed(counts.entries.values(first)[1]).rows.values()) == [4]
     counts.entries.remove(first)
     assert world.worker().entries.days() == [second]
 

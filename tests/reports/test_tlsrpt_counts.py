@@ -9,7 +9,7 @@ import pytest
 from ironpost.model.keyed_state import MemoryState
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
 from ironpost.reports.daily import DAY, DOMAINS, DayOfDomain
-from ironpost.reports.tlsrpt.counts import COUNTS, POLICIES, REASONS, TEXT, TlsCounts
+from ironpost.reports.tlsrpt.counts import COUNTS, POLICIES, REASONS, TEXT, TlsCounts, summed
 from ironpost.reports.tlsrpt.report import Failure, Policy, PolicyResult
 from ironpost.telemetry.metrics import Counters
 
@@ -39,9 +39,9 @@ def world() -> World:
 
 def only(counts: TlsCounts) -> tuple[DayOfDomain, tuple[PolicyResult, ...]]:
     (day,) = counts.entries.days()
-    domain, results = counts.results(day)
+    domain, values = counts.entries.values(day)
     assert domain
-    return day, results
+    return day, summed(values)
 
 
 def test_outcomes_are_added_up_by_policy_and_reason(world: World) -> None:
@@ -140,8 +140,8 @@ def test_policies_of_hosts_are_counted_for_the_domain_of_the_recipient(world: Wo
     counts(TlsOutcome(replace(NONE, domain="bücher.example"), domain="bücher.example"))
     counts.flush()
     world.time += DAY
-    found = dict(counts.results(day) for day in counts.entries.days())
-    assert {domain: [each.policy.domain for each in results] for domain, results in found.items()} == {
+    found = dict(counts.entries.values(day) for day in counts.entries.days())
+    assert {domain: [each.policy.domain for each in summed(values)] for domain, values in found.items()} == {
         "a.example": ["mx1.b.example", "mx2.b.example"],
         "xn--bcher-kva.example": ["xn--bcher-kva.example"],
     }

@@ -166,8 +166,11 @@ class DailyReports(ABC):
         """Reports that are being sent, each to one destination."""
 
     @abstractmethod
-    def report(self, day: DayOfDomain) -> DailyReport | None:
-        """Make the report of a day; None if nothing was counted, or nothing of that can be read."""
+    async def report(self, day: DayOfDomain) -> DailyReport | None:
+        """Make the report of a day; None if nothing was counted, or nothing of that can be read.
+
+        What workers counted is added up in a thread, because that may take long.
+        """
 
     async def run(self) -> SentReports:
         """Send the reports that are due now."""
@@ -216,7 +219,7 @@ class DailyReports(ABC):
         progress = self._progress(day) or _Progress(now)
         if not progress.finished and progress.next > now:
             return SentReports(0, 1, 0)
-        report = None if progress.finished else self.report(day)
+        report = None if progress.finished else await self.report(day)
         if report is None:  # also if a worker added to the day after its report
             self._entries.remove(day)
             return SentReports(0, 0, 0)

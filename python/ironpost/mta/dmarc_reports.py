@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.mta.daily_reports import DailyReport, DailyReports, progress_namespace
 from ironpost.reports.dmarc import mail
+from ironpost.reports.dmarc.counts import summed
 from ironpost.reports.dmarc.destinations import published_destinations, willing_recipients
 from ironpost.reports.dmarc.report import Report
 from ironpost.telemetry.events import record
@@ -75,12 +76,11 @@ class DmarcReports(DailyReports):
             metrics: counts reports.
         """
         super().__init__(reporter, counts.entries, state, clock, metrics)
-        self._counts = counts
         self._ports = _Ports(resolver, mail, clock, random)
 
-    def report(self, day: DayOfDomain) -> DmarcReport | None:
+    async def report(self, day: DayOfDomain) -> DmarcReport | None:
         """See `DailyReports.report`."""
-        counts = self._counts.counts(day)
+        counts = await asyncio.to_thread(summed, self._entries.values(day)[1])
         if not counts.rows:
             return None
         organization, contact = self.reporter

@@ -7,6 +7,7 @@ Standards: RFC 8460 §3 (destinations), §5.3 (mail), §5.4 (HTTPS).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -14,6 +15,7 @@ from ironpost.model.dns import txt
 from ironpost.model.envelope import TLS_REQUIRED
 from ironpost.mta.daily_reports import DailyReport, DailyReports, SendError, progress_namespace
 from ironpost.reports.tlsrpt import mail
+from ironpost.reports.tlsrpt.counts import summed
 from ironpost.reports.tlsrpt.record import RecordError, name_of, select
 from ironpost.reports.tlsrpt.report import Report, compressed
 from ironpost.telemetry.events import record
@@ -92,12 +94,12 @@ class TlsReports(DailyReports):
             metrics: counts reports.
         """
         super().__init__(reporter, counts.entries, state, clock, metrics)
-        self._counts = counts
         self._ports = _Ports(resolver, http, mail, clock, random)
 
-    def report(self, day: DayOfDomain) -> TlsReport | None:
+    async def report(self, day: DayOfDomain) -> TlsReport | None:
         """See `DailyReports.report`."""
-        domain, results = self._counts.results(day)
+        domain, values = self._entries.values(day)
+        results = await asyncio.to_thread(summed, values)
         if not results:
             return None
         organization, contact = self.reporter

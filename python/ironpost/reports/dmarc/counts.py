@@ -25,12 +25,11 @@ from ironpost.reports.daily import DOMAINS, KEPT, DailyEntries
 from ironpost.reports.dmarc.report import DkimResult, PublishedPolicy, Reason, Row, SpfResult, published
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ironpost.mail_auth import DmarcEvaluation, DmarcRecord
     from ironpost.model.keyed_state import KeyedState
     from ironpost.model.ports import Metrics
-    from ironpost.reports.daily import DayOfDomain
 
 ROWS: Final = 1000
 """Rows of one domain on one day, for each worker."""
@@ -181,12 +180,13 @@ class DmarcCounts:
             limit = None if limit is None else limit - 1
         return bool(self._open)
 
-    def counts(self, day: DayOfDomain) -> DomainCounts:
-        """Return the sums of all workers; they have no rows if nothing can be read."""
-        sums = DomainCounts()
-        for value in self.entries.values(day)[1]:
-            sums.merge(DomainCounts.decoded(value))
-        return sums
+
+def summed(values: Iterable[bytes]) -> DomainCounts:
+    """Return the sums of what each worker stored; they have no rows if nothing can be read; call it in a thread."""
+    sums = DomainCounts()
+    for value in values:
+        sums.merge(DomainCounts.decoded(value))
+    return sums
 
 
 def _row_of(evaluation: DmarcEvaluation, record: DmarcRecord) -> Row:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ironpost.model.keyed_state import KeyedState
     from ironpost.model.ports import Metrics
     from ironpost.model.tls import PublishedPolicy, TlsOutcome
-    from ironpost.reports.daily import DayOfDomain
 
 POLICIES: Final = 16
 """Policies of one domain on one day; with DANE each host has one."""
@@ -150,10 +149,10 @@ class TlsCounts:
             results[policy] = _Sessions()
         results[policy].add(sessions.successes, sessions.failures, sessions.details.items())
 
-    def results(self, day: DayOfDomain) -> tuple[str, tuple[PolicyResult, ...]]:
-        """Return the domain, in A-labels, and the sums of all workers. Both are empty if nothing can be read."""
-        domain, values = self.entries.values(day)
-        return domain, _results(_merged(_decoded(each) for each in values))
+
+def summed(values: Iterable[bytes]) -> tuple[PolicyResult, ...]:
+    """Return the sums of what each worker stored; empty if nothing can be read; call it in a thread."""
+    return _results(_merged(_decoded(each) for each in values))
 
 
 def _decoded(value: bytes) -> Sequence[PolicyResult]:
