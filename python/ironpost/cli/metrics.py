@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ironpost.cli.call import call, call_local, warn
 from ironpost.operations.metrics import METRICS
 from ironpost.operations.operation import EmptyRequest
-from ironpost.operations.queue import LIST, TALLY, ListRequest, TallyRequest
+from ironpost.operations.queue import LIST, TALLY, ListRequest
 from ironpost.telemetry.metrics import exposition
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def show(file: Path | None, *, as_json: bool) -> None:
         CommandError: no server runs, or its queue cannot be read.
     """
     answer = call(file, METRICS, EmptyRequest())
-    queue = call_local(file, TALLY, TallyRequest())
+    queue = call_local(file, TALLY, EmptyRequest())
     warn([f"part of the queue cannot be read: {fault}" for fault in queue.faults])
     oldest = call_local(file, LIST, ListRequest(limit=1)).messages
     gauges = answer.response.gauges | {

@@ -10,7 +10,8 @@ from ironpost.cli import exits
 from ironpost.cli.app import CommandError
 from ironpost.cli.call import call_local, print_json, report
 from ironpost.model.text import escape
-from ironpost.operations.mtasts import CHECK, SHOW, ShowRequest, StsCheckRequest, StsResult
+from ironpost.operations.mtasts import CHECK, SHOW, StsCheckRequest, StsResult
+from ironpost.operations.operation import EmptyRequest
 from ironpost.routing.tls.mta_sts import POLICY_PATH
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def show(file: Path | None, *, as_json: bool) -> None:
     Raises:
         CommandError: none is configured.
     """
-    found = call_local(file, SHOW, ShowRequest())
+    found = call_local(file, SHOW, EmptyRequest())
     if as_json:
         print_json(found)
         return

@@ -15,7 +15,7 @@ from ironpost.delivery.sts_cache import StsError, fetch
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.text import counted
-from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.operations.operation import EmptyRequest, Operation, OperationError, Reason, Scope
 from ironpost.routing.tls.mta_sts import (
     StsMode,
     StsPolicy,
@@ -179,12 +179,7 @@ class ConfiguredPolicies:
     policies: tuple[ConfiguredPolicy, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ShowRequest:
-    """All policies."""
-
-
-async def _show(data: DataDirectory, _: ShowRequest) -> ConfiguredPolicies:
+async def _show(data: DataDirectory, _request: EmptyRequest) -> ConfiguredPolicies:
     return ConfiguredPolicies(
         tuple(
             ConfiguredPolicy(domain, policy_host(domain), record_name(domain), policy.record, policy.lines)
@@ -193,4 +188,4 @@ async def _show(data: DataDirectory, _: ShowRequest) -> ConfiguredPolicies:
     )
 
 
-SHOW: Final = Operation("mtasts.show", ShowRequest, ConfiguredPolicies, Scope.LOCAL, _show)
+SHOW: Final = Operation("mtasts.show", EmptyRequest, ConfiguredPolicies, Scope.LOCAL, _show)

@@ -14,7 +14,7 @@ from ironpost.message.section import HeaderReader
 from ironpost.model import Address
 from ironpost.model.parameters import moment_text
 from ironpost.model.text import complaint
-from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.operations.operation import EmptyRequest, Operation, OperationError, Reason, Scope
 from ironpost.operations.selection import SelectionRequest
 from ironpost.processes.requests import RequestRefused
 from ironpost.protocol.extensions import wire_parameters
@@ -113,11 +113,6 @@ class ShowResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class TallyRequest:
-    """The size of the queue."""
-
-
-@dataclass(frozen=True, slots=True)
 class TallyResponse:
     """The size of the queue."""
 
@@ -180,7 +175,7 @@ def _no_message(identifier: str, faults: Sequence[str]) -> OperationError:
     return OperationError(Reason.NOT_FOUND, unread + sentence)
 
 
-async def _tally(data: DataDirectory, _request: TallyRequest) -> TallyResponse:
+async def _tally(data: DataDirectory, _request: EmptyRequest) -> TallyResponse:
     with data.queue_reader() as reader:
         tally = await reader.tally()
         states = RecipientState.QUEUED, RecipientState.HELD
@@ -341,7 +336,7 @@ def refuse_unknown(ids: Sequence[str], known: Container[str]) -> None:
 
 LIST: Final = Operation("queue.list", ListRequest, ListResponse, Scope.LOCAL, _list)
 SHOW: Final = Operation("queue.show", ShowRequest, ShowResponse, Scope.LOCAL, _show)
-TALLY: Final = Operation("queue.tally", TallyRequest, TallyResponse, Scope.LOCAL, _tally)
+TALLY: Final = Operation("queue.tally", EmptyRequest, TallyResponse, Scope.LOCAL, _tally)
 RETRY: Final = Operation("retry", SelectionRequest, RecipientsChanged, Scope.OWNER, _retry)
 HOLD: Final = Operation("hold", SelectionRequest, RecipientsChanged, Scope.OWNER, _hold)
 RELEASE: Final = Operation("release", SelectionRequest, RecipientsChanged, Scope.OWNER, _release)
