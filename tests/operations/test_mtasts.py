@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from tests.operations.command_kit import assert_encodable, checked
 
 from ironpost.cli import mtasts
-from ironpost.cli.app import CommandError
 from ironpost.http import HttpError, HttpFailure, HttpResponse
 from ironpost.operations.mtasts import CHECK, StsCheck, StsCheckRequest, StsHost, StsResult
 from ironpost.operations.operation import OperationError
@@ -161,8 +161,11 @@ def test_the_configured_policies_are_shown_with_their_records(
     mtasts.show(file, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["policies"]) == 3
     file.write_text("")
-    with pytest.raises(CommandError, match=r"\[\[mta_sts\]\]"):
-        mtasts.show(file, as_json=False)
+    for as_json in (False, True):
+        with pytest.raises(typer.Exit) as end:
+            mtasts.show(file, as_json=as_json)
+        assert end.value.exit_code == 66
+    assert capsys.readouterr().out == 'the configuration has no policy ([[mta_sts]])\n{"policies": []}\n'
 
 
 @pytest.mark.parametrize("domain", ["", "localhost", "[192.0.2.1]", "192.0.2.1"])

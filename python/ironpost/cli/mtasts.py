@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ironpost.cli import exits
-from ironpost.cli.app import CommandError
-from ironpost.cli.call import call_local, print_json, report
+from ironpost.cli.call import call_local, report
 from ironpost.model.text import escape
 from ironpost.operations.mtasts import CHECK, SHOW, StsCheckRequest, StsResult
 from ironpost.operations.operation import EmptyRequest
@@ -17,7 +16,7 @@ from ironpost.routing.tls.mta_sts import POLICY_PATH
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ironpost.operations.mtasts import StsCheck
+    from ironpost.operations.mtasts import ConfiguredPolicies, StsCheck
 
 _EXITS = {
     StsResult.ABSENT: exits.NO_INPUT,
@@ -55,14 +54,15 @@ def show(file: Path | None, *, as_json: bool) -> None:
     """Print the configured policies, and what must be in DNS for them.
 
     Raises:
-        CommandError: none is configured.
+        typer.Exit: none is configured.
     """
     found = call_local(file, SHOW, EmptyRequest())
-    if as_json:
-        print_json(found)
-        return
+    report(found, _print_policies, None if found.policies else exits.NO_INPUT, as_json=as_json)
+
+
+def _print_policies(found: ConfiguredPolicies) -> None:
     if not found.policies:
-        raise CommandError(exits.NO_INPUT, "no policy is configured: see [[mta_sts]]")
+        typer.echo("the configuration has no policy ([[mta_sts]])")
     for each in found.policies:
         typer.echo(f'{each.name} TXT "{each.record}"')
         typer.echo(f"https://{each.host}{POLICY_PATH}")
