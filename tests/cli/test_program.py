@@ -171,6 +171,28 @@ def test_unsendable_messages_are_reported(tmp_path: Path) -> None:
     assert (nobody.returncode, nobody.stderr[:42]) == (64, "ironpost: invalid address not an address: ")
 
 
+def test_dkim_check_of_a_domain_asks_for_the_selector(tmp_path: Path) -> None:
+    for made in (False, True):
+        if made:
+            (tmp_path / "b.example").mkdir()  # a directory is not a message
+        done = ironpost(tmp_path, "dkim", "check", "b.example")
+        assert (done.returncode, done.stderr) == (
+            64,
+            "ironpost: b.example is not a file; for the key of a domain give its selector: "
+            "ironpost dkim check b.example SELECTOR\n",
+        )
+
+
+@pytest.mark.parametrize(("command", "last"), [("dkim", "message: none"), ("dmarc", "message: permerror")])
+def test_an_argument_of_check_is_a_file_if_one_exists(tmp_path: Path, command: str, last: str) -> None:
+    for name in ("-", "/dev/stdin"):  # a pipe, which is a file too
+        done = ironpost(tmp_path, command, "check", name, stdin=b"Subject: no author\n\n\n")
+        assert done.stdout.splitlines()[-1] == last
+    (tmp_path / "locked").mkdir(0)
+    done = ironpost(tmp_path, command, "check", "locked/m", before=UNPRIVILEGED)
+    assert (done.returncode, done.stderr) == (66, "ironpost: locked/m: Permission denied\n")
+
+
 def test_a_usage_error_exits_with_64(tmp_path: Path) -> None:
     for arguments in (["fly"], ["send", "m"], ["queue", "retry"], ["queue", "retry", "--all", "X"]):
         assert ironpost(tmp_path, *arguments).returncode == 64

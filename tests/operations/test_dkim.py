@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.operations.command_kit import assert_encodable
 
 from ironpost.cli import dkim, dmarc
-from ironpost.cli.app import CommandError
 from ironpost.mail_auth import DkimResult, DmarcResult, Key, sign
 from ironpost.operations.dkim import CHECK, VERIFY, DkimKeyCheck, DkimKeyRequest, DkimKeyResult, DkimVerifyRequest
 from ironpost.operations.dmarc import EVALUATE, DmarcEvaluateRequest
@@ -169,8 +168,3 @@ def test_dmarc_evaluates_a_message_file(
     found = run(EVALUATE, DmarcEvaluateRequest(message, client))
     left, lines = printed(lambda: dmarc.check_message(None, str(file), client, as_json=True), capsys)
     assert json.loads("".join(lines))["result"] == found.result.value
-
-
-def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="missing"):
-        dkim.check_message(None, str(tmp_path / "missing"), as_json=False)

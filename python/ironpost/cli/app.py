@@ -437,9 +437,10 @@ def dmarc_check(
     An argument is a file if one of that name exists.
     """
     from ironpost.cli import dmarc as command
+    from ironpost.cli.input_file import names_file
     from ironpost.operations.spf import SpfCheckRequest
 
-    if what == "-" or Path(what).is_file():
+    if names_file(what):
         client = SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello) if ip else None
         command.check_message(config, what, client, as_json=json)
     else:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ironpost.cli import exits
+from ironpost.cli.app import CommandError
 from ironpost.cli.call import call_local, report
-from ironpost.cli.input_file import read_message
+from ironpost.cli.input_file import names_file, read_message
 from ironpost.mail_auth import DkimResult
 from ironpost.model.text import escape
 from ironpost.operations.dkim import CHECK, VERIFY, DkimKeyRequest, DkimKeyResult, DkimVerifyRequest
@@ -41,9 +42,12 @@ def check_message(file: Path | None, message: str, *, as_json: bool) -> None:
     """Print the result for each signature of a message in a file, or on standard input (`-`).
 
     Raises:
-        CommandError: the file cannot be read.
+        CommandError: there is no such file, or it cannot be read.
         typer.Exit: no signature is valid.
     """
+    if not names_file(message):
+        sentence = "is not a file; for the key of a domain give its selector"
+        raise CommandError(exits.USAGE, f"{message} {sentence}: ironpost dkim check {message} SELECTOR")
     found = call_local(file, VERIFY, DkimVerifyRequest(read_message(message)))
     report(found, _print, _EXITS.get(found.result, exits.NOT_CONFORMING), as_json=as_json)
 

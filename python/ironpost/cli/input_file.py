@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ironpost.cli import exits
@@ -22,6 +23,16 @@ REPORT_LIMIT: Final = 32 << 20
 """Octets of a file with a report: the largest report, in base64."""
 
 Report = TypeVar("Report")
+
+
+def names_file(argument: str) -> bool:
+    """Return whether an argument that may also be a domain is a file: `-`, or the path of anything but a directory."""
+    try:
+        return argument == STANDARD_INPUT or not S_ISDIR(Path(argument).stat().st_mode)
+    except PermissionError:
+        return True  # reading it reports this
+    except OSError:
+        return False
 
 
 def read_file(file: str, most: int) -> bytes:
