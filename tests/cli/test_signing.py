@@ -50,6 +50,9 @@ def test_a_reload_reads_keys_again(serve: Callable[..., Running], tmp_path: Path
     mail = sorted(server.wait_for_mail(2), key=len)
     names = [each.name for each in keys]
     assert [signers(each.replace(b"\n", b"\r\n"), keys, time.time()) for each in mail] == [names[:1], names]
+    said = server.run("reload", "-c", str(server.file)).stdout.decode()
+    assert said.startswith("configuration unchanged (")
+    assert said.endswith("); certificates, accounts and DKIM keys reloaded\n")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -119,9 +119,6 @@ this system, sent over verified TLS to a next hop that offers the extension, or 
 NAME_SECONDS = 5.0
 """Timeout in seconds for looking up the machine's full name."""
 
-UNCHANGED = "configuration unchanged ({}); certificates and accounts reloaded"
-"""Result of a reload if the text of the configuration is the same; the argument is its hash."""
-
 log = logging.getLogger("ironpost.compose")
 
 
@@ -147,7 +144,11 @@ class WorkerContext(NamedTuple):
 
 def outcome(new: Configuration, old: Configuration, news: Sequence[str]) -> str:
     """Return the sentence about a finished reload; `news` are sentences about certificates that were reloaded."""
-    what = UNCHANGED.format(old.hash) if new.hash == old.hash else f"configuration {new.hash} replaces {old.hash}"
+    if new.hash != old.hash:
+        what = f"configuration {new.hash} replaces {old.hash}"
+    else:
+        files = "certificates, accounts and DKIM keys" if new.dkim else "certificates and accounts"
+        what = f"configuration unchanged ({new.hash}); {files} reloaded"
     return "; ".join([what, *news])
 
 
