@@ -71,8 +71,9 @@ def test_dmarc_without_a_record_has_no_policy() -> None:
     ],
 )
 def test_r43_a_value_is_quoted_unless_it_is_a_token_or_an_address(value: str, written: str) -> None:
-    field = results_field("us.example", [MethodResult("spf", "pass", (("smtp.mailfrom", value),))])
-    assert unfold(field).decode().endswith(f" smtp.mailfrom={written}\r\n")
+    result = MethodResult("spf", "pass", (("smtp.mailfrom", value),))
+    assert result.summary == f"spf=pass smtp.mailfrom={written}"
+    assert unfold(results_field("us.example", [result])).decode().endswith(f" smtp.mailfrom={written}\r\n")
 
 
 def test_a_field_has_the_name_of_its_service() -> None:

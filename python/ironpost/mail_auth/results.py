@@ -1,9 +1,9 @@
 """The field Authentication-Results: writing it, and removing forged ones (RFC 8601).
 
 Promises: a field that is written contains only what its grammar allows, whatever the values are: what is not a token or
-an address is quoted, other characters than printable ASCII are escaped, and what is long is cut off (SECURITY R43).
-`without_forged` removes every field that a reader could take for one of ours, however it is quoted, folded or
-commented (SECURITY R48).
+an address is quoted, other characters than printable ASCII are escaped, and what is long is cut off (SECURITY R43); so
+it is in a summary. `without_forged` removes every field that a reader could take for one of ours, however it is quoted,
+folded or commented (SECURITY R48).
 Refuses: names of methods, results and properties that are not keywords, with `HeaderError`.
 Standards: RFC 8601 §2.2 (grammar), §2.7 (methods), §5 (removing fields); RFC 9989 §9.1 (policy of DMARC).
 """
@@ -51,8 +51,8 @@ class MethodResult(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """Method, result and properties, such as `spf=pass smtp.mailfrom=a.example`; for logs."""
-        return " ".join((str(self), *(f"{name}={value}" for name, value in self.properties)))
+        """Method, result and properties as in the field, such as `spf=pass smtp.mailfrom=a.example`; for logs."""
+        return " ".join((str(self), *(f"{name}={_value(value)}" for name, value in self.properties)))
 
 
 def of_spf(answer: SpfAnswer) -> MethodResult:
