@@ -157,6 +157,26 @@ def test_names_that_are_not_ascii_are_converted() -> None:
     assert (answer.result, answer.domain, answer.selector) == ("pass", "xn--bcher-kva.example", "schlüssel")
 
 
+@pytest.mark.parametrize(
+    ("selector", "domain"),
+    [
+        *[("s", domain) for domain in ("", ".", "a.example; l=0", "a\r\nb", "a:b", "a!b")],
+        *[(selector, "a.example") for selector in ("", "s.", "s s", "s;x=1")],
+    ],
+)
+def test_r49_the_name_of_a_key_cannot_write_tags(selector: str, domain: str) -> None:
+    for act in (key_name, lambda selector, domain: Key.load(domain, selector, ED25519_PEM)):
+        with pytest.raises(ValueError, match=r"is not a domain name|cannot be the name of a key"):
+            act(selector, domain)
+
+
+def test_a_selector_may_have_several_labels() -> None:
+    for selector in ("2026.a", "a_b", "a._domainkey.b"):
+        loaded = Key.load("A.example.", selector, ED25519_PEM)
+        assert (loaded.domain, loaded.selector) == ("a.example", selector)
+        assert loaded.name == f"{selector}._domainkey.a.example"
+
+
 # -- signatures that are not ------------------------------------------------------------------------------------------
 
 
@@ -213,7 +233,9 @@ def test_r49_no_field_that_is_signed_once_more_can_be_added(name: bytes) -> None
         ({"bh": "YWI="}, "fail", "the body does not match its hash"),
         ({"d": None}, "neutral", "the tag d is missing"),
         ({"d": "a..example"}, "neutral", "'s._domainkey.a..example' is not a domain name"),
+        ({"d": "a b.example"}, "neutral", "'s._domainkey.a b.example' cannot be the name of a key"),
         ({"s": ""}, "neutral", "the tag s is empty"),
+        ({"s": "s,s"}, "neutral", "'s,s._domainkey.a.example' cannot be the name of a key"),
         ({"h": None}, "neutral", "the tag h is missing"),
         ({"h": ""}, "permerror", "the field From is not signed"),
         ({"h": "to:subject"}, "permerror", "the field From is not signed"),

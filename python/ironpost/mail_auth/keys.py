@@ -46,6 +46,8 @@ _RSA: Final = re.compile(
     re.DOTALL,
 )
 """How an RSA key starts, in either of its formats."""
+_KEY_NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+"""Sub-domains (RFC 6376 §3.5), and underscores, which names in DNS may have; no character that ends or starts a tag."""
 
 
 class KeyFault(ValueError):
@@ -70,9 +72,13 @@ def key_name(selector: str, domain: str) -> str:
     """The name of the TXT record with a key (RFC 6376 §3.6.2.1), in A-labels and lower case.
 
     Raises:
-        ValueError: it is not a domain name; the text is ASCII.
+        ValueError: it is not a domain name, or has other characters than letters, digits, hyphens, underscores and
+            dots; the text is ASCII.
     """
-    return normalised(f"{selector}._domainkey.{domain}")
+    name = normalised(f"{selector}._domainkey.{domain}")
+    if not domain or _KEY_NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!a} cannot be the name of a key")
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +267,8 @@ class Key:
             raise KeyFault("the key is neither an RSA nor an Ed25519 key")
         if isinstance(private, RSAPrivateKey) and (fault := _size_fault(private.key_size)):
             raise KeyFault(fault)
-        selector, _, domain = key_name(selector, domain).partition("._domainkey.")
-        return cls(domain, selector, private)
+        name, domain = key_name(selector, domain), normalised(domain)
+        return cls(domain, name.removesuffix(f"._domainkey.{domain}"), private)
 
     @property
     def key_type(self) -> str:
