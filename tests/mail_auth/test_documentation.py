@@ -6,8 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from ironpost.mail_auth.signing import ONCE, OTHERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "mail-auth.md").read_text()
 
@@ -26,3 +32,11 @@ def test_an_example_runs_and_prints_what_the_page_says(program: str, output: str
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == output
+
+
+@pytest.mark.parametrize(
+    ("start", "names"), [("these are signed once more", ONCE), ("these are signed as often", OTHERS)]
+)
+def test_the_page_has_the_fields_that_are_signed(start: str, names: Iterable[str]) -> None:
+    (item,) = re.findall(rf"^- {start}[^:]*: ([^.;]*)", TEXT, re.MULTILINE)
+    assert sorted(re.split(r",\s+", item.lower())) == sorted(names)

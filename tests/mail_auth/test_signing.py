@@ -76,6 +76,12 @@ def test_r49_fields_that_occur_once_cannot_be_added(name: str) -> None:
     assert results(f"{name}: x\r\n".encode() + message) == ["permerror" if name == "from" else "fail"]
 
 
+@pytest.mark.parametrize("name", ["Sender", "Reply-To", "Content-Type", "Content-Disposition"])
+def test_r49_what_readers_show_or_decode_by_cannot_be_added_to_a_message_without_it(name: str) -> None:
+    message = b"From: joe@football.example.com\r\n\r\nHi.\r\n"
+    assert results(f"{name}: x\r\n".encode() + sign(message, [ED25519], NOW) + message) == ["fail"]
+
+
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_other_fields_can_be_added_but_not_changed(name: str) -> None:
     message = f"{name}: x\r\n".encode() + MESSAGE

@@ -2,10 +2,10 @@
 
     fields = sign(message, keys=[key], now=now)      # to be put before the message
 
-Promises: all keys sign one hash of the body, so a second key costs one more signature. Fields that a message should
-have at most once are signed once more than they occur, so that none can be added (SECURITY R49). Only Date and
-Message-ID can, to a message without them, as relays do. The header section and the body are signed in relaxed form, and
-the body always as a whole.
+Promises: all keys sign one hash of the body, so a second key costs one more signature. The fields of `ONCE` are signed
+once more than they occur, so that none can be added (SECURITY R49), except those of `ADDED_BY_RELAYS` to a message
+without them. The fields of `OTHERS` are signed as often as they occur: they cannot be changed, but more can be added.
+Other fields are not signed. The header section and the body are signed in relaxed form, and the body always as a whole.
 Standards: RFC 6376 §3.5 (tags), §5.4 (fields to sign), §8.15 (fields that are added); RFC 6409 §8 (what relays
 add); RFC 8058 §4 (List-Unsubscribe).
 """
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 ONCE: Final = (
     "from",
+    "sender",
     "reply-to",
     "subject",
     "date",
@@ -40,13 +41,13 @@ ONCE: Final = (
     "mime-version",
     "content-type",
     "content-transfer-encoding",
+    "content-disposition",
 )
 """Fields that occur at most once. They are signed once more than they occur."""
 ADDED_BY_RELAYS: Final = frozenset({"date", "message-id"})
 """Those of them that relays add to a message (RFC 6409 §8.2, §8.3): they are not signed if they are not there."""
 OTHERS: Final = frozenset(
     {
-        "sender",
         "resent-date",
         "resent-from",
         "resent-sender",
@@ -66,7 +67,7 @@ OTHERS: Final = frozenset(
         "list-archive",
     }
 )
-"""Fields that are signed if they are there."""
+"""Fields that are signed as often as they occur; lists, and those who resend a message, add some of them."""
 CHUNK: Final = 72
 """Characters of the tag `b` in a line."""
 
