@@ -54,6 +54,18 @@ def test_without_keys_there_are_no_fields() -> None:
     assert sign(MESSAGE, [], NOW) == b""
 
 
+@pytest.mark.parametrize(
+    ("octets", "problem"),
+    [
+        (b"From: a\r\nevil\r\n\r\n", "neither a field nor an empty line"),
+        (b"From: a\r\n" + b"X: y\r\n" * 1_000 + b"\r\n", "has too many fields"),
+    ],
+)
+def test_a_header_section_that_cannot_be_read_to_its_end_is_refused(octets: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        sign(octets, [ED25519], NOW)
+
+
 def test_fields_are_signed_as_often_as_they_occur_and_some_once_more() -> None:
     message = b"From: a\r\nList-Id: <x>\r\nX-Other: y\r\nTo: b\r\nResent-To: c\r\nResent-To: d\r\n\r\n"
     names = tags(sign(message, [ED25519], NOW))["h"].replace(" ", "").split(":")

@@ -162,6 +162,17 @@ def test_r49_a_login_signs_only_for_authors_in_its_domain(login: str, reverse_pa
     assert bool(found.fields) == bool(found.keys) == signed
 
 
+@pytest.mark.parametrize(("count", "is_signed"), [(998, True), (999, False)])
+def test_a_message_that_has_too_many_fields_with_those_that_are_added_is_not_signed(
+    count: int, is_signed: bool
+) -> None:
+    signer = signing(key()).begin(Origin(LOCAL), THEN)
+    assert signer is not None
+    signer.header(b"From: flo@example.org\r\n" + b"X: y\r\n" * (count - 1) + b"\r\n")
+    found = signer.finish(b"Date: x\r\nMessage-ID: y\r\n", Envelope(NULL, (), origin=Origin(LOCAL)))
+    assert bool(found.fields) == bool(found.keys) == is_signed
+
+
 def test_without_keys_nothing_is_read() -> None:
     assert not Signing().active
     assert Signing().begin(Origin(LOCAL), THEN) is None

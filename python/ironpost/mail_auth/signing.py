@@ -6,6 +6,7 @@ Promises: all keys sign one hash of the body, so a second key costs one more sig
 once more than they occur, so that none can be added (SECURITY R49), except those of `ADDED_BY_RELAYS` to a message
 without them. The fields of `OTHERS` are signed as often as they occur: they cannot be changed, but more can be added.
 Other fields are not signed. The header section and the body are signed in relaxed form, and the body always as a whole.
+Refuses: a header section that cannot be read to its end, with `ValueError`; `verify_dkim` does not accept it either.
 Standards: RFC 6376 §3.5 (tags), §5.4 (fields to sign), §8.15 (fields that are added); RFC 6409 §8 (what relays
 add); RFC 8058 §4 (List-Unsubscribe).
 """
@@ -90,7 +91,13 @@ class Signer:
         self._body = self._bodies.add(relaxed=True)
 
     def header(self, header: Header) -> None:
-        """Read the header section, before the body."""
+        """Read the header section, before or after the body.
+
+        Raises:
+            ValueError: it has a line that is not a field, or exceeds a limit.
+        """
+        if header.fault:
+            raise ValueError(header.fault)
         fields = SignedFields(header)
         once = [name for name in ONCE if name in fields.by_name or name not in ADDED_BY_RELAYS]
         others = [name for name in fields.by_name if name in OTHERS]
@@ -138,6 +145,9 @@ def sign(message: bytes, keys: Iterable[Key], now: float) -> bytes:
 
     Returns:
         The fields DKIM-Signature, each with its CRLF, to be put before the message.
+
+    Raises:
+        ValueError: the header section has a line that is not a field, or exceeds a limit.
     """
     signer = Signer(tuple(keys), now=now)
     header, body = split(message)

@@ -139,7 +139,10 @@ class MessageSigner:
         signer = self._signer
         if signer is None or not _may_write_as(self._author, envelope):
             return Signatures()
-        signer.header(Header(added + self._header))
+        header = Header(added + self._header)
+        if header.fault:  # the added fields exceed a limit
+            return Signatures()
+        signer.header(header)
         self._signing.count()
         return Signatures(signer.finish(), tuple(key.name for key in self._keys))
 
