@@ -68,7 +68,7 @@ class Authenticated(NamedTuple):
     """A domain that was authenticated; in an answer, one that is aligned with the author's."""
 
     method: str
-    """`spf` or `dkim`."""
+    """`spf` or `dkim`; where overrides of DMARC are chosen also `arc`, with the domain of the last sealer."""
     domain: str
 
 

@@ -2,7 +2,7 @@
 
 Promises: mail from trusted and authenticated clients, and from those without an IP address, is not checked. In all
 other mail, received fields Authentication-Results are removed if one of these checks is on, because they may be forged
-(SECURITY R48, RFC 8601 §5). No query is sent after 20 seconds.
+(SECURITY R48, RFC 8601 §5). Each evaluation, of SPF for instance, sends no query after its first 20 seconds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ironpost.policy.facts import Facts
 
 SECONDS: Final = 20.0
-"""Time after which one check sends no more queries (RFC 7208 §4.6.4)."""
+"""Time after which one evaluation sends no more queries (RFC 7208 §4.6.4)."""
 _RESULTS: Final = frozenset({NAME.lower()})
 
 
