@@ -175,6 +175,12 @@ def test_r49_a_chain_whose_last_sealer_did_not_sign_the_author_names_no_sealer(n
     assert verify(sealed(forged, SECOND)).sealers == ("list.example", "forwarder.example")
 
 
+def test_r23_the_instance_of_results_is_read_only_near_the_start() -> None:
+    assert verify(sealed(MESSAGE, FIRST, results=f"({'a' * 1000}) i=1; us.example; none")).result == "pass"
+    reason = failure(sealed(MESSAGE, FIRST, results=f"({'a' * 1024}) i=1; us.example; none"))
+    assert reason == "ARC-Authentication-Results: the instance is not a number from 1 to 50"
+
+
 def test_r49_a_chain_does_not_pass_for_a_message_with_several_authors_or_none() -> None:
     assert failure(b"From: eve@b.example\r\n" + ONE) == "the message has 2 fields From; one is required"
     without = re.sub(rb"(?m)^From:[^\r]*\r\n", b"", ONE)

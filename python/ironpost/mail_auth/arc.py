@@ -52,6 +52,8 @@ SETS_LIMIT: Final = 50
 """Sets that a chain may have (RFC 8617 §4.2.1)."""
 
 _NUMBER: Final = re.compile(rb"[0-9]{1,2}")
+_INSTANCE_OCTETS: Final = 1024
+"""Octets of ARC-Authentication-Results in which its instance must be; comments may precede it."""
 
 
 class ArcResult(StrEnum):
@@ -186,7 +188,7 @@ def _sets(fields: SignedFields) -> list[_Set]:
 def _instance(name: str, body: bytes) -> int:
     """The instance of a field (RFC 8617 §4.2.1)."""
     if name == RESULTS:
-        start = list(islice(tokens(body), 4))
+        start = list(islice(tokens(body[:_INSTANCE_OCTETS]), 4))
         end = next((at for at, token in enumerate(start) if token.kind == ";"), 0)
         value = b"".join(token.octets for token in start[:end]).removeprefix(b"i=")
     else:
