@@ -161,7 +161,8 @@ def test_a_message_signature_with_a_wrong_tag(tags: dict[str, str | None], reaso
 
 
 @pytest.mark.parametrize(
-    "results", ["us.example; none", "i=1", "i=1 us.example;", '"i=1"; us.example', "us; i=1;", "i=x;"]
+    "results",
+    ["us.example; none", "i=1", "i=1 us.example;", '"i=1"; us.example', "us; i=1;", "i=x;", "1; us.example; none"],
 )
 def test_results_without_an_instance(results: str) -> None:
     reason = failure(sealed(MESSAGE, FIRST, results=results))

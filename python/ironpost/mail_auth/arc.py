@@ -51,7 +51,7 @@ SEAL: Final = "ARC-Seal"
 SETS_LIMIT: Final = 50
 """Sets that a chain may have (RFC 8617 §4.2.1)."""
 
-_NUMBER: Final = re.compile(rb"[0-9]{1,2}")
+_INSTANCE: Final = re.compile(rb"i=([0-9]{1,2})")
 _INSTANCE_OCTETS: Final = 1024
 """Octets of ARC-Authentication-Results in which its instance must be; comments may precede it."""
 
@@ -186,16 +186,17 @@ def _sets(fields: SignedFields) -> list[_Set]:
 
 
 def _instance(name: str, body: bytes) -> int:
-    """The instance of a field (RFC 8617 §4.2.1)."""
+    """The instance of a field (RFC 8617 §4.1.1, §4.2.1)."""
     if name == RESULTS:
         start = list(islice(tokens(body[:_INSTANCE_OCTETS]), 4))
         end = next((at for at, token in enumerate(start) if token.kind == ";"), 0)
-        value = b"".join(token.octets for token in start[:end]).removeprefix(b"i=")
+        value = b"".join(token.octets for token in start[:end])
     else:
-        value = SignatureTags(body).required("i").encode()
-    if _NUMBER.fullmatch(value) is None or not 1 <= int(value) <= SETS_LIMIT:
+        value = b"i=" + SignatureTags(body).required("i").encode()
+    match = _INSTANCE.fullmatch(value)
+    if match is None or not 1 <= int(match[1]) <= SETS_LIMIT:
         raise _invalid(f"the instance is not a number from 1 to {SETS_LIMIT}")
-    return int(value)
+    return int(match[1])
 
 
 def _seals(fields: SignedFields, sets: list[_Set]) -> list[_Seal]:
