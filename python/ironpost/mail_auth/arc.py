@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from ironpost.mail_auth.keys import require_cryptography
 from ironpost.mail_auth.signature import (
@@ -39,7 +39,7 @@ from ironpost.message.address_list import tokens
 from ironpost.message.section import split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ironpost.message.section import Header
     from ironpost.model.dns import Resolver
@@ -79,12 +79,22 @@ class ArcAnswer:
     """The result is `fail` only because a query failed (SECURITY R27)."""
 
 
+class _Tagged(NamedTuple):
+    """A signature, which was parsed once."""
+
+    entry: HeaderField
+    tags: SignatureTags
+
+
+_Field = TypeVar("_Field")
+
+
 class _Set(NamedTuple):
     """The three fields of one instance."""
 
     results: HeaderField
-    message_signature: HeaderField
-    seal: HeaderField
+    message_signature: _Tagged
+    seal: _Tagged
 
 
 class _Seal(NamedTuple):
@@ -152,9 +162,9 @@ class ArcVerifier:
             return ArcAnswer(ArcResult.PASS, f"{reason}, without the field From")
         return ArcAnswer(ArcResult.PASS, reason, sealers)
 
-    def _read_content(self, fields: SignedFields, entry: HeaderField) -> SignedContent:
-        """Parse the last signature of the message, and hash the header fields that it covers."""
-        tags = SignatureTags(fields.body(entry))
+    def _read_content(self, fields: SignedFields, last: _Tagged) -> SignedContent:
+        """Read the last signature of the message, and hash the header fields that it covers."""
+        entry, tags = last
         signature = tags.signature()
         check_algorithm(signature)
         coverage = tags.coverage("relaxed/relaxed")
@@ -166,34 +176,51 @@ class ArcVerifier:
 
 def _sets(fields: SignedFields) -> list[_Set]:
     """The sets in the order of their instances, which must be complete; empty if there is no field of ARC."""
-    found: list[dict[int, HeaderField]] = []
-    for name in (RESULTS, MESSAGE_SIGNATURE, SEAL):
-        entries = fields.named(name.lower())
+    found = [fields.named(name.lower()) for name in (RESULTS, MESSAGE_SIGNATURE, SEAL)]
+    for name, entries in zip((RESULTS, MESSAGE_SIGNATURE, SEAL), found, strict=True):
         if len(entries) > SETS_LIMIT:
             raise _invalid(f"there are more than {SETS_LIMIT} fields {name}")
-        instances: dict[int, HeaderField] = {}
-        for entry in entries:
-            with _named(name):
-                instance = _instance(name, fields.body(entry))
-            if instance in instances:
-                raise _invalid(f"{name} with i={instance} occurs twice")
-            instances[instance] = entry
-        found.append(instances)
-    last = max(map(len, found))
-    if any(instances.keys() != set(range(1, last + 1)) for instances in found):
+    results, message_signatures, seals = found
+    if not len(results) == len(message_signatures) == len(seals):
         raise _invalid("a set is missing or not complete")
-    return [_Set(*(instances[instance] for instances in found)) for instance in range(1, last + 1)]
+    in_order = zip(
+        _by_instance(RESULTS, ((_instance_of_results(fields.body(entry)), entry) for entry in results)),
+        _by_instance(MESSAGE_SIGNATURE, (_parsed(fields, entry) for entry in message_signatures)),
+        _by_instance(SEAL, (_parsed(fields, entry) for entry in seals)),
+        strict=True,
+    )
+    return [_Set(*each) for each in in_order]
 
 
-def _instance(name: str, body: bytes) -> int:
-    """The instance of a field (RFC 8617 §4.1.1, §4.2.1)."""
-    if name == RESULTS:
-        start = list(islice(tokens(body[:_INSTANCE_OCTETS]), 4))
-        end = next((at for at, token in enumerate(start) if token.kind == ";"), 0)
-        value = b"".join(token.octets for token in start[:end])
-    else:
-        value = b"i=" + SignatureTags(body).required("i").encode()
-    match = _INSTANCE.fullmatch(value)
+def _by_instance(name: str, numbered: Iterable[tuple[int, _Field]]) -> list[_Field]:
+    """The fields of a name in the order of their instances, of which none may be missing."""
+    found: dict[int, _Field] = {}
+    with _named(name):
+        for instance, each in numbered:
+            if instance in found:
+                raise _invalid(f"the instance {instance} occurs twice")
+            found[instance] = each
+    if max(found, default=0) != len(found):
+        raise _invalid("a set is missing or not complete")
+    return [found[instance] for instance in sorted(found)]
+
+
+def _parsed(fields: SignedFields, entry: HeaderField) -> tuple[int, _Tagged]:
+    """The instance of a signature, and its tags."""
+    tags = SignatureTags(fields.body(entry))
+    return _instance(b"i=" + tags.required("i").encode()), _Tagged(entry, tags)
+
+
+def _instance_of_results(body: bytes) -> int:
+    """The instance of a field ARC-Authentication-Results (RFC 8617 §4.1.1)."""
+    start = list(islice(tokens(body[:_INSTANCE_OCTETS]), 4))
+    end = next((at for at, token in enumerate(start) if token.kind == ";"), 0)
+    return _instance(b"".join(token.octets for token in start[:end]))
+
+
+def _instance(tag: bytes) -> int:
+    """The instance that a tag `i` names (RFC 8617 §4.2.1)."""
+    match = _INSTANCE.fullmatch(tag)
     if match is None or not 1 <= int(match[1]) <= SETS_LIMIT:
         raise _invalid(f"the instance is not a number from 1 to {SETS_LIMIT}")
     return int(match[1])
@@ -205,13 +232,13 @@ def _seals(fields: SignedFields, sets: list[_Set]) -> list[_Seal]:
     hashed = sha256()
     for instance, each in enumerate(sets, 1):
         with _named(f"{SEAL} with i={instance}"):
-            signature = _seal(SignatureTags(fields.body(each.seal)), "none" if instance == 1 else "pass")
+            signature = _seal(each.seal.tags, "none" if instance == 1 else "pass")
         hashed.update(fields.canonical(each.results, relaxed=True))
-        hashed.update(fields.canonical(each.message_signature, relaxed=True))
+        hashed.update(fields.canonical(each.message_signature.entry, relaxed=True))
         own = hashed.copy()
-        own.update(fields.unsigned(each.seal, relaxed=True))
+        own.update(fields.unsigned(each.seal.entry, relaxed=True))
         seals.append(_Seal(signature, own.digest()))
-        hashed.update(fields.canonical(each.seal, relaxed=True))
+        hashed.update(fields.canonical(each.seal.entry, relaxed=True))
     return seals
 
 
