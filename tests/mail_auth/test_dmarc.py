@@ -45,6 +45,7 @@ class Zones(StaticResolver):
 class Signed:
     domain: str
     result: str = "pass"
+    testing: bool = False
 
 
 def evaluate(resolver: Any, author: str, *, spf: str = "", dkim: tuple[str, ...] = (), field: str = "") -> DmarcAnswer:
@@ -294,6 +295,14 @@ def test_what_did_not_pass_does_not_count() -> None:
     resolver = Zones({"example.com": REJECT})
     answer = asyncio.run(evaluate_dmarc(message, spf=spf, dkim=signatures, resolver=resolver))
     assert (answer.result, answer.policy) == (DmarcResult.FAIL, DmarcPolicy.REJECT)
+
+
+def test_the_signature_of_a_domain_that_is_testing_does_not_count() -> None:
+    message, resolver = b"From: jo@example.com\r\n\r\n", Zones({"example.com": REJECT})
+    signatures = [Signed("example.com", testing=True)]
+    answer = asyncio.run(evaluate_dmarc(message, spf=None, dkim=signatures, resolver=resolver))
+    assert (answer.result, answer.policy, answer.alignment) == (DmarcResult.FAIL, DmarcPolicy.REJECT, ())
+    assert answer.reason.startswith("neither SPF nor DKIM passed")
 
 
 def test_an_author_without_a_record_has_no_result() -> None:

@@ -235,6 +235,17 @@ def test_a_chain_is_evidence_if_the_last_sealer_is_named(
     assert receive(content + b"x", arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.REJECT
 
 
+def test_a_signature_of_a_domain_that_is_testing_counts_as_none() -> None:
+    keys = [KEYS[domain] for domain in ("bank.example", "lists.example")]
+    testing = {key.name: [key.record.encode() + b"; t=y"] for key in keys}
+    resolver = StaticResolver(txt={"_dmarc.bank.example": [RECORDS["_dmarc.bank.example"]], **testing})
+    content = message("bank.example", ["bank.example", "lists.example"])
+    decision, recorded = receive(content, resolver=resolver, dmarc_override=(LISTS,))
+    assert recorded is not None
+    assert [each.result for each in recorded.dkim] == ["pass", "pass"]
+    assert (decision.verdict.action, recorded.answer.result, recorded.overrides) == (Action.REJECT, "fail", ())
+
+
 def test_r49_a_chain_is_not_evidence_if_the_author_is_not_signed() -> None:
     content = sealed(message("other.example"), KEYS["lists.example"], signature={"h": "subject"})
     forged = content.replace(b"jo@other", b"jo@bank")

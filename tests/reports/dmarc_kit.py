@@ -29,6 +29,7 @@ class Signed:
     result: str
     domain: str
     selector: str = "s1"
+    testing: bool = False
 
 
 PASSED = DmarcEvaluation(

@@ -63,6 +63,11 @@ class Signature(Protocol):
         """The signing domain, the tag `d`."""
         ...
 
+    @property
+    def testing(self) -> bool:
+        """Whether the domain wants its mail treated as unsigned (RFC 6376 §3.6.1)."""
+        ...
+
 
 class Authenticated(NamedTuple):
     """A domain that was authenticated; in an answer, one that is aligned with the author's."""
@@ -141,8 +146,11 @@ async def evaluate_dmarc(
 
 
 def with_result(result: str, spf: SpfAnswer | None, dkim: Iterable[Signature]) -> tuple[Authenticated, ...]:
-    """The domains for which SPF or DKIM had a result, each once, in lower case."""
-    listed = [("dkim", each.domain) for each in dkim if each.result == result]
+    """The domains for which SPF or DKIM had a result, each once, in lower case.
+
+    The signatures of a domain that is testing do not count.
+    """
+    listed = [("dkim", each.domain) for each in dkim if each.result == result and not each.testing]
     if spf is not None and spf.result == result:
         listed.insert(0, ("spf", spf.domain))
     found: dict[Authenticated, None] = {}

@@ -71,6 +71,8 @@ class SignatureCheck:
     selector: str
     algorithm: str
     reason: str
+    testing: bool
+    """The domain is testing: DMARC treats its mail as unsigned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ async def verified(data: DataDirectory, message: bytes) -> DkimVerification:
     """Verify the signatures of a message."""
     answers = await verify_dkim(message, resolver=data.resolver(), now=time.time())
     signatures = tuple(
-        SignatureCheck(each.result.value, each.domain, each.selector, each.algorithm, each.reason) for each in answers
+        SignatureCheck(each.result.value, each.domain, each.selector, each.algorithm, each.reason, each.testing)
+        for each in answers
     )
     results = [each.result for each in answers]
     result = DkimResult.PASS if DkimResult.PASS in results else next(iter(results), DkimResult.NONE)
