@@ -6,6 +6,7 @@ import asyncio
 import builtins
 from base64 import b64encode
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ from ironpost.mail_auth import (
 )
 from ironpost.mail_auth.dkim import SIGNATURES_LIMIT
 from ironpost.mail_auth.keys import RECORD_LIMIT, RSA_LIMIT
-from ironpost.mail_auth.signature import RECORDS_LIMIT, SIGNATURE_LIMIT
+from ironpost.mail_auth.signature import RECORDS_LIMIT, SIGNATURE_LIMIT, BodyHash
 from ironpost.message.section import Header
 from ironpost.testing.resolver import StaticResolver
 
@@ -275,7 +276,17 @@ def test_a_signature_that_is_not_utf_8_does_not_pass() -> None:
 def test_r49_a_signature_of_a_part_of_the_body_does_not_pass() -> None:
     message = signed(MESSAGE, l="5", c="relaxed/relaxed") + b"buy now\r\n"
     assert outcome(message) == ("policy", "only 5 of 63 octets of the body are signed")
-    assert outcome(message.replace(b"Hi.", b"Ha.")) == ("fail", "the body does not match its hash")
+    assert outcome(message.replace(b"Hi.", b"Ha.")) == ("policy", "only 5 of 63 octets of the body are signed")
+
+
+def test_r23_the_body_is_hashed_once_for_each_canonical_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = Mock(side_effect=BodyHash)
+    monkeypatch.setattr("ironpost.mail_auth.signature.BodyHash", hashed)
+    message = MESSAGE
+    for length in range(4):
+        message = signed(message, l=str(length), c=f"relaxed/{'simple' if length % 2 else 'relaxed'}")
+    assert [each.result for each in verify(message)] == ["policy"] * 4
+    assert hashed.call_count == 2
 
 
 def test_a_signature_does_not_cover_itself() -> None:

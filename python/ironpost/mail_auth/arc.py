@@ -170,7 +170,7 @@ class ArcVerifier:
         coverage = tags.coverage("relaxed/relaxed")
         if SEAL.lower() in coverage.names:
             raise _invalid(f"{SEAL} is signed")
-        body = self._bodies.add(coverage.relaxed_body, coverage.length)
+        body = self._bodies.add(coverage.relaxed_body)
         return SignedContent(signature, coverage, fields.digest(entry, coverage), body)
 
 

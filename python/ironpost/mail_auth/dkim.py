@@ -140,7 +140,7 @@ class DkimVerifier:
             check_message(header, fields)
         except SignatureFault as fault:
             return replace(answer, result=fault.result, reason=str(fault))
-        body = self._bodies.add(coverage.relaxed_body, coverage.length)
+        body = self._bodies.add(coverage.relaxed_body)
         return _Pending(answer, SignedContent(signature, coverage, fields.digest(entry, coverage), body), domain)
 
 

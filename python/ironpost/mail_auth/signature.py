@@ -1,7 +1,8 @@
 """What the signatures of DKIM and ARC have in common: their tags, their hashes, and the search for their keys.
 
 Promises: the octets are hashed as they were received. Header fields are selected in time linear in the header section
-and the tag `h`. Bodies that are canonicalised alike are canonicalised once. A key is queried once for a message.
+and the tag `h`. One verifier canonicalises and hashes the body at most twice, once for each canonical form, and queries
+each key once; DKIM and ARC, with a verifier each, share neither.
 Refuses: what is not valid, with `SignatureFault`, which has the result.
 Standards: RFC 6376 §3.5 (tags), §3.7 (hashes), §5.4.2 (several fields of one name), §6.1 (verification).
 """
@@ -257,11 +258,10 @@ class SignedFields:
 
 
 class BodyHash:
-    """The hash of a canonical body, or of its start."""
+    """The hash of a canonical body."""
 
-    def __init__(self, length: int | None) -> None:
-        """Hash at most that number of octets."""
-        self._left = length
+    def __init__(self) -> None:
+        """Hash nothing yet."""
         self._hashed = sha256()
         self.size = 0
         """Octets of the canonical body."""
@@ -269,9 +269,6 @@ class BodyHash:
     def update(self, piece: bytes) -> None:
         """Read the next octets."""
         self.size += len(piece)
-        if self._left is not None:
-            piece = piece[: self._left]
-            self._left -= len(piece)
         self._hashed.update(piece)
 
     def digest(self) -> bytes:
@@ -280,36 +277,29 @@ class BodyHash:
 
 
 class BodyHashes:
-    """Hashes a body, which is fed in pieces, for any number of signatures."""
+    """Hashes a body, which is fed in pieces, for any number of signatures: once for each canonical form."""
 
     def __init__(self) -> None:
         """Hash nothing until `add` is called."""
-        self._hashes: dict[tuple[bool, int | None], BodyHash] = {}
-        self._canonicalisers: dict[bool, tuple[BodyCanonicaliser, list[BodyHash]]] = {}
+        self._hashes: dict[bool, tuple[BodyCanonicaliser, BodyHash]] = {}
 
-    def add(self, relaxed: bool, length: int | None = None) -> BodyHash:
+    def add(self, relaxed: bool) -> BodyHash:
         """A hash, which several signatures may share; to be added before the body is fed."""
-        found = self._hashes.get((relaxed, length))
-        if found is None:
-            found = self._hashes[relaxed, length] = BodyHash(length)
-            if relaxed not in self._canonicalisers:
-                self._canonicalisers[relaxed] = (BodyCanonicaliser(relaxed), [])
-            self._canonicalisers[relaxed][1].append(found)
-        return found
+        if relaxed not in self._hashes:
+            self._hashes[relaxed] = (BodyCanonicaliser(relaxed), BodyHash())
+        return self._hashes[relaxed][1]
 
     def feed(self, piece: bytes) -> None:
         """Read the next octets of the body."""
-        for canonicaliser, hashes in self._canonicalisers.values():
+        for canonicaliser, hashed in self._hashes.values():
             for octets in canonicaliser.feed(piece):
-                for each in hashes:
-                    each.update(octets)
+                hashed.update(octets)
 
     def finish(self) -> None:
         """The body has ended."""
-        for canonicaliser, hashes in self._canonicalisers.values():
+        for canonicaliser, hashed in self._hashes.values():
             for octets in canonicaliser.finish():
-                for each in hashes:
-                    each.update(octets)
+                hashed.update(octets)
 
 
 class KeyFinder:
@@ -377,12 +367,11 @@ class SignedContent:
         length, expires = self.coverage.length, self.coverage.expires
         if expires is not None and expires < now:
             raise SignatureFault(DkimResult.POLICY, "the signature has expired")
-        if self.body.digest() != self.coverage.body_hash or (length or 0) > self.body.size:
-            raise SignatureFault(DkimResult.FAIL, "the body does not match its hash")
-        key = await keys.verify(self.signature, self.digest, identity)
         if length is not None and length < self.body.size:
             raise SignatureFault(DkimResult.POLICY, f"only {length} of {self.body.size} octets of the body are signed")
-        return key
+        if self.body.digest() != self.coverage.body_hash or (length or 0) > self.body.size:
+            raise SignatureFault(DkimResult.FAIL, "the body does not match its hash")
+        return await keys.verify(self.signature, self.digest, identity)
 
 
 def _check_use(key: KeyRecord, signature: Signature, identity: str) -> None:
