@@ -13,7 +13,17 @@ from ironpost.mail_auth.dmarc_record import parse_record
 from ironpost.model.keyed_state import MemoryState
 from ironpost.reports.daily import DAY
 from ironpost.reports.dmarc import counts as module
-from ironpost.reports.dmarc.counts import COUNTS, DETAILED, ROWS, SIGNATURES, DmarcCounts, DomainCounts, summed
+from ironpost.reports.dmarc.counts import (
+    CLIENT_DETAILED,
+    CLIENT_ROWS,
+    COUNTS,
+    DETAILED,
+    ROWS,
+    SIGNATURES,
+    DmarcCounts,
+    DomainCounts,
+    summed,
+)
 from ironpost.reports.dmarc.report import DkimResult, Reason, Row, SpfResult
 from ironpost.telemetry.metrics import Counters
 
@@ -187,7 +197,9 @@ def test_a_flush_can_be_divided(world: World) -> None:
 
 
 def test_r23_a_flood_of_senders_hides_no_client(world: World) -> None:
-    flood = [replace(FAILED, sender=f"{number}.b.example") for number in range(DETAILED + 100)]
+    flood = [
+        replace(FAILED, ip=f"192.0.2.{number % 10}", sender=f"{number}.b.example") for number in range(DETAILED + 100)
+    ]
     world.count(*flood, replace(PASSED, ip="192.0.2.77"))
     counts = world.only()
     assert sum(counts.rows.values()) == DETAILED + 101
@@ -195,8 +207,22 @@ def test_r23_a_flood_of_senders_hides_no_client(world: World) -> None:
     assert [(count, row.sender) for row, count in counts.rows.items() if row.ip == "192.0.2.77"] == [(1, None)]
 
 
+@pytest.mark.parametrize("ip", ["192.0.2.1", "2001:db8::{:x}"])
+def test_r23_a_flood_of_authors_hides_no_client(world: World, ip: str) -> None:
+    flood = [
+        replace(answered(FAILED, author=f"{number}.a.example"), ip=ip.format(number))
+        for number in range(CLIENT_ROWS + 10)
+    ]
+    world.count(*flood[: CLIENT_ROWS // 2])
+    world.count(*flood[CLIENT_ROWS // 2 :], replace(PASSED, ip="2001:db8:0:1::"))
+    assert world.dropped == 10
+    counts = world.only()
+    assert (len(counts.rows), counts.dropped) == (CLIENT_ROWS + 1, 10)
+    assert sum(row.sender is not None for row in counts.rows) == CLIENT_DETAILED + 1
+
+
 def test_r23_rows_are_limited(world: World) -> None:
-    world.count(*(replace(FAILED, ip=f"2001:db8::{number:x}") for number in range(ROWS + 7)))
+    world.count(*(replace(FAILED, ip=f"2001:db8:0:{number:x}::1") for number in range(ROWS + 7)))
     assert world.dropped == 7
     counts = world.only()
     assert (len(counts.rows), counts.dropped) == (ROWS, 7)
@@ -227,7 +253,7 @@ def test_r23_texts_are_limited_and_counts_always_fit(world: World) -> None:
     override = Override(OverrideType.OTHER, long)
     world.count(
         *(
-            replace(FAILED, ip=f"2001:db8::{number:x}", sender=long, dkim=signatures, overrides=(override,))
+            replace(FAILED, ip=f"2001:db8:0:{number:x}::1", sender=long, dkim=signatures, overrides=(override,))
             for number in range(ROWS)
         )
     )

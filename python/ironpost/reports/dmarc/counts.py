@@ -4,9 +4,10 @@ Each worker counts in memory (`DmarcCounts`), and adds what it counted to keyed 
 the sums of all workers.
 
 Promises: recording costs a few dictionary accesses. Only domains that ask for reports are counted. The numbers of
-domains and rows are limited, and so is the length of texts: a row beyond `DETAILED` is counted without what the sender
-of a message can choose freely, so a flood of different senders or signatures hides no other client; beyond `ROWS` a
-message is counted only as one that the report lacks, and in the metric `dmarc_evaluations_dropped`. A worker that is
+domains and rows are limited, and so is the length of texts. A row beyond `CLIENT_DETAILED` or `DETAILED` is counted
+without the envelope sender, the signatures and the result of SPF; beyond `CLIENT_ROWS` or `ROWS`, a message is counted
+only as one that the report lacks, and in the metric `dmarc_evaluations_dropped`. So a flood of different authors,
+senders or signatures from one client network hides no other client; floods from ten networks can. A worker that is
 killed loses what it counted since the last `flush`.
 Standards: RFC 9990 §3.1.1 (rows), §3.1.2 (domains), §3.3 (the last policy of a day is reported).
 """
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ironpost.mail_auth import DmarcPolicy, DmarcResult, OverrideType
 from ironpost.model.keyed_state import Namespace
-from ironpost.model.network import parse_ip
+from ironpost.model.network import client_network, parse_ip
 from ironpost.model.ports import Uncounted
 from ironpost.reports.daily import DOMAINS, KEPT, DailyEntries
 from ironpost.reports.dmarc.report import DkimResult, PublishedPolicy, Reason, Row, SpfResult, published
@@ -32,9 +34,13 @@ if TYPE_CHECKING:
     from ironpost.model.ports import Metrics
 
 ROWS: Final = 1000
-"""Rows of one domain on one day, for each worker."""
+"""Rows of one domain on one day: those that a worker counts, and those of the report."""
 DETAILED: Final = 800
 """Rows after which details are left out."""
+CLIENT_ROWS: Final = 100
+"""Those of them that one client network (`model.network.client_network`) may have."""
+CLIENT_DETAILED: Final = 80
+"""Rows of a client network after which details are left out."""
 OPEN_ROWS: Final = 50_000
 """Rows of all domains that a worker counts between two flushes."""
 SIGNATURES: Final = 5
@@ -54,7 +60,7 @@ _DOMAIN_NAME: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 class DomainCounts:
     """The messages of one domain on one day."""
 
-    __slots__ = ("dropped", "policy", "rows", "time")
+    __slots__ = ("_clients", "dropped", "policy", "rows", "time")
 
     def __init__(self) -> None:
         self.policy = PublishedPolicy("", "")
@@ -63,14 +69,20 @@ class DomainCounts:
         self.rows: dict[Row, int] = {}
         self.dropped = 0
         """Messages that no row has."""
+        self._clients: Counter[str] = Counter()
+        """Rows by client network."""
 
     def add(self, row: Row, count: int) -> int:
-        """Count messages; return how many of them exceed the limit of rows."""
-        if row not in self.rows and len(self.rows) >= DETAILED:
-            row = _without_details(row)
-        if row not in self.rows and len(self.rows) >= ROWS:
-            self.dropped += count
-            return count
+        """Count messages; return how many of them exceed a limit of rows."""
+        if row not in self.rows:
+            client = client_network(row.ip)
+            if len(self.rows) >= DETAILED or self._clients[client] >= CLIENT_DETAILED:
+                row = _without_details(row)
+            if row not in self.rows:
+                if len(self.rows) >= ROWS or self._clients[client] >= CLIENT_ROWS:
+                    self.dropped += count
+                    return count
+                self._clients[client] += 1
         self.rows[row] = self.rows.get(row, 0) + count
         return 0
 
@@ -80,7 +92,7 @@ class DomainCounts:
             self.policy, self.time = policy, time
 
     def merge(self, other: DomainCounts) -> int:
-        """Add other counts; return how many of those messages exceed the limit of rows."""
+        """Add other counts; return how many of those messages exceed a limit of rows."""
         self.observe(other.policy, other.time)
         self.dropped += other.dropped
         return sum(self.add(row, count) for row, count in other.rows.items())
@@ -106,6 +118,7 @@ class DomainCounts:
             policy, time, dropped, rows = json.loads(value)
             counts.policy, counts.time, counts.dropped = PublishedPolicy(*policy), float(time), int(dropped)
             counts.rows = {_row(row): int(count) for row, count in rows}
+            counts._clients.update(client_network(row.ip) for row in counts.rows)
         except (ValueError, TypeError):  # there is none, or another version wrote it
             return cls()
         return counts
