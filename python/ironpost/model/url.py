@@ -35,6 +35,8 @@ def https_parts(url: str, base: str = "") -> SplitResult:
         raise ValueError("its scheme is not https")
     if parts.username is not None:
         raise ValueError("it has a user name")
+    if parts.port == 0:
+        raise ValueError("its port is 0")
     if not url.isprintable() or " " in url:
         raise ValueError("it has a space or a control character")
     if ":" in host or host.replace(".", "").isdigit():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ironpost.model import Address
+from ironpost.model.url import https_parts
 
 MAX_URI: Final = 2000
 """Octets of one URI."""
@@ -45,13 +46,7 @@ def destination(uri: str) -> Destination:
         return Destination(uri, _mailbox(rest))
     if scheme.lower() != "https":
         raise ValueError("neither mailto nor https")
-    parts = urlsplit(uri)
-    if not parts.hostname:
-        raise ValueError("it names no host")
-    if parts.username is not None:
-        raise ValueError("it contains a user name")
-    if parts.port == 0:  # raises for other invalid ports
-        raise ValueError("invalid port")
+    https_parts(uri)
     return Destination(uri, None)
 
 
