@@ -1,7 +1,8 @@
-"""HTTPS requests to other systems: one client for everything that is fetched or posted (SECURITY R45).
+"""HTTP: one client for everything that is fetched or posted (SECURITY R45), and the server of a few resources.
 
-`HttpClient` makes requests, `HttpError` says why one failed. The package needs aiohttp, from the extra `mta`; it is
-imported with the first request.
+`HttpClient` makes requests, `HttpError` says why one failed. `server` answers requests, with the handlers that
+`exchange` describes; it is imported from there. The package needs aiohttp, from the extra `mta`; the client imports it
+with the first request.
 """
 
 from __future__ import annotations

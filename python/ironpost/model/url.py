@@ -28,8 +28,11 @@ def https_parts(url: str, base: str = "") -> SplitResult:
     Raises:
         ValueError: see the module; the text does not contain the URL.
     """
-    url = urljoin(base, url)
-    parts = urlsplit(url)
+    try:
+        url = urljoin(base, url)
+        parts = urlsplit(url)
+    except ValueError:  # its text may contain credentials
+        raise ValueError("it has no valid host name") from None
     host, port = a_labels((parts.hostname or "").removesuffix(".")), parts.port or HTTPS_PORT
     if parts.scheme != "https":
         raise ValueError("its scheme is not https")
@@ -41,7 +44,10 @@ def https_parts(url: str, base: str = "") -> SplitResult:
         raise ValueError("it has a space or a control character")
     if ":" in host or host.replace(".", "").isdigit():
         # `inet_aton` would read 2130706433 and 127.1 as addresses too: only the canonical form is one.
-        address = ip_address(host)
+        try:
+            address = ip_address(host)
+        except ValueError:
+            raise ValueError("its host is not an address in canonical form") from None
         host = f"[{address}]" if address.version == 6 else str(address)
     elif not _NAME.fullmatch(host):
         raise ValueError("it has no valid host name")
