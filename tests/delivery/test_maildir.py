@@ -53,7 +53,7 @@ def deliver(
     try:
         results = asyncio.run(agent.deliver(message, message.recipients, route))
     finally:
-        agent.close()
+        asyncio.run(agent.close())
     assert [number for number, _ in results] == list(range(len(message.recipients)))
     return [outcome for _, outcome in results]
 
@@ -272,7 +272,7 @@ def test_a_cancelled_delivery_leaves_no_files(tmp_path: Path) -> None:
             await task
 
     asyncio.run(run())
-    agent.close()
+    asyncio.run(agent.close())
     assert list((tmp_path / "tmp").iterdir()) == list((tmp_path / "new").iterdir()) == []
 
 
@@ -299,7 +299,7 @@ def together(path: Path, count: int) -> list[Outcome]:
     try:
         return asyncio.run(run())
     finally:
-        agent.close()
+        asyncio.run(agent.close())
 
 
 def test_concurrent_messages_share_syncs_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,6 +401,6 @@ def test_a_delivery_cancelled_while_waiting_writes_nothing(tmp_path: Path, monke
         await first
 
     asyncio.run(run())
-    agent.close()
+    asyncio.run(agent.close())
     assert len(files(tmp_path)) == before + 1
     assert list((tmp_path / "tmp").iterdir()) == []

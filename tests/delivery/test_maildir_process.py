@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.delivery.mailbox_kit import Clock, Content, Tokens, queued
 
-from ironpost.delivery.maildir import LARGE, Maildir, MaildirOptions
+from ironpost.delivery.maildir import BATCH, LARGE, Maildir, MaildirOptions
 from ironpost.delivery.maildir_files import File, Job, Target
 from ironpost.delivery.maildir_process import MaildirProcess
 from ironpost.delivery.path_template import PathTemplate
@@ -31,14 +33,14 @@ LIMIT = 30.0
 def process() -> Iterator[MaildirProcess]:
     made = MaildirProcess()
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 @pytest.fixture
 def agent(process: MaildirProcess) -> Iterator[Maildir]:
     made = Maildir(clock=Clock(), random=Tokens(), host="mx.example", process=process)
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 async def deliver(agent: Maildir, path: Path, *recipients: str, content: Content | None = None) -> list[Outcome]:
@@ -47,6 +49,26 @@ async def deliver(agent: Maildir, path: Path, *recipients: str, content: Content
     route = Route.local(Kind.LOCAL, MaildirOptions(PathTemplate.fixed(path)))
     async with asyncio.timeout(LIMIT):
         return [outcome for _, outcome in await agent.deliver(message, message.recipients, route)]
+
+
+def job(path: Path, *names: str) -> Job:
+    """A message for one recipient, with the names of its files in a Maildir: more than one is a bug."""
+    target = Target(path, path.parent)
+    return Job(File(target, names[0]), [b"a\n"], target, list(names), [b""], 0.0, False)
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process that does nothing meanwhile, for at most `LIMIT`: a test whose event loop waits for it fails."""
+    waited = Timer(LIMIT, os.kill, (pid, signal.SIGCONT))
+    waited.start()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        waited.cancel()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def delivered(path: Path) -> int:
@@ -70,7 +92,7 @@ def test_the_process_delivers_as_a_thread_does(tmp_path: Path, agent: Maildir, p
         in_thread = Maildir(clock=Clock(), random=Tokens(1000), host="mx.example")
         for path, recipients in ((tmp_path / "jo", ("jo@localhost", "al@localhost")), (missing, ("jo@localhost",))):
             assert await deliver(agent, path, *recipients) == await deliver(in_thread, path, *recipients)
-        in_thread.close()
+        await in_thread.close()
         (outcome,) = await deliver(agent, missing)
         assert str(tmp_path / "missing") in outcome.reply.detail
         assert process.pid
@@ -150,15 +172,10 @@ def test_a_process_that_cannot_be_started_defers(
 
 
 def test_a_bug_in_the_process_is_an_error_here_and_it_continues(tmp_path: Path, process: MaildirProcess) -> None:
-    target = Target(tmp_path / "jo", tmp_path)
-
-    def job(name: str, names: list[str]) -> Job:
-        return Job(File(target, name), [b"a\n"], target, names, [b""], 0.0, False)
-
     async def run() -> None:
         with pytest.raises(RuntimeError, match="ValueError: zip"):
-            await process.publish([job("one", ["one", "two", "three"])])
-        ((outcome,),) = await process.publish([job("four", ["four"])])
+            await process.publish([job(tmp_path / "jo", "one", "two", "three")])
+        ((outcome,),) = await process.publish([job(tmp_path / "jo", "four")])
         assert outcome.disposition is Disposition.DELIVERED
 
     asyncio.run(run())
@@ -180,13 +197,49 @@ def test_the_process_ignores_the_signals_meant_for_the_server(
     asyncio.run(run())
 
 
+def test_close_waits_for_the_outcomes_of_a_batch_without_blocking_the_event_loop(
+    tmp_path: Path, process: MaildirProcess
+) -> None:
+    async def run() -> None:
+        await process.publish([job(tmp_path / "jo", "one")])
+        pid = process.pid
+        with stopped(pid):
+            publishing = asyncio.create_task(process.publish([job(tmp_path / "jo", "two")]))
+            await asyncio.sleep(0)  # until it has sent the batch
+            closing = asyncio.create_task(process.close())
+            await asyncio.sleep(0)  # until it waits
+            assert not closing.done()
+            assert not gone(pid)
+        async with asyncio.timeout(LIMIT):
+            ((outcome,),) = await publishing
+            await closing
+        assert outcome.disposition is Disposition.DELIVERED
+        assert gone(pid)
+
+    asyncio.run(run())
+    assert delivered(tmp_path / "jo") == 2
+
+
+def test_close_lets_deliveries_that_have_begun_finish(tmp_path: Path, agent: Maildir, process: MaildirProcess) -> None:
+    async def run() -> None:
+        running = [asyncio.create_task(deliver(agent, tmp_path / "jo")) for _ in range(2 * BATCH)]
+        while not process.pid:
+            await asyncio.sleep(0)
+        await agent.close()
+        for (outcome,) in await asyncio.gather(*running):
+            assert outcome.disposition is Disposition.DELIVERED
+
+    asyncio.run(run())
+    assert delivered(tmp_path / "jo") == 2 * BATCH
+
+
 def test_close_waits_for_the_process_and_nothing_is_delivered_after_it(
     tmp_path: Path, agent: Maildir, process: MaildirProcess
 ) -> None:
     async def run() -> None:
         await deliver(agent, tmp_path / "jo")
         pid = process.pid
-        agent.close()
+        await agent.close()
         assert gone(pid)
         with pytest.raises(RuntimeError):
             await deliver(agent, tmp_path / "jo")

@@ -204,7 +204,7 @@ class System:
         await self.server.stop(1.0)
         await self.runner.stop()
         await self._remote.close()
-        self._maildir.close()
+        await self._maildir.close()
         await self.store.close()
         await self.next_hop.stop()
 

@@ -110,14 +110,16 @@ class Maildir:
         self._process = process
         self._waiting: deque[tuple[Job, asyncio.Future[list[Outcome]]]] = deque()
         """Messages that no batch has yet, and where their outcomes are expected."""
-        self._publishing = False
-        """Whether a batch is being published."""
+        self._publishing: asyncio.Future[list[list[Outcome]]] | None = None
+        """The outcomes of the batch that is being published."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish running writes, and end the threads and the process. A delivery after this raises RuntimeError."""
-        self._threads.shutdown(wait=True)
+        while self._publishing is not None:
+            await asyncio.wait([self._publishing])
         if self._process is not None:
-            self._process.close()
+            await self._process.close()
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def deliver(
         self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
@@ -208,7 +210,7 @@ class Maildir:
                 return (await loop.run_in_executor(threads, publish, [job]))[0]
             done: asyncio.Future[list[Outcome]] = loop.create_future()
             self._waiting.append((job, done))
-            if not self._publishing:
+            if self._publishing is None:
                 self._next_batch(loop)
             return await done
         except BaseException:
@@ -231,13 +233,13 @@ class Maildir:
                 batch.append((job, done))
         if not batch:
             return
-        self._publishing = True
         jobs = [job for job, _ in batch]
         published: asyncio.Future[list[list[Outcome]]]
         if self._process is None:
             published = loop.run_in_executor(self._threads, publish, jobs)
         else:
             published = loop.create_task(self._process.publish(jobs))
+        self._publishing = published
         published.add_done_callback(partial(self._batch_done, loop, [done for _, done in batch]))
 
     def _batch_done(
@@ -246,7 +248,7 @@ class Maildir:
         waiting: list[asyncio.Future[list[Outcome]]],
         published: asyncio.Future[list[list[Outcome]]],
     ) -> None:
-        self._publishing = False
+        self._publishing = None
         error = asyncio.CancelledError() if published.cancelled() else published.exception()
         for number, done in enumerate(waiting):
             if done.done():

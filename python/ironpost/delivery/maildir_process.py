@@ -52,6 +52,8 @@ class MaildirProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket
         self._closed = False
+        self._using = asyncio.Lock()
+        """Held while a batch is published."""
 
     @property
     def pid(self) -> int:
@@ -65,28 +67,30 @@ class MaildirProcess:
             OSError: the process cannot be started, or has ended. Messages that it had begun may be delivered.
             RuntimeError: a bug, of which the text has the error; or `close` was called before.
         """
-        if self._closed:
-            raise RuntimeError("the process that writes Maildirs was closed")
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        try:
-            await asyncio.get_running_loop().sock_sendall(self._socket, _packed(jobs))
-            length = int.from_bytes(await self._received(LENGTH), "big")
-            answer = pickle.loads(await self._received(length))  # noqa: S301 - from our own process
-        except (EOFError, ConnectionError) as error:
-            self._end()
-            raise OSError(errno.EIO, "the process that writes Maildirs has ended") from error
-        except BaseException:
-            self._end()  # its answer would be taken for that to the next batch
-            raise
+        async with self._using:
+            if self._closed:
+                raise RuntimeError("the process that writes Maildirs was closed")
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            try:
+                await asyncio.get_running_loop().sock_sendall(self._socket, _packed(jobs))
+                length = int.from_bytes(await self._received(LENGTH), "big")
+                answer = pickle.loads(await self._received(length))  # noqa: S301 - from our own process
+            except (EOFError, ConnectionError) as error:
+                self._end()
+                raise OSError(errno.EIO, "the process that writes Maildirs has ended") from error
+            except BaseException:
+                self._end()  # its answer would be taken for that to the next batch
+                raise
         if isinstance(answer, RuntimeError):
             raise answer
         return cast("list[list[Outcome]]", answer)
 
-    def close(self) -> None:
-        """Let the process finish its batch, and wait until it has ended."""
+    async def close(self) -> None:
+        """Let `publish` return if it runs, then end the process."""
         self._closed = True
-        self._end()
+        async with self._using:
+            await asyncio.to_thread(self._end)
 
     async def _received(self, length: int) -> bytes:
         loop, octets = asyncio.get_running_loop(), bytearray()
