@@ -220,6 +220,30 @@ def test_close_waits_for_the_outcomes_of_a_batch_without_blocking_the_event_loop
     assert delivered(tmp_path / "jo") == 2
 
 
+def test_a_cancelled_batch_is_finished_while_a_new_process_writes_the_next(
+    tmp_path: Path, process: MaildirProcess
+) -> None:
+    async def run() -> None:
+        await process.publish([job(tmp_path / "jo", "one")])
+        first = process.pid
+        with stopped(first):
+            publishing = asyncio.create_task(process.publish([job(tmp_path / "jo", "two")]))
+            await asyncio.sleep(0)  # until it has sent the batch
+            publishing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await publishing
+            assert not gone(first)
+            ((outcome,),) = await process.publish([job(tmp_path / "jo", "three")])
+            assert outcome.disposition is Disposition.DELIVERED
+            assert process.pid != first
+            assert not gone(first)
+        await process.close()
+        assert gone(first)
+
+    asyncio.run(run())
+    assert delivered(tmp_path / "jo") == 3
+
+
 def test_close_lets_deliveries_that_have_begun_finish(tmp_path: Path, agent: Maildir, process: MaildirProcess) -> None:
     async def run() -> None:
         running = [asyncio.create_task(deliver(agent, tmp_path / "jo")) for _ in range(2 * BATCH)]

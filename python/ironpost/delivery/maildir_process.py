@@ -50,6 +50,8 @@ class MaildirProcess:
     def __init__(self) -> None:
         """The process starts with the first batch."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: list[subprocess.Popen[bytes]] = []
+        """Processes that end after their batch, and that must be waited for."""
         self._socket: socket.socket
         self._closed = False
         self._using = asyncio.Lock()
@@ -62,6 +64,8 @@ class MaildirProcess:
 
     async def publish(self, jobs: Sequence[Job]) -> list[list[Outcome]]:
         """Write, sync and show several messages, of which no file exists yet. As `maildir_files.publish`.
+
+        If this is cancelled, the process still finishes a batch that it has received, and the next gets a new process.
 
         Raises:
             OSError: the process cannot be started, or has ended. Messages that it had begun may be delivered.
@@ -87,10 +91,12 @@ class MaildirProcess:
         return cast("list[list[Outcome]]", answer)
 
     async def close(self) -> None:
-        """Let `publish` return if it runs, then end the process."""
+        """Let `publish` return if it runs, then wait until each process has ended, also after a cancelled `publish`."""
         self._closed = True
         async with self._using:
-            await asyncio.to_thread(self._end)
+            self._end()
+            for process in self._ending:
+                await asyncio.to_thread(process.wait)
 
     async def _received(self, length: int) -> bytes:
         loop, octets = asyncio.get_running_loop(), bytearray()
@@ -122,10 +128,12 @@ class MaildirProcess:
         self._socket = ours
 
     def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
+        """Let the process end; it may have a batch to finish first."""
+        if self._process is not None:
             self._socket.close()
-            process.wait()
+            self._ending.append(self._process)
+            self._process = None
+        self._ending = [process for process in self._ending if process.poll() is None]
 
 
 def _packed(value: object) -> bytes:
