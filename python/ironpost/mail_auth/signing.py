@@ -3,7 +3,7 @@
     fields = sign(message, keys=[key], now=now)      # to be put before the message
 
 Promises: all keys sign one hash of the body, so a second key costs one more signature. The fields of `ONCE` are signed
-once more than they occur, so that none can be added (SECURITY R49), except those of `ADDED_BY_RELAYS` to a message
+once more than they occur, so that none can be added (SECURITY R49), except those of `ADDED_LATER` to a message
 without them. The fields of `OTHERS` are signed as often as they occur: they cannot be changed, but more can be added.
 Other fields are not signed. The header section and the body are signed in relaxed form, and the body always as a whole.
 Refuses: a header section that cannot be read to its end, with `ValueError`; `verify_dkim` does not accept it either.
@@ -45,8 +45,8 @@ ONCE: Final = (
     "content-disposition",
 )
 """Fields that occur at most once. They are signed once more than they occur."""
-ADDED_BY_RELAYS: Final = frozenset({"date", "message-id"})
-"""Those of them that relays add to a message (RFC 6409 §8.2, §8.3): they are not signed if they are not there."""
+ADDED_LATER: Final = frozenset({"date", "message-id", "sender"})
+"""Those of them that relays (RFC 6409 §8.1 to §8.3) and mailing lists add: they are not signed if they are not there."""
 OTHERS: Final = frozenset(
     {
         "resent-date",
@@ -99,7 +99,7 @@ class Signer:
         if header.fault:
             raise ValueError(header.fault)
         fields = SignedFields(header)
-        once = [name for name in ONCE if name in fields.by_name or name not in ADDED_BY_RELAYS]
+        once = [name for name in ONCE if name in fields.by_name or name not in ADDED_LATER]
         others = [name for name in fields.by_name if name in OTHERS]
         # Of several fields of a name the last is signed first (RFC 6376 §5.4.2).
         signed = [entry for name in (*once, *others) for entry in reversed(fields.named(name))]
