@@ -46,7 +46,7 @@ ONCE: Final = (
 )
 """Fields that occur at most once. They are signed once more than they occur."""
 ADDED_LATER: Final = frozenset({"date", "message-id", "sender"})
-"""Those of them that relays (RFC 6409 §8.1 to §8.3) and mailing lists add: they are not signed if they are not there."""
+"""Those of them that relays (RFC 6409 §8.1 to §8.3) and mailing lists add: a message without them is signed without."""
 OTHERS: Final = frozenset(
     {
         "resent-date",

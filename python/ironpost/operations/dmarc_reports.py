@@ -77,7 +77,7 @@ class DmarcReportResult:
 
 async def _report(data: DataDirectory, request: DmarcReportRequest) -> DmarcReportResult:
     if not 1 <= request.days <= LONGEST:
-        raise OperationError(Reason.INVALID, f"{request.days} days: expected 1 to {LONGEST}")
+        raise OperationError(Reason.INVALID, f"--days {request.days}: expected 1 to {LONGEST}")
     try:
         domain = normalised(request.domain) if request.domain else None
     except ValueError as error:
