@@ -149,7 +149,10 @@ async def _end(transport: asyncio.SubprocessTransport, talk: _Talk) -> None:
     """Kill the program and what it started, if that still runs, and close its input and output."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(transport.get_pid(), signal.SIGKILL)
+    pipe: Any = transport.get_pipe_transport(0)
     try:
         await talk.exited
     finally:
+        if pipe is not None and pipe.get_write_buffer_size():
+            pipe.abort()  # `close` would wait until it is written, and nobody reads it
         transport.close()

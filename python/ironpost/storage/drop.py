@@ -156,7 +156,7 @@ def check_room(directory: Path, reserve: int) -> None:
     """
     with os.scandir(directory) as entries:
         if sum(1 for _ in islice(entries, FILES)) == FILES:
-            raise StoreFull(errno.ENOSPC, f"{FILES} files wait there, or were refused", str(directory))
+            raise StoreFull(errno.ENOSPC, f"{counted(FILES, 'file')} wait there, or were refused", str(directory))
     space = os.statvfs(directory)
     if (free := space.f_bavail * space.f_frsize) < reserve:
         raise StoreFull(errno.ENOSPC, f"{counted(free, 'octet')} free, {reserve} kept in reserve", str(directory))
