@@ -99,13 +99,11 @@ class _Reader:
         self.parser.StartDoctypeDeclHandler = self._doctype
 
     def read(self, octets: bytes) -> None:
-        # The index of the parser is where markup starts that it has not read to the end.
         for start in range(0, len(octets), MAX_MARKUP):
             piece = octets[start : start + MAX_MARKUP]
             self.parser.Parse(piece, False)
-            if (
-                start + len(piece) - self.parser.CurrentByteIndex > MAX_MARKUP
-            ):  # the index is where unread markup starts
+            # The index is where markup starts that has not been read to its end.
+            if start + len(piece) - self.parser.CurrentByteIndex > MAX_MARKUP:
                 raise ReportError(f"a tag or comment of more than {MAX_MARKUP} octets")
         self.parser.Parse(b"", True)
 
