@@ -13,6 +13,8 @@ from ironpost.compose.reports import DOMAINS_AT_ONCE, Counting
 from ironpost.config import parse
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsOutcome
 from ironpost.reports.daily import DAY
+from ironpost.reports.dmarc import counts as dmarc_counts
+from ironpost.reports.tlsrpt import counts as tls_counts
 from ironpost.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def test_counts_survive_a_restart(tmp_path: Path) -> None:
         assert counts is not None
         for _ in range(connections):
             counts(outcome())
-        found = [counts.results(day)[1][0].successes for day in counts.entries.days()]
+        found = [tls_counts.summed(counts.entries.values(day)[1])[0].successes for day in counts.entries.days()]
         await counting.stop()
         await state.stop()
         return found
@@ -65,7 +67,7 @@ def test_evaluations_survive_a_restart(tmp_path: Path) -> None:
             counts(PASSED)
         if store:
             await counting.store()
-        found = [sum(counts.counts(day).rows.values()) for day in counts.entries.days()]
+        found = [sum(dmarc_counts.summed(counts.entries.values(day)[1]).rows.values()) for day in counts.entries.days()]
         await counting.stop()
         await state.stop()
         return found
