@@ -50,6 +50,7 @@ class Case(NamedTuple):
 class Signed(NamedTuple):
     domain: str
     result: str = "pass"
+    testing: bool = False
 
 
 CASES = [
