@@ -72,8 +72,8 @@ def unbound(folder: Path, address: str, port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-def verifying_milters(folder: Path, dkim: int, dmarc: int, resolver: str) -> list[str]:
-    """The shell commands of OpenDKIM and OpenDMARC that verify, on two ports; they query the resolver at an address."""
+def verifying_milters(folder: Path, dkim: Path, dmarc: Path, resolver: str) -> list[str]:
+    """The shell commands of OpenDKIM and OpenDMARC that verify, on two sockets; they query this resolver."""
     conf = folder / "resolv.conf"
     conf.write_text(f"nameserver {resolver}\n")
     txt = records(folder)
@@ -87,23 +87,23 @@ def verifying_milters(folder: Path, dkim: int, dmarc: int, resolver: str) -> lis
     return [f"mount --bind {conf} /etc/resolv.conf", *map(_shell, both)]
 
 
-def signing_milters(folder: Path, ports: dict[str, int]) -> list[str]:
+def signing_milters(folder: Path, sockets: dict[str, Path]) -> list[str]:
     """The shell commands of OpenDKIM, one that signs with each key: one process has one algorithm.
 
-    `ports` has a port for each of `ALGORITHMS`.
+    `sockets` has a path for each of `ALGORITHMS`.
     """
     return [
         _shell(
             milters.opendkim(
                 folder / f"opendkim-{name}",
-                port,
+                path,
                 main=f"Mode s\nCanonicalization relaxed/relaxed\nSignatureAlgorithm {name}-sha256\n"
                 f"Domain {DOMAIN}\nSelector {name}\nKeyFile {key_file(folder, name)}\n"
                 "RequireSafeKeys no",  # they are below a folder in which all may write
                 internal="127.0.0.1",
             )
         )
-        for name, port in ports.items()
+        for name, path in sockets.items()
     ]
 
 

@@ -275,9 +275,10 @@ def _in_queue(data: Path) -> int:
     return found
 
 
-def _ironpost_verifies(folder: Path) -> Contestant:
+def _ironpost_verifies(folder: Path, workers: int = 1) -> Contestant:
     """It holds what has passed, as quarantined mail."""
-    port, dns, file, data = free_port(), free_port(), folder / "ironpost.toml", folder / "ironpost"
+    name = "ironpost" if workers == 1 else f"ironpost-{workers}"
+    port, dns, file, data = free_port(), free_port(), folder / f"{name}.toml", folder / name
     file.write_text(
         f'data = "{data}"\n[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:{port}"]\n'
         f'[smtp]\ntrusted = []\n[dns]\nservers = ["127.0.0.1:{dns}"]\n[local]\ndomains = ["localhost"]\n'
@@ -285,8 +286,8 @@ def _ironpost_verifies(folder: Path) -> Contestant:
         '[[policy.access]]\nnetworks = ["127.0.0.0/8"]\naction = "quarantine"\n'
     )
     return Contestant(
-        "ironpost",
-        [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file)],
+        name,
+        [sys.executable, "-m", "ironpost.cli", "serve", "-c", str(file), "--workers", str(workers)],
         port,
         tls=False,
         queued=lambda: _in_queue(data),
@@ -362,8 +363,8 @@ def _secure(what: str) -> bool:
     return what == "relay-tls" or what in OUTBOUND
 
 
-def _postfix(folder: Path, what: str, beside: list[str] | None = None, ports: list[int] | None = None) -> Contestant:
-    """`beside`: shell commands that start milters on `ports`, in the order in which they are asked."""
+def _postfix(folder: Path, what: str, beside: list[str] | None = None, sockets: list[Path] | None = None) -> Contestant:
+    """`beside`: shell commands that start milters on `sockets`, in the order in which they are asked."""
     port, home = free_port(), folder / f"postfix-{what}"
     receiver = _receiver(folder, what)
     folder.chmod(0o755)
@@ -381,7 +382,7 @@ initial_destination_concurrency = 20
 minimal_backoff_time = {RETRY}s
 maximal_backoff_time = {RETRY}s
 queue_run_delay = {RETRY}s
-smtpd_milters = {" ".join(f"inet:127.0.0.1:{each}" for each in ports or [])}
+smtpd_milters = {" ".join(f"unix:{each}" for each in sockets or [])}
 milter_default_action = tempfail"""
     ready = mtas.postfix(home, port, options=option.get(what, ""), main=main)
     command = ready.command
@@ -404,9 +405,9 @@ milter_default_action = tempfail"""
 
 def _postfix_verifies(folder: Path) -> Contestant:
     """With OpenDKIM and OpenDMARC."""
-    ports = [free_port(), free_port()]
-    beside = authentication.verifying_milters(folder, *ports, RESOLVER)
-    found = _postfix(folder, "verify", beside, ports)
+    sockets = [folder / "dkim.sock", folder / "dmarc.sock"]
+    beside = authentication.verifying_milters(folder, *sockets, RESOLVER)
+    found = _postfix(folder, "verify", beside, sockets)
     found.message = partial(authentication.signed_message, folder)
     found.resolver = lambda: authentication.unbound(folder, RESOLVER, 53)
     return found
@@ -414,8 +415,8 @@ def _postfix_verifies(folder: Path) -> Contestant:
 
 def _postfix_signs(folder: Path) -> Contestant:
     """With OpenDKIM, one for each key."""
-    ports = {name: free_port() for name in authentication.ALGORITHMS}
-    return _postfix(folder, "sign", authentication.signing_milters(folder, ports), list(ports.values()))
+    sockets = {name: folder / f"{name}.sock" for name in authentication.ALGORITHMS}
+    return _postfix(folder, "sign", authentication.signing_milters(folder, sockets), list(sockets.values()))
 
 
 def _postfix_delivers(folder: Path) -> Contestant:
@@ -552,7 +553,11 @@ BUILDERS: dict[str, dict[str, Callable[[Path], Contestant]]] = {
         "Postfix": lambda folder: _postfix(folder, "relay-tls"),
         "Exim": lambda folder: _exim(folder, "relay-tls"),
     },
-    "verify": {"ironpost": _ironpost_verifies, "Postfix": _postfix_verifies},
+    "verify": {
+        "ironpost": _ironpost_verifies,
+        "ironpost-2": partial(_ironpost_verifies, workers=2),
+        "Postfix": _postfix_verifies,
+    },
     "sign": {"ironpost": partial(_ironpost_relays, what="sign"), "Postfix": _postfix_signs},
     **{
         what: {

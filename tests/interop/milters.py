@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def opendkim(
-    folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None, internal: str = "192.0.2.1"
+    folder: Path, port: int | Path, *, main: str, txt: Mapping[str, str] | None = None, internal: str = "192.0.2.1"
 ) -> Ready:
     """Configure OpenDKIM.
 
     Args:
         folder: for its files; created if necessary.
-        port: of the milter.
+        port: of the milter; or the path of its Unix socket, which does not wait for delayed acknowledgements.
         main: lines for opendkim.conf, such as `Mode v`.
         txt: the TXT records that DNS has, by name; None to query DNS.
         internal: the clients whose mail is signed; that of others is verified.
@@ -33,7 +33,7 @@ def opendkim(
     return _milter(folder, "opendkim", port, lines, txt)
 
 
-def opendmarc(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | None = None) -> Ready:
+def opendmarc(folder: Path, port: int | Path, *, main: str, txt: Mapping[str, str] | None = None) -> Ready:
     """Configure OpenDMARC; arguments as for `opendkim`. SPF records are not in `txt`: it queries DNS for them."""
     ignored = folder / "ignored"
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,10 +41,11 @@ def opendmarc(folder: Path, port: int, *, main: str, txt: Mapping[str, str] | No
     return _milter(folder, "opendmarc", port, [f"IgnoreHosts {ignored}", main], txt)
 
 
-def _milter(folder: Path, name: str, port: int, lines: Sequence[str], txt: Mapping[str, str] | None) -> Ready:
+def _milter(folder: Path, name: str, port: int | Path, lines: Sequence[str], txt: Mapping[str, str] | None) -> Ready:
     program = peers.find(name)
     folder.mkdir(parents=True, exist_ok=True)
-    main = [f"Socket inet:{port}@127.0.0.1", "Syslog no", f"PidFile {folder / 'pid'}", *lines]
+    socket = f"inet:{port}@127.0.0.1" if isinstance(port, int) else f"local:{port}"
+    main = [f"Socket {socket}", "UMask 000", "Syslog no", f"PidFile {folder / 'pid'}", *lines]
     if txt is not None:
         records = folder / "dns.txt"
         records.write_text("".join(f"{host} {text}\n" for host, text in txt.items()))
