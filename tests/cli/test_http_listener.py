@@ -139,10 +139,12 @@ def test_a_reload_replaces_policies_certificates_and_who_gets_reports(serve: Cal
     assert site.post(port, compressed(REPORT)) == 404
 
 
-def test_reports_do_not_take_the_reserve_of_the_disk(serve: Callable[..., Any], site: Site) -> None:
+def test_reports_do_not_take_the_reserve_of_the_disk(
+    serve: Callable[..., Any], site: Site, wait_until: Callable[..., None]
+) -> None:
     server = serve(site.text('[queue]\nreserve = "1000000GiB"\n'), HTTP)
     assert site.post(server.ports["http"], compressed(REPORT)) == 503
-    assert "1073741824000000 kept in reserve" in server.log()
+    wait_until(lambda: "1073741824000000 kept in reserve" in server.log(), server.log)
 
 
 def test_several_workers_share_the_port(serve: Callable[..., Any], site: Site) -> None:
