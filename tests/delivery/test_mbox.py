@@ -88,7 +88,7 @@ def deliver(
     try:
         return asyncio.run(run())
     finally:
-        agent.close()
+        asyncio.run(agent.close())
 
 
 def simple(*recipients: str) -> QueuedMessage:
@@ -365,7 +365,7 @@ async def main():
         message = queued(JO, content=Content(b"Subject: %s-%d\\r\\n\\r\\n" % (sys.argv[2].encode(), number)))
         while (await agent.deliver(message, message.recipients, route))[0][1].reply.code != 250:
             pass
-    agent.close()
+    await agent.close()
 
 asyncio.run(main())
 """
@@ -396,7 +396,7 @@ def test_a_cancelled_delivery_leaves_a_whole_file(tmp_path: Path) -> None:
         done = task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await asyncio.to_thread(agent.close)
+        await agent.close()
         return done
 
     for steps in range(0, 40, 3):
@@ -411,7 +411,8 @@ def test_a_cancelled_delivery_leaves_a_whole_file(tmp_path: Path) -> None:
 def test_a_cancelled_delivery_closes_the_file_that_a_thread_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closed in between, its temporary file would stay open: an unraisable ResourceWarning fails this test."""
+    """Closed in between, its temporary file would stay open: an unraisable ResourceWarning fails this test. The agent
+    waits for the thread without blocking the event loop."""
     opening, cancelled = threading.Event(), threading.Event()
     rollover = tempfile.SpooledTemporaryFile.rollover
 
@@ -429,8 +430,11 @@ def test_a_cancelled_delivery_closes_the_file_that_a_thread_opens(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        closing = asyncio.create_task(agent.close())
+        await asyncio.sleep(0)  # until it waits
+        assert not closing.done()
         cancelled.set()
-        await asyncio.to_thread(agent.close)
+        await closing
 
     monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", waiting)
     asyncio.run(run())

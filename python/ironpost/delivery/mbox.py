@@ -128,9 +128,9 @@ class Mbox:
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         """Deliveries to one file take turns, rather than finding it locked by another."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish running writes and end the threads. A delivery after this raises RuntimeError."""
-        self._threads.shutdown(wait=True)
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def deliver(
         self, message: QueuedMessage, recipients: Sequence[QueuedRecipient], route: Route
