@@ -36,8 +36,8 @@ class WatchedFile(Generic[T]):
         self._content = content
         self._current: T | None = None
         self._stamp: _Stamp | None = None
-        self._hidden = False
-        """The file could not be looked at the last time."""
+        self._failing = False
+        """Whether `stat` failed the last time; the first failure in a row is logged."""
 
     def current(self) -> T:
         """Return what the file has now; a file that does not exist is read too. Blocks; called from any thread.
@@ -50,11 +50,11 @@ class WatchedFile(Generic[T]):
         except OSError as error:
             if self._current is None:
                 raise
-            if not self._hidden:
+            if not self._failing:
                 LOG.error("%s: %s; keeping the %s read before", self.path, error_text(error), self._content)
-            self._hidden = True
+            self._failing = True
             return self._current
-        self._hidden = False
+        self._failing = False
         if self._current is None or stamp != self._stamp:
             try:
                 self._current = self._read(self.path)
