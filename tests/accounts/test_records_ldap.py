@@ -183,16 +183,19 @@ ENTRIES = """import os, sys
 sys.stdin.readline()
 for number, line in enumerate(sys.stdin):
     if number == 1:
-        os._exit(1)
+        FAIL
     print('{"entries": [{}]}', flush=True)
 """
 
 
-def test_a_search_whose_process_has_died_is_repeated_in_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "repeated"), [("os._exit(1)", True), ("print('{' * 1_100_000)", False)], ids=["died", "too long"]
+)
+def test_a_search_is_repeated_in_another_process_only_if_its_own_has_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str, repeated: bool
 ) -> None:
-    """Each process answers once, and ends when it is asked again."""
-    (tmp_path / "search.py").write_text(ENTRIES)
+    """Each process answers once, and fails when it is asked again."""
+    (tmp_path / "search.py").write_text(ENTRIES.replace("FAIL", failure))
     monkeypatch.setattr(records_ldap, "PROGRAM", tmp_path / "search.py")
     started: list[bytes] = []
 
@@ -205,8 +208,12 @@ def test_a_search_whose_process_has_died_is_repeated_in_another(
 
     async def main() -> None:
         source = LdapRecords(LdapOptions(URL, BASE, "(mail={key})"), None)
-        for _ in range(3):
+        assert await source.lookup("jo@mail.example") is not None
+        if repeated:
             assert await source.lookup("jo@mail.example") is not None
+        else:
+            with pytest.raises(DirectoryError, match="its answer has more than"):
+                await source.lookup("jo@mail.example")
 
     asyncio.run(main())
-    assert len(started) == 3
+    assert len(started) == (2 if repeated else 1)

@@ -187,11 +187,11 @@ class LdapRecords:
         return record_of([self._fields(entry) for entry in answer["entries"]], self._where)
 
     async def _search(self, wanted: str) -> dict[str, Any]:
-        """The answer of a process that has searched before or, if there is none or it has died, of a new one."""
-        with contextlib.suppress(OSError):
-            if self._idle:
-                return await self._asked(self._idle.pop(), wanted)
+        """Search in an idle process, or in a new one if there is none or it has died."""
         try:
+            if self._idle:
+                with contextlib.suppress(ConnectionError):
+                    return await self._asked(self._idle.pop(), wanted)
             return await self._asked(await asyncio.to_thread(_SearchProcess, self._settings), wanted)
         except OSError as error:
             raise DirectoryError(f"{self._where}: the search process failed: {error_text(error)}") from error
@@ -242,7 +242,8 @@ class _SearchProcess:
         """Return the answer to a filter.
 
         Raises:
-            OSError: it has ended, or its answer is too long.
+            ConnectionError: it has ended.
+            OSError: its answer is too long.
         """
         loop, answer = asyncio.get_running_loop(), bytearray()
         try:
@@ -255,11 +256,11 @@ class _SearchProcess:
                 if len(answer) > ANSWER_OCTETS:
                     raise OSError(f"its answer has more than {ANSWER_OCTETS} octets")
         except ConnectionError:
-            raise OSError(f"it has ended{self._last_error()}") from None
+            raise ConnectionResetError(f"it has ended{self._last_error()}") from None
         return cast("dict[str, Any]", json.loads(answer))
 
     def _last_error(self) -> str:
-        """The last line that it has written to standard error, after a colon; empty if there is none."""
+        """A colon and the last line of its standard error; empty if it wrote none."""
         lines = (self._errors.read() or b"").decode("utf-8", "backslashreplace").splitlines()
         return f": {escape(lines[-1])}" if lines else ""
 
