@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ironpost.reports.destination import Destination
     from ironpost.reports.tlsrpt.counts import TlsCounts
 
-MEDIA_TYPE: Final = "application/tlsrpt+gzip"
-
 REPORTS: Final = progress_namespace("tls-reports")
 """The progress of each report, by day and domain."""
 
@@ -130,7 +128,7 @@ class TlsReport(DailyReport):
         report, identifier = self._report, None
         if destination.address is None:
             response = await self._ports.http.post(
-                destination.uri, compressed(report), headers={"Content-Type": MEDIA_TYPE}
+                destination.uri, compressed(report), headers={"Content-Type": mail.GZIP_TYPE}
             )
             if not 200 <= response.status < 300:
                 raise SendError(f"HTTP status {response.status}")

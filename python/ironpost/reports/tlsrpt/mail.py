@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ironpost.model import Address
     from ironpost.reports.tlsrpt.report import Report
 
-TYPES: Final[Mapping[str, bool]] = {"application/tlsrpt+gzip": True, "application/tlsrpt+json": False}
+GZIP_TYPE: Final = "application/tlsrpt+gzip"
+"""The media type of a compressed report (RFC 8460 §5.3, §5.4)."""
+TYPES: Final[Mapping[str, bool]] = {GZIP_TYPE: True, "application/tlsrpt+json": False}
 """The media types of reports, and whether they are compressed (RFC 8460 §5.3)."""
 
 
@@ -48,7 +50,7 @@ def message(report: Report, domain: str, to: Address, *, now: float, token: str)
     ]
     parts = (
         mime.part("text/plain; charset=us-ascii", "\r\n".join((introduction, "", *lines)).encode("ascii")),
-        mime.attachment("application/tlsrpt+gzip", compressed(report), filename(report, domain)),
+        mime.attachment(GZIP_TYPE, compressed(report), filename(report, domain)),
     )
     boundary, body = mime.multipart(parts, f"tlsrpt-{token}")
     subject = ("Report", "Domain:", domain, "Submitter:", submitter, "Report-ID:", f"<{report.id}>")
