@@ -12,9 +12,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ironpost.model.parameters import moment_text
 from ironpost.reports.received import ReportError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def encoded(report: Report) -> bytes:
     return _dumped(
         {
             "organization-name": report.organization,
-            "date-range": {"start-datetime": _moment(report.start), "end-datetime": _moment(report.end)},
+            "date-range": {"start-datetime": moment_text(report.start), "end-datetime": moment_text(report.end)},
             "contact-info": report.contact,
             "report-id": report.id,
             "policies": [_encoded(each) for each in report.policies],
@@ -268,10 +269,6 @@ def _count(values: Mapping[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
         raise ReportError(f"{name} is not a number of sessions")
     return value
-
-
-def _moment(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _seconds(values: Mapping[str, Any], name: str) -> int:
