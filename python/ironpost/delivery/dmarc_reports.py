@@ -115,8 +115,8 @@ class DmarcReports:
             id=message.id,
             domain=report.policy.domain,
             organization=report.organization,
-            passed=sum(count for row, count in report.rows if row.passed),
-            failed=sum(count for row, count in report.rows if not row.passed),
+            passed=report.passed,
+            failed=report.failed,
         )
         return _STORED
 

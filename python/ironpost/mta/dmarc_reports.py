@@ -122,6 +122,6 @@ class DmarcReport(DailyReport):
         now, token = ports.clock.now(), ports.random.token()
         content = await asyncio.to_thread(mail.message, self._report, recipients, now=now, token=token)
         identifier = await ports.mail.queue(self._sender, content, recipients)
-        messages = sum(count for _, count in self._report.rows)
+        messages = self._report.passed + self._report.failed
         record(log, "dmarc-report", domain=self.domain, uri=destination.uri, id=identifier, messages=messages)
         return True

@@ -52,11 +52,9 @@ def message(report: Report, to: Sequence[Address], *, now: float, token: str) ->
         HeaderError: the domain or the report's id contains an invalid character.
     """
     submitter, domain = report.submitter, report.policy.domain
-    passed = sum(count for row, count in report.rows if row.passed)
-    failed = sum(count for _, count in report.rows) - passed
     introduction = (
         f"This is a report of {submitter} about mail whose author is in {domain}.\r\n\r\n"
-        f"{counted(passed, 'message')} passed DMARC, {failed} failed."
+        f"{counted(report.passed, 'message')} passed DMARC, {report.failed} failed."
     )
     parts = (
         mime.part("text/plain; charset=us-ascii", introduction.encode("ascii")),

@@ -107,6 +107,16 @@ class Report(NamedTuple):
         """The domain of `contact` (RFC 9990 §3.5.2)."""
         return self.contact.rpartition("@")[2]
 
+    @property
+    def passed(self) -> int:
+        """Messages that passed DMARC."""
+        return sum(count for row, count in self.rows if row.passed)
+
+    @property
+    def failed(self) -> int:
+        """Messages that failed DMARC."""
+        return sum(count for row, count in self.rows if not row.passed)
+
 
 def published(domain: str, record: DmarcRecord) -> PublishedPolicy:
     """Return a record as it is reported, with the defaults of absent tags."""
