@@ -63,6 +63,10 @@ class Reporter(NamedTuple):
     contact: Address
     """The author of the reports, in ASCII."""
 
+    def report_id(self, day: DayOfDomain, domain: str) -> str:
+        """Return the Report-ID of a day of a domain: the same for all workers and attempts."""
+        return f"{day.day}.{domain}@{self.contact.key}"
+
 
 class SentReports(NamedTuple):
     """The result of one run."""

@@ -88,7 +88,7 @@ class DmarcReports(DailyReports):
         report = Report(
             organization,
             str(contact),
-            f"{day.day}.{domain}@{contact.key}",
+            self.reporter.report_id(day, domain),
             day.start,
             day.end - 1,
             counts.policy,

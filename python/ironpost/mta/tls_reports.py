@@ -101,7 +101,7 @@ class TlsReports(DailyReports):
         if not results:
             return None
         organization, contact = self.reporter
-        identifier = f"{day.day}.{domain}@{contact.key}"
+        identifier = self.reporter.report_id(day, domain)
         report = Report(organization, str(contact), identifier, day.start, day.end - 1, results)
         return TlsReport(domain, report, contact, self._ports)
 
