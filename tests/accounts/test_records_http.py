@@ -142,7 +142,7 @@ def test_a_server_that_cannot_be_verified_is_an_error(ask: Ask, tmp_path: Path) 
         ("https://jo:secret@people.example/{key}", "is not an https URL"),
         ("https://people.example/", "has no {key} in its path or query"),
         ("https://{key}.example/{key}", "it has no valid host name"),
-        ("https://people.example:99999/{key}", "Port out of range"),
+        ("https://people.example:99999/{key}", "its port is not a number"),
         ("https://people.example/#{key}", "has no {key} in its path or query"),
     ],
 )

@@ -26,20 +26,25 @@ def https_parts(url: str, base: str = "") -> SplitResult:
         base: another URL.
 
     Raises:
-        ValueError: see the module; the text does not contain the URL.
+        ValueError: see the module; the text contains nothing of the URL.
     """
+    # The texts of the parsers may contain credentials.
     try:
         url = urljoin(base, url)
         parts = urlsplit(url)
-    except ValueError:  # its text may contain credentials
+        host = a_labels((parts.hostname or "").removesuffix("."))
+    except ValueError:
         raise ValueError("it has no valid host name") from None
-    host, port = a_labels((parts.hostname or "").removesuffix(".")), parts.port or HTTPS_PORT
+    try:
+        port = HTTPS_PORT if parts.port is None else parts.port
+    except ValueError:
+        port = 0
     if parts.scheme != "https":
         raise ValueError("its scheme is not https")
     if parts.username is not None:
         raise ValueError("it has a user name")
-    if parts.port == 0:
-        raise ValueError("its port is 0")
+    if port == 0:
+        raise ValueError("its port is not a number from 1 to 65535")
     if not url.isprintable() or " " in url:
         raise ValueError("it has a space or a control character")
     if ":" in host or host.replace(".", "").isdigit():
