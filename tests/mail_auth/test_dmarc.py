@@ -23,6 +23,7 @@ from ironpost.mail_auth import (
 )
 from ironpost.mail_auth.dmarc import TreeWalker, author_domain
 from ironpost.mail_auth.dmarc_record import URI_LIMIT, Psd, parse_record, select_record
+from ironpost.message.section import Header
 from ironpost.testing.resolver import StaticResolver
 
 REJECT = "v=DMARC1; p=reject"
@@ -399,7 +400,7 @@ def test_r27_a_domain_that_passes_outweighs_one_that_cannot_be_looked_up() -> No
     ],
 )
 def test_the_author_is_the_domain_of_from(field: str, domain: str) -> None:
-    assert author_domain(f"From: {field}\r\n\r\n".encode()) == domain
+    assert author_domain(Header(f"From: {field}\r\n\r\n".encode())) == domain
 
 
 @pytest.mark.parametrize(

@@ -105,18 +105,18 @@ class Discovery:
 
 
 async def evaluate_dmarc(
-    message: bytes, *, spf: SpfAnswer | None, dkim: Iterable[Signature], resolver: Resolver
+    message: bytes | Header, *, spf: SpfAnswer | None, dkim: Iterable[Signature], resolver: Resolver
 ) -> DmarcAnswer:
     """Evaluate the author's domain of a message.
 
     Args:
-        message: the message as it was received, or its header section.
+        message: the message as it was received, or its header section, as octets or parsed.
         spf: the result for the reverse-path, or for HELO if the reverse-path is null; None if it was not checked.
         dkim: the results of the signatures.
         resolver: answers the queries.
     """
     try:
-        author = author_domain(message)
+        author = author_domain(message if isinstance(message, Header) else Header(message))
     except ValueError as error:
         return DmarcAnswer(DmarcResult.PERMERROR, str(error))
     walker, dkim = TreeWalker(resolver), tuple(dkim)
@@ -164,16 +164,13 @@ def _shown(domains: Iterable[Authenticated]) -> str:
     return " and ".join(f"{each.method} of {each.domain}" for each in domains)
 
 
-def author_domain(message: bytes) -> str:
+def author_domain(header: Header) -> str:
     """The domain of the author, in A-labels and lower case (RFC 9989 §5.3.1).
-
-    Args:
-        message: a message or its header section.
 
     Raises:
         ValueError: there is not exactly one; the text says why, in ASCII.
     """
-    fields = Header(message).values("From")
+    fields = header.values("From")
     if len(fields) != 1:
         raise ValueError(f"the message has {counted(len(fields), 'field')} From; one is required")
     if len(fields[0]) > FROM_OCTETS:

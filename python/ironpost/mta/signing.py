@@ -111,10 +111,11 @@ class MessageSigner:
 
     def header(self, octets: bytes) -> None:
         """Read the header section, with the empty line if one follows it; call this once, before `body`."""
-        if Header(octets).fault:
+        header = Header(octets)
+        if header.fault:
             return
         with suppress(ValueError):  # there is no author to sign for
-            self._author = author_domain(octets)
+            self._author = author_domain(header)
             self._keys = self._signing.keys_for(self._author)
         if self._keys:
             self._header = octets

@@ -27,6 +27,7 @@ from ironpost.mail_auth import (
     of_spf,
 )
 from ironpost.mail_auth.dmarc import with_result
+from ironpost.message.section import EMPTY
 from ironpost.model.idna import a_labels
 from ironpost.model.network import Network, within
 from ironpost.model.patterns import DomainPattern, Domains
@@ -102,8 +103,8 @@ class Dmarc(Authentication):
         spf = known or await self.spf(facts)
         signatures = facts.result(Signatures)
         dkim = () if signatures is None else signatures.answers
-        message = b"" if facts.header is None else facts.header.octets
-        answer = await evaluate_dmarc(message, spf=spf, dkim=dkim, resolver=self.resolver())
+        header = EMPTY if facts.header is None else facts.header
+        answer = await evaluate_dmarc(header, spf=spf, dkim=dkim, resolver=self.resolver())
         arc = facts.result(ArcAnswer)
         override = self._override(facts.ip, spf, dkim, arc) if answer.result is DmarcResult.FAIL else None
         measure = DmarcPolicy.NONE if override is not None else self._measure(answer)
