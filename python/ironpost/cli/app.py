@@ -1,16 +1,21 @@
-"""The commands and their options. Each command is implemented in its module, which is imported when it runs."""
+"""The commands and their options. Each command is implemented in its module, which is imported when it runs.
+
+Those about what domains publish are in `domain_commands`.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - Typer reads annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ironpost.cli import exits
+from ironpost.cli.domain_commands import dane, dkim, dmarc, mtasts, spf, tlsrpt
+from ironpost.cli.options import File, Json  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,31 +34,14 @@ route = typer.Typer(help="Explain how mail is routed.", no_args_is_help=True)
 app.add_typer(route, name="route")
 directory = typer.Typer(help="Look up addresses in the directory.", no_args_is_help=True)
 app.add_typer(directory, name="directory")
-dane = typer.Typer(help="Check DANE for outgoing mail.", no_args_is_help=True)
 app.add_typer(dane, name="dane")
-mtasts = typer.Typer(help="Check MTA-STS policies, and show those of this server.", no_args_is_help=True)
 app.add_typer(mtasts, name="mtasts")
-tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show reports.", no_args_is_help=True)
 app.add_typer(tlsrpt, name="tlsrpt")
-spf = typer.Typer(help="Check SPF.", no_args_is_help=True)
 app.add_typer(spf, name="spf")
-dkim = typer.Typer(help="Make, show and check keys of DKIM, and check signatures.", no_args_is_help=True)
 app.add_typer(dkim, name="dkim")
-dmarc = typer.Typer(help="Check DMARC records and messages.", no_args_is_help=True)
 app.add_typer(dmarc, name="dmarc")
 user = typer.Typer(help="Manage the accounts that may log in.", no_args_is_help=True)
 app.add_typer(user, name="user")
-
-File = Annotated[
-    Path | None,
-    typer.Option(
-        "-c",
-        "--config",
-        metavar="FILE",
-        help="Configuration file; default: ironpost.toml if it exists, else built-in settings.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 
 
 class CommandError(Exception):
@@ -287,194 +275,6 @@ def directory_find(
     from ironpost.cli import directory as command
 
     command.find(config, address, as_json=json)
-
-
-@mtasts.command("check")
-def mtasts_check(
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")],
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Show the MTA-STS record and policy of a domain, whether its hosts match, and what is wrong."""
-    from ironpost.cli import mtasts as command
-
-    command.check(config, domain, as_json=json)
-
-
-@mtasts.command("show")
-def mtasts_show(config: File = None, json: Json = False) -> None:
-    """Show the configured MTA-STS policies of this server's domains, and the DNS records that announce them."""
-    from ironpost.cli import mtasts as command
-
-    command.show(config, as_json=json)
-
-
-@dane.command("check")
-def dane_check(
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")],
-    connect: Annotated[
-        bool, typer.Option("--connect", help="Contact each address, and verify its certificate; sends nothing.")
-    ] = False,
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Show the TLSA records of a domain's hosts and what follows for mail to it. Needs no running server."""
-    from ironpost.cli import dane as command
-    from ironpost.operations.dane import DaneRequest
-
-    command.check(config, DaneRequest(domain, connect), as_json=json)
-
-
-@tlsrpt.command("check")
-def tlsrpt_check(
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")],
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Show the record with which a domain asks for TLS reports, where they would go, and what is wrong."""
-    from ironpost.cli import tlsrpt as command
-
-    command.check(config, domain, as_json=json)
-
-
-@tlsrpt.command("show")
-def tlsrpt_show(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A report, or a message that contains one; - for standard input.")
-    ],
-    json: Json = False,
-) -> None:
-    """Show a report about TLS that was received. Its signature is not verified."""
-    from ironpost.cli import tlsrpt as command
-
-    command.show(file, as_json=json)
-
-
-@spf.command("check")
-def spf_check(
-    ip: Annotated[str, typer.Argument(metavar="IP", help="IP address of the client.")],
-    sender: Annotated[
-        str, typer.Argument(metavar="SENDER", help='Sender or its domain; "" or <> for the null reverse-path.')
-    ],
-    hello: Annotated[str, typer.Argument(metavar="HELO", help="Name in the client's EHLO.")] = "",
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Show whether the domain of a sender allows a client to send its mail, and why."""
-    from ironpost.cli import spf as command
-    from ironpost.operations.spf import SpfCheckRequest
-
-    command.check(config, SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello), as_json=json)
-
-
-@dkim.command("new")
-def dkim_new(
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="The signing domain.")],
-    selector: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the key; default: the algorithm and the month, like rsa-202611."),
-    ] = None,
-    algorithm: Annotated[Literal["rsa", "ed25519"], typer.Option(help="rsa, with 2048 bits, or ed25519.")] = "rsa",
-    folder: Annotated[
-        Path, typer.Option("--directory", metavar="DIRECTORY", help="Where the private key is written.")
-    ] = Path(),
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Make a key, and print its record for DNS and its lines for the configuration."""
-    from ironpost.cli import dkim_keys as command
-
-    command.new(config, domain, selector, algorithm, folder, as_json=json)
-
-
-@dkim.command("show")
-def dkim_show(config: File = None, json: Json = False) -> None:
-    """Show the records of the keys in the configuration, and whether DNS has them."""
-    from ironpost.cli import dkim_keys as command
-
-    command.show(config, as_json=json)
-
-
-@dkim.command("check")
-def dkim_check(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="DOMAIN|FILE", help="Signing domain; without SELECTOR, a message (- for standard input)."
-        ),
-    ],
-    selector: Annotated[str, typer.Argument(metavar="SELECTOR", help="Name of the key.", show_default=False)] = "",
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Show the key that a domain publishes and what is wrong with it, or verify the signatures of a message."""
-    from ironpost.cli import dkim as command
-
-    if selector:
-        command.check_key(config, what, selector, as_json=json)
-    else:
-        command.check_message(config, what, as_json=json)
-
-
-@dmarc.command("check")
-def dmarc_check(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="DOMAIN|FILE", help="Domain of an author; or a file with a message (- for standard input)."
-        ),
-    ],
-    ip: Annotated[str, typer.Option("--ip", metavar="IP", help="IP address of the client, for SPF.")] = "",
-    sender: Annotated[
-        str, typer.Option("--from", metavar="SENDER", help="Sender of the message; default: the null reverse-path.")
-    ] = "",
-    hello: Annotated[str, typer.Option("--helo", metavar="NAME", help="Name in the client's EHLO.")] = "",
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Show the DMARC record that applies to mail of a domain and what is wrong with it, or evaluate a message.
-
-    An argument is a file if one of that name exists.
-    """
-    from ironpost.cli import dmarc as command
-    from ironpost.cli.input_file import names_file
-    from ironpost.operations.spf import SpfCheckRequest
-
-    if names_file(what):
-        client = SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello) if ip else None
-        command.check_message(config, what, client, as_json=json)
-    else:
-        command.check(config, what, as_json=json)
-
-
-@dmarc.command("report")
-def dmarc_report(
-    domain: Annotated[
-        str, typer.Argument(metavar="DOMAIN", help="Show where mail of this domain came from.", show_default=False)
-    ] = "",
-    days: Annotated[
-        int, typer.Option("--days", metavar="N", help="Only reports that arrived in the last N days, at most 90.")
-    ] = 30,
-    config: File = None,
-    json: Json = False,
-) -> None:
-    """Sum up the reports of others about mail from our domains: how much passed and failed, and where it came from."""
-    from ironpost.cli import dmarc_reports as command
-
-    command.summarise(config, domain, days, as_json=json)
-
-
-@dmarc.command("show")
-def dmarc_show(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A report, or a message that contains one; - for standard input.")
-    ],
-    json: Json = False,
-) -> None:
-    """Show an aggregate report about DMARC that was received. Who sent it is not verified."""
-    from ironpost.cli import dmarc_reports as command
-
-    command.show(file, as_json=json)
 
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Message IDs.", show_default=False)]
