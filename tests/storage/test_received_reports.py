@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
@@ -143,8 +144,10 @@ def test_other_files_are_not_overwritten(tmp_path: Path, content: bytes) -> None
         assert path.read_bytes() == content
         with pytest.raises(OSError, match="not a database"):
             reported(tmp_path, 0.0, None)
-    else:
-        assert add(tmp_path, REPORT, NOW), "a process that ended before its first transaction leaves an empty file"
+    else:  # as a process leaves it that ended before its first transaction
+        with pytest.raises(FileNotFoundError, match="no report has arrived yet"):
+            reported(tmp_path, 0.0, None)
+        assert add(tmp_path, REPORT, NOW)
 
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:
@@ -153,6 +156,22 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version=9")
     with pytest.raises(OSError, match="schema 9"):
         add(tmp_path, REPORT._replace(id="2"), NOW)
+    with pytest.raises(OSError, match="schema 9"):
+        reported(tmp_path, 0.0, None)
+
+
+def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = received_reports._connect
+
+    def small(path: Path, mode: str) -> sqlite3.Connection:
+        connection = connect(path, mode)
+        connection.execute("PRAGMA max_page_count=4")
+        return connection
+
+    monkeypatch.setattr(received_reports, "_connect", small)
+    with pytest.raises(OSError, match="full") as raised:
+        add(tmp_path, REPORT, NOW)
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:

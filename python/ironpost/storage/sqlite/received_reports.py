@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.storage.ownership import open_private
+from ironpost.storage.sqlite.faults import code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,10 +166,13 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
         OSError: the file cannot be read.
     """
     path = data / REPORTS_FILE
+    none = FileNotFoundError(errno.ENOENT, "no report has arrived yet", str(path))
     if not path.exists():
-        raise FileNotFoundError(errno.ENOENT, "no report has arrived yet", str(path))
+        raise none
     asked = {"since": since, "domain": domain, "limit": MAX_SOURCES}
     with _faults(path), closing(_connect(path, "ro")) as connection:
+        if not _version(connection, path):
+            raise none
         domains = [ReportedDomain(*row) for row in connection.execute(_DOMAINS, asked)]
         sources: list[ReportedSource] = []
         if domain is not None:
@@ -184,13 +188,18 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.execute("BEGIN IMMEDIATE")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in {0, VERSION}:
-            raise OSError(errno.EINVAL, f"it has schema {version}, this program uses {VERSION}", str(path))
-        for statement in () if version else _SCHEMA:
+        for statement in () if _version(connection, path) else _SCHEMA:
             connection.execute(statement)
         yield connection
         connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema of a file that is usable; 0 if nothing was ever stored in it."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, VERSION}:
+        raise OSError(errno.EINVAL, f"it has schema {version}, this program uses {VERSION}", str(path))
+    return version
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -200,8 +209,9 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 @contextmanager
 def _faults(path: Path) -> Iterator[None]:
-    """Convert errors of SQLite into OSErrors."""
+    """Convert errors of SQLite into OSErrors: ENOSPC if the disk is full, else EIO."""
     try:
         yield
     except sqlite3.Error as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
+        full = code_of(error) == sqlite3.SQLITE_FULL
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
