@@ -246,7 +246,7 @@ class Acceptor(ABC):
         """Called by `stop` when all connections are closed; `grace` as there."""
 
     def retire(self) -> None:
-        """End the connections, each as soon as it is not in the middle of something; new ones are still accepted."""
+        """Call `HostedConnection.retire` of all connections, some at a time; new ones are still accepted."""
         for connection in self.connections:
             self.close_queue.add(partial(self._retire, connection))
 
@@ -303,7 +303,7 @@ class Acceptor(ABC):
         self.connections.discard(old)
         self.connections.add(new)
 
-    def release(self, connection: HostedConnection, network: str = "", failures: int = 0) -> None:  # noqa: ARG002 - see `Host.release`
+    def release(self, connection: HostedConnection, network: str = "") -> None:
         """See `AcceptingHost.release`."""
         if network:
             self.limiter.leave_prefix(network)

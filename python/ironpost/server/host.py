@@ -41,11 +41,13 @@ class HostedConnection(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """End the session as soon as no message is being received, with 421 (RFC 5321 §3.8)."""
+        """End the connection: SMTP as soon as no message is being received, with 421 (RFC 5321 §3.8), HTTP after the
+        response to a request that has begun."""
         ...
 
     def retire(self) -> None:
-        """End the session as soon as no transaction is open, with 421 (RFC 5321 §3.8)."""
+        """Free the memory of the connection soon: SMTP ends it when no transaction is open, with 421 (RFC 5321 §3.8),
+        HTTP aborts a request whose body is incomplete."""
         ...
 
     def abort(self) -> None:
@@ -123,13 +125,12 @@ class AcceptingHost(Protocol):
         """Treat `new` as the connection that was admitted as `old`, from now on; nothing is counted."""
         ...
 
-    def release(self, connection: HostedConnection, network: str = "", failures: int = 0) -> None:
+    def release(self, connection: HostedConnection, network: str = "") -> None:
         """Handle the end of an admitted connection.
 
         Args:
             connection: the object passed to `admit`, or as `new` to `replace`.
             network: the network that `admit_client` returned, whose count decreases; empty for none.
-            failures: hooks that raised during the session.
         """
         ...
 
@@ -181,6 +182,10 @@ class Host(AcceptingHost, Protocol):
     def greeting_delay(self) -> float | None:
         """Seconds before the greeting, 0 for none: a client that sends anything before it gets 554 (RFC 5321 §3.1).
         None disables that check, and early input is interpreted as commands."""
+        ...
+
+    def release(self, connection: HostedConnection, network: str = "", failures: int = 0) -> None:
+        """See `AcceptingHost.release`; `failures` is the number of hooks that raised during the session."""
         ...
 
     def greet_later(self, greet: Callable[[], None]) -> None:

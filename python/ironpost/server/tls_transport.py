@@ -115,7 +115,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol, asyncio.Protocol
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Handle ciphertext that is in the buffer, where it will be decrypted."""
+        """Handle ciphertext that is in the buffer: a copy, because records are decrypted into the buffer."""
         self.data_received(self._buffer[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
