@@ -306,7 +306,7 @@ class DailyReports(ABC):
         except OSError as error:
             raise SendError(error_text(error)) from None
         except Exception as error:  # one report that cannot be built never stops the others (R25)
-            log.exception("the report about %s of %s cannot be sent", self.kind, report.domain)
+            log.exception("the report to %s about %s cannot be sent", report.domain, self.kind)
             raise SendError(f"{type(error).__name__}: {error}") from error
         self._record(day, done)
         if sent:

@@ -1,9 +1,9 @@
 """What a listener with the role `http` serves: the MTA-STS policies of our domains, and the receipt of TLS reports.
 
 Promises: a policy is generated from the configuration, at the policy host of its domain. A report that was answered
-with 201 is in the drop directory, durably, as a message to `tls_reports_to`, from where it takes the way of all mail
-(`mta.pickup`). A worker holds the bodies of at most `BODIES` reports, reads one report at a time, and a network has a
-quota; reports neither take the disk's reserve nor fill the drop directory (SECURITY R23).
+with 201 is in the drop directory, durably, as a message to `tls_reports_to`; `mta.pickup` queues it as it does other
+mail. A worker holds the bodies of at most `BODIES` reports and reads one report at a time, and a network has a quota;
+reports neither take the disk's reserve nor fill the drop directory (SECURITY R23).
 Refuses: every other path with 404, and other methods with 405.
 Limitations: RFC 8460 defines no way to authenticate who posts a report.
 Standards: RFC 8461 §3.2, §3.3 (policies), RFC 8460 §5.4 (reports), RFC 6585 §4 (429), RFC 9110 §15.6.4 (503).

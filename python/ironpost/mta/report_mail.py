@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ironpost.model import Envelope, Recipient
 from ironpost.model.parameters import Notify
+from ironpost.queue.codec import NO_PARAMETERS
 from ironpost.queue.store import NewMessage
 from ironpost.routing.directory import expand
 
@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.directory import Directory
 
-NONE: Final[Mapping[str, Value]] = MappingProxyType({})
-"""No parameters."""
-
 log = logging.getLogger("ironpost.reports")
 
 
 class ReportMail:
-    """The way of reports into the queue."""
+    """Queues the reports of one server."""
 
     def __init__(
         self,
@@ -39,8 +36,7 @@ class ReportMail:
         clock: Clock,
         random: Random,
     ) -> None:
-        """Create the way of one server.
-
+        """
         Args:
             store: the queue.
             accept: queues a message after its commit.
@@ -57,12 +53,12 @@ class ReportMail:
         self._random = random
 
     async def queue(
-        self, sender: Address, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value] = NONE
+        self, sender: Address, content: bytes, to: Sequence[Address], parameters: Mapping[str, Value] = NO_PARAMETERS
     ) -> str:
         """Queue a report; return the id of the message.
 
-        RFC 5321 §4.5.5: only what a standard requires to have a null reverse-path should have one, so it has a sender,
-        and asks for no bounce.
+        It has a sender, because only mail for which a standard requires a null reverse-path should have one
+        (RFC 5321 §4.5.5), and it asks for no bounces.
 
         Args:
             sender: the reverse-path.

@@ -1,6 +1,6 @@
-"""What workers counted on each day of a domain, of which a report is made: entries of keyed state.
+"""What workers counted for each domain and day, from which reports are made: entries of keyed state.
 
-Each worker has entries that only it writes; a report is made of those of all workers.
+Each worker has entries that only it writes; a report has the sums of all workers.
 
 Promises: days are in UTC. An entry of another version counts as absent.
 """
