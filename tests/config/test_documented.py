@@ -269,9 +269,8 @@ def test_f63_records_of_a_session_say_which() -> None:
 
 def test_the_examples_load() -> None:
     (
-        route, directory, patterns, mailboxes, files, *sources, forwards, relay, rewrite, on_demand, _, _,
-        dmarc_reports, received, over_http, hosts, oauth, tls, reports, retry, replies, limits, program, hook, lmtp,
-        sendmail,
+        directory, patterns, mailboxes, files, *sources, forwards, relay, rewrite, on_demand, _, _, dmarc_reports,
+        received, over_http, route, hosts, oauth, tls, reports, retry, replies, limits, program, hook, lmtp, sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
