@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ironpost.mail_auth.dmarc import DmarcAnswer
     from ironpost.mail_auth.spf import SpfAnswer
     from ironpost.message.section import Header
+    from ironpost.wire import HeaderField
 
 NAME: Final = "Authentication-Results"
 VALUE_LIMIT: Final = 300
@@ -119,15 +120,13 @@ def without_forged(header: Header, services: Iterable[str]) -> bytes:
         services: our authserv-ids.
     """
     ours = {_comparable(each) for each in services}
-    kept: list[bytes] = []
-    at = 0
-    for entry in header.section.fields:
-        if entry.name.lower() == NAME.lower():
-            service = _service(header.octets[entry.value : entry.end])
-            if service is None or _comparable(service) in ours:
-                kept.append(header.octets[at : entry.start])
-                at = entry.end
-    return b"".join((*kept, header.octets[at:])) if at else header.octets
+
+    def forged(entry: HeaderField) -> bool:
+        service = _service(header.octets[entry.value : entry.end])
+        return service is None or _comparable(service) in ours
+
+    fields = [entry for entry in header.section.fields if entry.name.lower() == NAME.lower()]
+    return header.without_fields(filter(forged, fields))
 
 
 def _service(body: bytes) -> str | None:

@@ -14,9 +14,12 @@ Standards: RFC 5322 §2.1 (the empty line), §2.2 (fields), §2.2.3 (folding).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ironpost import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _EMPTY_LINE: Final = b"\r\n\r\n"
 
@@ -79,16 +82,16 @@ class Header:
     def without(self, *names: str) -> bytes:
         """The octets without the fields of those names."""
         wanted = {name.lower() for name in names}
+        return self.without_fields(entry for entry in self.section.fields if entry.name.lower() in wanted)
+
+    def without_fields(self, removed: Iterable[wire.HeaderField]) -> bytes:
+        """The octets without these of `section.fields`, in order; if there are none, `octets` itself."""
         kept: list[bytes] = []
         at = 0
-        for entry in self.section.fields:
-            if entry.name.lower() in wanted:
-                kept.append(self.octets[at : entry.start])
-                at = entry.end
-        if not at:
-            return self.octets
-        kept.append(self.octets[at:])
-        return b"".join(kept)
+        for entry in removed:
+            kept.append(self.octets[at : entry.start])
+            at = entry.end
+        return b"".join((*kept, self.octets[at:])) if at else self.octets
 
 
 EMPTY: Final = Header(b"")
