@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from ironpost.mail_auth.tag_list import SHOWN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 URI_LIMIT: Final = 10
 """Addresses that are read from one tag (SECURITY R23)."""
-
-SHOWN: Final = 80
-"""Characters of a tag in a problem."""
 
 _VERSION: Final = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _TAG: Final = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*([ -:<-~]+)")

@@ -1,7 +1,7 @@
 """Keys of DKIM and ARC: those that domains publish, and the private ones that sign.
 
-Promises: a record is parsed once, and a key is loaded once, even if it cannot be used. What is not an RSA key is not
-loaded as one, whatever it is. The package `cryptography` is imported when it is needed, not before.
+Promises: a valid record is parsed once, and an RSA key is loaded once, even if it cannot be used. What is not an RSA
+key is not loaded as one, whatever it is. The package `cryptography` is imported when it is needed, not before.
 Refuses: records that are not valid or revoke their key; RSA keys below 1,024 bits, which are not secure, and above
 4,096, which take too long; all with `KeyFault`.
 Standards: RFC 6376 §3.6.1 (records); RFC 8301 §3.2 (sizes); RFC 8463 §4 (Ed25519).
@@ -30,10 +30,8 @@ EXPONENT_BITS_MAX: Final = 64
 """Bits of the public exponent of an RSA key; with a long one, verifying is as slow as signing."""
 RECORD_LIMIT: Final = 8_192
 """Octets of a key record; one with a key of 4,096 bits has about 800."""
-
 RSA_LIMIT: Final = 1_024
 """Octets of an RSA key; one of 4,096 bits has at most 556."""
-
 CACHE_SIZE: Final = 256
 """Key records that are kept, parsed; and RSA keys, loaded."""
 
