@@ -260,7 +260,8 @@ def test_a_message_without_a_chain_has_no_result_of_arc() -> None:
 
 def test_r27_a_chain_that_cannot_be_verified_now_defers_what_an_override_might_accept() -> None:
     content = sealed(message("bank.example"), KEYS["dead.example"])
-    assert receive(content, arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.DEFER
+    decision, recorded = receive(content, arc=Enforcement.RECORD, dmarc_override=(LISTS,))
+    assert (decision.verdict.action, recorded) == (Action.DEFER, None)
     assert receive(content, arc=Enforcement.RECORD)[0].verdict.action is Action.REJECT
     passes = sealed(message("bank.example", ["bank.example"]), KEYS["dead.example"])
     assert receive(passes, arc=Enforcement.RECORD, dmarc_override=(LISTS,))[0].verdict.action is Action.ACCEPT

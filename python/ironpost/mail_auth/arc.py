@@ -6,8 +6,8 @@
 Promises: `verify_arc` always returns one of the three results with its reason. At most 50 sets are verified, and the
 verification ends with the first that is not valid; the header section is hashed once, however many seals cover it.
 A valid chain names its sealers only if the last one signed From, the author that a reader sees (SECURITY R49).
-Refuses: nothing; a chain that is not valid is `fail`, which means what no chain means. So is the chain of a message
-without exactly one field From, or with an invalid header section. ironpost does not seal.
+Refuses: nothing; a chain that is not valid is `fail`, and so is that of a message without exactly one field From or
+with an invalid header section. Treat `fail` as if there were no chain. ironpost does not seal.
 Standards: RFC 8617 §4.1 (fields), §4.2.1 (instances), §5.1.1 (what a seal covers), §5.2 (validation).
 """
 

@@ -1,9 +1,10 @@
 """DMARC: SPF or DKIM confirms the domain that a message names as its author's (RFC 9989).
 
-Promises: the answer is written into the message (RFC 8601), and each evaluation is passed to the recorder of reports.
-What the owner of the domain asks for is done with a message that fails, but never more than the option allows, and
-nothing if an override applies. If a lookup fails nothing is concluded (SECURITY R27): a message that might have to be
-refused or quarantined is deferred. `policy.authentication` says which mail is checked.
+Promises: the answer is written into the message (RFC 8601), and passed to the recorder of reports unless the message
+is deferred for its chain (`arc`) and will be evaluated again. What the owner of the domain asks for is done with a
+message that fails, but never more than the option allows, and nothing if an override applies. If a lookup
+fails nothing is concluded (SECURITY R27): a message that might have to be refused or quarantined is deferred.
+`policy.authentication` says which mail is checked.
 Refuses: by the option, a message without exactly one author's domain, with which a forger could avoid DMARC (RFC 9989
 §11.5).
 """
