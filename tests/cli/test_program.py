@@ -188,9 +188,30 @@ def test_an_argument_of_check_is_a_file_if_one_exists(tmp_path: Path, command: s
     for name in ("-", "/dev/stdin"):  # a pipe, which is a file too
         done = ironpost(tmp_path, command, "check", name, stdin=b"Subject: no author\n\n\n")
         assert done.stdout.splitlines()[-1] == last
+    for name in ("./absent.eml", "./b.example/"):
+        done = ironpost(tmp_path, command, "check", name)
+        assert (done.returncode, done.stderr) == (66, f"ironpost: {name}: No such file or directory\n")
     (tmp_path / "locked").mkdir(0)
     done = ironpost(tmp_path, command, "check", "locked/m", before=UNPRIVILEGED)
     assert (done.returncode, done.stderr) == (66, "ironpost: locked/m: Permission denied\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["a.example", "--ip", "192.0.2.1"], "a.example is not a file, and --ip is for a message"),
+        (["-", "--from", "jo@a.example"], "--from and --helo are for SPF, which also needs the client's address: --ip"),
+        (
+            ["-", "--ip", "192.0.2.1"],
+            "with the null reverse-path SPF checks the name in EHLO: give a sender, or that name",
+        ),
+    ],
+)
+def test_dmarc_check_ignores_nothing_that_is_said_of_the_client(
+    tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    done = ironpost(tmp_path, "dmarc", "check", *arguments, stdin=b"Subject: x\n\n\n")
+    assert (done.returncode, done.stderr) == (64, f"ironpost: {sentence}\n")
 
 
 def test_a_usage_error_exits_with_64(tmp_path: Path) -> None:

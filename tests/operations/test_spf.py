@@ -40,7 +40,7 @@ async def _run(data: Any, request: SpfCheckRequest) -> SpfCheck:
     return await CHECK.run(data, request)
 
 
-@pytest.mark.parametrize("sender", ["jo@a.example", "a.example"])
+@pytest.mark.parametrize("sender", ["jo@a.example", "<jo@a.example>", "a.example"])
 def test_an_allowed_client(sender: str) -> None:
     found = check("192.0.2.1", sender)
     assert (found.result, found.domain, found.identity) == (SpfResult.PASS, "a.example", "mailfrom")

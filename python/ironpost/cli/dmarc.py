@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from ironpost.cli import exits
+from ironpost.cli.app import CommandError
 from ironpost.cli.call import call_local, report
 from ironpost.cli.dkim import print_signatures
-from ironpost.cli.input_file import read_message
+from ironpost.cli.input_file import names_file, read_message
 from ironpost.mail_auth import DmarcResult
 from ironpost.model.text import escape
 from ironpost.operations.dmarc import (
@@ -38,12 +39,34 @@ _MESSAGE_EXITS = {
 }
 
 
+def check_domain_or_message(file: Path | None, what: str, client: SpfCheckRequest, *, as_json: bool) -> None:
+    """Check a message if `what` is a file, else a domain.
+
+    Args:
+        file: the configuration.
+        what: the domain, or the file.
+        client: the client that sent the message; without an address there is none, and SPF is not checked.
+
+    Raises:
+        CommandError: see `check` and `check_message`; or a client is described that SPF cannot check.
+        typer.Exit: the result is not good.
+    """
+    if (client.sender or client.helo) and not client.ip:
+        raise CommandError(exits.USAGE, "--from and --helo are for SPF, which also needs the client's address: --ip")
+    if names_file(what):
+        check_message(file, what, client if client.ip else None, as_json=as_json)
+    elif client.ip:
+        raise CommandError(exits.USAGE, f"{what} is not a file, and --ip is for a message")
+    else:
+        check(file, what, as_json=as_json)
+
+
 def check(file: Path | None, domain: str, *, as_json: bool) -> None:
     """Print the record that applies, its policy, where reports are wanted, and problems.
 
     Raises:
         CommandError: the domain is invalid.
-        typer.Exit: no record applies, it is faulty, or DNS does not answer.
+        typer.Exit: no record applies, the record is faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, DmarcCheckRequest(domain))
     report(found, _print, _EXITS.get(found.result), as_json=as_json)

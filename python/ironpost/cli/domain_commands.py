@@ -95,7 +95,7 @@ def spf_check(
     from ironpost.cli import spf as command
     from ironpost.operations.spf import SpfCheckRequest
 
-    command.check(config, SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello), as_json=json)
+    command.check(config, SpfCheckRequest(ip, sender, hello), as_json=json)
 
 
 @dkim.command("new")
@@ -165,17 +165,12 @@ def dmarc_check(
 ) -> None:
     """Show the DMARC record that applies to mail of a domain and what is wrong with it, or evaluate a message.
 
-    An argument is a file if one of that name exists.
+    An argument is a file if it has a slash, or if a file of that name exists.
     """
     from ironpost.cli import dmarc as command
-    from ironpost.cli.input_file import names_file
     from ironpost.operations.spf import SpfCheckRequest
 
-    if names_file(what):
-        client = SpfCheckRequest(ip, sender.removeprefix("<").removesuffix(">"), hello) if ip else None
-        command.check_message(config, what, client, as_json=json)
-    else:
-        command.check(config, what, as_json=json)
+    command.check_domain_or_message(config, what, SpfCheckRequest(ip, sender, hello), as_json=json)
 
 
 @dmarc.command("report")

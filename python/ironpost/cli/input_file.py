@@ -26,11 +26,14 @@ Report = TypeVar("Report")
 
 
 def names_file(argument: str) -> bool:
-    """Return whether an argument that may also be a domain is a file: `-`, or the path of anything but a directory."""
+    """Return whether an argument that may also be a domain is a file.
+
+    It is if it is `-`, has a slash, which no domain has, or is the name of anything but a directory.
+    """
+    if argument == STANDARD_INPUT or "/" in argument:
+        return True
     try:
-        return argument == STANDARD_INPUT or not S_ISDIR(Path(argument).stat().st_mode)
-    except PermissionError:
-        return True  # reading it reports this
+        return not S_ISDIR(Path(argument).stat().st_mode)
     except OSError:
         return False
 

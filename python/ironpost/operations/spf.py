@@ -23,7 +23,7 @@ class SpfCheckRequest:
 
     ip: str
     sender: str
-    """The reverse-path, a domain, or empty for the null reverse-path."""
+    """The reverse-path, which may be in angle brackets, or a domain; empty for the null reverse-path."""
     helo: str
 
 
@@ -50,9 +50,12 @@ async def checked(data: DataDirectory, request: SpfCheckRequest) -> SpfAnswer:
     Raises:
         OperationError: the address of the client is invalid, or there is nothing to check.
     """
-    if not request.sender and not request.helo:
-        raise OperationError(Reason.INVALID, "a null reverse-path is checked by the name in EHLO; give one")
-    sender = request.sender if "@" in request.sender or not request.sender else f"postmaster@{request.sender}"
+    sender = request.sender.removeprefix("<").removesuffix(">")
+    if not sender and not request.helo:
+        sentence = "with the null reverse-path SPF checks the name in EHLO: give a sender, or that name"
+        raise OperationError(Reason.INVALID, sentence)
+    if sender and "@" not in sender:
+        sender = f"postmaster@{sender}"
     try:
         return await check_spf(
             ip=request.ip, helo=request.helo, sender=sender, resolver=data.resolver(), now=time.time()
