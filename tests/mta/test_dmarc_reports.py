@@ -2,61 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from tests.mta.runner_kit import Chance, VirtualClock
+from tests.mta.report_kit import NOTHING, ONE, WAITING, ReportWorld, run
 from tests.reports.dmarc_kit import FAILED, MIDNIGHT, PASSED, POLICY
 
-from ironpost.compose.keyed_state import NAMESPACES
 from ironpost.model import Address
-from ironpost.model.keyed_state import MemoryState
 from ironpost.model.parameters import Notify
 from ironpost.mta import dmarc_reports
-from ironpost.mta.daily_reports import DELAY, FIRST_WAIT, SPREAD, Reporter, SentReports
+from ironpost.mta.daily_reports import FIRST_WAIT, Reporter, SentReports
 from ironpost.mta.dmarc_reports import DmarcReports
-from ironpost.mta.report_mail import ReportMail
-from ironpost.mta.signing import Signing
 from ironpost.reports.daily import DAY
 from ironpost.reports.dmarc import counts as dmarc_counts
 from ironpost.reports.dmarc.counts import DmarcCounts, DomainCounts, summed
 from ironpost.reports.dmarc.mail import extracted
 from ironpost.reports.dmarc.reading import decoded
-from ironpost.storage.memory import MemoryStore
-from ironpost.telemetry.metrics import Counters
-from ironpost.testing.directory import local
-from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from ironpost.mail_auth import DmarcEvaluation
-    from ironpost.queue.store import QueuedMessage
     from ironpost.reports.dmarc.report import Report
 
-NOTHING = SentReports(0, 0, 0)
-ONE = SentReports(1, 0, 0)
-WAITING = SentReports(0, 1, 0)
 CONSENT = "a.example._report._dmarc.other.example"
 
 
-class World:
-    """The state, store and DNS of a server; `sender` is one worker."""
-
-    def __init__(self) -> None:
-        self.clock = VirtualClock()
-        self.clock.time = MIDNIGHT + 3600
-        self.state = MemoryState(NAMESPACES, self.clock.now)
-        self.metrics = Counters()
-        self.random = Chance()
-        self.txt: dict[str, list[bytes]] = {}
-        self.failing: list[str] = []
-        self.accepted: list[QueuedMessage] = []
+class World(ReportWorld):
+    """A server that reports about DMARC."""
 
     def publish(self, uris: str) -> None:
         self.txt["_dmarc.a.example"] = [f"v=DMARC1; p=reject; rua={uris}".encode()]
@@ -72,25 +49,14 @@ class World:
         self.publish(uris)
         self.count(PASSED, FAILED)
         self.count(PASSED, worker=1)
-        self.clock.time = MIDNIGHT + DAY + DELAY + SPREAD
+        self.next_day()
 
     async def run(self) -> SentReports:
         sender = DmarcReports(
             Reporter("Ours Ltd", Address.parse("dmarc@ours.example")),
             DmarcCounts(self.state, self.clock.now),
             self.state,
-            resolver=StaticResolver(txt=self.txt, failing=self.failing),
-            mail=ReportMail(
-                store=MemoryStore(now=self.clock.now),
-                accept=self.accepted.append,
-                directory=lambda: local(["here.example"]),
-                signing=Signing(),
-                clock=self.clock,
-                random=self.random,
-            ),
-            clock=self.clock,
-            random=self.random,
-            metrics=self.metrics,
+            **self.ports(),
         )
         return await sender.run()
 
@@ -109,14 +75,6 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await main
-
-    asyncio.run(bounded())
 
 
 def test_what_was_counted_is_added_up_in_a_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

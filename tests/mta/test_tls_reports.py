@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.authority import issue
 from tests.http.https_kit import https_server, response, serving
-from tests.mta.runner_kit import Chance, VirtualClock
+from tests.mta.report_kit import DROPPED, NOTHING, ONE, WAITING, ReportWorld, run
+from tests.reports.dmarc_kit import MIDNIGHT
 
-from ironpost.compose.keyed_state import NAMESPACES
 from ironpost.http import HttpClient, HttpError, HttpFailure, HttpResponse
 from ironpost.model import Address
-from ironpost.model.keyed_state import MemoryState
 from ironpost.model.network import LOOPBACK
 from ironpost.model.parameters import Notify
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsFailure, TlsOutcome
@@ -29,32 +28,22 @@ from ironpost.mta.daily_reports import (
     Reporter,
     SentReports,
 )
-from ironpost.mta.report_mail import ReportMail
-from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import REPORTS, TlsReports
 from ironpost.reports.daily import DAY, DailyEntries, digest_of
 from ironpost.reports.tlsrpt.counts import TlsCounts, summed
 from ironpost.reports.tlsrpt.mail import extracted
 from ironpost.reports.tlsrpt.report import Report, decoded
 from ironpost.storage.memory import MemoryStore
-from ironpost.telemetry.metrics import Counters
-from ironpost.testing.directory import local
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ironpost.queue.store import QueuedMessage
     from ironpost.reports.daily import DayOfDomain
     from ironpost.reports.tlsrpt.report import PolicyResult
 
-MIDNIGHT = 19_675 * float(DAY)
 HTTPS = "https://reports.a.example/tlsrpt"
-NOTHING = SentReports(0, 0, 0)
-ONE = SentReports(1, 0, 0)
-WAITING = SentReports(0, 1, 0)
-DROPPED = SentReports(0, 0, 1)
 
 
 class Posted:
@@ -72,23 +61,15 @@ class Posted:
         return HttpResponse(answer, {}, b"")
 
 
-class World:
-    """The state, store and network of a server; `sender` is one worker."""
+class World(ReportWorld):
+    """A server that reports about TLS; `sender` is one worker."""
 
     def __init__(self) -> None:
-        self.clock = VirtualClock()
-        self.clock.time = MIDNIGHT + 3600
-        self.state = MemoryState(NAMESPACES, self.clock.now)
-        self.store = MemoryStore(now=self.clock.now)
+        super().__init__()
         self.http: Any = Posted()
-        self.metrics = Counters()
-        self.random = Chance()
-        self.records: dict[str, list[bytes]] = {}
-        self.failing: list[str] = []
-        self.accepted: list[QueuedMessage] = []
 
     def publish(self, *uris: str, domain: str = "a.example") -> None:
-        self.records[f"_smtp._tls.{domain}"] = [f"v=TLSRPTv1; rua={','.join(uris)}".encode()]
+        self.txt[f"_smtp._tls.{domain}"] = [f"v=TLSRPTv1; rua={','.join(uris)}".encode()]
 
     def count(self, domain: str = "a.example", worker: int = 0) -> None:
         counts = TlsCounts(self.state, self.clock.now, worker=worker)
@@ -101,27 +82,12 @@ class World:
             Reporter("Ours Ltd", Address.parse("tls@ours.example")),
             TlsCounts(self.state, self.clock.now),
             self.state,
-            resolver=StaticResolver(txt=self.records, failing=self.failing),
             http=self.http,
-            mail=ReportMail(
-                store=self.store,
-                accept=self.accepted.append,
-                directory=lambda: local(["here.example"]),
-                signing=Signing(),
-                clock=self.clock,
-                random=self.random,
-            ),
-            clock=self.clock,
-            random=self.random,
-            metrics=self.metrics,
+            **self.ports(),
         )
 
     async def run(self) -> SentReports:
         return await self.sender().run()
-
-    def next_day(self) -> None:
-        """Wait until all reports of the day are due."""
-        self.clock.time = (self.clock.time // DAY + 1) * DAY + DELAY + SPREAD
 
     def due(self, *uris: str, domains: Sequence[str] = ("a.example",)) -> None:
         """Publish where reports go, count connections, and wait until the reports about them are due."""
@@ -141,14 +107,6 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await main
-
-    asyncio.run(bounded())
 
 
 def test_a_report_is_posted_once_some_hours_after_the_end_of_the_day(world: World) -> None:
@@ -224,7 +182,7 @@ def test_what_a_worker_adds_after_the_report_is_not_sent(world: World) -> None:
 )
 def test_domains_without_a_valid_record_get_no_report(world: World, records: list[bytes]) -> None:
     async def main() -> None:
-        world.records["_smtp._tls.a.example"] = records
+        world.txt["_smtp._tls.a.example"] = records
         world.count()
         world.next_day()
         assert await world.run() == NOTHING

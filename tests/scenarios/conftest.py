@@ -27,6 +27,8 @@ from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.model.patterns import Domains
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.queue_runner import QueueRunner
+from ironpost.mta.report_mail import ReportMail
+from ironpost.mta.signing import Signing
 from ironpost.policy import Policy, Ports
 from ironpost.processes.clock import SystemRandom
 from ironpost.protocol.server.settings import ServerSettings as SessionSettings
@@ -227,6 +229,13 @@ class System:
                 return client.sendmail(sender, recipients, content, options)
 
         return await asyncio.to_thread(send)
+
+    def report_mail(self) -> ReportMail:
+        """What queues the reports of this system."""
+        return ReportMail(
+            store=self.store, accept=self.runner.accept, directory=lambda: self.runner.routes.directory,
+            signing=Signing(), clock=self.clock, random=self._random,
+        )  # fmt: skip
 
     def delivered(self) -> list[bytes]:
         """Return the files in the Maildir's `new`, in order of delivery."""

@@ -15,8 +15,6 @@ from ironpost.model.keyed_state import MemoryState
 from ironpost.model.patterns import AddressPattern, DomainPattern
 from ironpost.mta.daily_reports import DELAY, SPREAD, Reporter, SentReports
 from ironpost.mta.dmarc_reports import DmarcReports
-from ironpost.mta.report_mail import ReportMail
-from ironpost.mta.signing import Signing
 from ironpost.policy.options import Enforcement
 from ironpost.processes.clock import SystemRandom
 from ironpost.reports.daily import DAY
@@ -40,14 +38,7 @@ def sender(here: System, counts: DmarcCounts, state: MemoryState) -> DmarcReport
         counts,
         state,
         resolver=here.resolver,
-        mail=ReportMail(
-            store=here.store,
-            accept=here.runner.accept,
-            directory=lambda: here.runner.routes.directory,
-            signing=Signing(),
-            clock=here.clock,
-            random=SystemRandom(),
-        ),
+        mail=here.report_mail(),
         clock=here.clock,
         random=SystemRandom(),
         metrics=Counters(),

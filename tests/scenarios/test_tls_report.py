@@ -12,8 +12,6 @@ from ironpost.http import HttpClient
 from ironpost.model import Address
 from ironpost.model.keyed_state import MemoryState
 from ironpost.mta.daily_reports import DELAY, SPREAD, Reporter, SentReports
-from ironpost.mta.report_mail import ReportMail
-from ironpost.mta.signing import Signing
 from ironpost.mta.tls_reports import TlsReports
 from ironpost.processes.clock import SystemRandom
 from ironpost.reports.daily import DAY
@@ -38,14 +36,7 @@ def reports(system: System, counts: TlsCounts, state: MemoryState, *uris: str) -
         state,
         resolver=dns,
         http=HttpClient(dns),
-        mail=ReportMail(
-            store=system.store,
-            accept=system.runner.accept,
-            directory=lambda: system.runner.routes.directory,
-            signing=Signing(),
-            clock=system.clock,
-            random=SystemRandom(),
-        ),
+        mail=system.report_mail(),
         clock=system.clock,
         random=SystemRandom(),
         metrics=Counters(),
