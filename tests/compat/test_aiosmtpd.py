@@ -153,6 +153,20 @@ def test_a_command_of_a_subclass_replies_while_it_runs() -> None:
     asyncio.run(main())
 
 
+def test_a_challenge_outside_auth_is_an_error_at_once() -> None:
+    class Server(SMTP):
+        async def smtp_XASK(self, arg: str | None) -> None:  # noqa: N802 - aiosmtpd's name
+            await self.challenge_auth("Who?")
+
+    async def main() -> None:
+        async with client(partial(Server, Keep())) as it:
+            reply = b"500 Error: (RuntimeError) challenge_auth can read a response only while AUTH runs\r\n"
+            assert await it.ask(b"XASK\r\n") == reply
+            assert await it.ask(b"NOOP\r\n") == b"250 OK\r\n"
+
+    asyncio.run(main())
+
+
 def test_a_hook_runs_in_a_task() -> None:
     class Handler(Keep):
         async def handle_RCPT(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:  # noqa: N802

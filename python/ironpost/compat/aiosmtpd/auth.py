@@ -1,6 +1,7 @@
 """AUTH of the class `SMTP`: the command, the mechanisms PLAIN and LOGIN, and challenges for others.
 
 Promises: a failed attempt is replied to once. Responses of clients are logged only with `log_client_response`.
+Refuses: a challenge outside AUTH, with RuntimeError: the client's response would be read as a command.
 Standards: RFC 4954 §4; RFC 4616 (PLAIN).
 """
 
@@ -108,7 +109,12 @@ class Authentication:
             challenge: without the code 334; text is sent as UTF-8.
             encode_to_b64: encode the challenge.
             log_client_response: log the response, which may be secret, at level DEBUG.
+
+        Raises:
+            RuntimeError: another command than AUTH, or a hook of one, called it.
         """
+        if not self._connection.reads_lines:
+            raise RuntimeError("challenge_auth can read a response only while AUTH runs")
         octets = challenge.encode() if isinstance(challenge, str) else challenge
         # The space is required even if the challenge is empty (RFC 4954 §4).
         await self.push(b"334 " + (b64encode(octets) if encode_to_b64 else octets))

@@ -249,6 +249,11 @@ class Connection(ServerConnection):
             self.immediate = False
         raise RuntimeError("a command waits that may not")
 
+    @property
+    def reads_lines(self) -> bool:
+        """Whether the command that runs may call `line`."""
+        return self._task is not None
+
     async def line(self) -> bytes | None:
         """Return the next line without its CRLF; None if it is malformed. Only for AUTH."""
         self.session.read_line(self._line_read)
