@@ -179,8 +179,7 @@ class Pickup:
             content.finish()
             spool.finish()
             content.spool = spool.spool
-            if content.size > octets:
-                raise _Refused(f"larger than {octets} octets")
+            _check_size(content, octets)
             if fault := content.fault or spool.fault:
                 raise _Refused(fault)
             if content.header.received >= MAX_RECEIVED:
@@ -260,9 +259,13 @@ async def _copy(file: drop.DropFile, content: SubmittedContent, octets: int) -> 
     while piece := await asyncio.to_thread(file.read):
         if b"\0" in piece:
             raise _Refused("its content has a NUL")
-        if content.size > octets:
-            raise _Refused(f"larger than {octets} octets")
+        _check_size(content, octets)
         if (waiter := content.write(lines.feed(piece))) is not None:
             await waiter
     if (waiter := content.write(lines.finish())) is not None:
         await waiter
+
+
+def _check_size(content: SubmittedContent, octets: int) -> None:
+    if content.size > octets:
+        raise _Refused(f"larger than {octets} octets")
