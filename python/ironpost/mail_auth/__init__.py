@@ -2,12 +2,13 @@
 
 A library for any program: nothing here opens a socket or reads a clock. The resolver is the port
 `ironpost.model.dns.Resolver`, which `ironpost.dns.resolver.DnsResolver` implements, and the time is passed in. A query
-that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27).
+that fails (`ResolverError`) makes a result `temperror`, never `none` or `fail` (SECURITY R27). ARC has no
+such result: it is `fail`, and `ArcAnswer.temporary` is true.
 """
 
 from ironpost.mail_auth.arc import ArcAnswer, ArcResult, ArcVerifier, verify_arc
 from ironpost.mail_auth.dkim import DkimAnswer, DkimVerifier, verify_dkim
-from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, Signature, evaluate_dmarc
+from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, SignatureResult, evaluate_dmarc
 from ironpost.mail_auth.dmarc_evaluation import (
     DmarcEvaluation,
     DmarcRecorder,
@@ -50,7 +51,7 @@ __all__ = [
     "Resolver",
     "ResolverError",
     "SelectedSignature",
-    "Signature",
+    "SignatureResult",
     "Signer",
     "SpfAnswer",
     "SpfResult",

@@ -50,7 +50,7 @@ class DmarcResult(StrEnum):
     PERMERROR = "permerror"
 
 
-class Signature(Protocol):
+class SignatureResult(Protocol):
     """The result of one DKIM signature."""
 
     @property
@@ -105,7 +105,7 @@ class Discovery:
 
 
 async def evaluate_dmarc(
-    message: bytes | Header, *, spf: SpfAnswer | None, dkim: Iterable[Signature], resolver: Resolver
+    message: bytes | Header, *, spf: SpfAnswer | None, dkim: Iterable[SignatureResult], resolver: Resolver
 ) -> DmarcAnswer:
     """Evaluate the author's domain of a message.
 
@@ -145,7 +145,7 @@ async def evaluate_dmarc(
     return DmarcAnswer(result, reason, author, policy, aligned, found.policy_domain, record)
 
 
-def with_result(result: str, spf: SpfAnswer | None, dkim: Iterable[Signature]) -> tuple[Authenticated, ...]:
+def with_result(result: str, spf: SpfAnswer | None, dkim: Iterable[SignatureResult]) -> tuple[Authenticated, ...]:
     """The domains for which SPF or DKIM had a result, each once, in lower case.
 
     The signatures of a domain that is testing do not count.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from ironpost.mail_auth.dmarc import Signature
+from ironpost.mail_auth.dmarc import SignatureResult
 
 if TYPE_CHECKING:
     from ironpost.mail_auth.dmarc import DmarcAnswer
@@ -33,7 +33,7 @@ class Override(NamedTuple):
     """Details for the owner of the domain; may be empty."""
 
 
-class SelectedSignature(Signature, Protocol):
+class SelectedSignature(SignatureResult, Protocol):
     """The result of one DKIM signature, with its selector."""
 
     @property
