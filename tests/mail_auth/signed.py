@@ -20,7 +20,7 @@ from ironpost.mail_auth import Key, Records, RecordType
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
@@ -210,6 +210,15 @@ def sealed(
     names = ["arc-authentication-results", "arc-message-signature", "arc-seal"] * last
     fields = fields_of(message.partition(b"\r\n\r\n")[0], names)
     return _field("ARC-Seal", tags, fields, CanonicalizationPolicy.from_c_value(b"relaxed/relaxed"), signer) + message
+
+
+def cut(octets: bytes, offsets: Iterable[int]) -> Iterator[bytes]:
+    """The octets in pieces, which are cut at these offsets; some may be empty."""
+    at = 0
+    for end in sorted(offsets):
+        yield octets[at:end]
+        at = end
+    yield octets[at:]
 
 
 def fields_of(header: bytes, names: list[str]) -> list[tuple[bytes, bytes]]:
