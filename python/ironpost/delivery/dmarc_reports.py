@@ -68,7 +68,8 @@ class DmarcReports:
         self._data = data
         self._clock = clock
         self._domains = domains
-        self._turn = asyncio.Semaphore(1)
+        self._turn = asyncio.Lock()
+        """Held while a report is in memory."""
 
     async def deliver(
         self,

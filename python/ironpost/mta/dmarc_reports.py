@@ -114,7 +114,7 @@ class DmarcReport(DailyReport):
     async def send(self, destination: Destination) -> bool:
         """See `DailyReport.send`."""
         ports, to = self._ports, destination.address
-        assert to is not None  # only those are published
+        assert to is not None  # `published_destinations` returns no others
         recipients = await willing_recipients(self.domain, to, ports.resolver)
         if not recipients:
             record(log, "dmarc-report-unwanted", domain=self.domain, uri=destination.uri)

@@ -1,4 +1,4 @@
-"""Reports: of the fate of messages (delivery status notifications), of TLS and of DMARC. Pure: no I/O and no clock."""
+"""Delivery status notifications, and reports about TLS and DMARC. Pure: no I/O and no clock; DNS is a port."""
 
 from ironpost.reports.dsn import Failure, failure_report, report_envelope
 
