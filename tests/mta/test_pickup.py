@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import NewMessage, QueuedMessage
 
 CONTENT = b"From: ada@mx.example\r\nSubject: x\r\n\r\nbody\r\n"
+OCTETS = 100_000
 
 
 class Store(MemoryStore):
@@ -65,7 +66,7 @@ class Site:
         drop.leave(self.path, Envelope(ada, (Recipient(Address.parse(to)),)), [content])
 
     def run(self) -> PickedUp:
-        return asyncio.run(self.pickup.run(self.path, octets=100_000, recipients=10))
+        return asyncio.run(self.pickup.run(self.path, octets=OCTETS, recipients=10))
 
     def recipients(self) -> list[str]:
         return [str(each.recipient.address) for message in self.accepted for each in message.recipients]
@@ -113,5 +114,12 @@ def test_the_addresses_of_programs_are_rewritten(site: Site) -> None:
 @pytest.mark.parametrize(("fields", "refused"), [(MAX_RECEIVED - 1, 0), (MAX_RECEIVED, 1)])
 def test_r48_a_message_in_a_loop_is_refused(site: Site, fields: int, refused: int) -> None:
     site.leave("ann@mx.example", b"Received: x\r\n" * fields + CONTENT)
+    assert site.run() == PickedUp(queued=1 - refused, refused=refused, waiting=0)
+    assert len([*site.path.glob("*.refused")]) == refused
+
+
+@pytest.mark.parametrize(("more", "refused"), [(0, 0), (1, 1)])
+def test_a_message_above_the_limit_of_size_is_refused(site: Site, more: int, refused: int) -> None:
+    site.leave("ann@mx.example", CONTENT + b"x" * (OCTETS - len(CONTENT) - 2 + more) + b"\r\n")
     assert site.run() == PickedUp(queued=1 - refused, refused=refused, waiting=0)
     assert len([*site.path.glob("*.refused")]) == refused
