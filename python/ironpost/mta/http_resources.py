@@ -51,7 +51,7 @@ BODIES: Final = 16
 """Bodies of reports that a worker receives or holds at a time."""
 _UNAVAILABLE: Final = Response.of(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", "60"))
 
-log = logging.getLogger("ironpost.tlsrpt")
+log = logging.getLogger("ironpost.reports")
 
 
 class HttpResources:

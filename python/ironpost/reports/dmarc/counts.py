@@ -3,8 +3,8 @@
 Each worker counts in memory (`DmarcCounts`), and adds what it counted to keyed state from time to time. A report has
 the sums of all workers.
 
-Promises: recording costs a few dictionary accesses. Only domains that ask for reports are counted. The numbers of
-domains and rows are limited, and so is the length of texts. A row beyond `CLIENT_DETAILED` or `DETAILED` is counted
+Promises: recording builds one row and adds it up in memory. Only domains that ask for reports are counted. The numbers
+of domains and rows are limited, and so is the length of texts. A row beyond `CLIENT_DETAILED` or `DETAILED` is counted
 without the envelope sender, the signatures and the result of SPF; beyond `CLIENT_ROWS` or `ROWS`, a message is counted
 only as one that the report lacks, and in the metric `dmarc_evaluations_dropped`. So a flood of different authors,
 senders or signatures from one client network hides no other client; floods from ten networks can. A worker that is
