@@ -1,4 +1,4 @@
-"""The canonical forms that DKIM signs: the body incrementally, and one header field.
+"""The canonical forms that DKIM signs: the body as a stream, and one header field.
 
 Promises: the canonical body does not depend on how the body was split; time is linear in the body. Of a body, at most a
 space, a CR and the number of the last empty lines are held back, and empty lines are returned in pieces of at most
@@ -75,10 +75,10 @@ class BodyCanonicaliser:
         text = octets.removesuffix(b"\r")
         self._held = octets[len(text) :]
         if self._relaxed:
-            blanks = text
-            text = text.rstrip(b" \t")
-            self._held = b" " * (len(text) < len(blanks)) + self._held
-            text = reduce(text)
+            certain = text.rstrip(b" \t")
+            if len(certain) < len(text):
+                self._held = b" " + self._held
+            text = reduce(certain)
         return self._without_last_empty_lines(text)
 
     def finish(self) -> list[bytes]:
@@ -98,17 +98,17 @@ class BodyCanonicaliser:
 
     def _without_last_empty_lines(self, octets: bytes) -> list[bytes]:
         """Hold back the empty lines at the end of `octets`, which do not end between CR and LF."""
-        text = len(octets)
-        while octets.endswith(CRLF, 0, text):
-            text -= 2
-        pairs = (len(octets) - text) // 2
+        end = len(octets)
+        while octets.endswith(CRLF, 0, end):
+            end -= 2
+        pairs = (len(octets) - end) // 2
         blocks, rest = 0, 0
-        if text:
+        if end:
             blocks, rest = divmod(self._empty_lines, len(BLOCK) // 2)
             self._empty_lines = 0
             self._open = True
         ended = self._open and pairs > 0  # the first of these CRLFs ends the last line
         self._open = self._open and not ended
         self._empty_lines += pairs - ended
-        pieces = [BLOCK] * blocks + [CRLF * rest, octets[: text + 2 * ended]]
+        pieces = [BLOCK] * blocks + [CRLF * rest, octets[: end + 2 * ended]]
         return [piece for piece in pieces if piece]
