@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from ironpost.compose import system
-from ironpost.compose.system import own_name
+from ironpost.compose import own_name as module
+from ironpost.compose.own_name import own_name
 from ironpost.config import parse
 
 NAMELESS = parse("", "test")
@@ -27,7 +27,7 @@ def test_f21_a_dead_name_server_holds_neither_the_loop_nor_the_start(
 
     monkeypatch.setattr(socket, "gethostname", lambda: "mx")
     monkeypatch.setattr(socket, "getfqdn", dead)
-    monkeypatch.setattr(system, "NAME_SECONDS", 0.01)
+    monkeypatch.setattr(module, "NAME_SECONDS", 0.01)
     caplog.set_level(logging.INFO, "ironpost")
     with asyncio.Runner() as runner:
         assert runner.run(own_name(NAMELESS)) == "mx"

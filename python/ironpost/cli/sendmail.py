@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 from ironpost.cli import exits
 from ironpost.cli.app import CommandError
 from ironpost.cli.settings import configuration
+from ironpost.compose.own_name import own_name
 from ironpost.message.header import field, shown
 from ironpost.message.lineends import NetworkLines
 from ironpost.message.mbox import SeparatorLines
@@ -37,7 +38,6 @@ from ironpost.storage import drop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ironpost.config import Configuration
 
 SYSTEM_FILE: Final = Path("/etc/ironpost/ironpost.toml")
 """The configuration file, unless -C names another: programs call sendmail in any directory."""
@@ -90,7 +90,7 @@ def sendmail(arguments: list[str]) -> None:
         hint = "send it to the server's listener" if options.mode == "s" else "use ironpost serve and ironpost reload"
         raise CommandError(exits.USAGE, f"sendmail -b{options.mode} is not supported: {hint}")
     found = configuration(_file(options))
-    host = found.hostname or _own_name(found)
+    host = found.hostname or asyncio.run(own_name(found))
     if not (options.addresses or options.from_header):
         raise CommandError(exits.USAGE, "no recipients: name them, or use -t for those of the header section")
     content = _normalised(sys.stdin.buffer, dots=options.dots)
@@ -169,12 +169,6 @@ def _user() -> pwd.struct_passwd:
         return pwd.getpwuid(os.getuid())
     except KeyError:
         raise CommandError(exits.NO_INPUT, f"the user id {os.getuid()} has no account: create one") from None
-
-
-def _own_name(found: Configuration) -> str:
-    from ironpost.compose.system import own_name  # loads the server
-
-    return asyncio.run(own_name(found))
 
 
 # -- the content

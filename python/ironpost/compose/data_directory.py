@@ -126,7 +126,7 @@ class LocalData:
         """The delivery agents of a server with this configuration."""
         from ironpost.compose.delivery import DeliveryAgents, own_system
         from ironpost.compose.keyed_state import stored_state
-        from ironpost.compose.system import own_name
+        from ironpost.compose.own_name import own_name
         from ironpost.processes.clock import SystemClock, SystemRandom
         from ironpost.server.tls import TlsError
 

@@ -7,13 +7,9 @@ anything; a configuration that cannot be used, or that changes a setting fixed a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ironpost import wire
 from ironpost.accounts.passwords import PasswordPool
 from ironpost.accounts.record_sources import SourceContext
 from ironpost.compose.auth import AuthError, InitialLogin, authenticator, first_login
@@ -43,13 +39,14 @@ from ironpost.compose.listeners import (
     handed_over,
     http_handler,
 )
+from ironpost.compose.own_name import own_name
 from ironpost.compose.policy import policy
+from ironpost.compose.reload import outcome, refuse_fixed
 from ironpost.compose.reports import Counting, ReportSenders, send_due
 from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
 from ironpost.compose.signing import key_warnings, usable_keys
-from ironpost.config.schema import FIXED, FIXED_LISTENER
 from ironpost.delivery.access import AccessError
-from ironpost.model.text import complaint, error_text
+from ironpost.model.text import error_text
 from ironpost.mta.http_resources import ReceiptLimits
 from ironpost.mta.inbound import Inbound
 from ironpost.mta.jobs import JOBS
@@ -89,6 +86,7 @@ from ironpost.telemetry import formatters as log_output
 from ironpost.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -116,8 +114,6 @@ CLAIMS = frozenset({"DELIVERBY", "FUTURERELEASE", "MT-PRIORITY", "REQUIRETLS"})
 """Extensions that are offered because queue and delivery honour them: a message waits until its release time, and is
 returned or reported at its deadline; one of higher priority is attempted first; one that requires TLS is delivered on
 this system, sent over verified TLS to a next hop that offers the extension, or fails."""
-NAME_SECONDS = 5.0
-"""Timeout in seconds for looking up the machine's full name."""
 
 log = logging.getLogger("ironpost.compose")
 
@@ -140,16 +136,6 @@ class WorkerContext(NamedTuple):
     create_channel: Callable[[Mapping[str, RequestHandler], Callable[[], None]], Component]
     """Creates the channel to the supervisor, which replaces the control socket, from request handlers and a function
     that stops this process."""
-
-
-def outcome(new: Configuration, old: Configuration, news: Sequence[str]) -> str:
-    """Return the sentence about a finished reload; `news` are sentences about certificates that were reloaded."""
-    if new.hash != old.hash:
-        what = f"configuration {new.hash} replaces {old.hash}"
-    else:
-        files = "certificates, accounts and DKIM keys" if new.dkim else "certificates and accounts"
-        what = f"configuration unchanged ({new.hash}); {files} reloaded"
-    return "; ".join([what, *news])
 
 
 class System:
@@ -640,80 +626,3 @@ class Control:
     async def start(self) -> None:
         with used(self._data):
             await self._server.start()
-
-
-async def own_name(configuration: Configuration) -> str:
-    """Return the host name of the server: as configured, else the machine's full name, else its short name.
-
-    Looking up the full name may query DNS; it runs in a thread and is abandoned after `NAME_SECONDS`. A lookup, and a
-    name that cannot be used, are logged.
-    """
-    if configuration.hostname is not None:
-        return configuration.hostname
-    short = socket.gethostname()
-    names = [short]
-    if "." not in short:
-        log.info("no hostname is configured: looking up the full name of %a, for at most %g s", short, NAME_SECONDS)
-        full = await _full_name(short)
-        if full is None:
-            log.warning("the full name of %a was not found in %g s: configure hostname", short, NAME_SECONDS)
-        elif full != short:
-            names.insert(0, full)
-    for name in names:
-        try:
-            wire.parse_mailbox(f"x@{name}")
-        except wire.WireFault as fault:
-            why = complaint(f"x@{name}", fault, ahead=2)
-            log.warning("the machine's name %a is not a valid mail server name (%s): configure hostname", name, why)
-        else:
-            return name.lower()
-    log.warning("this server's name in EHLO is localhost, which other servers may refuse: configure hostname")
-    return "localhost"
-
-
-async def _full_name(short: str) -> str | None:
-    """Call `socket.getfqdn` in a daemon thread; None if it takes too long."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[str] = loop.create_future()
-
-    def settle(name: str) -> None:
-        if not found.done():
-            found.set_result(name)
-
-    def look() -> None:
-        name = socket.getfqdn(short)
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, name)
-
-    threading.Thread(target=look, name="ironpost-name", daemon=True).start()
-    try:
-        return await asyncio.wait_for(found, NAME_SECONDS)
-    except TimeoutError:
-        return None
-
-
-def refuse_fixed(old: Configuration, new: Configuration) -> None:
-    """Compare the keys that cannot change while the server runs.
-
-    Raises:
-        RequestRefused: a value differs.
-    """
-    fixed = _fixed_differences(old, new)
-    if fixed:
-        raise RequestRefused(f"a reload cannot change {' and '.join(fixed)}: restart the server for that")
-
-
-def _fixed_differences(old: Configuration, new: Configuration) -> list[str]:
-    """Return the key paths of fixed keys whose values differ."""
-    found = [".".join(path) for path in FIXED if _value(new, path) != _value(old, path)]
-    if len(new.listener) != len(old.listener):
-        return [*found, "the number of listeners"]
-    for number, (before, after) in enumerate(zip(old.listener, new.listener, strict=True), 1):
-        found += [f"listener[{number}].{key}" for key in FIXED_LISTENER if getattr(before, key) != getattr(after, key)]
-    return found
-
-
-def _value(configuration: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        configuration = getattr(configuration, name)
-    return configuration

@@ -25,14 +25,10 @@ from ironpost.compose.delivery import local_errors, route_accesses
 from ironpost.compose.directory import record_sources
 from ironpost.compose.keyed_state import prepare_state
 from ironpost.compose.listeners import ListenError, certificates, handed_over, place_of
+from ironpost.compose.own_name import own_name
+from ironpost.compose.reload import outcome, refuse_fixed
 from ironpost.compose.signing import usable_keys
-from ironpost.compose.system import (
-    Control,
-    DirectoryLockComponent,
-    outcome,
-    own_name,
-    refuse_fixed,
-)
+from ironpost.compose.system import Control, DirectoryLockComponent
 from ironpost.config.quantities import Endpoint, SocketPath
 from ironpost.delivery.access import AccessError, Accesses
 from ironpost.operations.control_socket import ControlServer
