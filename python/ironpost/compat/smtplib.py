@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ironpost import wire
 from ironpost.compat.content import END, Content
+from ironpost.compat.envelope import WINDOW, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,12 +69,8 @@ __all__ = [
     "quotedata",
 ]
 
-WINDOW: Final = 100
-"""Maximum commands that wait for their replies; all these replies fit into the buffers of a socket (RFC 2920 §3.1)."""
 PIECE: Final = 256 * 1024
 """Octets that are read from a file at a time."""
-_SPECIAL: Final = frozenset('"<(,')
-"""Characters of addresses that smtplib reads otherwise than the wire, or changes."""
 
 
 def __getattr__(name: str) -> Any:
@@ -83,14 +80,7 @@ def __getattr__(name: str) -> Any:
 
 def quoteaddr(addrstring: str) -> str:
     """Return an address in angle brackets; see `smtplib.quoteaddr`."""
-    if _SPECIAL.isdisjoint(addrstring):
-        try:
-            wire.parse_mailbox(addrstring)
-        except wire.WireFault:
-            pass
-        else:
-            return f"<{addrstring}>"
-    return stock.quoteaddr(addrstring)
+    return f"<{addrstring}>" if is_plain(addrstring) else stock.quoteaddr(addrstring)
 
 
 class SMTP(stock.SMTP):

@@ -17,14 +17,12 @@ from email.utils import getaddresses, parseaddr
 from io import BytesIO
 from typing import Any, Final
 
-from ironpost import wire
+from ironpost.compat.envelope import is_plain
 
 __all__ = ("extract_recipients", "extract_sender", "flatten_message", "parse_address", "quote_address")
 
 QUOTED: Final = re.compile(r'"(?:[^"\\\r\n]|\\[^\r\n])*"')
 """A quoted local part, which may contain what ends a command's argument."""
-SPECIAL: Final = frozenset('"<(,')
-"""Characters of a display name, a comment or a quoted local part."""
 ENDS: Final = re.compile(r'[\s<>"]')
 """What would end the address in its command."""
 
@@ -38,13 +36,8 @@ def parse_address(address: str) -> str:
     Raises:
         ValueError: it has white space, angle brackets or quotes where they would end it.
     """
-    if SPECIAL.isdisjoint(address):
-        try:
-            wire.parse_mailbox(address)
-        except wire.WireFault:
-            pass
-        else:
-            return address
+    if is_plain(address):
+        return address
     parsed = parseaddr(address)[1] or address.strip()
     if not parsed:
         return parsed

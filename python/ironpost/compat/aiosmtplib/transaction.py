@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ironpost.compat.content import END, Content
+from ironpost.compat.envelope import WINDOW
 
 from .commands import envelope_words
 from .errors import (
@@ -25,8 +26,6 @@ from .typing import SMTPStatus
 if TYPE_CHECKING:
     from .commands import Commands, Limit
 
-WINDOW: Final = 100
-"""Maximum commands that wait for their replies; all these replies fit into the buffers of a socket (RFC 2920 §3.1)."""
 ACCEPTED: Final = frozenset({250, 251})
 """Replies to RCPT that accept the recipient."""
 
