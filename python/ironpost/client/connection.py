@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds to wait for TCP; RFC 5321 names no limit."""
 INPUT: Final = UNREAD_OCTETS
-"""Octets of replies that are read at a time; of fewer, asyncio's TLS would pass on the rest after the loss."""
+"""Maximum octets read at a time. If `unread` returned more, asyncio's TLS would pass on the rest after the loss."""
 HELD: Final = CHUNK_LIMIT
 """Octets up to which a caller should read the whole content and let the transaction hold it, instead of streaming."""
 NONCE: Final = 18

@@ -119,10 +119,11 @@ def _handler(parser: ArgumentParser, classpath: str, arguments: Sequence[str]) -
 
 
 def _address(parser: ArgumentParser, listen: str | None) -> tuple[str, int]:
-    host, colon, port = (listen or "").rpartition(":")
+    if listen is None:
+        return DEFAULT_HOST, DEFAULT_PORT
+    host, colon, port = listen.rpartition(":")
     if not colon:
-        host, port = port, ""
-        return (DEFAULT_HOST if listen is None else host), DEFAULT_PORT
+        return port, DEFAULT_PORT
     try:
         return host or DEFAULT_HOST, int(port or DEFAULT_PORT)
     except ValueError:

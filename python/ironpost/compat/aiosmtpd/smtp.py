@@ -23,6 +23,7 @@ from ironpost.compat.aiosmtpd import __version__, _get_or_new_eventloop
 from ironpost.compat.aiosmtpd.auth import Authentication, _AuthMechAttr
 from ironpost.compat.aiosmtpd.commands import Commands
 from ironpost.compat.aiosmtpd.connection import REPLIED, Connection
+from ironpost.compat.aiosmtpd.input import NOT_ASCII
 from ironpost.compat.aiosmtpd.proxy_protocol import get_proxy
 from ironpost.compat.aiosmtpd.transactions import Transactions
 from ironpost.compat.aiosmtpd.values import (
@@ -306,11 +307,10 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         self._reader = self._writer = _Stream(self)
         self._handler_coroutine = self.loop.create_future()
         log.info("Peer: %r", self.session.peer)
-        self._reset_timeout()
+        self._reset_timeout(self._proxy_timeout)
         if self._proxy_timeout is None:
             self._connection.connection_made(transport)
         else:
-            self._reset_timeout(self._proxy_timeout)
             self._proxy_reader = asyncio.StreamReader(loop=self.loop)
             self._proxy_reader.set_transport(transport)
             self._proxy_task = self.loop.create_task(self._read_proxy(self._proxy_reader))
@@ -413,7 +413,7 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         self._timeout_handle = self.loop.call_later(duration or self._timeout_duration, self._timeout_cb)
 
     def _timeout_cb(self) -> None:
-        """Close an idle connection; one timer for all commands, as they are frequent and it is not."""
+        """Close an idle connection. Commands only record their time: to restart the timer for each would cost more."""
         if self.transport is None:
             return
         octets = 0 if self._proxy_reader is not None else self._connection.session.octets
@@ -447,7 +447,7 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
                 try:
                     argument = self._decoded(octets.strip())
                 except UnicodeDecodeError:
-                    refusal = "500 Error: strict ASCII mode"
+                    refusal = NOT_ASCII
             refusal = refusal or self._refusal(verb, size)
         if refusal is not None:
             session.write(refusal.encode() + b"\r\n")

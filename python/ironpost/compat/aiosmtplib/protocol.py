@@ -139,7 +139,7 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         self._deadline: float | None = None
         """When the batch is overdue, by `loop.time()`."""
         self._timer: asyncio.TimerHandle | None = None
-        """Looks whether the batch is overdue; one for all batches, as they are frequent and that is not."""
+        """Checks whether the batch is overdue. Batches only move `_deadline`: a timer for each would cost more."""
         self._input = memoryview(bytearray(BUFFER))
         self._command_lock: asyncio.Lock | None = None
         self._closed_future = self._loop.create_future()
@@ -263,15 +263,15 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
+        self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
-    def _look_at_clock(self) -> None:
+    def _check_deadline(self) -> None:
         """End the batch if it is overdue."""
         self._timer = None
         if self._batch is None or self._deadline is None:
             return
         if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look_at_clock)
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
         else:
             self._batch.end(SMTPReadTimeoutError("Timed out waiting for server response"))
 
