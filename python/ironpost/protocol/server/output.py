@@ -76,7 +76,7 @@ class SessionOutput:
 
     @property
     def queued(self) -> bool:
-        """Whether there is output."""
+        """Whether output waits to be written."""
         return bool(self._out)
 
     def output(self) -> bytes:

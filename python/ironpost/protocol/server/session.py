@@ -243,7 +243,7 @@ class ServerSession(SessionOutput):
         self.refusal: Reply | None = None
         """The refusal that will be sent at the end of the content; None if it was not refused yet."""
         self.chunk_refusal: Reply | None = None
-        """The refusal that will be sent at the end of the current chunk; it does not affect the transaction, if any."""
+        """The refusal that will be sent at the end of the current chunk."""
         self.ignores_chunk = False
         """The current chunk belongs to a BDAT that an override handled: it is discarded without a reply."""
         self.on_flush: Callable[[], Awaitable[None]] | None = None
