@@ -408,6 +408,25 @@ def test_a_cancelled_delivery_leaves_a_whole_file(tmp_path: Path) -> None:
     assert (tmp_path / "jo").read_bytes().endswith(STORED)
 
 
+def test_a_delivery_that_outlives_its_agent_closes_its_file(tmp_path: Path) -> None:
+    """It waits for a lock while the agent is closed; a file that stayed open would fail this test by a warning."""
+
+    class Ending(Clock):
+        async def sleep(self, seconds: float) -> None:
+            await agent.close()
+
+    async def run() -> None:
+        message = queued(JO, content=Content(SIMPLE.replace(b"body", b"x" * AT_ONCE), 2))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await agent.deliver(message, message.recipients, Route.local(Kind.MBOX, options(tmp_path)))
+
+    (tmp_path / "jo.lock").touch()
+    agent = Mbox(clock=Ending())
+    asyncio.run(run())
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == ["jo.lock"]
+
+
 def test_a_cancelled_delivery_closes_the_file_that_a_thread_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

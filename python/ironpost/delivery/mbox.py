@@ -201,7 +201,10 @@ class Mbox:
                         return DELIVERED
                 await self._clock.sleep(LOCK_INTERVAL)
         finally:
-            self._threads.submit(file.close)
+            try:
+                self._threads.submit(file.close)
+            except RuntimeError:  # the agent was closed meanwhile, so no call is running
+                file.close()
         return LOCKED
 
 

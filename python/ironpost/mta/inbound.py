@@ -96,6 +96,8 @@ class _SessionState:
     """Header fields that policy adds to the message of this transaction; set by MAIL."""
     authentication: tuple[MethodResult, ...] = ()
     """What its mail authentication found."""
+    summaries: list[str] = field(default_factory=list)
+    """The same for the log and the history of the message that is being stored."""
     inspected: InspectedSpool | None = None
     """The content that is being received, if it is scanned or its header section is changed."""
     rewritten: list[Rewritten] = field(default_factory=list)
@@ -446,6 +448,7 @@ class Inbound:
             log_rewritten(_log, self._metrics, identifier, state.rewritten, state.session)
         signatures = Signatures() if signer is None else signer.finish(added, envelope)
         state.signed = signatures.keys
+        state.summaries = [each.summary for each in state.authentication]
         results = results_field(self._hostname, state.authentication) if state.authentication else b""
         prefix = above(results + b"".join(state.fields) + signatures.fields + trace + added, content.header)
         if self._archives:
@@ -453,7 +456,7 @@ class Inbound:
         new = NewMessage(
             identifier, envelope, now, prefix, content.spool, due, bool(quarantine),
             message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"), submission,
-            "; ".join(each.summary for each in state.authentication),
+            "; ".join(state.summaries),
         )  # fmt: skip
         state.extension_fields = message_fields(session)
         if self._directory is not None:
@@ -553,7 +556,7 @@ class Inbound:
             size=size,
             priority=envelope.priority or None,
             quarantine=list(quarantine) or None,
-            authentication=[each.summary for each in state.authentication] or None,
+            authentication=state.summaries or None,
             signed=list(state.signed) or None,
             **state.extension_fields,
         )
