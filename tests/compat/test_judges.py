@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = ["TestSMTPWithController::test_long_line_leak"]
-"""It replaces the function that joins aiosmtpd's lines, and expects to be obeyed; the backend has no lines."""
+"""It replaces the function that joins aiosmtpd's lines, which neither the backend nor the replacement calls."""
 NEWER = ["test_send_message_compat32_does_not_smuggle_envelope_commands"]
-"""It names an exception that Python has only since 3.11.10 and 3.12.5."""
+"""It names an exception that Python has had only since 3.11.10 and 3.12.5."""
 DEVIATIONS = ["TestSleepingHandler::test_close_after_helo"]
 """It expects that a command gets no reply if its client closes its side after it: see docs/deviations.md."""
 MODULES = ("handlers", "lmtp", "main", "misc", "proxyprotocol", "server", "smtp", "smtps", "smtpsmuggling", "starttls")

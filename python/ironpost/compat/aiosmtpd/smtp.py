@@ -83,6 +83,7 @@ LINE_TOO_LONG: Final = "500 Command line too long"
 BAD_SYNTAX: Final = "500 Error: bad syntax"
 
 _HELPERS: Final = ("push", "check_helo_needed", "check_auth_needed", "_call_handler_hook", "_getaddr")
+"""Methods that the commands call: if a class overrides one, each command costs a task again."""
 _NO_TASK: Final = frozenset(
     {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP", "EXPN", "STARTTLS"}
 )
