@@ -32,7 +32,7 @@ def check_key(file: Path | None, domain: str, selector: str, *, as_json: bool) -
 
     Raises:
         CommandError: the domain or the selector is invalid.
-        typer.Exit: there is no key, it is faulty, or DNS does not answer.
+        typer.Exit: the key is missing or faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, DkimKeyRequest(domain, selector))
     report(found, _print_key, _KEY_EXITS.get(found.result), as_json=as_json)

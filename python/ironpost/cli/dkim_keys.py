@@ -60,7 +60,7 @@ def show(file: Path | None, *, as_json: bool) -> None:
 
     Raises:
         CommandError: a key cannot be read.
-        typer.Exit: there is no key, one is not published, or DNS does not answer.
+        typer.Exit: no key is configured, one is not published, or DNS does not answer.
     """
     found = call_local(file, SHOW, EmptyRequest())
     states = {key.state for key in found.keys}

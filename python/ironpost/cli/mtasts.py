@@ -30,7 +30,7 @@ def check(file: Path | None, domain: str, *, as_json: bool) -> None:
 
     Raises:
         CommandError: the domain is invalid.
-        typer.Exit: there is no policy, it is faulty, or DNS does not answer.
+        typer.Exit: the policy is missing or faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, StsCheckRequest(domain))
     report(found, _print, _EXITS.get(found.result), as_json=as_json)

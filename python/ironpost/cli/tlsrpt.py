@@ -34,7 +34,7 @@ def check(file: Path | None, domain: str, *, as_json: bool) -> None:
 
     Raises:
         CommandError: the domain is invalid.
-        typer.Exit: there is no record, it is faulty, or DNS does not answer.
+        typer.Exit: the record is missing or faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, TlsrptCheckRequest(domain))
     report(found, _print, _EXITS.get(found.result), as_json=as_json)

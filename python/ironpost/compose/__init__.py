@@ -1,5 +1,5 @@
 """The composition root: builds a running system from a configuration. No other package knows all components.
 
-`system` builds one process, `workers` several under a supervisor; `listeners`, `auth`, `policy` and `delivery` build
-their parts, and `data_directory` what commands need without a server.
+`system` builds one process, `workers` several under a supervisor; `listeners`, `auth`, `policy`, `signing`, `delivery`
+and `reports` build their parts, and `data_directory` what commands need without a server.
 """

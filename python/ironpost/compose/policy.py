@@ -23,7 +23,7 @@ def policy(configuration: Configuration, name: str, ports: Ports) -> Policy:
     Args:
         configuration: the configuration.
         name: the host name of the server.
-        ports: clock, resolver and keyed state for the checks.
+        ports: what the checks may use: the clock and the resolver, for instance.
     """
     system = LocalSystem(
         local_domains=Domains(configuration.local.domains),
