@@ -129,9 +129,9 @@ def _logins(configuration: Configuration, now: float) -> Iterator[str]:
 
 def _dkim(configuration: Configuration) -> Iterator[str]:
     if configuration.dkim:
-        from ironpost.compose.signing import key_warnings
+        from ironpost.compose.signing import dkim_keys, key_warnings
 
-        yield from key_warnings(configuration)
+        yield from key_warnings(configuration, dkim_keys(configuration))
 
 
 def _certificates(configuration: Configuration, now: float) -> Iterator[str]:
@@ -142,10 +142,10 @@ def _certificates(configuration: Configuration, now: float) -> Iterator[str]:
     context = configured_certificates(configuration)
     assert context is not None
     names = {name for each in context.certificates for name in each.facts.names}
-    hosts = {} if configuration.hostname is None else {configuration.hostname: "hostname"}
+    needed = [] if configuration.hostname is None else [("hostname", configuration.hostname)]
     if any(not each.takes_mail and each.tls == "implicit" for each in configuration.listener):
-        hosts |= dict.fromkeys(map(policy_host, configuration.sts_policies), "policy host")
-    for host, what in hosts.items():
+        needed += [("policy host", policy_host(domain)) for domain in configuration.sts_policies]
+    for what, host in needed:
         if host not in names and f"*.{host.partition('.')[2]}" not in names:
             listed = ", ".join(sorted(names)) or "no name"
             yield f"tls.certificates: no certificate is valid for the {what} {host}, only for {listed}"

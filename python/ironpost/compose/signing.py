@@ -14,12 +14,12 @@ from ironpost.routing.profile import SecretSource
 from ironpost.server.tls import exposed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ironpost.config import Configuration
 
 SLOW: Final = "0.8 ms with 3072 bits, 1.5 ms with 4096"
-"""How long a signature takes that blocks the worker, beside 0.27 ms with 2048 bits."""
+"""How long a signature blocks the worker; with 2048 bits it is 0.27 ms."""
 
 
 def dkim_keys(configuration: Configuration) -> Iterator[Key | AccessError]:
@@ -48,9 +48,14 @@ def usable_keys(configuration: Configuration) -> list[Key]:
     return keys
 
 
-def key_warnings(configuration: Configuration) -> Iterator[str]:
-    """Find keys that are exposed, weak or slow; each warning names the entry and a remedy."""
-    for number, (section, key) in enumerate(zip(configuration.dkim, dkim_keys(configuration), strict=True), 1):
+def key_warnings(configuration: Configuration, keys: Iterable[Key | AccessError]) -> Iterator[str]:
+    """Find keys that are exposed, weak or slow; each warning names the entry and a remedy.
+
+    Args:
+        configuration: the configuration.
+        keys: the result of `dkim_keys` or `usable_keys`.
+    """
+    for number, (section, key) in enumerate(zip(configuration.dkim, keys, strict=True), 1):
         name, file = f"dkim[{number}].key", section.key
         if (mode := exposed(file)) is not None:
             yield f"{name}: other users may read or change {file} ({mode:04o}); run: chmod 600 {file}"

@@ -437,7 +437,7 @@ class System:
     def _sign_with(self, configuration: Configuration, keys: Sequence[Key]) -> None:
         self._signing.use(keys, configuration.smtp.trusted)
         if self._number == 0:
-            for warning in key_warnings(configuration):
+            for warning in key_warnings(configuration, keys):
                 log.warning(warning)
 
     def _limit_resources(self, configuration: Configuration, available: int) -> None:
