@@ -21,9 +21,9 @@ def test_keys_of_dkim_are_read() -> None:
     ("text", "sentence"),
     [
         (DKIM.replace('"file:k"', '"env:KEY"'), "dkim[1].key: expected the file of the secret"),
-        (DKIM.replace('"s"', '"s_1"'), "dkim[1].selector: a selector has letters, digits and inner hyphens"),
-        (DKIM.replace('"s"', '"../s"'), "dkim[1].selector: a selector has letters, digits and inner hyphens"),
-        (DKIM.replace('"s"', "1"), "dkim[1].selector: a selector has letters, digits and inner hyphens"),
+        (DKIM.replace('"s"', '"s_1"'), "dkim[1].selector: a selector has letters, digits, dots and inner hyphens"),
+        (DKIM.replace('"s"', '"../s"'), "dkim[1].selector: a selector has letters, digits, dots and inner hyphens"),
+        (DKIM.replace('"s"', "1"), "dkim[1].selector: a selector has letters, digits, dots and inner hyphens"),
         (DKIM.replace("a.example", "bücher.example"), "dkim[1].domain: "),
         (DKIM + DKIM, "dkim[2]: s._domainkey.a.example is listed twice"),
         (DKIM + AT_DELIVERY, "rewrite[1]: it changes header fields after they were signed ([[dkim]])"),

@@ -96,7 +96,7 @@ def test_the_command_shows_the_record(
     assert ("policy     reject, published by a.example" in lines) == bool(records)
 
 
-@pytest.mark.parametrize("domain", ["", "a..example", "x" * 64])
+@pytest.mark.parametrize("domain", ["", "a..example", "x y.example", "x" * 64])
 def test_an_invalid_domain_is_refused(domain: str) -> None:
     with pytest.raises(OperationError):
         check(domain)

@@ -17,7 +17,7 @@ def selector(value: object) -> str:
     """A selector in lower case, or `ValueError`."""
     text = value.lower() if isinstance(value, str) else ""
     if len(text) > 100 or _SELECTOR.fullmatch(text) is None:
-        raise ValueError('a selector has letters, digits and inner hyphens, like "rsa-2026", and at most 100 of them')
+        raise ValueError('a selector has letters, digits, dots and inner hyphens, at most 100, like "rsa-2026"')
     return text
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.mail_auth import ArcResult, DmarcResult, evaluate_dmarc, verify_arc
 from ironpost.mail_auth.dmarc import TreeWalker
-from ironpost.mail_auth.names import normalised
 from ironpost.model.dns import ResolverError
 from ironpost.operations.dkim import SignatureCheck, verified
-from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.operations.explain import given_domain
+from ironpost.operations.operation import Operation, Scope
 from ironpost.operations.spf import SpfCheckRequest, checked
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ class DmarcMessageCheck:
 
 
 async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
-    try:
-        domain = normalised(request.domain)
-    except ValueError as error:
-        raise OperationError(Reason.INVALID, str(error)) from None
+    domain = given_domain(request.domain)
     walker = TreeWalker(data.resolver())
     try:
         found = await walker.discover(domain)

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import NULL, Action, Address, Recipient
+from ironpost.model.idna import a_labels
 from ironpost.model.network import parse_ip
 from ironpost.model.text import complaint, counted
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
@@ -246,6 +247,21 @@ def given_address(what: str, text: str) -> Address:
         return Address.parse(bare)
     except ValueError as fault:
         raise OperationError(Reason.INVALID, f"invalid {what} {text}: {complaint(bare, fault)}") from None
+
+
+def given_domain(text: str) -> str:
+    """Parse the domain in a request, which may not be an address literal; return it in A-labels and lower case.
+
+    Raises:
+        OperationError: it is not valid.
+    """
+    try:
+        domain = a_labels(Address.parse(f"postmaster@{text.removesuffix('.')}").key)
+    except ValueError:
+        domain = ""
+    if not domain or domain.startswith("["):
+        raise OperationError(Reason.INVALID, f"{text}: not a domain")
+    return domain
 
 
 EXPLAIN: Final = Operation("explain", ExplainRequest, Explanation, Scope.LOCAL, _explain)

@@ -15,6 +15,7 @@ from ironpost.delivery.sts_cache import StsError, fetch
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.text import counted
+from ironpost.operations.explain import given_domain
 from ironpost.operations.operation import EmptyRequest, Operation, OperationError, Reason, Scope
 from ironpost.routing.tls.mta_sts import (
     StsMode,
@@ -79,7 +80,7 @@ class StsCheckRequest:
 
 
 async def _check(data: DataDirectory, request: StsCheckRequest) -> StsCheck:
-    domain = policy_domain(request.domain.lower())
+    domain = policy_domain(given_domain(request.domain))
     if domain is None:
         raise OperationError(Reason.INVALID, f"invalid domain {request.domain}: it cannot have an MTA-STS policy")
     resolver = data.resolver()

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from ironpost.model import Address, dns
+from ironpost.model import dns
 from ironpost.model.dns import ResolverError
-from ironpost.model.idna import a_labels
-from ironpost.operations.operation import Operation, OperationError, Reason, Scope
+from ironpost.operations.explain import given_domain
+from ironpost.operations.operation import Operation, Scope
 from ironpost.reports.tlsrpt.record import RecordError, name_of, select
 
 if TYPE_CHECKING:
@@ -62,12 +62,7 @@ class TlsrptCheckRequest:
 
 
 async def _check(data: DataDirectory, request: TlsrptCheckRequest) -> TlsrptCheck:
-    try:
-        domain = a_labels(Address("postmaster", request.domain).key)
-    except ValueError:
-        domain = ""
-    if not domain or domain.startswith("["):
-        raise OperationError(Reason.INVALID, f"{request.domain}: not a domain")
+    domain = given_domain(request.domain)
     problems: list[str] = []
     records: tuple[bytes, ...] = ()
     policy: ReportingPolicy | None = None
