@@ -1,7 +1,7 @@
 """Other programs for the interop tests and the load scripts, found in PATH or unpacked from Debian's packages into a
-private prefix. This module installs, configures and starts nothing.
+private prefix, and test data from the sources of such packages. This module installs, configures and starts nothing.
 
-    python tests/interop/peers.py        fetch everything and print the path of each program
+    python tests/interop/peers.py        fetch everything and print the path of each program and file
 
 The prefix is `.peers` in the clone, or the value of IRONPOST_PEERS.
 """
@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 PREFIX = Path(os.environ.get("IRONPOST_PEERS") or Path(__file__).resolve().parents[2] / ".peers").resolve()
 
@@ -30,6 +32,16 @@ class Program(NamedTuple):
     """The path below the prefix after unpacking."""
     packages: tuple[str, ...]
     """Debian packages: the server and the libraries that a minimal installation lacks."""
+
+
+class SourceFile(NamedTuple):
+    """A file of the source of a Debian package."""
+
+    path: str
+    """The path in the archive, below its only folder."""
+    package: str
+    archives: Mapping[str, str]
+    """The versions of the source in which the file is the same, with the SHA-256 of their archives."""
 
 
 DOVECOT = (
@@ -93,9 +105,22 @@ PROGRAMS: dict[str, Program] = {
     "systemd-socket-activate": Program("usr/bin/systemd-socket-activate", SYSTEMD),
 }
 
+SOURCES: dict[str, SourceFile] = {
+    "arc_test_suite": SourceFile(
+        "t/arc_test_suite/arc-draft-validation-tests.yml",
+        "libmail-dkim-perl",
+        {
+            "1.20240923": "45de46f5dc4d23bcb6ad6401759881dd43968eab20e73f6f79d9557467de20ee",
+            "1.20230212": "f1301a1bcc17b9cc2448c5937bb3bbeff4ba28f1d47ae4dd2004d65242e59a17",
+        },
+    ),
+}
+DOWNLOAD = Path("/usr/lib/apt/apt-helper")
+"""A program of apt that fetches one file, by its digest."""
+
 
 class AbsentError(Exception):
-    """A program is not installed and cannot be fetched; the text gives the reason."""
+    """A program or file is not here and cannot be fetched; the text gives the reason."""
 
 
 def find(name: str) -> str:
@@ -113,6 +138,21 @@ def find(name: str) -> str:
             if not path.exists():
                 _fetch(name, program)
     return str(path)
+
+
+def find_source(name: str) -> Path:
+    """Return the path of a file of a package's source; fetch it if necessary.
+
+    Raises:
+        AbsentError: it cannot be fetched.
+    """
+    source = SOURCES[name]
+    path = PREFIX / "sources" / name / Path(source.path).name
+    if not path.exists():
+        with _alone():
+            if not path.exists():
+                _fetch_source(name, source, path)
+    return path
 
 
 def environment() -> dict[str, str]:
@@ -168,15 +208,50 @@ def _fetch(name: str, program: Program) -> None:
             subprocess.run(["dpkg-deb", "-x", found, PREFIX / "root"], check=True, capture_output=True)
 
 
+def _fetch_source(name: str, source: SourceFile, path: Path) -> None:
+    """Fetch the file from the folder in which apt has the package: that of its source, in all versions."""
+    if not DOWNLOAD.exists():
+        raise AbsentError(f"{name} can only be fetched on a Debian system")
+    done = subprocess.run(
+        ["apt-get", "-q", "download", "--print-uris", source.package], capture_output=True, text=True, check=False
+    )
+    folder = re.match("'(.*)/", done.stdout)
+    if folder is None:
+        raise AbsentError(f"{name}: apt does not know {source.package}: {done.stderr.strip()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for version, digest in source.archives.items():
+        archive = path.parent / f"{source.package}_{version}.orig.tar.gz"
+        done = subprocess.run(
+            [DOWNLOAD, "download-file", f"{folder[1]}/{archive.name}", archive, f"SHA256:{digest}"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if not done.returncode:
+            _unpack(archive, source.path, path)
+            return
+    raise AbsentError(f"{name}: the source of {source.package} cannot be fetched: {done.stderr.strip()}")
+
+
+def _unpack(archive: Path, name: str, path: Path) -> None:
+    """Write one file of an archive to a path, where it appears complete."""
+    with tarfile.open(archive) as opened:
+        found = next(each for each in opened if each.name.partition("/")[2] == name)
+        content = opened.extractfile(found)
+        assert content is not None
+        fresh = path.with_suffix(".fresh")
+        fresh.write_bytes(content.read())
+        fresh.replace(path)
+
+
 def main() -> int:
     """Fetch everything; return 1 if something is missing."""
     missing = 0
-    for name in PROGRAMS:
-        try:
-            print(f"{name:12} {find(name)}")
-        except AbsentError as reason:
-            print(f"{name:12} {reason}", file=sys.stderr)
-            missing = 1
+    for get, names in ((find, PROGRAMS), (find_source, SOURCES)):
+        for name in names:
+            try:
+                print(f"{name:14} {get(name)}")
+            except AbsentError as reason:
+                print(f"{name:14} {reason}", file=sys.stderr)
+                missing = 1
     return missing
 
 
