@@ -48,7 +48,7 @@ main()
 EARLY = [
     "ironpost.cli.serve:configuration",
     "ironpost.telemetry.formatters:write_to",
-    "ironpost.cli.serve:_loop_factory",
+    "ironpost.cli.serve:new_event_loop",
 ]
 """Functions that are called before the event loop exists."""
 ONE = ["storage.sqlite.backend:lay_out", "compose.system:own_name", "compose.system:certificates",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import smtplib
 import socket
 import ssl
 import struct
@@ -414,6 +415,52 @@ def test_a_port_in_use_is_reported_at_once() -> None:
             controller.start()
     controller.stop()
     controller.loop.close()
+
+
+class AnyPort(Controller):
+    """A controller at a port that the system chooses."""
+
+    def _trigger_server(self) -> None:
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
+
+
+@pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])
+@pytest.mark.parametrize("package", ["uvloop", "asyncio"])
+def test_a_controller_uses_uvloop_where_it_is_installed(
+    package: str, tls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if package == "uvloop":
+        pytest.importorskip("uvloop")
+    else:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    served, trusted = contexts(tmp_path)
+    trusted.check_hostname = False  # the address is not in the certificate
+    given = {"implicit": {"ssl_context": served}, "starttls": {"tls_context": served}}.get(tls, {})
+    handler = Keep()
+    controller = AnyPort(handler, hostname="127.0.0.1", port=0, **given)
+    assert type(controller.loop).__module__.partition(".")[0] == package
+    controller.start()
+    connect = partial(smtplib.SMTP_SSL, context=trusted) if tls == "implicit" else smtplib.SMTP
+    content = b"0123456789\r\n" * 100_000
+    with connect("127.0.0.1", controller.port) as session:
+        if tls == "starttls":
+            session.starttls(context=trusted)
+        for _ in range(2):
+            assert session.sendmail("ada@mail.example", ["jo@mx.example"], content) == {}
+        assert (controller.smtpd.session.ssl is None) == (tls == "none")
+    with connect("127.0.0.1", controller.port):
+        controller.stop()
+    assert [each.content for each in handler.envelopes] == [content] * 2
+
+
+def test_a_controller_uses_the_event_loop_that_it_is_given() -> None:
+    loop = asyncio.new_event_loop()
+    controller = AnyPort(Keep(), hostname="127.0.0.1", port=0, loop=loop)
+    controller.start()
+    assert (controller.loop, loop.is_running()) == (loop, True)
+    controller.stop()
+    assert loop.is_closed()
 
 
 def test_commands_before_the_end_of_the_input_get_their_replies() -> None:

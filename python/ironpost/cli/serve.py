@@ -31,6 +31,7 @@ from ironpost.model.text import error_text
 from ironpost.processes import gc_tuning
 from ironpost.processes.worker_pool import WorkerFailed
 from ironpost.queue.store import StoreUnusable
+from ironpost.server.event_loop import new_event_loop
 from ironpost.server.tls import TlsError
 from ironpost.telemetry import formatters as log_output
 
@@ -84,7 +85,7 @@ def run(system: System | Supervised, ready: Callable[[], None]) -> None:
     """
     data = system.configuration.data
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(system.run(ready))
     except ListenError as error:
         raise _cannot_listen(error) from None
@@ -154,14 +155,6 @@ def reload_configuration(named: Path | None) -> Configuration:
     """
     file = source(named)
     return default() if file is None else load(file)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _banner(system: System | Supervised, file: Path | None) -> list[str]:

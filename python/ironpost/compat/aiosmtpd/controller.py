@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from ironpost.compat.aiosmtpd.smtp import SMTP
+from ironpost.server.event_loop import new_event_loop
 
 try:
     from socket import AF_UNIX
@@ -175,8 +176,11 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         ready_timeout: float = DEFAULT_READY_TIMEOUT,
         **kwargs: Any,
     ) -> None:
-        """`ready_timeout`, in seconds, can be overridden by the environment variable AIOSMTPD_CONTROLLER_TIMEOUT."""
-        super().__init__(handler, loop, **kwargs)
+        """Create a server; without a `loop` it gets one of uvloop where that is installed.
+
+        `ready_timeout`, in seconds, can be overridden by the environment variable AIOSMTPD_CONTROLLER_TIMEOUT.
+        """
+        super().__init__(handler, new_event_loop() if loop is None else loop, **kwargs)
         self.ready_timeout = float(os.getenv("AIOSMTPD_CONTROLLER_TIMEOUT", str(ready_timeout)))
 
     @abstractmethod
