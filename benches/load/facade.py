@@ -2,9 +2,11 @@
 
     python benches/load/facade.py [--rounds N] [--connections N]
 
-smtp-source keeps its connections (`-d`) and waits for each reply. Both servers take turns. The rate is that of
-smtp-source; the CPU is user and system time of the server, from its start to its end, less that of a run without
-messages.
+The program starts a `Controller`, as most programs for aiosmtpd do; ours uses uvloop where it is installed, and stock
+aiosmtpd the event loop of asyncio. Both servers take turns. smtp-source keeps its connections (`-d`) and waits for each
+reply, so one connection measures round trips, in which the server is idle: small messages come on ten, and large ones
+on two, which keep one server busy. `--connections` sets another number for all sizes. The rate is that of smtp-source;
+the CPU is user and system time of the server, from its start to its end, less that of a run without messages.
 """
 
 from __future__ import annotations
@@ -19,26 +21,37 @@ from typing import NamedTuple
 from sources import Load, burst
 
 PROGRAM = """
-import asyncio, sys
-from functools import partial
+import sys
+from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
-from aiosmtpd.smtp import SMTP
 
-async def main():
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(partial(SMTP, Sink(), hostname="mx.example"), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)
+class AnyPort(Controller):
+    def _trigger_server(self):
+        self.port = self.server.sockets[0].getsockname()[1]
+        super()._trigger_server()
 
-asyncio.run(main())
+controller = AnyPort(Sink(), hostname="127.0.0.1", port=0, server_hostname="mx.example")
+controller.start()
+print(controller.port, flush=True)
+sys.stdin.read()
+controller.stop()
 """
 PACKAGES = {"stock": "aiosmtpd", "ours": "ironpost.compat.aiosmtpd"}
-SIZES = {1_000: 15_000, 100_000: 400, 10_000_000: 8}
-"""Octets of a message, to the number of messages of a run."""
+
+
+class Run(NamedTuple):
+    """What is sent in one run."""
+
+    messages: int
+    connections: int
+
+
+RUNS = {1_000: Run(15_000, 10), 100_000: Run(2000, 10), 10_000_000: Run(20, 2)}
+"""By octets of a message."""
 
 
 class Figures(NamedTuple):
-    """One run."""
+    """The result of one run."""
 
     rate: float
     """Messages per second."""
@@ -78,12 +91,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=1)
+    parser.add_argument("--connections", type=int, help="instead of those of each size")
     options = parser.parse_args()
     print(f"{'octets':>12}{'stock, /s':>12}{'ours, /s':>12}{'stock, ms':>12}{'ours, ms':>12}{'rate':>9}{'CPU':>8}")
-    for size, count in SIZES.items():
+    for size, (count, connections) in RUNS.items():
         rounds = [
-            [figures(variant, size, count, options.connections) for variant in PACKAGES] for _ in range(options.rounds)
+            [figures(variant, size, count, options.connections or connections) for variant in PACKAGES]
+            for _ in range(options.rounds)
         ]
         stock, ours = (statistics.median(each.rate for each in variant) for variant in zip(*rounds, strict=True))
         stock_cpu, ours_cpu = (statistics.median(each.cpu for each in variant) for variant in zip(*rounds, strict=True))
