@@ -10,6 +10,8 @@ from ironpost.config import ConfigError, parse
 
 DKIM = '[[dkim]]\ndomain = "a.example"\nselector = "s"\nkey = "file:k"\n'
 AT_DELIVERY = '[[rewrite]]\naddresses = ["b.example"]\nto = "@a.example"\nat = "delivery"\n'
+LONG = "a." * 99 + "a"
+"""A domain that leaves little room for the name of a record."""
 
 
 def test_keys_of_dkim_are_read() -> None:
@@ -25,6 +27,7 @@ def test_keys_of_dkim_are_read() -> None:
         (DKIM.replace('"s"', '"../s"'), "dkim[1].selector: a selector has letters, digits, dots and inner hyphens"),
         (DKIM.replace('"s"', "1"), "dkim[1].selector: a selector has letters, digits, dots and inner hyphens"),
         (DKIM.replace("a.example", "bücher.example"), "dkim[1].domain: "),
+        (DKIM.replace('"s"', f'"{LONG[:97]}"').replace("a.example", LONG), "dkim[1]: 'a.a.a"),
         (DKIM + DKIM, "dkim[2]: s._domainkey.a.example is listed twice"),
         (DKIM + AT_DELIVERY, "rewrite[1]: it changes header fields after they were signed ([[dkim]])"),
         (

@@ -44,6 +44,7 @@ from ironpost.mail_auth.dkim import SIGNATURES_LIMIT
 from ironpost.mail_auth.keys import RECORD_LIMIT, RSA_LIMIT
 from ironpost.mail_auth.signature import RECORDS_LIMIT, SIGNATURE_LIMIT, BodyHash
 from ironpost.message.section import Header
+from ironpost.model.packages import PackageMissing
 from ironpost.testing.resolver import StaticResolver
 
 NOW = 1_700_000_000.0
@@ -443,7 +444,7 @@ def test_without_cryptography_the_error_names_the_extra(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(builtins, "__import__", absent)
     for act in (DkimVerifier, lambda: Key.load("a.example", "s", RSA_PEM)):
-        with pytest.raises(ModuleNotFoundError, match=r"pip install 'ironpost\[mail-auth\]'"):
+        with pytest.raises(PackageMissing, match=r"pip install 'ironpost\[mail-auth\]'"):
             act()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.operations.command_kit import assert_encodable
 
-from ironpost.cli import dkim, dmarc
+from ironpost.cli import dkim, dkim_keys, dmarc, exits
+from ironpost.cli.app import CommandError
 from ironpost.mail_auth import DkimResult, DmarcResult, Key, sign
 from ironpost.operations.dkim import CHECK, VERIFY, DkimKeyCheck, DkimKeyRequest, DkimKeyResult, DkimVerifyRequest
 from ironpost.operations.dmarc import EVALUATE, DmarcEvaluateRequest
@@ -22,7 +25,7 @@ from ironpost.operations.spf import SpfCheckRequest
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def pem(private: Any) -> bytes:
@@ -131,6 +134,25 @@ def test_the_signatures_of_a_message_file(
     assert (left, lines[-1]) == (code, f"message: {result.value}")
     assert len(lines) == (1 if result is DkimResult.NONE else 2)
     assert run(VERIFY, DkimVerifyRequest(message)).result is result
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda message: dkim.check_message(None, message, as_json=False),
+        lambda message: dmarc.check_message(None, message, None, as_json=False),
+        lambda message: dkim_keys.new(None, "a.example", "s", "rsa", Path(message).parent, as_json=False),
+    ],
+)
+def test_without_cryptography_a_command_names_the_extra(
+    command: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "message"
+    file.write_bytes(CONTENT)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(CommandError, match=r"pip install 'ironpost\[mail-auth\]'") as caught:
+        command(str(file))
+    assert caught.value.code == exits.UNAVAILABLE
 
 
 @pytest.mark.parametrize(

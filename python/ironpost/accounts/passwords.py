@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from ironpost.model.packages import PackageMissing
 from ironpost.protocol.sasl.names import PASSWORD, prepare
 from ironpost.protocol.server.output import Overloaded
 
@@ -124,7 +125,7 @@ def _hasher(time_cost: int, memory_cost: int, parallelism: int) -> PasswordHashe
     try:
         from argon2 import PasswordHasher
     except ImportError:
-        raise ModuleNotFoundError(
+        raise PackageMissing(
             "passwords need the package argon2-cffi; it comes with: pip install 'ironpost[mta]'"
         ) from None
     return PasswordHasher(time_cost, memory_cost, parallelism)

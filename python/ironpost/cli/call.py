@@ -14,6 +14,7 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.app import CommandError
 from ironpost.cli.settings import configuration
+from ironpost.model.packages import PackageMissing
 from ironpost.operations.control_socket import ask
 from ironpost.operations.operation import Operation, OperationError, Reason, decode, encode
 from ironpost.processes.requests import RequestRefused, RequestTimedOut
@@ -119,11 +120,13 @@ def call_local(
 
 @contextmanager
 def failures_explained() -> Iterator[None]:
-    """Convert an `OperationError` into a `CommandError`."""
+    """Convert an `OperationError`, or a package that is missing, into a `CommandError`."""
     try:
         yield
     except OperationError as error:
         raise CommandError(EXITS[error.reason], str(error)) from None
+    except PackageMissing as error:
+        raise CommandError(exits.UNAVAILABLE, str(error)) from None
 
 
 def report(found: ResponseT, printed: Callable[[ResponseT], None], failed: int | None, *, as_json: bool) -> None:

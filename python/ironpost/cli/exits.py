@@ -20,7 +20,7 @@ NO_INPUT: Final = 66
 show`) has no policy, record or key; no message that was named could be retried or released; or a directory has no
 complete backup (`restore`)."""
 UNAVAILABLE: Final = 69
-"""No server answers at that address or on that data directory, or the extra `mta` is not installed."""
+"""No server answers at that address or on that data directory, or a package that the command needs is not installed."""
 SOFTWARE: Final = 70
 """A bug in ironpost; the traceback shows where."""
 CANNOT_CREATE: Final = 73

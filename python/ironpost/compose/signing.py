@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.delivery.access import AccessError
 from ironpost.delivery.secrets import SecretError, read_secret
 from ironpost.mail_auth.keys import RSA_BITS_RECOMMENDED, Key
+from ironpost.model.packages import PackageMissing
 from ironpost.routing.profile import SecretSource
 from ironpost.server.tls import exposed
 
@@ -30,7 +31,7 @@ def dkim_keys(configuration: Configuration) -> Iterator[Key | AccessError]:
             yield Key.load(section.domain, section.selector, pem.encode())
         except SecretError as error:
             yield AccessError(f"dkim[{number}].key: {error}")
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, PackageMissing) as error:
             yield AccessError(f"dkim[{number}].key: {section.key}: {error}")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from ironpost.config.values import Hostname, SecretFile, Section
+from ironpost.mail_auth.keys import key_name
 
 _SELECTOR: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
 """RFC 6376 §3.1."""
@@ -31,7 +32,12 @@ class DkimSection(Section):
     key: SecretFile
     """File with the private key (PEM, without a passphrase): RSA of 2048 bits, or Ed25519."""
 
+    @model_validator(mode="after")
+    def _name(self) -> Self:
+        key_name(self.selector, self.domain)  # may be too long together
+        return self
+
     @property
     def name(self) -> str:
         """The name of the TXT record of the key (RFC 6376 §3.6.2.1)."""
-        return f"{self.selector}._domainkey.{self.domain}"
+        return key_name(self.selector, self.domain)

@@ -111,7 +111,7 @@ class ArcVerifier:
         """Prepare for one message.
 
         Raises:
-            ModuleNotFoundError: the package `cryptography` is not installed.
+            PackageMissing: the package `cryptography` is not installed.
         """
         require_cryptography()
         self._bodies = BodyHashes()
@@ -275,7 +275,7 @@ async def verify_arc(message: bytes, *, resolver: Resolver, now: float) -> ArcAn
         now: the time, in seconds since the epoch.
 
     Raises:
-        ModuleNotFoundError: the package `cryptography` is not installed.
+        PackageMissing: the package `cryptography` is not installed.
     """
     verifier = ArcVerifier()
     header, body = split(message)

@@ -89,7 +89,7 @@ class DkimVerifier:
         """Prepare for one message.
 
         Raises:
-            ModuleNotFoundError: the package `cryptography` is not installed.
+            PackageMissing: the package `cryptography` is not installed.
         """
         require_cryptography()
         self._bodies = BodyHashes()
@@ -193,7 +193,7 @@ async def verify_dkim(message: bytes, *, resolver: Resolver, now: float) -> tupl
         The results, in the order of the signatures in the message; empty if it has none.
 
     Raises:
-        ModuleNotFoundError: the package `cryptography` is not installed.
+        PackageMissing: the package `cryptography` is not installed.
     """
     verifier = DkimVerifier()
     header, body = split(message)

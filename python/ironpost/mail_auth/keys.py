@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.tag_list import SHOWN, TagListError, decode_base64, parse_tags, words
+from ironpost.model.packages import PackageMissing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -56,12 +57,12 @@ def require_cryptography() -> None:
     """Import the package that has the algorithms.
 
     Raises:
-        ModuleNotFoundError: it is not installed; the text says how to install it.
+        PackageMissing: it is not installed.
     """
     try:
         import cryptography  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise PackageMissing(
             "DKIM and ARC need the package cryptography: pip install 'ironpost[mail-auth]'", name=error.name
         ) from error
 
@@ -105,7 +106,7 @@ class KeyRecord:
 
         Raises:
             KeyFault: the key was revoked, or cannot be used.
-            ModuleNotFoundError: the package `cryptography` is not installed.
+            PackageMissing: the package `cryptography` is not installed.
         """
         require_cryptography()
         if not self.public:
@@ -120,7 +121,7 @@ class KeyRecord:
 
         Raises:
             KeyFault: the octets are not a key, or one that is too small or too large.
-            ModuleNotFoundError: the package `cryptography` is not installed.
+            PackageMissing: the package `cryptography` is not installed.
         """
         try:
             if self.key_type == "rsa":
@@ -249,7 +250,7 @@ class Key:
         Raises:
             KeyFault: it is not an RSA key of 1,024 to 4,096 bits or an Ed25519 key.
             ValueError: the domain or the selector is invalid.
-            ModuleNotFoundError: the package `cryptography` is not installed.
+            PackageMissing: the package `cryptography` is not installed.
         """
         require_cryptography()
         from cryptography.exceptions import UnsupportedAlgorithm
@@ -265,8 +266,8 @@ class Key:
             raise KeyFault("the key is neither an RSA nor an Ed25519 key")
         if isinstance(private, RSAPrivateKey) and (fault := _size_fault(private.key_size)):
             raise KeyFault(fault)
-        name, domain = key_name(selector, domain), normalised(domain)
-        return cls(domain, name.removesuffix(f"._domainkey.{domain}"), private)
+        key_name(selector, domain)
+        return cls(normalised(domain), normalised(selector), private)
 
     @property
     def key_type(self) -> str:

@@ -110,8 +110,6 @@ def _made(request: NewKeyRequest) -> NewKey:
         domain, name = hostname(request.domain), selector(request.selector)
         pem = _private_key(request.algorithm)
         key = Key.load(domain, name, pem)
-    except ModuleNotFoundError as error:
-        raise OperationError(Reason.UNAVAILABLE, str(error)) from None
     except ValueError as error:
         raise OperationError(Reason.INVALID, str(error)) from None
     folder = Path(request.directory).absolute()

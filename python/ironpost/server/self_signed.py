@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from ironpost.model.packages import PackageMissing
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def write_self_signed(certificate: Path, key: Path, names: Sequence[str], *, day
         days: days for which the certificate is valid, starting now; 0 or less for an expired one.
 
     Raises:
-        ModuleNotFoundError: the package `cryptography` is not installed.
+        PackageMissing: the package `cryptography` is not installed.
         ValueError: `names` is empty.
         OSError: a file cannot be written.
     """
@@ -44,7 +45,7 @@ def write_self_signed(certificate: Path, key: Path, names: Sequence[str], *, day
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.x509.oid import NameOID
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise PackageMissing(
             "a self-signed certificate needs the package cryptography: pip install 'ironpost[mta]'", name=error.name
         ) from error
     if not names:
