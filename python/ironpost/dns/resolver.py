@@ -1,10 +1,10 @@
 """The DNS resolver: dnspython with a cache that honours TTLs.
 
 Promises: data, NODATA and NXDOMAIN are results, everything else (SERVFAIL, timeout, REFUSED, malformed) is
-`ResolverError` (SECURITY R27); the cache is bounded; concurrent equal queries are sent once. An answer is `authentic`
-only if all name servers are trusted, because anyone on the network could set the AD bit: those at loopback addresses
-are trusted, others only if the operator declares it. dnspython is imported when the first `DnsResolver` is created, not
-before.
+`ResolverError` (SECURITY R27), with a short reason; the cache is bounded; concurrent equal queries are sent once. An
+answer is `authentic` only if all name servers are trusted, because anyone on the network could set the AD bit: those at
+loopback addresses are trusted, others only if the operator declares it. dnspython is imported when the first
+`DnsResolver` is created, not before.
 Limitations: no search lists; every name is absolute (RFC 5321 §5.1).
 Standards: RFC 5321 §5.1 (CNAME, names as given), RFC 6531 §3.2 (U-labels), RFC 7505 §3; RFC 2308 (negative answers),
 RFC 6761 (localhost), RFC 6840 (AD in queries).
@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.model.dns import MX, TLSA, Records, RecordType, ResolverError
+from ironpost.model.text import error_text, escape
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -158,7 +159,7 @@ class DnsResolver:
             authentic = bool(responses) and all(map(self._authentic, responses))
             return self._store(key, Records(False, (), authentic), min(seconds, NEGATIVE_TTL_MAX))
         except (dns.exception.DNSException, OSError) as error:
-            raise ResolverError(f"{name} {kind}: {type(error).__name__}: {error}") from error
+            raise ResolverError(f"{name} {kind}: {_reason(error)}") from error
         seconds = answer.chaining_result.minimum_ttl
         authentic = self._authentic(answer.response)
         canonical = answer.canonical_name.to_text(omit_final_dot=True)
@@ -191,6 +192,20 @@ class _Shared:
 
     def __await__(self) -> Generator[Any, None, Records[Any]]:
         return asyncio.shield(self._task).__await__()
+
+
+def _reason(error: Exception | str) -> str:
+    """Why a query failed, in a few words; dnspython names each attempt at each name server."""
+    import dns.exception
+
+    if isinstance(error, str):  # a response code
+        return error
+    if isinstance(error, OSError):
+        return error_text(error)
+    attempts = error.kwargs.get("errors") if isinstance(error, dns.exception.DNSException) else None
+    if attempts:
+        return ", ".join(dict.fromkeys(_reason(why) for *_, why, _ in attempts))
+    return "timeout" if isinstance(error, dns.exception.Timeout) else escape(str(error).removesuffix("."))
 
 
 def _exchanger(record: Any) -> MX:
