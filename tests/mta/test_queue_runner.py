@@ -88,6 +88,20 @@ def test_a_fresh_message_is_delivered_at_once_and_leaves_the_queue():
     scenario({}, act)
 
 
+def test_an_error_about_a_fresh_message_is_logged_and_not_raised(monkeypatch, caplog):
+    async def act(world):
+        with monkeypatch.context() as patched:
+            patched.setattr(world.runner.destinations, "parts", lambda message, octets: 1 / 0)
+            await world.put("first")
+        await world.put("second")
+        await world.settle()
+        assert [identifier for _, identifier, *_ in world.remote.calls] == ["second"]
+        assert [message.id for message in await world.store.list()] == ["first"]
+
+    scenario({}, act)
+    assert "did not accept message first" in caplog.text
+
+
 def test_recipients_are_grouped_by_route():
     async def act(world):
         await world.put("m1", "a@remote.example", "b@local.example", "c@far.example", "d@other.example")

@@ -138,7 +138,7 @@ class Inbound:
             clock: time, for Received and for the queue.
             random: its tokens become queue ids.
             hostname: this server's name in Received: a domain or an address literal.
-            accept: called with each message after its commit, to queue it.
+            accept: called with each message after its commit, to queue it (`QueueRunner.accept`).
             role: of the listener, `mx`, `submission` or `lmtp`; content is normalised for `submission`.
             claims: extensions that the queue and delivery honour (`protocol.extensions`).
             on_demand: implements ETRN and ATRN; if None, they are not offered.
@@ -521,18 +521,11 @@ class Inbound:
             self._metrics.count("messages", "quarantined" if quarantine else "accepted")
             self._metrics.count("octets", amount=size)
             reply = replies.queued(message.id)
-            self._hand_over(message)
+            self._accept(message)
             if _log.isEnabledFor(logging.INFO):
                 self._log_message(message, size, quarantine, state)
         if not outcome.done():  # the session may have ended meanwhile
             outcome.set_result(reply)
-
-    def _hand_over(self, message: QueuedMessage) -> None:
-        try:
-            self._accept(message)
-        except Exception:  # noqa: BLE001 - the message is committed, so the client gets 250
-            # The message is durable, so the client still gets 250; the runner finds it in the store.
-            _log.exception("the queue runner did not accept message %s", message.id)
 
     def _log_message(
         self, message: QueuedMessage, size: int, quarantine: tuple[str, ...], state: _SessionState

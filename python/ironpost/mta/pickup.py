@@ -97,7 +97,7 @@ class Pickup:
 
         Args:
             store: the queue.
-            accept: called with each message after its commit.
+            accept: called with each message after its commit (`QueueRunner.accept`).
             directory: expands aliases.
             archives: the archive copies.
             rewriting: the rules for mail that arrives.
@@ -230,10 +230,7 @@ class Pickup:
             size=message.body.size,
             signed=list(signatures.keys) or None,
         )
-        try:
-            self._accept(message)
-        except Exception:  # the message is durable: the queue runner finds it in the store
-            log.exception("the queue runner did not accept message %s", message.id)
+        self._accept(message)
 
 
 def _names(path: Path, now: float) -> list[str]:

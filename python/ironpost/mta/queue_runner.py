@@ -209,17 +209,24 @@ class QueueRunner:
         return self._feeder
 
     def accept(self, message: QueuedMessage) -> None:
-        """Queue a message that `Store.commit` returned. One that is due later, or held, stays in the store."""
-        if message.recipients[0].state is RecipientState.HELD:
-            return
-        self._note_deadline(message.recipients[0])
-        if message.not_before > message.accepted:
-            for to in message.recipients:
-                self._recipient_stored(message.envelope, to, message.not_before)
-        elif self._stopping:
-            self._give_back(message)
-        else:
-            self._offer(message, octets=message.body.size)
+        """Queue a message that `Store.commit` returned. One that is due later, or held, stays in the store.
+
+        An error is logged, and not raised: the message is durable, so its sender must get a positive reply. It is
+        attempted after the next start.
+        """
+        try:
+            if message.recipients[0].state is RecipientState.HELD:
+                return
+            self._note_deadline(message.recipients[0])
+            if message.not_before > message.accepted:
+                for to in message.recipients:
+                    self._recipient_stored(message.envelope, to, message.not_before)
+            elif self._stopping:
+                self._give_back(message)
+            else:
+                self._offer(message, octets=message.body.size)
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("the queue runner did not accept message %s", message.id)
 
     def attempt(self, message: QueuedMessage, agent: Agent) -> asyncio.Task[Any]:
         """Make one attempt, now, at a message that the caller has claimed (`Store.take`), with the caller's agent.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from ironpost.model import Envelope, Recipient
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ironpost.mta.signing import Signing
     from ironpost.queue.store import QueuedMessage, Store
     from ironpost.routing.directory import Directory
-
-log = logging.getLogger("ironpost.reports")
 
 
 class ReportMail:
@@ -39,7 +36,7 @@ class ReportMail:
         """
         Args:
             store: the queue.
-            accept: queues a message after its commit.
+            accept: queues a message after its commit (`QueueRunner.accept`).
             directory: returns the directory in which recipients are looked up: a report may be for an alias here.
             signing: the keys with which reports are signed.
             clock: time.
@@ -83,8 +80,5 @@ class ReportMail:
         except BaseException:
             spool.discard()
             raise
-        try:
-            self._accept(message)
-        except Exception:  # the message is durable: the queue runner finds it in the store
-            log.exception("the queue runner did not accept message %s", message.id)
+        self._accept(message)
         return identifier
