@@ -452,7 +452,7 @@ def test_each_worker_uses_its_share_of_the_free_space(tmp_path, monkeypatch, wor
         nonlocal free
         lay_out(tmp_path)
         store = ShardedStore.at(tmp_path, workers=workers, now=Clock(), reserve=40_000_000)
-        monkeypatch.setattr("ironpost.storage.sqlite.room.os.statvfs", lambda _: Space())
+        monkeypatch.setattr("ironpost.storage.reserve.os.statvfs", lambda _: Space())
         monkeypatch.setattr("ironpost.storage.sqlite.room.LOOK_SECONDS", 1e9)
         store.spool(10_000_000).discard()
         assert looks == 1

@@ -15,6 +15,7 @@ from ironpost.config.values import Duration, DurationOrNever, Pattern, Percentag
 from ironpost.model.options import not_empty
 from ironpost.queue.retry import GREYLIST_WAIT, HOUR, JITTER, WARN_AFTER
 from ironpost.queue.store import SUBMISSION_SECONDS
+from ironpost.storage.reserve import RESERVE
 
 
 class RetrySection(Section):
@@ -74,7 +75,7 @@ class QueueSection(Section):
     """Rules for some replies."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=1000)] = 100
     """Maximum number of concurrent deliveries."""
-    reserve: Size = 64 << 20
+    reserve: Size = RESERVE
     """Free disk space below which new mail is answered 452 4.3.1."""
     memory: Size = 64 << 20
     """Memory of each worker for incoming messages above 64 KiB; beyond it they are written to files."""

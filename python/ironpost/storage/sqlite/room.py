@@ -1,27 +1,21 @@
 """Free disk space for new mail.
 
-Promises: new mail never takes the reserve, so queued mail can always be recorded and delivered. The free space is
-queried at most once a second; in between, used space is counted.
+Promises: new mail never takes the reserve (`storage.reserve`). The free space is queried at most once a second; in
+between, used space is counted.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from typing import TYPE_CHECKING
 
-from ironpost.model.text import counted
-from ironpost.queue.store import StoreFull
+from ironpost.storage.reserve import free_space, refuse_reserve
 from ironpost.storage.sqlite.schema import DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-RESERVE = 64 * 1024 * 1024
-"""Disk space that new mail does not use, in octets: recording deliveries needs space, and so does the database's
-log."""
 LOG_ROOM = 32 * 1024 * 1024
 """Octets of the reserve that the log and its copy may need at the same time."""
 LOOK_SECONDS = 1.0
@@ -59,12 +53,11 @@ class Room:
         """
         clock = time.monotonic()
         if clock >= self._next_look or self._free - octets < self._reserve:
-            space = os.statvfs(self._directory)
             # The log's file stays when its content has been copied: it is in the reserve, and must not count against
             # new mail permanently. But content that is not copied yet needs the same space again in the database.
             log = self._directory / f"{DATABASE}-wal"
             taken = min(log.stat().st_size, max(0, self._reserve - LOG_ROOM)) if log.exists() else 0
-            free = space.f_bavail * space.f_frsize + taken
+            free = free_space(self._directory) + taken
             # Space that other processes use before the next query is unknown: each may use only its share.
             self._free = self._reserve + (free - self._reserve) // self._sharers if free > self._reserve else free
             self._next_look = clock + LOOK_SECONDS
@@ -74,10 +67,7 @@ class Room:
             return
         if inside:
             free += self._inside()
-        if free - octets < self._reserve:
-            raise StoreFull(
-                errno.ENOSPC, f"{counted(free, 'octet')} free, {self._reserve} kept in reserve", str(self._directory)
-            )
+        refuse_reserve(self._directory, free, self._reserve, octets)
 
     def take(self, octets: int, *, inside: bool = False) -> None:
         """As `check`, and count the room as used until the next query."""

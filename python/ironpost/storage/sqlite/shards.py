@@ -31,10 +31,10 @@ from ironpost.storage.bodies import BODIES, SEGMENTS
 from ironpost.storage.bodies.spool import MEMORY, MemoryBudget
 from ironpost.storage.directory import sync_directory
 from ironpost.storage.lock import DirectoryInUse
+from ironpost.storage.reserve import RESERVE
 from ironpost.storage.sqlite.commit import end_process
 from ironpost.storage.sqlite.history import HISTORY_OCTETS, HISTORY_SECONDS
 from ironpost.storage.sqlite.query import query
-from ironpost.storage.sqlite.room import RESERVE
 from ironpost.storage.sqlite.rows import Reader, micros
 from ironpost.storage.sqlite.schema import DATABASE, SchemaError, connect
 from ironpost.storage.sqlite.store import SqliteStore, lease_lost

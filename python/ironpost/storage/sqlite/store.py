@@ -47,13 +47,14 @@ from ironpost.storage.bodies.spool import BodySpool, MemoryBudget
 from ironpost.storage.bodies.store import ShardBodies
 from ironpost.storage.directory import sync_directory
 from ironpost.storage.lock import DirectoryLock
+from ironpost.storage.reserve import RESERVE
 from ironpost.storage.sqlite.catalogue import SqliteCatalogue, forget_now, known
 from ironpost.storage.sqlite.changes import OperatorChanges
 from ironpost.storage.sqlite.claims import ClaimedMessage, Claims
 from ironpost.storage.sqlite.commit import GroupCommit, Job, end_process
 from ironpost.storage.sqlite.faults import store_faults
 from ironpost.storage.sqlite.history import HISTORY_OCTETS, HISTORY_SECONDS, History
-from ironpost.storage.sqlite.room import RESERVE, Room
+from ironpost.storage.sqlite.room import Room
 from ironpost.storage.sqlite.rows import (
     CODES,
     NO_MESSAGE,
