@@ -23,6 +23,8 @@ from ironpost.storage.sqlite.received_reports import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ironpost.storage.sqlite.opening import Mode
+
 NOW = MIDNIGHT + 100_000
 
 
@@ -161,14 +163,14 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = received_reports._connect
+    opened = received_reports.open_database
 
-    def small(path: Path, mode: str) -> sqlite3.Connection:
-        connection = connect(path, mode)
+    def small(path: Path, mode: Mode) -> sqlite3.Connection:
+        connection = opened(path, mode)
         connection.execute("PRAGMA max_page_count=4")
         return connection
 
-    monkeypatch.setattr(received_reports, "_connect", small)
+    monkeypatch.setattr(received_reports, "open_database", small)
     with pytest.raises(OSError, match="full") as raised:
         add(tmp_path, REPORT, NOW)
     assert raised.value.errno == errno.ENOSPC

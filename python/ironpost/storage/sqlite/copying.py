@@ -23,6 +23,7 @@ from ironpost.storage.bodies.spool import write_all
 from ironpost.storage.files import copy_file, make_directory
 from ironpost.storage.ownership import open_private
 from ironpost.storage.sqlite.faults import code_of, store_faults
+from ironpost.storage.sqlite.opening import open_database
 from ironpost.storage.sqlite.rows import Reader, place_of
 from ironpost.storage.sqlite.schema import DATABASE, connect_readonly
 from ironpost.storage.sqlite.shards import COUNT, FOLDER, shard_directories
@@ -54,7 +55,7 @@ def copy_database(path: Path, target: Path) -> None:
     """
     os.close(_create(target))
     try:
-        with closing(_connect(path, "ro")) as original, closing(_connect(target, "rw")) as copy:
+        with closing(open_database(path, "ro")) as original, closing(open_database(target, "rw")) as copy:
             original.backup(copy)
             found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:
@@ -89,7 +90,7 @@ async def _copy_shard(directory: Path, target: Path) -> CopiedQueue:
     damage: list[Damage] = []
     with store_faults(target), closing(original):
         copy_database(directory / DATABASE, target / DATABASE)
-        with closing(_connect(target / DATABASE, "rw")) as copy:
+        with closing(open_database(target / DATABASE, "rw")) as copy:
             reader = Reader(copy, target)
             outside = [seq for (seq,) in copy.execute(_OUTSIDE)]
             for start in range(0, len(outside), _MESSAGES):
@@ -149,7 +150,3 @@ def _remove(copy: sqlite3.Connection, messages: list[int]) -> None:
     copy.executemany("DELETE FROM recipient WHERE message = ?", numbers)
     copy.executemany("DELETE FROM message WHERE seq = ?", numbers)
     copy.execute("COMMIT")
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)

@@ -12,6 +12,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.queue.store import QueryRefused
+from ironpost.storage.sqlite.opening import database_uri
 from ironpost.storage.sqlite.schema import DATABASE
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def query(directories: Sequence[Path], statement: str, limit: int) -> tuple[Sequ
     with contextlib.closing(connection):
         try:
             for number, directory in enumerate(directories):
-                path = f"{(directory / DATABASE).resolve().as_uri()}?mode=ro"
-                connection.execute(f"ATTACH ? AS shard{number}", (path,))
+                connection.execute(f"ATTACH ? AS shard{number}", (database_uri(directory / DATABASE, "ro"),))
             for view in VIEWS:
                 parts = " UNION ALL ".join(f"SELECT * FROM shard{n}.{view}" for n in range(len(directories)))  # noqa: S608 - constants
                 connection.execute(f"CREATE TEMP VIEW {view} AS {parts}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.storage.ownership import open_private
 from ironpost.storage.sqlite.faults import code_of
+from ironpost.storage.sqlite.opening import open_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,8 +39,6 @@ NAME: Final = 253
 """Characters of a name that are stored."""
 IDENTIFIER: Final = 500
 """Characters of an organization or a Report-ID that are stored."""
-BUSY_SECONDS: Final = 5.0
-"""Seconds that a statement waits for another process. It waits in a thread."""
 
 _SCHEMA: Final = (
     """CREATE TABLE report (
@@ -170,7 +169,7 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
     if not path.exists():
         raise none
     asked = {"since": since, "domain": domain, "limit": MAX_SOURCES}
-    with _faults(path), closing(_connect(path, "ro")) as connection:
+    with _faults(path), closing(open_database(path, "ro")) as connection:
         if not _version(connection, path):
             raise none
         domains = [ReportedDomain(*row) for row in connection.execute(_DOMAINS, asked)]
@@ -184,7 +183,7 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
 @contextmanager
 def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """A transaction that is durable when the block has ended, in a file that exists."""
-    with _faults(path), closing(_connect(path, "rw")) as connection:
+    with _faults(path), closing(open_database(path, "rw")) as connection:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.execute("BEGIN IMMEDIATE")
@@ -200,11 +199,6 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     if version not in {0, VERSION}:
         raise OSError(errno.EINVAL, f"it has schema {version}, this program uses {VERSION}", str(path))
     return version
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 
 
 @contextmanager

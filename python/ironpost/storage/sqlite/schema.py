@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ironpost.model import NULL, Envelope
 from ironpost.queue.codec import decode_origin, decode_parameters
 from ironpost.queue.store import StoreUnusable, deadline_of
+from ironpost.storage.sqlite.opening import open_database
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,9 +43,6 @@ would write to the log."""
 
 BUSY_SECONDS = 0.25
 """Seconds that a statement of the server waits, on the event loop, for another program that has locked the database."""
-
-READ_BUSY_SECONDS = 5.0
-"""The same for a reader."""
 
 # Times are whole microseconds since 1970. State: 0 queued, 1 delivered, 2 failed, 3 dropped; from version 2 on 4 held.
 _FIRST = """
@@ -266,7 +264,7 @@ def close_keeping_log(connection: sqlite3.Connection, directory: Path) -> None:
     Closing the last connection copies the log into the database without verifying its checksums, which would be wrong
     for a log that could not be recovered. An open reader prevents that, and cannot copy the log itself.
     """
-    beside = sqlite3.connect(f"{(directory / DATABASE).resolve().as_uri()}?mode=ro", uri=True)
+    beside = open_database(directory / DATABASE, "ro")
     try:
         with contextlib.suppress(sqlite3.Error):
             beside.execute("PRAGMA schema_version").fetchall()
@@ -285,13 +283,7 @@ def connect_readonly(directory: Path) -> sqlite3.Connection:
     path = directory / DATABASE
     if not path.exists():
         raise FileNotFoundError(f"There is no queue in {directory}: {DATABASE} does not exist.")
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro",
-        uri=True,
-        timeout=READ_BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
-    )
+    connection = open_database(path, "ro")
     try:
         _refuse_newer(connection, path)
         found = _version(connection)

@@ -20,17 +20,18 @@ from ironpost.model.keyed_state import StateRow
 from ironpost.model.text import error_text
 from ironpost.storage.ownership import open_private
 from ironpost.storage.sqlite.faults import code_of
+from ironpost.storage.sqlite.opening import open_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from ironpost.storage.sqlite.opening import Mode
+
 STATE_FILE: Final = "state.sqlite3"
 """The file in the data directory."""
 VERSION: Final = 1
 """The schema (PRAGMA user_version)."""
-BUSY_SECONDS: Final = 5.0
-"""Seconds that a statement waits for another process. It waits in a thread, or while the server starts."""
 ROWS: Final = 500
 """Maximum number of rows in one statement."""
 LOG_OCTETS: Final = 4 * 1024 * 1024
@@ -181,15 +182,9 @@ def _create(path: Path) -> None:
         _check(connection, path)
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def _connect(path: Path, mode: Mode) -> sqlite3.Connection:
     with _faults(path):
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}",
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        connection = open_database(path, mode)
         try:
             if mode == "rw":
                 for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"journal_size_limit={LOG_OCTETS}"):
