@@ -132,12 +132,10 @@ def find(name: str) -> str:
     if found := shutil.which(name):
         return found
     program = PROGRAMS[name]
-    path = PREFIX / "root" / program.path
-    if not path.exists():
+    if not all(_mark(package).exists() for package in program.packages):
         with _alone():
-            if not path.exists():
-                _fetch(name, program)
-    return str(path)
+            _fetch(name, program)
+    return str(PREFIX / "root" / program.path)
 
 
 def find_source(name: str) -> Path:
@@ -191,21 +189,32 @@ def _alone() -> Iterator[None]:
         yield
 
 
+def _mark(package: str) -> Path:
+    """The file that says that all files of a package are unpacked."""
+    return PREFIX / "unpacked" / package
+
+
 def _fetch(name: str, program: Program) -> None:
+    """Unpack the packages that are not unpacked: other processes may be using the files of the others."""
+    wanted = [package for package in program.packages if not _mark(package).exists()]
+    if not wanted:
+        return
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise AbsentError(f"{name} is not installed, and can only be fetched on a Debian system")
     folder = PREFIX / "packages"
     folder.mkdir(exist_ok=True)
-    missing = [package for package in program.packages if not any(folder.glob(f"{package}_*.deb"))]
+    missing = [package for package in wanted if not any(folder.glob(f"{package}_*.deb"))]
     if missing:  # in one call, because each reads all package lists
         done = subprocess.run(
             ["apt-get", "-q", "download", *missing], cwd=folder, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise AbsentError(f"{name}: {', '.join(missing)} cannot be fetched: {done.stderr.strip()}")
-    for package in program.packages:
+    for package in wanted:
         for found in folder.glob(f"{package}_*.deb"):
             subprocess.run(["dpkg-deb", "-x", found, PREFIX / "root"], check=True, capture_output=True)
+        _mark(package).parent.mkdir(exist_ok=True)
+        _mark(package).touch()
 
 
 def _fetch_source(name: str, source: SourceFile, path: Path) -> None:
