@@ -139,11 +139,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_send_without_a_reachable_server_is_reported(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (tmp_path / "m").write_text("Subject: x\n\ny\n")
-    done = ironpost(tmp_path, "send", "--to", "a@b.example", "--port", str(port), "m")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        done = ironpost(tmp_path, "send", "--to", "a@b.example", "--port", str(port), "m")
     assert done.returncode == 69
     assert done.stderr.splitlines() == [
         f"ironpost: 127.0.0.1:{port}: Cannot connect: Connection refused",

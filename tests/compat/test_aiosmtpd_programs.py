@@ -8,6 +8,7 @@ import re
 
 import pytest
 from tests.compat.test_judges import run
+from tests.interop.conftest import free_port
 
 ALIAS = "from ironpost.compat import aliases\naliases.install('aiosmtpd')\n"
 OURS = "import aiosmtpd.smtp\nassert aiosmtpd.smtp.__name__ == 'ironpost.compat.aiosmtpd.smtp'\n"
@@ -58,13 +59,9 @@ def test_login_under_starttls(smtpd, mechanism):
 """
 
 AEMAIL = """
-import json, os, smtplib, socket, threading, time, urllib.request
+import json, os, smtplib, sys, threading, time, urllib.request
 
-def free():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
-
-os.environ |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(free()), "REST_PORT": str(free())}
+os.environ |= {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": sys.argv[1], "REST_PORT": sys.argv[2]}
 from aemail.server import EmailServer
 
 def fetch(path):
@@ -115,5 +112,5 @@ def test_a_fixture_for_pytest(package: str, plugin: str, tests: str, count: int,
 
 def test_a_catch_all_with_a_web_interface(tmp_path) -> None:
     require("aemail")
-    output = run(tmp_path, "-c", ALIAS + AEMAIL + OURS)
+    output = run(tmp_path, "-c", ALIAS + AEMAIL + OURS, str(free_port()), str(free_port()))
     assert re.search(r'^shown: .*"hello"', output, re.MULTILINE), output[-4000:]

@@ -79,7 +79,7 @@ def test_packets_that_vanish_cost_one_timeout_and_are_remembered(
         nonlocal now
         async with peer() as here:
             made = RemoteDelivery(
-                resolver(*SIX[:3], "127.0.0.1"), Straight(), Dialer(local_hostname="us.example", connect_timeout=0.05),
+                resolver(*SIX[:3], "127.0.0.1"), Straight(), Dialer(local_hostname="us.example", connect_timeout=0.5),
                 own=OwnSystem(networks=()), port=here.port, connection_messages=1,
             )  # fmt: skip
             for _ in range(3):

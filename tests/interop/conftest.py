@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import select
 import signal
 import socket
@@ -103,11 +104,17 @@ def call(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedPro
     return run
 
 
+NAMED_PORTS = range(20_000, 32_000)
+"""Ports that Linux and macOS give neither to clients nor to servers that listen on port 0."""
+
+
 def free_port() -> int:
     """Return a port that was just free, for programs that cannot listen on port 0."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    while True:
+        port = secrets.choice(NAMED_PORTS)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture

@@ -127,7 +127,9 @@ class Company:
         with self.submission() as client:
             try:
                 client.login(login, password)
-            except smtplib.SMTPAuthenticationError:
+            except smtplib.SMTPAuthenticationError as error:
+                if error.smtp_code != 535:  # such as a password that cannot be checked now
+                    raise
                 return False
             return True
 

@@ -177,10 +177,10 @@ def test_sockets_of_a_service_manager_by_their_names():
         with process:
             assert process.stdout.readline() == "['smtp', 'unknown']\n"
             assert process.stdout.readline() == f"{ports[0]}\n"
-            with smtplib.SMTP("127.0.0.1", ports[0], local_hostname="x.example", timeout=5) as client:
+            with smtplib.SMTP("127.0.0.1", ports[0], local_hostname="x.example", timeout=60) as client:
                 assert client.noop()[0] == 250
             process.stdin.close()
-            assert process.wait(5) == 0
+            assert process.wait(60) == 0
 
 
 def test_sockets_passed_to_another_process_are_ignored():

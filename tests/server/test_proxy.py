@@ -316,7 +316,7 @@ def test_a_connection_accepted_while_the_server_stops_is_closed(run):
 
         server.connection = stops
         client = await Client.to(server, greeted=False)
-        assert await asyncio.wait_for(client.rest(), 5) == b""
+        assert await asyncio.wait_for(client.rest(), 20) == b""
         await client.close()
         await asyncio.wait(stopping)
         assert not server.connections
