@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ironpost.mail_auth import (
     Authenticated,
+    DkimAnswer,
+    DkimResult,
     DmarcAnswer,
     DmarcEvaluation,
     DmarcPolicy,
@@ -14,6 +16,7 @@ from ironpost.mail_auth import (
     SpfResult,
 )
 from ironpost.mail_auth.dmarc_record import parse_record
+from ironpost.model import Address
 from ironpost.reports import daily
 from ironpost.reports.dmarc import report
 
@@ -21,20 +24,9 @@ MIDNIGHT = 19_675 * float(daily.DAY)
 RECORD = parse_record(b"v=DMARC1; p=reject; sp=quarantine; aspf=s; rua=mailto:dmarc@a.example")
 SPF = SpfAnswer(SpfResult.PASS, "192.0.2.1 matches", "a.example", "mailfrom")
 
-
-@dataclass(frozen=True)
-class Signed:
-    """The result of a signature."""
-
-    result: str
-    domain: str
-    selector: str = "s1"
-    testing: bool = False
-
-
 PASSED = DmarcEvaluation(
     "192.0.2.1",
-    "a.example",
+    Address("news", "a.example"),
     DmarcAnswer(
         DmarcResult.PASS,
         "spf of a.example confirms a.example",
@@ -45,7 +37,7 @@ PASSED = DmarcEvaluation(
         RECORD,
     ),
     SPF,
-    (Signed("fail", "a.example"),),
+    (DkimAnswer(DkimResult.FAIL, "the body does not match its hash", "a.example", "s1", identity="@a.example"),),
     DmarcPolicy.NONE,
 )
 FAILED = replace(

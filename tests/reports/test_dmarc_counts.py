@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.reports.dmarc_kit import FAILED, MIDNIGHT, PASSED, POLICY, RECORD, Signed
+from tests.reports.dmarc_kit import FAILED, MIDNIGHT, PASSED, POLICY, RECORD
 
 from ironpost.mail_auth import DmarcAnswer, DmarcPolicy, DmarcResult, Override, OverrideType
 from ironpost.mail_auth.dmarc_record import parse_record
+from ironpost.model import NULL, Address
 from ironpost.model.keyed_state import MemoryState
 from ironpost.reports.daily import DAY
 from ironpost.reports.dmarc import counts as module
@@ -136,7 +137,7 @@ def test_the_disposition_and_its_reasons(
 
 
 def test_null_senders_mapped_addresses_and_messages_without_spf(world: World) -> None:
-    world.count(replace(PASSED, ip="::ffff:192.0.2.9", sender="", spf=None))
+    world.count(replace(PASSED, ip="::ffff:192.0.2.9", reverse_path=NULL, spf=None))
     (row,) = world.only().rows
     assert (row.ip, row.sender, row.spf_results) == ("192.0.2.9", "", ())
 
@@ -198,7 +199,8 @@ def test_a_flush_can_be_divided(world: World) -> None:
 
 def test_r23_a_flood_of_senders_hides_no_client(world: World) -> None:
     flood = [
-        replace(FAILED, ip=f"192.0.2.{number % 10}", sender=f"{number}.b.example") for number in range(DETAILED + 100)
+        replace(FAILED, ip=f"192.0.2.{number % 10}", reverse_path=Address("x", f"{number}.b.example"))
+        for number in range(DETAILED + 100)
     ]
     world.count(*flood, replace(PASSED, ip="192.0.2.77"))
     counts = world.only()
@@ -249,11 +251,13 @@ def test_r23_domains_are_limited(world: World, monkeypatch: pytest.MonkeyPatch) 
 
 def test_r23_texts_are_limited_and_counts_always_fit(world: World) -> None:
     long = "\u20ac" * 3000
-    signatures = tuple(Signed("fail", f"{number}{long}", long) for number in range(SIGNATURES + 2))
+    signatures = tuple(
+        replace(FAILED.dkim[0], domain=f"{number}{long}", selector=long) for number in range(SIGNATURES + 2)
+    )
     override = Override(OverrideType.OTHER, long)
     world.count(
         *(
-            replace(FAILED, ip=f"2001:db8:0:{number:x}::1", sender=long, dkim=signatures, overrides=(override,))
+            replace(FAILED, ip=f"2001:db8:0:{number:x}::1", dkim=signatures, overrides=(override,))
             for number in range(ROWS)
         )
     )

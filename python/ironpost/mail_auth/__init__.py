@@ -9,13 +9,7 @@ such result: it is `fail`, and `ArcAnswer.temporary` is true.
 from ironpost.mail_auth.arc import ArcAnswer, ArcResult, ArcVerifier, verify_arc
 from ironpost.mail_auth.dkim import DkimAnswer, DkimVerifier, verify_dkim
 from ironpost.mail_auth.dmarc import Authenticated, DmarcAnswer, DmarcResult, SignatureResult, evaluate_dmarc
-from ironpost.mail_auth.dmarc_evaluation import (
-    DmarcEvaluation,
-    DmarcRecorder,
-    Override,
-    OverrideType,
-    SelectedSignature,
-)
+from ironpost.mail_auth.dmarc_evaluation import DmarcEvaluation, DmarcRecorder, Override, OverrideType
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
 from ironpost.mail_auth.keys import Key, KeyFault, KeyRecord, key_name, parse_key_record
 from ironpost.mail_auth.results import MethodResult, of_arc, of_dkim, of_dmarc, of_spf, results_field, without_forged
@@ -50,7 +44,6 @@ __all__ = [
     "Records",
     "Resolver",
     "ResolverError",
-    "SelectedSignature",
     "SignatureResult",
     "Signer",
     "SpfAnswer",

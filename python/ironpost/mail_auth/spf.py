@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.mail_auth.names import is_name, is_within, normalised
 from ironpost.mail_auth.spf_macros import SpfError, parse_explanation
-from ironpost.mail_auth.spf_record import Directive, Mechanism, SpfResult, select_record
+from ironpost.mail_auth.spf_record import Directive, Mechanism, SpfResult, is_record, select_record
 from ironpost.model.dns import Records, RecordType, ResolverError
 from ironpost.model.network import parse_ip
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ironpost.mail_auth.spf_macros import MacroString
     from ironpost.mail_auth.spf_record import SpfRecord
     from ironpost.model.dns import Resolver
@@ -58,6 +60,8 @@ class SpfAnswer:
     """Number of terms that needed DNS."""
     queries: int = 0
     """Number of DNS queries that were answered."""
+    records: tuple[tuple[str, bytes], ...] = ()
+    """The SPF records that were read, each with its domain, in the order of the queries."""
 
 
 async def check_spf(
@@ -93,7 +97,9 @@ async def check_spf(
         result, reason = SpfResult.PERMERROR, str(error)
     except ResolverError as error:
         result, reason = SpfResult.TEMPERROR, f"DNS lookup failed: {error}"
-    return SpfAnswer(result, reason, domain, identity, explanation, check.lookups, len(check.answers))
+    return SpfAnswer(
+        result, reason, domain, identity, explanation, check.lookups, len(check.answers), tuple(check.records())
+    )
 
 
 class _Check:
@@ -129,6 +135,12 @@ class _Check:
             "r": receiver,
             "t": str(int(now)),
         }
+
+    def records(self) -> Iterator[tuple[str, bytes]]:
+        """The SPF records that were read, each with its domain."""
+        for (name, kind), answer in self.answers.items():
+            if kind is RecordType.TXT:
+                yield from ((name, each) for each in answer.data if is_record(each))
 
     async def run(self) -> tuple[SpfResult, str, str]:
         """Check the domain; the result, its reason and its explanation."""

@@ -94,13 +94,18 @@ class SpfRecord:
     explanation: MacroString | None = None
 
 
+def is_record(record: bytes) -> bool:
+    """Whether a TXT record starts with the version of SPF."""
+    return record[:7].lower() in {b"v=spf1", b"v=spf1 "}
+
+
 def select_record(records: Sequence[bytes]) -> SpfRecord | None:
     """Parse the SPF record among the TXT records of a domain; None if there is none.
 
     Raises:
         SpfError: there are several, or it is invalid.
     """
-    found = [record for record in records if record[:7].lower() in {b"v=spf1", b"v=spf1 "}]
+    found = list(filter(is_record, records))
     if not found:
         return None
     if len(found) > 1:

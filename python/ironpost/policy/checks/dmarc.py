@@ -29,8 +29,10 @@ from ironpost.mail_auth import (
 )
 from ironpost.mail_auth.dmarc import with_result
 from ironpost.message.section import EMPTY
+from ironpost.model import NULL
 from ironpost.model.idna import a_labels
 from ironpost.model.network import Network, within
+from ironpost.model.parameters import EnvelopeId
 from ironpost.model.patterns import DomainPattern, Domains
 from ironpost.model.verdict import defer, quarantine, reject
 from ironpost.policy.authentication import Authentication
@@ -115,10 +117,20 @@ class Dmarc(Authentication):
             # The chain might be evidence for an override.
             return Finding(_DEFERRED, f"{reason}; ARC: {arc.reason}", noted=True, authentication=results)
         if self.context.ports.dmarc_recorder is not None:
-            sender = "" if facts.reverse_path is None else facts.reverse_path.domain
-            overrides = () if override is None else (override,)
-            evaluation = DmarcEvaluation(facts.ip, sender, answer, spf, dkim, measure, overrides)
-            self.context.ports.dmarc_recorder(evaluation)
+            envelope_id = facts.mail_parameters.get("ENVID")
+            self.context.ports.dmarc_recorder(
+                DmarcEvaluation(
+                    facts.ip,
+                    facts.reverse_path or NULL,
+                    answer,
+                    spf,
+                    dkim,
+                    measure,
+                    () if override is None else (override,),
+                    header,
+                    envelope_id if isinstance(envelope_id, EnvelopeId) else None,
+                )
+            )
         if override is not None:
             reason = f"{reason}; accepted as {override.type}: {override.comment}"
         noted = answer.result not in {DmarcResult.PASS, DmarcResult.NONE}

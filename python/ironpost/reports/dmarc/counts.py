@@ -223,7 +223,7 @@ def _row_of(evaluation: DmarcEvaluation, record: DmarcRecord) -> Row:
         "pass" if "spf" in aligned else "fail",
         tuple(reasons),
         answer.author[:TEXT],
-        evaluation.sender[:TEXT].lower(),
+        evaluation.reverse_path.domain[:TEXT].lower(),
         tuple(
             DkimResult(each.domain[:TEXT].lower(), each.selector[:TEXT], str(each.result))
             for each in evaluation.dkim[:SIGNATURES]
