@@ -327,3 +327,12 @@ def test_r22_any_text_is_an_explanation_or_an_error(text: str) -> None:
 
 def test_a_record_is_parsed_once() -> None:
     assert parse_record(b"v=spf1 -all") is parse_record(b"v=spf1 -all")
+
+
+def test_the_answer_has_the_records_that_were_read() -> None:
+    txt = {"b.example": [b"other", b"v=spf1 -all"], "why.example": [b"no"], "c.example": [b"v=spf1 nonsense"]}
+    resolver = published("v=spf1 include:b.example -all exp=why.example", txt=txt)
+    main = ("a.example", b"v=spf1 include:b.example -all exp=why.example")
+    assert check(resolver).records == (main, ("b.example", b"v=spf1 -all"))
+    assert check(resolver, sender="jo@c.example").records == (("c.example", b"v=spf1 nonsense"),)
+    assert check(resolver, sender="jo@d.example").records == ()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.mail_auth.names import is_name, is_within, normalised
 from ironpost.mail_auth.spf_macros import SpfError, parse_explanation
-from ironpost.mail_auth.spf_record import Directive, Mechanism, SpfResult, is_record, select_record
+from ironpost.mail_auth.spf_record import RECORD_LIMIT, Directive, Mechanism, SpfResult, is_record, select_record
 from ironpost.model.dns import Records, RecordType, ResolverError
 from ironpost.model.network import parse_ip
 
@@ -140,7 +140,7 @@ class _Check:
         """The SPF records that were read, each with its domain."""
         for (name, kind), answer in self.answers.items():
             if kind is RecordType.TXT:
-                yield from ((name, each) for each in answer.data if is_record(each))
+                yield from ((name, each[:RECORD_LIMIT]) for each in answer.data if is_record(each))
 
     async def run(self) -> tuple[SpfResult, str, str]:
         """Check the domain; the result, its reason and its explanation."""

@@ -62,12 +62,10 @@ def message(report: Report, to: Sequence[Address], *, now: float, token: str) ->
     )
     boundary, body = mime.multipart(parts, f"dmarc-{token}")
     subject = ("Report", "Domain:", domain, "Submitter:", submitter, "Report-ID:", f"<{report.id}>")
-    addresses = [f"{header.path(each)}," for each in to]
-    addresses[-1] = addresses[-1].removesuffix(",")
     fields = [
         header.field("Date", (date_time(now),)),
         header.field("From", (f"<{report.contact}>",)),
-        header.field("To", addresses, utf8=any(each.needs_smtputf8 for each in to)),
+        to_field(to),
         header.field("Subject", subject),
         header.field("Message-ID", (f"<{token}@{submitter}>",)),
         header.field("Auto-Submitted", ("auto-generated",)),
@@ -75,6 +73,13 @@ def message(report: Report, to: Sequence[Address], *, now: float, token: str) ->
         header.field("Content-Type", ("multipart/mixed;", f'boundary="{boundary}"')),
     ]
     return b"".join(fields) + b"\r\n" + body
+
+
+def to_field(to: Sequence[Address]) -> bytes:
+    """Return the field To of a report."""
+    addresses = [f"{header.path(each)}," for each in to]
+    addresses[-1] = addresses[-1].removesuffix(",")
+    return header.field("To", addresses, utf8=any(each.needs_smtputf8 for each in to))
 
 
 def extracted(octets: bytes) -> bytes:
