@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
-from tests.mta.runner_kit import VirtualClock
+from tests.mta.runner_kit import Chance, VirtualClock
 from tests.reports.dmarc_kit import PASSED
 
 from ironpost.compose.keyed_state import prepare_state, shared_state
-from ironpost.compose.reports import DOMAINS_AT_ONCE, Counting
+from ironpost.compose.reports import DOMAINS_AT_ONCE, Counting, ReportSenders, dmarc_recorder
 from ironpost.config import parse
 from ironpost.model.tls import PolicyType, PublishedPolicy, TlsOutcome
 from ironpost.reports.daily import DAY
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ON = parse('[tlsrpt]\ncontact = "tls@ours.example"\n[dmarc_reports]\ncontact = "dmarc@ours.example"\n')
+FAILURES = parse('[dmarc_reports]\ncontact = "dmarc@ours.example"\nfailures = true\n')
 
 
 def outcome(domain: str = "a.example") -> TlsOutcome:
@@ -96,6 +98,28 @@ def test_many_domains_are_stored_in_several_iterations(tmp_path: Path) -> None:
         await stored
         clock.time += DAY
         assert len(counts.entries.days()) == 2 * DOMAINS_AT_ONCE + 1
+
+    asyncio.run(main())
+
+
+def test_failures_are_reported_beside_the_counts_if_that_is_on(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def main() -> None:
+        state = shared_state(tmp_path, clock, Counters(), None).memory
+        for text, failures in ((ON, False), (FAILURES, True)):
+            counting = Counting(text, state, clock, Counters(), 0)
+            ports: dict[str, Any] = dict.fromkeys(("agents", "store", "runner", "signing"), Mock())
+            senders = ReportSenders(
+                text, counting, state, host="mx", clock=clock, random=Chance(), metrics=Counters(), share=None, **ports
+            )
+            assert (senders.failures is not None) == failures
+            recorder, counts = dmarc_recorder(counting, senders), counting.dmarc
+            assert recorder is not None
+            assert counts is not None
+            recorder(PASSED)
+            assert counts.flush(0)
+            await senders.stop()
 
     asyncio.run(main())
 

@@ -262,6 +262,7 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
     of_queue |= {"tls-report", "dmarc-report", "dmarc-report-unwanted", "report-failed", "report-dropped"}
+    of_queue |= {"dmarc-failure-report", "dmarc-failure-report-dropped"}
     of_queue |= {"dmarc-report-received", "picked-up", "drop-refused", "drop-waits"}
     of_queue |= {"http-request", "tls-report-not-stored"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue
@@ -270,7 +271,8 @@ def test_f63_records_of_a_session_say_which() -> None:
 def test_the_examples_load() -> None:
     (
         directory, patterns, mailboxes, files, *sources, forwards, relay, rewrite, on_demand, _, _, dmarc_reports,
-        received, over_http, route, hosts, oauth, tls, reports, retry, replies, limits, program, hook, lmtp, sendmail,
+        failures, received, over_http, route, hosts, oauth, tls, reports, retry, replies, limits, program, hook, lmtp,
+        sendmail,
     ) = re.findall(r"```toml\n(.*?)```", TEXT, re.S)  # fmt: skip
     assert [str(each.address) for each in parse(directory).mailbox] == ["ada@mail.example", "jo@mail.example"]
     assert parse(patterns).alias[0].matching("here").record("sales-jo@mail.example") is not None
@@ -294,6 +296,7 @@ def test_the_examples_load() -> None:
     assert list(parse(over_http).sts_policies) == ["mail.example", "shop.example"]
     assert str(parse(received).local.rules[0].route) == "dmarc reports"
     assert parse(dmarc_reports).dmarc_reports.contact == "dmarc-reports@mx.example"
+    assert parse(failures).dmarc_reports.failures
     assert parse(on_demand).on_demand[0].waits
     direct, news, provider = parse(hosts).route
     assert (direct.profile(), direct.smart_host, provider.senders) == (None, None, None)

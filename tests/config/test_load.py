@@ -293,6 +293,7 @@ organization = "Example Ltd"
 [dmarc_reports]
 contact = "dmarc-reports@mx.example"
 organization = "Example Ltd"
+failures = true
 
 [sendmail]
 directory = "/var/spool/ironpost"

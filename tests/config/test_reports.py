@@ -17,3 +17,10 @@ def test_reports_have_an_ascii_contact_in_a_domain(table: str) -> None:
             parse(f"[{table}]\ncontact = {wrong}\n")
     with pytest.raises(ConfigError, match=rf"{table}\.organization"):
         parse(f'[{table}]\norganization = ""\n')
+
+
+def test_failure_reports_are_off_by_default_and_need_an_author() -> None:
+    assert not parse("").dmarc_reports.failures
+    assert parse('[dmarc_reports]\ncontact = "x@mx.example"\nfailures = true').dmarc_reports.failures
+    with pytest.raises(ConfigError, match="failures: the reports need an author, the key contact"):
+        parse("[dmarc_reports]\nfailures = true")

@@ -7,6 +7,7 @@ import os
 import re
 import smtplib
 import subprocess
+from email import message_from_bytes
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +39,8 @@ def txt(name: str, text: str) -> str:
 
 ZONE = [
     txt("bank.test", f"v=spf1 ip4:{DIRECT} -all"),
-    txt("_dmarc.bank.test", "v=DMARC1; p=reject; rua=mailto:reports@bank.test"),
+    txt("_dmarc.bank.test", "v=DMARC1; p=reject; rua=mailto:reports@bank.test; ruf=mailto:fraud@here.test; fo=1"),
+    txt("bank.test._report._dmarc.here.test", "v=DMARC1"),
     txt(BANK.name, BANK.record),
     txt("lists.test", f"v=spf1 ip4:{FORWARDER} -all"),
     txt(LIST.name, LIST.record),
@@ -189,6 +191,51 @@ def test_a_spoofer_is_refused_and_its_forged_results_are_not_believed(receiver: 
     code, text = here.take(added, "ada@bank.test", SPOOFER)
     assert (code, text) == (550, b"5.7.1 Message rejected by DMARC: the message has 2 fields From; one is required")
     assert here.delivered() == []
+
+
+def test_a_spoofer_is_reported_in_a_signed_message_and_the_report_is_not(
+    receiver: Callable[..., Receiver],
+    tmp_path: Path,
+    wait_until: Callable[[Callable[[], bool], Callable[[], str]], None],
+) -> None:
+    key = tmp_path / "here.pem"
+    key.write_bytes(PEM)
+    key.chmod(0o600)
+    here = receiver(f"""
+[dmarc_reports]
+contact = "postmaster@here.test"
+failures = true
+[[dkim]]
+domain = "here.test"
+selector = "s"
+key = "file:{key}"
+""")
+    assert here.take(CONTENT, "x@forwarder.test", SPOOFER)[0] == 550
+    wait_until(lambda: len(here.delivered()) == 1, here.server.log)
+    (report,) = here.delivered()
+    read = message_from_bytes(report)
+    assert read["DKIM-Signature"]
+    words, fields, section = map(message_from_bytes, (part.as_bytes() for part in read.get_payload()))
+    assert "It was received from 127.0.0.3" in words.get_payload()
+    assert fields.get_payload(0)["Reported-Domain"] == "bank.test"
+    assert fields.get_payload(0)["Original-Mail-From"] == "<x@forwarder.test>"
+    assert "Subject: Statement" in section.get_payload()
+    assert "jo@here.test" not in section.get_payload()
+    assert "balance" not in report.decode()
+    # Others can send the same report with a forged author; nobody gets a report about that.
+    forged = report.replace(b"\n", b"\r\n").replace(b"From: <postmaster@here.test>", b"From: ada@bank.test")
+    assert here.take(forged, "x@forwarder.test", FORWARDER)[0] == 550
+    assert here.take(CONTENT, "", FORWARDER)[0] == 550
+    done = subprocess.run(
+        [*PROGRAM, "metrics", "-c", str(here.server.file)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    assert 'ironpost_dmarc_failure_reports_total{result="sent"} 1' in done.stdout
+    (logged,) = here.log("dmarc-failure-report")
+    assert (logged["domain"], logged["uri"], logged["ip"]) == ("bank.test", "mailto:fraud@here.test", SPOOFER)
 
 
 def test_an_answer_with_a_forged_signature_defers(receiver: Callable[..., Receiver]) -> None:

@@ -169,7 +169,9 @@ class System:
             txt={
                 "from-here.example": [b"v=spf1 ip4:127.0.0.2 -all"],
                 "from-elsewhere.example": [b"v=spf1 ip4:192.0.2.9 -all"],
-                "_dmarc.from-here.example": [b"v=DMARC1; p=reject; rua=mailto:dmarc@here.example"],
+                "_dmarc.from-here.example": [
+                    b"v=DMARC1; p=reject; rua=mailto:dmarc@here.example; ruf=mailto:failures@here.example"
+                ],
                 "from-here.example._report._dmarc.here.example": [b"v=DMARC1"],
             },
         )

@@ -1,4 +1,4 @@
-"""Composes daily reports to other domains: what each worker counts for them, and their senders."""
+"""Composes reports to other domains: what each worker counts for them, and their senders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Address
 from ironpost.mta.daily_reports import Reporter
+from ironpost.mta.dmarc_failures import FailureReports
 from ironpost.mta.dmarc_reports import DmarcReports
 from ironpost.mta.report_mail import ReportMail
 from ironpost.mta.tls_reports import TlsReports
@@ -14,14 +15,18 @@ from ironpost.reports.dmarc.counts import DmarcCounts
 from ironpost.reports.tlsrpt.counts import TlsCounts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ironpost.compose.delivery import DeliveryAgents
     from ironpost.config import Configuration
     from ironpost.config.reports import ReportsSection
+    from ironpost.mail_auth import DmarcEvaluation, DmarcRecorder
     from ironpost.model.keyed_state import KeyedState
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.mta.daily_reports import DailyReports, SentReports
     from ironpost.mta.queue_runner import QueueRunner
     from ironpost.mta.signing import Signing
+    from ironpost.policy.buckets import Buckets
     from ironpost.queue.store import Store
 
 DOMAINS_AT_ONCE: Final = 100
@@ -39,7 +44,7 @@ class Counting:
         if configuration.tlsrpt.contact is not None:
             self.tls = TlsCounts(state, clock.now, worker=worker, metrics=metrics)
         self.dmarc: DmarcCounts | None = None
-        """Records evaluations of DMARC; None if they are not reported."""
+        """Counts evaluations of DMARC; None if they are not reported."""
         if configuration.dmarc_reports.contact is not None:
             self.dmarc = DmarcCounts(state, clock.now, worker=worker, metrics=metrics)
 
@@ -70,6 +75,7 @@ class ReportSenders:
         counting: Counting,
         state: KeyedState,
         *,
+        host: str,
         agents: DeliveryAgents,
         store: Store,
         runner: QueueRunner,
@@ -77,6 +83,7 @@ class ReportSenders:
         clock: Clock,
         random: Random,
         metrics: Metrics,
+        share: Callable[[str, Buckets], None] | None,
     ) -> None:
         mail = ReportMail(
             store=store,
@@ -112,11 +119,37 @@ class ReportSenders:
                 metrics=metrics,
             )
 
+        self.failures: FailureReports | None = None
+        if configuration.dmarc_reports.failures:
+            self.failures = FailureReports(
+                _reporter(configuration.dmarc_reports).contact,
+                host,
+                resolver=agents.resolver,
+                mail=mail,
+                clock=clock,
+                random=random,
+                metrics=metrics,
+                share=share,
+            )
+
     async def stop(self) -> None:
         """Wait for the reports that are being sent."""
-        for sender in (self.tls, self.dmarc):
+        for sender in (self.tls, self.dmarc, self.failures):
             if sender is not None:
                 await sender.stop()
+
+
+def dmarc_recorder(counting: Counting, senders: ReportSenders) -> DmarcRecorder | None:
+    """Return what records evaluations of DMARC in one worker; None if they are not reported."""
+    counts, failures = counting.dmarc, senders.failures
+    if counts is None or failures is None:
+        return counts  # failures are reported only beside counts
+
+    def both(evaluation: DmarcEvaluation) -> None:
+        counts(evaluation)
+        failures(evaluation)
+
+    return both
 
 
 def _reporter(section: ReportsSection) -> Reporter:

@@ -42,7 +42,7 @@ from ironpost.compose.listeners import (
 from ironpost.compose.own_name import own_name
 from ironpost.compose.policy import policy
 from ironpost.compose.reload import outcome, refuse_fixed
-from ironpost.compose.reports import Counting, ReportSenders, send_due
+from ironpost.compose.reports import Counting, ReportSenders, dmarc_recorder, send_due
 from ironpost.compose.resources import raise_file_limit, resource_limits, room_for_connections
 from ironpost.compose.signing import key_warnings, usable_keys
 from ironpost.delivery.access import AccessError
@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from ironpost.mta.daily_reports import SentReports
     from ironpost.mta.pickup import PickedUp
     from ironpost.mta.suspended import SuspendedDestinations
+    from ironpost.policy.buckets import Buckets
     from ironpost.processes.bus import WorkerBus
     from ironpost.processes.requests import RequestHandler
     from ironpost.processes.resources import Usage
@@ -300,6 +301,7 @@ class System:
             configuration,
             counting,
             state,
+            host=name,
             agents=self._agents,
             store=self._store,
             runner=self._runner,
@@ -307,6 +309,7 @@ class System:
             clock=self._clock,
             random=self._random,
             metrics=self._counters,
+            share=self._share,
         )
         self._reception = rewriting(configuration, "reception")
         self._pickup = Pickup(
@@ -471,10 +474,15 @@ class System:
         asking = callout(lambda: self._runner.routes, self._agents.agent, self._clock, self._counters)
         return routes(configuration, sources, callout=asking, metrics=self._counters)
 
+    @property
+    def _share(self) -> Callable[[str, Buckets], None] | None:
+        """Shares buckets with the other workers; None if there are none."""
+        return None if self._quotas is None else self._quotas.share
+
     def _handlers(self, configuration: Configuration, name: str, directory: Directory) -> list[Inbound | HttpHandler]:
         """Create the handler of each listener; those with one role share it."""
-        share = None if self._quotas is None else self._quotas.share
-        ports = Ports(self._clock, self._agents.resolver, share, directory, self._counting.dmarc)
+        recorder = dmarc_recorder(self._counting, self._reports)
+        ports = Ports(self._clock, self._agents.resolver, self._share, directory, recorder)
         logging_in = {each.role for each in configuration.listener if configuration.on_demand and each.auth != "none"}
         rules = policy(configuration, name, ports)
         inbound = {

@@ -1,10 +1,10 @@
-"""`[tlsrpt]` and `[dmarc_reports]`: daily reports to other domains."""
+"""`[tlsrpt]` and `[dmarc_reports]`: reports to other domains."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ironpost.config.values import Section
 from ironpost.model import Address
@@ -36,4 +36,14 @@ class TlsrptSection(ReportsSection):
 
 
 class DmarcReportsSection(ReportsSection):
-    """`[dmarc_reports]`: daily reports about DMARC to the domains that ask for them (RFC 9990)."""
+    """`[dmarc_reports]`: reports about DMARC to the domains that ask for them, daily (RFC 9990) and about single
+    messages (RFC 9991)."""
+
+    failures: bool = False
+    """Also send failure reports, which contain header sections of messages."""
+
+    @model_validator(mode="after")
+    def _has_contact(self) -> Self:
+        if self.failures and self.contact is None:
+            raise ValueError("failures: the reports need an author, the key contact")
+        return self

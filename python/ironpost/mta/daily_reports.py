@@ -24,7 +24,7 @@ from ironpost.reports.daily import DAY, DOMAINS, KEPT, digest_of
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Collection, Coroutine, Sequence
 
     from ironpost.model import Address
     from ironpost.model.keyed_state import KeyedState
@@ -54,6 +54,16 @@ log = logging.getLogger("ironpost.reports")
 def progress_namespace(name: str) -> Namespace:
     """Return a namespace for the progress of each report of one kind, by day and domain."""
     return Namespace(name, 2 * DOMAINS, _PROGRESS_OCTETS, 2 * DOMAINS * _PROGRESS_OCTETS, KEPT)
+
+
+async def end(sending: Collection[asyncio.Task[Any]]) -> None:
+    """Wait until reports have been sent, or cancel them after `STOP_SECONDS`."""
+    if not sending:
+        return
+    _, late = await asyncio.wait(sending, timeout=STOP_SECONDS)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
 
 
 class Reporter(NamedTuple):
@@ -204,12 +214,7 @@ class DailyReports(ABC):
 
         Those that take longer than `STOP_SECONDS` are cancelled.
         """
-        if not self._sending:
-            return
-        _, late = await asyncio.wait(self._sending, timeout=STOP_SECONDS)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await end(self._sending)
 
     def _due(self, day: DayOfDomain) -> float:
         """The time of the first attempt. It is the same for all workers and after a restart, so it needs no state."""
