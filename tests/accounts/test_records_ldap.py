@@ -85,11 +85,23 @@ def test_invalid_filters_are_refused(text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ldap.mail.example", "http://a.example", "ldap://", "ldap://jo:x@a.example", "ldap://a.example/dc=x", "ldap://a:b"]
-)  # fmt: skip
+    "url",
+    [
+        "ldap.mail.example",
+        "http://a.example",
+        "ldap://",
+        "ldap://jo:secret@a.example",
+        "ldap://jo:secret@\u2100",
+        "ldap://jo:secret#x@a.example",
+        "ldap://a.example/dc=x",
+        "ldap://a:b",
+    ],
+)
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"directory\.ldap\[1\]\.url"):
+    with pytest.raises(ConfigError, match=r"directory\.ldap\[1\]\.url") as caught:
         parse(ldap(url=url))
+    assert "not the URL of a server" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_attributes_are_those_of_fields() -> None:

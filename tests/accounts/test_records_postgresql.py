@@ -37,21 +37,25 @@ def test_valid_urls(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("db.mail.example", "is not a database: expected a URL like"),
-        ("mysql://ironpost@db.mail.example/people", "is not a database"),
-        ("postgresql://db.mail.example/people", "is not a database"),
-        ("postgresql://ironpost@/people", "is not a database"),
-        ("postgresql://ironpost@db.mail.example", "is not a database"),
-        ("postgresql://ironpost@db.mail.example/a/b", "is not a database"),
-        (f"{URL}?sslmode=disable", "is not a database"),
-        ("postgresql://ironpost@db.mail.example:x/people", "port could not be cast"),
+        ("db.mail.example", "not the URL of a database: expected one like"),
+        ("mysql://ironpost@db.mail.example/people", "not the URL of a database"),
+        ("postgresql://db.mail.example/people", "not the URL of a database"),
+        ("postgresql://ironpost@/people", "not the URL of a database"),
+        ("postgresql://ironpost@db.mail.example", "not the URL of a database"),
+        ("postgresql://ironpost@db.mail.example/a/b", "not the URL of a database"),
+        (f"{URL}?sslmode=disable", "not the URL of a database"),
+        ("postgresql://ironpost@db.mail.example:x/people", "not the URL of a database"),
         ("postgresql://ironpost:secret@db.mail.example/people", "a URL has no password"),
+        ("postgresql://ironpost:secret/x@db.mail.example/people", "not the URL of a database"),
+        ("postgresql://ironpost:secret@\u2100/people", "not the URL of a database"),
+        ("mysql://db.mail.example/people?password=secret", "not the URL of a database"),
     ],
 )
 def test_other_urls_are_refused(url: str, why: str) -> None:
     with pytest.raises(ConfigError, match=r"directory\.postgresql\[1\]\.url") as caught:
         parse(postgresql(url=url))
     assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -203,17 +203,19 @@ def test_a_secret_that_is_missing_defers_and_is_our_fault(
 @pytest.mark.parametrize(
     ("url", "secret", "sentence"),
     [
-        ("http://hooks.example/", "env:HOOK", "is not an https URL"),
-        ("https://jo@hooks.example/", "env:HOOK", "is not an https URL"),
-        ("https:///in", "env:HOOK", "is not an https URL"),
-        ("https://hooks.example:99999/", "env:HOOK", "is not an https URL .*: its port is not a number"),
-        ("https://jo:secret@\u2100/", "env:HOOK", "is not an https URL .*: it has no valid host name$"),
-        ("https://hooks.example:0/", "env:HOOK", "is not an https URL .*: its port is not a number"),
+        ("http://hooks.example/", "env:HOOK", "not an https URL"),
+        ("https://jo@hooks.example/", "env:HOOK", "not an https URL"),
+        ("https:///in", "env:HOOK", "not an https URL"),
+        ("https://hooks.example:99999/", "env:HOOK", "not an https URL .*: its port is not a number"),
+        ("https://jo:secret@\u2100/", "env:HOOK", "not an https URL .*: it has no valid host name$"),
+        ("https://hooks.example:0/", "env:HOOK", "not an https URL .*: its port is not a number"),
         ("https://hooks.example/a b", "env:HOOK", "it has a space"),
         ("https://[::1/", "env:HOOK", "it has no valid host name"),
         ("https://hooks.example/", "hook", "a secret is named by its file"),
     ],
 )
 def test_a_wrong_url_or_secret_is_refused(url: str, secret: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
         parse(f'[[local.delivery]]\nrecipients = ["*"]\npost = {{ url = "{url}", secret = "{secret}" }}\n')
+    assert url not in str(caught.value)
+    assert "jo:secret" not in str(caught.value)

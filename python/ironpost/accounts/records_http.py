@@ -39,7 +39,7 @@ RESPONSE_OCTETS: Final = 512 * 1024
 def _url(text: str) -> str:
     parts = urlsplit(https_url(text))
     if KEY in parts.netloc or not (KEY in parts.path or KEY in parts.query):
-        raise ValueError(f'"{text}" has no {KEY} in its path or query, like "https://people.example/{KEY}"')
+        raise ValueError(f'it has no {KEY} in its path or query, like "https://people.example/{KEY}"')
     return text
 
 

@@ -61,12 +61,14 @@ _SYNTAX: Final = re.compile(r"[\\*()\0]")
 
 
 def _server_url(text: str) -> str:
-    parts = urlsplit(text)
+    expected = 'not the URL of a server: expected one like "ldaps://ldap.mail.example" or "ldapi://%2Frun%2Fldapi"'
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # ValueError if it is not a number
+    except ValueError:  # its text may contain a password
+        raise ValueError(expected) from None
     if parts.scheme not in SCHEMES or not parts.netloc or "@" in parts.netloc or parts.path.strip("/") or parts.query:
-        raise ValueError(
-            f'"{text}" is not a server: expected a URL like "ldaps://ldap.mail.example" or "ldapi://%2Frun%2Fldapi"'
-        )
-    _ = parts.port  # ValueError if it is not a number
+        raise ValueError(expected)
     return text
 
 

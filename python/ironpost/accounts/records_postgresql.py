@@ -38,6 +38,10 @@ CONNECTIONS: Final = 4
 PORT: Final = 5432
 """The port of a server whose URL has none, and part of the name of its socket."""
 _PARAMETER: Final = re.compile(r"\$\d+")
+_EXPECTED: Final = (
+    'not the URL of a database: expected one like "postgresql://USER@db.mail.example/DATABASE" '
+    'or "postgresql://USER@%2Frun%2Fpostgresql/DATABASE"'
+)
 
 
 class _Server(NamedTuple):
@@ -69,15 +73,14 @@ def _server(url: str) -> _Server:
 
 
 def _server_url(text: str) -> str:
-    parts = urlsplit(text)
-    server = _server(text)
+    try:
+        parts, server = urlsplit(text), _server(text)
+    except ValueError:  # its text may contain a password
+        raise ValueError(_EXPECTED) from None
     if parts.password is not None:
         raise ValueError('a URL has no password: use password = "file:PATH" or "env:NAME"')
     if parts.scheme != "postgresql" or not all(server) or "/" in server.database or parts.query or parts.fragment:
-        raise ValueError(
-            f'"{text}" is not a database: expected a URL like "postgresql://USER@db.mail.example/DATABASE" '
-            'or "postgresql://USER@%2Frun%2Fpostgresql/DATABASE"'
-        )
+        raise ValueError(_EXPECTED)
     return text
 
 

@@ -54,12 +54,12 @@ def https_url(text: str) -> str:
     """Refuse what `model.url.https_parts` refuses.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it is not one; the text contains nothing of it, since a URL may have credentials.
     """
     try:
         https_parts(text)
     except ValueError as error:
-        raise ValueError(f'"{text}" is not an https URL like "https://hooks.example/in": {error}') from None
+        raise ValueError(f'not an https URL like "https://hooks.example/in": {error}') from None
     return text
 
 
