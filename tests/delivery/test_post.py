@@ -7,7 +7,7 @@ import errno
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from tests.authority import issue
@@ -28,6 +28,8 @@ from ironpost.testing.resolver import StaticResolver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from ironpost.http import HttpResponse
 
 NAME = "hooks.example"
 CONTENT = b"Delivered-To: forged@here.example\r\nSubject: x\r\n\r\nbody\r\n"
@@ -189,6 +191,34 @@ def test_a_message_that_is_too_large_or_damaged_is_not_posted(
     monkeypatch.setattr(module, "LARGEST", 10)
     outcome, server = deliver(response(200))
     assert (outcome.disposition, outcome.reply.enhanced, server.connections) == (Disposition.FAILED, "5.3.4", 0)
+
+
+def test_an_error_ends_the_requests_for_other_recipients(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("key\n")
+    ended: list[bool] = []
+
+    class Client:
+        async def post(self, url: str, body: bytes, *, headers: dict[str, str], limits: object) -> HttpResponse:
+            del url, body, limits
+            if headers["Ironpost-Id"] == "id1-4":
+                raise RuntimeError("a bug")
+            try:
+                return await asyncio.get_running_loop().create_future()
+            finally:
+                await asyncio.sleep(0)
+                ended.append(True)
+
+    recipients = (JO, JO._replace(number=4))
+    message = QueuedMessage("id1", Envelope(Address.parse("a@b.example"), (JO.recipient,)), 0.0, Content(), recipients)
+    options = PostOptions("https://hooks.example/", SecretSource("file", str(tmp_path / "secret")))
+    agent = Post(cast("HttpClient", Client()), Clock(), "mx.here.example")
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="a bug"):
+            await agent.deliver(message, recipients, Route.local(Kind.POST, options))
+        assert ended == [True]
+
+    asyncio.run(main())
 
 
 def test_a_secret_that_is_missing_defers_and_is_our_fault(

@@ -7,20 +7,23 @@ A recipient whose fate is unknown is `DEFERRED`: mail may be duplicated, but is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.model.body import BodyDamaged
 from ironpost.model.text import error_text
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 
     from ironpost.model import Address
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.route import Route
 
-__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "misconfigured", "unreadable"]
+__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "concurrently", "misconfigured", "unreadable"]
+
+T = TypeVar("T")
 
 _UNREADABLE: Final = Reply(451, "4.3.0", ("The stored message cannot be read now",))
 _MISCONFIGURED: Final = Reply(451, "4.3.5", ("Local delivery is not configured correctly",))
@@ -69,6 +72,20 @@ class Agents(Protocol):
     def __call__(self, route: Route) -> Agent:
         """The agent of `route`."""
         ...
+
+
+async def concurrently(attempts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Make the attempts of an agent at the same time; return their results in order.
+
+    If one raises, the others are cancelled, and have ended when its error is raised: the queue then defers the
+    recipients of all of them, and nothing may still be sent to them.
+    """
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(each) for each in attempts]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in running]
 
 
 def misconfigured(why: str) -> Outcome:

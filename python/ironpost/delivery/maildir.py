@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from ironpost.delivery import NextHops, unreadable
+from ironpost.delivery import NextHops, concurrently, unreadable
 from ironpost.delivery.mailbox import FULL_WAIT, LOOPS, distinct, locate, not_located, not_written, unusable
 from ironpost.delivery.maildir_files import AT_ONCE, File, Job, Target, publish
 from ironpost.delivery.path_template import COMPONENT_OCTETS, PathError, PathTemplate
@@ -143,7 +143,7 @@ class Maildir:
             pairs = list(targets.items())
             for at in range(0, len(pairs), BATCH):  # each may hold `AT_ONCE` octets
                 writing = (self._write(message, target, group, final) for target, group in pairs[at : at + BATCH])
-                for written in await asyncio.gather(*writing):
+                for written in await concurrently(writing):
                     outcomes |= written
         return [(each.number, outcomes[each.recipient.address]) for each in recipients]
 

@@ -30,7 +30,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from weakref import WeakValueDictionary
 
-from ironpost.delivery import NextHops, unreadable
+from ironpost.delivery import NextHops, concurrently, unreadable
 from ironpost.delivery.mailbox import (
     DELIVERED,
     FULL_WAIT,
@@ -141,7 +141,7 @@ class Mbox:
         outcomes: dict[Address, Outcome] = {}
         for at in range(0, len(waiting), THREADS):
             some = waiting[at : at + THREADS]
-            done = await asyncio.gather(*(self._deliver(message, each, options) for _, each in some))
+            done = await concurrently(self._deliver(message, each, options) for _, each in some)
             outcomes.update(zip((address for address, _ in some), done, strict=True))
         return [(each.number, outcomes[each.recipient.address]) for each in recipients]
 

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote
 
-from ironpost.delivery import NextHops, misconfigured, unreadable
+from ironpost.delivery import NextHops, concurrently, misconfigured, unreadable
 from ironpost.delivery.secrets import SecretError, read_secret
 from ironpost.message.trace import FinalContent, delivery_fields
 from ironpost.model import Disposition, Outcome, Reply
@@ -104,7 +104,7 @@ class Post:
         except SecretError as error:
             outcome = misconfigured(f"secret: {error}")
             return [(each.number, outcome) for each in recipients]
-        outcomes = await asyncio.gather(*(self._one(message, each, options, key) for each in recipients))
+        outcomes = await concurrently(self._one(message, each, options, key) for each in recipients)
         return [(each.number, outcome) for each, outcome in zip(recipients, outcomes, strict=True)]
 
     async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost.client.reach import SourceUnusable
 from ironpost.client.tls import failure_text, failure_type
-from ironpost.delivery import unreadable
+from ironpost.delivery import concurrently, unreadable
 from ironpost.delivery.access import AccessError, Accesses, NoLoginError
 from ironpost.delivery.dialer import Dialer, login_rejected
 from ironpost.delivery.families import BrokenFamilies, concerns_family
@@ -258,9 +258,8 @@ class RemoteDelivery:
         if len(groups) == 1:
             ((domain, group),) = groups.items()
             return await self._send(route, domain, message, group)
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(self._send(route, domain, message, each)) for domain, each in groups.items()]
-        return [result for task in running for result in task.result()]
+        sent = await concurrently(self._send(route, domain, message, each) for domain, each in groups.items())
+        return [result for results in sent for result in results]
 
     async def preview(self, address: Address, route: Route) -> NextHops:
         """The hosts that would be tried now for `address`, the MX records they come from, and the TLS they need."""
