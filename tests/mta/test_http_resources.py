@@ -16,6 +16,7 @@ from ironpost.http.exchange import HttpRefusal, Request, Response
 from ironpost.model import Address, Envelope
 from ironpost.mta.http_resources import (
     BODIES,
+    BODIES_OF_NETWORK,
     POSTED_REPORTS,
     REPORT_OCTETS,
     HttpResources,
@@ -235,18 +236,53 @@ def test_r23_the_listeners_of_a_worker_hold_few_bodies(served: Served) -> None:
             await sent.wait()
             return b""
 
-        request = Request("POST", "mx.a.example", "/tlsrpt", GZIP, "192.0.2.1", read)
-        slow = [asyncio.ensure_future(answer(each, request)) for each in BODIES // 2 * served.listeners]
+        def request(network: int) -> Request:
+            return Request("POST", "mx.a.example", "/tlsrpt", GZIP, f"10.0.{network}.1", read)
+
+        listeners = BODIES // 2 * served.listeners
+        slow = [asyncio.ensure_future(answer(each, request(number))) for number, each in enumerate(listeners)]
         while len(begun) < BODIES:
             await asyncio.sleep(0)
         for each in served.listeners:
             async with asyncio.timeout(30):
-                refused = await answer(each, request)
+                refused = await answer(each, request(BODIES))
             assert (refused.status, refused.headers) == (503, (("Retry-After", "60"),))
         assert len(begun) == BODIES
         sent.set()
         assert {each.status for each in await asyncio.gather(*slow)} == {400}
-        assert (await answer(served.resources, request)).status == 400, "each has left its place to others"
+        assert (await answer(served.resources, request(BODIES))).status == 400, "each has left its place to others"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [("192.0.2.{}", "192.0.3.1"), ("2001:db8:0:{}::1", "2001:db8:1::1")],
+)
+def test_r23_a_network_does_not_take_the_places_of_others(served: Served, near: str, far: str) -> None:
+    async def main() -> None:
+        sent, begun = asyncio.Event(), []
+
+        async def read(_: int) -> bytes:
+            begun.append(True)
+            await sent.wait()
+            return b""
+
+        def posted_by(ip: str) -> asyncio.Future[Response]:
+            request = Request("POST", "mx.a.example", "/tlsrpt", GZIP, ip, read)
+            return asyncio.ensure_future(answer(served.resources, request))
+
+        slow = [posted_by(near.format(number)) for number in range(BODIES_OF_NETWORK)]
+        while len(begun) < BODIES_OF_NETWORK:
+            await asyncio.sleep(0)
+        refused = await posted_by(near.format(99))
+        assert (refused.status, refused.headers) == (429, (("Retry-After", "60"),))
+        slow.append(posted_by(far))
+        while len(begun) == BODIES_OF_NETWORK:
+            await asyncio.sleep(0)
+        sent.set()
+        assert {each.status for each in await asyncio.gather(*slow)} == {400}
+        assert (await posted_by(near.format(99))).status == 400, "each has left its place to others"
 
     asyncio.run(main())
 

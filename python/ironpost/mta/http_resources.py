@@ -2,8 +2,9 @@
 
 Promises: a policy is generated from the configuration, at the policy host of its domain. A report that was answered
 with 201 is in the drop directory, durably, as a message to `tls_reports_to`; `mta.pickup` queues it as it does other
-mail. A worker holds the bodies of at most `BODIES` reports and reads one report at a time, and a network has a quota;
-reports neither take the disk's reserve nor fill the drop directory (SECURITY R23).
+mail. A worker holds the bodies of at most `BODIES` reports, `BODIES_OF_NETWORK` of them from one network, and reads one
+report at a time, and a client has a quota; reports neither take the disk's reserve nor fill the drop directory
+(SECURITY R23).
 Refuses: every other path with 404, and other methods with 405.
 Limitations: RFC 8460 defines no way to authenticate who posts a report.
 Standards: RFC 8461 §3.2, §3.3 (policies), RFC 8460 §5.4 (reports), RFC 6585 §4 (429), RFC 9110 §15.6.4 (503).
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
+from contextlib import contextmanager
 from http import HTTPStatus
 from math import ceil
 from typing import TYPE_CHECKING, Final
@@ -32,7 +35,7 @@ from ironpost.storage import drop
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from ironpost.http.exchange import Request
@@ -46,9 +49,13 @@ REPORTS_PATH: Final = "/tlsrpt"
 REPORT_OCTETS: Final = 1 << 20
 """Maximum octets of a report as it is posted."""
 POSTED_REPORTS: Final = Quota(1000, 3600.0)
-"""Reports from one network."""
+"""Reports from one client (`model.network.client_network`)."""
 BODIES: Final = 16
 """Bodies of reports that a worker receives or holds at a time."""
+BODIES_OF_NETWORK: Final = 4
+"""Those from one network, so that slow clients there leave places to others."""
+NETWORK_PREFIXES: Final = (24, 48)
+"""Prefix lengths, in bits, of such a network for IPv4 and IPv6: what one site often has."""
 _UNAVAILABLE: Final = Response.of(HTTPStatus.SERVICE_UNAVAILABLE, "", ("Retry-After", "60"))
 
 log = logging.getLogger("ironpost.reports")
@@ -78,15 +85,40 @@ def _require(request: Request, *methods: str) -> None:
         raise HttpRefusal(Response.of(HTTPStatus.METHOD_NOT_ALLOWED, "", ("Allow", ", ".join(methods))))
 
 
+def _too_many(seconds: int) -> HttpRefusal:
+    return HttpRefusal(Response.of(HTTPStatus.TOO_MANY_REQUESTS, "", ("Retry-After", str(seconds))))
+
+
 class ReceiptLimits:
     """What limits the receipt of reports; all listeners of a worker share it, also across reloads."""
 
     def __init__(self, clock: Clock, quota: Quota = POSTED_REPORTS) -> None:
-        """Create it; `quota` is that of a network."""
+        """Create it; `quota` is that of a client."""
         self.rates = Buckets(quota, clock)
-        self.bodies = asyncio.Semaphore(BODIES)
+        self._bodies: Counter[str] = Counter()
+        """Bodies that are received or held, by network."""
         self.reading = asyncio.Lock()
         """Held while a report is decompressed, read and stored."""
+
+    @contextmanager
+    def body(self, ip: str) -> Iterator[None]:
+        """Receive and hold the body of a client's report until the block ends.
+
+        Raises:
+            HttpRefusal: there are too many, in total or from the client's network.
+        """
+        network = client_network(ip, *NETWORK_PREFIXES)
+        if self._bodies.total() >= BODIES:
+            raise HttpRefusal(_UNAVAILABLE)
+        if self._bodies[network] >= BODIES_OF_NETWORK:
+            raise _too_many(60)
+        self._bodies[network] += 1
+        try:
+            yield
+        finally:
+            self._bodies[network] -= 1
+            if not self._bodies[network]:
+                del self._bodies[network]
 
 
 class ReportReceipt:
@@ -118,12 +150,9 @@ class ReportReceipt:
         if request.media_type not in TYPES:
             detail = f"expected {' or '.join(TYPES)}"
             raise HttpRefusal(Response.of(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail))
-        if self._limits.bodies.locked():
-            raise HttpRefusal(_UNAVAILABLE)
-        if wait := self._limits.rates.take(client_network(request.ip)):
-            retry = ("Retry-After", str(ceil(wait)))
-            raise HttpRefusal(Response.of(HTTPStatus.TOO_MANY_REQUESTS, "", retry))
-        async with self._limits.bodies:
+        with self._limits.body(request.ip):
+            if wait := self._limits.rates.take(client_network(request.ip)):
+                raise _too_many(ceil(wait))
             await self._store(await request.read(REPORT_OCTETS), request)
         self._metrics.count("tls_reports", "received")
         return Response(HTTPStatus.CREATED)
