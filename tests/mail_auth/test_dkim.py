@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from base64 import b64encode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
@@ -34,6 +34,9 @@ from ironpost.mail_auth import (
     DkimVerifier,
     Key,
     KeyFault,
+    Records,
+    RecordType,
+    ResolverError,
     key_name,
     of_dkim,
     parse_key_record,
@@ -46,6 +49,9 @@ from ironpost.mail_auth.signature import RECORDS_LIMIT, SIGNATURE_LIMIT, BodyHas
 from ironpost.message.section import Header
 from ironpost.model.packages import PackageMissing
 from ironpost.testing.resolver import StaticResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 NOW = 1_700_000_000.0
 NAME = "s._domainkey.a.example"
@@ -463,6 +469,45 @@ def test_r23_five_signatures_are_verified_and_each_key_is_queried_once() -> None
     failing = KeyServer({}, failing=[NAME])
     assert [answer.result for answer in verify(message, resolver=failing)] == ["temperror"] * SIGNATURES_LIMIT
     assert failing.asked == [NAME]
+
+
+def test_the_keys_of_all_signatures_are_queried_at_once() -> None:
+    """Those of signatures that cannot be valid are not queried; the results keep the order of the signatures."""
+    keys = [key(selector=f"s{number}") for number in range(4)]
+    message = MESSAGE
+    for signer in keys:  # the last signature is the first field
+        message = signed(message, signer, **({"x": "1"} if signer is keys[1] else {}))
+    started: list[str] = []
+
+    class Waiting:
+        """Answers when all keys were asked for, the last one first."""
+
+        def __init__(self) -> None:
+            self.answered = [asyncio.Event() for _ in range(3)]
+
+        def resolve(self, name: str, kind: RecordType, /) -> Awaitable[Records[bytes]]:
+            del kind
+            started.append(name)
+            if len(started) == len(self.answered):
+                self.answered[-1].set()
+            return asyncio.ensure_future(self._answer(len(started) - 1))
+
+        async def _answer(self, number: int) -> Records[bytes]:
+            await self.answered[number].wait()
+            self.answered[number - 1].set()
+            if number == 1:
+                raise ResolverError("timeout")
+            return Records(True, (keys[0].record.encode(),))
+
+    async def run() -> tuple[DkimAnswer, ...]:
+        async with asyncio.timeout(10):
+            return await verify_dkim(message, resolver=Waiting(), now=NOW)
+
+    answers = asyncio.run(run())
+    assert started == [keys[3].name, keys[2].name, keys[0].name]
+    assert [(each.selector, each.result) for each in answers] == [
+        ("s3", "pass"), ("s2", "temperror"), ("s1", "policy"), ("s0", "pass"),
+    ]  # fmt: skip
 
 
 def test_r23_a_signature_may_name_any_number_of_fields() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.mail_auth.signed import sealed
+from tests.mail_auth.signed import KeyServer, sealed
 from tests.policy import policy_kit
 
 from ironpost.mail_auth import (
@@ -22,6 +23,7 @@ from ironpost.mail_auth import (
     results_field,
     sign,
 )
+from ironpost.mail_auth.signature import BodyHash
 from ironpost.model import NULL, Address
 from ironpost.model.network import parse_networks
 from ironpost.model.patterns import AddressPattern, DomainPattern
@@ -257,6 +259,18 @@ def test_r49_a_chain_is_not_evidence_if_the_author_is_not_signed() -> None:
 
 def test_a_message_without_a_chain_has_no_result_of_arc() -> None:
     assert result_of(receive(message("bank.example"), arc=Enforcement.RECORD)[0], "arc") == []
+
+
+def test_r23_dkim_and_arc_share_the_hash_of_the_body_and_each_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = sealed(message("bank.example", ["bank.example"]), KEYS["bank.example"])
+    hashed = Mock(side_effect=BodyHash)
+    monkeypatch.setattr("ironpost.mail_auth.signature.BodyHash", hashed)
+    resolver = KeyServer({name: [text] for name, text in RECORDS.items()})
+    decision, _ = receive(content, arc=Enforcement.RECORD, resolver=resolver)
+    assert result_of(decision, "arc") == [f"arc=pass smtp.remote-ip={STRANGER}"]
+    assert [each.result for each in decision.authentication if each.method == "dkim"] == ["pass"]
+    assert hashed.call_count == 1
+    assert resolver.asked.count(KEYS["bank.example"].name) == 1
 
 
 def test_r27_a_chain_that_cannot_be_verified_now_defers_what_an_override_might_accept() -> None:

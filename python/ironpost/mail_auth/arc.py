@@ -21,14 +21,12 @@ from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from ironpost.mail_auth.keys import require_cryptography
 from ironpost.mail_auth.signature import (
-    BodyHashes,
     DkimResult,
-    KeyFinder,
     Signature,
     SignatureFault,
     SignatureTags,
+    SignatureVerifier,
     SignedContent,
     SignedFields,
     check_algorithm,
@@ -104,24 +102,17 @@ class _Seal(NamedTuple):
     digest: bytes
 
 
-class ArcVerifier:
+class ArcVerifier(SignatureVerifier):
     """Verifies the chain of one message that is read in pieces."""
 
-    def __init__(self) -> None:
-        """Prepare for one message.
-
-        Raises:
-            PackageMissing: the package `cryptography` is not installed.
-        """
-        require_cryptography()
-        self._bodies = BodyHashes()
+    def __init__(self, first: SignatureVerifier | None = None) -> None:
+        """See `SignatureVerifier`."""
+        super().__init__(first)
         self._content: SignedContent | None = None
         self._seals: list[_Seal] = []
         self._answer = ArcAnswer(ArcResult.NONE, "the message has no chain")
 
-    def header(self, header: Header) -> None:
-        """Read the header section, before the body."""
-        fields = SignedFields(header)
+    def _read(self, header: Header, fields: SignedFields) -> None:
         try:
             sets = _sets(fields)
             if not sets:
@@ -133,10 +124,6 @@ class ArcVerifier:
         except SignatureFault as fault:
             self._answer = ArcAnswer(ArcResult.FAIL, str(fault))
 
-    def body(self, piece: bytes) -> None:
-        """Read the next octets of the body."""
-        self._bodies.feed(piece)
-
     async def finish(self, resolver: Resolver, now: float) -> ArcAnswer:
         """The result.
 
@@ -147,13 +134,13 @@ class ArcVerifier:
         self._bodies.finish()
         if self._content is None:
             return self._answer
-        keys, last = KeyFinder(resolver), len(self._seals)
         try:
-            with _named(f"{MESSAGE_SIGNATURE} with i={last}"):
-                await self._content.verify(keys, now)
+            with _named(f"{MESSAGE_SIGNATURE} with i={len(self._seals)}"):
+                self._content.check(now)
+                await self._verify(resolver, self._content.signature, self._content.digest)
             for instance, seal in reversed([*enumerate(self._seals, 1)]):
                 with _named(f"{SEAL} with i={instance}"):
-                    await keys.verify(seal.signature, seal.digest)
+                    await self._verify(resolver, seal.signature, seal.digest)
         except SignatureFault as fault:
             return ArcAnswer(ArcResult.FAIL, str(fault), temporary=fault.result is DkimResult.TEMPERROR)
         sealers = tuple(seal.signature.domain for seal in self._seals)
@@ -161,6 +148,10 @@ class ArcVerifier:
         if "from" not in self._content.coverage.names:
             return ArcAnswer(ArcResult.PASS, f"{reason}, without the field From")
         return ArcAnswer(ArcResult.PASS, reason, sealers)
+
+    async def _verify(self, resolver: Resolver, signature: Signature, digest: bytes) -> None:
+        await self._keys.find(resolver, [signature])  # one by one, because the first that is not valid is the last
+        self._keys.verify(signature, digest)
 
     def _read_content(self, fields: SignedFields, last: _Tagged) -> SignedContent:
         """Read the last signature of the message, and hash the header fields that it covers."""

@@ -4,7 +4,8 @@
         answer.result, answer.domain, answer.reason
 
 Promises: each signature gets one of the results with its reason. The first five signatures are verified; the reason of
-the last one says how many more there are (SECURITY R23). The octets are verified as they were received (SECURITY R50).
+the last one says how many more there are (SECURITY R23). Their keys are queried all at once. The octets are verified as
+they were received (SECURITY R50).
 A query that fails makes the result `temperror` (SECURITY R27). The time is limited by the caller: cancelling is safe.
 Refuses: as `policy`, a signature that expired or does not cover the whole body; as `permerror`, keys of less than 1,024
 or more than 4,096 bits, rsa-sha1, a message without exactly one field From, and one whose header section is not valid,
@@ -18,16 +19,15 @@ from base64 import b64encode
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ironpost.mail_auth.keys import require_cryptography
 from ironpost.mail_auth.names import is_within, normalised
 from ironpost.mail_auth.signature import (
-    BodyHashes,
     Coverage,
     DkimResult,
     KeyFinder,
     Signature,
     SignatureFault,
     SignatureTags,
+    SignatureVerifier,
     SignedContent,
     SignedFields,
     check_algorithm,
@@ -82,30 +82,19 @@ class _Pending(NamedTuple):
     """The domain of the tag `i`."""
 
 
-class DkimVerifier:
+class DkimVerifier(SignatureVerifier):
     """Verifies the signatures of one message that is read in pieces."""
 
-    def __init__(self) -> None:
-        """Prepare for one message.
-
-        Raises:
-            PackageMissing: the package `cryptography` is not installed.
-        """
-        require_cryptography()
-        self._bodies = BodyHashes()
+    def __init__(self, first: SignatureVerifier | None = None) -> None:
+        """See `SignatureVerifier`."""
+        super().__init__(first)
         self._signatures: list[_Pending | DkimAnswer] = []
         self._not_verified = 0
 
-    def header(self, header: Header) -> None:
-        """Read the header section, before the body."""
-        fields = SignedFields(header)
+    def _read(self, header: Header, fields: SignedFields) -> None:
         found = fields.named(NAME.lower())
         self._not_verified = len(found[SIGNATURES_LIMIT:])
-        self._signatures = [self._read(header, fields, entry) for entry in found[:SIGNATURES_LIMIT]]
-
-    def body(self, piece: bytes) -> None:
-        """Read the next octets of the body."""
-        self._bodies.feed(piece)
+        self._signatures = [self._parsed(header, fields, entry) for entry in found[:SIGNATURES_LIMIT]]
 
     async def finish(self, resolver: Resolver, now: float) -> tuple[DkimAnswer, ...]:
         """The results, in the order of the signatures in the message; empty if it has none.
@@ -115,16 +104,15 @@ class DkimVerifier:
             now: the time, in seconds since the epoch.
         """
         self._bodies.finish()
-        keys = KeyFinder(resolver)
-        answers = [
-            each if isinstance(each, DkimAnswer) else await _verified(each, keys, now) for each in self._signatures
-        ]
+        checked = [_checked(each, now) for each in self._signatures]
+        await self._keys.find(resolver, [each.content.signature for each in checked if isinstance(each, _Pending)])
+        answers = [_verified(each, self._keys) if isinstance(each, _Pending) else each for each in checked]
         if self._not_verified:
             more = f"{counted(self._not_verified, 'more signature')} not verified"
             answers[-1] = replace(answers[-1], reason=f"{answers[-1].reason}; {more}")
         return tuple(answers)
 
-    def _read(self, header: Header, fields: SignedFields, entry: HeaderField) -> _Pending | DkimAnswer:
+    def _parsed(self, header: Header, fields: SignedFields, entry: HeaderField) -> _Pending | DkimAnswer:
         """Parse a signature, and hash the header fields that it covers."""
         answer = _UNREAD
         try:
@@ -171,10 +159,20 @@ def _identity_domain(identity: str, signature: Signature) -> str:
     return domain
 
 
-async def _verified(pending: _Pending, keys: KeyFinder, now: float) -> DkimAnswer:
-    """The result of a signature."""
+def _checked(pending: _Pending | DkimAnswer, now: float) -> _Pending | DkimAnswer:
+    """The result of a signature, if it can be known without its key."""
+    if isinstance(pending, _Pending):
+        try:
+            pending.content.check(now)
+        except SignatureFault as fault:
+            return replace(pending.answer, result=fault.result, reason=str(fault))
+    return pending
+
+
+def _verified(pending: _Pending, keys: KeyFinder) -> DkimAnswer:
+    """The result of a signature whose key was queried."""
     try:
-        key = await pending.content.verify(keys, now, pending.identity)
+        key = keys.verify(pending.content.signature, pending.content.digest, pending.identity)
     except SignatureFault as fault:
         return replace(pending.answer, result=fault.result, reason=str(fault))
     reason = f"signed with the key {pending.content.signature.key_name}"

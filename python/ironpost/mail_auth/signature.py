@@ -1,8 +1,8 @@
 """What the signatures of DKIM and ARC have in common: their tags, their hashes, and the search for their keys.
 
 Promises: the octets are hashed as they were received. Header fields are selected in time linear in the header section
-and the tag `h`. One verifier canonicalises and hashes the body at most twice, once for each canonical form, and queries
-each key once; DKIM and ARC, with a verifier each, share neither.
+and the tag `h`. For all verifiers of a message the fields are arranged once, the body is canonicalised and hashed at
+most twice, once for each canonical form, and each key is queried once.
 Refuses: what is not valid, with `SignatureFault`, which has the result.
 Standards: RFC 6376 §3.5 (tags), §3.7 (hashes), §5.4.2 (several fields of one name), §6.1 (verification).
 """
@@ -15,11 +15,19 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from ironpost.mail_auth.keys import ALGORITHMS, KeyFault, KeyRecord, key_name, parse_key_record
+from ironpost.mail_auth.keys import (
+    ALGORITHMS,
+    KeyFault,
+    KeyRecord,
+    key_name,
+    parse_key_record,
+    require_cryptography,
+)
 from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.tag_list import SHOWN, TagListError, decode_base64, parse_tags, words
+from ironpost.message.section import EMPTY
 from ironpost.model import dns
-from ironpost.model.dns import ResolverError
+from ironpost.model.dns import RecordType, ResolverError
 from ironpost.model.text import counted
 from ironpost.wire import BodyCanonicaliser, canonical_field
 
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ironpost.message.section import Header
-    from ironpost.model.dns import Resolver
+    from ironpost.model.dns import Records, Resolver
     from ironpost.wire import HeaderField
 
 SIGNATURE_LIMIT: Final = 65_536
@@ -282,6 +290,7 @@ class BodyHashes:
     def __init__(self) -> None:
         """Hash nothing until `add` is called."""
         self._hashes: dict[bool, tuple[BodyCanonicaliser, BodyHash]] = {}
+        self._ended = False
 
     def add(self, relaxed: bool) -> BodyHash:
         """A hash, which several signatures may share; to be added before the body is fed."""
@@ -296,22 +305,29 @@ class BodyHashes:
                 hashed.update(octets)
 
     def finish(self) -> None:
-        """The body has ended."""
-        for canonicaliser, hashed in self._hashes.values():
-            for octets in canonicaliser.finish():
-                hashed.update(octets)
+        """The body has ended; more calls do nothing."""
+        if not self._ended:
+            self._ended = True
+            for canonicaliser, hashed in self._hashes.values():
+                for octets in canonicaliser.finish():
+                    hashed.update(octets)
 
 
 class KeyFinder:
     """Finds the keys of one message's signatures; each name is queried once."""
 
-    def __init__(self, resolver: Resolver) -> None:
-        """Ask this resolver."""
-        self._resolver = resolver
-        self._answers: dict[str, tuple[bytes, ...] | ResolverError] = {}
+    def __init__(self) -> None:
+        """Know no key."""
+        self._answers: dict[str, Records[bytes] | ResolverError] = {}
 
-    async def verify(self, signature: Signature, digest: bytes, identity: str = "") -> KeyRecord:
-        """Verify a signature, and return its key.
+    async def find(self, resolver: Resolver, signatures: Iterable[Signature]) -> None:
+        """Query the keys of signatures, all at once."""
+        names = [name for name in dict.fromkeys(each.key_name for each in signatures) if name not in self._answers]
+        answers = await dns.settled([resolver.resolve(name, RecordType.TXT) for name in names])
+        self._answers.update(zip(names, answers, strict=True))
+
+    def verify(self, signature: Signature, digest: bytes, identity: str = "") -> KeyRecord:
+        """Verify a signature whose key was queried, and return the key.
 
         Args:
             signature: a signature.
@@ -323,7 +339,10 @@ class KeyFinder:
         """
         name = signature.key_name
         faults: list[SignatureFault] = []
-        for record in (await self._records(name))[:RECORDS_LIMIT]:
+        answer = self._answers[name]
+        if isinstance(answer, ResolverError):
+            raise SignatureFault(DkimResult.TEMPERROR, f"DNS lookup failed: {answer}")
+        for record in answer.data[:RECORDS_LIMIT]:
             try:
                 key = parse_key_record(record)
                 _check_use(key, signature, identity)
@@ -334,18 +353,6 @@ class KeyFinder:
             else:
                 faults.insert(0, SignatureFault(DkimResult.FAIL, f"the header fields do not match the key {name}"))
         raise faults[0] if faults else SignatureFault(DkimResult.PERMERROR, f"there is no key {name}")
-
-    async def _records(self, name: str) -> tuple[bytes, ...]:
-        answer = self._answers.get(name)
-        if answer is None:
-            try:
-                answer = (await dns.txt(self._resolver, name)).data
-            except ResolverError as error:
-                answer = error
-            self._answers[name] = answer
-        if isinstance(answer, ResolverError):
-            raise SignatureFault(DkimResult.TEMPERROR, f"DNS lookup failed: {answer}")
-        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,11 +365,14 @@ class SignedContent:
     """The SHA-256 digest of the header fields."""
     body: BodyHash
 
-    async def verify(self, keys: KeyFinder, now: float, identity: str = "") -> KeyRecord:
-        """Verify it, and return its key (RFC 6376 §6.1.3); the arguments are those of `KeyFinder.verify`.
+    def check(self, now: float) -> None:
+        """Check what can be known without its key (RFC 6376 §6.1.3).
+
+        Args:
+            now: the time, in seconds since the epoch.
 
         Raises:
-            SignatureFault: it is not valid.
+            SignatureFault: it has expired, or does not match the body.
         """
         length, expires = self.coverage.length, self.coverage.expires
         if expires is not None and expires < now:
@@ -371,7 +381,39 @@ class SignedContent:
             raise SignatureFault(DkimResult.POLICY, f"only {length} of {self.body.size} octets of the body are signed")
         if self.body.digest() != self.coverage.body_hash or (length or 0) > self.body.size:
             raise SignatureFault(DkimResult.FAIL, "the body does not match its hash")
-        return await keys.verify(self.signature, self.digest, identity)
+
+
+class SignatureVerifier:
+    """Reads one message in pieces. A subclass defines `_read`."""
+
+    def __init__(self, first: SignatureVerifier | None = None) -> None:
+        """Prepare for one message.
+
+        Args:
+            first: another verifier of the same message, whose hashes and keys are shared: it is always called first.
+
+        Raises:
+            PackageMissing: the package `cryptography` is not installed.
+        """
+        require_cryptography()
+        self._first = first
+        self._fields = SignedFields(EMPTY)
+        self._bodies: BodyHashes = BodyHashes() if first is None else first._bodies
+        self._keys: KeyFinder = KeyFinder() if first is None else first._keys
+
+    def header(self, header: Header) -> None:
+        """Read the header section, before the body."""
+        self._fields = SignedFields(header) if self._first is None else self._first._fields
+        self._read(header, self._fields)
+
+    def _read(self, header: Header, fields: SignedFields) -> None:
+        """Read the signatures in the header section."""
+        raise NotImplementedError
+
+    def body(self, piece: bytes) -> None:
+        """Read the next octets of the body."""
+        if self._first is None:
+            self._bodies.feed(piece)
 
 
 def _check_use(key: KeyRecord, signature: Signature, identity: str) -> None:

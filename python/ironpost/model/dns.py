@@ -17,7 +17,7 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
 
 T = TypeVar("T")
 
@@ -110,19 +110,9 @@ async def addresses(resolver: Resolver, host: str) -> Records[str]:
     Raises:
         ResolverError: a query failed, and the other returned no data.
     """
-    queries = [resolver.resolve(host, kind) for kind in (RecordType.AAAA, RecordType.A)]
-    answers: list[Records[str]] = []
-    failure: ResolverError | None = None
-    try:
-        for query in queries:
-            try:
-                answers.append(await query)
-            except ResolverError as error:
-                failure = failure or error
-    finally:
-        for query in queries:  # after a cancellation, coroutines that were not awaited must be closed
-            if isinstance(query, Coroutine):
-                query.close()
+    found = await settled([resolver.resolve(host, kind) for kind in (RecordType.AAAA, RecordType.A)])
+    answers: list[Records[str]] = [each for each in found if isinstance(each, Records)]
+    failure = next((each for each in found if isinstance(each, ResolverError)), None)
     data = tuple(ip for ip in chain.from_iterable(zip_longest(*(each.data for each in answers))) if ip is not None)
     if failure is not None and not data:
         # The failed query might have returned addresses (SECURITY R27).
@@ -134,6 +124,22 @@ async def addresses(resolver: Resolver, host: str) -> Records[str]:
         min(answer.ttl for answer in answers),
         max(answers, key=lambda answer: (answer.authentic, bool(answer.canonical))).canonical,
     )
+
+
+async def settled(queries: Sequence[Awaitable[Records[T]]]) -> list[Records[T] | ResolverError]:
+    """Await queries that were started together; return their answers in the same order, or the errors."""
+    answers: list[Records[T] | ResolverError] = []
+    try:
+        for query in queries:
+            try:
+                answers.append(await query)
+            except ResolverError as error:
+                answers.append(error)
+    finally:
+        for query in queries:  # after a cancellation, coroutines that were not awaited must be closed
+            if isinstance(query, Coroutine):
+                query.close()
+    return answers
 
 
 async def alias(resolver: Resolver, host: str) -> Records[str]:

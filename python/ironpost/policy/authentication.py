@@ -76,6 +76,9 @@ class _Timed:
         self._deadline = clock.monotonic() + SECONDS
 
     def resolve(self, name: str, kind: RecordType, /) -> Awaitable[Records[Any]]:
-        if self._clock.monotonic() > self._deadline:
-            raise ResolverError(f"{name} {kind}: no time is left")
-        return self._resolver.resolve(name, kind)
+        late = self._clock.monotonic() > self._deadline
+        return _too_late(name, kind) if late else self._resolver.resolve(name, kind)
+
+
+async def _too_late(name: str, kind: RecordType) -> Records[Any]:
+    raise ResolverError(f"{name} {kind}: no time is left")

@@ -83,6 +83,9 @@ class Scanner:
     submission (`message.submission`). It runs in the event loop, so the work per piece is small.
     """
 
+    shared: object | None = None
+    """What scanners of later checks may use; `Check.scanner` gets it by its type (`Facts.result`)."""
+
     def header(self, header: Header) -> None:
         """The header section, whole, before any piece of the body.
 

@@ -59,8 +59,11 @@ class Policy:
             if scanner is not None:
                 scanners.append(scanner)
                 judges.append((check.name, scanner.finish))
+                if scanner.shared is not None:
+                    facts.keep(PolicyStage.CONTENT, scanner.shared)
             if _defines(check, PolicyStage.CONTENT.value):
                 judges.append((check.name, check.content))
+        facts.begin(PolicyStage.CONTENT)  # idle sessions hold no content
         return Scan(tuple(scanners), tuple(judges)) if scanners else None
 
     def strip(self, facts: Facts) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ironpost.mail_auth import ArcResult, ArcVerifier, of_arc
+from ironpost.mail_auth import ArcResult, ArcVerifier, DkimVerifier, of_arc
 from ironpost.policy.authentication import Authentication
 from ironpost.policy.check import NEUTRAL, NOTHING, Finding, Scanner
 from ironpost.policy.options import Enforcement, Recorded
@@ -41,13 +41,13 @@ class Arc(Authentication):
 
     def scanner(self, facts: Facts) -> Scanner | None:
         """A scanner for the message, unless the client is exempt."""
-        return None if self.exempts(facts) else _Scanner(self)
+        return None if self.exempts(facts) else _Scanner(self, facts.result(DkimVerifier))
 
 
 class _Scanner(Scanner):
-    def __init__(self, check: Arc) -> None:
+    def __init__(self, check: Arc, dkim: DkimVerifier | None) -> None:
         self._check = check
-        self._verifier = ArcVerifier()
+        self._verifier = ArcVerifier(dkim)
 
     def header(self, header: Header) -> None:
         self._verifier.header(header)

@@ -57,7 +57,7 @@ class Dkim(Authentication):
 class _Scanner(Scanner):
     def __init__(self, check: Dkim) -> None:
         self._check = check
-        self._verifier = DkimVerifier()
+        self.shared = self._verifier = DkimVerifier()
 
     def header(self, header: Header) -> None:
         self._verifier.header(header)
