@@ -25,6 +25,7 @@ from ironpost.routing.directory import DirectoryError, Mailbox, NotLocal
 from ironpost.routing.route import Routes
 from ironpost.storage.memory import MemoryStore
 from ironpost.storage.sqlite.store import SqliteStore
+from ironpost.telemetry.metrics import Counters
 from ironpost.testing.directory import local
 
 
@@ -262,11 +263,13 @@ def test_a_recipient_without_an_outcome_is_deferred():
     scenario({"remote": lambda message, recipient: None}, act)
 
 
-def test_r25_a_message_that_crashes_its_agent_is_set_aside_and_the_queue_continues(caplog):
+def test_r25_a_message_that_crashes_its_agent_is_held_and_the_queue_continues(caplog):
     def remote(message, recipient):
         if message.id == "poison":
             raise RuntimeError("boom")
         return OK
+
+    metrics = Counters()
 
     async def act(world):
         await world.put("poison")
@@ -280,15 +283,22 @@ def test_r25_a_message_that_crashes_its_agent_is_set_aside_and_the_queue_continu
         assert [name for _, name, *_ in world.remote.calls if name != "poison"] == ["m1", "m2"]
         (left,) = await world.store.list()
         assert left.id == "poison"
-        assert left.recipients[0].due == NOW + crashes[-1] + recorder.POISON_WAIT
+        assert left.recipients[0].state is RecipientState.HELD
+        assert left.recipients[0].last.startswith("451 4.3.0")
         assert left.recipients[0].attempts == 0
+        assert metrics.snapshot()["poison"] == {"": 1}
+        assert await world.store.release(Selection(state=RecipientState.HELD)) == 1
+        world.runner.wake()
+        await world.settle()
+        (left,) = await world.store.list()
+        assert left.recipients[0].state is RecipientState.QUEUED, "the count begins again"
 
     with caplog.at_level(logging.ERROR, "ironpost.queue"):
-        scenario({"remote": remote}, act)
+        scenario({"remote": remote, "metrics": metrics}, act)
     assert [record.fields["id"] for record in caplog.records if getattr(record, "event", "") == "poison"] == ["poison"]
 
 
-def test_r25_crashing_recipients_are_set_aside_without_affecting_others_of_the_message():
+def test_r25_crashing_recipients_are_held_without_affecting_others_of_the_message():
     def remote(message, recipient):
         if recipient.recipient.address.domain == "remote.example":
             raise RuntimeError("boom")
@@ -300,7 +310,7 @@ def test_r25_crashing_recipients_are_set_aside_without_affecting_others_of_the_m
         assert len(world.remote.calls) == recorder.POISON_CRASHES
         assert len(world.other.calls) > recorder.POISON_CRASHES
         (left,) = await world.store.list()
-        assert left.recipients[0].due == world.remote.calls[-1][0] + recorder.POISON_WAIT
+        assert [to.state for to in left.recipients] == [RecipientState.HELD, RecipientState.QUEUED]
 
     scenario({"remote": remote}, act)
 

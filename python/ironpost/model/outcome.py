@@ -23,7 +23,8 @@ class Disposition(Enum):
     FAILED = "failed"
     """Permanent failure: the sender gets a bounce."""
     HELD = "held"
-    """The stored content is damaged: neither another attempt nor a bounce until an operator decides."""
+    """The stored content is damaged, or attempts crashed repeatedly: neither another attempt nor a bounce until an
+    operator decides."""
 
 
 @dataclass(frozen=True, slots=True)

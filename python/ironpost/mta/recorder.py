@@ -4,7 +4,9 @@ Promises: an outcome is recorded before anything else is done about it, and repe
 that failed, or expired (`queue.retry`), is reported to the sender in the same commit, unless NOTIFY says otherwise
 (RFC 3461 §4.1); never to a null reverse-path (RFC 5321 §4.5.5, §6.1). Recipients of a message that are deferred
 together are due together, so that the next attempt is one copy (RFC 5321 §4.5.4.1). A message whose delivery agent
-raises is deferred; after `POISON_CRASHES` it is set aside for `POISON_WAIT` at a time (SECURITY R25).
+raises is deferred; after `POISON_CRASHES` it is held until an operator releases it (SECURITY R25).
+Limitations: crashes are counted in memory, so that a restart begins to count again, and an attempt that ends the whole
+process does not count.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ironpost.model.text import escape
 from ironpost.protocol import replies
 from ironpost.queue.greylisting import greylisted
 from ironpost.queue.reply_rules import Ruling
-from ironpost.queue.retry import DAY, HOUR, RetryPolicy, expired
+from ironpost.queue.retry import HOUR, RetryPolicy, expired
 from ironpost.queue.store import LeaseLost, NewMessage, QueuedRecipient, RecipientState, Update
 from ironpost.reports.dsn import (
     RETURNED_OCTETS,
@@ -45,9 +47,7 @@ if TYPE_CHECKING:
     from ironpost.routing.directory import Directory
 
 POISON_CRASHES: Final = 5
-"""Number of crashes of agents during attempts at one message after which it is set aside."""
-POISON_WAIT: Final = DAY
-"""Seconds for which a message is set aside."""
+"""Number of consecutive crashes of agents, or of routing, after which a recipient is held."""
 UNREPORTED_WAIT: Final = HOUR
 """Seconds until the next attempt when a bounce could not be written; a deadline that passed is put off as long."""
 STORE_WAIT: Final = 5.0
@@ -106,18 +106,21 @@ class Recorder:
         """Crashes by message and recipient: other recipients of the message may have another route that works."""
 
     async def crashed(self, message: QueuedMessage, error: Exception) -> Sequence[Result]:
-        """Defer the recipients of an attempt whose agent raised. Returns as `settle`."""
+        """Defer the recipients of an attempt whose agent raised, or hold them. Returns as `settle`."""
+        reason = replies.HOOK_FAILED.because(escape(f"{type(error).__name__}: {error}"))
+        results: list[Result] = []
         count = 0
-        for recipient in message.recipients:
-            key = message.id, recipient.number
-            self._crashes[key] = self._crashes.get(key, 0) + 1
-            count = max(count, self._crashes[key])
+        for to in message.recipients:
+            key = message.id, to.number
+            crashes = self._crashes[key] = self._crashes.get(key, 0) + 1
+            count = max(count, crashes)
+            disposition = Disposition.HELD if crashes >= POISON_CRASHES else Disposition.DEFERRED
+            results.append((to, Outcome(disposition, reason)))
         _log.error("an attempt at message %s crashed (%d)", message.id, count, exc_info=error)
         if count >= POISON_CRASHES:
-            record(_log, "poison", logging.ERROR, id=message.id, crashes=count, wait=POISON_WAIT)
-        reason = replies.HOOK_FAILED.because(escape(f"{type(error).__name__}: {error}"))
-        outcome = Outcome(Disposition.DEFERRED, reason)
-        return await self._settle(message, [(recipient, outcome) for recipient in message.recipients], crashed=True)
+            self._metrics.count("poison")
+            record(_log, "poison", logging.ERROR, id=message.id, crashes=count)
+        return await self._settle(message, results, crashed=True)
 
     async def settle(
         self, message: QueuedMessage, results: Sequence[Result], *, ruled: bool = True
@@ -166,8 +169,7 @@ class Recorder:
         relay = await self._relay(message, relays, now) if relays else None
         due = self._due_times(message, results, rulings, now)
         updates = [
-            self._update(message, to, outcome, now, due.get(to.number, now), unreported, crashed)
-            for to, outcome in results
+            self._update(message, to, outcome, now, due.get(to.number, now), unreported) for to, outcome in results
         ]
         if not await self._record(message.lease, updates, (report, relay), now):
             return ()
@@ -190,6 +192,7 @@ class Recorder:
         for remote, reply, detail in dict.fromkeys(
             (outcome.remote, str(outcome.reply), outcome.reply.detail) for _, outcome in results if outcome.ours
         ):
+            self._metrics.count("route_faults")
             record(_log, "route-fault", logging.ERROR, id=message.id, remote=remote, reply=reply, detail=detail)
         for (to, outcome), update in zip(results, updates, strict=True):
             level = logging.ERROR if update.state is RecipientState.HELD else logging.INFO
@@ -234,7 +237,6 @@ class Recorder:
         now: float,
         due: float,
         unreported: bool,
-        crashed: bool,
     ) -> Update:
         attempts = to.attempts + outcome.asked
         if outcome.disposition is Disposition.DELIVERED:
@@ -247,8 +249,6 @@ class Recorder:
             due = now + UNREPORTED_WAIT
             put_off = due if to.deadline is not None and to.deadline <= now else 0.0
             return Update(message.id, to.number, RecipientState.QUEUED, attempts, due, outcome, put_off=put_off)
-        if crashed and self._crashes.get((message.id, to.number), 0) >= POISON_CRASHES:
-            due = now + POISON_WAIT
         return Update(message.id, to.number, RecipientState.QUEUED, attempts, due, outcome)
 
     async def warn(self, message: QueuedMessage, delays: Sequence[Result], *, late: bool = False) -> bool:

@@ -90,6 +90,8 @@ COUNTERS: Final[dict[str, Counter]] = {
     "recipients_delivered": Counter("Recipients delivered or relayed, by kind of route.", "route", known=_ROUTES),
     "recipients_deferred": Counter("Deferrals of recipients, by kind of route.", "route", known=_ROUTES),
     "recipients_failed": Counter("Recipients that failed or expired, by kind of route.", "route", known=_ROUTES),
+    "poison": Counter("Attempts after which a message is held, because attempts at it crashed repeatedly."),
+    "route_faults": Counter("Attempts that a fault of our route prevented: login, TLS, secret or source address."),
     "recipients_greylisted": Counter("Recipients greylisted by a remote host; consecutive replies count once."),
     "bounces": Counter("Bounces queued."),
     "relay_reports": Counter("Reports queued that mail with a deadline (DELIVERBY) was relayed."),
