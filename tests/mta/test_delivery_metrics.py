@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.mta.runner_kit import DOWN, LATER, NEVER, OK, UNASKED, scenario
 
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.mta.queue_runner import SCAN_SECONDS
 from ironpost.queue.retry import DAY, MINUTE
+from ironpost.queue.selection import EVERYTHING
 from ironpost.routing.route import Kind
 from ironpost.telemetry.metrics import Counters
 
@@ -72,3 +75,26 @@ def test_a_message_that_expires_without_an_attempt_is_counted_as_failed():
         assert metrics.snapshot()["delivery_attempts"] == {"other": 0}
 
     scenario({"remote": lambda message, to: DOWN, "local": lambda message, to: HERE, "metrics": metrics}, act)
+
+
+def test_what_an_operator_returns_is_counted_as_failed():
+    metrics = Counters()
+
+    async def act(world):
+        await world.put("m1", "a@remote.example", "b@remote.example")
+        await world.settle()
+        assert await world.runner.bounce(EVERYTHING, "") == 2
+        assert metrics.snapshot()["recipients_failed"]["unrouted"] == 2
+
+    scenario({"remote": lambda message, to: LATER, "local": lambda message, to: HERE, "metrics": metrics}, act)
+
+
+def test_attempts_that_fail_because_of_our_configuration_are_counted():
+    metrics = Counters()
+
+    async def act(world):
+        await world.put("m1", "a@remote.example", "b@remote.example")
+        await world.settle()
+        assert metrics.snapshot()["route_faults"] == {"": 1}
+
+    scenario({"remote": lambda message, to: replace(LATER, ours=True), "metrics": metrics}, act)

@@ -274,6 +274,7 @@ class QueueRunner:
                 while messages:
                     results = [(to, outcome) for to in messages[-1].recipients]
                     settled = await self._recorder.settle(messages[-1], results, ruled=False)
+                    self._count(messages[-1], None, settled)
                     count += sum(outcome.disposition is Disposition.FAILED for _, outcome in settled)
                     messages.pop()
         return count
