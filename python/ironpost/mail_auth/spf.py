@@ -5,7 +5,8 @@
 
 Promises: `check_spf` always returns one of the seven results with its reason. At most 10 terms that need DNS, 2 of
 their queries without an answer, 10 exchangers and 10 names of the client are looked at (SECURITY R23); a query is sent
-once. A query that fails makes the result `temperror`. The time is limited by the caller: cancelling is safe.
+once, and each address in an answer is parsed once. A query that fails makes the result `temperror`. The time is limited
+by the caller: cancelling is safe.
 Refuses: nothing; what is wrong in DNS is `permerror`.
 Standards: RFC 7208 §2.4 (identities), §4 (evaluation), §5.5 (names of the client), §6.2 (explanations); RFC 8616 §4
 (U-labels, and local parts that are not ASCII).
@@ -14,7 +15,7 @@ Standards: RFC 7208 §2.4 (identities), §4 (evaluation), §5.5 (names of the cl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.mail_auth.names import is_name, is_within, normalised
@@ -118,6 +119,8 @@ class _Check:
         self.lookups = 0
         self.answers: dict[tuple[str, RecordType], Records[Any]] = {}
         self._failures: dict[tuple[str, RecordType], ResolverError] = {}
+        self._numbers: dict[str, tuple[int, ...]] = {}
+        """The addresses of hosts, of the client's version of IP; an answer may have thousands."""
         self._voids = 0
         self._client = client
         self._domain = domain
@@ -218,9 +221,17 @@ class _Check:
 
     async def _has_address(self, directive: Directive, host: str) -> bool:
         prefix = directive.prefix_v4 if self._client.version == 4 else directive.prefix_v6
-        network = ip_network((self._client, prefix), strict=False)
+        shift = self._client.max_prefixlen - prefix
+        network = int(self._client) >> shift
+        return any(each >> shift == network for each in await self._addresses(host))
+
+    async def _addresses(self, host: str) -> tuple[int, ...]:
+        """The addresses of a host as numbers."""
         answer = await self._query(host, self._address_type)
-        return any(ip_address(each) in network for each in answer.data)
+        key = host.lower()
+        if key not in self._numbers:
+            self._numbers[key] = tuple(int(ip_address(each)) for each in answer.data)
+        return self._numbers[key]
 
     async def _client_names(self) -> tuple[str, ...]:
         """The names of the client whose addresses include its address (RFC 7208 §5.5)."""
@@ -231,11 +242,10 @@ class _Check:
         found = []
         for name in names[:NAMES_LIMIT]:
             try:
-                addresses = (await self._query(name, self._address_type)).data
+                if int(self._client) in await self._addresses(name):
+                    found.append(name)
             except ResolverError:
                 continue
-            if any(ip_address(each) == self._client for each in addresses):
-                found.append(name)
         return tuple(found)
 
     async def _macro_values(self, text: MacroString, domain: str) -> dict[str, str]:
@@ -257,10 +267,10 @@ class _Check:
             if len(answer.data) != 1:
                 return ""
             text = parse_explanation(answer.data[0].decode("ascii"))
-            explanation = text.expand(await self._macro_values(text, domain))
+            explanation = text.expand(await self._macro_values(text, domain), EXPLANATION_LIMIT)
         except (ResolverError, SpfError, UnicodeDecodeError):
             return ""
-        return explanation[:EXPLANATION_LIMIT] if explanation.isascii() and explanation.isprintable() else ""
+        return explanation if explanation.isascii() and explanation.isprintable() else ""
 
     async def _query(self, name: str, kind: RecordType) -> Records[Any]:
         """Send a query, once in this evaluation. A name that DNS cannot hold does not exist."""

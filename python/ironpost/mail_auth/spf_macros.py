@@ -1,7 +1,8 @@
 """SPF macros: parsing, once for each record, and expansion, once for each use.
 
-Promises: a text is checked as a whole before any part of it is used; expansion never fails. A name that a domain-spec
-expands to has at most 253 characters (SECURITY R51): labels are removed from its left until it fits.
+Promises: a text is checked as a whole before any part of it is used; expansion never fails, and stops as soon as the
+result is long enough (SECURITY R23). A name that a domain-spec expands to has at most 253 characters (SECURITY R51):
+labels are removed from its left until it fits.
 Refuses: a text that the grammar does not allow, with `SpfError`.
 Standards: RFC 7208 §7.1 (grammar), §7.2 (letters), §7.3 (expansion); RFC 3986 §2.3 (unreserved characters).
 """
@@ -48,12 +49,15 @@ class Macro:
     """Number of right-hand parts to use; 0 for all."""
     reverse: bool
     delimiters: str
-    """Characters that separate parts; empty if the value is split at dots."""
+    """Characters that separate parts, each once; empty if the value is split at dots."""
 
     def expand(self, value: str) -> str:
         """Apply the transformers to the value of the letter."""
         if self.parts or self.reverse or self.delimiters:
-            parts = re.split(f"[{re.escape(self.delimiters or '.')}]", value)
+            delimiters = self.delimiters or "."
+            for other in delimiters[1:]:
+                value = value.replace(other, delimiters[0])
+            parts = value.split(delimiters[0])
             if self.reverse:
                 parts.reverse()
             value = ".".join(parts[-self.parts :])
@@ -68,20 +72,38 @@ class MacroString:
     letters: frozenset[str]
     """The letters of its macros, in lower case."""
 
-    def expand(self, values: Mapping[str, str]) -> str:
-        """Replace each macro by its value.
+    def expand(self, values: Mapping[str, str], limit: int) -> str:
+        """Replace each macro by its value, and cut off what is longer than `limit` characters.
 
         Args:
             values: the value of each letter in `letters`.
+            limit: the length of the result, at most.
         """
-        return "".join(piece if isinstance(piece, str) else piece.expand(values[piece.letter]) for piece in self.pieces)
+        return "".join(_expanded(self.pieces, values, limit))[:limit]
 
     def expand_name(self, values: Mapping[str, str]) -> str:
-        """Expand to a domain name without its trailing dot, shortened to `NAME_LIMIT` characters."""
-        name = self.expand(values).removesuffix(".")
-        while len(name) > NAME_LIMIT and "." in name:
-            name = name.partition(".")[2]
+        """Expand to a domain name without its trailing dot, shortened to `NAME_LIMIT` characters.
+
+        A label that is longer is not shortened: `names.is_name` refuses it.
+        """
+        # A name can only be cut after a dot, which may be in front of its last 253 characters and the trailing dot.
+        pieces = _expanded(reversed(self.pieces), values, NAME_LIMIT + 2)
+        name = "".join(reversed(pieces)).removesuffix(".")
+        if len(name) > NAME_LIMIT:
+            name = name[name.find(".", len(name) - NAME_LIMIT - 1) + 1 :]
         return name
+
+
+def _expanded(pieces: Iterable[str | Macro], values: Mapping[str, str], limit: int) -> list[str]:
+    """The values of pieces, one by one, until there are `limit` characters."""
+    expanded: list[str] = []
+    size = 0
+    for piece in pieces:
+        if size >= limit:
+            break
+        expanded.append(piece if isinstance(piece, str) else piece.expand(values[piece.letter]))
+        size += len(expanded[-1])
+    return expanded
 
 
 def parse_macros(text: str) -> MacroString:
@@ -142,4 +164,5 @@ def _pieces(text: str, letters: frozenset[str]) -> Iterable[str | Macro]:
         parts = int(match["digits"].lstrip("0")[:4] or 0)  # four digits name more parts than any value has
         if match["digits"] and not parts:
             raise SpfError(f"a macro of zero parts in {shown(text)}")
-        yield Macro(letter, match["letter"].isupper(), parts, bool(match["reverse"]), match["delimiters"])
+        delimiters = "".join(dict.fromkeys(match["delimiters"]))
+        yield Macro(letter, match["letter"].isupper(), parts, bool(match["reverse"]), delimiters)
