@@ -149,6 +149,13 @@ def test_r22_any_octets_after_the_version_are_a_record(octets: bytes) -> None:
     assert record.policy in set(DmarcPolicy)
 
 
+def test_r23_white_space_is_read_in_linear_time() -> None:
+    assert parse_record(b"v=DMARC1; p=" + b" " * 1_000_000 + b"\x01").problems == (
+        "invalid tag 'p=" + " " * 78 + "'",
+        "the tag p is missing",
+    )
+
+
 def test_r23_only_some_addresses_of_a_list_are_read() -> None:
     record = parse_record(b"v=DMARC1; p=none; rua=" + b",".join([b"mailto:a@x.example"] * 1000))
     assert len(record.aggregate) == URI_LIMIT

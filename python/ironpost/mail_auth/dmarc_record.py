@@ -22,7 +22,7 @@ URI_LIMIT: Final = 10
 """Addresses that are read from one tag (SECURITY R23)."""
 
 _VERSION: Final = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
-_TAG: Final = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*([ -:<-~]+)")
+_TAG: Final = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*+([ -:<-~]+)")
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[^ !]+)(?:![0-9]+[kmgt]?)?", re.IGNORECASE)
 _FAILURE_OPTIONS: Final = frozenset("01ds")
 
