@@ -35,8 +35,11 @@ targets = ["pong@mail.example"]
 [[alias]]
 address = "pong@mail.example"
 targets = ["ping@mail.example"]
+[[relay]]
+domains = ["branch.example"]
+recipients = ["jo@branch.example"]
 [[route]]
-domains = ["other.example"]
+domains = ["other.example", "branch.example"]
 smart_host = ["192.0.2.9:25"]
 """
 
@@ -72,6 +75,8 @@ def test_the_whole_derivation_is_nested(tmp_path: Path) -> None:
         ("ADA+news@mail.example", 0, ["mailbox", "local ironpost-data/mail", "Maildir ironpost-data/mail"]),
         ("left@mail.example", 65, ["refused: 550 5.2.1 Mailbox disabled, not accepting messages"]),
         ("nobody@mail.example", 65, ["refused: 550 5.1.1 User unknown"]),
+        ("jo@branch.example", 0, ["relayed", "smart host 192.0.2.9:25", "[192.0.2.9]"]),
+        ("nobody@branch.example", 65, ["refused: 550 5.1.1 User unknown"]),
         (
             "ping@mail.example",
             65,

@@ -10,7 +10,7 @@ from email import message_from_bytes
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.conftest import ROOT, Running, environment
+from tests.conftest import ROOT, Running, environment, until
 
 from ironpost.storage import drop
 
@@ -167,6 +167,29 @@ def test_what_was_left_by_several_at_once_is_delivered_after_the_start(system: R
         assert drop.waiting(system.data / "sendmail") == []
     finally:
         system.stop()
+
+
+def test_recipients_that_rcpt_would_refuse_are_returned(serve: Callable[..., Running]) -> None:
+    system = serve(
+        '[[mailbox]]\naddress = "root@mx.example"\n[[mailbox]]\naddress = "left@mx.example"\ndisabled = true\n'
+        '[[relay]]\ndomains = ["branch.example"]\nrecipients = ["jo@branch.example"]\n'
+        '[local]\ndomains = ["mx.example"]\n[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:1"]\n'
+    )
+    refused = {"typo@mx.example": "5.1.1", "left@mx.example": "5.2.1", "x@branch.example": "5.1.1"}
+    assert sendmail(system, "-f", "root", *refused).returncode == 0
+    bounces = [message_from_bytes(each) for each in system.wait_for_mail(2)]
+    fields = {
+        str(part["Final-Recipient"]).partition("; ")[2]: str(part["Status"])
+        for bounce in bounces
+        for part in bounce.walk()
+        if "Final-Recipient" in part
+    }
+    assert fields == refused
+    assert {bounce["Delivered-To"] for bounce in bounces} == {"root@mx.example"}
+    assert sendmail(system, "-f", "typo", "gone").returncode == 0  # nor is there a mailbox for the bounce
+    until(lambda: "unreportable" in system.log(), system.log)
+    system.wait_until_empty()
+    assert len(system.mail()) == 2
 
 
 def test_a_file_that_comes_back_after_its_commit_is_queued_once(

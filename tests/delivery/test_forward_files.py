@@ -59,7 +59,7 @@ class Homes:
 
     def expanded(self, address: str = "jo@mail.example") -> list[str]:
         async def scenario() -> list[str]:
-            found = expand((Recipient(Address.parse(address)),), self.directory)
+            found = expand((Recipient(Address.parse(address)),), self.directory, accepted=1)
             final = found if isinstance(found, tuple) else await found
             return [f"{each.address} {each.parameters.get(REFUSED, '')}".rstrip() for each in final]
 

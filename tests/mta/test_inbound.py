@@ -14,15 +14,19 @@ from tests.policy.policy_kit import checks as configured_checks
 from ironpost.message.header import HeaderError
 from ironpost.message.section import Header
 from ironpost.model import Address
+from ironpost.model.patterns import Addresses, Domains
 from ironpost.mta.inbound import Inbound
 from ironpost.policy import Check, Policy
 from ironpost.protocol.dialect import LMTP, SMTP, SUBMISSION
 from ironpost.protocol.extensions.xforward import ForwardedOrigin
+from ironpost.protocol.replies import NOT_ACCEPTED_HERE
 from ironpost.protocol.server.session import ServerSession
 from ironpost.protocol.server.settings import ServerSettings as SessionSettings
 from ironpost.protocol.server.transaction import Identity, Peer, TlsInfo
 from ironpost.queue.store import NewMessage, QueuedMessage, QueuedRecipient, StoreFull
 from ironpost.routing.archive import ArchiveRule
+from ironpost.routing.directory import refusal
+from ironpost.routing.mail_directory import MailDirectory
 from ironpost.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from ironpost.mta.signing import Signing
     from ironpost.protocol.dialect import Dialect
+    from ironpost.routing.directory import Directory
     from ironpost.routing.rewriting import Rewriting
 
 LOCAL, OUTSIDE = "127.0.0.1", "198.51.100.7"
@@ -139,7 +144,7 @@ class Talk:
     def __init__(
         self, *checks: Check, ip: str = LOCAL, role: str = "mx", dialect: Dialect = SMTP,
         archives: tuple[ArchiveRule, ...] = (), rewriting: Rewriting | None = None, signing: Signing | None = None,
-        **more: Any,
+        directory: Directory | None = None, **more: Any,
     ) -> None:  # fmt: skip
         self.store = Store()
         self.accepted: list[QueuedMessage] = []
@@ -149,7 +154,7 @@ class Talk:
         inbound = Inbound(
             store=self.store, policy=policy, clock=world, random=world, hostname="mx.example",
             accept=self.accepted.append, role=role, archives=archives,
-            metrics=self.metrics, rewriting=rewriting, signing=signing,
+            metrics=self.metrics, rewriting=rewriting, signing=signing, directory=directory,
         )  # fmt: skip
         self.session = ServerSession(inbound, SessionSettings("mx.example", dialect=dialect, **more), Peer(ip, 25000))
         self.pending = self.session.start()
@@ -605,6 +610,24 @@ def test_f29_a_session_ended_by_endless_content_is_counted() -> None:
     assert spool.discarded
     talk.session.lost()
     assert talk.metrics.snapshot()["sessions_ended"] == {"size": 1}
+
+
+def test_an_archive_copy_for_an_address_that_does_not_exist_fails_alone() -> None:
+    async def run() -> None:
+        listed = MailDirectory(Domains(["example.org"]), listed=Addresses(["jo@example.org"]), has_aliases=False)
+        rule = ArchiveRule(("example.org",), Address.parse("archive@example.org"))
+        talk = Talk(archives=(rule,), directory=listed)
+        talk.start("jo@example.org")
+        talk.say(MESSAGE.encode())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the expansion is a task
+        done = talk.store.finish()
+        await talk.settle()
+        assert [(each.recipient.address.local_part, refusal(each.recipient)) for each in done.recipients] == [
+            ("jo", None), ("archive", NOT_ACCEPTED_HERE),
+        ]  # fmt: skip
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("dialect", [SMTP, LMTP])

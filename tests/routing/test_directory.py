@@ -9,7 +9,7 @@ import pytest
 
 from ironpost.model import Address, Recipient
 from ironpost.model.parameters import Notify, OriginalRecipient
-from ironpost.model.patterns import Domains
+from ironpost.model.patterns import Addresses, Domains
 from ironpost.protocol.replies import NOT_ACCEPTED_HERE
 from ironpost.queue.codec import decode_parameters, encode_parameters
 from ironpost.routing.directory import (
@@ -18,6 +18,7 @@ from ironpost.routing.directory import (
     Alias,
     Directory,
     DirectoryError,
+    Entry,
     Mailbox,
     NotLocal,
     Step,
@@ -25,7 +26,7 @@ from ironpost.routing.directory import (
     expand,
     refusal,
 )
-from ironpost.routing.mail_directory import MailDirectory
+from ironpost.routing.mail_directory import MailDirectory, RelayDomains
 from ironpost.routing.route import Kind, Route, Routes, Rule
 from ironpost.testing.directory import TableDirectory, local
 
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 A = Address.parse
 
 
-def expanded(directory: Directory, *addresses: str | Recipient) -> tuple[Recipient, ...]:
+def expanded(directory: Directory, *addresses: str | Recipient, accepted: int | None = None) -> tuple[Recipient, ...]:
     async def main() -> tuple[Recipient, ...]:
         recipients = tuple(each if isinstance(each, Recipient) else Recipient(A(each)) for each in addresses)
-        result = expand(recipients, directory)
+        result = expand(recipients, directory, accepted=len(recipients) if accepted is None else accepted)
         return result if isinstance(result, tuple) else await result
 
     return asyncio.run(main())
@@ -55,7 +56,8 @@ def table(aliases: Mapping[str, list[str]]) -> TableDirectory:
 def test_without_an_alias_and_io_nothing_is_copied() -> None:
     recipients = (Recipient(A("jo@here.example")), Recipient(A("jo@there.example")))
     for directory in (local(["here.example"]), MailDirectory(Domains(["here.example"]))):
-        assert expand(recipients, directory) is recipients
+        for accepted in (0, 2):
+            assert expand(recipients, directory, accepted=accepted) is recipients
 
 
 def test_an_alias_becomes_its_targets_and_the_original_recipient_is_kept() -> None:
@@ -126,6 +128,39 @@ def test_an_alias_that_leads_nowhere_leaves_a_refused_recipient(
     assert all(each.original == A("a@here.example") for each in found)
 
 
+LISTED = MailDirectory(
+    Domains(["here.example"]),
+    listed=Addresses(["jo@here.example"]),
+    relay=[RelayDomains(Domains(["branch.example"]), Addresses(["jo@branch.example"]))],
+    has_aliases=False,
+)
+
+
+class Slow:
+    """Answers like `LISTED`, after an iteration of the event loop."""
+
+    has_aliases = False
+
+    async def find(self, address: Address) -> Entry:
+        await asyncio.sleep(0)
+        found = LISTED.find(address)
+        assert isinstance(found, tuple)
+        return found
+
+
+@pytest.mark.parametrize("directory", [LISTED, Slow()], ids=["without I/O", "with I/O"])
+def test_what_rcpt_did_not_accept_is_refused_by_the_same_rules(directory: Directory) -> None:
+    addresses = ["gone@here.example", "jo@here.example", "typo@here.example", "x@branch.example", "x@there.example"]
+    assert refusals(expanded(directory, *addresses, accepted=1)) == {
+        "gone@here.example": None,
+        "jo@here.example": None,
+        "typo@here.example": "5.1.1",
+        "x@branch.example": "5.1.1",
+        "x@there.example": None,
+    }
+    assert not any(refusals(expanded(directory, *addresses)).values())
+
+
 def test_what_refuses_a_recipient_survives_the_store() -> None:
     (found,) = expanded(table({"a@here.example": ["gone@here.example"]}), "a@here.example")
     stored = Recipient(found.address, decode_parameters(encode_parameters(found.parameters)))
@@ -140,7 +175,8 @@ def test_the_steps_of_an_expansion() -> None:
     steps: list[Step] = []
 
     async def main() -> None:
-        await expand((Recipient(A("all@here.example")),), table(aliases), steps)  # type: ignore[misc] # with steps
+        all_ = (Recipient(A("all@here.example")),)
+        await expand(all_, table(aliases), accepted=1, steps=steps)  # type: ignore[misc] # with steps
 
     asyncio.run(main())
     assert [(step.level, str(step.address), type(step.entry), step.repeated) for step in steps] == [

@@ -83,7 +83,7 @@ def find(found: MailDirectory, text: str) -> Entry:
 
 def expanded(found: MailDirectory, *texts: str) -> list[str]:
     async def main() -> list[str]:
-        result = expand(tuple(Recipient(A(text)) for text in texts), found)
+        result = expand(tuple(Recipient(A(text)) for text in texts), found, accepted=len(texts))
         return [str(each.address) for each in (result if isinstance(result, tuple) else await result)]
 
     return asyncio.run(main())
@@ -270,8 +270,9 @@ def test_lookups_that_are_given_up_are_closed() -> None:
         found = MailDirectory(Domains(["a.example"]), [Remote([], failing=True)])
         pending = Routes(found).decide(A("jo@a.example"))
         pending.close()  # type: ignore[union-attr] # a source with I/O
+        two = tuple(Recipient(A(f"{name}@a.example")) for name in ("jo", "max"))
         with pytest.raises(DirectoryError):
-            await expand(tuple(Recipient(A(f"{name}@a.example")) for name in ("jo", "max")), found)  # type: ignore[misc]
+            await expand(two, found, accepted=2)  # type: ignore[misc] # with I/O
 
     asyncio.run(main())
     gc.collect()
@@ -284,7 +285,7 @@ def test_a_thousand_targets_leave_the_event_loop_to_others() -> None:
 
     async def main() -> None:
         turns = 0
-        done = asyncio.ensure_future(expand((Recipient(A("all@mail.example")),), found))  # type: ignore[arg-type]
+        done = asyncio.ensure_future(expand((Recipient(A("all@mail.example")),), found, accepted=1))  # type: ignore[arg-type]
         while not done.done():
             await asyncio.sleep(0)
             turns += 1

@@ -451,6 +451,7 @@ class Inbound:
         state.summaries = [each.summary for each in state.authentication]
         results = results_field(self._hostname, state.authentication) if state.authentication else b""
         prefix = above(results + b"".join(state.fields) + signatures.fields + trace + added, content.header)
+        accepted = len(envelope.recipients)
         if self._archives:
             envelope = archived(envelope, self._archives)
         new = NewMessage(
@@ -460,7 +461,7 @@ class Inbound:
         )  # fmt: skip
         state.extension_fields = message_fields(session)
         if self._directory is not None:
-            expanded = expand(envelope.recipients, self._directory)
+            expanded = expand(envelope.recipients, self._directory, accepted=accepted)
             if not isinstance(expanded, tuple):
                 return asyncio.ensure_future(self._store_expanded(state, content, new, expanded, quarantine))
         return self._store_message(state, content, new, quarantine)

@@ -187,7 +187,7 @@ class Pickup:
             if rules is not None:
                 envelope = rules.envelope(envelope, changes)
             envelope = archived(envelope, self._archives())
-            expanded = expand(envelope.recipients, self._directory())
+            expanded = expand(envelope.recipients, self._directory(), accepted=0)
             envelope = envelope._replace(recipients=expanded if isinstance(expanded, tuple) else await expanded)
             now, identifier = self._clock.now(), self._random.token()
             to = file.envelope.recipients

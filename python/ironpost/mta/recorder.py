@@ -359,7 +359,7 @@ class Recorder:
             record(_log, "body-fault", logging.ERROR, id=message.id, detail=str(error))
             head = b""
         # The sender may be an alias of ours.
-        expanded = expand(envelope.recipients, self._directory())
+        expanded = expand(envelope.recipients, self._directory(), accepted=0)
         envelope = envelope._replace(recipients=expanded if isinstance(expanded, tuple) else await expanded)
         return envelope, head
 

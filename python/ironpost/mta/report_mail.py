@@ -68,7 +68,7 @@ class ReportMail:
         """
         now, identifier = self._clock.now(), self._random.token()
         asked = tuple(Recipient(each, {"NOTIFY": Notify.NEVER}) for each in to)
-        expanded = expand(asked, self._directory())
+        expanded = expand(asked, self._directory(), accepted=0)
         recipients = expanded if isinstance(expanded, tuple) else await expanded
         utf8: dict[str, Value] = {"SMTPUTF8": None} if any(each.needs_smtputf8 for each in to) else {}
         spool = self._store.spool()

@@ -152,7 +152,8 @@ class Explainer:
         outcome = RouteOutcome.ACCEPTED
         failure = ""
         try:
-            await expand((Recipient(recipient),), self._routes.directory, found)  # type: ignore[misc] # given steps
+            directory = self._routes.directory
+            await expand((Recipient(recipient),), directory, accepted=0, steps=found)  # type: ignore[misc] # with steps
         except DirectoryError as error:
             failure = str(error)
         for step in found:

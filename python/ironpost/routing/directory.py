@@ -2,8 +2,9 @@
 
 Promises: `expand` replaces aliases by their targets, loses no recipient and always ends: targets are delivered once,
 and depth and number are limited. An alias that leads back to itself (unless it keeps a copy in its mailbox), or to an
-address that takes no mail, leaves a recipient that is `REFUSED`: it fails, and its sender gets a report. A directory
-that cannot answer raises `DirectoryError`: the caller defers, and never concludes that a recipient does not exist.
+address that takes no mail, leaves a recipient that is `REFUSED`: it fails, and its sender gets a report; and so does
+such an address itself in mail that did not come by RCPT. A directory that cannot answer raises `DirectoryError`: the
+caller defers, and never concludes that a recipient does not exist.
 
 `routing.mail_directory` is the directory of a server.
 Limitations: an alias that is created after a message was accepted is not expanded for it; NOTIFY=SUCCESS at an alias
@@ -81,7 +82,7 @@ class Unknown(NamedTuple):
 
     reason: str
     relayed: bool = False
-    """It is in a relay domain: mail that was accepted before is still relayed."""
+    """It is in a relay domain: mail that is queued is still relayed."""
 
 
 class Closed(NamedTuple):
@@ -117,7 +118,7 @@ class Directory(Protocol):
 
     @property
     def has_aliases(self) -> bool:
-        """Whether `find` can return an `Alias`. If not, nothing is looked up when a message is committed."""
+        """Whether `find` can return an `Alias`. If not, what RCPT accepted is not looked up again for the commit."""
         ...
 
     def find(self, address: Address, /) -> Entry | Awaitable[Entry]:
@@ -145,26 +146,32 @@ class Step(NamedTuple):
 
 
 def expand(
-    recipients: tuple[Recipient, ...], directory: Directory, steps: list[Step] | None = None
+    recipients: tuple[Recipient, ...], directory: Directory, *, accepted: int, steps: list[Step] | None = None
 ) -> tuple[Recipient, ...] | Awaitable[tuple[Recipient, ...]]:
-    """Replace aliases by their targets. Without an alias and without I/O, return the same tuple at once.
+    """Replace aliases by their targets. If all recipients stay as they are, and without I/O, return the tuple at once.
 
     Args:
         recipients: the recipients of a message.
         directory: knows the aliases.
+        accepted: how many of them, from the first, RCPT accepted: the others are refused here if they take no mail.
         steps: gets a step for each address that is looked up; then the result is always awaitable.
 
     Raises:
         DirectoryError: see `Directory.find`; or an alias has too many targets, or is nested too deeply.
     """
-    if not directory.has_aliases and steps is None:
+    if steps is None and not directory.has_aliases and accepted == len(recipients):
         return recipients
     found: list[Entry | Awaitable[Entry]] = []
-    for recipient in recipients:
+    for number, recipient in enumerate(recipients):
         entry = directory.find(recipient.address)
         found.append(entry)
-        if steps is not None or isinstance(entry, Alias) or not isinstance(entry, tuple):
-            return _Expansion(directory, steps).run(recipients, found)
+        if (
+            steps is not None
+            or not isinstance(entry, tuple)
+            or isinstance(entry, Alias)
+            or (number >= accepted and _refusal_of(entry) is not None)
+        ):
+            return _Expansion(directory, steps).run(recipients, found, accepted)
     return recipients
 
 
@@ -187,23 +194,28 @@ class _Expansion:
         self._seen = 0
 
     async def run(
-        self, recipients: Sequence[Recipient], found: Sequence[Entry | Awaitable[Entry]]
+        self, recipients: Sequence[Recipient], found: Sequence[Entry | Awaitable[Entry]], accepted: int
     ) -> tuple[Recipient, ...]:
-        """Expand the recipients, of which the first were looked up already."""
+        """Expand the recipients, of which the first were looked up already; see `expand`."""
         for number, recipient in enumerate(recipients):
             entry = found[number] if number < len(found) else self._directory.find(recipient.address)
-            await self._add(recipient, entry, ())
+            await self._add(recipient, entry, (), accepted=number < accepted)
         return tuple(self._final.values())
 
     async def _add(
-        self, recipient: Recipient, entry: Entry | Awaitable[Entry], chain: tuple[tuple[str, str], ...]
+        self,
+        recipient: Recipient,
+        entry: Entry | Awaitable[Entry],
+        chain: tuple[tuple[str, str], ...],
+        *,
+        accepted: bool = False,
     ) -> None:
         found = entry if isinstance(entry, tuple) else await entry
         key = recipient.address.local_part, recipient.address.key
         if isinstance(found, Alias) and key in chain and found.mailbox is not None:
             found = found.mailbox  # the copy that is kept
         if not isinstance(found, Alias) or key in chain:
-            self._end(recipient, key, found, len(chain))
+            self._end(recipient, key, found, len(chain), accepted=accepted)
             return
         repeated = key in self._expanded
         self._note(Step(len(chain), recipient.address, found, repeated))
@@ -221,14 +233,14 @@ class _Expansion:
             target_recipient = redirected(recipient, target, single=len(found.targets) == 1)
             await self._add(target_recipient, self._directory.find(target), (*chain, key))
 
-    def _end(self, recipient: Recipient, key: tuple[str, str], entry: Entry, level: int) -> None:
+    def _end(self, recipient: Recipient, key: tuple[str, str], entry: Entry, level: int, *, accepted: bool) -> None:
         """Add a recipient: not an alias, or one that led back to itself."""
         refused = _refusal_of(entry)
         repeated = key in self._final
         self._note(Step(level, recipient.address, entry, repeated, refused))
         if repeated:
             return
-        if refused is not None and level:  # what RCPT named was accepted or refused there
+        if refused is not None and not accepted:
             parameters = {**recipient.parameters, REFUSED: refused.enhanced}
             recipient = recipient._replace(parameters=MappingProxyType(parameters))
         self._final[key] = recipient
@@ -244,7 +256,7 @@ def _refusal_of(entry: Entry) -> Reply | None:
     """Why mail for the address of an entry fails permanently; of an alias, because it led back to it."""
     if isinstance(entry, Alias):
         return LOOP
-    if isinstance(entry, Unknown) and not entry.relayed:
+    if isinstance(entry, Unknown):
         return NOT_ACCEPTED_HERE
     return entry.reply if isinstance(entry, Closed) and entry.reply.permanent else None
 
