@@ -262,7 +262,7 @@ def test_f63_records_of_a_session_say_which() -> None:
     of_queue |= {"resource-short", "resource-sufficient", "accept-failed", "dane-off"}
     of_queue |= {"state-replaced", "state-unavailable", "state-not-written", "mta-sts-policy", "mta-sts-fetch-failed"}
     of_queue |= {"tls-report", "dmarc-report", "dmarc-report-unwanted", "report-failed", "report-dropped"}
-    of_queue |= {"dmarc-failure-report", "dmarc-failure-report-dropped"}
+    of_queue |= {"dmarc-failure-report", "dmarc-failure-report-dropped", "dmarc-failure-received"}
     of_queue |= {"dmarc-report-received", "picked-up", "drop-refused", "drop-waits"}
     of_queue |= {"http-request", "tls-report-not-stored"}
     assert {name for name, fields in events().items() if "session" not in fields} == of_queue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.delivery.mailbox_kit import Clock, Content, queued
-from tests.reports.dmarc_kit import MIDNIGHT, REPORT
+from tests.reports.dmarc_kit import FAILURE_MESSAGE, MIDNIGHT, REPORT
 
 from ironpost.delivery import dmarc_reports
 from ironpost.delivery.dmarc_reports import DmarcReports, DmarcReportsOptions
@@ -49,9 +49,23 @@ def test_a_report_is_stored_once_for_all_recipients(tmp_path: Path, caplog: pyte
     assert '"passed":3,"failed":2' in logged
 
 
+def test_a_failure_report_is_stored_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "ironpost.reports"):
+        for reply in ("Report stored", "Report was stored before"):
+            (outcome,) = delivered(tmp_path, Content(FAILURE_MESSAGE))
+            assert str(outcome.reply) == f"250 2.0.0 {reply}"
+    (found,) = reported(tmp_path, 0.0, "a.example").failures
+    assert (found.ip, found.sender, found.incidents) == ("192.0.2.1", "news@a.example", 7)
+    (logged,) = caplog.messages
+    assert '"event":"dmarc-failure-received"' in logged
+    (refused,) = delivered(tmp_path, Content(FAILURE_MESSAGE), ours=Domains(("b.example",)))
+    assert "it is about 'a.example', which is not a domain of this server" in str(refused.reply)
+
+
 @pytest.mark.parametrize(
     ("content", "status"),
     [
+        (Content(FAILURE_MESSAGE.replace(b"auth-failure", b"abuse")), "5.6.0"),
         (Content(b"Subject: hello\r\n\r\nwords\r\n"), "5.6.0"),
         (Content(MESSAGE.replace(b"H4sI", b"AAAA")), "5.6.0"),
         (Content(b"\r\n" + b"x" * 1022, times=40_000), "5.3.4"),

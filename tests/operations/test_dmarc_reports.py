@@ -5,17 +5,18 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 import typer
-from tests.reports.dmarc_kit import FAILING, PASSING, POLICY, REPORT
+from tests.reports.dmarc_kit import FAILING, FAILURE_MESSAGE, PASSING, POLICY, RECEIVED, REPORT
 
 from ironpost.cli import dmarc_reports
 from ironpost.cli.app import CommandError
 from ironpost.reports.dmarc.report import Reason, encoded
-from ironpost.storage.sqlite.received_reports import REPORTS_FILE, add
+from ironpost.storage.sqlite.received_reports import REPORTS_FILE, add, add_failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,28 @@ def test_no_reports(tmp_path: Path, configuration: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out.splitlines() == ["no reports"] * 2
 
 
+def test_failure_reports_are_counted_and_listed_for_one_domain(
+    tmp_path: Path, configuration: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = RECEIVED._replace(id="2", domain="c.example", ip="", organization="x\x1b", sender="x\x1b", incidents=1)
+    for failure in (RECEIVED, hostile):
+        add_failure(tmp_path / "data", failure, time.time())
+    assert run(configuration) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["2 failure reports; for one domain they are listed"]
+    assert run(configuration, "a.example") == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"  failure 7 from 192\.0\.2\.1  dmarc, sender <news@a\.example>, From a\.example, \S+Z by ours\.example", line
+    )
+    assert run(configuration, "c.example") == 0, "there is no aggregate report"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("  failure 1 from an unknown client  dmarc, sender <x\\x1b>, From c.example, ")
+    assert line.isprintable()
+    assert run(configuration, "a.example", as_json=True) == 0
+    (found,) = json.loads(capsys.readouterr().out)["failures"]
+    assert (found["kind"], found["incidents"], found["received"][-1]) == ("dmarc", 7, "Z")
+
+
 @pytest.mark.parametrize(
     ("domain", "days", "why"), [("a..b", 30, "domain name"), ("", 0, "1 to 90"), ("", 91, "1 to 90")]
 )
@@ -127,6 +150,17 @@ def test_r20_a_received_report_is_shown_escaped(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert all(line.isprintable() for line in printed.split("\n"))
     assert printed.count(escaped) == 6
+
+
+def test_r20_a_failure_report_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "message"
+    file.write_bytes(FAILURE_MESSAGE.replace(b"other/1", b"other/1 \x1b\xe2\x80\xae"))
+    dmarc_reports.show(str(file), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["from       ours.example", "Feedback-Type: auth-failure", "Version: 1"]
+    assert "User-Agent: other/1 \\x1b\\u202e" in lines
+    dmarc_reports.show(str(file), as_json=True)
+    assert json.loads(capsys.readouterr().out)["domain"] == "a.example"
 
 
 def test_a_report_is_read_from_standard_input(

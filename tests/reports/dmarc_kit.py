@@ -19,6 +19,7 @@ from ironpost.mail_auth.dmarc_record import parse_record
 from ironpost.model import Address
 from ironpost.reports import daily
 from ironpost.reports.dmarc import report
+from ironpost.reports.dmarc.failure_reading import ReceivedFailure
 
 MIDNIGHT = 19_675 * float(daily.DAY)
 RECORD = parse_record(b"v=DMARC1; p=reject; sp=quarantine; aspf=s; rua=mailto:dmarc@a.example")
@@ -78,3 +79,35 @@ REPORT = report.Report(
     POLICY,
     ((PASSING, 3), (FAILING, 2)),
 )
+RECEIVED = ReceivedFailure(
+    "ours.example", "<1@ours.example>", "a.example", "dmarc", "192.0.2.1", "news@a.example", 7, ()
+)
+"""A failure report."""
+FAILURE_MESSAGE = b"""From: <dmarc@ours.example>
+Message-ID: <1@ours.example>
+Content-Type: multipart/report; report-type=feedback-report; boundary="x"
+
+--x
+Content-Type: text/plain
+
+This is an authentication failure report.
+--x
+Content-Type: message/feedback-report
+
+Feedback-Type: auth-failure
+Version: 1
+User-Agent: other/1
+Auth-Failure: dmarc
+Authentication-Results: mx.ours.example;
+  dmarc=fail header.from=a.example
+Reported-Domain: A.example
+Source-IP: 192.0.2.1
+Original-Mail-From: <news@a.example>
+Incidents: 7
+--x
+Content-Type: text/rfc822-headers
+
+From: ada@a.example
+--x--
+"""
+"""It as a message."""

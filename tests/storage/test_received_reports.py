@@ -8,15 +8,17 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.reports.dmarc_kit import FAILING, MIDNIGHT, PASSING, POLICY, REPORT
+from tests.reports.dmarc_kit import FAILING, MIDNIGHT, PASSING, POLICY, RECEIVED, REPORT
 
 from ironpost.storage.sqlite import received_reports
 from ironpost.storage.sqlite.received_reports import (
     KEPT,
     REPORTS_FILE,
     ReportedDomain,
+    ReportedFailure,
     ReportedSource,
     add,
+    add_failure,
     reported,
 )
 
@@ -44,7 +46,7 @@ def test_reports_are_summed_up(tmp_path: Path) -> None:
         ReportedSource("2001:db8::1", "news.a.example", "fail", "fail", "none", False, 4, 2),
         ReportedSource("192.0.2.1", "a.example", "fail", "pass", "pass", True, 6, 2),
     ]
-    assert reported(tmp_path, 0.0, "c.example") == ([], [])
+    assert reported(tmp_path, 0.0, "c.example") == ([], [], [])
 
 
 def test_a_report_counts_once(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_only_reports_that_arrived_since_a_time_count(tmp_path: Path) -> None:
     add(tmp_path, REPORT._replace(id="2"), NOW + 10)
     (found,) = reported(tmp_path, NOW + 5, "a.example").domains
     assert found.reports == 1
-    assert reported(tmp_path, NOW + 11, "a.example") == ([], [])
+    assert reported(tmp_path, NOW + 11, "a.example") == ([], [], [])
 
 
 def test_a_report_without_rows(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_r23_texts_and_sources_are_limited(tmp_path: Path, monkeypatch: pytest.M
     hostile = FAILING._replace(author=long, dkim=long, spf=long, disposition=long)
     add(tmp_path, REPORT._replace(organization=long, id=long, rows=((hostile, 1), (FAILING, 1))), NOW)
     assert (tmp_path / REPORTS_FILE).stat().st_size < 100_000
-    monkeypatch.setattr(received_reports, "MAX_SOURCES", 1)
+    monkeypatch.setattr(received_reports, "MAX_LISTED", 1)
     assert len(reported(tmp_path, 0.0, "a.example").sources) == 1
 
 
@@ -107,6 +109,38 @@ def test_r23_sums_cannot_overflow(tmp_path: Path) -> None:
     add(tmp_path, REPORT._replace(rows=rows), NOW)
     (found,) = reported(tmp_path, 0.0, "a.example").domains
     assert found.failed == 1000 * largest
+
+
+def test_failure_reports_are_listed_once_the_latest_first(tmp_path: Path) -> None:
+    assert add_failure(tmp_path, RECEIVED, NOW)
+    assert not add_failure(tmp_path, RECEIVED._replace(ip=""), NOW + 1)
+    assert add_failure(tmp_path, RECEIVED._replace(id="2", domain="news.a.example"), NOW + 2)
+    assert add_failure(tmp_path, RECEIVED._replace(id="3", domain="b.example"), NOW + 3)
+    listed = reported(tmp_path, 0.0, None)
+    assert (listed.domains, [each.domain for each in listed.failures]) == (
+        [],
+        ["b.example", "news.a.example", "a.example"],
+    )
+    assert listed.failures[-1] == ReportedFailure(
+        "a.example", NOW, "ours.example", "dmarc", "192.0.2.1", "news@a.example", 7
+    )
+    for domain in ("a.example", "ews.a.example", "example"):
+        found = [each.domain for each in reported(tmp_path, NOW + 1, domain).failures]
+        assert found == {"a.example": ["news.a.example"], "example": ["b.example", "news.a.example"]}.get(domain, [])
+
+
+def test_r23_failure_reports_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(received_reports, "MAX_REPORTS", 2)
+    monkeypatch.setattr(received_reports, "MAX_LISTED", 3)
+    long = "x" * 10_000
+    for number in range(4):
+        hostile = RECEIVED._replace(id=f"{number}{long}", domain=f"{number}{long}", kind=long, sender=long)
+        add_failure(tmp_path, hostile, NOW)
+    found = reported(tmp_path, 0.0, None).failures
+    assert [each.domain[0] for each in found] == ["3", "2"]
+    assert len(found[0].domain) < 300
+    add_failure(tmp_path, RECEIVED, NOW + KEPT + 1)
+    assert [each.domain for each in reported(tmp_path, 0.0, None).failures] == ["a.example"]
 
 
 def _add_some(data: Path, process: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -13,13 +14,14 @@ from ironpost.cli.input_file import read_report
 from ironpost.model.text import counted, escape
 from ironpost.operations.dmarc_reports import REPORT, DmarcReportRequest
 from ironpost.operations.queue import moment
+from ironpost.reports.dmarc.failure_reading import ReceivedFailure, failure_in
 from ironpost.reports.dmarc.mail import extracted
 from ironpost.reports.dmarc.reading import decoded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ironpost.operations.dmarc_reports import DmarcReportResult, DmarcSource
+    from ironpost.operations.dmarc_reports import DmarcFailure, DmarcReportResult, DmarcSource
     from ironpost.reports.dmarc.report import Report, Row
 
 _RESULT: Final = {True: "pass", False: "FAIL"}
@@ -33,10 +35,11 @@ def summarise(file: Path | None, domain: str, days: int, *, as_json: bool) -> No
         typer.Exit: there are no reports.
     """
     found = call_local(file, REPORT, DmarcReportRequest(domain, days))
-    report(found, _print_sums, None if found.domains else exits.NO_INPUT, as_json=as_json)
+    empty = not (found.domains or found.failures)
+    report(found, partial(_print_sums, domain), exits.NO_INPUT if empty else None, as_json=as_json)
 
 
-def _print_sums(found: DmarcReportResult) -> None:
+def _print_sums(domain: str, found: DmarcReportResult) -> None:
     for each in found.domains:
         typer.echo(
             f"{escape(each.domain)}: {each.passed} passed, {each.failed} failed; {counted(each.reports, 'report')} of "
@@ -44,7 +47,11 @@ def _print_sums(found: DmarcReportResult) -> None:
         )
     for source in found.sources:
         typer.echo(f"  {_source(source)}")
-    if not found.domains:
+    for failure in found.failures if domain else ():
+        typer.echo(f"  {_failure(failure)}")
+    if found.failures and not domain:
+        typer.echo(f"{counted(len(found.failures), 'failure report')}; for one domain they are listed")
+    if not found.domains and not found.failures:
         typer.echo("no reports")
 
 
@@ -53,17 +60,33 @@ def _source(found: DmarcSource) -> str:
     return f"{_RESULT[found.passed]} {found.messages} from {escape(words)}"
 
 
+def _failure(found: DmarcFailure) -> str:
+    words = f"{found.ip or 'an unknown client'}  {found.kind}, sender <{found.sender}>, From {found.domain}"
+    return f"failure {found.incidents} from {escape(words)}, {moment(found.received)} by {escape(found.organization)}"
+
+
 def show(file: str, *, as_json: bool) -> None:
     """Print a report from a file, or from standard input (`-`).
 
     Raises:
         CommandError: the file cannot be read, or has no valid report.
     """
-    found = read_report(file, lambda octets: decoded(extracted(octets)))
-    if as_json:
+    found = read_report(file, lambda octets: failure_in(octets) or decoded(extracted(octets)))
+    if isinstance(found, ReceivedFailure):
+        _print_failure(found, as_json=as_json)
+    elif as_json:
         print_json(_as_json(found))
     else:
         _print_report(found)
+
+
+def _print_failure(found: ReceivedFailure, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found._asdict())
+        return
+    typer.echo(f"from       {escape(found.organization)}")
+    for name, value in found.fields:
+        typer.echo(escape(f"{name}: {value}"))
 
 
 def _as_json(found: Report) -> object:

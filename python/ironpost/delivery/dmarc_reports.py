@@ -1,7 +1,8 @@
-"""The agent for the address where aggregate reports about DMARC arrive (RFC 9990): reads them and stores their counts.
+"""The agent for the address where reports about DMARC arrive (RFC 9990, RFC 9991): reads them and stores what they say.
 
-Promises: DELIVERED means that the counts are stored; a report that arrives again counts once. One report is read at a
-time, in a thread. If the counts cannot be stored, the message is deferred.
+Promises: DELIVERED means that the counts of an aggregate report, or the main fields of a failure report, are stored; a
+report that arrives again counts once. One report is read at a time, in a thread. If it cannot be stored, the message is
+deferred.
 Refuses: a message without a valid report, one larger than `LARGEST`, and a report about a domain that is neither this
 server's nor listed, because such reports could displace the others. They fail, and their sender gets a bounce.
 Limitations: who sent a report is not checked here; `policy.dmarc` refuses forged senders.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ironpost.model import Address
     from ironpost.model.ports import Clock
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
+    from ironpost.reports.dmarc.failure_reading import ReceivedFailure
     from ironpost.reports.dmarc.report import Report
     from ironpost.routing.route import Route
 
@@ -43,10 +45,10 @@ log = logging.getLogger("ironpost.reports")
 
 @dataclass(frozen=True, slots=True)
 class DmarcReportsOptions:
-    """`[[local.delivery]] dmarc_reports = {}`: read aggregate reports about DMARC and store their counts."""
+    """`[[local.delivery]] dmarc_reports = {}`: read reports about DMARC and store what they say."""
 
     domains: tuple[DomainPattern, ...] = ()
-    """Reports about DMARC are read, and their counts stored: `dmarc_reports = {}`
+    """Reports about DMARC are read, and what they say is stored: `dmarc_reports = {}`
     ([Reports about DMARC](#reports-about-dmarc)). These are domains that they may be about besides
     this server's."""
 
@@ -110,27 +112,47 @@ class DmarcReports:
             return not_written(error, self._data / REPORTS_FILE)
         if not stored:
             return _AGAIN
+        _log(report, message.id)
+        return _STORED
+
+
+def _stored(data: Path, octets: bytes, now: float, ours: Sequence[Domains]) -> tuple[Report | ReceivedFailure, bool]:
+    """Read and store a report about a domain of ours; return it, and whether it is new. Blocks."""
+    from ironpost.reports.dmarc.failure_reading import ReceivedFailure, failure_in
+    from ironpost.reports.dmarc.mail import extracted
+    from ironpost.reports.dmarc.reading import decoded
+    from ironpost.reports.received import ReportError
+    from ironpost.storage.sqlite.received_reports import NAME, add, add_failure
+
+    report = failure_in(octets) or decoded(extracted(octets))
+    if not any(report.domain.lower() in each for each in ours):
+        raise ReportError(f"it is about {report.domain[:NAME]!a}, which is not a domain of this server")
+    if isinstance(report, ReceivedFailure):
+        return report, add_failure(data, report, now)
+    return report, add(data, report, now)
+
+
+def _log(report: Report | ReceivedFailure, identifier: str) -> None:
+    from ironpost.reports.dmarc.report import Report
+
+    if isinstance(report, Report):
         record(
             log,
             "dmarc-report-received",
-            id=message.id,
-            domain=report.policy.domain,
+            id=identifier,
+            domain=report.domain,
             organization=report.organization,
             passed=report.passed,
             failed=report.failed,
         )
-        return _STORED
-
-
-def _stored(data: Path, octets: bytes, now: float, ours: Sequence[Domains]) -> tuple[Report, bool]:
-    """Read and store a report about a domain of ours; return it, and whether it is new. Blocks."""
-    from ironpost.reports.dmarc.mail import extracted
-    from ironpost.reports.dmarc.reading import decoded
-    from ironpost.reports.received import ReportError
-    from ironpost.storage.sqlite.received_reports import NAME, add
-
-    report = decoded(extracted(octets))
-    domain = report.policy.domain
-    if not any(domain.lower() in each for each in ours):
-        raise ReportError(f"it is about {domain[:NAME]!a}, which is not a domain of this server")
-    return report, add(data, report, now)
+    else:
+        record(
+            log,
+            "dmarc-failure-received",
+            id=identifier,
+            domain=report.domain,
+            organization=report.organization,
+            ip=report.ip,
+            sender=report.sender,
+            incidents=report.incidents,
+        )

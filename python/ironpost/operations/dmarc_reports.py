@@ -1,6 +1,6 @@
-"""What others report about mail from our domains: the sums of the aggregate reports that have arrived (RFC 9990).
+"""What others report about mail from our domains: sums of aggregate reports (RFC 9990), and failure reports (RFC 9991).
 
-Promises: nothing is changed, and no server is needed. The figures are what others claim.
+Promises: nothing is changed, and no server is needed. Everything is what others claim.
 """
 
 from __future__ import annotations
@@ -56,11 +56,31 @@ class DmarcSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class DmarcFailure:
+    """One failure report."""
+
+    domain: str
+    """The domain in From."""
+    received: float = field(metadata={"json": moment})
+    """When the report arrived, in seconds since 1970."""
+    organization: str
+    """The domain of its author."""
+    kind: str
+    """What failed: `dmarc`, `signature` or `spf`, for instance."""
+    ip: str
+    """The client that the message came from; empty if the report does not say."""
+    sender: str
+    """The reverse-path of the message."""
+    incidents: int
+    """The number of messages that the report stands for."""
+
+
+@dataclass(frozen=True, slots=True)
 class DmarcReportRequest:
     """The reports to sum up."""
 
     domain: str = ""
-    """All domains if empty; for one domain the sources of its mail are listed."""
+    """All domains if empty; for one domain the sources of its mail are listed. Failures of subdomains are included."""
     days: int = 30
     """How long ago the reports arrived, at most."""
 
@@ -73,6 +93,8 @@ class DmarcReportResult:
     """By name; empty if there are no reports."""
     sources: tuple[DmarcSource, ...] = ()
     """Of the one domain that was asked for: what failed comes first, then by number; at most 1,000."""
+    failures: tuple[DmarcFailure, ...] = ()
+    """The latest failure reports first; at most 1,000."""
 
 
 async def _report(data: DataDirectory, request: DmarcReportRequest) -> DmarcReportResult:
@@ -93,7 +115,9 @@ async def _report(data: DataDirectory, request: DmarcReportRequest) -> DmarcRepo
         sentence = f"{data.path}: the reports cannot be read: {error_text(error)}"
         raise OperationError(Reason.UNAVAILABLE, sentence) from None
     return DmarcReportResult(
-        tuple(DmarcSummary(*each) for each in found.domains), tuple(DmarcSource(*each) for each in found.sources)
+        tuple(DmarcSummary(*each) for each in found.domains),
+        tuple(DmarcSource(*each) for each in found.sources),
+        tuple(DmarcFailure(*each) for each in found.failures),
     )
 
 

@@ -103,6 +103,11 @@ class Report(NamedTuple):
     """What went wrong, for the owner of the domain."""
 
     @property
+    def domain(self) -> str:
+        """The domain that the report is about."""
+        return self.policy.domain
+
+    @property
     def submitter(self) -> str:
         """The domain of `contact` (RFC 9990 §3.5.2)."""
         return self.contact.rpartition("@")[2]

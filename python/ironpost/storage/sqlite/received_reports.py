@@ -1,9 +1,9 @@
-"""Stores the aggregate reports about DMARC that others sent: one SQLite database in the data directory.
+"""Stores the reports about DMARC that others sent: one SQLite database in the data directory.
 
-Promises: what `add` has returned is durable. A report is stored once, however often it arrives. Reports are kept for
-`KEPT` seconds after their arrival; beyond `MAX_REPORTS` or `MAX_ROWS` the oldest are removed. Every error of SQLite is
-raised as an `OSError`. Processes that write at the same time wait for each other inside SQLite. The file is 0600
-(SECURITY R47).
+Promises: what `add` or `add_failure` has returned is durable. A report is stored once, however often it arrives.
+Reports are kept for `KEPT` seconds after their arrival; beyond `MAX_REPORTS` of either kind, or `MAX_ROWS`, the oldest
+are removed. Every error of SQLite is raised as an `OSError`. Processes that write at the same time wait for each other
+inside SQLite. The file is 0600 (SECURITY R47).
 """
 
 from __future__ import annotations
@@ -22,23 +22,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ironpost.reports.dmarc.failure_reading import ReceivedFailure
     from ironpost.reports.dmarc.report import Report
 
 REPORTS_FILE: Final = "dmarc-reports.sqlite3"
 """The file in the data directory."""
-VERSION: Final = 1
+VERSION: Final = 2
 """The schema (PRAGMA user_version)."""
 KEPT: Final = 90 * 86_400.0
 """Seconds for which a report is kept."""
 MAX_REPORTS: Final = 20_000
+"""Aggregate reports; and failure reports."""
 MAX_ROWS: Final = 500_000
-"""Rows of all reports."""
-MAX_SOURCES: Final = 1000
-"""Sources of one domain that are listed."""
+"""Rows of all aggregate reports."""
+MAX_LISTED: Final = 1000
+"""Sources of one domain, and failures, that are listed."""
 NAME: Final = 253
 """Characters of a name that are stored."""
 IDENTIFIER: Final = 500
-"""Characters of an organization or a Report-ID that are stored."""
+"""Characters of an organization, an id or an address that are stored."""
 
 _SCHEMA: Final = (
     """CREATE TABLE report (
@@ -64,6 +66,18 @@ _SCHEMA: Final = (
         messages INTEGER NOT NULL
     )""",
     "CREATE INDEX source_report ON source (report)",
+    """CREATE TABLE failure (
+        seq INTEGER PRIMARY KEY,
+        organization TEXT NOT NULL,
+        id TEXT NOT NULL,
+        domain TEXT NOT NULL,
+        received REAL NOT NULL,
+        kind TEXT NOT NULL,
+        ip TEXT NOT NULL,
+        sender TEXT NOT NULL,
+        incidents INTEGER NOT NULL,
+        UNIQUE (organization, id, domain)
+    )""",
     f"PRAGMA user_version={VERSION}",
 )
 _EXCESS: Final = """DELETE FROM report WHERE received < ? OR seq IN (
@@ -72,6 +86,8 @@ _EXCESS: Final = """DELETE FROM report WHERE received < ? OR seq IN (
         WINDOW newer AS (ORDER BY seq DESC)
     ) WHERE total > ? OR place > ?
 )"""
+_EXCESS_FAILURES: Final = """DELETE FROM failure WHERE received < ?
+    OR seq <= (SELECT seq FROM failure ORDER BY seq DESC LIMIT 1 OFFSET ?)"""
 _DOMAINS: Final = """SELECT domain, COUNT(DISTINCT seq), COUNT(DISTINCT organization), MIN(start), MAX(end),
     COALESCE(SUM(messages) FILTER (WHERE passed), 0), COALESCE(SUM(messages) FILTER (WHERE NOT passed), 0)
     FROM report LEFT JOIN source ON source.report = report.seq
@@ -80,6 +96,10 @@ _SOURCES: Final = """SELECT ip, author, dkim, spf, disposition, passed, SUM(mess
     FROM report JOIN source ON source.report = report.seq
     WHERE received >= :since AND domain = :domain
     GROUP BY ip, author, dkim, spf, disposition, passed ORDER BY passed, SUM(messages) DESC, ip LIMIT :limit"""
+_FAILURES: Final = """SELECT domain, received, organization, kind, ip, sender, incidents FROM failure
+    WHERE received >= :since
+    AND (:domain IS NULL OR domain = :domain OR substr(domain, -length(:domain) - 1) = '.' || :domain)
+    ORDER BY seq DESC LIMIT :limit"""
 
 
 class ReportedDomain(NamedTuple):
@@ -114,17 +134,38 @@ class ReportedSource(NamedTuple):
     """How many report it."""
 
 
+class ReportedFailure(NamedTuple):
+    """One failure report."""
+
+    domain: str
+    """The domain in From."""
+    received: float
+    """When the report arrived, in seconds since 1970."""
+    organization: str
+    """The domain of its author."""
+    kind: str
+    """The value of Auth-Failure: `dmarc`, for instance."""
+    ip: str
+    """The client that the message came from."""
+    sender: str
+    """The reverse-path of the message."""
+    incidents: int
+    """The number of messages that the report stands for."""
+
+
 class ReportedDomains(NamedTuple):
     """What others report."""
 
     domains: list[ReportedDomain]
     """By name."""
     sources: list[ReportedSource]
-    """Of the one domain that was asked for: what failed first, then by number; at most `MAX_SOURCES`."""
+    """Of the one domain that was asked for: what failed first, then by number; at most `MAX_LISTED`."""
+    failures: list[ReportedFailure]
+    """Of the domain that was asked for and those below it, or of all: the latest first, at most `MAX_LISTED`."""
 
 
 def add(data: Path, report: Report, now: float) -> bool:
-    """Store a report in a data directory; return False if it was there. Blocks.
+    """Store an aggregate report in a data directory; return False if it was there. Blocks.
 
     Args:
         data: the data directory.
@@ -134,9 +175,7 @@ def add(data: Path, report: Report, now: float) -> bool:
     Raises:
         OSError: the file cannot be written.
     """
-    path = data / REPORTS_FILE
-    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
-    with _transaction(path) as connection:
+    with _transaction(data / REPORTS_FILE) as connection:
         keys = (report.organization[:IDENTIFIER], report.id[:IDENTIFIER], report.policy.domain[:NAME].lower())
         values = (*keys, report.start, report.end, now, len(report.rows))
         inserted = connection.execute(
@@ -157,6 +196,22 @@ def add(data: Path, report: Report, now: float) -> bool:
     return True
 
 
+def add_failure(data: Path, failure: ReceivedFailure, now: float) -> bool:
+    """Store a failure report. See `add`."""
+    with _transaction(data / REPORTS_FILE) as connection:
+        values = (
+            failure.organization[:NAME], failure.id[:IDENTIFIER], failure.domain[:NAME], now, failure.kind[:NAME],
+            failure.ip, failure.sender[:IDENTIFIER], failure.incidents,
+        )  # fmt: skip
+        inserted = connection.execute(
+            "INSERT OR IGNORE INTO failure (organization, id, domain, received, kind, ip, sender, incidents)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        connection.execute(_EXCESS_FAILURES, (now - KEPT, MAX_REPORTS))
+    return bool(inserted.rowcount)
+
+
 def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
     """Sum up the reports that arrived since a time, about one domain or all. Blocks.
 
@@ -168,7 +223,7 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
     none = FileNotFoundError(errno.ENOENT, "no report has arrived yet", str(path))
     if not path.exists():
         raise none
-    asked = {"since": since, "domain": domain, "limit": MAX_SOURCES}
+    asked = {"since": since, "domain": domain, "limit": MAX_LISTED}
     with _faults(path), closing(open_database(path, "ro")) as connection:
         if not _version(connection, path):
             raise none
@@ -177,12 +232,14 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
         if domain is not None:
             rows = [ReportedSource(*row) for row in connection.execute(_SOURCES, asked)]
             sources = [each._replace(passed=bool(each.passed)) for each in rows]
-    return ReportedDomains(domains, sources)
+        failures = [ReportedFailure(*row) for row in connection.execute(_FAILURES, asked)]
+    return ReportedDomains(domains, sources, failures)
 
 
 @contextmanager
 def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction that is durable when the block has ended, in a file that exists."""
+    """A transaction that is durable when the block has ended, in a file that is created if it does not exist."""
+    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
     with _faults(path), closing(open_database(path, "rw")) as connection:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
