@@ -46,7 +46,19 @@ def test_a_report_is_stored_once_for_all_recipients(tmp_path: Path, caplog: pyte
     assert (found.domain, found.passed, found.failed) == ("a.example", 3, 2)
     (logged,) = caplog.messages
     assert '"event":"dmarc-report-received"' in logged
-    assert '"passed":3,"failed":2' in logged
+    assert '"report_sender":"example.org","authenticated":false,"passed":3,"failed":2' in logged
+
+
+def test_a_forged_report_does_not_count_instead_of_an_authenticated_one(tmp_path: Path) -> None:
+    results = b"Authentication-Results: here.example; dmarc=pass header.from=example.org\r\n"
+    trace = b"Received: by here.example; Tue, 14 Nov 2023 00:00:00 +0000\r\n"
+    for stored in (trace + results + MESSAGE, results + trace + MESSAGE):
+        (outcome,) = delivered(tmp_path, Content(stored))
+        assert "before" not in str(outcome.reply)
+        (again,) = delivered(tmp_path, Content(stored))
+        assert "before" in str(again.reply)
+    (found,) = reported(tmp_path, 0.0, None).domains
+    assert (found.reports, found.authenticated) == (2, 1)
 
 
 def test_a_failure_report_is_stored_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Authentication-Results: what is written, and which fields of others are removed."""
+"""Authentication-Results: what is written and read, and which fields of others are removed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ironpost.mail_auth import (
     results_field,
     without_forged,
 )
-from ironpost.mail_auth.results import VALUE_LIMIT
+from ironpost.mail_auth.results import VALUE_LIMIT, confirmed_domain
 from ironpost.message.header import HeaderError
 from ironpost.message.section import Header
 from ironpost.wire import unfold
@@ -156,3 +156,36 @@ def test_r22_any_field_is_kept_or_removed(body: bytes) -> None:
     octets = b"Authentication-Results:" + body + b"\r\nB: 2\r\n\r\n"
     rest = without_forged(Header(octets), OURS)
     assert rest == octets or len(rest) < len(octets)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+DMARC = MethodResult("dmarc", "pass", (("header.from", "A.example"), ("policy.dmarc", "reject")))
+SIGNED = [MethodResult("dkim", "pass", (("header.d", f"{name}.example"), ("header.i", "@x.example"))) for name in "bc"]
+TRACE = b"Received: by us.example; Tue, 14 Nov 2023 00:00:00 +0000\r\n"
+
+
+def confirmed(*results: MethodResult, above: bytes = b"", below: bytes = b"") -> str:
+    return confirmed_domain(Header(above + results_field("us.example", results) + TRACE + below + b"\r\nbody"))
+
+
+def test_the_author_is_confirmed_by_dmarc_else_the_signer() -> None:
+    assert confirmed(*SIGNED, DMARC) == "a.example"
+    assert confirmed(MethodResult("dkim", "fail", (("header.d", "x.example"),)), *SIGNED) == "b.example"
+    assert confirmed(*SIGNED, DMARC._replace(result="fail"), above=b"X-Policy: y\r\n") == "b.example"
+    assert confirmed(MethodResult("spf", "pass", (("smtp.mailfrom", "a.example"),))) == ""
+    assert confirmed() == ""
+
+
+def test_r48_results_below_our_trace_field_confirm_nothing() -> None:
+    assert confirmed(below=results_field("us.example", [DMARC, *SIGNED])) == ""
+    assert confirmed_domain(Header(TRACE + results_field("us.example", [DMARC]))) == ""
+
+
+@given(st.text(), st.text(), st.text())
+@example("", "; dmarc=pass header.from=x.example", 'a"; dmarc=pass header.from=x.example')
+def test_r48_no_value_confirms_a_domain(reason: str, mailfrom: str, author: str) -> None:
+    spf = MethodResult("spf", "fail", (("smtp.mailfrom", mailfrom),), reason)
+    dmarc = MethodResult("dmarc", "fail", (("header.from", author),), reason)
+    assert confirmed(spf, dmarc) == ""
+    assert confirmed(spf, dmarc, DMARC) == "a.example"

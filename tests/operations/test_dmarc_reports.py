@@ -16,7 +16,7 @@ from tests.reports.dmarc_kit import FAILING, FAILURE_MESSAGE, PASSING, POLICY, R
 from ironpost.cli import dmarc_reports
 from ironpost.cli.app import CommandError
 from ironpost.reports.dmarc.report import Reason, encoded
-from ironpost.storage.sqlite.received_reports import REPORTS_FILE, add, add_failure
+from ironpost.storage.sqlite.received_reports import REPORTS_FILE, ReportSender, add, add_failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Path:
-    """A configuration with two received reports."""
+    """A configuration with received reports, one of them authenticated."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     now = time.time()
-    add(data, REPORT, now)
-    add(data, REPORT._replace(policy=POLICY._replace(domain="b.example"), rows=((PASSING, 1),)), now - 40 * 86_400)
+    add(data, REPORT, ReportSender("b.example", True), now)
+    add(data, REPORT._replace(rows=((PASSING, 1),)), ReportSender("b.example", False), now)
+    other = REPORT._replace(policy=POLICY._replace(domain="b.example"), rows=((PASSING, 1),))
+    add(data, other, ReportSender("b.example", False), now - 40 * 86_400)
     file = tmp_path / "ironpost.toml"
     file.write_text(f'data = "{data}"\n')
     return file
@@ -46,7 +48,8 @@ def run(configuration: Path, domain: str = "", days: int = 30, *, as_json: bool 
 def test_all_domains(configuration: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(configuration) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "a.example: 3 passed, 2 failed; 1 report of 1 organization, 2023-11-14T00:00:00Z to 2023-11-14T23:59:59Z",
+        "a.example: 4 passed, 2 failed; 2 reports (1 authenticated) of 1 organization, "
+        "2023-11-14T00:00:00Z to 2023-11-14T23:59:59Z",
     ]
     assert run(configuration, days=90) == 0
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["a.example", "b.example"]
@@ -56,7 +59,7 @@ def test_the_sources_of_one_domain(configuration: Path, capsys: pytest.CaptureFi
     assert run(configuration, "A.example") == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "  FAIL 2 from 2001:db8::1  dkim fail, spf fail, none, From news.a.example",
-        "  pass 3 from 192.0.2.1  dkim fail, spf pass, pass, From a.example",
+        "  pass 4 from 192.0.2.1  dkim fail, spf pass, pass, From a.example (1 in reports that are not authenticated)",
     ]
 
 
@@ -64,8 +67,8 @@ def test_json(configuration: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(configuration, "a.example", as_json=True) == 0
     found = json.loads(capsys.readouterr().out)
     (domain,) = found["domains"]
-    assert (domain["domain"], domain["passed"], domain["start"]) == ("a.example", 3, "2023-11-14T00:00:00Z")
-    assert [each["messages"] for each in found["sources"]] == [2, 3]
+    assert (domain["domain"], domain["passed"], domain["start"]) == ("a.example", 4, "2023-11-14T00:00:00Z")
+    assert [(each["messages"], each["authenticated"]) for each in found["sources"]] == [(2, 2), (4, 3)]
 
 
 def test_no_reports(tmp_path: Path, configuration: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,13 +83,15 @@ def test_failure_reports_are_counted_and_listed_for_one_domain(
 ) -> None:
     hostile = RECEIVED._replace(id="2", domain="c.example", ip="", organization="x\x1b", sender="x\x1b", incidents=1)
     for failure in (RECEIVED, hostile):
-        add_failure(tmp_path / "data", failure, time.time())
+        add_failure(tmp_path / "data", failure, ReportSender("b.example", False), time.time())
     assert run(configuration) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["2 failure reports; for one domain they are listed"]
     assert run(configuration, "a.example") == 0
     *_, line = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
-        r"  failure 7 from 192\.0\.2\.1  dmarc, sender <news@a\.example>, From a\.example, \S+Z by ours\.example", line
+        r"  failure 7 from 192\.0\.2\.1  dmarc, sender <news@a\.example>, From a\.example, \S+Z"
+        r" by ours\.example \(not authenticated\)",
+        line,
     )
     assert run(configuration, "c.example") == 0, "there is no aggregate report"
     (line,) = capsys.readouterr().out.splitlines()

@@ -78,8 +78,8 @@ def test_a_day_of_mail_is_reported(system: Callable[..., System], tmp_path: Path
     found = reported(tmp_path, 0.0, "from-here.example")
     (domain,) = found.domains
     start = domain.end + 1 - DAY
-    assert domain == ReportedDomain("from-here.example", 1, 1, start, domain.end, 2, 1)
+    assert domain == ReportedDomain("from-here.example", 1, 0, 1, start, domain.end, 2, 1)
     assert found.sources == [
-        ReportedSource("127.0.0.3", "from-here.example", "fail", "fail", "reject", False, 1, 1),
-        ReportedSource("127.0.0.2", "from-here.example", "fail", "pass", "pass", True, 2, 1),
+        ReportedSource("127.0.0.3", "from-here.example", "fail", "fail", "reject", False, 1, 0, 1),
+        ReportedSource("127.0.0.2", "from-here.example", "fail", "pass", "pass", True, 2, 0, 1),
     ]

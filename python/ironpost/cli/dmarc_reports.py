@@ -42,8 +42,9 @@ def summarise(file: Path | None, domain: str, days: int, *, as_json: bool) -> No
 def _print_sums(domain: str, found: DmarcReportResult) -> None:
     for each in found.domains:
         typer.echo(
-            f"{escape(each.domain)}: {each.passed} passed, {each.failed} failed; {counted(each.reports, 'report')} of "
-            f"{counted(each.organizations, 'organization')}, {moment(each.start)} to {moment(each.end)}"
+            f"{escape(each.domain)}: {each.passed} passed, {each.failed} failed; {counted(each.reports, 'report')} "
+            f"({each.authenticated} authenticated) of {counted(each.organizations, 'organization')}, "
+            f"{moment(each.start)} to {moment(each.end)}"
         )
     for source in found.sources:
         typer.echo(f"  {_source(source)}")
@@ -57,12 +58,15 @@ def _print_sums(domain: str, found: DmarcReportResult) -> None:
 
 def _source(found: DmarcSource) -> str:
     words = f"{found.ip}  dkim {found.dkim}, spf {found.spf}, {found.disposition}, From {found.author}"
-    return f"{_RESULT[found.passed]} {found.messages} from {escape(words)}"
+    unconfirmed = found.messages - found.authenticated
+    note = f" ({unconfirmed} in reports that are not authenticated)" if unconfirmed else ""
+    return f"{_RESULT[found.passed]} {found.messages} from {escape(words)}{note}"
 
 
 def _failure(found: DmarcFailure) -> str:
     words = f"{found.ip or 'an unknown client'}  {found.kind}, sender <{found.sender}>, From {found.domain}"
-    return f"failure {found.incidents} from {escape(words)}, {moment(found.received)} by {escape(found.organization)}"
+    by = f"{escape(found.organization)}{'' if found.authenticated else ' (not authenticated)'}"
+    return f"failure {found.incidents} from {escape(words)}, {moment(found.received)} by {by}"
 
 
 def show(file: str, *, as_json: bool) -> None:

@@ -1,11 +1,12 @@
 """The agent for the address where reports about DMARC arrive (RFC 9990, RFC 9991): reads them and stores what they say.
 
 Promises: DELIVERED means that the counts of an aggregate report, or the main fields of a failure report, are stored; a
-report that arrives again counts once. One report is read at a time, in a thread. If it cannot be stored, the message is
-deferred.
+report that its sender sends again counts once. The sender is the domain that the server confirmed for the message, so a
+forged report does not count instead of a real one. One report is read at a time, in a thread. If it cannot be stored,
+the message is deferred.
 Refuses: a message without a valid report, one larger than `LARGEST`, and a report about a domain that is neither this
 server's nor listed, because such reports could displace the others. They fail, and their sender gets a bounce.
-Limitations: who sent a report is not checked here; `policy.dmarc` refuses forged senders.
+Limitations: reports of senders that nothing confirms count too; `policy.dmarc` refuses forged ones.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ironpost.reports.dmarc.failure_reading import ReceivedFailure
     from ironpost.reports.dmarc.report import Report
     from ironpost.routing.route import Route
+    from ironpost.storage.sqlite.received_reports import ReportSender
 
 LARGEST: Final = 32 << 20
 """Octets of the largest message that is read: the largest report, in base64."""
@@ -104,7 +106,9 @@ class DmarcReports:
         except OSError as error:
             return unreadable(error)
         try:
-            report, stored = await asyncio.to_thread(_stored, self._data, octets, self._clock.now(), ours)
+            report, sender, stored = await asyncio.to_thread(
+                _stored, self._data, octets, message.envelope.reverse_path.key, self._clock.now(), ours
+            )
         except ReportError as error:
             text = f"The message has no valid report about DMARC: {escape(str(error), ascii_only=True)}"
             return Outcome(Disposition.FAILED, Reply(554, "5.6.0", (text,)))
@@ -112,27 +116,41 @@ class DmarcReports:
             return not_written(error, self._data / REPORTS_FILE)
         if not stored:
             return _AGAIN
-        _log(report, message.id)
+        _log(report, sender, message.id)
         return _STORED
 
 
-def _stored(data: Path, octets: bytes, now: float, ours: Sequence[Domains]) -> tuple[Report | ReceivedFailure, bool]:
-    """Read and store a report about a domain of ours; return it, and whether it is new. Blocks."""
+def _stored(
+    data: Path, octets: bytes, reverse_path: str, now: float, ours: Sequence[Domains]
+) -> tuple[Report | ReceivedFailure, ReportSender, bool]:
+    """Read and store a report about a domain of ours; return it, who sent it, and whether it is new. Blocks.
+
+    Args:
+        data: the data directory.
+        octets: the stored message.
+        reverse_path: the domain of its reverse-path.
+        now: seconds since 1970.
+        ours: the domains that it may be about.
+    """
+    from ironpost.mail_auth.results import confirmed_domain
+    from ironpost.message.section import Header
     from ironpost.reports.dmarc.failure_reading import ReceivedFailure, failure_in
     from ironpost.reports.dmarc.mail import extracted
     from ironpost.reports.dmarc.reading import decoded
     from ironpost.reports.received import ReportError
-    from ironpost.storage.sqlite.received_reports import NAME, add, add_failure
+    from ironpost.storage.sqlite.received_reports import NAME, ReportSender, add, add_failure
 
     report = failure_in(octets) or decoded(extracted(octets))
     if not any(report.domain.lower() in each for each in ours):
         raise ReportError(f"it is about {report.domain[:NAME]!a}, which is not a domain of this server")
+    confirmed = confirmed_domain(Header(octets))
+    sender = ReportSender(confirmed or reverse_path, bool(confirmed))
     if isinstance(report, ReceivedFailure):
-        return report, add_failure(data, report, now)
-    return report, add(data, report, now)
+        return report, sender, add_failure(data, report, sender, now)
+    return report, sender, add(data, report, sender, now)
 
 
-def _log(report: Report | ReceivedFailure, identifier: str) -> None:
+def _log(report: Report | ReceivedFailure, sender: ReportSender, identifier: str) -> None:
     from ironpost.reports.dmarc.report import Report
 
     if isinstance(report, Report):
@@ -142,6 +160,8 @@ def _log(report: Report | ReceivedFailure, identifier: str) -> None:
             id=identifier,
             domain=report.domain,
             organization=report.organization,
+            report_sender=sender.domain,
+            authenticated=sender.authenticated,
             passed=report.passed,
             failed=report.failed,
         )
@@ -152,6 +172,8 @@ def _log(report: Report | ReceivedFailure, identifier: str) -> None:
             id=identifier,
             domain=report.domain,
             organization=report.organization,
+            report_sender=sender.domain,
+            authenticated=sender.authenticated,
             ip=report.ip,
             sender=report.sender,
             incidents=report.incidents,

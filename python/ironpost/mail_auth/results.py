@@ -1,9 +1,9 @@
-"""The field Authentication-Results: writing it, and removing forged ones (RFC 8601).
+"""The field Authentication-Results: writing it, reading it in a stored message, and removing forged ones (RFC 8601).
 
 Promises: a field that is written contains only what its grammar allows, whatever the values are: what is not a token or
 an address is quoted, other characters than printable ASCII are escaped, and what is long is cut off (SECURITY R43); so
 it is in a summary. `without_forged` removes every field that a reader could take for one of ours, however it is quoted,
-folded or commented (SECURITY R48).
+folded or commented (SECURITY R48). `confirmed_domain` reads only what this server wrote.
 Refuses: names of methods, results and properties that are not keywords, with `HeaderError`.
 Standards: RFC 8601 §2.2 (grammar), §2.7 (methods), §5 (removing fields); RFC 9989 §9.1 (policy of DMARC).
 """
@@ -19,7 +19,7 @@ from ironpost.message.address_list import tokens, unquoted
 from ironpost.message.header import HeaderError, field, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ironpost.mail_auth.arc import ArcAnswer
     from ironpost.mail_auth.dkim import DkimAnswer
@@ -127,6 +127,50 @@ def without_forged(header: Header, services: Iterable[str]) -> bytes:
 
     fields = [entry for entry in header.section.fields if entry.name.lower() == NAME.lower()]
     return header.without_fields(filter(forged, fields))
+
+
+def confirmed_domain(header: Header) -> str:
+    """The domain that this server confirmed for a message that it stored, in lower case; empty if it confirmed none.
+
+    That is the author's domain if DMARC passed, else the signing domain of the first valid signature. Only fields above
+    the first Received are read: this server put them there, and anybody may have written the others.
+
+    Args:
+        header: the section of the stored message.
+    """
+    signing = ""
+    for entry in header.section.fields:
+        name = entry.name.lower()
+        if name == "received":
+            break
+        if name != NAME.lower():
+            continue
+        for result, *properties in _results(header.octets[entry.value : entry.end]):
+            values = dict(each.partition("=")[::2] for each in properties)
+            if result == "dmarc=pass":
+                return values.get("header.from", "").lower()
+            if result == "dkim=pass" and not signing:
+                signing = values.get("header.d", "").lower()
+    return signing
+
+
+def _results(body: bytes) -> Iterator[list[str]]:
+    """The words between the semicolons of a field body, such as `dmarc=pass` and `header.from=a.example`."""
+    words: list[str] = []
+    end = 0
+    for token in tokens(body):
+        text = unquoted(token).decode("utf-8", "backslashreplace")
+        if token.kind == ";":
+            if words:
+                yield words
+            words = []
+        elif words and token.start == end:  # no space between them: one word
+            words[-1] += text
+        else:
+            words.append(text)
+        end = token.end
+    if words:
+        yield words
 
 
 def _service(body: bytes) -> str | None:

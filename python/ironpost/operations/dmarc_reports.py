@@ -34,6 +34,8 @@ class DmarcSource:
     """What was done with the messages."""
     passed: bool
     messages: int
+    authenticated: int
+    """Those that authenticated senders report."""
     organizations: int
     """How many report it."""
 
@@ -44,6 +46,8 @@ class DmarcSummary:
 
     domain: str
     reports: int
+    authenticated: int
+    """Those of authenticated senders: DMARC or a signature confirmed the domain of the mail that carried them."""
     organizations: int
     """How many sent them."""
     start: float = field(metadata={"json": moment})
@@ -63,6 +67,8 @@ class DmarcFailure:
     """The domain in From."""
     received: float = field(metadata={"json": moment})
     """When the report arrived, in seconds since 1970."""
+    authenticated: bool
+    """Whether its sender is."""
     organization: str
     """The domain of its author."""
     kind: str

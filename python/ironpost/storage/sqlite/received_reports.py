@@ -1,9 +1,10 @@
 """Stores the reports about DMARC that others sent: one SQLite database in the data directory.
 
-Promises: what `add` or `add_failure` has returned is durable. A report is stored once, however often it arrives.
-Reports are kept for `KEPT` seconds after their arrival; beyond `MAX_REPORTS` of either kind, or `MAX_ROWS`, the oldest
-are removed. Every error of SQLite is raised as an `OSError`. Processes that write at the same time wait for each other
-inside SQLite. The file is 0600 (SECURITY R47).
+Promises: what `add` or `add_failure` has returned is durable. A report is stored once, however often its sender sends
+it. What an authenticated sender reports is neither suppressed nor displaced by what others send in its name. Reports
+are kept for `KEPT` seconds after their arrival; beyond `MAX_REPORTS` of either kind, or `MAX_ROWS`, those without
+authentication are removed first, then the oldest of the senders with the most. Every error of SQLite is raised as an
+`OSError`. Processes that write at the same time wait for each other inside SQLite. The file is 0600 (SECURITY R47).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 REPORTS_FILE: Final = "dmarc-reports.sqlite3"
 """The file in the data directory."""
-VERSION: Final = 2
-"""The schema (PRAGMA user_version)."""
+VERSION: Final = 3
+"""The schema (PRAGMA user_version). In version 1 reports had no sender; version 2 was never used."""
 KEPT: Final = 90 * 86_400.0
 """Seconds for which a report is kept."""
 MAX_REPORTS: Final = 20_000
@@ -45,6 +46,8 @@ IDENTIFIER: Final = 500
 _SCHEMA: Final = (
     """CREATE TABLE report (
         seq INTEGER PRIMARY KEY,
+        authenticated INTEGER NOT NULL,
+        report_sender TEXT NOT NULL,
         organization TEXT NOT NULL,
         id TEXT NOT NULL,
         domain TEXT NOT NULL,
@@ -52,7 +55,7 @@ _SCHEMA: Final = (
         end INTEGER NOT NULL,
         received REAL NOT NULL,
         rows INTEGER NOT NULL,
-        UNIQUE (organization, id, domain, start)
+        UNIQUE (authenticated, report_sender, organization, id, domain, start)
     )""",
     "CREATE INDEX report_domain ON report (domain, received)",
     """CREATE TABLE source (
@@ -68,6 +71,8 @@ _SCHEMA: Final = (
     "CREATE INDEX source_report ON source (report)",
     """CREATE TABLE failure (
         seq INTEGER PRIMARY KEY,
+        authenticated INTEGER NOT NULL,
+        report_sender TEXT NOT NULL,
         organization TEXT NOT NULL,
         id TEXT NOT NULL,
         domain TEXT NOT NULL,
@@ -76,30 +81,63 @@ _SCHEMA: Final = (
         ip TEXT NOT NULL,
         sender TEXT NOT NULL,
         incidents INTEGER NOT NULL,
-        UNIQUE (organization, id, domain)
+        UNIQUE (authenticated, report_sender, organization, id, domain)
     )""",
     f"PRAGMA user_version={VERSION}",
 )
+_UPGRADE: Final = (
+    "DROP INDEX report_domain",
+    "DROP INDEX source_report",
+    "ALTER TABLE report RENAME TO old_report",
+    "ALTER TABLE source RENAME TO old_source",
+    *_SCHEMA,
+    "INSERT INTO report SELECT seq, 0, '', organization, id, domain, start, end, received, rows FROM old_report",
+    "INSERT INTO source SELECT * FROM old_source",
+    "DROP TABLE old_source",
+    "DROP TABLE old_report",
+)
+_CHANGES: Final = {0: _SCHEMA, 1: _UPGRADE, VERSION: ()}
+"""What makes a file of each version usable."""
+# `share` counts the rows of a sender's reports, each with one more for itself, from its newest report on: the sender
+# with the most loses first.
 _EXCESS: Final = """DELETE FROM report WHERE received < ? OR seq IN (
     SELECT seq FROM (
-        SELECT seq, SUM(rows) OVER newer AS total, COUNT(*) OVER newer AS place FROM report
-        WINDOW newer AS (ORDER BY seq DESC)
+        SELECT seq, SUM(rows) OVER kept AS total, COUNT(*) OVER kept AS place FROM (
+            SELECT seq, authenticated, rows, SUM(rows + 1) OVER (
+                PARTITION BY authenticated, report_sender ORDER BY seq DESC
+            ) AS share FROM report
+        ) WINDOW kept AS (ORDER BY authenticated DESC, share, seq DESC)
     ) WHERE total > ? OR place > ?
 )"""
-_EXCESS_FAILURES: Final = """DELETE FROM failure WHERE received < ?
-    OR seq <= (SELECT seq FROM failure ORDER BY seq DESC LIMIT 1 OFFSET ?)"""
-_DOMAINS: Final = """SELECT domain, COUNT(DISTINCT seq), COUNT(DISTINCT organization), MIN(start), MAX(end),
+_EXCESS_FAILURES: Final = """DELETE FROM failure WHERE received < ? OR seq IN (
+    SELECT seq FROM (
+        SELECT seq, authenticated, COUNT(*) OVER (
+            PARTITION BY authenticated, report_sender ORDER BY seq DESC
+        ) AS share FROM failure
+    ) ORDER BY authenticated DESC, share, seq DESC LIMIT -1 OFFSET ?
+)"""
+_DOMAINS: Final = """SELECT domain, COUNT(DISTINCT seq), COUNT(DISTINCT seq) FILTER (WHERE authenticated),
+    COUNT(DISTINCT organization), MIN(start), MAX(end),
     COALESCE(SUM(messages) FILTER (WHERE passed), 0), COALESCE(SUM(messages) FILTER (WHERE NOT passed), 0)
     FROM report LEFT JOIN source ON source.report = report.seq
     WHERE received >= :since AND (:domain IS NULL OR domain = :domain) GROUP BY domain ORDER BY domain"""
-_SOURCES: Final = """SELECT ip, author, dkim, spf, disposition, passed, SUM(messages), COUNT(DISTINCT organization)
+_SOURCES: Final = """SELECT ip, author, dkim, spf, disposition, passed, SUM(messages),
+    COALESCE(SUM(messages) FILTER (WHERE authenticated), 0), COUNT(DISTINCT organization)
     FROM report JOIN source ON source.report = report.seq
     WHERE received >= :since AND domain = :domain
     GROUP BY ip, author, dkim, spf, disposition, passed ORDER BY passed, SUM(messages) DESC, ip LIMIT :limit"""
-_FAILURES: Final = """SELECT domain, received, organization, kind, ip, sender, incidents FROM failure
+_FAILURES: Final = """SELECT domain, received, authenticated, organization, kind, ip, sender, incidents FROM failure
     WHERE received >= :since
     AND (:domain IS NULL OR domain = :domain OR substr(domain, -length(:domain) - 1) = '.' || :domain)
     ORDER BY seq DESC LIMIT :limit"""
+
+
+class ReportSender(NamedTuple):
+    """Who sent the message with a report."""
+
+    domain: str
+    authenticated: bool
+    """Whether DMARC or a signature confirmed the domain; else it is that of the reverse-path, which may be forged."""
 
 
 class ReportedDomain(NamedTuple):
@@ -107,6 +145,8 @@ class ReportedDomain(NamedTuple):
 
     domain: str
     reports: int
+    authenticated: int
+    """Those of authenticated senders."""
     organizations: int
     """How many sent them."""
     start: int
@@ -130,6 +170,8 @@ class ReportedSource(NamedTuple):
     disposition: str
     passed: bool
     messages: int
+    authenticated: int
+    """Those that authenticated senders report."""
     organizations: int
     """How many report it."""
 
@@ -141,6 +183,8 @@ class ReportedFailure(NamedTuple):
     """The domain in From."""
     received: float
     """When the report arrived, in seconds since 1970."""
+    authenticated: bool
+    """Whether its sender is."""
     organization: str
     """The domain of its author."""
     kind: str
@@ -164,12 +208,13 @@ class ReportedDomains(NamedTuple):
     """Of the domain that was asked for and those below it, or of all: the latest first, at most `MAX_LISTED`."""
 
 
-def add(data: Path, report: Report, now: float) -> bool:
+def add(data: Path, report: Report, sender: ReportSender, now: float) -> bool:
     """Store an aggregate report in a data directory; return False if it was there. Blocks.
 
     Args:
         data: the data directory.
         report: the report.
+        sender: who sent it.
         now: seconds since 1970.
 
     Raises:
@@ -177,10 +222,11 @@ def add(data: Path, report: Report, now: float) -> bool:
     """
     with _transaction(data / REPORTS_FILE) as connection:
         keys = (report.organization[:IDENTIFIER], report.id[:IDENTIFIER], report.policy.domain[:NAME].lower())
-        values = (*keys, report.start, report.end, now, len(report.rows))
+        values = (*_values(sender), *keys, report.start, report.end, now, len(report.rows))
         inserted = connection.execute(
-            "INSERT OR IGNORE INTO report (organization, id, domain, start, end, received, rows)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO report"
+            " (authenticated, report_sender, organization, id, domain, start, end, received, rows)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
         if not inserted.rowcount:
@@ -196,20 +242,25 @@ def add(data: Path, report: Report, now: float) -> bool:
     return True
 
 
-def add_failure(data: Path, failure: ReceivedFailure, now: float) -> bool:
+def add_failure(data: Path, failure: ReceivedFailure, sender: ReportSender, now: float) -> bool:
     """Store a failure report. See `add`."""
     with _transaction(data / REPORTS_FILE) as connection:
         values = (
-            failure.organization[:NAME], failure.id[:IDENTIFIER], failure.domain[:NAME], now, failure.kind[:NAME],
-            failure.ip, failure.sender[:IDENTIFIER], failure.incidents,
+            *_values(sender), failure.organization[:NAME], failure.id[:IDENTIFIER], failure.domain[:NAME], now,
+            failure.kind[:NAME], failure.ip, failure.sender[:IDENTIFIER], failure.incidents,
         )  # fmt: skip
         inserted = connection.execute(
-            "INSERT OR IGNORE INTO failure (organization, id, domain, received, kind, ip, sender, incidents)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO failure"
+            " (authenticated, report_sender, organization, id, domain, received, kind, ip, sender, incidents)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
         connection.execute(_EXCESS_FAILURES, (now - KEPT, MAX_REPORTS))
     return bool(inserted.rowcount)
+
+
+def _values(sender: ReportSender) -> tuple[bool, str]:
+    return sender.authenticated, sender.domain[:NAME]
 
 
 def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
@@ -225,14 +276,18 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
         raise none
     asked = {"since": since, "domain": domain, "limit": MAX_LISTED}
     with _faults(path), closing(open_database(path, "ro")) as connection:
-        if not _version(connection, path):
+        version = _version(connection, path)
+        if not version:
             raise none
+        if version < VERSION:
+            raise OSError(errno.EINVAL, f"it has schema {version}: the next report that arrives converts it", str(path))
         domains = [ReportedDomain(*row) for row in connection.execute(_DOMAINS, asked)]
         sources: list[ReportedSource] = []
         if domain is not None:
             rows = [ReportedSource(*row) for row in connection.execute(_SOURCES, asked)]
             sources = [each._replace(passed=bool(each.passed)) for each in rows]
-        failures = [ReportedFailure(*row) for row in connection.execute(_FAILURES, asked)]
+        failed = [ReportedFailure(*row) for row in connection.execute(_FAILURES, asked)]
+        failures = [each._replace(authenticated=bool(each.authenticated)) for each in failed]
     return ReportedDomains(domains, sources, failures)
 
 
@@ -244,7 +299,7 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.execute("BEGIN IMMEDIATE")
-        for statement in () if _version(connection, path) else _SCHEMA:
+        for statement in _CHANGES[_version(connection, path)]:
             connection.execute(statement)
         yield connection
         connection.execute("COMMIT")
@@ -253,7 +308,7 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The schema of a file that is usable; 0 if nothing was ever stored in it."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, VERSION}:
+    if version not in _CHANGES:
         raise OSError(errno.EINVAL, f"it has schema {version}, this program uses {VERSION}", str(path))
     return version
 
