@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from tests.mta.runner_kit import LATER, OK, scenario
 
 from ironpost.model import Address
+from ironpost.model.envelope import REFUSED
 from ironpost.model.patterns import AddressPattern
 from ironpost.queue.concurrency import DEFAULT
 from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
@@ -42,6 +44,22 @@ def test_a_recipient_gets_another_address_and_an_attempt_at_once():
         assert [(name, to) for _, name, to, _ in world.other.calls] == [("m1", ["a@other.example"])]
 
     scenario({"remote": lambda message, recipient: LATER}, act)
+
+
+@pytest.mark.parametrize("address", ["a@open.example", "a@closed.example"])
+def test_a_held_recipient_that_took_no_mail_is_attempted_after_its_address_was_edited(address):
+    async def act(world):
+        await world.commit("m1", "a@closed.example", parameters={REFUSED: "5.2.1"}, held=True)
+        assert await world.runner.redirect(Selection(("m1",)), Address.parse(address)) == 1
+        await world.settle()
+        assert world.remote.calls == []
+        await world.store.release(EVERYTHING)
+        world.runner.wake()
+        await world.settle()
+        assert [(name, to) for _, name, to, _ in world.remote.calls] == [("m1", [address])]
+        assert await world.store.list() == []
+
+    scenario({}, act)
 
 
 def test_what_waits_in_memory_is_given_back_when_an_operator_holds_it():

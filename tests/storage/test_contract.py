@@ -26,6 +26,7 @@ from store_kit import (
 )
 
 from ironpost.model import Address
+from ironpost.model.envelope import REFUSED
 from ironpost.model.patterns import AddressPattern
 from ironpost.queue.selection import EVERYTHING, Selection
 from ironpost.queue.store import UNCLAIMED, LeaseLost, RecipientState, StoreFull
@@ -681,6 +682,23 @@ def test_the_address_of_a_recipient_is_replaced(kind, tmp_path):
         assert again.envelope.recipients[0] == to.recipient
         with pytest.raises(LeaseLost):
             await store.redirect(again._replace(lease=UNCLAIMED), Address.parse("x@right.example"))
+
+    run(kind, tmp_path, scenario)
+
+
+def test_another_address_is_not_refused_for_what_the_earlier_one_was(kind, tmp_path):
+    async def scenario(store):
+        fresh = await new(store, "m1", "jo@closed.example", held=True)
+        (to,) = fresh.envelope.recipients
+        tagged = to._replace(parameters={**to.parameters, REFUSED: "5.2.1"})
+        await store.commit(fresh._replace(envelope=fresh.envelope._replace(recipients=(tagged,))))
+        ((message,),) = [found async for found in store.claim_selected(EVERYTHING)]
+        assert message.recipients[0].recipient.parameters[REFUSED] == "5.2.1"
+        await store.redirect(message, Address.parse("jo@open.example"))
+        (changed,) = (await store.get("m1")).recipients
+        assert changed.state is RecipientState.HELD
+        assert changed.recipient == to.readdressed(changed.recipient.address)
+        assert changed.recipient.parameters == to.parameters
 
     run(kind, tmp_path, scenario)
 

@@ -50,7 +50,12 @@ class Recipient(NamedTuple):
     parameters: Mapping[str, Value] = _NONE
     """ESMTP parameters of RCPT: keyword in upper case to typed value."""
     original: Address | None = None
-    """The forward-path of RCPT, if an alias or a rule of rewriting replaced it by `address`."""
+    """The forward-path of RCPT, if an alias, a rule of rewriting or an operator replaced it by `address`."""
+
+    def readdressed(self, address: Address) -> Recipient:
+        """Return the recipient with another address, which the tag `REFUSED` says nothing about."""
+        parameters = {name: value for name, value in self.parameters.items() if name != REFUSED}
+        return Recipient(address, MappingProxyType(parameters), self.original or self.address)
 
 
 class Origin(NamedTuple):

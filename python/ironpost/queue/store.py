@@ -444,7 +444,7 @@ class Store(QueueReader, Protocol):
     async def redirect(self, message: QueuedMessage, address: Address) -> None:
         """Replace the addresses of the claimed recipients of a message, which become due now. Ends the claims.
 
-        Held recipients stay held.
+        Held recipients stay held. What an alias led to although it takes no mail (the tag `REFUSED`) is attempted.
 
         The earlier address becomes `Recipient.original`, unless there is one, and is kept in the event `redirected`.
 

@@ -295,8 +295,7 @@ class MemoryStore:
             return
         for number in [queued.number for queued in message.recipients]:
             queued = entry.recipients[number]
-            old = queued.recipient
-            new = old._replace(address=address, original=old.original or old.address)
+            new = queued.recipient.readdressed(address)
             entry.recipients[number] = queued._replace(recipient=new, due=self._now(), changed=self._now())
             entry.claimed.discard(number)
         recipients = tuple(queued.recipient for queued in entry.recipients)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from ironpost.queue.codec import encode_parameters
 from ironpost.queue.store import UNFINISHED, RecipientState
 from ironpost.storage.sqlite.commit import finish
 from ironpost.storage.sqlite.rows import CODES, micros
@@ -39,7 +40,7 @@ _UNREADABLE: Final = """INSERT INTO event (at, kind, message, number, reply)
 _REDIRECTED: Final = """INSERT INTO event (at, kind, message, number, address, attempts, reply)
     SELECT ?, 'redirected', m.id, r.number, r.address, r.attempts, ? FROM message AS m
     JOIN recipient AS r ON r.message = m.seq WHERE m.id = ? AND r.number = ?"""
-_REDIRECT: Final = """UPDATE recipient SET original = coalesce(original, address), address = ?, domain = ?, due = ?,
+_REDIRECT: Final = """UPDATE recipient SET original = ?, parameters = nullif(?, ''), address = ?, domain = ?, due = ?,
     changed = ? WHERE message = (SELECT seq FROM message WHERE id = ?) AND number = ?"""
 _FINAL: Final = frozenset(CODES[state] for state in RecipientState if state not in UNFINISHED)
 
@@ -143,16 +144,18 @@ class OperatorChanges:
         change(job, still)
         return len(still)
 
-    async def redirect(self, message: str, numbers: Sequence[int], address: Address) -> None:
+    async def redirect(self, message: QueuedMessage, address: Address) -> None:
         """Replace the addresses of recipients, as `Store.redirect`."""
         job = self._commits.job()
-        job.action = partial(self._redirect, message, numbers, address)
+        job.action = partial(self._redirect, message, address)
         await self._commits.submit(job)
 
-    def _redirect(self, message: str, numbers: Sequence[int], address: Address) -> None:
-        at, write = micros(self._now()), self._db.executemany
-        write(_REDIRECTED, [(at, str(address), message, number) for number in numbers])
-        write(_REDIRECT, [(str(address), address.key, at, at, message, number) for number in numbers])
+    def _redirect(self, message: QueuedMessage, address: Address) -> None:
+        at, text, write = micros(self._now()), str(address), self._db.execute
+        for queued in message.recipients:
+            new, place = queued.recipient.readdressed(address), (message.id, queued.number)
+            write(_REDIRECTED, (at, text, *place))
+            write(_REDIRECT, (str(new.original), encode_parameters(new.parameters), text, address.key, at, at, *place))
 
     async def hold_unreadable(self, seq: int, message: QueuedMessage) -> int:
         """Hold the queued recipients of a message that cannot be read; return their number."""

@@ -377,9 +377,8 @@ class SqliteStore:
         """As `Store.redirect`."""
         if message.lease != self.lease:
             raise lease_lost(message.lease)
-        numbers = [queued.number for queued in message.recipients]
-        await self._changes.redirect(message.id, numbers, address)
-        self._claims.end(message.id, numbers)
+        await self._changes.redirect(message, address)
+        self._claims.end(message.id, [queued.number for queued in message.recipients])
 
     def _has_unclaimed(self, seq: int) -> bool:
         """Whether `claim_old` can claim recipients of this message."""
