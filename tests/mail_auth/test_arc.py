@@ -193,6 +193,12 @@ def test_fields_after_an_invalid_line_cannot_hide() -> None:
     assert failure(hidden).startswith("Line after header field 8 is neither a field")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_r49_fields_after_a_bare_line_end_cannot_hide(end: bytes) -> None:
+    hidden = ONE.replace(b"\r\n\r\n", b"\r\nX: y" + end + b"From: eve@b.example\r\n\r\n", 1)
+    assert failure(hidden) == "Header section holds a bare CR or LF (RFC 5322 section 2.2)"
+
+
 # -- DNS and limits ---------------------------------------------------------------------------------------------------
 
 

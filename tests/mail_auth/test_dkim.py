@@ -316,6 +316,12 @@ def test_r49_fields_after_an_invalid_line_cannot_hide() -> None:
     assert reason.startswith("Line after header field 2 is neither a field")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\r\n "])
+def test_r49_fields_after_a_bare_line_end_cannot_hide(end: bytes) -> None:
+    message = signed(b"X: y" + end + b"From: eve@b.example\r\nFrom: jo@a.example\r\n\r\nx\r\n")
+    assert outcome(message) == ("permerror", "Header section holds a bare CR or LF (RFC 5322 section 2.2)")
+
+
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 PUBLIC = RECORD.rpartition(b"p=")[2]

@@ -404,6 +404,8 @@ def test_r27_a_domain_that_passes_outweighs_one_that_cannot_be_looked_up() -> No
         ("jo@bücher.example", "xn--bcher-kva.example"),
         ("Team: jo@example.com;", "example.com"),
         ("jo\r\n @example.com (a@b.example)", "example.com"),
+        ("jo@example.com <jo@example.com>", "example.com"),
+        ("J. Doe <jo@example.com>,, jo@example.com", "example.com"),
     ],
 )
 def test_the_author_is_the_domain_of_from(field: str, domain: str) -> None:
@@ -426,6 +428,7 @@ def test_the_author_is_the_domain_of_from(field: str, domain: str) -> None:
         "From: jo",
         "From: )",
         "From: jo@[192.0.2.1]",
+        "From: jo@[192.0.2.1], b@x.example",
         "From: jo@" + "x" * 64 + ".example",
     ],
 )
@@ -434,6 +437,71 @@ def test_a_message_without_exactly_one_author_is_a_permanent_error(header: str) 
     answer = asyncio.run(evaluate_dmarc(message, spf=None, dkim=[], resolver=Zones({})))
     assert (answer.result, answer.author) == (DmarcResult.PERMERROR, "")
     assert "From" in answer.reason or "domain name" in answer.reason
+
+
+HIDDEN = [
+    "CEO <ceo@bank.example.>, b@evil.example",
+    "ceo@bank.example., b@evil.example",
+    "ceo@bank..example, b@evil.example",
+    ".ceo@bank.example, b@evil.example",
+    "ceo.@bank.example, b@evil.example",
+    "ceo..x@bank.example, b@evil.example",
+    "@bank.example, b@evil.example",
+    "\udcff ceo@bank.example, b@evil.example",
+    "ceo@-bank.example, b@evil.example",
+    "ceo@bank_.example, b@evil.example",
+    "ceo@bank.example@x, b@evil.example",
+    "ceo@bank.example b, x@evil.example",
+    f"{'c' * 70}@bank.example, b@evil.example",
+    "ceo@[192.0.2.1], b@evil.example",
+    "=?utf-8?q?ceo=40bank.example?=, b@evil.example",
+    "ceo@bank.example <b@evil.example>",
+    "ceo@bank.example. <b@evil.example>",
+    "ceo@bank.example <ceo@bank.example.>, b@evil.example",
+    "<ceo@bank.example.>, G: b@evil.example;",
+    "ceo@bank.example: b@evil.example;",
+    "<ceo@bank.example, b@evil.example>",
+    "<ceo@bank.example, <b@evil.example>",
+    "<ceo@bank.example: b@evil.example>",
+    "<@bank.example: b@evil.example>",
+    "b@evil.example, <ceo@bank.example",
+    "b@evil.example <ceo@bank.example",
+    "b@evil.example ceo@bank.example",
+    "b@evil.example> ceo@bank.example",
+]
+"""Fields From whose sender must not pass for evil.example, since readers could see bank.example."""
+
+
+@pytest.mark.parametrize("field", HIDDEN)
+def test_r49_an_author_that_is_not_valid_hides_beside_no_other(field: str) -> None:
+    resolver = Zones({"evil.example": REJECT, "bank.example": REJECT})
+    message = f"From: {field}\r\n\r\n".encode("utf-8", "surrogateescape")
+    answer = asyncio.run(evaluate_dmarc(message, spf=None, dkim=[Signed("evil.example")], resolver=resolver))
+    assert (answer.result, answer.author) == (DmarcResult.PERMERROR, "")
+    assert "From" in answer.reason
+    assert answer.reason.isascii()
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        b"From: b@evil.example\r\nbroken\r\nFrom: ceo@bank.example\r\n",
+        b"X: y\nFrom: ceo@bank.example\r\nFrom: b@evil.example\r\n",
+        b"X: y\rFrom: ceo@bank.example\r\nFrom: b@evil.example\r\n",
+        b"From: b@evil.example\r\nX: y\r\r\n From: ceo@bank.example\r\n",
+        b"From: b@evil.example\nFrom: ceo@bank.example\n",
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"\r\nHi\nthere\r\n"])
+def test_r49_a_header_section_that_can_be_read_in_two_ways_has_no_author(section: bytes, body: bytes) -> None:
+    resolver = Zones({"evil.example": REJECT, "bank.example": REJECT})
+    answer = asyncio.run(evaluate_dmarc(section + body, spf=None, dkim=[Signed("evil.example")], resolver=resolver))
+    assert (answer.result, answer.author) == (DmarcResult.PERMERROR, "")
+    assert answer.reason.isascii()
+
+
+def test_a_bare_line_end_in_the_body_does_not_matter() -> None:
+    assert author_domain(Header(b"From: jo@example.com\r\n\r\nHi\nthere\r\n")) == "example.com"
 
 
 @given(st.binary(max_size=120), st.text(max_size=60))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import email
 import email.policy
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ironpost.message.address_list import addresses, replaced
+from ironpost.message.address_list import addresses, all_addresses, replaced
 from ironpost.model import Address
 
 if TYPE_CHECKING:
@@ -135,6 +136,34 @@ def test_any_list_is_the_same_but_for_the_domains(
     result = replaced(b"To:", octets, moved)
     assert result == written({"old.example": "new.example", "OLD.example": "new.example"})
     assert replaced(b"To:", result, moved) == result
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("", []), (",", []), ("<>", []), ("undisclosed-recipients:;", []),
+        ("jo@old.example <ada@mail.example>", ["jo@old.example", "ada@mail.example"]),
+        ("jo@old.example: ada@mail.example;", ["jo@old.example", "ada@mail.example"]),
+        ("J. Smith <jo@old.example>, \"x@y.example\" <a@b.example> (c@d.example)", ["jo@old.example", "a@b.example"]),
+    ],
+)  # fmt: skip
+def test_all_addresses_include_those_that_a_reader_could_show(body: str, expected: list[str]) -> None:
+    assert [str(each) for each in all_addresses(body.encode())] == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("Smith, Jo <jo@old.example>", "'Smith' is not an address"),
+        ("<@a.example,@b.example:jo@old.example>", "'@a.example,@b.example' is not an address"),
+        ("jo@" + "a" * 90, f"'jo@{'a' * 77}' is not an address"),
+        ("jo@b\x7f", "a character is not allowed, or a quoted string, comment or literal has no end"),
+        (")", "a character is not allowed, or a quoted string, comment or literal has no end"),
+    ],
+)
+def test_of_all_addresses_each_must_be_valid(body: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        all_addresses(body.encode())
 
 
 @given(st.binary(max_size=60))

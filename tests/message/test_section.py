@@ -98,6 +98,22 @@ def test_content_starts_with_other_text(content: bytes) -> None:
     assert not header(content).starts_with_field
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"A: 1\r\n b\r\n\r\nx\ny", ""),
+        (b"A: 1", ""),
+        (b"A: 1\nB: 2\r\n\r\n", "Header section holds a bare CR or LF (RFC 5322 section 2.2)"),
+        (b"A: 1\rB: 2\r\n\r\n", "Header section holds a bare CR or LF (RFC 5322 section 2.2)"),
+        (b"A: 1\r\r\n b\r\n\r\n", "Header section holds a bare CR or LF (RFC 5322 section 2.2)"),
+        (b"A: 1\n\rB: 2\r\n\r\n", "Header section holds a bare CR or LF (RFC 5322 section 2.2)"),
+        (b"A: 1\r\nx\r\n\r\n", "Line after header field 1 is neither a field nor an empty line (RFC 5322 section 2.2)"),
+    ],
+)
+def test_a_section_that_readers_could_understand_otherwise_says_why(content: bytes, reason: str) -> None:
+    assert Header(content).ambiguity == reason
+
+
 def test_a_first_field_beyond_the_limit_is_a_field() -> None:
     assert header(b"X: " + b"y" * (2 << 20)).starts_with_field
 

@@ -8,7 +8,9 @@ each domain, each name once for a message (SECURITY R52). A query that fails mak
 another domain passes; one of SPF or DKIM does so if its domain is aligned (SECURITY R27).
 Deviates: a record of a top-level domain without the tag `psd` counts as one with `psd=y`. Otherwise all domains below
 it would be aligned with each other.
-Refuses: a message without exactly one author's domain, with `permerror`; what to do with it is left to the caller.
+Refuses: with `permerror`, a message in which readers could see authors of several domains: with an invalid header
+section, with several fields From, or with one in which anything is not valid (SECURITY R49). What to do with it is left
+to the caller.
 Standards: RFC 9989 §4.10 (tree walk), §4.10.1 (policy discovery), §4.10.2 (alignment), §5.3 (evaluation).
 """
 
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord, Psd, is_record, select_record
 from ironpost.mail_auth.names import is_name, normalised
-from ironpost.message.address_list import addresses, tokens
+from ironpost.message.address_list import all_addresses
 from ironpost.message.section import Header
 from ironpost.model import dns
 from ironpost.model.dns import RecordType, ResolverError
@@ -170,20 +172,24 @@ def author_domain(header: Header) -> str:
     Raises:
         ValueError: there is not exactly one; the text says why, in ASCII.
     """
+    if ambiguity := header.ambiguity:
+        raise ValueError(ambiguity)
     fields = header.values("From")
     if len(fields) != 1:
         raise ValueError(f"the message has {counted(len(fields), 'field')} From; one is required")
     if len(fields[0]) > FROM_OCTETS:
         raise ValueError(f"the field From has {len(fields[0])} octets; at most {FROM_OCTETS} are read")
-    read = [token.start for token in tokens(fields[0] + b";")]
-    if not read or read[-1] != len(fields[0]):
-        # A reader that continues after what is invalid could show another author.
-        raise ValueError("the field From is not valid")
-    domains = {each.address.domain for each in addresses(fields[0])}
-    found = {normalised(domain) for domain in domains if not domain.startswith("[")}
+    try:
+        domains = {each.key for each in all_addresses(fields[0])}
+    except ValueError as error:
+        raise ValueError(f"the field From is not valid: {error}") from None
+    found = {domain if domain.startswith("[") else normalised(domain) for domain in domains}
     if len(found) != 1:
         raise ValueError(f"the field From has addresses of {counted(len(found), 'domain')}; one is required")
-    return found.pop()
+    author = found.pop()
+    if author.startswith("["):
+        raise ValueError(f"the author in the field From is at {author}, which is not a domain")
+    return author
 
 
 def record_name(domain: str) -> str:

@@ -194,10 +194,10 @@ def check_message(header: Header, fields: SignedFields) -> None:
     """Refuse messages that readers could understand in another way than they were signed (RFC 6376 §8.15).
 
     Raises:
-        SignatureFault: the header section is not valid, or there is not exactly one field From.
+        SignatureFault: the header section is not valid or has a bare CR or LF, or there is not exactly one field From.
     """
-    if header.section.fault is not None:
-        raise SignatureFault(DkimResult.PERMERROR, header.fault)
+    if ambiguity := header.ambiguity:
+        raise SignatureFault(DkimResult.PERMERROR, ambiguity)
     authors = len(fields.named("from"))
     if authors != 1:
         raise SignatureFault(DkimResult.PERMERROR, f"the message has {counted(authors, 'field')} From; one is required")

@@ -2,8 +2,9 @@
 
 Promises: `replaced` changes the octets of local parts and domains and nothing else: display names, comments, encoded
 words, groups, folding and the white space between tokens are as before. An address that is not valid, or not UTF-8, is
-left as it is; so is everything after the first octet that the syntax does not allow. Time is linear in the length of
-the field. If a line grows beyond 998 octets, it is folded after a comma (RFC 5322 §2.1.1).
+left as it is; so is everything after the first octet that the syntax does not allow. `all_addresses` leaves out nothing
+that a reader could take for an address (SECURITY R49). Time is linear in the length of the field. If a line grows
+beyond 998 octets, it is folded after a comma (RFC 5322 §2.1.1).
 Standards: RFC 5322 §3.4 (address lists), §3.4.1 (addr-spec), §4.4 (obsolete forms: routes, and white space and comments
 around the dots of an address, which a replacement removes); RFC 6532 §3.2 (UTF-8); RFC 6854 (groups in any field).
 """
@@ -19,6 +20,9 @@ from ironpost.model import Address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+SHOWN: Final = 80
+"""Octets of an invalid address in an error."""
 
 _TOKEN: Final = re.compile(
     rb"""[ \t\r\n]+
@@ -58,11 +62,40 @@ class FoundAddress(NamedTuple):
     """The offset after it."""
 
 
+class _Element(NamedTuple):
+    """The tokens between two separators of an address list."""
+
+    tokens: list[Token]
+    is_address: bool
+    """They must be an address; otherwise they are a display name, the name of a group, or a route."""
+
+
 def addresses(body: bytes) -> Iterator[FoundAddress]:
     """The addresses of a field body, in order."""
     for element in _elements(body):
-        if (found := _address(element)) is not None:
+        if element.is_address and (found := _address(element.tokens)) is not None:
             yield found
+
+
+def all_addresses(body: bytes) -> list[Address]:
+    """All addresses that a reader could see in a field body, in order; also one where a display name should be.
+
+    Raises:
+        ValueError: a part of it is not valid, so readers may differ; the text says which, in ASCII.
+    """
+    read = [token.start for token in tokens(body + b";")]
+    if not read or read[-1] != len(body):
+        raise ValueError("a character is not allowed, or a quoted string, comment or literal has no end")
+    found: list[Address] = []
+    for element in _elements(body):
+        if element.is_address or any(token.kind == "@" for token in element.tokens):
+            address = _address(element.tokens)
+            if address is not None:
+                found.append(address.address)
+            elif element.tokens:
+                text = body[element.tokens[0].start : element.tokens[-1].end][:SHOWN]
+                raise ValueError(f"{text.decode('utf-8', 'replace')!a} is not an address")
+    return found
 
 
 def replaced(name: bytes, body: bytes, change: Callable[[Address], Address | None]) -> bytes:
@@ -115,26 +148,26 @@ def _after_comment(body: bytes, at: int) -> int | None:
     return None
 
 
-def _elements(body: bytes) -> Iterator[list[Token]]:
-    """The tokens between the separators of an address list: those of one address, or of one angle-addr."""
+def _elements(body: bytes) -> Iterator[_Element]:
+    """The elements of an address list, some of them empty."""
     element: list[Token] = []
     angle = False
     for token in tokens(body):
         if token.kind == "<":
-            element, angle = [], True  # what came before is the display name
+            yield _Element(element, False)  # the display name
+            element, angle = [], True
         elif angle and token.kind == ">":
-            yield element
+            yield _Element(element, True)
             element, angle = [], False
         elif angle and token.kind == ":":
-            element = []  # what came before is a route (RFC 5322 §4.4)
+            yield _Element(element, False)  # a route (RFC 5322 §4.4)
+            element = []
         elif not angle and token.kind in {",", ";", ":"}:
-            if token.kind != ":":  # before the colon is the display name of a group
-                yield element
+            yield _Element(element, token.kind != ":")  # before the colon is the name of a group
             element = []
         else:
             element.append(token)
-    if not angle:
-        yield element
+    yield _Element(element, not angle)
 
 
 def _address(element: list[Token]) -> FoundAddress | None:

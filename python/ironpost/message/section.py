@@ -21,6 +21,9 @@ from ironpost import wire
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+BARE_LINE_END: Final = "Header section holds a bare CR or LF (RFC 5322 section 2.2)"
+"""Why a header section is refused, a sentence for the client."""
+
 _EMPTY_LINE: Final = b"\r\n\r\n"
 
 
@@ -51,6 +54,17 @@ class Header:
             return f"Line after header field {count} is neither a field nor an empty line (RFC 5322 section 2.2)"
         excess = "has too many fields" if fault.id == "header-too-many-fields" else "is too large"
         return f"Header section {excess}"
+
+    @property
+    def ambiguity(self) -> str:
+        """Reason why readers could find other fields than these, a sentence; empty if they cannot.
+
+        It is `fault`, or a bare CR or LF, which some take for the end of a line.
+        """
+        if self.fault:
+            return self.fault
+        ends, crs, lfs = (self.octets.count(each, 0, self.section.end) for each in (b"\r\n", b"\r", b"\n"))
+        return "" if ends == crs == lfs else BARE_LINE_END
 
     @property
     def starts_with_field(self) -> bool:

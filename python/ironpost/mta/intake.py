@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from ironpost.message.mbox import SeparatorLines
-from ironpost.message.section import EMPTY, HeaderReader
+from ironpost.message.section import BARE_LINE_END, EMPTY, HeaderReader
 from ironpost.message.submission import SubmittedHeader
 from ironpost.queue.store import Submission
 
@@ -66,7 +66,7 @@ class Content:
         are allowed in the body only.
         """
         if not self._reader.whole or _BARE.search(self.header.octets) is not None:
-            return "Header section holds a bare CR or LF (RFC 5322 section 2.2)"
+            return BARE_LINE_END
         return ""
 
     def finish(self) -> None:
