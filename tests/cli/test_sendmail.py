@@ -80,6 +80,24 @@ def test_as_programs_call_it(system: Running, arguments: tuple[str, ...], sender
     assert content.endswith(b"\r\n\r\nbody\r\n")
 
 
+@pytest.mark.parametrize(
+    ("local", "more", "domain"),
+    [
+        ('["localhost", "*.mail.example", "mail.example", "mx.example"]', "", "mx.example"),
+        ('["localhost", "*.mail.example", "mail.example", "shop.example"]', "", "mail.example"),
+        ('["localhost"]', "", "mx.example"),
+        ('["mail.example"]', '[sendmail]\ndomain = "shop.example"\n', "shop.example"),
+    ],
+    ids=["hostname", "a local domain", "neither is local", "configured"],
+)
+def test_the_domain_of_addresses_without_one(system: Running, local: str, more: str, domain: str) -> None:
+    system.configure(f"[local]\ndomains = {local}\n{more}")
+    assert sendmail(system, "-f", "cron", "root", stdin=b"Subject: x\n\ny\n").returncode == 0
+    [(envelope, content)] = dropped(system)
+    assert (str(envelope.reverse_path), str(envelope.recipients[0].address)) == (f"cron@{domain}", f"root@{domain}")
+    assert f"cron@{domain}" in str(message_from_bytes(content)["From"])
+
+
 def test_resent_recipients_are_those_of_the_newest_block(system: Running) -> None:
     newest = b"Resent-To: jo@mx.example\nResent-Date: x\nResent-To: old@mx.example\nResent-Cc: older@mx.example\n"
     assert sendmail(system, "-t", stdin=newest + MESSAGE).returncode == 0

@@ -297,6 +297,7 @@ failures = true
 
 [sendmail]
 directory = "/var/spool/ironpost"
+domain = "mx.example"
 
 [[delivery.destination]]
 domains = ["*.slow.example"]

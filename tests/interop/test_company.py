@@ -72,8 +72,10 @@ class Company:
         next_hop: int,
     ) -> None:
         tls, keys, self.state, self.people = (folder / name for name in ("tls", "keys", "state", "people"))
+        self.spool = self.state / "spool"
         tls.mkdir()
         (self.state / "mail").mkdir(parents=True)
+        self.spool.mkdir()
         authority = issue(common_name="Test authority", authority=True)
         self.authority, self.chain = authority.pem, tls / "fullchain.pem"
         self.certificate = issue("mx.mail.example", "localhost", by=authority)
@@ -104,6 +106,7 @@ class Company:
                 ("/etc/ironpost/tls", str(tls)),
                 ("/etc/ironpost/dkim", str(keys)),
                 ("/run/dovecot", str(ready.lmtp_socket.parent)),
+                ("/var/spool/ironpost", str(self.spool)),
             )
             + f'\n[[route]]\ndomains = ["home.example"]\nsmart_host = ["127.0.0.1:{next_hop}"]\n'
             + f'[[route]]\ndomains = ["unreachable.example"]\nsmart_host = ["127.0.0.1:{free_port()}"]\n'
@@ -287,6 +290,19 @@ def test_the_first_mail_of_the_tutorial(company: Company, call: Callable[..., An
     for line in commands("The first mail", "ironpost") + commands("Changes", "ironpost"):
         done = company.server.run(*shlex.split(line)[1:])
         assert done.returncode == 0, (line, done.stderr)
+
+
+def test_the_mail_of_cron_arrives_where_the_alias_of_root_leads(
+    company: Company, wait_until: Callable[..., None]
+) -> None:
+    (line,) = commands("The first mail", "printf")
+    text, command = map(shlex.split, line.split(" | "))
+    content = subprocess.run(text, check=True, capture_output=True).stdout
+    done = company.server.run("sendmail", "-C", str(company.server.file), *command[1:], stdin=content)
+    assert (done.returncode, done.stderr) == (0, b"")
+    company.mx().close()  # starts the server
+    wait_until(lambda: not any(company.spool.iterdir()), lambda: "the message is not picked up")
+    assert company.read() == {ADA: ["backup"], "archive@mail.example": ["backup"]}
 
 
 def test_what_the_tutorial_does_about_a_stolen_password(

@@ -90,20 +90,20 @@ def sendmail(arguments: list[str]) -> None:
         hint = "send it to the server's listener" if options.mode == "s" else "use ironpost serve and ironpost reload"
         raise CommandError(exits.USAGE, f"sendmail -b{options.mode} is not supported: {hint}")
     found = configuration(_file(options))
-    host = found.hostname or asyncio.run(own_name(found))
+    domain = found.domain_of_programs(found.hostname or asyncio.run(own_name(found)))
     if not (options.addresses or options.from_header):
         raise CommandError(exits.USAGE, "no recipients: name them, or use -t for those of the header section")
     content = _normalised(sys.stdin.buffer, dots=options.dots)
     head, rest = _head(content)
     user = _user()
-    sender = _sender(options, user.pw_name, host)
+    sender = _sender(options, user.pw_name, domain)
     if "from" not in {entry.name.lower() for entry in head.section.fields}:
-        head = Header(_from_field(options, user, sender, host) + head.octets)
+        head = Header(_from_field(options, user, sender, domain) + head.octets)
     checked = SubmittedHeader()
     checked.feed(head.octets)
     if checked.fault:
         raise CommandError(exits.REFUSED, checked.fault)
-    envelope = _envelope(options, sender, head, host, found.smtp.max_recipients)
+    envelope = _envelope(options, sender, head, domain, found.smtp.max_recipients)
     _leave(found.drop, envelope, _limited(head.octets, rest, content, found.smtp.max_message))
 
 
@@ -222,24 +222,24 @@ def _limited(head: bytes, rest: bytes, content: Iterator[bytes], limit: int) -> 
             yield piece
 
 
-def _from_field(options: Options, user: pwd.struct_passwd, sender: Address, host: str) -> bytes:
+def _from_field(options: Options, user: pwd.struct_passwd, sender: Address, domain: str) -> bytes:
     name = shown(options.name or user.pw_gecos.partition(",")[0], utf8=True)
-    address = f"{user.pw_name}@{host}" if sender.is_null else str(sender)
+    address = f"{user.pw_name}@{domain}" if sender.is_null else str(sender)
     return field("From", (formataddr((name, address)),), utf8=True)
 
 
 # -- the envelope
 
 
-def _sender(options: Options, user: str, host: str) -> Address:
+def _sender(options: Options, user: str, domain: str) -> Address:
     if options.sender is None:
-        return _address(user, host)
+        return _address(user, domain)
     if options.sender in ("", "<>"):
         return NULL
-    return _address(parseaddr(options.sender)[1] or options.sender, host)
+    return _address(parseaddr(options.sender)[1] or options.sender, domain)
 
 
-def _envelope(options: Options, sender: Address, header: Header, host: str, limit: int) -> Envelope:
+def _envelope(options: Options, sender: Address, header: Header, domain: str, limit: int) -> Envelope:
     texts = [parseaddr(each)[1] or each for each in options.addresses]
     try:
         if options.from_header:
@@ -249,7 +249,7 @@ def _envelope(options: Options, sender: Address, header: Header, host: str, limi
         notify = checked_parameters({} if options.notify is None else {"NOTIFY": options.notify})
     except ValueError as error:
         raise CommandError(exits.REFUSED if options.from_header else exits.USAGE, str(error)) from None
-    addresses = dict.fromkeys(_address(each, host) for each in texts)
+    addresses = dict.fromkeys(_address(each, domain) for each in texts)
     if not addresses:
         raise CommandError(exits.REFUSED, "the header section names no recipient")
     if len(addresses) > limit:
@@ -259,8 +259,8 @@ def _envelope(options: Options, sender: Address, header: Header, host: str, limi
     return Envelope(sender, tuple(Recipient(each, notify) for each in addresses), parameters)
 
 
-def _address(text: str, host: str) -> Address:
-    full = text if "@" in text else f"{text}@{host}"
+def _address(text: str, domain: str) -> Address:
+    full = text if "@" in text else f"{text}@{domain}"
     try:
         return Address.parse(full)
     except ValueError as fault:

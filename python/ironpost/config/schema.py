@@ -288,6 +288,13 @@ class Configuration(Section):
         """The drop directory of `ironpost sendmail`."""
         return self.sendmail.directory or self.data / "sendmail"
 
+    def domain_of_programs(self, hostname: str) -> str:
+        """Return the domain of addresses without one in mail from programs; `hostname` is this server's name."""
+        local = self.local.domains
+        if self.sendmail.domain is not None or hostname.lower() in Domains(local):
+            return self.sendmail.domain or hostname
+        return next((each for each in local if "." in each and not each.startswith(EVERY)), hostname)
+
     @property
     def users(self) -> Path:
         """The users file."""
