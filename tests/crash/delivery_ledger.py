@@ -57,6 +57,8 @@ class Bounce:
     message_id: str
     process: str
     """The server process that wrote it."""
+    at: float
+    """When it was written, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class DeliveryLedger:
     records: Callable[[], int] = lambda: 0
     epoch: Callable[[], int] = lambda: 0
     ended: list[float] = field(default_factory=list)
-    """When each server process had ended, in seconds since 1970, by epoch."""
+    """When each server process had ended, in seconds since 1970: the end of an epoch."""
     sent: dict[str, Sent] = field(default_factory=dict)
     asks: defaultdict[str, list[Ask]] = field(default_factory=lambda: defaultdict(list))
     copies: dict[str, list[Copy]] = field(default_factory=dict)
@@ -103,10 +105,10 @@ class DeliveryLedger:
     def of(self, reply: str) -> list[Sent]:
         return [sent for sent in self.sent.values() if sent.reply == reply]
 
-    def asked(self, recipient: str, epoch: int) -> int:
+    def asked(self, recipient: str) -> int:
         """Note a request; return their number so far."""
         asks = self.asks[recipient]
-        asks.append(Ask(epoch, self.records(), time.time()))
+        asks.append(Ask(self.epoch(), self.records(), time.time()))
         return len(asks)
 
     # -- the other sources
@@ -119,12 +121,13 @@ class DeliveryLedger:
             text = (folder / "new" / name).read_text("utf-8", "replace")
             failed = re.findall(r"^Final-Recipient: rfc822; (\S+)$", text, re.M)
             message_id = re.search(r"^Message-ID: (\S+)$", text, re.M)
-            process = re.search(r"P(\d+)", name)
-            if not (failed and message_id and process):
+            written = re.match(r"(\d+)\.M(\d+)P(\d+)", name)
+            if not (failed and message_id and written):
                 self.unreadable.append(name)
                 continue
+            bounce = Bounce(message_id[1], written[3], int(written[1]) + int(written[2]) / 1e6)
             for recipient in failed:
-                self.bounces[recipient].append(Bounce(message_id[1], process[1]))
+                self.bounces[recipient].append(bounce)
 
     def read_events(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take the events from rows with `address`, `kind`, `at` and `attempts`, in the order of their recording."""
@@ -139,7 +142,7 @@ class DeliveryLedger:
             rest = b""
             while True:
                 rest += file.read()
-                record = self.records()
+                record, _ = self.records(), self.epoch()  # an end of a worker is noted when it is looked for
                 *lines, rest = rest.split(b"\n")
                 for line in lines:
                     found = json.loads(line) if line.startswith(b"{") else {}
@@ -157,13 +160,14 @@ class DeliveryLedger:
         """Recipients of messages with a 250 that are neither delivered nor bounced."""
         return [each for each in self.accepted() if each not in self.copies and each not in self.bounces]
 
-    def unrecorded(self, recipient: str, copy: Copy) -> bool:
-        """Whether the server process that sent a copy ended before it recorded the delivery."""
-        if copy.epoch >= len(self.ended):
-            return False
-        return not any(
-            event.kind == "delivered" and copy.at <= event.at <= self.ended[copy.epoch]
-            for event in self.events[recipient]
+    def unrecorded(self, recipient: str, first: Copy, second: Copy) -> bool:
+        """Whether a server process ended between two copies while the delivery of the first one was not recorded.
+
+        One worker can send a copy and another one record it, so it may be any process.
+        """
+        return any(
+            not any(event.kind == "delivered" and first.at <= event.at <= ended for event in self.events[recipient])
+            for ended in self.ended[first.epoch : second.epoch]
         )
 
     def duplicates(self, since: int = 0) -> dict[str, list[str]]:
@@ -176,10 +180,10 @@ class DeliveryLedger:
             for first, second in pairwise(copies):
                 if second.epoch < since:
                     continue
-                if first.epoch != second.epoch and self.unrecorded(recipient, first):
-                    found["kill"].append(recipient)
-                elif not first.answered:
+                if not first.answered:
                     found["lost reply"].append(recipient)
+                elif self.unrecorded(recipient, first, second):
+                    found["kill"].append(recipient)
                 else:
                     found["unexplained"].append(recipient)
         return found
@@ -236,11 +240,13 @@ class DeliveryLedger:
         ]
         return found
 
-    @staticmethod
-    def repeated(bounces: list[Bounce]) -> int | None:
-        """The number of second copies of a bounce in the Maildir; None if one process wrote two."""
-        processes = [bounce.process for bounce in bounces]
-        return len(processes) - 1 if len(set(processes)) == len(processes) else None
+    def repeated(self, bounces: list[Bounce]) -> int | None:
+        """The number of second copies of a bounce in the Maildir; None if one process wrote two and none ended
+        meanwhile."""
+        for first, second in pairwise(sorted(bounces, key=lambda bounce: bounce.at)):
+            if first.process == second.process and not any(first.at <= ended <= second.at for ended in self.ended):
+                return None
+        return len(bounces) - 1
 
     def counts(self, since: int = 0) -> Counter[str]:
         """Return the figures."""

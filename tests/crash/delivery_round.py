@@ -12,12 +12,14 @@ import asyncio
 import random
 import signal
 import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from delivery_ledger import DeliveryLedger
 from faults import DELAY, RULES, SYNC, Fault
 from ledger import Load
-from plan import FOR_GOOD, LOG, REMOTE_KINDS, Step, delivery_plan
+from plan import FOR_GOOD, LOG, REMOTE_KINDS, WORKER_KINDS, Step, delivery_plan
 from remote import DOMAINS, HOME, NEVER, Remote, conduct
 from rounds import AFTER_A_CUT, HANG_SECONDS, STUCK_SECONDS, Figures, Round, Shape, known_at
 
@@ -51,7 +53,7 @@ class DeliveryRound(Round):
         super().__init__(seed, shape, folder, figures, disk=disk)
         self.ports = len(DOMAINS)
         # Each message has two or three recipients, and some of them are asked more than once.
-        self.steps = delivery_plan(self.chance, 2 * shape.messages, shape.faults, disk=disk)
+        self.steps = delivery_plan(self.chance, 2 * shape.messages, shape.faults, shape.workers, disk=disk)
         self.size = lambda chance: chance.choice((1 << 10, 4 << 10, 20 << 10, 100 << 10))
 
     def _prepare(self) -> None:
@@ -63,18 +65,19 @@ class DeliveryRound(Round):
         return Server(folder, data, QUEUE + self.receiver.routes(), faults, workers=workers)
 
     def _signal(self, server: Server, step: Step) -> None:
-        if step.what not in REMOTE_KINDS:
+        moment = (REMOTE_KINDS | WORKER_KINDS).get(step.name)
+        if moment is None:
             super()._signal(server, step)
             return
-        moment = REMOTE_KINDS[str(step.what)]
+        end = server.kill if step.name in REMOTE_KINDS else partial(server.kill_worker, self.chance)
         delay = self.chance.choice((0.0, 0.0, 0.001, 0.003))
 
         def kill() -> None:
             self._rules.append((step, -1))
             if delay:
-                asyncio.get_running_loop().call_later(delay, server.kill)
+                asyncio.get_running_loop().call_later(delay, end)
             else:
-                server.kill()
+                end()
 
         self.receiver.traps[moment] = kill
 
@@ -183,6 +186,13 @@ class DeliveryRound(Round):
         finally:
             await self.receiver.close()
         self.figures.delivery.judge(after, where, AFTER_A_CUT, until=cut.record)
+
+
+class WorkersRound(DeliveryRound):
+    """The same for a server with at least two workers, one of which is killed in half of the cases."""
+
+    def __init__(self, seed: str, shape: Shape, folder: Path, figures: Figures, *, disk: bool) -> None:
+        super().__init__(seed, replace(shape, workers=max(2, shape.workers)), folder, figures, disk=disk)
 
 
 async def settled(server: Server, ledger: DeliveryLedger, busy: Callable[[], bool]) -> None:

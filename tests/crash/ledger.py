@@ -81,7 +81,7 @@ class Copy:
 
     digest: str
     epoch: int
-    """The number of server processes that had ended when the connection began.
+    """The number of server processes that had ended when its DATA was read, to which the sender waits for a reply.
 
     A copy can be read completely after the process that sent it has ended.
     """
@@ -230,7 +230,7 @@ class Receiver(Peer):
         self._chance = chance
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        recipients, epoch = 0, self.ledger.epoch()
+        recipients = 0
         writer.write(b"220 receiver.example\r\n")
         while line := await reader.readline():
             verb = line[:4].upper()
@@ -246,7 +246,7 @@ class Receiver(Peer):
                 if not recipients:
                     writer.write(b"554 5.5.1 Nobody\r\n")
                     continue
-                recipients = 0
+                recipients, epoch = 0, self.ledger.epoch()
                 writer.write(b"354 Go on\r\n")
                 text = await reader.readuntil(b"\r\n.\r\n")
                 if self._chance.random() < self.defers:

@@ -47,7 +47,7 @@ class Step:
 
     after: int
     what: Fault | str
-    """A fault for the shim; `SIGKILL` or `SIGTERM`, sent by the harness; or one of REMOTE_KINDS."""
+    """A fault for the shim; `SIGKILL` or `SIGTERM`, sent by the harness; or one of REMOTE_KINDS or WORKER_KINDS."""
 
     @property
     def name(self) -> str:
@@ -107,6 +107,10 @@ REMOTE_KINDS: dict[str, str] = {f"SIGKILL at {moment}": moment for moment in MOM
 """SIGKILL right after a reply of the remote host, by name: the moment in `remote`."""
 
 
+WORKER_KINDS: dict[str, str] = {f"SIGKILL of a worker at {moment}": moment for moment in MOMENTS}
+"""The same for one of several workers."""
+
+
 def plan(chance: random.Random, messages: int, count: int, *, disk: bool) -> list[Step]:
     """Return `count` faults for a round of `messages`, one of them a failing sync of the log."""
     kinds = KINDS | DISK_KINDS if disk else KINDS
@@ -117,9 +121,11 @@ def plan(chance: random.Random, messages: int, count: int, *, disk: bool) -> lis
     return [Step(after, _named(name, kinds[name](chance))) for after, name in zip(moments, names, strict=True)]
 
 
-def delivery_plan(chance: random.Random, replies: int, count: int, *, disk: bool) -> list[Step]:
+def delivery_plan(chance: random.Random, replies: int, count: int, workers: int, *, disk: bool) -> list[Step]:
     """Return `count` faults for a round in which remote hosts reply that often, half of them at these replies."""
-    names = ["SIGKILL at 250", *chance.choices(sorted(REMOTE_KINDS), k=count // 2 - 1)]
+    kinds = REMOTE_KINDS | WORKER_KINDS if workers > 1 else REMOTE_KINDS
+    first = "SIGKILL of a worker at 250" if workers > 1 else "SIGKILL at 250"
+    names = [first, *chance.choices(sorted(kinds), k=count // 2 - 1)]
     steps = [Step(chance.randrange(replies // 10, replies), name) for name in names]
     steps += plan(chance, replies, count - len(steps), disk=disk)
     return sorted(steps, key=lambda step: step.after)

@@ -79,7 +79,6 @@ class Remote(Peer):
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipients: list[str] = []
-        epoch = self.ledger.epoch()
         writer.write(b"220 remote.example\r\n")
         while line := await reader.readline():
             verb = line[:4].upper()
@@ -87,7 +86,7 @@ class Remote(Peer):
                 writer.write(b"250-remote.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n")
             elif verb == b"RCPT":
                 recipient = line.partition(b"<")[2].partition(b">")[0].decode()
-                reply = self._to_recipient(recipient, epoch)
+                reply = self._to_recipient(recipient)
                 if reply[:1] == "2":
                     recipients.append(recipient)
                     writer.write(f"{reply}\r\n".encode())
@@ -97,6 +96,7 @@ class Remote(Peer):
                 if not recipients:
                     writer.write(b"554 5.5.1 Nobody\r\n")
                     continue
+                epoch = self.ledger.epoch()
                 writer.write(b"354 Go on\r\n")
                 reply = self._to_content(recipients, await reader.readuntil(b"\r\n.\r\n"), epoch)
                 recipients = []
@@ -124,9 +124,9 @@ class Remote(Peer):
         self.progress.advance()
         return not closes
 
-    def _to_recipient(self, recipient: str, epoch: int) -> str:
+    def _to_recipient(self, recipient: str) -> str:
         """Return the reply to RCPT; empty to close the connection."""
-        times = self.ledger.asked(recipient, epoch)
+        times = self.ledger.asked(recipient)
         if recipient in self.ledger.copies:
             return "250 2.1.5 Yes"
         kind = conduct(recipient)

@@ -1,7 +1,7 @@
 """The server under torture: `ironpost serve` as a service manager runs it, restarted whenever it ends.
 
-Promises: `port` is the port of the running server, or 0. `epoch` rises with each end of a server process that the
-harness knows of. `stop` ends the server with SIGTERM; `kill` ends all its processes with SIGKILL.
+Promises: `port` is the port of the running server, or 0. `epoch` rises with each end of the server or of one of its
+workers. `stop` ends the server with SIGTERM; `kill` ends all its processes with SIGKILL.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from ironpost.processes.requests import RequestRefused
 from ironpost.storage.sqlite.shards import ShardsReader
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
 PROGRAM = (sys.executable, "-m", "ironpost.cli")
@@ -37,6 +39,14 @@ FAILED_STARTS = 5
 def relay_all(port: int) -> str:
     """Return the configuration of a server that relays all mail to a port of this machine."""
     return f'[[route]]\ndomains = ["*"]\nsmart_host = ["127.0.0.1:{port}"]\n'
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, or is not there; by its id."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class Server:
@@ -69,7 +79,7 @@ class Server:
         self.ends: list[int] = []
         """The exit codes of the servers that ended by themselves or were killed; negative for a signal."""
         self.ended: list[float] = []
-        """When they had ended, in seconds since 1970."""
+        """When they, and workers of servers that went on, had ended, in seconds since 1970."""
         self.file = folder / "ironpost.toml"
         self.file.write_text(
             f'data = "{data}"\nhostname = "mx.example"\n'
@@ -81,6 +91,8 @@ class Server:
         }  # fmt: skip
         self._faults = faults
         self._workers = workers
+        self._running: set[int] = set()
+        """The process ids of the workers that were running at the last look."""
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
@@ -89,7 +101,19 @@ class Server:
 
     @property
     def epoch(self) -> int:
-        return len(self.ends)
+        running = self.workers()
+        self.ended += [time.time()] * len(self._running - running)
+        self._running = running
+        return len(self.ended)
+
+    def workers(self) -> set[int]:
+        """Return the process ids of the workers that are running; empty if there is one process for everything."""
+        if self._workers == 1 or self._process is None or self._process.returncode is not None:
+            return set()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+            return {child for child in map(int, children) if not has_ended(child)}
+        return set()
 
     @property
     def running(self) -> bool:
@@ -157,6 +181,7 @@ class Server:
         self._listening.clear()
         # The server's children end with it: otherwise one of them would hold the data directory.
         self.kill()
+        self._running = set()
         self.ends.append(code)
         self.ended.append(time.time())
         self.on_end()
@@ -166,6 +191,17 @@ class Server:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def kill_worker(self, chance: random.Random) -> None:
+        """Send SIGKILL to one of the workers, if any is running, and wait until it has ended. The server starts another
+        one."""
+        if running := self.workers():
+            victim = chance.choice(sorted(running))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            while not has_ended(victim):
+                select.poll().poll(1)
+            _ = self.epoch  # before another worker can record what follows from it
 
     def terminate(self) -> None:
         """Send SIGTERM to the server, which is then restarted."""

@@ -20,7 +20,7 @@ def ledger(accounts: ModuleType, deliveries: ModuleType) -> Any:
     made.asks[GOOD] = [deliveries.Ask(0, 0, 10.0)]
     made.asks[BAD] = [deliveries.Ask(0, 0, 10.0)]
     made.copies[GOOD] = [accounts.Copy("digest", 0, 5, at=11.0)]
-    made.bounces[BAD] = [deliveries.Bounce("<1@mx.example>", "77")]
+    made.bounces[BAD] = [deliveries.Bounce("<1@mx.example>", "77", 11.0)]
     made.events[GOOD] = [deliveries.Event("delivered", 12.0, 1)]
     made.events[BAD] = [deliveries.Event("failed", 12.0, 1)]
     made.logged = [deliveries.Logged(GOOD, "delivered", 9, 12.1)]
@@ -62,19 +62,21 @@ def test_altered_content_and_files_that_are_not_bounces_are_detected(ledger: Any
 def test_two_bounces_for_a_recipient_are_detected_and_two_copies_of_one_are_counted(
     ledger: Any, deliveries: ModuleType
 ) -> None:
-    ledger.bounces[BAD].append(deliveries.Bounce("<1@mx.example>", "78"))
+    ledger.bounces[BAD].append(deliveries.Bounce("<1@mx.example>", "78", 12.0))
     assert found(ledger) == {}
     assert ledger.counts()["second copies of bounces"] == 1
-    ledger.bounces[BAD][1] = deliveries.Bounce("<1@mx.example>", "77")
+    ledger.bounces[BAD][1] = deliveries.Bounce("<1@mx.example>", "77", 12.0)
     assert found(ledger) == {"bounced twice": [BAD]}, "by one process"
-    ledger.bounces[BAD][1] = deliveries.Bounce("<2@mx.example>", "78")
+    ledger.bounces[BAD][1] = deliveries.Bounce("<1@mx.example>", "77", 101.0)
+    assert found(ledger) == {}, "another worker ended before it recorded the first"
+    ledger.bounces[BAD][1] = deliveries.Bounce("<2@mx.example>", "78", 12.0)
     assert found(ledger) == {"bounced twice": [BAD]}, "two different ones"
 
 
 def test_a_bounce_for_a_recipient_that_was_delivered_or_never_refused_is_detected(
     ledger: Any, deliveries: ModuleType
 ) -> None:
-    ledger.bounces[GOOD] = [deliveries.Bounce("<2@mx.example>", "77")]
+    ledger.bounces[GOOD] = [deliveries.Bounce("<2@mx.example>", "77", 11.0)]
     ledger.events[GOOD].append(deliveries.Event("failed", 13.0, 1))
     assert found(ledger) == {
         "delivered and bounced": [GOOD], "bounced without a reason": [GOOD], "final twice": [GOOD],
@@ -88,7 +90,7 @@ def test_a_bounce_for_a_recipient_that_was_delivered_or_never_refused_is_detecte
         (True, 1, 12.0, "unexplained"),  # the first process had recorded it
         (True, 0, 110.0, "unexplained"),  # the process had not ended
         (False, 0, 12.0, "lost reply"),
-        (False, 1, 110.0, "kill"),
+        (False, 1, 110.0, "lost reply"),
     ],
 )
 def test_a_second_copy_is_counted_by_its_window(

@@ -50,19 +50,24 @@ def test_nothing_accepted_is_lost_by_a_power_cut(disk: ModuleType, shim: Any, tm
     assert figures["checked"] > figures["accepted"] > 40
 
 
-def check_deliveries(figures: dict[str, Any]) -> None:
+def check_deliveries(figures: dict[str, Any], first: str = "SIGKILL at 250") -> None:
     """Assert that a delivery round did what it is for. The harness has found no violation."""
     counts = figures["delivery"]["counts"]
     assert counts["delivered"] + counts["bounced"] == counts["recipients"]
     assert min(counts["delivered"], counts["bounced"], counts["deferrals recorded"]) > 5
     assert counts["second copies: kill"] <= counts["in progress at an end"]
-    assert figures["triggered"]["SIGKILL at 250"] == 1
-    assert figures["restarts"] >= 2
+    assert figures["triggered"][first] == 1
+    assert figures["restarts"] >= 1
 
 
 def test_each_recipient_is_delivered_or_bounced_once_though_the_server_is_killed(shim: Any, tmp_path: Path) -> None:
     figures = torture(tmp_path, "--kinds", "delivery", "--messages", "60", "--faults", "4")
     check_deliveries(figures)
+
+
+def test_each_recipient_is_delivered_or_bounced_once_though_a_worker_is_killed(shim: Any, tmp_path: Path) -> None:
+    figures = torture(tmp_path, "--kinds", "workers", "--messages", "60", "--faults", "4")
+    check_deliveries(figures, "SIGKILL of a worker at 250")
 
 
 def test_each_recipient_is_delivered_or_bounced_once_after_a_power_cut(

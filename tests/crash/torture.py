@@ -27,9 +27,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from delivery_round import DeliveryRound
+from delivery_round import DeliveryRound, WorkersRound
 from disk import enclosed, unavailable
-from plan import DISK_KINDS, KINDS, REMOTE_KINDS
+from plan import DISK_KINDS, KINDS, REMOTE_KINDS, WORKER_KINDS
 from rounds import Figures, Round, Shape, failed_sync, first_start
 
 ENCLOSED = "IRONPOST_TORTURE_ENCLOSED"
@@ -38,6 +38,8 @@ ROUNDS: dict[str, tuple[type[Round], bool]] = {
     "disk": (Round, True),
     "delivery": (DeliveryRound, False),
     "delivery-disk": (DeliveryRound, True),
+    "workers": (WorkersRound, False),
+    "workers-disk": (WorkersRound, True),
 }
 """The kinds of rounds: the class, and whether the data directory is on the disk in user space."""
 SCENARIOS = {"failed-sync": failed_sync, "first-start": first_start}
@@ -49,7 +51,7 @@ def table(figures: Figures) -> str:
         "| fault | injected | took effect | survived |",
         "|---|---|---|---|",
     ]
-    for name in sorted({*KINDS, *DISK_KINDS, *REMOTE_KINDS}):
+    for name in sorted({*KINDS, *DISK_KINDS, *REMOTE_KINDS, *WORKER_KINDS}):
         counts = figures.injected[name], figures.triggered[name], figures.survived[name]
         lines.append(f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} |")
     lines.append(f"| power cut | {figures.cuts} | {figures.cuts} | {figures.cuts if not figures.violations else '?'} |")
