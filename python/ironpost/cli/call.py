@@ -38,6 +38,8 @@ EXITS: Final = {
     Reason.IN_USE: exits.TEMPORARY,
     Reason.DAMAGED: exits.IO_ERROR,
 }
+PUBLISHED: Final = {"GOOD": None, "ABSENT": exits.NO_INPUT, "FAULTY": exits.NOT_CONFORMING, "UNKNOWN": exits.TEMPORARY}
+"""By the name of its result, for a check of what a domain publishes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,22 +8,17 @@ import typer
 
 from ironpost.cli import exits
 from ironpost.cli.app import CommandError
-from ironpost.cli.call import call_local, report
+from ironpost.cli.call import PUBLISHED, call_local, report
 from ironpost.cli.input_file import names_file, read_message
 from ironpost.mail_auth import DkimResult
 from ironpost.model.text import escape
-from ironpost.operations.dkim import CHECK, VERIFY, DkimKeyRequest, DkimKeyResult, DkimVerifyRequest
+from ironpost.operations.dkim import CHECK, VERIFY, DkimKeyRequest, DkimVerifyRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.operations.dkim import DkimKeyCheck, DkimVerification, SignatureCheck
 
-_KEY_EXITS = {
-    DkimKeyResult.ABSENT: exits.NO_INPUT,
-    DkimKeyResult.FAULTY: exits.NOT_CONFORMING,
-    DkimKeyResult.UNKNOWN: exits.TEMPORARY,
-}
 _EXITS = {DkimResult.PASS: None, DkimResult.NONE: exits.NO_INPUT, DkimResult.TEMPERROR: exits.TEMPORARY}
 
 
@@ -35,7 +30,7 @@ def check_key(file: Path | None, domain: str, selector: str, *, as_json: bool) -
         typer.Exit: the key is missing or faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, DkimKeyRequest(domain, selector))
-    report(found, _print_key, _KEY_EXITS.get(found.result), as_json=as_json)
+    report(found, _print_key, PUBLISHED[found.result.name], as_json=as_json)
 
 
 def check_message(file: Path | None, message: str, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from ironpost.cli import exits
 from ironpost.cli.app import CommandError
-from ironpost.cli.call import call_local, report
+from ironpost.cli.call import PUBLISHED, call_local, report
 from ironpost.cli.dkim import print_signatures
 from ironpost.cli.input_file import names_file, read_message
 from ironpost.mail_auth import DmarcResult
@@ -17,7 +17,6 @@ from ironpost.operations.dmarc import (
     CHECK,
     EVALUATE,
     DmarcCheckRequest,
-    DmarcCheckResult,
     DmarcEvaluateRequest,
 )
 
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
     from ironpost.operations.dmarc import DmarcCheck, DmarcMessageCheck
     from ironpost.operations.spf import SpfCheckRequest
 
-_EXITS = {
-    DmarcCheckResult.ABSENT: exits.NO_INPUT,
-    DmarcCheckResult.FAULTY: exits.NOT_CONFORMING,
-    DmarcCheckResult.UNKNOWN: exits.TEMPORARY,
-}
 _MESSAGE_EXITS = {
     DmarcResult.PASS: None,
     DmarcResult.NONE: exits.NO_INPUT,
@@ -69,7 +63,7 @@ def check(file: Path | None, domain: str, *, as_json: bool) -> None:
         typer.Exit: no record applies, the record is faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, DmarcCheckRequest(domain))
-    report(found, _print, _EXITS.get(found.result), as_json=as_json)
+    report(found, _print, PUBLISHED[found.result.name], as_json=as_json)
 
 
 def check_message(file: Path | None, message: str, client: SpfCheckRequest | None, *, as_json: bool) -> None:

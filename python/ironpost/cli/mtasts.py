@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from ironpost.cli import exits
-from ironpost.cli.call import call_local, report
+from ironpost.cli.call import PUBLISHED, call_local, report
 from ironpost.model.text import escape
-from ironpost.operations.mtasts import CHECK, SHOW, StsCheckRequest, StsResult
+from ironpost.operations.mtasts import CHECK, SHOW, StsCheckRequest
 from ironpost.operations.operation import EmptyRequest
 from ironpost.routing.tls.mta_sts import POLICY_PATH
 
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ironpost.operations.mtasts import ConfiguredPolicies, StsCheck
-
-_EXITS = {
-    StsResult.ABSENT: exits.NO_INPUT,
-    StsResult.FAULTY: exits.NOT_CONFORMING,
-    StsResult.UNKNOWN: exits.TEMPORARY,
-}
 
 
 def check(file: Path | None, domain: str, *, as_json: bool) -> None:
@@ -33,7 +27,7 @@ def check(file: Path | None, domain: str, *, as_json: bool) -> None:
         typer.Exit: the policy is missing or faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, StsCheckRequest(domain))
-    report(found, _print, _EXITS.get(found.result), as_json=as_json)
+    report(found, _print, PUBLISHED[found.result.name], as_json=as_json)
 
 
 def _print(found: StsCheck) -> None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ironpost.cli import exits
-from ironpost.cli.call import call_local, print_json, report
+from ironpost.cli.call import PUBLISHED, call_local, print_json, report
 from ironpost.cli.input_file import read_report
 from ironpost.model.text import escape
 from ironpost.operations.queue import moment
-from ironpost.operations.tlsrpt import CHECK, TlsrptCheckRequest, TlsrptResult
+from ironpost.operations.tlsrpt import CHECK, TlsrptCheckRequest
 from ironpost.reports.tlsrpt.mail import extracted
 from ironpost.reports.tlsrpt.report import decoded, encoded
 
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
 
     from ironpost.operations.tlsrpt import TlsrptCheck
     from ironpost.reports.tlsrpt.report import Failure, Report
-
-_EXITS = {
-    TlsrptResult.ABSENT: exits.NO_INPUT,
-    TlsrptResult.FAULTY: exits.NOT_CONFORMING,
-    TlsrptResult.UNKNOWN: exits.TEMPORARY,
-}
 
 
 def check(file: Path | None, domain: str, *, as_json: bool) -> None:
@@ -37,7 +30,7 @@ def check(file: Path | None, domain: str, *, as_json: bool) -> None:
         typer.Exit: the record is missing or faulty, or DNS does not answer.
     """
     found = call_local(file, CHECK, TlsrptCheckRequest(domain))
-    report(found, _print, _EXITS.get(found.result), as_json=as_json)
+    report(found, _print, PUBLISHED[found.result.name], as_json=as_json)
 
 
 def _print(found: TlsrptCheck) -> None:
