@@ -90,6 +90,23 @@ def test_files_whose_recipients_cannot_be_looked_up_wait_and_delay_no_other(site
     assert [*site.path.iterdir()] == []
 
 
+@pytest.mark.parametrize("fault", [OSError("the disk fails"), ZeroDivisionError("a bug")])
+def test_r25_files_that_cannot_be_processed_wait_and_delay_no_other(
+    site: Site, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(path: Path, name: str) -> Path:
+        raise fault
+
+    for _ in range(CONCURRENCY):
+        site.leave("ann@mx.example", CONTENT + b"\0")
+    site.leave("ann@mx.example")
+    with monkeypatch.context() as broken:
+        broken.setattr(drop, "set_aside", fails)
+        assert site.run() == PickedUp(queued=1, refused=0, waiting=CONCURRENCY)
+    site.clock.time += RETRY_SECONDS
+    assert site.run() == PickedUp(queued=0, refused=CONCURRENCY, waiting=0)
+
+
 def test_mail_waits_while_the_store_is_full(site: Site) -> None:
     site.leave("ann@mx.example")
     site.store.full = True

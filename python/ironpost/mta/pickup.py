@@ -2,8 +2,8 @@
 
 Promises: a message is queued once, whatever happens in between: its file's name is the key of its submission, and the
 file is removed after the commit. Content is normalised and signed as on a listener for submission (RFC 6409 §8). A file
-that cannot be used is renamed and logged, never removed. If the store cannot take a message now, or the directory
-cannot answer, its file waits, and the others do not.
+that cannot be used is renamed and logged, never removed. If the store cannot take a message now, the directory cannot
+answer, or anything else fails, its file waits, and the others do not.
 Refuses: NUL, a faulty header section, a message in a mail loop (SECURITY R48), and what exceeds the limits of size and
 recipients.
 """
@@ -143,25 +143,34 @@ class Pickup:
         return PickedUp(queued, refused, len(names) - queued - refused)
 
     async def _take(self, path: Path, name: str, octets: int, recipients: int) -> _Result:
-        """Queue one file and remove it."""
+        """Queue one file and remove it, or set it aside; after any error it waits."""
+        try:
+            return await self._try(path, name, octets, recipients)
+        except SubmissionPending:
+            return _Result.WAITING  # the next run finds out whether it was queued
+        except OSError as error:
+            detail = error_text(error)
+        except DirectoryError as error:
+            detail = str(error)
+        except Exception as error:  # one file that cannot be queued never stops the others (R25)
+            log.exception("%s cannot be queued", path / name)
+            detail = f"{type(error).__name__}: {error}"
+        self._again[name] = self._clock.now() + RETRY_SECONDS
+        record(log, "drop-waits", logging.WARNING, file=str(path / name), detail=detail)
+        return _Result.WAITING
+
+    async def _try(self, path: Path, name: str, octets: int, recipients: int) -> _Result:
         try:
             file = await asyncio.to_thread(_opened, path, name)
             try:
                 await self._queue(file, name, octets, recipients)
             finally:
                 await asyncio.to_thread(file.close)
-            await asyncio.to_thread(drop.remove, path, name)
         except _Refused as error:
             renamed = await asyncio.to_thread(drop.set_aside, path, name)
             record(log, "drop-refused", logging.ERROR, file=str(renamed), detail=str(error))
             return _Result.REFUSED
-        except SubmissionPending:
-            return _Result.WAITING  # the next run finds out whether it was queued
-        except (OSError, DirectoryError) as error:
-            self._again[name] = self._clock.now() + RETRY_SECONDS
-            detail = error_text(error) if isinstance(error, OSError) else str(error)
-            record(log, "drop-waits", logging.WARNING, file=str(path / name), detail=detail)
-            return _Result.WAITING
+        await asyncio.to_thread(drop.remove, path, name)
         return _Result.QUEUED
 
     async def _queue(self, file: drop.DropFile, name: str, octets: int, recipients: int) -> None:
