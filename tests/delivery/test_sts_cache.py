@@ -13,7 +13,7 @@ from tests.authority import DAY, Certificate, issue
 from tests.http.https_kit import HttpsServer, Request, always, https_server, response, serving
 
 from ironpost.compose.keyed_state import NAMESPACES
-from ironpost.delivery.sts_cache import FAILURES, LEAST_AGE, POLICIES, RETRY_SECONDS, Stored, StsCache
+from ironpost.delivery.sts_cache import FAILURES, LEAST_AGE, POLICIES, RETRY_SECONDS, SHARE, Stored, StsCache
 from ironpost.http import HttpClient
 from ironpost.model.keyed_state import KEY_OCTETS, MemoryState
 from ironpost.model.network import LOOPBACK
@@ -396,6 +396,23 @@ def test_r37_large_policies_evict_no_more_than_small_ones() -> None:
         state.put(POLICIES, b"%d." % number + b"x" * (KEY_OCTETS - 6), largest, 1000.0)
     assert state.get(POLICIES, b"bank.example") is not None
     state.put(POLICIES, b"one.more.example", b"", 1000.0)
+    assert state.get(POLICIES, b"bank.example") is None
+
+
+def test_r37_the_domains_below_one_evict_each_other_and_not_all_others() -> None:
+    state = MemoryState(NAMESPACES, lambda: 0.0)
+    state.put(POLICIES, b"bank.example", Stored("1", ENFORCE).encode(), 1000.0)
+    state.put(POLICIES, b"evil.example", b"", 1000.0)
+    for number in range(2 * POLICIES.max_entries):
+        state.put(POLICIES, b"%d.evil.example" % number, b"", 1000.0)
+    assert state.get(POLICIES, b"bank.example") is not None
+    assert state.get(POLICIES, b"evil.example") is None
+    assert len(state.keys(POLICIES)) == POLICIES.max_entries
+    for number in range(POLICIES.max_entries - SHARE - 1):
+        state.put(POLICIES, b"%d.example" % number, b"", 1000.0)
+    assert state.get(POLICIES, b"bank.example") is not None, "the large group shrinks to its share first"
+    assert sum(key.endswith(b".evil.example") for key in state.keys(POLICIES)) == SHARE
+    state.put(POLICIES, b"one-more.example", b"", 1000.0)
     assert state.get(POLICIES, b"bank.example") is None
 
 

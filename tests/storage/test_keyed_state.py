@@ -24,7 +24,8 @@ PLAIN = Namespace("plain", max_entries=100, max_value=64, max_octets=10_000, max
 FEW = Namespace("few", max_entries=3, max_value=64, max_octets=10_000, max_ttl=3600.0)
 SMALL = Namespace("small", max_entries=100, max_value=64, max_octets=100, max_ttl=3600.0)
 GREYLIST = Namespace("greylist", max_entries=100, max_value=16, max_octets=10_000, max_ttl=36 * 86_400.0)
-NAMESPACES = (PLAIN, FEW, SMALL, GREYLIST)
+SHARED = Namespace("shared", 4, max_value=64, max_octets=10_000, max_ttl=3600.0, group=lambda key: key[:1], share=1)
+NAMESPACES = (PLAIN, FEW, SMALL, GREYLIST, SHARED)
 
 
 class Clock:
@@ -196,6 +197,25 @@ def test_at_the_limit_the_entry_changed_longest_ago_is_evicted_and_counted(run: 
         assert [key for key in (b"a", b"c", b"d", b"e") if there.get(namespace, key)] == [b"a", b"d", b"e"]
 
     assert run(scenario).snapshot()["state_evictions"][namespace.name] >= 1
+
+
+def test_at_the_limit_the_largest_group_with_more_than_its_share_loses_first(run: Any) -> None:
+    async def scenario(kit: Kit, _clock: Clock) -> None:
+        for key in (b"a", b"b1", b"b2", b"c"):
+            kit.state.put(SHARED, key, b"", 60.0)
+        kit.state.put(SHARED, b"b1", b"", 60.0)
+        kit.state.put(SHARED, b"d", b"", 60.0)
+        there = await kit.elsewhere()
+        for state in (kit.state, there):
+            assert sorted(state.keys(SHARED)) == [b"a", b"b1", b"c", b"d"], "b2 was changed before b1"
+        there.remove(SHARED, b"c")
+        there.put(SHARED, b"d2", b"", 60.0)
+        there.remove(SHARED, b"d")
+        there.put(SHARED, b"e", b"", 60.0)
+        there.put(SHARED, b"f", b"", 60.0)
+        assert sorted(there.keys(SHARED)) == [b"b1", b"d2", b"e", b"f"], "no group has more than its share"
+
+    run(scenario)
 
 
 @pytest.mark.parametrize(

@@ -62,15 +62,28 @@ REFRESH_SECONDS: Final = 86_400.0
 it."""
 REFRESHES: Final = 10
 """Policies that are refreshed at a time."""
+SHARE: Final = 500
+"""Policies of domains with the same last two labels that are not evicted before those of others: anybody can publish
+policies for any number of names below one domain. All domains below `co.uk` share this number."""
 
 _DOMAINS: Final = 20_000
 _VALUE: Final = 1_400
 _LINES: Final = 16_384
 """Octets of the lines of a policy that can be kept."""
-POLICIES: Final = Namespace("mta-sts", _DOMAINS, _VALUE, _DOMAINS * (KEY_OCTETS + _VALUE), MAX_AGE)
+
+
+def _last_labels(domain: bytes) -> bytes:
+    return b".".join(domain.split(b".")[-2:])
+
+
+POLICIES: Final = Namespace(
+    "mta-sts", _DOMAINS, _VALUE, _DOMAINS * (KEY_OCTETS + _VALUE), MAX_AGE, _last_labels, SHARE
+)  # fmt: skip
 """By domain: the id of the record, and the lines of the policy, compressed. The limit of entries is always
 reached before that of octets, so a large policy evicts no more domains than a small one."""
-FAILURES: Final = Namespace("mta-sts-failed", _DOMAINS, 32, _DOMAINS * (KEY_OCTETS + 32), RETRY_SECONDS)
+FAILURES: Final = Namespace(
+    "mta-sts-failed", _DOMAINS, 32, _DOMAINS * (KEY_OCTETS + 32), RETRY_SECONDS, _last_labels, SHARE
+)  # fmt: skip
 """By domain: the id of the record whose policy could not be fetched; empty if the record could not be looked up."""
 
 log = logging.getLogger("ironpost.delivery")

@@ -4,8 +4,8 @@ All workers of a server share it, and it survives restarts. `KeyedState` is the 
 one process, and `processes.shared_state` shares a `MemoryState` between workers and keeps it in a file.
 
 Promises: reading and writing use memory only and never block, so no reply waits for a disk. Each namespace has limits
-on entries and octets; beyond them the entries written longest ago are evicted, and counted in the metric
-`state_evictions`. A caller reads what it wrote at once.
+on entries and octets; beyond them the entries written longest ago are evicted, first those of a group that has more
+than its share, and counted in the metric `state_evictions`. A caller reads what it wrote at once.
 Limitations: it is neither a lock nor a queue. Other workers see a change a moment later; if two workers `put` the same
 key at the same time, the later change wins. Concurrent increments are added in any order. A crash loses about the last
 second of changes, a power failure also those that the system has not written yet, so nothing may be stored here whose
@@ -42,6 +42,10 @@ class Namespace:
     """Maximum octets of all keys and values together."""
     max_ttl: float
     """Maximum time to live, in seconds."""
+    group: Callable[[bytes], bytes] | None = None
+    """Returns the group of a key: those that one party can make many of; None if there are no groups."""
+    share: int = 0
+    """Maximum number of entries of a group that are not evicted before those of others."""
 
 
 class Entry(NamedTuple):
@@ -225,6 +229,10 @@ class _Table:
         self.rows: OrderedDict[bytes, StateRow] = OrderedDict()
         """The entries, in the order of their last change."""
         self.octets = 0
+        self._groups: dict[bytes, OrderedDict[bytes, None]] = {}
+        """The keys of each group, in the same order."""
+        self._large: set[bytes] = set()
+        """The groups with more entries than the share of one."""
 
     def live(self, key: bytes, now: float) -> StateRow | None:
         row = self.rows.get(key)
@@ -247,18 +255,34 @@ class _Table:
         self.discard(key)
         self.rows[key] = StateRow(self._namespace.name, key, value, expires)
         self.octets += len(key) + len(value)
+        if self._namespace.group is not None:
+            group = self._namespace.group(key)
+            members = self._groups.setdefault(group, OrderedDict())
+            members[key] = None
+            if len(members) > self._namespace.share:
+                self._large.add(group)
         return value
 
     def discard(self, key: bytes) -> bool:
         row = self.rows.pop(key, None)
-        if row is not None:
-            self.octets -= len(key) + len(row.value)
-        return row is not None
+        if row is None:
+            return False
+        self.octets -= len(key) + len(row.value)
+        if self._namespace.group is not None:
+            group = self._namespace.group(key)
+            members = self._groups[group]
+            del members[key]
+            if len(members) <= self._namespace.share:
+                self._large.discard(group)
+            if not members:
+                del self._groups[group]
+        return True
 
     def evict(self) -> list[bytes]:
         evicted = []
         while len(self.rows) > self._namespace.max_entries or self.octets > self._namespace.max_octets:
-            key = next(iter(self.rows))
+            large = [self._groups[group] for group in self._large]
+            key = next(iter(max(large, key=len) if large else self.rows))
             self.discard(key)
             evicted.append(key)
         return evicted
