@@ -263,7 +263,7 @@ class Connection(ServerConnection):
     def begin_content(self, limit: int | None) -> None:
         """Read content after the reply to this command, which is 354."""
         session = self.session
-        session.transaction = Transaction(_NO_ADDRESS, _EIGHT_BIT)
+        session.transaction = _TRANSACTION
         session.by_data = True
         session.spool = Content(self, UNLIMITED if limit is None else limit)
         session.enter(ServerState.CONTENT)
@@ -349,5 +349,5 @@ def _continue(session: ServerSession, result: object) -> None:
     """The command has its line and has replied."""
 
 
-_NO_ADDRESS: Final = Address("", "")
-_EIGHT_BIT: Final = {"BODY": BodyType.EIGHT_BIT}
+_TRANSACTION: Final = Transaction(Address("", ""), {"BODY": BodyType.EIGHT_BIT})
+"""The transaction of every native session, which only reads of it that content may have octets above 127."""

@@ -69,6 +69,7 @@ __all__ = [
 
 AuthCallbackType: TypeAlias = "Callable[[str, bytes, bytes], bool]"
 AuthenticatorType: TypeAlias = "Callable[[SMTP, Session, Envelope, str, Any], AuthResult]"
+ReplyNow: TypeAlias = "Callable[[SMTP, Command, str | None], str]"
 AuthMechanismType: TypeAlias = "Callable[[SMTP, list[str]], Awaitable[Any]]"
 
 __ident__ = f"Python SMTP {__version__}"
@@ -88,7 +89,11 @@ _NO_TASK: Final = frozenset(
     {"HELO", "EHLO", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT", "VRFY", "HELP", "EXPN", "STARTTLS"}
 )
 """Commands that call no code of the program unless it has the hook, or overrides the method."""
-_REPLY_NOW: Final = {"MAIL": Transactions._mail_now, "RCPT": Transactions._rcpt_now, "DATA": Transactions._data_now}
+_REPLY_NOW: Final[dict[str, ReplyNow]] = {
+    "MAIL": Transactions._mail_now,
+    "RCPT": Transactions._rcpt_now,
+    "DATA": Transactions._data_now,
+}
 """Functions that return the reply to a command that calls no code of the program; `handle_DATA` is called later."""
 _WITH_INPUT: Final = frozenset({"DATA", "AUTH"})
 """Commands that read more input."""
@@ -189,6 +194,8 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         self.require_starttls = tls_context is not None and require_starttls
         self._timeout_duration = timeout
         self._timeout_handle: asyncio.TimerHandle | None = None
+        self._logs = False
+        """Whether the log took records about commands when the latest one arrived."""
         self._tls_handshake_okay = True
         self._tls_protocol: TlsTransport | None = None
         self.session: Session = None  # type: ignore[assignment] # until `connection_made`
@@ -219,6 +226,7 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         self._without_task = _unchanged(cls).difference(self._handle_hooks.keys() - {"DATA"})
         if hasattr(self, "ehlo_hook") or hasattr(self, "rset_hook"):
             self._without_task -= {"EHLO", "RSET"}
+        self._reply_now = {verb: reply_to for verb, reply_to in _REPLY_NOW.items() if verb in self._without_task}
         self._set_call_limit(command_call_limit)
         self._bogus_budget = BOGUS_LIMIT
         self._connection = Connection(self)
@@ -283,7 +291,7 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
     def _encoded(self, status: str | bytes) -> bytes:
         if isinstance(status, bytes):
             return status
-        return bytes(status, "utf-8" if self.enable_SMTPUTF8 else "ascii")
+        return status.encode("utf-8" if self.enable_SMTPUTF8 else "ascii")
 
     def _create_session(self) -> Session:
         return Session(self.loop)
@@ -434,7 +442,8 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         """Handle one command: the override of the native session for all of them."""
         verb, octets = command.verb, command.argument
         size = len(verb) + (len(octets) + 1 if octets else 0)
-        if log.isEnabledFor(logging.INFO):
+        self._logs = log.isEnabledFor(logging.INFO)
+        if self._logs:
             line = sanitize(b" ".join([verb.encode(), octets]) if octets else verb.encode())
             log.debug("_handle_client readline: %r", line + b"\r\n")
             log.info("%r >> %r", self.session.peer, line)
@@ -458,8 +467,11 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
             self._unknown(session, verb)
             return None
         self._active = self.loop.time()
+        reply_to = self._reply_now.get(verb)
+        if reply_to is not None:
+            return self._reply_at_once(session, reply_to, command, argument)
         if verb in self._without_task:
-            return self._run_now(command, method, argument)
+            return self._run_now(method, argument)
         if verb in _WITH_INPUT:
             return self._connection.run(self._execute(method, argument))
         return self._execute(method, argument)
@@ -503,18 +515,22 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         session.input_drained = True
         self._handler_coroutine.cancel()
 
-    def _run_now(self, command: Command, method: Any, argument: str | None) -> Awaitable[Reply] | None:
-        """Run a command without a task; MAIL, RCPT and DATA, of which there are many, without a coroutine."""
-        verb, session = command.verb, self._connection.session
-        reply_to = _REPLY_NOW.get(verb)
+    def _reply_at_once(
+        self, session: ServerSession, reply_to: ReplyNow, command: Command, argument: str | None
+    ) -> Awaitable[Reply] | None:
+        """Reply to MAIL, RCPT or DATA, of which there are many, without a coroutine."""
+        if session.queued:  # each reply is written by itself, as in aiosmtpd
+            session.flush()
         try:
-            if reply_to is None:
-                self._connection.run_now(method(argument))
-            else:
-                if session.queued:  # each reply is written by itself, as in aiosmtpd
-                    session.flush()
-                status = self._helo_needed() or self._auth_needed(verb) or reply_to(self, command, argument)
-                self._queue(status)
+            self._queue(self._premature(command.verb) or reply_to(self, command, argument))
+        except Exception as error:  # noqa: BLE001 - as `_execute`
+            return self._report(error)
+        return None
+
+    def _run_now(self, method: Any, argument: str | None) -> Awaitable[Reply] | None:
+        """Run a command without a task."""
+        try:
+            self._connection.run_now(method(argument))
         except Exception as error:  # noqa: BLE001 - as `_execute`
             return self._report(error)
         return None
@@ -563,7 +579,8 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
     def _queue(self, status: str | bytes) -> None:
         """Queue a reply, given without its last CRLF."""
         octets = self._encoded(status)
-        log.debug("%r << %r", self.session.peer, octets)
+        if self._logs:
+            log.debug("%r << %r", self.session.peer, octets)
         self._connection.session.write(octets + b"\r\n")
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
@@ -582,6 +599,12 @@ class SMTP(Transactions, Authentication, Commands, asyncio.BufferedProtocol, asy
         if refusal is not None:
             await self.push(refusal)
         return refusal is not None
+
+    def _premature(self, verb: str) -> str | None:
+        """The refusal of a command before HELO, or before AUTH if that is required."""
+        if self.session.host_name and not self._auth_required:
+            return None
+        return self._helo_needed() or self._auth_needed(verb)
 
     def _auth_needed(self, verb: str) -> str | None:
         if not self._auth_required or self.session.authenticated:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from email._header_value_parser import get_addr_spec, get_angle_addr
 from email.errors import HeaderParseError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ironpost.compat.aiosmtpd.connection import REPLIED
 from ironpost.compat.aiosmtpd.input import (
@@ -33,11 +33,8 @@ if TYPE_CHECKING:
     from ironpost.wire import BodyEnd, Command, Mailbox
 
 
-class Path(NamedTuple):
-    """The argument of MAIL or RCPT."""
-
-    address: str
-    options: list[str]
+Path: TypeAlias = tuple[str, list[str]]
+"""The argument of MAIL or RCPT: its address and its parameters."""
 
 
 class Transactions:
@@ -66,6 +63,7 @@ class Transactions:
     _connection: Connection
     _decode_data: bool
     _has_verdict: bool
+    _logs: bool
     _handle_hooks: dict[str, Callable[..., Any]]
 
     @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
@@ -78,12 +76,12 @@ class Transactions:
             await self.push(path)
             return
         status = await self._call_handler_hook("MAIL", *path)
-        await self.push(self._accept_mail(*path) if status is MISSING else status)
+        await self.push(self._accept_mail(path) if status is MISSING else status)
 
     def _mail_now(self, command: Command, arg: str | None) -> str:
         """The reply to MAIL without a hook."""
         path = self._mail_path(arg, command.path)
-        return path if isinstance(path, str) else self._accept_mail(*path)
+        return path if isinstance(path, str) else self._accept_mail(path)
 
     def _mail_path(self, arg: str | None, parsed: Mailbox | None = None) -> Path | str:
         """The path of MAIL, or its refusal."""
@@ -92,13 +90,15 @@ class Transactions:
             return path
         if self.envelope.mail_from:
             return "503 Error: nested MAIL command"
-        if (refusal := self._parameters_refused(path.options)) is not None:
+        address, options = path
+        if (refusal := self._parameters_refused(options)) is not None:
             return refusal
-        log.info("%r sender: %s", self.session.peer, path.address)
+        if self._logs:
+            log.info("%r sender: %s", self.session.peer, address)
         return path
 
-    def _accept_mail(self, address: str, options: list[str]) -> str:
-        self.envelope.mail_from = address
+    def _accept_mail(self, path: Path) -> str:
+        self.envelope.mail_from, options = path
         self.envelope.mail_options.extend(options)
         return ACCEPTED
 
@@ -112,12 +112,12 @@ class Transactions:
             await self.push(path)
             return
         status = await self._call_handler_hook("RCPT", *path)
-        await self.push(self._accept_rcpt(*path) if status is MISSING else status)
+        await self.push(self._accept_rcpt(path) if status is MISSING else status)
 
     def _rcpt_now(self, command: Command, arg: str | None) -> str:
         """The reply to RCPT without a hook."""
         path = self._rcpt_path(arg, command.path)
-        return path if isinstance(path, str) else self._accept_rcpt(*path)
+        return path if isinstance(path, str) else self._accept_rcpt(path)
 
     def _rcpt_path(self, arg: str | None, parsed: Mailbox | None = None) -> Path | str:
         """The path of RCPT, or its refusal."""
@@ -126,14 +126,17 @@ class Transactions:
         path = self._path("RCPT", "TO:", arg, parsed)
         if isinstance(path, str):
             return path
-        if path.options:
-            if self._getparams(path.options) is None:
+        address, options = path
+        if options:
+            if self._getparams(options) is None:
                 return self._syntax_error("RCPT", "TO:")
             return "555 RCPT TO parameters not recognized or not implemented"
-        log.info("%r recip: %s", self.session.peer, path.address)
+        if self._logs:
+            log.info("%r recip: %s", self.session.peer, address)
         return path
 
-    def _accept_rcpt(self, address: str, options: list[str]) -> str:
+    def _accept_rcpt(self, path: Path) -> str:
+        address, options = path
         self.envelope.rcpt_tos.append(address)
         self.envelope.rcpt_options.extend(options)
         return ACCEPTED
@@ -147,7 +150,7 @@ class Transactions:
         if arg is not None and parsed is not None and not self.local_part_limit:
             mailbox = f"{parsed.local_part}@{parsed.domain}"
             if arg[len(keyword) :] == f"<{mailbox}>" and "[" not in mailbox:  # neither quoted, nor followed by anything
-                return Path(mailbox, [])
+                return mailbox, []
         text = None if arg is None else self._strip_command_keyword(keyword, arg)
         if text is None:
             return self._syntax_error(verb, keyword)
@@ -156,7 +159,7 @@ class Transactions:
             return "553 5.1.3 Error: malformed address"
         if not address or (rest and not self.session.extended_smtp):
             return self._syntax_error(verb, keyword)
-        return Path(address, rest.upper().split())
+        return address, rest.upper().split()
 
     def _parameters_refused(self, options: list[str]) -> str | None:
         """The refusal of the parameters of MAIL; None if they are fine."""

@@ -223,7 +223,7 @@ def _eight_bit_declared(session: ServerSession) -> bool:
 
 def message_done(session: ServerSession, result: Any) -> None:
     """Finish the transaction with the handler's result: one reply, or one for each recipient (RFC 2033 §4.2)."""
-    if result is not None and type(result) is not Reply:
+    if result is not None and not isinstance(result, Reply):
         result = settle_message(session, result)
         if hasattr(result, "__await__"):
             session.wait(result, message_done)

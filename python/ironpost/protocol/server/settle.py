@@ -103,8 +103,6 @@ def settle_message(session: ServerSession, result: Any) -> Reply | list[Reply | 
     """
     if isinstance(result, Verdict):
         return settle(session, result, HookStage.OTHER)
-    if isinstance(result, Reply):
-        return result
     transaction = session.transaction
     assert transaction is not None  # content follows RCPT
     recipients = transaction.recipients
