@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from collections import deque
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from ironpost.compat.content import Content
@@ -43,6 +45,18 @@ PIECE: Final = 256 * 1024
 """Octets that are given to the transport at a time."""
 BUFFER: Final = 8192
 """Octets that are read at a time: more than the replies to a window of commands usually have."""
+
+
+class _Shared(threading.local):
+    """What the connections of one thread share."""
+
+    @cached_property
+    def input(self) -> memoryview:
+        """What is read from a socket, until it is copied at once."""
+        return memoryview(bytearray(BUFFER))
+
+
+_shared = _Shared()
 
 
 class FlowControlMixin(asyncio.Protocol):
@@ -128,7 +142,8 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         super().__init__(loop)
         self.transport: asyncio.Transport | None = None
         self._over_ssl = False
-        self._buffer = bytearray()
+        self._buffer = b""
+        """The start of a reply."""
         self._expected = 0
         """Replies that are still to arrive."""
         self._response_waiter: asyncio.Future[SMTPResponse] | None = None
@@ -140,7 +155,6 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         """When the batch is overdue, by `loop.time()`."""
         self._timer: asyncio.TimerHandle | None = None
         """Checks whether the batch is overdue. Batches only move `_deadline`: a timer for each would cost more."""
-        self._input = memoryview(bytearray(BUFFER))
         self._command_lock: asyncio.Lock | None = None
         self._closed_future = self._loop.create_future()
         self._quit_sent = False
@@ -186,34 +200,33 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         """Return where the transport reads to; for `data_received` asyncio would allocate 256 KiB for each read."""
-        return self._input
+        return _shared.input
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read replies from the buffer."""
-        self.data_received(self._input[:nbytes].tobytes())
+        self.data_received(_shared.input[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Read replies."""
         if self._expected == 0 or self._response_waiter is None:
             return
         try:
-            self._read(bytes(self._buffer) + data if self._buffer else data)
+            self._read(self._buffer + data)
         except SMTPResponseException as error:
             self._expected = 0
-            self._buffer.clear()
+            self._buffer = b""
             self._fail(error)
             if self.transport is not None:
                 self.transport.close()  # later replies could not be matched to commands
             return
         if self._expected == 0:
-            self._buffer.clear()
+            self._buffer = b""
         batch = self._batch
         if batch is not None and batch.responses and (self._expected == 0 or batch.responses[-1].code == CLOSING):
             self._go_on(batch)
 
     def _read(self, octets: bytes) -> None:
         """Take the replies that are complete, and keep the rest."""
-        lines: list[bytes] = []
         start = end = 0
         while self._expected and (next_line := octets.find(b"\n", end) + 1) != 0:
             line, end = octets[end:next_line], next_line
@@ -222,12 +235,10 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
             if not line[:3].isdigit():
                 text = f"Malformed SMTP response line: {line.decode('utf-8', 'ignore')}"
                 raise SMTPResponseException(SMTPStatus.invalid_response.value, text)
-            lines.append(line[4:].strip(b" \t\r\n"))
             if line[3:4] != b"-":
-                self._take(SMTPResponse(int(line[:3]), b"\n".join(lines).decode("utf-8", "surrogateescape")))
-                lines.clear()
+                self._take(response_of(octets[start:end]))
                 start = end
-        self._buffer[:] = octets[start:]
+        self._buffer = octets[start:]
         if len(self._buffer) > MAX_RESPONSE_LENGTH:
             raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
 
@@ -465,6 +476,14 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
                 raise SMTPServerDisconnected("Connection reset while upgrading transport") from error
             self._over_ssl = True
             return response
+
+
+@lru_cache(maxsize=32)
+def response_of(octets: bytes) -> SMTPResponse:
+    """Return a reply from its lines; those to MAIL, RCPT and DATA are usually the same for every message."""
+    *_, last, _ = lines = octets.split(b"\n")
+    text = b"\n".join(line[4:].strip(b" \t\r\n") for line in lines[:-1])
+    return SMTPResponse(int(last[:3]), text.decode("utf-8", "surrogateescape"))
 
 
 def command_line(*args: bytes) -> bytes:
