@@ -92,14 +92,14 @@ impl BodyCanonicaliser {
         self.without_last_empty_lines(octets)
     }
 
-    /// The rest of the canonical form, when the body has ended. The canonicaliser is then at the start of another body.
-    pub fn finish(&mut self) -> Canonical<'static> {
+    /// The rest of the canonical form, when the body has ended.
+    #[must_use]
+    pub fn finish(mut self) -> Canonical<'static> {
         let last: &[u8] = if self.held.ends_with(b"\r") { self.held } else { b"" };
         let mut rest = self.without_last_empty_lines(Cow::Borrowed(last));
         if self.open {
             rest.octets.to_mut().extend_from_slice(b"\r\n");
         }
-        *self = Self::with_kernel(self.relaxed, self.kernel);
         rest
     }
 

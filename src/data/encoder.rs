@@ -76,19 +76,17 @@ impl DataEncoder {
     ///
     /// # Errors
     /// With `Newline::Reject`: `bare-cr` if the body ends in CR.
-    pub fn finish(&mut self) -> Result<&'static [u8], Fault> {
+    pub fn finish(self) -> Result<&'static [u8], Fault> {
         if self.held_cr && self.newline == Newline::Reject {
             return Err(Fault {
                 id: FaultId::BareCr,
                 offset: self.taken - 1,
             });
         }
-        let wire: &[u8] = match self.carry {
+        Ok(match self.carry {
             Carry { start: 1, .. } => b".\r\n",
             _ => b"\r\n.\r\n",
-        };
-        *self = Self::with_kernel(self.newline, self.kernel);
-        Ok(wire)
+        })
     }
 }
 

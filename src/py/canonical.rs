@@ -50,19 +50,12 @@ fn canonical_field<'py>(field: &Bound<'py, PyAny>, relaxed: bool) -> PyResult<Bo
 ///     relaxed: the relaxed form; otherwise the simple one.
 #[pyclass(module = "ironpost.wire._native")]
 struct BodyCanonicaliser {
-    canonicaliser: canonical::BodyCanonicaliser,
-    ended: bool,
+    /// None after the end.
+    canonicaliser: Option<canonical::BodyCanonicaliser>,
 }
 
-impl BodyCanonicaliser {
-    fn require_open(&self) -> PyResult<()> {
-        if self.ended {
-            return Err(PyValueError::new_err(
-                "the body has ended; a BodyCanonicaliser reads one body",
-            ));
-        }
-        Ok(())
-    }
+fn ended() -> PyErr {
+    PyValueError::new_err("the body has ended; a BodyCanonicaliser reads one body")
 }
 
 #[pymethods]
@@ -70,8 +63,7 @@ impl BodyCanonicaliser {
     #[new]
     fn new(relaxed: bool) -> Self {
         Self {
-            canonicaliser: canonical::BodyCanonicaliser::new(relaxed),
-            ended: false,
+            canonicaliser: Some(canonical::BodyCanonicaliser::new(relaxed)),
         }
     }
 
@@ -81,10 +73,9 @@ impl BodyCanonicaliser {
     ///     ValueError: after the end.
     fn feed<'py>(&mut self, piece: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = piece.py();
-        self.require_open()?;
+        let canonicaliser = self.canonicaliser.as_mut().ok_or_else(ended)?;
         let data = Octets::new(piece)?;
         let octets = data.as_slice();
-        let canonicaliser = &mut self.canonicaliser;
         let canonical = detached(py, octets.len(), || canonicaliser.feed(octets));
         pieces(py, &canonical, Some(data.as_bytes()))
     }
@@ -94,9 +85,8 @@ impl BodyCanonicaliser {
     /// Raises:
     ///     ValueError: after the end.
     fn finish<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        self.require_open()?;
-        self.ended = true;
-        pieces(py, &self.canonicaliser.finish(), None)
+        let canonicaliser = self.canonicaliser.take().ok_or_else(ended)?;
+        pieces(py, &canonicaliser.finish(), None)
     }
 }
 

@@ -113,19 +113,12 @@ fn whole<'py>(data: &Bound<'py, PyAny>, change: fn(&[u8]) -> Plan) -> PyResult<B
 ///         the offset in the body.
 #[pyclass(module = "ironpost.wire._native")]
 struct DataEncoder {
-    encoder: data::DataEncoder,
-    ended: bool,
+    /// None after the end or a fault.
+    encoder: Option<data::DataEncoder>,
 }
 
-impl DataEncoder {
-    fn require_open(&self) -> PyResult<()> {
-        if self.ended {
-            return Err(PyValueError::new_err(
-                "the body has ended; a DataEncoder writes one body",
-            ));
-        }
-        Ok(())
-    }
+fn ended() -> PyErr {
+    PyValueError::new_err("the body has ended; a DataEncoder writes one body")
 }
 
 #[pymethods]
@@ -135,8 +128,7 @@ impl DataEncoder {
     fn new(newline: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let newline = newline.map_or(Ok(Newline::Normalise), |name| self::newline(name, false))?;
         Ok(Self {
-            encoder: data::DataEncoder::new(newline),
-            ended: false,
+            encoder: Some(data::DataEncoder::new(newline)),
         })
     }
 
@@ -147,13 +139,13 @@ impl DataEncoder {
     ///     ValueError: after the end or a fault.
     fn feed<'py>(&mut self, chunk: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         let py = chunk.py();
-        self.require_open()?;
+        let encoder = self.encoder.as_mut().ok_or_else(ended)?;
         let data = Octets::new(chunk)?;
         let octets = data.as_slice();
         let mut plan = Plan::default();
-        let (encoder, filled) = (&mut self.encoder, &mut plan);
+        let filled = &mut plan;
         if let Err(fault) = detached(py, octets.len(), || encoder.feed(octets, filled)) {
-            self.ended = true;
+            self.encoder = None;
             return Err(types(py)?.wire_fault(py, fault));
         }
         body(py, &plan, octets, Some(data.as_bytes()))
@@ -165,9 +157,7 @@ impl DataEncoder {
     ///     WireFault: under `reject`, if the body ends with a CR.
     ///     ValueError: after the end or a fault.
     fn finish<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        self.require_open()?;
-        self.ended = true;
-        match self.encoder.finish() {
+        match self.encoder.take().ok_or_else(ended)?.finish() {
             Ok(end) => Ok(PyBytes::new(py, end)),
             Err(fault) => Err(types(py)?.wire_fault(py, fault)),
         }
