@@ -119,6 +119,13 @@ def test_bounces_and_mail_of_the_reporter_are_automatic_and_other_mail_is_not() 
         assert not is_automatic(replace(FAILED, header=Header(HEADER.octets + fields)), CONTACT)
 
 
+def test_r23_one_field_is_searched_for_the_reporter() -> None:
+    header = Header(b"To: x@here.example\r\n" * 50 + b"To: reports@ours.example\r\n")
+    assert not is_automatic(replace(FAILED, header=header), CONTACT)
+    long = Header(b"To: " + b"x@here.example, " * 1000 + b"reports@ours.example\r\n")
+    assert not is_automatic(replace(FAILED, header=long), CONTACT)
+
+
 def reported(evaluation: DmarcEvaluation, incidents: int = 1) -> tuple[EmailMessage, EmailMessage, bytes]:
     """A report, its fields in message/feedback-report, and the header section in it."""
     octets = message(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HEADER_OCTETS: Final = 65_536
 """Octets of a header section that a report contains; later fields are left out."""
 FIELD_OCTETS: Final = 8192
-"""Octets of a field To or Cc that is searched for the address that reports come from."""
+"""Octets of the first field To, and of Cc, that are searched for the address that reports come from."""
 
 _REPORTS: Final = frozenset({"multipart/report", "message/feedback-report"})
 _HARMLESS: Final = frozenset({DkimResult.PASS, DkimResult.NONE, DkimResult.TEMPERROR})
@@ -96,10 +96,8 @@ def is_automatic(evaluation: DmarcEvaluation, contact: Address) -> bool:
     media_types = (value.partition(b";")[0].strip() for value in fields.get("content-type", ()))
     if any(each.decode("ascii", "replace").lower() in _REPORTS for each in media_types):
         return True
-    named = (
-        each for name in ("to", "cc") for value in fields.get(name, ()) for each in addresses(value[:FIELD_OCTETS])
-    )
-    return any(each.address == contact for each in named)
+    first = (value[:FIELD_OCTETS] for name in ("to", "cc") for value in fields.get(name, ())[:1])
+    return any(each.address == contact for value in first for each in addresses(value))
 
 
 def _unconfirmed(evaluation: DmarcEvaluation) -> tuple[str, ...]:
