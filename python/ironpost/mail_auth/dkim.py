@@ -5,8 +5,8 @@
 
 Promises: each signature gets one of the results with its reason. The first five signatures are verified; the reason of
 the last one says how many more there are (SECURITY R23). Their keys are queried all at once. The octets are verified as
-they were received (SECURITY R50).
-A query that fails makes the result `temperror` (SECURITY R27). The time is limited by the caller: cancelling is safe.
+they were received (SECURITY R50). A query that fails makes the result `temperror` (SECURITY R27). The caller limits the
+time: cancelling is safe.
 Refuses: as `policy`, a signature that expired or does not cover the whole body; as `permerror`, keys of less than 1,024
 or more than 4,096 bits, rsa-sha1, a message without exactly one field From, and one whose header section is not valid,
 as its reader could see other fields (SECURITY R49).

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ironpost.mail_auth.tag_list import SHOWN
@@ -103,6 +104,7 @@ def select_record(records: Sequence[bytes]) -> DmarcRecord | None:
     return parse_record(found[0]) if len(found) == 1 else None
 
 
+@lru_cache(64)  # a record may have 64 KB
 def parse_record(record: bytes) -> DmarcRecord:
     """Parse a record that starts with its version."""
     text = record.decode("ascii", "backslashreplace")

@@ -7,6 +7,7 @@ Standards: RFC 1035 §2.3.4 (lengths); RFC 5890 §2.3.1 (A-labels).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from ironpost.model.idna import a_labels
@@ -25,6 +26,7 @@ def is_name(text: str) -> bool:
     return len(text) <= NAME_LIMIT and _NAME.fullmatch(text) is not None
 
 
+@lru_cache(1024)  # called several times for each domain of a message
 def normalised(domain: str) -> str:
     """A domain in A-labels and lower case, without its trailing dot.
 

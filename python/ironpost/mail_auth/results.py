@@ -11,6 +11,7 @@ Standards: RFC 8601 §2.2 (grammar), §2.7 (methods), §5 (removing fields); RFC
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -102,8 +103,7 @@ def results_field(service: str, results: Iterable[MethodResult]) -> bytes:
         if each.reason:
             words.append(f"reason={_quoted(each.reason)}")
         for name, value in each.properties:
-            ptype, _, prop = name.partition(".")
-            words.append(f"{_keyword(ptype)}.{_keyword(prop)}={_value(value)}")
+            words.append(f"{_property(name)}={_value(value)}")
     if len(words) == 1:
         words = [f"{words[0]};", "none"]
     return field(NAME, words)
@@ -191,6 +191,12 @@ def _comparable(service: str) -> str:
         return normalised(service)
     except ValueError:
         return service.lower()
+
+
+@lru_cache(64)  # there are few
+def _property(name: str) -> str:
+    ptype, _, prop = name.partition(".")
+    return f"{_keyword(ptype)}.{_keyword(prop)}"
 
 
 def _keyword(text: str) -> str:

@@ -25,7 +25,6 @@ from ironpost.mail_auth.keys import (
 )
 from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.tag_list import SHOWN, TagListError, decode_base64, parse_tags, words
-from ironpost.message.section import EMPTY
 from ironpost.model import dns
 from ironpost.model.dns import RecordType, ResolverError
 from ironpost.model.text import counted
@@ -229,17 +228,15 @@ class SignedFields:
             names: the names in lower case.
             without: the signature itself, which is not selected.
         """
-        fields = dict(self.by_name)
         own = without.name.lower()
-        fields[own] = [each for each in fields[own] if each is not without]
+        left = {own: [each for each in self.named(own) if each is not without]}
         selected: list[HeaderField] = []
-        taken: dict[str, int] = {}
         for name in names:
-            found = fields.get(name)
+            found = left.get(name)
+            if found is None:
+                found = left[name] = self.named(name).copy()
             if found:
-                count = taken[name] = taken.get(name, 0) + 1
-                if count <= len(found):
-                    selected.append(found[-count])
+                selected.append(found.pop())
         return selected
 
     def canonical(self, entry: HeaderField, relaxed: bool) -> bytes:
@@ -386,6 +383,8 @@ class SignedContent:
 class SignatureVerifier:
     """Reads one message in pieces. A subclass defines `_read`."""
 
+    _fields: SignedFields
+
     def __init__(self, first: SignatureVerifier | None = None) -> None:
         """Prepare for one message.
 
@@ -397,7 +396,6 @@ class SignatureVerifier:
         """
         require_cryptography()
         self._first = first
-        self._fields = SignedFields(EMPTY)
         self._bodies: BodyHashes = BodyHashes() if first is None else first._bodies
         self._keys: KeyFinder = KeyFinder() if first is None else first._keys
 

@@ -15,6 +15,7 @@ Standards: RFC 7208 §2.4 (identities), §4 (evaluation), §5.5 (names of the cl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
@@ -123,21 +124,13 @@ class _Check:
         """The addresses of hosts, of the client's version of IP; an answer may have thousands."""
         self._voids = 0
         self._client = client
+        self._local_part = local_part
         self._domain = domain
+        self._helo = helo
         self._resolver = resolver
-        v4 = client.version == 4
-        self._address_type = RecordType.A if v4 else RecordType.AAAA
-        self._values = {
-            "s": f"{local_part}@{domain}",
-            "l": local_part,
-            "o": domain,
-            "i": str(client) if v4 else ".".join(client.exploded.replace(":", "").upper()),
-            "h": helo,
-            "v": "in-addr" if v4 else "ip6",
-            "c": str(client),
-            "r": receiver,
-            "t": str(int(now)),
-        }
+        self._now = now
+        self._receiver = receiver
+        self._address_type = RecordType.A if client.version == 4 else RecordType.AAAA
 
     def records(self) -> Iterator[tuple[str, bytes]]:
         """The SPF records that were read, each with its domain."""
@@ -248,7 +241,25 @@ class _Check:
                 continue
         return tuple(found)
 
+    @cached_property
+    def _values(self) -> dict[str, str]:
+        """The values of the letters that are the same everywhere (RFC 7208 §7.2)."""
+        client, v4 = str(self._client), self._client.version == 4
+        return {
+            "s": f"{self._local_part}@{self._domain}",
+            "l": self._local_part,
+            "o": self._domain,
+            "i": client if v4 else ".".join(self._client.exploded.replace(":", "").upper()),
+            "h": self._helo,
+            "v": "in-addr" if v4 else "ip6",
+            "c": client,
+            "r": self._receiver,
+            "t": str(int(self._now)),
+        }
+
     async def _macro_values(self, text: MacroString, domain: str) -> dict[str, str]:
+        if not text.letters:
+            return {}
         values = {**self._values, "d": domain}
         if "p" in text.letters:
             names = await self._client_names()

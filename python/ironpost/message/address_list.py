@@ -19,7 +19,7 @@ from ironpost.message.header import LINE_LIMIT
 from ironpost.model import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 SHOWN: Final = 80
 """Octets of an invalid address in an error."""
@@ -72,7 +72,7 @@ class _Element(NamedTuple):
 
 def addresses(body: bytes) -> Iterator[FoundAddress]:
     """The addresses of a field body, in order."""
-    for element in _elements(body):
+    for element in _elements(tokens(body)):
         if element.is_address and (found := _address(element.tokens)) is not None:
             yield found
 
@@ -83,11 +83,11 @@ def all_addresses(body: bytes) -> list[Address]:
     Raises:
         ValueError: a part of it is not valid, so readers may differ; the text says which, in ASCII.
     """
-    read = [token.start for token in tokens(body + b";")]
-    if not read or read[-1] != len(body):
+    read = list(tokens(body + b";"))
+    if not read or read[-1].start != len(body):
         raise ValueError("a character is not allowed, or a quoted string, comment or literal has no end")
     found: list[Address] = []
-    for element in _elements(body):
+    for element in _elements(read[:-1]):
         if element.is_address or any(token.kind == "@" for token in element.tokens):
             address = _address(element.tokens)
             if address is not None:
@@ -148,11 +148,11 @@ def _after_comment(body: bytes, at: int) -> int | None:
     return None
 
 
-def _elements(body: bytes) -> Iterator[_Element]:
+def _elements(listed: Iterable[Token]) -> Iterator[_Element]:
     """The elements of an address list, some of them empty."""
     element: list[Token] = []
     angle = False
-    for token in tokens(body):
+    for token in listed:
         if token.kind == "<":
             yield _Element(element, False)  # the display name
             element, angle = [], True

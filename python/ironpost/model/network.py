@@ -75,6 +75,7 @@ def unmapped(address: IPAddress) -> IPAddress:
     return address if mapped is None else mapped
 
 
+@lru_cache(4096)  # called several times for each recipient of each message
 def parse_ip(text: str) -> IPAddress | None:
     """Parse the IP address of a client, without its zone, unmapped; return None if `text` is not an address."""
     try:
@@ -92,11 +93,14 @@ def parse_networks(listed: Iterable[str | Network]) -> tuple[Network, ...]:
     return tuple(ip_network(each) if isinstance(each, str) else each for each in listed)
 
 
-@lru_cache(4096)  # called for each recipient of each message
 def within(ip: str, networks: tuple[Network, ...]) -> Network | None:
     """Return the first network that contains the address; None if there is none, or `ip` is not an address."""
     address = parse_ip(ip)
-    return None if address is None else next((network for network in networks if address in network), None)
+    if address is not None:
+        for network in networks:  # a cache would take longer: networks have a slow hash
+            if address in network:
+                return network
+    return None
 
 
 def special_purpose(address: IPAddress) -> str | None:

@@ -35,18 +35,22 @@ _NOBODY: Final = PolicyDecision(Verdict.refuse(replies.RELAY_DENIED), ("no check
 class Policy:
     """Checks, grouped by stage, run in the given order."""
 
-    __slots__ = ("_checks", "_judges", "_scanning", "_stripping")
+    __slots__ = ("_judges", "_reading", "_scanning", "_stripping")
 
     def __init__(self, checks: Iterable[Check]) -> None:
-        self._checks = tuple(checks)
+        listed = tuple(checks)
         self._judges: dict[PolicyStage, Judges] = {
-            stage: tuple(
-                (check.name, getattr(check, stage.value)) for check in self._checks if _defines(check, stage.value)
-            )
+            stage: tuple((check.name, getattr(check, stage.value)) for check in listed if _defines(check, stage.value))
             for stage in PolicyStage
         }
-        self._scanning = any(_defines(check, "scanner") for check in self._checks)
-        self._stripping = tuple(check for check in self._checks if _defines(check, "strip"))
+        self._scanning = any(_defines(check, "scanner") for check in listed)
+        self._reading = tuple(
+            (check, _defines(check, PolicyStage.CONTENT.value))
+            for check in listed
+            if _defines(check, "scanner") or _defines(check, PolicyStage.CONTENT.value)
+        )
+        """The checks that read content or run when it is complete, and whether they run then."""
+        self._stripping = tuple(check for check in listed if _defines(check, "strip"))
 
     def scan(self, facts: Facts) -> Scan | None:
         """The scanners for a message whose content is about to arrive; None if no check reads it."""
@@ -54,14 +58,14 @@ class Policy:
             return None
         scanners: list[Scanner] = []
         judges: list[Judge] = []
-        for check in self._checks:
+        for check, judges_content in self._reading:
             scanner = check.scanner(facts)
             if scanner is not None:
                 scanners.append(scanner)
                 judges.append((check.name, scanner.finish))
                 if scanner.shared is not None:
                     facts.keep(PolicyStage.CONTENT, scanner.shared)
-            if _defines(check, PolicyStage.CONTENT.value):
+            if judges_content:
                 judges.append((check.name, check.content))
         facts.begin(PolicyStage.CONTENT)  # idle sessions hold no content
         return Scan(tuple(scanners), tuple(judges)) if scanners else None
