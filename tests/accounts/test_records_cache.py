@@ -10,6 +10,7 @@ import pytest
 
 from ironpost.accounts import records_cache
 from ironpost.accounts.records_cache import CacheOptions, RecordCache
+from ironpost.model import Address
 from ironpost.model.options import Seconds
 from ironpost.processes.clock import SystemClock
 from ironpost.routing.directory import DirectoryError
@@ -247,3 +248,17 @@ def test_a_source_that_needs_no_io_is_cached_as_well() -> None:
         assert source.asked == 1
 
     run(main())
+
+
+def test_a_source_cannot_disable_postmaster(caplog: pytest.LogCaptureFixture) -> None:
+    moved = Record("here", targets=(Address.parse("x@other.example"),), disabled=True)
+
+    async def main() -> None:
+        cache = cached(Source(postmaster=ADA, abuse=moved, ada=ADA), Clock())
+        found = [await cache.lookup(f"{name}@mail.example") for name in ("postmaster", "abuse", "ada")]  # type: ignore[misc]
+        assert found == [None, moved, ADA]
+
+    asyncio.run(main())
+    assert caplog.messages == [
+        "source: postmaster@mail.example is disabled, which is ignored, because its mail must be accepted"
+    ]

@@ -112,6 +112,8 @@ def expanded(found: MailDirectory, *texts: str) -> list[str]:
         ("kim@branch.example", Relayed, "kim@branch.example: mailbox[6]"),
         ("info@branch.example", Alias, "info@branch.example: alias[4]"),
         ("x@branch.example", Unknown, "x@branch.example is not listed"),
+        ("Postmaster@branch.example", Relayed, "Postmaster is accepted although it is not listed"),
+        ("abuse@branch.example", Relayed, "abuse is accepted although it is not listed"),
         ("x@new.branch.example", Relayed, "new.branch.example is a relay domain by relay[2]"),
         ("x@other.example", NotLocal, "other.example is not local"),
     ],
@@ -126,8 +128,8 @@ def test_a_relay_domain_names_who_knows_the_addresses_that_are_not_listed() -> N
     listed = 'recipients = ["jo@branch.example"]\n'
     text = COMPANY.replace(listed, listed + 'verify = "callout"\n')
     found = directory(parse(text), callout=asked)
-    entries = [find(found, f"{name}@branch.example") for name in ("x", "jo", "kim")]
-    assert [isinstance(each, Relayed) and each.verifier for each in entries] == [asked, None, None]
+    entries = [find(found, f"{name}@branch.example") for name in ("x", "jo", "kim", "postmaster")]
+    assert [isinstance(each, Relayed) and each.verifier for each in entries] == [asked, None, None, asked]
     elsewhere = find(found, "x@new.branch.example")
     assert isinstance(elsewhere, Relayed)
     assert elsewhere.verifier is None
@@ -213,6 +215,8 @@ def test_mail_for_a_recipient_that_a_relay_domain_lost_is_still_relayed() -> Non
         ('[[mailbox]]\naddress = "jo"', "an address|not a valid address"),
         ('[[mailbox]]\naddress = "Jo@localhost"\n[[mailbox]]\naddress = "jo@localhost"', "listed twice"),
         ('[[mailbox]]\naddress = "jo@localhost"\nkeep = true', "without forward"),
+        ('[[mailbox]]\naddress = "Postmaster@localhost"\ndisabled = true', "mail for Postmaster must be accepted"),
+        ('[[mailbox]]\naddress = "abuse@localhost"\ndisabled = true', "mail for abuse must be accepted"),
         ('[[mailbox]]\naddress = "jo@localhost"\nforward = []', "empty"),
         ('[[alias]]\naddress = "jo@localhost"\ntargets = ["x"]', "address"),
         ('[[relay]]\ndomains = ["*"]', "open relay"),

@@ -3,7 +3,8 @@
 Promises: concurrent lookups of one key are one query, which continues if one of them is cancelled. Records are used for
 a time without asking again, and unknown keys for a shorter one; both are limited in number, and separately, so that
 guessed addresses evict no record. Errors are not cached. While the source cannot answer, the last record of a key can
-be used for longer; an unknown key cannot, because it may have been added since.
+be used for longer; an unknown key cannot, because it may have been added since. A record that disables `postmaster`
+(RFC 5321 §4.5.1) or `abuse` is ignored, with a warning.
 Limitations: each worker has a separate cache, which a reload empties.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from ironpost.model.options import Seconds, at_least_a_second
 from ironpost.routing.directory import DirectoryError
+from ironpost.routing.mail_directory import is_role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -106,6 +108,9 @@ class RecordCache:
             return self._stale(key, DirectoryError(f"{self._name}: no answer after {self._options.timeout:g} s"))
         except DirectoryError as error:
             return self._stale(key, error)
+        if record is not None and record.disabled and not record.targets and is_role(key):
+            LOG.warning("%s: %s is disabled, which is ignored, because its mail must be accepted", self._name, key)
+            record = None
         if self._failing:
             self._failing = False
             LOG.info("%s answers again", self._name)

@@ -2,7 +2,8 @@
 
 Promises: an alias has at least one target, and each address has one entry (`Configuration` checks that). `[directory]`
 has an array of tables for each source in `accounts.record_sources`, with the source's options.
-Refuses: an address that is not valid, `keep` without `forward` or for a disabled mailbox, and a relay domain `*`.
+Refuses: an address that is not valid, `keep` without `forward` or for a disabled mailbox, a disabled
+`postmaster` (RFC 5321 §4.5.1) or `abuse` (RFC 2142 §4), and a relay domain `*`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ironpost.config.values import MailAddress, PathText, Pattern, Recipient, Se
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
 from ironpost.routing.alias_patterns import AliasPattern
-from ironpost.routing.mail_directory import key_of
+from ironpost.routing.mail_directory import is_role, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +120,9 @@ class MailboxSection(Section):
             raise ValueError("keep: there is nothing to keep a copy of without forward")
         if self.keep and self.disabled:
             raise ValueError("keep: a disabled mailbox takes no copies")
+        if self.disabled and self.forward is None and is_role(key_of(self.address)):
+            sentence = f"disabled: mail for {self.address.local_part} must be accepted; name others with forward"
+            raise ValueError(sentence)
         return self
 
 

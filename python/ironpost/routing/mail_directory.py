@@ -3,8 +3,8 @@
 Promises: an address of a local domain is looked up in this order: the address itself; without its detail (`jo` for
 `jo+news`); in the listed addresses; by the patterns, in order; the catch-all of its domain. The first result decides,
 and of several sources the first that has a record. If that is a mailbox with a forward file, the targets in it decide.
-`postmaster` and `abuse` exist in every local domain. A directory
-without sources and without a list has every address of its domains. The reason of an entry gives the whole derivation.
+`postmaster` and `abuse` exist in every local domain, and no list of a relay domain excludes them. A directory without
+sources and without a list has every address of its domains. The reason of an entry gives the whole derivation.
 Without I/O in a source, `find` returns the entry itself.
 
 ASCII local parts are compared without regard to case, others in NFC and never folded further.
@@ -45,12 +45,17 @@ if TYPE_CHECKING:
     """A search that yields what it must await, and is sent the result."""
 
 ROLES: Final = frozenset({POSTMASTER, "abuse"})
-"""Local parts that exist in every local domain."""
+"""Local parts that exist in every local domain, and whose mail no record may refuse."""
 
 
 def key_of(address: Address) -> str:
     """The key of an address in the sources: `jo@mail.example`, without quotes."""
     return f"{folded(address.local_part)}@{address.key}"
+
+
+def is_role(key: str) -> bool:
+    """Whether a key is that of a local part in `ROLES`."""
+    return key.rpartition("@")[0] in ROLES
 
 
 def folded(name: str) -> str:
@@ -198,6 +203,8 @@ class MailDirectory:
                 return Relayed(f"{where}; {key} is listed")
             if relay.verifier is not None or relay.recipients is None:
                 return Relayed(where, relay.verifier, relay.accept_unverified)
+            if is_role(key):
+                return Relayed(f"{where}; {address.local_part} is accepted although it is not listed")
             return Unknown(f"{where}, and {key} is not listed", relayed=True)
         return NotLocal(f"{domain} is not local")
 
