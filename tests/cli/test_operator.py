@@ -66,6 +66,21 @@ def test_mail_is_selected_printed_edited_and_returned(serve: Callable[..., Any],
     assert identifiers(server) == []
 
 
+def test_an_edited_recipient_is_one_that_takes_mail(serve: Callable[..., Any], down: str) -> None:
+    boxes = (
+        '[[mailbox]]\naddress = "ada@localhost"\n[[alias]]\naddress = "team@localhost"\ntargets = ["ada@localhost"]\n'
+    )
+    server = serve(down + boxes)
+    submit(server, "jo@far.example")
+    (one,) = identifiers(server)
+    for new, why in {"typo@localhost": "takes no mail: 550 5.1.1", "team@localhost": "name a target of it"}.items():
+        done = server.run("queue", "edit", one, "jo@far.example", new)
+        assert done.returncode in {64, 66}
+        assert why in done.stderr.decode()
+    assert server.run("queue", "edit", one, "jo@far.example", "ada@localhost").returncode == 0
+    assert len(server.wait_for_mail(1)) == 1
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_destination_is_suspended_over_restarts_and_shown(
     serve: Callable[..., Any], down: str, workers: int, wait_until: Callable[..., None]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.message.section import HeaderReader
-from ironpost.model import Address
+from ironpost.model import Address, Recipient
 from ironpost.model.parameters import moment_text
 from ironpost.model.text import complaint
 from ironpost.operations.operation import EmptyRequest, Operation, OperationError, Reason, Scope
@@ -19,6 +19,7 @@ from ironpost.operations.selection import SelectionRequest
 from ironpost.processes.requests import RequestRefused
 from ironpost.protocol.extensions import wire_parameters
 from ironpost.queue.store import RecipientState
+from ironpost.routing.directory import Alias, DirectoryError, expand
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ironpost.operations.context import DataDirectory, ServingProcess
     from ironpost.queue.selection import Selection
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
+    from ironpost.routing.directory import Directory, Step
 
 BATCH: Final = 200
 """Number of ids looked up at a time; the event loop serves sessions in between."""
@@ -260,6 +262,7 @@ async def _edit(process: ServingProcess, request: EditRequest) -> RecipientsChan
     old, new = addresses
     if old.is_null or not new.domain:
         raise OperationError(Reason.INVALID, "an address must have a domain")
+    await _refuse_unusable(process.runner.routes.directory, new)
     selection = await checked(process, SelectionRequest(request.ids, recipient=str(old)))
     for identifier in request.ids:
         message = await process.queue.get(identifier)
@@ -272,6 +275,24 @@ async def _edit(process: ServingProcess, request: EditRequest) -> RecipientsChan
         sentence = f"no recipient {old} of {where} is queued or held, or it is being attempted right now"
         raise OperationError(Reason.NOT_FOUND, sentence)
     return RecipientsChanged(count)
+
+
+async def _refuse_unusable(directory: Directory, address: Address) -> None:
+    """Check that mail for an address can be delivered as it is.
+
+    Raises:
+        OperationError: it takes no mail here, is an alias, or cannot be looked up now.
+    """
+    steps: list[Step] = []
+    try:
+        await expand((Recipient(address),), directory, accepted=0, steps=steps)  # type: ignore[misc] # with steps
+    except DirectoryError as error:
+        raise OperationError(Reason.UNAVAILABLE, f"{address}: {error}") from None
+    first = steps[0]
+    if first.refusal is not None:
+        raise OperationError(Reason.INVALID, f"{address} takes no mail: {first.refusal}")
+    if isinstance(first.entry, Alias) and first.entry.mailbox is None:
+        raise OperationError(Reason.INVALID, f"{address} is an alias, which is not expanded again: name a target of it")
 
 
 async def copy_content(data: DataDirectory, identifier: str, write: Callable[[bytes], object], *, header: bool) -> None:
