@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
+import pytest
 from tests.mta.runner_kit import Chance, VirtualClock
 from tests.reports.dmarc_kit import PASSED
 
@@ -102,6 +105,37 @@ def test_many_domains_are_stored_in_several_iterations(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_counts_of_dmarc_are_added_up_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = VirtualClock()
+    threads: list[str] = []
+    summed = dmarc_counts.Counted.summed
+
+    def watched(self: dmarc_counts.Counted) -> dmarc_counts.Summed:
+        threads.append(threading.current_thread().name)
+        if len(threads) == 2:
+            raise RuntimeError("a bug")
+        return summed(self)
+
+    async def main() -> None:
+        state = shared_state(tmp_path, clock, Counters(), None)
+        counts = (counting := Counting(ON, state.memory, clock, Counters(), 0)).dmarc
+        assert counts is not None
+        for number in range(3):
+            counts(replace(PASSED, answer=replace(PASSED.answer, policy_domain=f"a{number}.example")))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await counting.store()
+        assert counts.waiting == 2, "an error loses no counts"
+        await counting.store()
+        assert counts.waiting == 0
+        assert len(threads) == 4
+        assert threading.main_thread().name not in threads
+        clock.time += DAY
+        assert len(counts.entries.days()) == 3
+
+    monkeypatch.setattr(dmarc_counts.Counted, "summed", watched)
+    asyncio.run(main())
+
+
 def test_failures_are_reported_beside_the_counts_if_that_is_on(tmp_path: Path) -> None:
     clock = VirtualClock()
 
@@ -118,7 +152,7 @@ def test_failures_are_reported_beside_the_counts_if_that_is_on(tmp_path: Path) -
             assert recorder is not None
             assert counts is not None
             recorder(PASSED)
-            assert counts.flush(0)
+            assert counts.waiting == 1
             await senders.stop()
 
     asyncio.run(main())

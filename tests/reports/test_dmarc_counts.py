@@ -186,15 +186,21 @@ def test_the_last_policy_of_a_day_is_reported(world: World) -> None:
     assert counts.policy.policy == "quarantine"
 
 
-def test_a_flush_can_be_divided(world: World) -> None:
+def test_what_was_taken_can_be_put_back(world: World) -> None:
     counts = world.worker()
-    for number in range(5):
+    for number in range(3):
         counts(answered(PASSED, policy_domain=f"a{number}.example"))
-    assert counts.flush(2)
-    assert counts.flush(2)
-    assert not counts.flush(2)
+    taken = counts.take()
+    assert taken is not None
+    assert (taken.day.domain, counts.waiting) == ("a0.example", 2), "the one that has waited longest"
+    counts(answered(PASSED, policy_domain="a0.example"))
+    counts.put_back(taken)
+    assert counts.waiting == 3
+    counts.flush()
+    assert counts.waiting == 0
     world.time += DAY
-    assert len(counts.entries.days()) == 5
+    days = counts.entries.days()
+    assert sorted(sum(summed(counts.entries.values(day)[1]).rows.values()) for day in days) == [1, 1, 2]
 
 
 def test_r23_a_flood_of_senders_hides_no_client(world: World) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import Store
 
 DOMAINS_AT_ONCE: Final = 100
-"""Domains whose counts of TLS are stored in one iteration of the event loop; those of DMARC are larger."""
+"""Domains whose counts of TLS are stored in one iteration of the event loop."""
 
 
 class Counting:
@@ -49,12 +49,13 @@ class Counting:
             self.dmarc = DmarcCounts(state, clock.now, worker=worker, metrics=metrics)
 
     async def store(self) -> None:
-        """Add what was counted to the state, a few domains in each iteration of the event loop."""
+        """Add what was counted to the state: TLS a few domains at a time, DMARC, which is larger, in a thread."""
         left = True
         while left:
             left = self.tls is not None and self.tls.flush(DOMAINS_AT_ONCE)
-            left |= self.dmarc is not None and self.dmarc.flush(1)
             await asyncio.sleep(0)
+        if self.dmarc is not None:
+            await _store_evaluations(self.dmarc)
 
     async def start(self) -> None:
         pass
@@ -64,6 +65,18 @@ class Counting:
         for counts in (self.tls, self.dmarc):
             if counts is not None:
                 counts.flush()
+
+
+async def _store_evaluations(counts: DmarcCounts) -> None:
+    for _ in range(counts.waiting):  # what is counted meanwhile waits for the next time
+        if (counted := counts.take()) is None:
+            return
+        try:
+            sums = await asyncio.to_thread(counted.summed)
+        except BaseException:
+            counts.put_back(counted)
+            raise
+        counts.put(counted, sums)
 
 
 class ReportSenders:

@@ -51,7 +51,9 @@ COMMENT: Final = 100
 """Characters of the comment of a reason."""
 
 COUNTS: Final = Namespace("dmarc-counts", 2 * DOMAINS, 1 << 20, 64 << 20, KEPT)
-"""What each worker counted, by day, worker and domain. Counts that would be larger are kept without details."""
+"""What each worker counted, by day, worker and domain."""
+LARGEST: Final = COUNTS.max_value - TEXT - 1
+"""Octets of the counts of one domain, beside its name. Those that would be larger are kept without details."""
 
 _DOMAIN_NAME: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 """A domain of which there can be a report: its name is part of the subject and of the file name."""
@@ -131,6 +133,31 @@ class _Day(NamedTuple):
     domain: str
 
 
+class Summed(NamedTuple):
+    """The sums of one domain."""
+
+    value: bytes
+    dropped: int
+    """Messages that no row has any more."""
+
+
+class Counted(NamedTuple):
+    """What was counted for one day of one domain, and what the state has of it."""
+
+    day: _Day
+    counts: DomainCounts
+    stored: bytes
+
+    def summed(self) -> Summed:
+        """Add up; call it in a thread, because it takes up to 20 ms."""
+        sums = DomainCounts.decoded(self.stored)
+        dropped = sums.merge(self.counts)
+        value = sums.encoded()
+        if len(value) > LARGEST:
+            value = sums.without_details().encoded()
+        return Summed(value, dropped)
+
+
 class DmarcCounts:
     """Implements `mail_auth.DmarcRecorder`: what one worker counts, and the sums of all."""
 
@@ -173,25 +200,41 @@ class DmarcCounts:
             self._metrics.count("dmarc_evaluations_dropped")
         self._open_rows += len(counts.rows) - rows
 
-    def flush(self, limit: int | None = None) -> bool:
-        """Add what was counted to the state.
+    @property
+    def waiting(self) -> int:
+        """Number of domains whose counts are not in the state yet."""
+        return len(self._open)
 
-        Args:
-            limit: maximum number of domains to add; all if None.
+    def take(self) -> Counted | None:
+        """Remove and return what was counted for the domain that has waited longest, for `put` or `put_back`.
 
-        Returns:
-            Whether some are left.
+        None if no domain is waiting.
         """
-        while self._open and limit != 0:
-            day, counts = self._open.popitem()
-            self._open_rows -= len(counts.rows)
-            stored = DomainCounts.decoded(self.entries.get(*day))
-            if dropped := stored.merge(counts):
-                self._metrics.count("dmarc_evaluations_dropped", amount=dropped)
-            if not self.entries.put(*day, stored.encoded()):
-                self.entries.put(*day, stored.without_details().encoded())
-            limit = None if limit is None else limit - 1
-        return bool(self._open)
+        if not self._open:
+            return None
+        day = next(iter(self._open))
+        counts = self._open.pop(day)
+        self._open_rows -= len(counts.rows)
+        return Counted(day, counts, self.entries.get(*day))
+
+    def put(self, counted: Counted, sums: Summed) -> None:
+        """Add to the state what was taken."""
+        if sums.dropped:
+            self._metrics.count("dmarc_evaluations_dropped", amount=sums.dropped)
+        self.entries.put(*counted.day, sums.value)
+
+    def put_back(self, counted: Counted) -> None:
+        """Keep what was taken for later."""
+        counts = self._open.setdefault(counted.day, DomainCounts())
+        rows = len(counts.rows)
+        if dropped := counts.merge(counted.counts):
+            self._metrics.count("dmarc_evaluations_dropped", amount=dropped)
+        self._open_rows += len(counts.rows) - rows
+
+    def flush(self) -> None:
+        """Add to the state all that was counted."""
+        while (counted := self.take()) is not None:
+            self.put(counted, counted.summed())
 
 
 def summed(values: Iterable[bytes]) -> DomainCounts:
