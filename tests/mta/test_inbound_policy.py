@@ -17,10 +17,13 @@ from ironpost.model.verdict import Verdict, drop, quarantine
 from ironpost.policy import NEUTRAL, Check, Context, Finding, PolicyStage, Ports
 from ironpost.policy.check import NoOptions, Scanner
 from ironpost.policy.checks.dkim import Dkim
+from ironpost.policy.checks.forged_results import ForgedResults
 from ironpost.policy.checks.reverse_dns import ConfirmedName
+from ironpost.policy.context import LocalSystem
 from ironpost.policy.options import Enforcement
 from ironpost.processes.clock import SystemClock
 from ironpost.protocol import replies
+from ironpost.protocol.server.transaction import Identity
 from ironpost.testing.resolver import StaticResolver
 
 if TYPE_CHECKING:
@@ -232,6 +235,35 @@ def test_r50_a_signature_is_verified_before_fields_that_it_covers_are_removed() 
         assert b"other.example" not in talk.store.spools[0].octets
         talk.store.finish()
         assert (await settled).startswith("250 ")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("ip", "login", "remains"),
+    [
+        ("192.0.2.9", "", False),
+        ("192.0.2.9", "jo@example.org", False),
+        ("127.0.0.1", "jo@example.org", False),
+        ("127.0.0.1", "", True),
+        ("", "", False),
+    ],
+)
+@pytest.mark.parametrize("role", ["mx", "submission"])
+def test_r48_no_client_writes_results_in_our_name(ip: str, login: str, remains: bool, role: str) -> None:
+    forged = "Authentication-Results: mx.example; dkim=pass header.d=bank.example\r\n"
+    others = "Authentication-Results: other.example; dkim=pass\r\n"
+    check = ForgedResults(NoOptions(), Context(LocalSystem(name="mx.example")))
+
+    async def run() -> None:
+        talk = Talk(check, ip=ip, role=role)
+        talk.session.identity = Identity(login, "PLAIN") if login else None
+        talk.start(mail="MAIL FROM:<jo@example.org>")
+        talk.say(f"From: jo@example.org\r\n{forged}{others}\r\nx\r\n.\r\n".encode())
+        ((message, _),) = talk.store.asked
+        stored = (message.prefix + talk.store.spools[0].octets).decode()
+        assert others in stored
+        assert (forged in stored) == remains
 
     asyncio.run(run())
 

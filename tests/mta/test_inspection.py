@@ -63,10 +63,12 @@ class Sees(Check):
         return self._scanner
 
 
-def inspected(content: bytes, size: int, strip: frozenset[str] = STRIP) -> tuple[InspectedSpool, Spool, Seen]:
+def inspected(
+    content: bytes, size: int, strip: frozenset[str] = STRIP, services: frozenset[str] = frozenset()
+) -> tuple[InspectedSpool, Spool, Seen]:
     spool, seen = Spool(), Seen()
     scan = Policy([Sees(seen)]).scan(Facts())
-    through = InspectedSpool(spool, scan, strip)
+    through = InspectedSpool(spool, scan, strip, services)
     for at in range(0, len(content), size):
         through.write(content[at : at + size])
     through.finish()
@@ -126,6 +128,46 @@ def test_r23_a_header_section_over_the_limits_is_refused_if_fields_are_removed(c
     assert through.fault == fault
     assert spool.pieces == []
     assert inspected(content, 4096, frozenset())[1].octets == content
+
+
+FORGED = b"Authentication-Results: US.example; dkim=pass\r\n"
+OTHERS = b"Authentication-Results: them.example; dkim=pass\r\n"
+US = frozenset({"us.example"})
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("content", "stored"),
+    [
+        (FORGED + b"A: b\r\n" + OTHERS + FORGED + b"\r\n" + FORGED, b"A: b\r\n" + OTHERS + b"\r\n" + FORGED),
+        (b"X-Secret: a\r\n" + FORGED + OTHERS, OTHERS),
+        (OTHERS + b"\r\nbody\r\n", OTHERS + b"\r\nbody\r\n"),
+    ],
+)
+def test_r48_results_that_only_we_could_have_written_are_removed(content: bytes, stored: bytes, size: int) -> None:
+    through, spool, seen = inspected(content, size, services=US)
+    assert (through.fault, spool.octets) == ("", stored)
+    assert seen.headers[0] + b"".join(seen.bodies) == content
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"A: b\r\nnot a field\r\n" + FORGED + b"\r\nbody\r\n", "Line after header field 1"),
+        (b"A: b\r\n" * 1001 + OTHERS + b"\r\n", "Header section has too many fields"),
+        ((b"A: " + b"b" * 1990 + b"\r\n") * 600, "Header section is too large"),
+    ],
+)
+def test_r48_a_header_section_that_may_hide_forged_results_is_refused(content: bytes, fault: str) -> None:
+    through, spool, _ = inspected(content, 4096, frozenset(), US)
+    assert through.fault.startswith(fault)
+    assert spool.pieces == []
+
+
+@pytest.mark.parametrize("content", [b"A: b\r\nnot a field\r\n\r\n" + FORGED, b"A: b\r\n" * 1001 + b"\r\nbody\r\n"])
+def test_a_faulty_header_section_without_results_is_stored(content: bytes) -> None:
+    through, spool, _ = inspected(content, 4096, frozenset(), US)
+    assert (through.fault, spool.octets) == ("", content)
 
 
 def test_discarded_content_is_forgotten() -> None:

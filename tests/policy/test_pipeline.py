@@ -157,6 +157,25 @@ def test_fields_that_any_check_removes_are_removed_whatever_is_decided() -> None
     assert Policy([accepts]).strip(Facts()) == frozenset()
 
 
+class Serves(Check):
+    """Has one service."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(NoOptions(), Context())
+        self._name = name
+
+    def services(self, facts: Facts) -> frozenset[str]:
+        return frozenset({self._name})
+
+
+def test_the_services_of_all_checks_are_those_of_the_system() -> None:
+    assert Policy([Serves("a.example"), Strips("x"), Serves("b.example")]).services(Facts()) == {
+        "a.example",
+        "b.example",
+    }
+    assert Policy([Strips("x")]).services(Facts()) == frozenset()
+
+
 NOT_ONE_FIELD = (
     b"", b"A: b", b"A: b\r\nC: d\r\n", b"A: b\n", b"A: b\r\n\r\n", b"A: b\rC: d\r\n", b"A b\r\n", b" A: b\r\n",
     b"A: \0\r\n",

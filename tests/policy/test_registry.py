@@ -22,7 +22,7 @@ def test_the_names_of_checks_are_unique() -> None:
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_check_runs_at_some_stage_or_scans_and_has_default_options(check: type[Check]) -> None:
-    methods = ["scanner", *(stage.value for stage in PolicyStage)]
+    methods = ["scanner", "services", *(stage.value for stage in PolicyStage)]
     assert any(getattr(check, name) is not getattr(Check, name) for name in methods)
     assert check.Options.__dataclass_params__.frozen
     assert check.Options() == check.Options()

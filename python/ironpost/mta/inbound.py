@@ -230,7 +230,8 @@ class Inbound:
         transaction = session.transaction
         assert transaction is not None  # content follows RCPT
         declared = transaction.parameters.get("SIZE")
-        scan, strip = self._policy.scan(state.facts), self._policy.strip(state.facts)
+        scan = self._policy.scan(state.facts)
+        strip, services = self._policy.strip(state.facts), self._policy.services(state.facts)
         try:
             spool = self._store.spool(declared or None)
         except OSError as error:
@@ -242,8 +243,8 @@ class Inbound:
             if rules is not None and rules.changes_headers(own=(own := rules.is_own(origin))):
                 rewrite = partial(rules.header, changes=state.rewritten, own=own)
             state.signer = self._signing.begin(origin, self._clock.now())
-        if scan is not None or strip or rewrite is not None or state.signer is not None:
-            spool = state.inspected = InspectedSpool(spool, scan, strip, rewrite, state.signer)
+        if scan is not None or strip or services or rewrite is not None or state.signer is not None:
+            spool = state.inspected = InspectedSpool(spool, scan, strip, services, rewrite, state.signer)
         if self._role == "submission":
             return SubmittedContent(spool, keyed=self._idempotency and session.identity is not None)
         return Content(spool)

@@ -5,8 +5,8 @@ Promises: scanners get the header section whole, then the body as it arrives, bo
 get everything but the removed fields, with rewritten addresses in the others. Only the header section is held, at most
 1 MiB (`message.section`).
 Addresses of a large header section are rewritten in a thread.
-Refuses: content from which fields must be removed but whose header section cannot be parsed to its end, since such a
-field may follow; and a large header section that must be rewritten and has no end. `fault` gives the reason.
+Refuses: content from which fields must be removed but whose header section cannot be parsed to its end, if such a field
+may follow; and a large header section that must be rewritten and has no end. `fault` gives the reason.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ironpost.mail_auth.results import NAME, without_forged
 from ironpost.message.section import EMPTY, Header, HeaderReader
 from ironpost.routing.rewriting import QUICK
 
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 class InspectedSpool:
     """A `model.body.Spool` in front of the spool of the store, for a message that is scanned, changed or signed."""
 
-    __slots__ = ("_reader", "_rewrite", "_signer", "_strip", "fault", "scan", "spool")
+    __slots__ = ("_reader", "_rewrite", "_services", "_signer", "_strip", "fault", "scan", "spool")
 
     def __init__(
         self,
         spool: Spool,
-        scan: Scan | None,
-        strip: frozenset[str],
+        scan: Scan | None = None,
+        strip: frozenset[str] = frozenset(),
+        services: frozenset[str] = frozenset(),
         rewrite: Callable[[Header], bytes] | None = None,
         signer: MessageSigner | None = None,
     ) -> None:
@@ -44,6 +46,7 @@ class InspectedSpool:
             spool: the spool of the store.
             scan: see `policy.Policy.scan`.
             strip: see `policy.Check.strip`.
+            services: see `policy.Check.services`.
             rewrite: returns the header section with other addresses; None to keep them.
             signer: hashes what is stored; None if the message is not signed.
         """
@@ -51,6 +54,7 @@ class InspectedSpool:
         """The spool of the store."""
         self.scan = scan
         self._strip = strip
+        self._services = services
         self._rewrite = rewrite
         self._signer = signer
         self._reader = HeaderReader()
@@ -92,13 +96,21 @@ class InspectedSpool:
         """Scan the header section; return it without the fields that are removed, or empty if there is a fault."""
         if self.scan is not None:
             self.scan.header(header)
-        if not self._strip or not header.starts_with_field:
+        if not header.starts_with_field:
             return header
-        self.fault = header.fault
-        if self.fault:
+        if header.fault and (self._strip or (self._services and self._may_have_results(header))):
+            self.fault = header.fault
             return EMPTY
         octets = header.without(*self._strip)
+        if octets is not header.octets:
+            header = Header(octets)
+        if self._services:
+            octets = without_forged(header, self._services)
         return header if octets is header.octets else Header(octets)
+
+    def _may_have_results(self, header: Header) -> bool:
+        """Whether there may be a field Authentication-Results anywhere in a section that cannot be parsed."""
+        return not self._reader.whole or NAME.lower().encode() in header.octets.lower()
 
     def _rewritten(self, header: Header) -> bytes:
         return header.octets if self._rewrite is None else self._rewrite(header)

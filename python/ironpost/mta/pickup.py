@@ -181,7 +181,7 @@ class Pickup:
         changes: list[Rewritten] = []
         rewrite = None if rules is None else partial(rules.header, changes=changes, own=True)
         signer = self._signing.begin(envelope.origin, self._clock.now())
-        spool = InspectedSpool(self._store.spool(), None, frozenset(), rewrite, signer)
+        spool = InspectedSpool(self._store.spool(), rewrite=rewrite, signer=signer)
         content = SubmittedContent(spool)
         try:
             await _copy(file, content, octets)

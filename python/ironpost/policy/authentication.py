@@ -2,7 +2,8 @@
 
 Promises: mail from trusted and authenticated clients, and from those without an IP address, is not checked. In all
 other mail, received fields Authentication-Results are removed if one of these checks is on, because they may be forged
-(SECURITY R48, RFC 8601 §5). Each evaluation, of SPF for instance, sends no query after its first 20 seconds.
+(SECURITY R48, RFC 8601 §5); those with our name are removed in any case (`checks.forged_results`). Each evaluation, of
+SPF for instance, sends no query after its first 20 seconds.
 """
 
 from __future__ import annotations

@@ -179,3 +179,11 @@ class Check:
         """
         del facts
         return frozenset()
+
+    def services(self, facts: Facts) -> frozenset[str]:
+        """Content is about to arrive: services whose fields Authentication-Results are removed, as `strip`.
+
+        They are authserv-ids of this system (RFC 8601 §2.5), in whose name the client may not write.
+        """
+        del facts
+        return frozenset()

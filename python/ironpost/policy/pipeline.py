@@ -35,7 +35,7 @@ _NOBODY: Final = PolicyDecision(Verdict.refuse(replies.RELAY_DENIED), ("no check
 class Policy:
     """Checks, grouped by stage, run in the given order."""
 
-    __slots__ = ("_judges", "_reading", "_scanning", "_stripping")
+    __slots__ = ("_judges", "_reading", "_scanning", "_serving", "_stripping")
 
     def __init__(self, checks: Iterable[Check]) -> None:
         listed = tuple(checks)
@@ -51,6 +51,7 @@ class Policy:
         )
         """The checks that read content or run when it is complete, and whether they run then."""
         self._stripping = tuple(check for check in listed if _defines(check, "strip"))
+        self._serving = tuple(check for check in listed if _defines(check, "services"))
 
     def scan(self, facts: Facts) -> Scan | None:
         """The scanners for a message whose content is about to arrive; None if no check reads it."""
@@ -73,6 +74,10 @@ class Policy:
     def strip(self, facts: Facts) -> frozenset[str]:
         """Names of fields to remove from a message whose content is about to arrive, in lower case."""
         return frozenset[str]().union(*(check.strip(facts) for check in self._stripping))
+
+    def services(self, facts: Facts) -> frozenset[str]:
+        """Services whose fields Authentication-Results are removed from that message."""
+        return frozenset[str]().union(*(check.services(facts) for check in self._serving))
 
     def decide(self, stage: PolicyStage, facts: Facts, scan: Scan | None = None) -> PendingDecision:
         """The decision for a stage; an awaitable if a check returned one.

@@ -8,6 +8,7 @@ from ironpost.policy.checks.access import Access
 from ironpost.policy.checks.arc import Arc
 from ironpost.policy.checks.dkim import Dkim
 from ironpost.policy.checks.dmarc import Dmarc
+from ironpost.policy.checks.forged_results import ForgedResults
 from ironpost.policy.checks.hello_names import HelloNames
 from ironpost.policy.checks.loop import Loop
 from ironpost.policy.checks.null_sender import NullSender
@@ -39,6 +40,7 @@ CHECKS: Final[tuple[type[Check], ...]] = (
     Dkim,
     Arc,
     Dmarc,
+    ForgedResults,
     NullSender,
     RecipientRate,
     Relay,
