@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -549,6 +551,7 @@ def test_unreachable_hosts_defer_and_count_as_an_attempt() -> None:
         async with delivery(here.port) as made:
             outcome = one(await deliver(made, message("x@a.example")))
             assert (outcome.disposition, outcome.reply.enhanced, outcome.asked) == (P, "4.4.1", True)
+            assert outcome.reply.text == (f"Cannot connect: {os.strerror(errno.ECONNREFUSED)}",)
 
     run(main)
 

@@ -12,8 +12,6 @@ Standards: RFC 5321 §3.3, §4.1.1.1 (the name in EHLO); RFC 3207 §4; RFC 4954 
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -34,12 +32,11 @@ from ironpost.client.errors import (
     TimedOut,
     Unsupported,
 )
-from ironpost.client.reach import own_name, plain_host
+from ironpost.client.reach import connect_text, own_name, plain_host
 from ironpost.client.tls import failure_text
 from ironpost.model import NULL, Address, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.body import PIECE
 from ironpost.model.network import SUBMISSIONS
-from ironpost.model.text import error_text
 from ironpost.protocol import replies
 from ironpost.protocol.client.session import TIMEOUTS, ClientStep, Ending, OutgoingTransaction, Security, check_hostname
 from ironpost.protocol.client.tolerance import TOLERANCES
@@ -206,7 +203,7 @@ class Client:
         except ssl.SSLError as error:
             raise Insecure(replies.HANDSHAKE_FAILED.because(failure_text(error)), remote) from error
         except OSError as error:
-            raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {_system_text(error)}",)), remote) from error
+            raise ConnectFailed(Reply(451, "4.4.1", (f"Cannot connect: {connect_text(error)}",)), remote) from error
         if not connection.ready:
             if connection.session.greeting is None and not self._implicit:
                 raise _without_greeting(_ended(connection, ClientStep.GREETING))
@@ -315,13 +312,6 @@ def _address(value: str | Address) -> Address:
 async def _slices(content: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(content), PIECE):
         yield content[start : start + PIECE]
-
-
-def _system_text(error: OSError) -> str:
-    """The system's text. asyncio's text has the names of its calls, once for each address of a host."""
-    numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno ([0-9]+)\]", str(error)))
-    said = dict.fromkeys(os.strerror(number) for number in numbers if number > 0)
-    return " or ".join(said) or error_text(error)
 
 
 def _ended(connection: Connection, step: ClientStep) -> ClientError:

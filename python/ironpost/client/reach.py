@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import socket
 import sys
 import threading
@@ -223,3 +224,15 @@ async def _looked_up(short: str) -> str:
 
     threading.Thread(target=look_up, name="ironpost-own-name", daemon=True).start()
     return await answer
+
+
+def connect_text(error: OSError) -> str:
+    """Return why a connection failed, in one line: `Connection refused`.
+
+    asyncio's text has the addresses in the place of the reason, once for each address of a host.
+    """
+    text = str(error)
+    if "Connect call failed" not in text:
+        return error_text(error)
+    numbers = [error.errno] if error.errno else map(int, re.findall(r"\[Errno ([0-9]+)\]", text))
+    return " or ".join(dict.fromkeys(map(os.strerror, numbers))) or error_text(error)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ironpost.client.reach import SourceUnusable
+from ironpost.client.reach import SourceUnusable, connect_text
 from ironpost.client.tls import failure_text, failure_type
 from ironpost.delivery import concurrently, unreadable
 from ironpost.delivery.access import AccessError, Accesses, NoLoginError
@@ -45,7 +45,6 @@ from ironpost.delivery.settings import (
 from ironpost.model import NULL, Disposition, Envelope, Outcome, Recipient, Reply
 from ironpost.model.memory import MemoryBody
 from ironpost.model.ports import Uncounted
-from ironpost.model.text import error_text
 from ironpost.model.tls import (
     PolicyType,
     PublishedPolicy,
@@ -528,7 +527,7 @@ def _not_connected(error: OSError, target: HostAddress, requirement: Requirement
         text = f"TLS failed: {reply.detail}"
         tls = TlsResult(target.host, TlsLevel.NONE, requirement.level, text, failure_type(error))
         return Outcome(Outcome.of(reply).disposition, reply, remote, asked=True, tls=tls)
-    reply = Reply(451, "4.4.1", (f"Cannot connect: {error_text(error)}",))
+    reply = Reply(451, "4.4.1", (f"Cannot connect: {connect_text(error)}",))
     if isinstance(error, SourceUnusable):
         return Outcome(Disposition.DEFERRED, replace(reply, enhanced="4.3.5"), remote, ours=True)
     return Outcome(Disposition.DEFERRED, reply, remote, asked=True)

@@ -22,12 +22,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import SplitResult, quote
 
+from ironpost.client.reach import connect_text
 from ironpost.client.tls import failure_text, verifying
 from ironpost.http.errors import HttpError, HttpFailure
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.network import special_purpose, unmapped
-from ironpost.model.text import error_text, escape
+from ironpost.model.text import escape
 from ironpost.model.url import https_parts
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ class HttpClient:
         except aiohttp.ClientSSLError as error:
             raise HttpError(HttpFailure.TLS, shown, _why(error)) from None
         except aiohttp.ClientConnectorError as error:
-            raise HttpError(HttpFailure.CONNECT, shown, error_text(error.os_error)) from None
+            raise HttpError(HttpFailure.CONNECT, shown, connect_text(error.os_error)) from None
         except aiohttp.ClientResponseError as error:  # its text has the whole URL
             raise HttpError(HttpFailure.PROTOCOL, shown, escape(error.message)) from None
         except (aiohttp.ClientError, OSError) as error:
