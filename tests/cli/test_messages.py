@@ -52,7 +52,9 @@ def test_f62_held_mail_is_reported(serve: Callable[..., Any]) -> None:
         assert said("hold", one) == (0, "1 recipient is held\n", "")
         assert said("hold", one) == (0, "0 recipients are held\n", f"ironpost: {one} is already held\n")
         assert said("retry", one) == (66, "0 recipients are due now\n", f"ironpost: {held}\n")
-        assert said("retry", one, "--json") == (66, '{"recipients": 0}\n', f"ironpost: {held}\n")
+        assert said("retry", one, "--json") == (
+            66, '{"recipients": 0, "suspended": [], "early": 0}\n', f"ironpost: {held}\n",
+        )  # fmt: skip
         assert said("retry", one, two) == (0, "2 recipients are due now\n", f"ironpost: {held}\n")
         assert said("retry", "--all") == (0, "2 recipients are due now\n", "")
         assert said("release", two) == (

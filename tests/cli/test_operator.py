@@ -64,6 +64,14 @@ def test_mail_is_selected_printed_edited_and_returned(serve: Callable[..., Any],
     assert [each["to"] for each in left["recipients"]] == ["flo@far.example"]
     assert server.json("queue", "drop", "--to", "*") == {"recipients": 1}
     assert identifiers(server) == []
+    for command in ("retry", "hold", "release", "bounce", "drop"):
+        done = server.run("queue", command, "--domain", "far.example")
+        assert (done.returncode, done.stderr[:23]) == (66, b"ironpost: no such mail "), command
+        assert server.run("queue", command, "--all").returncode == (66 if command == "release" else 0)
+    for command in ("explain", "show", "cat"):
+        gone = server.run("queue", command, one)
+        sentence = f"ironpost: no message {one} in the queue; what happened to it: ironpost trace {one}\n"
+        assert (gone.returncode, gone.stderr.decode()) == (66, sentence), command
 
 
 def test_an_edited_recipient_is_one_that_takes_mail(serve: Callable[..., Any], down: str) -> None:
@@ -106,8 +114,18 @@ def test_a_destination_is_suspended_over_restarts_and_shown(
             ("far.example", 2, "suspended"), ("by-mx.example", 1, "suspended"),
         ]  # fmt: skip
         text = server.run("queue", "shape").stdout.decode()
-        assert re.search(r"far\.example +2 +2 +0 .*suspended: they move", text)
+        assert re.search(rf"far\.example +2 +2 +0 .*smart host {where}: suspended: they move", text)
 
+    done = server.run("queue", "retry", "--domain", "far.example")
+    assert done.stdout == b"2 recipients are due now\n"
+    assert f"{where} is suspended until it is resumed; to attempt delivery there: ironpost resume {where}" in (
+        done.stderr.decode()
+    )
+    listed = server.run("queue", "list").stdout.decode()
+    assert re.search(r"jo@far\.example and 2 more +suspended", listed), listed
+    assert server.run("queue", "show", identifiers(server)[0]).stdout.count(b"  next try  suspended") == 3
+    other = server.run("resume", "far.example")
+    assert (other.returncode, f"which is: ironpost resume {where}" in other.stderr.decode()) == (66, True)
     shown()
     wait_until(lambda: (server.data / "state.sqlite3").exists(), lambda: "no state")
     server.stop()

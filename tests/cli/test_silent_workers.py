@@ -116,7 +116,8 @@ def test_f14_changes_are_made_by_responding_workers_and_not_later(
     pid = suspend(server, 1, wait_until)
     done = server.run("queue", "retry", "--all", "--json")
     assert (done.returncode, done.stderr) == (75, SAID)
-    assert json.loads(done.stdout) == {"recipients": len(mine[0]), "silent": SILENT}
+    found = json.loads(done.stdout)
+    assert found == {"recipients": len(mine[0]), "suspended": [], "early": 0, "silent": SILENT}
     held = server.run("queue", "hold", mine[0][0], mine[1][0], "--json")
     assert (held.returncode, held.stderr) == (
         75, SAID + f"ironpost: these messages may be unchanged: {mine[1][0]}\n".encode(),

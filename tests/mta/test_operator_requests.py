@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.mta.runner_kit import LATER, OK, scenario
+from tests.mta.runner_kit import DOWN, LATER, OK, scenario
 
 from ironpost.model import Address
 from ironpost.model.envelope import REFUSED
@@ -114,3 +114,41 @@ def test_no_reply_rule_changes_what_an_operator_decides():
 
     rule = ReplyRule(("*",), "wrong address", Action.WAIT)
     scenario({"rules": ReplyRules([rule])}, act)
+
+
+def test_a_retry_probes_only_the_destinations_of_the_selected_mail():
+    async def act(world):
+        for name in ("one", "two"):
+            for number in range(DEFAULT.initial):
+                await world.put(f"{name}{number}", f"to@{name}.example")
+        await world.settle()
+        calls = len(world.remote.calls)
+
+        def probed() -> list[str]:
+            return [to[0] for _, _, to, _ in world.remote.calls[calls:]]
+
+        assert (await world.runner.retry(Selection(domain=AddressPattern("nomatch.example")))).recipients == 0
+        await world.settle()
+        assert probed() == []
+        assert (await world.runner.retry(Selection(domain=AddressPattern("two.example")))).recipients == DEFAULT.initial
+        await world.settle()
+        assert probed() == ["to@two.example"]
+        await world.runner.retry(EVERYTHING)
+        await world.settle()
+        assert sorted(probed()) == ["to@one.example", "to@two.example", "to@two.example"]
+
+    scenario({"remote": lambda message, recipient: DOWN}, act)
+
+
+def test_a_retry_says_what_it_leaves_where_it_is():
+    async def act(world):
+        world.runner.suspended.suspend("remote.example", HOUR, "their request")
+        await world.put("m1", "a@remote.example")
+        await world.put("m2", "a@early.example", due=world.clock.time + DAY)
+        found = await world.runner.retry(Selection(sender=AddressPattern("from@local.example")))
+        assert (found.recipients, [each.name for each in found.suspended], found.early) == (1, ["remote.example"], 1)
+        assert (await world.runner.retry(Selection.of("m2"))).early == 0
+        await world.settle()
+        assert [name for _, name, _, _ in world.remote.calls] == ["m2"]
+
+    scenario({"remote": lambda message, recipient: LATER}, act)

@@ -76,6 +76,20 @@ def test_probes_back_off_up_to_the_longest_wait():
     assert waits == [120, 240, 480, 900, 900, 900]
 
 
+def test_a_probe_that_an_operator_asked_for_does_not_double_the_wait():
+    window = Window(ConcurrencyPolicy(first_wait=60, longest_wait=900))
+    failed(window, 5)
+    waits = []
+    for now in (10, 20):
+        window.probe_now()
+        assert window.blocked_until == 0
+        failed(window, 1, now)
+        waits.append(window.blocked_until - now)
+    now = window.blocked_until
+    failed(window, 1, now)
+    assert [*waits, window.blocked_until - now] == [60, 60, 120]
+
+
 def test_a_successful_probe_opens_the_window_again():
     window = Window()
     failed(window, 10)

@@ -43,6 +43,7 @@ from ironpost.operations.queue import (
     BounceRequest,
     EditRequest,
     ListRequest,
+    MessageEntry,
     RecipientEntry,
     RecipientsChanged,
     ShowRequest,
@@ -67,6 +68,7 @@ SEARCHED: Final = 10_000
 """Maximum number of held messages that are counted."""
 
 RequestT = TypeVar("RequestT", bound=SelectionRequest)
+ChangedT = TypeVar("ChangedT", bound=RecipientsChanged)
 
 
 def show_all(file: Path | None, selection: SelectionRequest, *, as_json: bool, limit: int) -> None:
@@ -85,14 +87,14 @@ def show_all(file: Path | None, selection: SelectionRequest, *, as_json: bool, l
     table = Table(box=None, header_style="", pad_edge=False)
     for title in ("ID", "AGE", "SIZE", "FROM", "TO", "NEXT TRY", "LAST REPLY"):
         table.add_column(title, no_wrap=title in {"ID", "AGE", "SIZE"}, overflow="fold")
-    now = time.time()
+    now, states = time.time(), _states_of(file, queue.messages)
     for message in queue.messages:
         unfinished = [recipient for recipient in message.recipients if recipient.state in UNFINISHED]
         first = next(iter(unfinished or message.recipients), None)
         more = f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""
         row = (
             message.id, _duration(now - message.accepted), _bytes(message.size), f"<{message.sender}>",
-            f"{first.address}{more}" if first else "-", _next_attempt(first, now) if first else "-",
+            f"{first.address}{more}" if first else "-", _next_attempt(first, states, now) if first else "-",
             message.fault or (first.last if first else ""),
         )  # fmt: skip
         table.add_row(*map(_escaped, row))
@@ -111,7 +113,7 @@ def show(file: Path | None, identifier: str, *, as_json: bool) -> None:
     if as_json:
         print_json(message)
         return
-    now = time.time()
+    now, states = time.time(), _states_of(file, [message])
     client = message.client
     console = _console()
     lines = {
@@ -130,7 +132,7 @@ def show(file: Path | None, identifier: str, *, as_json: bool) -> None:
     for recipient in message.recipients:
         console.print(_escaped(f"\nto        {recipient.address}"))
         console.print(_escaped(f"  state     {recipient.state.value}, {counted(recipient.attempts, 'attempt')}"))
-        console.print(_escaped(f"  next try  {_next_attempt(recipient, now)}"))
+        console.print(_escaped(f"  next try  {_next_attempt(recipient, states, now)}"))
         if recipient.parameters:
             console.print(_escaped(f"  asked     {_parameters(recipient.parameters)}"))
         if recipient.last:
@@ -142,25 +144,40 @@ def retry(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> N
     """Make selected recipients due now.
 
     Raises:
-        CommandError: all that are selected are held; or see `_change`.
+        CommandError: none is, because all are held or wait for a time, or nothing is selected; or see `_change`.
     """
-    count = _change(file, RETRY, selection, "{} due now", as_json)
-    if selection.everything and count:
+    found = _change(file, RETRY, selection, "{} due now", as_json)
+    for each in found.suspended:
+        end = f"until {each.until}" if each.until else "until it is resumed"
+        warn([f"{each.name} is suspended {end}; to attempt delivery there: ironpost resume {each.name}"])
+    if selection.everything and found.recipients:
         return  # held messages are not an error if everything was selected
-    held = _held(file, selection)
-    if not held:
-        return
-    which = " ".join(held) if selection.ids else "ID"
-    sentence = f"{_are(held)} held and not retried; release with: ironpost queue release {which}"
-    if not count:
-        raise CommandError(exits.NO_INPUT, sentence)
-    warn([sentence])
+    left: list[str] = []
+    if held := _held(file, selection):
+        which = " ".join(held) if selection.ids else "ID"
+        left.append(f"{_are(held)} held and not retried; release with: ironpost queue release {which}")
+    if found.early:
+        waits = "message waits" if found.early == 1 else "messages wait"
+        left.append(f"{found.early} {waits} for the time the sender asked for; to attempt delivery now, give the ID")
+    if found.recipients:
+        warn(left)
+    elif left:
+        raise CommandError(exits.NO_INPUT, "\n".join(left))
+    else:
+        _require_any(found, selection)
 
 
 def hold(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
-    """Hold selected recipients."""
-    if not _change(file, HOLD, selection, "{} held", as_json) and (held := _held(file, selection)):
+    """Hold selected recipients.
+
+    Raises:
+        CommandError: nothing is selected; or see `_change`.
+    """
+    found = _change(file, HOLD, selection, "{} held", as_json)
+    if not found.recipients and (held := _held(file, selection)):
         warn([f"{_are(held)} already held"])
+    else:
+        _require_any(found, selection)
 
 
 def release(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
@@ -169,7 +186,7 @@ def release(file: Path | None, selection: SelectionRequest, *, as_json: bool) ->
     Raises:
         CommandError: none of them was held; or see `_change`.
     """
-    if not _change(file, RELEASE, selection, "{} released", as_json):
+    if not _change(file, RELEASE, selection, "{} released", as_json).recipients:
         if selection.ids is None:
             raise CommandError(exits.NO_INPUT, "no such mail is held")
         which = list(dict.fromkeys(selection.ids))
@@ -178,14 +195,23 @@ def release(file: Path | None, selection: SelectionRequest, *, as_json: bool) ->
 
 
 def drop(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
-    """Remove selected recipients without a bounce."""
-    _change(file, DROP, selection, "{} dropped", as_json)
+    """Remove selected recipients without a bounce.
+
+    Raises:
+        CommandError: nothing is selected; or see `_change`.
+    """
+    _require_any(_change(file, DROP, selection, "{} dropped", as_json), selection)
 
 
 def bounce(file: Path | None, selection: SelectionRequest, *, why: str, as_json: bool) -> None:
-    """Fail selected recipients, with a bounce to the sender."""
+    """Fail selected recipients, with a bounce to the sender.
+
+    Raises:
+        CommandError: nothing is selected, or all of it is being attempted; or see `_change`.
+    """
     criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
-    _change(file, BOUNCE, BounceRequest(**criteria, why=why), "{} returned to the sender", as_json)
+    found = _change(file, BOUNCE, BounceRequest(**criteria, why=why), "{} returned to the sender", as_json)
+    _require_any(found, selection, ", or it is being attempted right now")
 
 
 def edit(file: Path | None, identifier: str, old: str, new: str, *, as_json: bool) -> None:
@@ -281,18 +307,7 @@ def shape(file: Path | None, *, limit: int, as_json: bool) -> None:
     """Shows the queue by destination domain and age, with the state of each destination if a server runs."""
     found = call_local(file, SHAPE, ShapeRequest(limit))
     _warn_of_faults(found.faults)
-    states: dict[str, DestinationEntry] = {}
-    try:
-        for start in range(0, len(found.domains), DOMAINS_AT_ONCE):
-            domains = [line.domain for line in found.domains[start : start + DOMAINS_AT_ONCE]]
-            answer = call(file, DESTINATIONS, DestinationsRequest(domains))
-            answer.warn_of_silent()
-            for each in answer.response.destinations:
-                if each.domain not in states or states[each.domain].state == "up":
-                    states[each.domain] = each
-    except CommandError as error:
-        if error.code != exits.UNAVAILABLE:
-            raise
+    states = _destinations(file, [line.domain for line in found.domains])
     if as_json:
         lines = [{**encode(line), "destination": encode(states.get(line.domain))} for line in found.domains]
         print_json({"ages": found.ages, "domains": lines, "more": found.more})
@@ -304,17 +319,33 @@ def shape(file: Path | None, *, limit: int, as_json: bool) -> None:
     table.add_column("DESTINATION", overflow="fold")
     for line in found.domains:
         state = states.get(line.domain)
-        table.add_row(*map(_escaped, (line.domain or "-", str(line.total), *map(str, line.ages), _state_text(state))))
+        text = "unknown" if state is None else f"{state.destination}: {_state_text(state)}"
+        table.add_row(*map(_escaped, (line.domain or "-", str(line.total), *map(str, line.ages), text)))
     _console().print(table)
     if found.more:
         warn([f"{counted(found.more, 'more domain')}; use --limit to see them"])
 
 
-def _state_text(entry: DestinationEntry | None) -> str:
-    if entry is None:
-        return "unknown"
+def _destinations(file: Path | None, domains: Sequence[str]) -> dict[str, DestinationEntry]:
+    """Return the destinations of domains, as the worker knows them that cannot reach them; none without a server."""
+    states: dict[str, DestinationEntry] = {}
+    try:
+        for start in range(0, len(domains), DOMAINS_AT_ONCE):
+            answer = call(file, DESTINATIONS, DestinationsRequest(list(domains[start : start + DOMAINS_AT_ONCE])))
+            answer.warn_of_silent()
+            for each in answer.response.destinations:
+                if each.domain not in states or states[each.domain].state == "up":
+                    states[each.domain] = each
+    except CommandError as error:
+        if error.code != exits.UNAVAILABLE:
+            warn([str(error)])
+    return states
+
+
+def _state_text(entry: DestinationEntry) -> str:
     until = f" until {entry.until}" if entry.until else ""
-    return f"{entry.state}{until}{': ' if entry.why else ''}{entry.why}"
+    why = ", last failure" if entry.state == "up" else ""
+    return f"{entry.state}{until}{f'{why}: {entry.why}' if entry.why else ''}"
 
 
 def suspend(file: Path | None, request: SuspendRequest, *, as_json: bool) -> None:
@@ -341,17 +372,19 @@ def resume(file: Path | None, name: str, *, as_json: bool) -> None:
         typer.echo(f"{answer.response.name} is resumed")
     answer.require_complete()
     if not answer.response.was_suspended:
-        raise CommandError(exits.NO_INPUT, f"{answer.response.name} is not suspended")
+        instead = answer.response.instead
+        hint = f"; its mail waits for {instead}, which is: ironpost resume {instead}" if instead else ""
+        raise CommandError(exits.NO_INPUT, f"{answer.response.name} is not suspended{hint}")
 
 
 def _change(
     file: Path | None,
-    operation: Operation[Any, RequestT, RecipientsChanged],
+    operation: Operation[Any, RequestT, ChangedT],
     request: RequestT,
     sentence: str,
     as_json: bool,
-) -> int:
-    """Change the queue of the running server and print what changed; return the number of recipients.
+) -> ChangedT:
+    """Change the queue of the running server, and print and return what changed.
 
     Raises:
         CommandError: the selection is invalid; an id is unknown; no server runs; a worker does not answer.
@@ -365,7 +398,17 @@ def _change(
     else:
         typer.echo(sentence.format(f"{counted(count, 'recipient')} {'is' if count == 1 else 'are'}"))
     answer.require_complete()
-    return count
+    return answer.response
+
+
+def _require_any(found: RecipientsChanged, selection: SelectionRequest, otherwise: str = "") -> None:
+    """Check that a change concerned something, unless it was asked for the whole queue.
+
+    Raises:
+        CommandError: nothing was changed.
+    """
+    if not (found.recipients or selection.everything):
+        raise CommandError(exits.NO_INPUT, f"no such mail is in the queue{otherwise}")
 
 
 def _are(ids: list[str]) -> str:
@@ -402,9 +445,24 @@ def _parameters(parameters: Mapping[str, str | None]) -> str:
     return " ".join(key if value is None else f"{key}={value}" for key, value in parameters.items())
 
 
-def _next_attempt(recipient: RecipientEntry, now: float) -> str:
+def _states_of(file: Path | None, messages: Sequence[MessageEntry]) -> dict[str, DestinationEntry]:
+    """Return the destinations of the recipients that wait, by domain."""
+    waiting = [to for message in messages for to in message.recipients if to.state is RecipientState.QUEUED]
+    return _destinations(file, list(dict.fromkeys(map(_domain, waiting))))
+
+
+def _domain(recipient: RecipientEntry) -> str:
+    return recipient.address.rpartition("@")[2].lower()
+
+
+def _next_attempt(recipient: RecipientEntry, states: Mapping[str, DestinationEntry], now: float) -> str:
     if recipient.next is None:
         return "held" if recipient.state is RecipientState.HELD else "-"
+    state = states.get(_domain(recipient))
+    if state is not None and state.state == "suspended":
+        return "suspended"
+    if state is not None and state.state == "down" and (state.until or "") > (moment(recipient.next) or ""):
+        return f"down until {state.until}"
     return "now" if recipient.next <= now else f"in {_duration(recipient.next - now)}"
 
 

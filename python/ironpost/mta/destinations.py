@@ -6,6 +6,8 @@ raises are a part of their own, without a route. Nothing here waits unless the d
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -69,6 +71,16 @@ class Destinations:
         """
         decision: RouteDecision = await resolved(self.routed(envelope, address))
         return decision, self.of(decision.route, address.key)
+
+    async def of_messages(self, messages: Sequence[QueuedMessage]) -> Sequence[Destination]:
+        """The destinations of the recipients of messages, each once, as far as the directory can answer now."""
+        found: dict[Destination, None] = {}
+        for message in messages:
+            for to in message.recipients:
+                with contextlib.suppress(Exception):  # as in `_decide`
+                    found[(await self.decide(message.envelope, to.recipient.address))[1]] = None
+            await asyncio.sleep(0)  # sessions are served meanwhile
+        return tuple(found)
 
     def of_mail(self, address: Address, tenant: str) -> Destination | Awaitable[Destination]:
         """Return the destination of a tenant's mail for an address; an awaitable only if the directory needs I/O."""

@@ -21,8 +21,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ironpost.delivery import unreadable
 from ironpost.model import Address, Disposition, Outcome
@@ -43,7 +44,7 @@ from ironpost.queue.retry import RetryPolicy
 from ironpost.queue.scheduler import CLAIMED, FOREVER, Claim, Queue, Result, Scheduler, Start
 from ironpost.queue.selection import EVERYTHING
 from ironpost.queue.store import QueuedMessage, QueuedRecipient, RecipientState, StoredQueue
-from ironpost.queue.suspension import SUSPENDED, Suspensions
+from ironpost.queue.suspension import SUSPENDED, Suspension, Suspensions
 from ironpost.routing.directory import POSTMASTER, refusal
 from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import Route
@@ -81,11 +82,25 @@ set."""
 STOP_SECONDS: Final = 10.0
 """Seconds for which `stop` lets running attempts finish."""
 
+PROBED: Final = 1000
+"""Maximum number of messages whose destinations an operator has probed at a time."""
+
 _NO_OUTCOME: Final = Outcome(
     Disposition.DEFERRED, replies.HOOK_FAILED.because("the delivery agent returned no outcome")
 )
 
 _log: Final = logging.getLogger("ironpost.queue")
+
+
+class Retried(NamedTuple):
+    """Result of `QueueRunner.retry`."""
+
+    recipients: int
+    """The number that became due."""
+    suspended: tuple[Suspension, ...]
+    """Their destinations at which nothing is attempted."""
+    early: int
+    """Selected messages that wait for the time their sender asked for, and were not selected by id."""
 
 
 class QueueRunner:
@@ -236,12 +251,28 @@ class QueueRunner:
         return self._run(message, self._deliver(message, Route.on_demand(), agent))
 
     def wake(self) -> None:
-        """Scan the store now, and probe destinations that are down: operators changed something."""
-        for destination in self.scheduler.destinations():
-            if destination.window.down:
-                self.scheduler.probe(destination, self._clock.now())
+        """Scan the store now: an operator changed something."""
         self._scan_at = 0.0
         _wake(self._wakeup)
+
+    async def retry(self, selection: Selection) -> Retried:
+        """Make the selected recipients due now, and probe their destinations that are down.
+
+        Of a part of the queue, only the destinations of the oldest `PROBED` messages are probed and returned.
+        """
+        now = self._clock.now()
+        found: list[QueuedMessage] = []
+        if selection.state is not RecipientState.HELD:
+            found = await self._store.select(replace(selection, state=RecipientState.QUEUED), PROBED)
+        ready = [each for each in found if selection.ids is not None or each.not_before <= max(now, each.accepted)]
+        destinations = await self.destinations.of_messages(ready)
+        count = await self._store.retry(selection)
+        for destination in self.scheduler.destinations() if selection == EVERYTHING else destinations:
+            if destination.window.down:
+                self.scheduler.probe(destination, now)
+        self.wake()
+        suspensions = dict.fromkeys(filter(None, map(self.suspended.of, destinations)))
+        return Retried(count, tuple(suspensions), len(found) - len(ready))
 
     async def recall(self, selection: Selection) -> None:
         """Give selected messages that wait in memory back to the store. Running attempts go on."""

@@ -65,11 +65,15 @@ class SuspendedDestinations:
             if not self.apply(destination) and destination.suspended_until and not _fetched(destination):
                 self._scheduler.resume(destination, now)
 
+    def of(self, destination: Destination) -> Suspension | None:
+        """Return the suspension that names a destination; None if none does."""
+        if not self._known or _fetched(destination):
+            return None
+        return next((self._known[name] for name in names(destination) if name in self._known), None)
+
     def apply(self, destination: Destination) -> bool:
         """Suspend a destination if a suspension names it; return whether one does."""
-        if not self._known or _fetched(destination):
-            return False
-        found = next((self._known[name] for name in names(destination) if name in self._known), None)
+        found = self.of(destination)
         if found is None:
             return False
         until = FOREVER if found.until is None else found.until

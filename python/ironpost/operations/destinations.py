@@ -11,8 +11,7 @@ from ironpost.model import Address
 from ironpost.model.text import complaint, escape
 from ironpost.mta.suspended import names
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
-from ironpost.operations.queue import check_reason, moment
-from ironpost.operations.status import SuspendedEntry
+from ironpost.operations.queue import SuspendedEntry, check_reason, moment, suspended_entry
 from ironpost.processes.shared_destinations import destination_name
 from ironpost.queue.scheduler import FOREVER
 from ironpost.queue.store import AGES
@@ -81,6 +80,8 @@ class Resumed:
     name: str
     was_suspended: bool
     """Not set if there was nothing to end."""
+    instead: str | None = None
+    """If it was not suspended, the name of a suspension that stops its mail; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ async def _suspend(process: ServingProcess, request: SuspendRequest) -> Suspende
     await _check_name(process, name)
     made = process.suspended.suspend(name, seconds, request.why)
     process.runner.pump()
-    return SuspendedEntry(made.name, moment(made.until), made.why)
+    return suspended_entry(made)
 
 
 async def _check_name(process: ServingProcess, name: str) -> None:
@@ -187,9 +188,14 @@ async def _resume(process: ServingProcess, request: ResumeRequest) -> Resumed:
     name = request.name.lower()
     if not name or not name.isprintable():
         raise OperationError(Reason.INVALID, f"{escape(name)!r}: neither a domain nor a smart host")
-    found = process.suspended.resume(name)
-    process.runner.pump()
-    return Resumed(name, found)
+    if process.suspended.resume(name):
+        process.runner.pump()
+        return Resumed(name, True)
+    destinations = [each for each in process.runner.scheduler.destinations() if name in names(each)]
+    with contextlib.suppress(ValueError, DirectoryError):  # as in `_destinations`
+        destinations.append(await process.runner.destinations.of_domain(name))
+    stopped = next(filter(None, map(process.suspended.of, destinations)), None)
+    return Resumed(name, False, None if stopped is None else stopped.name)
 
 
 SHAPE: Final = Operation("queue.shape", ShapeRequest, Shape, Scope.LOCAL, _shape)

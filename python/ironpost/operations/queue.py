@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ironpost.operations.context import DataDirectory, ServingProcess
     from ironpost.queue.selection import Selection
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
+    from ironpost.queue.suspension import Suspension
     from ironpost.routing.directory import Directory, Step
 
 BATCH: Final = 200
@@ -148,6 +149,31 @@ class RecipientsChanged:
     recipients: int
 
 
+@dataclass(frozen=True, slots=True)
+class SuspendedEntry:
+    """A destination that an operator suspended."""
+
+    name: str
+    until: str | None
+    """ISO 8601; None until it is resumed."""
+    why: str
+
+
+def suspended_entry(suspension: Suspension) -> SuspendedEntry:
+    """Return a suspension as operations show it."""
+    return SuspendedEntry(suspension.name, moment(suspension.until), suspension.why)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientsRetried(RecipientsChanged):
+    """The result of a retry."""
+
+    suspended: list[SuspendedEntry]
+    """Destinations of these recipients at which nothing is attempted."""
+    early: int
+    """Selected messages that wait for the time their sender asked for, and are attempted earlier only by id."""
+
+
 # -- reading
 
 
@@ -173,8 +199,13 @@ async def _show(data: DataDirectory, request: ShowRequest) -> ShowResponse:
 
 def _no_message(identifier: str, faults: Sequence[str]) -> OperationError:
     unread = "".join(f"part of the queue cannot be read: {each}\n" for each in faults)
-    sentence = f"no message {identifier} in the queue; `ironpost queue list` shows what is there"
-    return OperationError(Reason.NOT_FOUND, unread + sentence)
+    return OperationError(Reason.NOT_FOUND, unread + _absent([identifier]))
+
+
+def _absent(ids: Sequence[str]) -> str:
+    """Return the sentence that these messages are not in the queue."""
+    trace = f"it: ironpost trace {ids[0]}" if len(ids) == 1 else "them: ironpost trace ID"
+    return f"no message {', '.join(ids)} in the queue; what happened to {trace}"
 
 
 async def _tally(data: DataDirectory, _request: EmptyRequest) -> TallyResponse:
@@ -211,10 +242,9 @@ def _recipient(recipient: QueuedRecipient) -> RecipientEntry:
 # -- changes
 
 
-async def _retry(process: ServingProcess, request: SelectionRequest) -> RecipientsChanged:
-    recipients = await process.queue.retry(await checked(process, request))
-    process.wake_queue()
-    return RecipientsChanged(recipients)
+async def _retry(process: ServingProcess, request: SelectionRequest) -> RecipientsRetried:
+    recipients, suspended, early = await process.runner.retry(await checked(process, request))
+    return RecipientsRetried(recipients, [suspended_entry(each) for each in suspended], early)
 
 
 async def _hold(process: ServingProcess, request: SelectionRequest) -> RecipientsChanged:
@@ -352,13 +382,13 @@ def refuse_unknown(ids: Sequence[str], known: Container[str]) -> None:
     """
     unknown = [each for each in ids if each not in known]
     if unknown:
-        raise RequestRefused(f"no message {', '.join(unknown)} in the queue; nothing was changed")
+        raise RequestRefused(_absent(unknown) + ("; nothing was changed" if len(ids) > 1 else ""))
 
 
 LIST: Final = Operation("queue.list", ListRequest, ListResponse, Scope.LOCAL, _list)
 SHOW: Final = Operation("queue.show", ShowRequest, ShowResponse, Scope.LOCAL, _show)
 TALLY: Final = Operation("queue.tally", EmptyRequest, TallyResponse, Scope.LOCAL, _tally)
-RETRY: Final = Operation("retry", SelectionRequest, RecipientsChanged, Scope.OWNER, _retry)
+RETRY: Final = Operation("retry", SelectionRequest, RecipientsRetried, Scope.OWNER, _retry)
 HOLD: Final = Operation("hold", SelectionRequest, RecipientsChanged, Scope.OWNER, _hold)
 RELEASE: Final = Operation("release", SelectionRequest, RecipientsChanged, Scope.OWNER, _release)
 BOUNCE: Final = Operation("bounce", BounceRequest, RecipientsChanged, Scope.OWNER, _bounce)

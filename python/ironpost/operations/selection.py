@@ -7,6 +7,7 @@ from typing import Final
 
 from ironpost.config.quantities import duration
 from ironpost.model.patterns import AddressPattern
+from ironpost.model.text import complaint
 from ironpost.operations.operation import OperationError, Reason
 from ironpost.queue.selection import Selection
 from ironpost.queue.store import UNFINISHED, RecipientState
@@ -85,7 +86,7 @@ def _pattern(what: str, text: str | None) -> AddressPattern | None:
     try:
         return AddressPattern(text)
     except ValueError as error:
-        raise OperationError(Reason.INVALID, f"invalid {what} {text}: {error}") from None
+        raise OperationError(Reason.INVALID, f"invalid {what} {text}: {complaint(text, error)}") from None
 
 
 def _state(text: str | None) -> RecipientState | None:

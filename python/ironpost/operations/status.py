@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.model.keyed_state import StateUsage  # noqa: TC001 - a dataclass field, whose type `decode` reads
 from ironpost.operations.operation import EmptyRequest, Operation, Scope, SilentWorker
-from ironpost.operations.queue import moment
+from ironpost.operations.queue import SuspendedEntry, suspended_entry
 from ironpost.processes.jobs import JobStatus  # noqa: TC001 - a dataclass field, whose type `decode` reads
 from ironpost.processes.resources import ResourceStatus  # noqa: TC001 - as above
 
@@ -36,16 +36,6 @@ class WorkerStatus:
     ready: bool
     starts: int
     """Number of times it became ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class SuspendedEntry:
-    """A destination that an operator suspended."""
-
-    name: str
-    until: str | None
-    """ISO 8601; None until it is resumed."""
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,7 @@ async def _status(process: ServingProcess, _request: EmptyRequest) -> Status:
         jobs=process.job_status(),
         resources=process.resource_status(),
         state=process.state_usage(),
-        suspended=[SuspendedEntry(name, moment(until), why) for name, until, why in process.suspensions()],
+        suspended=[suspended_entry(each) for each in process.suspensions()],
     )
 
 

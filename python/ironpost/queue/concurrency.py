@@ -3,8 +3,9 @@
 Promises: the window starts at `initial`, grows by one for each window of deliveries that reached the destination, and
 shrinks by one for each window that did not. After a whole window of failures without a success in between the
 destination is down: nothing is attempted until `blocked_until`, then one delivery as a probe. Each probe that fails
-doubles the wait, up to `longest_wait`; the first success opens the window at `initial` again. A limit is never
-exceeded. Only connections and sessions count: a destination that replies 4yz or 5yz to a recipient was reached.
+doubles the wait, up to `longest_wait`, except one that an operator asked for; the first success opens the window at
+`initial` again. A limit is never exceeded. Only connections and sessions count: a destination that replies 4yz or 5yz
+to a recipient was reached.
 The feedback is that of Postfix's scheduler (SCHEDULER_README, "less-than-1 feedback"), which is stable because one
 failure among many successes changes little.
 Standards: RFC 5321 §4.5.4.1 (keep a list of hosts that cannot be reached, instead of trying for each message).
@@ -62,7 +63,7 @@ DEFAULT: Final = ConcurrencyPolicy()
 class Window:
     """The concurrency control of one destination."""
 
-    __slots__ = ("_failed", "_policy", "_size", "_wait", "blocked_until", "failure")
+    __slots__ = ("_asked", "_failed", "_policy", "_size", "_wait", "blocked_until", "failure")
 
     def __init__(self, policy: ConcurrencyPolicy = DEFAULT) -> None:
         self._policy = policy
@@ -71,6 +72,8 @@ class Window:
         """Failures since the last success, as a fraction of the window."""
         self._wait = 0.0
         """Seconds of the last wait; 0 while the destination is up."""
+        self._asked = False
+        """The next probe is one that an operator asked for."""
         self.blocked_until = 0.0
         """Earliest start of the next delivery, in seconds on the caller's clock."""
         self.failure = ""
@@ -89,6 +92,7 @@ class Window:
     def succeeded(self) -> None:
         """Account for a delivery that reached the destination, regardless of the reply."""
         self._failed = 0.0
+        self._asked = False
         self.failure = ""
         if self._wait:
             self._wait = self.blocked_until = 0.0
@@ -110,7 +114,9 @@ class Window:
             if self._failed < 1.0:
                 return
         policy = self._policy
-        self._wait = min(self._wait * 2, policy.longest_wait) if self._wait else policy.first_wait
+        if not self._asked:
+            self._wait = min(self._wait * 2, policy.longest_wait) if self._wait else policy.first_wait
+        self._asked = False
         self.blocked_until = now + self._wait * random.uniform(1 - policy.jitter, 1 + policy.jitter)
 
     def block(self, until: float, why: str) -> None:
@@ -120,5 +126,6 @@ class Window:
         self.failure = why
 
     def probe_now(self) -> None:
-        """Allow the next probe at once: an operator asked for it."""
+        """Allow the next probe at once: an operator asked for it. If it fails, the wait stays as it was."""
+        self._asked = self.down
         self.blocked_until = 0.0
