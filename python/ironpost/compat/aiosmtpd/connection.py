@@ -16,7 +16,7 @@ from ironpost.model import Address, BodyType, RawReply
 from ironpost.model.ports import Uncounted
 from ironpost.protocol.server.session import EVERY_VERB
 from ironpost.protocol.server.settings import ServerSettings
-from ironpost.protocol.server.states import ServerState
+from ironpost.protocol.server.states import CONTENT
 from ironpost.protocol.server.transaction import TlsInfo, Transaction
 from ironpost.server.connection import ServerConnection
 from ironpost.server.fairness import CLOSES, READS, CallQueue
@@ -266,7 +266,7 @@ class Connection(ServerConnection):
         session.transaction = _TRANSACTION
         session.by_data = True
         session.spool = Content(self, UNLIMITED if limit is None else limit)
-        session.enter(ServerState.CONTENT)
+        session.enter(CONTENT)
 
     async def content(self, limit: int | None) -> tuple[Content, BodyEnd]:
         """Return the content that follows 354."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.model import Address, Recipient, Reply
 from ironpost.protocol import replies
 from ironpost.protocol.server import content
-from ironpost.protocol.server.states import TRANSACTION, ServerState, Verb
+from ironpost.protocol.server.states import MAIL, RCPT, TRANSACTION, ServerState, Verb
 from ironpost.protocol.server.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def mail_done(session: ServerSession, reply: Reply | None) -> None:
         if not reply.positive:
             return
     session.transaction = session.proposed_transaction
-    session.enter(ServerState.MAIL)
+    session.enter(MAIL)
 
 
 def rcpt(session: ServerSession, command: Command) -> None:
@@ -169,7 +169,7 @@ def rcpt_done(session: ServerSession, reply: Reply | None) -> None:
         transaction.recipients.append(session.proposed_recipient)
     else:
         transaction.dropped = (*transaction.dropped, len(transaction.recipients) + len(transaction.dropped))
-    session.enter(ServerState.RCPT)
+    session.enter(RCPT)
 
 
 def _typed(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from ironpost.model import BodyType, Reply, Verdict
 from ironpost.protocol import replies
 from ironpost.protocol.server.settle import DROPPED, HookStage, settle, settle_message
-from ironpost.protocol.server.states import ServerState
+from ironpost.protocol.server.states import CONTENT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -90,10 +90,10 @@ def spool_opened(session: ServerSession, result: Spool | Reply | Verdict | None)
             session.reply(result)
         else:  # the octets of the chunk follow in any case
             session.refusal = result
-            session.enter(ServerState.CONTENT)
+            session.enter(CONTENT)
         return
     session.spool = result
-    session.enter(ServerState.CONTENT)
+    session.enter(CONTENT)
     if session.by_data:
         session.write(_START_CONTENT)
     elif fetch is not None:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, ca
 from ironpost import wire
 from ironpost.model import Reply, Verdict
 from ironpost.protocol import replies
-from ironpost.protocol.server import commands, content
+from ironpost.protocol.server import commands, content, states
 from ironpost.protocol.server.extension_state import ExtensionState, Lifetime
 from ironpost.protocol.server.output import SessionOutput
 from ironpost.protocol.server.settings import ServerSettings
@@ -280,7 +280,7 @@ class ServerSession(SessionOutput):
         if self.full:
             self._unread.append(data)
             return None
-        if self.state is ServerState.GREETING:
+        if self.state is states.GREETING:
             self.early()
             return None
         self._events = iter(self._framer.feed(data))
@@ -565,7 +565,7 @@ class ServerSession(SessionOutput):
         self.transaction = None
         if self._extension_states:
             self._clear_states(Lifetime.TRANSACTION)
-        self.enter(ServerState.IDLE)
+        self.enter(states.IDLE)
 
     def flush(self) -> Awaitable[None]:
         """Write the queued replies now, not at the end of the command: for hooks and overrides that await.
@@ -683,7 +683,7 @@ class ServerSession(SessionOutput):
                 if self._line_then is not None:
                     mode = MODE_LINE
                 else:
-                    mode = MODE_DATA if self.by_data and self.state is ServerState.CONTENT else MODE_COMMAND
+                    mode = MODE_DATA if self.by_data and self.state is states.CONTENT else MODE_COMMAND
                 self._events = iter(framer.resume(mode))
             elif self._unread:
                 data = b"".join(self._unread)
@@ -729,7 +729,7 @@ class ServerSession(SessionOutput):
         if verb == "BDAT" and (chunk is None or chunk.size > self.settings.max_read):
             # Its octets must be neither interpreted as commands (SECURITY R5) nor read without limit (R23).
             return False
-        if self.state is ServerState.CONTENT and verb in RESET_VERBS:
+        if self.state is states.CONTENT and verb in RESET_VERBS:
             # The framer restarts its facts about the content here; content checked only in part must not be accepted.
             self.drop_transaction()
         self.ignores_chunk = chunk is not None

@@ -52,6 +52,13 @@ class ServerState(Enum):
     """The session has ended: no input is interpreted."""
 
 
+GREETING: Final = ServerState.GREETING
+IDLE: Final = ServerState.IDLE
+MAIL: Final = ServerState.MAIL
+RCPT: Final = ServerState.RCPT
+CONTENT: Final = ServerState.CONTENT
+"""Members for the hot path: Python 3.11 takes eight times as long to find one in its class."""
+
 DIALOGUE: Final = (
     ServerState.READY,
     ServerState.IDLE,

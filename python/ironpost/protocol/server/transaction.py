@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from ironpost.model import BodyType, Envelope, Origin, Recipient
 from ironpost.protocol import replies
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ironpost.model import Address, Reply, Value
 
+_BINARY: Final = BodyType.BINARY  # for the hot path: see `states.CONTENT`
 _NO_BINDINGS: Mapping[str, bytes] = MappingProxyType({})
 
 
@@ -116,7 +117,7 @@ class Transaction:
     @property
     def binary(self) -> bool:
         """Whether the content may be arbitrary octets (RFC 3030 §3)."""
-        return self.parameters.get("BODY") is BodyType.BINARY
+        return self.parameters.get("BODY") is _BINARY
 
     def envelope(self, origin: Origin) -> Envelope:
         """Return the immutable envelope of the transaction."""
