@@ -30,6 +30,7 @@ from store_kit import (
 
 from ironpost.queue.selection import EVERYTHING, Selection
 from ironpost.queue.store import StoreFull
+from ironpost.storage.bodies.store import ShardBodies
 from ironpost.storage.lock import DirectoryInUse, DirectoryLock
 from ironpost.storage.sqlite import shards
 from ironpost.storage.sqlite.schema import DATABASE, SchemaError
@@ -462,6 +463,36 @@ def test_each_worker_uses_its_share_of_the_free_space(tmp_path, monkeypatch, wor
         if workers > 1:
             with pytest.raises(StoreFull):
                 store.spool(20_000_000)
+        await store.close()
+
+    within(scenario)
+
+
+def test_a_shard_that_cannot_be_closed_cleanly_loses_nothing_that_was_submitted(tmp_path, monkeypatch):
+    async def scenario():
+        await filled(tmp_path, 3)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        await claim(at(store, NOW + 60), 100)
+        close, failing = ShardBodies.close, store._others[0]._bodies
+
+        async def fails(bodies):
+            if bodies is failing:
+                raise OSError("the disk fails")
+            await close(bodies)
+
+        monkeypatch.setattr(ShardBodies, "close", fails)
+        shards = (store._main, *store._others)
+        recording = [
+            asyncio.ensure_future(shard.record(shard.lease, [delivered(f"m{number}")]))
+            for number, shard in enumerate(shards)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="the disk fails"):
+            await store.close()
+        assert all(each.done() for each in recording)
+        await asyncio.gather(*recording)
+        store = ShardedStore.at(tmp_path, now=Clock(), reserve=0)
+        assert await store.list() == []
         await store.close()
 
     within(scenario)

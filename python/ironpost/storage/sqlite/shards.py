@@ -512,12 +512,15 @@ class ShardedStore:
         return pruned
 
     async def close(self) -> None:
-        """As `Store.close`."""
+        """As `Store.close`. A shard that cannot be closed does not keep the others from writing what was submitted."""
         for timer, _ in self._watched.values():
             timer.cancel()
         self._watched.clear()
-        await asyncio.gather(self._main.close(), *(shard.close() for shard in self._others), *self._closing)
+        closing = (self._main.close(), *(shard.close() for shard in self._others), *self._closing)
+        done = await asyncio.gather(*closing, return_exceptions=True)
         self._submissions.close()
+        if faults := [each for each in done if each is not None]:
+            raise faults[0]
 
     # -- drained shards
 

@@ -581,9 +581,11 @@ class SqliteStore:
         self._closing = self._upkeep.stopped = True
         while self._large:
             await asyncio.wait(self._large)
-        await self._bodies.close()
-        await self._commits.close()
-        self._lock.release()
+        try:
+            await self._bodies.close()
+        finally:
+            await self._commits.close()
+            self._lock.release()
 
     # -- claims
 
