@@ -162,8 +162,16 @@ def test_what_a_failed_claim_leaves_over_is_returned(monkeypatch):
             def find(self, address):
                 return NotLocal("elsewhere") if address.local_part.startswith("there") else Mailbox("here")
 
+        postpone, give_back, returned = world.runner._recorder.postpone, world.runner._give_back, []
+
         async def fails(message, due):
-            raise RuntimeError("bug")
+            if message.id == "there2":
+                raise RuntimeError("bug")
+            await postpone(message, due)
+
+        def note(message):
+            returned.append(message.id)
+            give_back(message)
 
         world.runner.routes = Routes(Divided())
         for name in ("there1", "there2", "here"):
@@ -171,8 +179,10 @@ def test_what_a_failed_claim_leaves_over_is_returned(monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(world.runner._recorder, "postpone", fails)
             patched.setattr(world.runner, "_take", lambda queue, part: False)
+            patched.setattr(world.runner, "_give_back", note)
             world.runner.wake()
             await world.run(1)
+        assert set(returned) == {"there2"}, "the other one was postponed"
         assert [identifier for _, identifier, *_ in world.local.calls] == ["here"]
         await world.run(HOUR)
         assert sorted(identifier for _, identifier, *_ in world.remote.calls) == ["there1", "there2"]

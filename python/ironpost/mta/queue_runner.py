@@ -590,13 +590,16 @@ class QueueRunner:
             others = [(queue, part) for queue, part in others if not self._take(queue, part)]
             if any(queue.destination.unavailable_until <= self._clock.now() for queue, _ in others):
                 due = max(due, self._clock.now() + CROWDED_WAIT)
-            await asyncio.gather(  # together, for one commit
+            done = await asyncio.gather(  # together, for one commit; all end before one that failed is given back
                 *(
                     self._recorder.postpone(part.message, self._due_elsewhere(queue.destination, part.message))
                     for queue, part in others
-                )
+                ),
+                return_exceptions=True,
             )
-            others = []
+            others = [other for other, error in zip(others, done, strict=True) if error is not None]
+            for error in filter(None, done):
+                raise error
         except Exception as error:  # noqa: BLE001 - one bad row, or an error of the store, never stops the queue (R25)
             self._report_fault(error)
         finally:
