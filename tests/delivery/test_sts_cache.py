@@ -13,6 +13,7 @@ from tests.authority import DAY, Certificate, issue
 from tests.http.https_kit import HttpsServer, Request, always, https_server, response, serving
 
 from ironpost.compose.keyed_state import NAMESPACES
+from ironpost.delivery import sts_cache
 from ironpost.delivery.sts_cache import FAILURES, LEAST_AGE, POLICIES, RETRY_SECONDS, SHARE, Stored, StsCache
 from ironpost.http import HttpClient
 from ironpost.model.keyed_state import KEY_OCTETS, MemoryState
@@ -342,6 +343,29 @@ def test_a_refresh_that_fails_is_reported_unless_the_domain_ends_mta_sts(
             assert f'"kept_seconds":{5 * 86_400}' in warning.getMessage()
             await here.restarted(resolver("2")).find("b.example")
             assert len(here.outcomes) == 1, "RFC 8461 §6: except with the mode none"
+
+    run(main())
+
+
+def test_r25_a_policy_whose_refresh_raises_does_not_keep_others_from_theirs(
+    world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        fetch = sts_cache.fetch
+
+        async def raises(domain: str, *arguments: Any) -> StsPolicy:
+            if domain == "a.example":
+                raise ZeroDivisionError("a bug")
+            return await fetch(domain, *arguments)
+
+        async with world(served(policy())) as here:
+            for domain in ("a.example", "b.example"):
+                await here.cache.find(domain)
+            here.time += 2 * 86_400
+            monkeypatch.setattr(sts_cache, "fetch", raises)
+            assert await here.cache.refresh() == (1, 1)
+            assert "the MTA-STS policy of a.example cannot be fetched" in caplog.text
+            assert await here.cache.find("a.example") == ENFORCE, "it is kept"
 
     run(main())
 

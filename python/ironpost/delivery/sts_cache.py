@@ -321,10 +321,14 @@ class StsCache:
 
     async def _refreshed(self, domain: str) -> bool:
         known = self._known(domain)
-        identifier = await self._announced(domain)
-        if identifier is None:
-            identifier = "" if known is None else known.identifier
-        return await self._shared_fetch(domain, identifier) is not None
+        try:
+            identifier = await self._announced(domain)
+            if identifier is None:
+                identifier = "" if known is None else known.identifier
+            return await self._shared_fetch(domain, identifier) is not None
+        except Exception:  # the policies of other domains are fetched (R25)
+            log.exception("the MTA-STS policy of %s cannot be fetched", domain)
+            return False
 
 
 def _cancelled() -> bool:
