@@ -213,14 +213,17 @@ def test_r23_failure_reports_are_limited(tmp_path: Path, monkeypatch: pytest.Mon
     assert [each.domain for each in reported(tmp_path, 0.0, None).failures] == ["a.example"]
 
 
-def _add_some(data: Path, process: int) -> int:
-    return sum(add(data, REPORT._replace(id=f"{process}.{number}"), SENDER, NOW) for number in range(10))
+def _add_to_each(process: int, directories: list[Path]) -> int:
+    return sum(add(data, REPORT._replace(id=str(process)), SENDER, NOW) for data in directories)
 
 
-def test_several_processes_add_reports(tmp_path: Path) -> None:
+def test_several_processes_create_the_file_and_add_reports(tmp_path: Path) -> None:
+    directories = [tmp_path / str(number) for number in range(20)]
+    for each in directories:
+        each.mkdir()
     with ProcessPoolExecutor(4) as processes:
-        assert sum(processes.map(_add_some, [tmp_path] * 4, range(4))) == 40
-    assert len(left(tmp_path)) == 40
+        assert sum(processes.map(_add_to_each, range(4), [directories] * 4)) == 80
+    assert [len(left(each)) for each in directories] == [4] * 20
 
 
 def test_r47_the_file_is_private(tmp_path: Path) -> None:

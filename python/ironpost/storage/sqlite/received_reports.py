@@ -4,12 +4,13 @@ Promises: what `add` or `add_failure` has returned is durable. A report is store
 it. What an authenticated sender reports is neither suppressed nor displaced by what others send in its name. Reports
 are kept for `KEPT` seconds after their arrival; beyond `MAX_REPORTS` of either kind, or `MAX_ROWS`, those without
 authentication are removed first, then the oldest of the senders with the most. Every error of SQLite is raised as an
-`OSError`. Processes that write at the same time wait for each other inside SQLite. The file is 0600 (SECURITY R47).
+`OSError`. Threads and processes that write at the same time wait for each other. The file is 0600 (SECURITY R47).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 from contextlib import closing, contextmanager
@@ -294,8 +295,7 @@ def reported(data: Path, since: float, domain: str | None) -> ReportedDomains:
 @contextmanager
 def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """A transaction that is durable when the block has ended, in a file that is created if it does not exist."""
-    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
-    with _faults(path), closing(open_database(path, "rw")) as connection:
+    with _turn(path.parent), _faults(path), closing(_created(path)) as connection:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
         connection.execute("BEGIN IMMEDIATE")
@@ -303,6 +303,23 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute(statement)
         yield connection
         connection.execute("COMMIT")
+
+
+@contextmanager
+def _turn(data: Path) -> Iterator[None]:
+    """Wait for other writers. SQLite does not wait when several connections to a new file begin to use a log, and
+    closing a file ends the locks of other threads of the process."""
+    folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _created(path: Path) -> sqlite3.Connection:
+    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
+    return open_database(path, "rw")
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
