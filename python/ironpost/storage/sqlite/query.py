@@ -1,8 +1,9 @@
 """Queries of an operator in SQL, over the documented views of all shards (docs/storage.md).
 
 Promises: nothing is written, and only the views `queue`, `attempts` and `events` can be read. A read transaction lasts
-as long as the query.
-Refuses: other statements than SELECT, other tables, and more than `SHARDS` shards.
+as long as the query. With more than `ATTACHED` shards the views that it names are copied first, group by group, into
+temporary tables on disk.
+Refuses: other statements than SELECT, and other tables.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VIEWS: Final = ("queue", "attempts", "events")
-SHARDS: Final = 10
-"""Databases that SQLite attaches to one connection (SQLITE_MAX_ATTACHED)."""
+ATTACHED: Final = 10
+"""Maximum number of databases that SQLite attaches to one connection (SQLITE_MAX_ATTACHED)."""
 
 _ALLOWED: Final = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
 
@@ -38,18 +39,17 @@ def query(directories: Sequence[Path], statement: str, limit: int) -> tuple[Sequ
         The names of the columns, and the rows.
 
     Raises:
-        QueryRefused: the statement is invalid or refused, or there are too many shards; the text says why.
+        QueryRefused: the statement is invalid or refused; the text says why.
     """
-    if len(directories) > SHARDS:
-        raise QueryRefused(f"there are {len(directories)} shards; SQLite reads at most {SHARDS} together")
     connection = sqlite3.connect(":memory:", uri=True, isolation_level=None)
     with contextlib.closing(connection):
         try:
-            for number, directory in enumerate(directories):
-                connection.execute(f"ATTACH ? AS shard{number}", (database_uri(directory / DATABASE, "ro"),))
-            for view in VIEWS:
-                parts = " UNION ALL ".join(f"SELECT * FROM shard{n}.{view}" for n in range(len(directories)))  # noqa: S608 - constants
-                connection.execute(f"CREATE TEMP VIEW {view} AS {parts}")
+            if len(directories) <= ATTACHED:
+                _attach(connection, directories)
+                for view in VIEWS:
+                    connection.execute(f"CREATE TEMP VIEW {view} AS {_all(view, len(directories))}")
+            else:
+                _copy(connection, directories, [view for view in VIEWS if view in statement.lower()])
             connection.execute("PRAGMA query_only=1").fetchall()
             connection.set_authorizer(_authorize)
             cursor = connection.execute(statement)
@@ -58,6 +58,28 @@ def query(directories: Sequence[Path], statement: str, limit: int) -> tuple[Sequ
             return [column[0] for column in cursor.description], cursor.fetchmany(limit)
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise QueryRefused(str(error)) from None
+
+
+def _attach(connection: sqlite3.Connection, directories: Sequence[Path]) -> None:
+    for number, directory in enumerate(directories):
+        connection.execute(f"ATTACH ? AS shard{number}", (database_uri(directory / DATABASE, "ro"),))
+
+
+def _all(view: str, shards: int) -> str:
+    """Return the query for all rows of a view in the attached shards."""
+    return " UNION ALL ".join(f"SELECT * FROM shard{number}.{view}" for number in range(shards))  # noqa: S608 - constants
+
+
+def _copy(connection: sqlite3.Connection, directories: Sequence[Path], views: Sequence[str]) -> None:
+    """Copy these views of all shards into temporary tables."""
+    for start in range(0, len(directories), ATTACHED):
+        group = directories[start : start + ATTACHED]
+        _attach(connection, group)
+        for view in views:
+            into = f"INSERT INTO temp.{view}" if start else f"CREATE TEMP TABLE {view} AS"
+            connection.execute(f"{into} {_all(view, len(group))}")
+        for number in range(len(group)):
+            connection.execute(f"DETACH shard{number}")
 
 
 def _authorize(action: int, table: str | None, column: str | None, _database: str | None, view: str | None) -> int:
