@@ -45,6 +45,8 @@ def outcome(new: Configuration, old: Configuration, news: Sequence[str]) -> str:
     if new.hash != old.hash:
         what = f"configuration {new.hash} replaces {old.hash}"
     else:
-        files = "certificates, accounts and DKIM keys" if new.dkim else "certificates and accounts"
-        what = f"configuration unchanged ({new.hash}); {files} reloaded"
+        files = ["certificates", "accounts"]
+        files += ["DKIM keys"] if new.dkim else []
+        files += ["secrets of routes"] if any(route.auth is not None for route in new.route) else []
+        what = f"configuration unchanged ({new.hash}); {', '.join(files[:-1])} and {files[-1]} reloaded"
     return "; ".join([what, *news])
