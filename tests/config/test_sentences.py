@@ -73,6 +73,14 @@ LISTENER = '[[listener]]\nrole = "mx"\nlisten = ["127.0.0.1:25"]\n'
         ),
         ('[delivery]\nprobe_wait = "1h"', "c.toml:1: delivery: probe_wait is above longest_probe_wait"),
         (
+            "[delivery]\nconnections = 4\ninitial_connections = 5",
+            "c.toml:1: delivery: initial_connections is above connections (4)",
+        ),
+        (
+            '[[queue.reply]]\ndomains = ["*"]\ntext = "a"\naction = "fail"\nwait = "1h"',
+            'queue.reply[1]: wait has no effect with action = "fail"',
+        ),
+        (
             '[queue]\njitter = 0.2',
             'c.toml:2: queue.jitter: a percentage is a whole number from 0 to 90 with its sign, like "20%"',
         ),

@@ -44,6 +44,7 @@ def remarks(configuration: Configuration, now: float) -> list[str]:
     return [
         *_name(configuration),
         *_data(configuration),
+        *_queue(configuration),
         *_sockets(configuration),
         *_certificates(configuration, now),
         *_policies(configuration),
@@ -70,6 +71,12 @@ def _data(configuration: Configuration) -> Iterator[str]:
     with contextlib.suppress(OSError):
         if writable_by(data) == stat.S_IWGRP:
             yield f"data: {data} is writable by its group; unless that is intended, run: chmod g-w {data}"
+
+
+def _queue(configuration: Configuration) -> Iterator[str]:
+    queue = configuration.queue
+    if queue.warn_after is not None and queue.warn_after >= queue.expire and "warn_after" in queue.model_fields_set:
+        yield "queue.warn_after: no sender is warned, because mail expires before (queue.expire)"
 
 
 def _sockets(configuration: Configuration) -> Iterator[str]:

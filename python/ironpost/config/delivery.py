@@ -82,4 +82,6 @@ class DeliverySection(Section):
     def _waits(self) -> Self:
         if self.probe_wait > self.longest_probe_wait:
             raise ValueError("probe_wait is above longest_probe_wait")
+        if "initial_connections" in self.model_fields_set and self.initial_connections > self.connections:
+            raise ValueError(f"initial_connections is above connections ({self.connections})")
         return self

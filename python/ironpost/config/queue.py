@@ -6,9 +6,9 @@ Standards: RFC 5321 §4.5.4.1 (retries and expiry).
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ironpost.config.quantities import duration
 from ironpost.config.values import Duration, DurationOrNever, Pattern, Percentage, Section, Size, known_backend, least
@@ -54,6 +54,12 @@ class ReplySection(Section):
     """`wait` defers the recipient, also if the reply is permanent; `fail` makes a deferral a failure."""
     wait: Annotated[Duration, least(duration, "1s")] = HOUR
     """Time until the next attempt, for `wait`."""
+
+    @model_validator(mode="after")
+    def _waits(self) -> Self:
+        if self.action == "fail" and "wait" in self.model_fields_set:
+            raise ValueError('wait has no effect with action = "fail"')
+        return self
 
 
 class QueueSection(Section):
