@@ -72,6 +72,12 @@ def test_f62_suspicious_names_are_reported(text: str, told: str) -> None:
     assert remarks(parse('local.domains = ["bücher.example", "xn--bcher-kva.example"]'), 0.0) == []
 
 
+def test_a_warning_that_would_come_after_the_expiry_is_reported() -> None:
+    (found,) = remarks(parse('[queue]\nexpire = "1h"\nwarn_after = "2h"'), 0.0)
+    assert found.startswith("queue.warn_after: no sender is warned")
+    assert remarks(parse('[queue]\nexpire = "1h"'), 0.0) == []
+
+
 SMART = '[[route]]\nsmart_host = ["192.0.2.9:587"]\n'
 
 
@@ -124,6 +130,8 @@ def test_f62_check_prints_warnings_and_succeeds(tmp_path: Path) -> None:
         0, "ironpost.toml: warning: hostname: 192.0.2.1 is an address; use the host's DNS name\n",
     )  # fmt: skip
     assert done.stdout.startswith("ironpost.toml: good ")
+    assert run(tmp_path, "check", "-c", "ironpost.toml").stdout == done.stdout
+    assert run(tmp_path, "check", "ironpost.toml", "-c", "ironpost.toml").returncode == 64
 
 
 @pytest.mark.parametrize(

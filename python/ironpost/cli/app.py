@@ -124,15 +124,19 @@ def check(
     data: Annotated[
         bool, typer.Option("--data", help="Also verify the whole queue and list damaged messages.")
     ] = False,
+    config: File = None,
 ) -> None:
     """Check a configuration without starting the server."""
     from ironpost.cli import check as command
 
-    command.check(file)
+    if file is not None and config is not None:
+        raise CommandError(exits.USAGE, "give the configuration file once, as FILE or with -c")
+    named = file or config
+    command.check(named)
     if data:
         from ironpost.cli import check_data
 
-        check_data.show(file)
+        check_data.show(named)
 
 
 @app.command()
