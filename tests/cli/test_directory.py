@@ -66,7 +66,8 @@ def test_the_whole_derivation_is_nested(tmp_path: Path) -> None:
         (2, "next hop", "mail.example", "Maildir ironpost-data/mail"),
         (1, "entry", "<gone@mail.example>", "refused: 550 5.1.1 User unknown"),
     ]
-    assert (done.returncode, found["outcome"]) == (65, "refused")
+    assert (done.returncode, found["outcome"]) == (65, "accepted")
+    assert (found["targets"], found["failing"], found["deferred"]) == (4, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,24 @@ def test_what_the_directory_says(tmp_path: Path, address: str, code: int, answer
     done = find(tmp_path, address, "--json")
     assert [step["answer"] for step in json.loads(done.stdout)["steps"]] == answers
     assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "summary"),
+    [
+        ("ada@mail.example", 0, "accepted"),
+        ("nobody@mail.example", 65, "refused"),
+        ("ping@mail.example", 65, "accepted; its mail fails"),
+        ("team@mail.example", 65, "accepted; mail for 1 of 4 targets fails"),
+    ],
+)
+def test_the_last_line_tells_what_the_client_hears_from_what_happens_later(
+    tmp_path: Path, address: str, code: int, summary: str
+) -> None:
+    for command in (["directory", "find"], ["route", "explain"]):
+        (tmp_path / "ironpost.toml").write_text(COMPANY)
+        done = preloaded.said(tmp_path, *command, address)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (code, summary)
 
 
 def test_the_text_output_is_that_of_the_documentation(tmp_path: Path) -> None:

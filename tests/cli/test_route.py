@@ -150,7 +150,7 @@ def test_a_trusted_client_is_relayed_by_a_route_rule(tmp_path: Path) -> None:
         (["jo@here.example", "--from", "x@spam.example"], 0, "dropped", "mail", "drop: the attack of May"),
         (["x@y.example", "--as", "jo", "--from", "boss@here.example"], 65, "refused", "mail", "reject (553 5.7.1"),
         (["jo@here.example", "--client", "198.51.100.66"], 0, "accepted", "next hop", "Maildir"),
-        (["x@[127.0.0.1]", "--client", "::1"], 65, "refused", "next hop", "none: 554 5.4.6"),
+        (["x@[127.0.0.1]", "--client", "::1"], 65, "accepted", "next hop", "none: 554 5.4.6"),
     ],
 )
 def test_the_output_ends_with_the_refusing_stage(

@@ -50,32 +50,33 @@ def explain(recipient: str, client: str = "127.0.0.1") -> Explanation:
 
 
 @pytest.mark.parametrize(
-    ("domain", "outcome", "answer", "reasons"),
+    ("domain", "fate", "answer", "reasons"),
     [
         (
-            "two.example", "accepted", "a.two.example [192.0.2.1], b.two.example [2001:db8::2]",
+            "two.example", "delivered", "a.two.example [192.0.2.1], b.two.example [2001:db8::2]",
             "MX 10 a.two.example|MX 20 b.two.example",
         ),
         (
-            "plain.example", "accepted", "plain.example [192.0.2.3]",
+            "plain.example", "delivered", "plain.example [192.0.2.3]",
             "plain.example has no MX record: it is its own exchanger",
         ),
         (
-            "half.example", "accepted", "a.two.example [192.0.2.1]",
+            "half.example", "delivered", "a.two.example [192.0.2.1]",
             "MX 10 a.two.example|MX 20 dead.example"
             "|after these: 451 4.4.3 DNS lookup failed for the recipient's domain",
         ),
-        ("null.example", "refused", "none: 556 5.1.10", "MX 0 . (null MX: accepts no mail)"),
-        ("ours.example", "refused", "none: 554 5.4.6", "MX 10 mx.here.example"),
-        ("nowhere.example", "refused", "none: 550 5.1.2", "nowhere.example does not exist"),
+        ("null.example", "failing", "none: 556 5.1.10", "MX 0 . (null MX: accepts no mail)"),
+        ("ours.example", "failing", "none: 554 5.4.6", "MX 10 mx.here.example"),
+        ("nowhere.example", "failing", "none: 550 5.1.2", "nowhere.example does not exist"),
         ("dead.example", "deferred", "none: 451 4.4.3", "DNS lookup failed: dead.example MX: no name server answers"),
-        ("[192.0.2.7]", "accepted", "[192.0.2.7]", "an address literal: no DNS lookup"),
+        ("[192.0.2.7]", "delivered", "[192.0.2.7]", "an address literal: no DNS lookup"),
     ],
 )  # fmt: skip
-def test_a_route_by_dns(domain: str, outcome: str, answer: str, reasons: str) -> None:
+def test_a_route_by_dns(domain: str, fate: str, answer: str, reasons: str) -> None:
     found = explain(f"grace@{domain}")
     last = found.steps[-1]
-    assert found.outcome is RouteOutcome(outcome)
+    assert found.outcome is RouteOutcome.ACCEPTED
+    assert (found.targets, found.failing, found.deferred) == (1, fate == "failing", fate == "deferred")
     assert last.name == "next hop"
     assert last.answer.startswith(answer)
     assert "TLS may: no policy requires TLS" in last.reasons

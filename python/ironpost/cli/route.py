@@ -14,15 +14,13 @@ from ironpost.operations.explain import EXPLAIN, ExplainRequest, Explanation, Ro
 if TYPE_CHECKING:
     from pathlib import Path
 
-_EXITS = {RouteOutcome.REFUSED: exits.REFUSED, RouteOutcome.DEFERRED: exits.TEMPORARY}
-
 
 def explain(file: Path | None, request: ExplainRequest, *, as_json: bool) -> None:
     """Print the decision of each stage with its reasons.
 
     Raises:
         CommandError: an argument is invalid.
-        typer.Exit: the recipient would be refused or deferred.
+        typer.Exit: the recipient would be refused or deferred, or mail for a target of it.
     """
     show(call_local(file, EXPLAIN, request), as_json=as_json)
 
@@ -31,9 +29,17 @@ def show(explanation: Explanation, *, as_json: bool) -> None:
     """Print the steps and the outcome.
 
     Raises:
-        typer.Exit: the recipient would be refused or deferred.
+        typer.Exit: the recipient would be refused or deferred, or mail for a target of it.
     """
-    report(explanation, _print, _EXITS.get(explanation.outcome), as_json=as_json)
+    report(explanation, _print, _exit_code(explanation), as_json=as_json)
+
+
+def _exit_code(explanation: Explanation) -> int | None:
+    if explanation.outcome is RouteOutcome.REFUSED or explanation.failing:
+        return exits.REFUSED
+    if explanation.outcome is RouteOutcome.DEFERRED or explanation.deferred:
+        return exits.TEMPORARY
+    return None
 
 
 def _print(explanation: Explanation) -> None:
@@ -42,4 +48,14 @@ def _print(explanation: Explanation) -> None:
         typer.echo(f"{indent}{step.name:<10} {escape(step.about)}: {escape(step.answer)}")
         for reason in step.reasons:
             typer.echo(f"{indent}{'':<10}   {escape(reason)}")
-    typer.echo(explanation.outcome.value)
+    typer.echo(_summary(explanation))
+
+
+def _summary(explanation: Explanation) -> str:
+    """The reply to RCPT, and what happens to mail that is accepted, if it is not delivered."""
+    text = explanation.outcome.value
+    for count, what in ((explanation.failing, "fails"), (explanation.deferred, "is deferred")):
+        if count:
+            whose = "its mail" if explanation.targets == 1 else f"mail for {count} of {explanation.targets} targets"
+            text += f"; {whose} {what}"
+    return text

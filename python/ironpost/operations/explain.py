@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class RouteOutcome(Enum):
-    """The result for the recipient, the best first; of an alias, the worst of its targets."""
+    """The reply to RCPT in one word; and for each target, what happens to its mail."""
 
     ACCEPTED = "accepted"
     DROPPED = "dropped"
@@ -63,6 +63,12 @@ class Explanation:
 
     outcome: RouteOutcome
     steps: tuple[RouteStep, ...]
+    targets: int = 0
+    """Number of recipients after aliases were expanded; 0 unless the recipient is accepted."""
+    failing: int = 0
+    """Number of those whose mail fails, so that the sender gets a bounce."""
+    deferred: int = 0
+    """Number of those whose mail waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,38 +142,41 @@ class Explainer:
                 return Explanation(RouteOutcome.REFUSED if refused else RouteOutcome.DEFERRED, tuple(steps))
             if verdict.final.action is Action.DROP:
                 return Explanation(RouteOutcome.DROPPED, tuple(steps))
-        outcome = await self._delivered(steps, recipient, final_sender, login)
-        return Explanation(outcome, tuple(steps))
+        return await self._delivered(steps, recipient, final_sender, login)
 
     async def find(self, address: Address) -> Explanation:
         """Explain what the directory says about an address, and where mail for it goes from the null reverse-path."""
-        steps: list[RouteStep] = []
-        return Explanation(await self._delivered(steps, address, NULL, "", always=True), tuple(steps))
+        return await self._delivered([], address, NULL, "", always=True)
 
     async def _delivered(
         self, steps: list[RouteStep], recipient: Address, sender: Address, login: str, *, always: bool = False
-    ) -> RouteOutcome:
+    ) -> Explanation:
         """Add the entry of the recipient (if it is an alias, or always) and of its targets, each with its route."""
         found: list[Step] = []
-        outcome = RouteOutcome.ACCEPTED
         failure = ""
         try:
             directory = self._routes.directory
             await expand((Recipient(recipient),), directory, accepted=0, steps=found)  # type: ignore[misc] # with steps
         except DirectoryError as error:
             failure = str(error)
+        ends: list[RouteOutcome] = []
         for step in found:
             if shown := always or len(found) > 1:
                 reasons = (step.entry.reason,)
                 steps.append(RouteStep("entry", f"<{step.address}>", _entry_text(step), reasons, step.level))
-            if step.refusal is not None and (always or step.level):  # else the policy decided
-                outcome = _worst(outcome, RouteOutcome.REFUSED)
-            elif not (step.repeated or isinstance(step.entry, Alias)):
-                outcome = _worst(outcome, await self._routed(steps, step, sender, login, shown=shown))
+            if step.repeated:
+                continue
+            if step.refusal is not None and step.level:
+                ends.append(RouteOutcome.REFUSED)
+            elif step.refusal is not None and always:  # else the policy decided
+                return Explanation(RouteOutcome.REFUSED, tuple(steps))
+            elif not isinstance(step.entry, Alias):
+                ends.append(await self._routed(steps, step, sender, login, shown=shown))
         if failure:
             steps.append(RouteStep("entry", f"<{recipient}>", "cannot be found now", (failure,)))
-            outcome = RouteOutcome.DEFERRED
-        return outcome
+            return Explanation(RouteOutcome.DEFERRED, tuple(steps))
+        failing, deferred = ends.count(RouteOutcome.REFUSED), ends.count(RouteOutcome.DEFERRED)
+        return Explanation(RouteOutcome.ACCEPTED, tuple(steps), len(ends), failing, deferred)
 
     async def _routed(
         self, steps: list[RouteStep], found: Step, sender: Address, login: str, *, shown: bool
@@ -201,10 +210,6 @@ def _entry_text(step: Step) -> str:
     if isinstance(entry, Mailbox):
         return "mailbox"
     return "not local" if isinstance(entry, NotLocal) else "relayed"
-
-
-def _worst(one: RouteOutcome, other: RouteOutcome) -> RouteOutcome:
-    return max(one, other, key=list(RouteOutcome).index)
 
 
 def _rewritten(
