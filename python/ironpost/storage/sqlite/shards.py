@@ -277,7 +277,7 @@ class ShardedStore:
             own = {shard.directory for shard in (self._main, *self._others)}
             elsewhere = [directory for directory in shard_directories(self._data) if directory not in own]
             await self._submissions.refuse_known(tenant, submission, elsewhere)
-            return await self._main.commit(message)
+            return await self._main.commit_in_turn(message, submission)
 
     def record(self, lease: Lease, updates: Sequence[Update], reports: Sequence[NewMessage] = ()) -> Awaitable[None]:
         """As `Store.record`; the awaitable is a future."""

@@ -226,10 +226,13 @@ class SqliteStore:
         return self._commit(message)
 
     async def _commit_once(self, message: NewMessage, submission: Submission) -> QueuedMessage:
-        tenant = message.envelope.origin.tenant
-        async with self.submissions.turns.turn(tenant, submission.key):
-            self.submissions.refuse_known(tenant, submission)
-            return await self._commit(message)
+        async with self.submissions.turns.turn(message.envelope.origin.tenant, submission.key):
+            return await self.commit_in_turn(message, submission)
+
+    async def commit_in_turn(self, message: NewMessage, submission: Submission) -> QueuedMessage:
+        """As `Store.commit`, for a caller that lets no other message with the same key be committed meanwhile."""
+        self.submissions.refuse_known(message.envelope.origin.tenant, submission)
+        return await self._commit(message)
 
     def _commit(self, message: NewMessage) -> Awaitable[QueuedMessage]:
         spool = _own(message.content)
