@@ -562,8 +562,12 @@ class System:
     async def refresh_sts_policies(self) -> tuple[int, int]:
         return (0, 0) if self._agents.sts is None else await self._agents.sts.refresh()
 
-    async def dane_obstacle(self) -> str | None:
-        return await self._agents.dane_obstacle() if self._agents.context.dane else None
+    @property
+    def dane(self) -> bool:
+        return self._agents.context.dane
+
+    async def dane_obstacle(self) -> str:
+        return await self._agents.dane_obstacle()
 
     async def store_report_counts(self) -> None:
         await self._counting.store()

@@ -50,8 +50,13 @@ class JobContext(Protocol):
         """Refresh the MTA-STS policies that are a day old; the numbers of those fetched and of failures."""
         ...
 
-    async def dane_obstacle(self) -> str | None:
-        """Why no host is authenticated by DANE now; empty if hosts with signed TLSA records are; None if it is off."""
+    @property
+    def dane(self) -> bool:
+        """Whether DANE is turned on."""
+        ...
+
+    async def dane_obstacle(self) -> str:
+        """Why no host is authenticated by DANE now; empty if hosts with signed TLSA records are."""
         ...
 
     async def store_report_counts(self) -> None:
@@ -98,12 +103,11 @@ async def _refresh_sts_policies(context: JobContext) -> str:
 async def _check_dane(context: JobContext) -> str:
     """Check that DNSSEC is validated; a change of the system's resolvers can end that silently."""
     obstacle = await context.dane_obstacle()
-    if obstacle is None:
-        return "DANE is turned off (delivery.dane)"
-    if obstacle:
+    if not obstacle:
+        return "DANE is used where TLSA records are signed"
+    if context.dane:
         record(log, "dane-off", logging.WARNING, reason=obstacle)
-        return f"DANE is not used: {obstacle}"
-    return "DANE is used where TLSA records are signed"
+    return f"DANE is not used: {obstacle}"
 
 
 async def _store_report_counts(context: JobContext) -> str:
