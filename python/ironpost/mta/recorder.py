@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model import Disposition, Outcome
@@ -161,10 +162,14 @@ class Recorder:
         unreported = False
         if failures:
             try:
-                report = await self._report(message, failures, now)
+                report = await self._report(failure_report, message, failures, now)
             except Exception:  # noqa: BLE001 - one bad message never stops the queue
                 _log.exception("the bounce of message %s cannot be written", message.id)
                 unreported = True
+            else:
+                if report is None:
+                    recipients = [str(to.recipient.address) for to, _ in failures]
+                    record(_log, "unreportable", logging.WARNING, id=message.id, recipients=recipients)
         relays = [(to, outcome) for to, outcome in results if outcome.relayed and relay_wanted(to.recipient)]
         relay = await self._relay(message, relays, now) if relays else None
         due = self._due_times(message, results, rulings, now)
@@ -271,7 +276,8 @@ class Recorder:
         put_off = 0.0
         if told and not message.envelope.reverse_path.is_null:
             try:
-                report = await self._warning(message, told, now)
+                retry_until = since(message) + self._retry.expiry
+                report = await self._report(partial(delay_report, retry_until=retry_until), message, told, now)
             except Exception:  # noqa: BLE001 - one bad message never stops the queue
                 _log.exception("the delay warning of message %s cannot be written", message.id)
                 put_off = now + UNREPORTED_WAIT if late else 0.0
@@ -303,48 +309,26 @@ class Recorder:
             record(_log, "delay-warning", id=message.id, recipients=recipients)
         return True
 
-    async def _warning(
-        self, message: QueuedMessage, delays: Sequence[Result], now: float
-    ) -> tuple[Envelope, bytes] | None:
-        addressed = await self._addressed(message)
-        if addressed is None:
-            return None
-        envelope, head = addressed
-        content = delay_report(
-            message, delays, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head,
-            retry_until=since(message) + self._retry.expiry,
-        )  # fmt: skip
-        return envelope, self._signing.signed(content, now)
-
     async def _relay(
         self, message: QueuedMessage, relays: Sequence[Result], now: float
     ) -> tuple[Envelope, bytes] | None:
         """Return the report that a message was relayed; None without a sender, or if it cannot be written."""
         try:
-            addressed = await self._addressed(message)
-            if addressed is None:
-                return None
-            envelope, head = addressed
-            content = relay_report(
-                message, relays, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head
-            )
-            content = self._signing.signed(content, now)
+            return await self._report(relay_report, message, relays, now)
         except Exception:  # noqa: BLE001 - the mail was relayed, and must not be sent again for this
             _log.exception("the report of relaying message %s cannot be written", message.id)
             return None
-        return envelope, content
 
     async def _report(
-        self, message: QueuedMessage, failures: Sequence[Result], now: float
+        self, write: Callable[..., bytes], message: QueuedMessage, results: Sequence[Result], now: float
     ) -> tuple[Envelope, bytes] | None:
+        """Return a report about recipients that a function of `reports.dsn` writes; None for a null reverse-path."""
         addressed = await self._addressed(message)
         if addressed is None:
-            recipients = [str(to.recipient.address) for to, _ in failures]
-            record(_log, "unreportable", logging.WARNING, id=message.id, recipients=recipients)
             return None
         envelope, head = addressed
-        content = failure_report(
-            message, failures, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head
+        content = write(
+            message, results, reporting_mta=self._reporting_mta, now=now, message_id=self._random.token(), head=head
         )
         return envelope, self._signing.signed(content, now)
 
