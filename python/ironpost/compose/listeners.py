@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ironpost.protocol.sasl import Authenticator
     from ironpost.protocol.sasl.backoff import LoginLimit
     from ironpost.protocol.server.handler import Handler
+    from ironpost.server.acceptor import AcceptorOptions
     from ironpost.server.limits import Capacity, ConnectionLimiter
 
 DIALECTS: Final = {"mx": SMTP, "submission": SUBMISSION, "lmtp": LMTP}
@@ -187,7 +188,7 @@ def create_listeners(
             host, port = (where.host, where.port) if isinstance(where, Endpoint) else (None, 0)
             if ports is not None:
                 port = ports[len(found)]
-            options: dict[str, Any] = {
+            options: AcceptorOptions = {
                 "reuse_port": ports is not None,
                 "path": where.path if isinstance(where, SocketPath) and not sockets else None,
                 "path_mode": listener.mode,
@@ -209,7 +210,7 @@ def create_listeners(
 
 
 def _server(
-    handler: Any, host: str | None, port: int, profile: ListenerProfile, options: dict[str, Any]
+    handler: Any, host: str | None, port: int, profile: ListenerProfile, options: AcceptorOptions
 ) -> Server | HttpServer:
     """Create the server of one address, from its handler, address, profile and the options of every `Acceptor`."""
     if profile.settings is None:

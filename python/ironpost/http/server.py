@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from aiohttp import HttpVersion11, web
 
@@ -27,8 +27,11 @@ from ironpost.server.preamble import PendingConnection
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ironpost.http.exchange import HttpHandler
     from ironpost.protocol.server.transaction import Peer, TlsInfo
+    from ironpost.server.acceptor import AcceptorOptions
 
 HEAD_SECONDS: Final = 15.0
 """Seconds from the end of the TLS handshake to the end of the header section."""
@@ -57,7 +60,7 @@ class HttpServer(Acceptor):
 
     refusals: ClassVar = dict.fromkeys(Excess, _Unavailable())
 
-    def __init__(self, handler: HttpHandler, host: str | None, port: int, **options: Any) -> None:
+    def __init__(self, handler: HttpHandler, host: str | None, port: int, **options: Unpack[AcceptorOptions]) -> None:
         """Create it, as `Acceptor`; the handler may be replaced while it runs."""
         super().__init__(host, port, **options)
         self.handler = handler

@@ -14,7 +14,7 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypedDict
 
 from ironpost.model.network import parse_networks, within
 from ironpost.model.ports import Metrics, Uncounted
@@ -45,6 +45,25 @@ GRACE: Final = 30.0
 """Seconds that `stop` waits for connections to finish, by default."""
 SLICE: Final = 500
 """Connections whose timeouts are checked in one iteration of the event loop: a third of a millisecond of work."""
+
+
+class AcceptorOptions(TypedDict, total=False):
+    """The options of every `Acceptor`."""
+
+    timeouts: Timeouts
+    limits: ConnectionLimits
+    limiter: ConnectionLimiter | None
+    capacity: Capacity | None
+    tls: TlsContext | None
+    implicit_tls: bool
+    path: str | Path | None
+    path_mode: int
+    proxy: Sequence[str | Network]
+    backlog: int
+    reuse_port: bool
+    sockets: Sequence[socket.socket]
+    metrics: Metrics
+    name: str
 
 
 class Acceptor(ABC):
