@@ -6,6 +6,7 @@ import pytest
 
 from ironpost import wire
 from ironpost.model import NULL, Address
+from ironpost.model.address import AddressOrDomain
 
 LONG_DOMAIN = ".".join(["b" * 63] * 3)
 
@@ -102,3 +103,18 @@ def test_addresses_are_equal_as_the_standard_has_it() -> None:  # RFC 5321 §2.4
     assert Address.parse("") == NULL
     assert NULL.is_null
     assert Address.parse("PostMaster").local_part == "PostMaster"
+
+
+@pytest.mark.parametrize(
+    ("text", "local_part", "key"),
+    [("Jo@A.example", "Jo", "a.example"), ('"a b"@a.example', "a b", "a.example"), ("@A.example", None, "a.example")],
+)
+def test_an_address_or_a_domain_is_read_and_written(text: str, local_part: str | None, key: str) -> None:
+    found = AddressOrDomain.parse(text)
+    assert (found.local_part, found.key, str(found)) == (local_part, key, text)
+
+
+@pytest.mark.parametrize("text", ["@", "@a b", "@@a.example", "jo@", "@-a.example"])
+def test_what_is_neither_an_address_nor_a_domain_is_refused(text: str) -> None:
+    with pytest.raises(wire.WireFault):
+        AddressOrDomain.parse(text)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.accounts.watched_file import WatchedFile
 from ironpost.model import Address
+from ironpost.model.address import AddressOrDomain
 from ironpost.model.text import complaint, error_text
 from ironpost.routing.directory import MAX_TARGETS
 from ironpost.routing.mail_directory import key_of
@@ -141,11 +142,10 @@ def _parsed(line: str) -> tuple[str, tuple[Address, ...]]:
     targets = tuple(map(_address, listed_targets(rest)))
     if len(targets) > MAX_TARGETS:
         raise ValueError(f"{name} has more than {MAX_TARGETS} targets")
-    if not name.startswith("@"):
-        return key_of(_address(name)), targets
-    if not targets:
+    key = AddressOrDomain.parse(name, _address)
+    if key.local_part is None and not targets:
         raise ValueError(f"{name} needs a target: it is the catch-all of a domain")
-    return "@" + _address(f"x{name}").key, targets
+    return key_of(key), targets
 
 
 def _address(text: str) -> Address:

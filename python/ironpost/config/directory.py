@@ -19,6 +19,7 @@ from ironpost.accounts.records_cache import CacheOptions
 from ironpost.config.declared import read, section
 from ironpost.config.quantities import size
 from ironpost.config.values import MailAddress, PathText, Pattern, Recipient, Section, Size, Switch, least, mail_address
+from ironpost.model.address import AddressOrDomain
 from ironpost.model.options import not_empty
 from ironpost.model.patterns import EVERY
 from ironpost.routing.alias_patterns import AliasPattern
@@ -35,9 +36,7 @@ T = TypeVar("T")
 
 def _alias_key(value: object) -> str:
     """The key of an alias: an address, or `@` and a domain for its catch-all."""
-    if isinstance(value, str) and value.startswith("@"):
-        return "@" + mail_address("x" + value).key
-    return key_of(mail_address(value))
+    return key_of(AddressOrDomain.parse(value if isinstance(value, str) else "", mail_address))
 
 
 def _separator(value: str) -> str:

@@ -6,24 +6,29 @@ Refuses: a new address that is not ASCII, because the message may not have SMTPU
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
 
 from ironpost.config.values import AddressMatch, Section, Switch, mail_address
+from ironpost.model.address import AddressOrDomain
 from ironpost.model.options import not_empty
 from ironpost.routing.rewriting import Place, RewriteRule
 
+if TYPE_CHECKING:
+    from ironpost.model import Address
 
-def _new_address(value: object) -> str:
-    """An address, or `@` and a domain, in ASCII."""
-    domain_only = isinstance(value, str) and value.startswith("@")
-    address = mail_address(f"x{value}" if domain_only else value)
+
+def _in_ascii(text: str) -> Address:
+    address = mail_address(text)
     try:
-        text = str(address.in_ascii())
+        return address.in_ascii()
     except ValueError as fault:
-        raise ValueError(f'"{value}" cannot be used in mail without SMTPUTF8: {fault}') from None
-    return text.removeprefix("x") if domain_only else text
+        raise ValueError(f'"{text}" cannot be used in mail without SMTPUTF8: {fault}') from None
+
+
+def _new_address(value: object) -> AddressOrDomain:
+    return AddressOrDomain.parse(value if isinstance(value, str) else "", _in_ascii)
 
 
 class RewriteSection(Section):
@@ -32,7 +37,7 @@ class RewriteSection(Section):
     addresses: Annotated[tuple[AddressMatch, ...], AfterValidator(not_empty)]
     """The addresses that are replaced: `jo@old.example`, `old.example` for all of the domain, `*.mail.example` for all
     names below it, `*`."""
-    to: Annotated[str, BeforeValidator(_new_address)]
+    to: Annotated[AddressOrDomain, PlainValidator(_new_address), PlainSerializer(str)]
     """The new address; or `@mail.example` for the same local part in that domain."""
     at: Literal["reception", "delivery"] = "reception"
     """When: as mail arrives, or as it is sent to another system over SMTP."""
@@ -46,14 +51,10 @@ class RewriteSection(Section):
 
     def rule(self, name: str) -> RewriteRule:
         """The rule as a value of routing."""
-        local_part, domain = "", self.to[1:]
-        if not self.to.startswith("@"):
-            address = mail_address(self.to)
-            local_part, domain = address.local_part, address.domain
         return RewriteRule(
             self.addresses,
-            domain,
-            local_part,
+            self.to.domain,
+            self.to.local_part or "",
             frozenset(self.places),
             frozenset(each.lower() for each in self.exceptions),
             self.all_clients,

@@ -11,12 +11,13 @@ Refuses: anything else, with `wire.WireFault` (a ValueError with the offset).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost import wire
 from ironpost.model.idna import a_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
 MAILBOX_OCTETS: Final = 254
@@ -115,3 +116,32 @@ def _check_length(text: str) -> None:
 
 NULL = Address("", "")
 """The null reverse-path."""
+
+
+class AddressOrDomain(NamedTuple):
+    """An address, or `@` and a domain, which stands for any local part there."""
+
+    local_part: str | None
+    """None for a domain."""
+    domain: str
+
+    @classmethod
+    def parse(cls, text: str, address: Callable[[str], Address] = Address.parse) -> Self:
+        """Parse either.
+
+        Args:
+            text: `jo@mail.example` or `@mail.example`.
+            address: parses an address; what it raises is raised.
+        """
+        if text.startswith("@"):
+            return cls(None, address(f"x{text}").domain)
+        found = address(text)
+        return cls(found.local_part, found.domain)
+
+    @property
+    def key(self) -> str:
+        """As `Address.key`."""
+        return self.domain.lower()
+
+    def __str__(self) -> str:
+        return f"@{self.domain}" if self.local_part is None else str(Address(self.local_part, self.domain))

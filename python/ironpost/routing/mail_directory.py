@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
     from typing import TypeAlias
 
+    from ironpost.model.address import AddressOrDomain
     from ironpost.model.patterns import Addresses, Domains
     from ironpost.routing.alias_patterns import AliasPattern
     from ironpost.routing.directory import Entry
@@ -48,9 +49,9 @@ ROLES: Final = frozenset({POSTMASTER, "abuse"})
 """Local parts that exist in every local domain, and whose mail no record may refuse."""
 
 
-def key_of(address: Address) -> str:
-    """The key of an address in the sources: `jo@mail.example`, without quotes."""
-    return f"{folded(address.local_part)}@{address.key}"
+def key_of(address: Address | AddressOrDomain) -> str:
+    """The key of an address in the sources, `jo@mail.example`, without quotes; of a catch-all, `@mail.example`."""
+    return f"{folded(address.local_part or '')}@{address.key}"
 
 
 def is_role(key: str) -> bool:
