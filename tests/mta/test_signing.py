@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from tests.mta.runner_kit import NEVER, NOW, Chance, VirtualClock, scenario
@@ -14,6 +15,8 @@ from tests.mta.test_inbound import LOCAL, OUTSIDE, Talk
 from tests.mta.test_inbound import NOW as THEN
 from tests.mta.test_pickup import Site
 
+from ironpost import wire
+from ironpost.message.section import Header
 from ironpost.model import NULL, Address, Envelope, Origin
 from ironpost.model.network import LOOPBACK
 from ironpost.model.patterns import AddressPattern
@@ -65,6 +68,16 @@ def test_a_message_is_signed_with_every_key_of_its_author(role: str, size: int) 
     assert signers(message, keys, THEN) == ["ed._domainkey.example.org", "rsa._domainkey.example.org"]
     assert message.startswith(b"DKIM-Signature: ")  # above Received
     assert message.index(b"DKIM-Signature: ") < message.index(b"Received: ")
+
+
+@pytest.mark.parametrize("role", ["mx", "submission"])
+@pytest.mark.parametrize("size", [7, 1000])
+def test_the_header_section_is_parsed_once(role: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = Mock(side_effect=wire.scan_header)
+    monkeypatch.setattr(wire, "scan_header", parse)
+    message = stored(HERE, signing(key()), role=role, size=size)
+    assert message.endswith(HERE.encode())
+    assert sum(b"From: Flo" in call.args[0] for call in parse.call_args_list) == 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +171,7 @@ def test_r49_a_login_signs_only_for_authors_in_its_domain(login: str, reverse_pa
     signer = signing(key()).begin(Origin(OUTSIDE, identity=login, listener="mx") if login else Origin(LOCAL), THEN)
     assert signer is not None
     header, _, body = HERE.partition("\r\n\r\n")
-    signer.header(f"{header}\r\n\r\n".encode())
+    signer.header(Header(f"{header}\r\n\r\n".encode()))
     signer.body(body.encode())
     sender = Address.parse(reverse_path) if reverse_path else NULL
     found = signer.finish(b"", Envelope(sender, (), origin=Origin(identity=login)))
@@ -171,7 +184,7 @@ def test_a_message_that_has_too_many_fields_with_those_that_are_added_is_not_sig
 ) -> None:
     signer = signing(key()).begin(Origin(LOCAL), THEN)
     assert signer is not None
-    signer.header(b"From: flo@example.org\r\n" + b"X: y\r\n" * (count - 1) + b"\r\n")
+    signer.header(Header(b"From: flo@example.org\r\n" + b"X: y\r\n" * (count - 1) + b"\r\n"))
     found = signer.finish(b"Date: x\r\nMessage-ID: y\r\n", Envelope(NULL, (), origin=Origin(LOCAL)))
     assert bool(found.fields) == bool(found.keys) == is_signed
 

@@ -90,21 +90,28 @@ class Signer:
         self._bodies = BodyHashes()
         self._body = self._bodies.add(relaxed=True)
 
-    def header(self, header: Header) -> None:
-        """Read the header section, before or after the body.
+    def header(self, *parts: Header) -> None:
+        """Read the header section, before or after the body; if it is in parts, the upper ones first.
 
         Raises:
             ValueError: it has a line that is not a field, or exceeds a limit.
         """
-        if header.fault:
-            raise ValueError(header.fault)
-        fields = SignedFields(header)
-        once = [name for name in ONCE if name in fields.by_name or name not in ADDED_LATER]
-        others = [name for name in fields.by_name if name in OTHERS]
+        for part in parts:
+            if part.fault:
+                raise ValueError(part.fault)
+        listed = [SignedFields(part) for part in parts]
+        names = dict.fromkeys(name for fields in listed for name in fields.by_name)
+        once = [name for name in ONCE if name in names or name not in ADDED_LATER]
+        others = [name for name in names if name in OTHERS]
         # Of several fields of a name the last is signed first (RFC 6376 §5.4.2).
-        signed = [entry for name in (*once, *others) for entry in reversed(fields.named(name))]
-        self._names = [*[entry.name.lower() for entry in signed], *once]
-        self._fields = sha256(b"".join([fields.canonical(entry, relaxed=True) for entry in signed]))
+        signed = [
+            (name, fields.canonical(entry, relaxed=True))
+            for name in (*once, *others)
+            for fields in reversed(listed)
+            for entry in reversed(fields.named(name))
+        ]
+        self._names = [*[name for name, _ in signed], *once]
+        self._fields = sha256(b"".join([octets for _, octets in signed]))
 
     def body(self, piece: bytes) -> None:
         """Read the next octets of the body."""

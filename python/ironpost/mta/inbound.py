@@ -243,11 +243,13 @@ class Inbound:
             if rules is not None and rules.changes_headers(own=(own := rules.is_own(origin))):
                 rewrite = partial(rules.header, changes=state.rewritten, own=own)
             state.signer = self._signing.begin(origin, self._clock.now())
+        reader = None
         if scan is not None or strip or services or rewrite is not None or state.signer is not None:
             spool = state.inspected = InspectedSpool(spool, scan, strip, services, rewrite, state.signer)
+            reader = state.inspected.reader
         if self._role == "submission":
-            return SubmittedContent(spool, keyed=self._idempotency and session.identity is not None)
-        return Content(spool)
+            return SubmittedContent(spool, reader, keyed=self._idempotency and session.identity is not None)
+        return Content(spool, reader)
 
     def message(self, session: ServerSession, content: Spool, facts: BodyEnd) -> HookResult:
         """Consult policy about the content, then commit it below the Received field and those of policy."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class InspectedSpool:
     """A `model.body.Spool` in front of the spool of the store, for a message that is scanned, changed or signed."""
 
-    __slots__ = ("_reader", "_rewrite", "_services", "_signer", "_strip", "fault", "scan", "spool")
+    __slots__ = ("_passed", "_rewrite", "_services", "_signer", "_strip", "fault", "reader", "scan", "spool")
 
     def __init__(
         self,
@@ -57,7 +57,10 @@ class InspectedSpool:
         self._services = services
         self._rewrite = rewrite
         self._signer = signer
-        self._reader = HeaderReader()
+        self.reader = HeaderReader()
+        """Reads the header section; `reader.header` may be set before the first octets of the section are written."""
+        self._passed = False
+        """Whether the header section was passed on."""
         self.fault = ""
         """Reason to refuse the content, a sentence for the client; empty if there is none."""
 
@@ -68,32 +71,34 @@ class InspectedSpool:
 
     def write(self, piece: bytes) -> Awaitable[None] | None:
         """Append a piece. Nothing is stored before the header section is complete."""
-        reader = self._reader
-        if reader.header is not None:
+        if self._passed:
             return self._pass(b"", piece)
-        body = reader.feed(piece)
+        reader = self.reader
+        body = reader.feed(piece) if reader.header is None else len(reader.header.octets)
         if reader.header is None:
             return None
         header = self._read(reader.header)
         if self._rewrite is not None and len(header.octets) > QUICK:
-            return self._pass_later(self._rewrite, header, piece[body:])
-        return self._pass(self._rewritten(header), piece[body:])
+            return self._begin_later(self._rewrite, header, piece[body:])
+        return self._begin(header, self._rewritten(header), piece[body:])
 
     def finish(self) -> None:
         """End the content: store a header section that no empty line follows."""
-        if self._reader.header is None:
-            header = self._read(self._reader.finish())
+        if not self._passed:
+            header = self._read(self.reader.finish())
             if self._rewrite is not None and len(header.octets) > QUICK:
                 self.fault = self.fault or "Header section is large, and no empty line follows it"
-            self._pass(self._rewritten(header) if not self.fault else b"", b"")  # small: no back-pressure is needed
+            octets = b"" if self.fault else self._rewritten(header)
+            self._begin(header, octets, b"")  # small: no back-pressure is needed
 
     def discard(self) -> None:
         """Free what is held."""
-        self._reader = HeaderReader()
+        self.reader = HeaderReader()
         self.spool.discard()
 
     def _read(self, header: Header) -> Header:
         """Scan the header section; return it without the fields that are removed, or empty if there is a fault."""
+        self._passed = True
         if self.scan is not None:
             self.scan.header(header)
         if not header.starts_with_field:
@@ -110,24 +115,27 @@ class InspectedSpool:
 
     def _may_have_results(self, header: Header) -> bool:
         """Whether there may be a field Authentication-Results anywhere in a section that cannot be parsed."""
-        return not self._reader.whole or NAME.lower().encode() in header.octets.lower()
+        return not self.reader.whole or NAME.lower().encode() in header.octets.lower()
 
     def _rewritten(self, header: Header) -> bytes:
         return header.octets if self._rewrite is None else self._rewrite(header)
 
-    async def _pass_later(self, rewrite: Callable[[Header], bytes], header: Header, body: bytes) -> None:
-        if (ready := self._pass(await asyncio.to_thread(rewrite, header), body)) is not None:
+    async def _begin_later(self, rewrite: Callable[[Header], bytes], header: Header, body: bytes) -> None:
+        if (ready := self._begin(header, await asyncio.to_thread(rewrite, header), body)) is not None:
             await ready
+
+    def _begin(self, header: Header, octets: bytes, body: bytes) -> Awaitable[None] | None:
+        """Pass the header section on, as `octets` after it was rewritten, and the first octets of the body."""
+        if self._signer is not None and octets:
+            self._signer.header(header if octets is header.octets else Header(octets))
+        return self._pass(octets, body)
 
     def _pass(self, header: bytes, body: bytes) -> Awaitable[None] | None:
         if body and self.scan is not None:
             self.scan.body(body)
         if self.fault:
             return None
-        if self._signer is not None:
-            if header:
-                self._signer.header(header)
-            if body:
-                self._signer.body(body)
+        if self._signer is not None and body:
+            self._signer.body(body)
         octets = header + body
         return self.spool.write(octets) if octets else None

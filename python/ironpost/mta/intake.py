@@ -27,15 +27,17 @@ _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 class Content:
     """A `model.body.Spool` that wraps the spool of the store."""
 
-    __slots__ = ("_reader", "_separators", "header", "spool")
+    __slots__ = ("_reader", "_reads", "_separators", "header", "spool")
 
     fault = ""
     """Reason to refuse the content, a sentence for the client; empty if there is none."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, reader: HeaderReader | None = None) -> None:
+        """`reader`: that of an `InspectedSpool` which is the spool, so that the header section is read once."""
         self.spool = spool
         self._separators = SeparatorLines()
-        self._reader = HeaderReader()
+        self._reader = reader or HeaderReader()
+        self._reads = reader is None
         self.header = EMPTY
         """The header section, after the repairs of submission, before policy removes fields; set by `finish`."""
 
@@ -55,7 +57,7 @@ class Content:
         return self._append(ready) if ready else None
 
     def _append(self, piece: bytes) -> Awaitable[None] | None:
-        if self._reader.header is None:
+        if self._reads and self._reader.header is None:
             self._reader.feed(piece)
         return self.spool.write(piece)
 
@@ -99,9 +101,9 @@ class SubmittedContent(Content):
 
     __slots__ = ("_digest", "_submitted")
 
-    def __init__(self, spool: Spool, *, keyed: bool = False) -> None:
-        """`keyed`: the message may have an Idempotency-Key."""
-        super().__init__(spool)
+    def __init__(self, spool: Spool, reader: HeaderReader | None = None, *, keyed: bool = False) -> None:
+        """`reader`: see `Content`. `keyed`: the message may have an Idempotency-Key."""
+        super().__init__(spool, reader)
         self._submitted = SubmittedHeader(keyed=keyed)
         self._digest: hashlib._Hash | None = None
         """Of the octets that were stored, if there is a key."""
@@ -121,6 +123,8 @@ class SubmittedContent(Content):
             if self._digest is None:
                 self._digest = hashlib.sha256()
             self._digest.update(octets)
+        if self._reader.header is None:
+            self._reader.header = self._submitted.header
         return self.spool.write(octets)
 
     def _end_header(self) -> None:

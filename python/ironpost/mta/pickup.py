@@ -182,7 +182,7 @@ class Pickup:
         rewrite = None if rules is None else partial(rules.header, changes=changes, own=True)
         signer = self._signing.begin(envelope.origin, self._clock.now())
         spool = InspectedSpool(self._store.spool(), rewrite=rewrite, signer=signer)
-        content = SubmittedContent(spool)
+        content = SubmittedContent(spool, spool.reader)
         try:
             await _copy(file, content, octets)
             content.finish()

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from ironpost.mail_auth.dmarc import author_domain
 from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.signing import Signer
-from ironpost.message.section import Header, split
+from ironpost.message.section import EMPTY, Header, split
 from ironpost.model import NULL, Envelope, Origin
 from ironpost.model.network import LOOPBACK
 from ironpost.model.ports import Uncounted
+from ironpost.wire import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +77,7 @@ class Signing:
         if signer is None:
             return content
         header, body = split(content)
-        signer.header(header.octets)
+        signer.header(header)
         signer.body(body)
         return signer.finish(b"", Envelope(NULL, (), origin=origin)).fields + content
 
@@ -102,23 +103,22 @@ class MessageSigner:
         """Use `Signing.begin`."""
         self._signing = signing
         self._now = now
-        self._header = b""
+        self._header = EMPTY
         self._author = ""
         """The author's domain, in A-labels and lower case."""
         self._keys: Sequence[Key] = ()
         self._signer: Signer | None = None
         """None if the message is not signed."""
 
-    def header(self, octets: bytes) -> None:
-        """Read the header section, with the empty line if one follows it; call this once, before `body`."""
-        header = Header(octets)
+    def header(self, header: Header) -> None:
+        """Read the header section; call this once, before `body`."""
         if header.fault:
             return
         with suppress(ValueError):  # there is no author to sign for
             self._author = author_domain(header)
             self._keys = self._signing.keys_for(self._author)
         if self._keys:
-            self._header = octets
+            self._header = header
             self._signer = Signer(self._keys, now=self._now)
 
     def body(self, piece: bytes) -> None:
@@ -140,10 +140,10 @@ class MessageSigner:
         signer = self._signer
         if signer is None or not _may_write_as(self._author, envelope):
             return Signatures()
-        header = Header(added + self._header)
-        if header.fault:  # the added fields exceed a limit
-            return Signatures()
-        signer.header(header)
+        above, header = Header(added), self._header
+        if len(above.section.fields) + len(header.section.fields) > DEFAULT_LIMITS.header_fields:
+            return Signatures()  # verifiers might not read all fields
+        signer.header(above, header)
         self._signing.count()
         return Signatures(signer.finish(), tuple(key.name for key in self._keys))
 
