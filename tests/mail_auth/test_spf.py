@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -22,8 +23,15 @@ IP = "192.0.2.1"
 NOW = 1_700_000_000.0
 
 
-def check(resolver: Any, *, ip: str = IP, helo: str = "mx.example", sender: str = "jo@a.example") -> SpfAnswer:
-    return asyncio.run(check_spf(ip=ip, helo=helo, sender=sender, resolver=resolver, now=NOW, receiver="us.example"))
+def check(
+    resolver: Any,
+    *,
+    ip: str = IP,
+    helo: str = "mx.example",
+    sender: str = "jo@a.example",
+    receiver: str = "us.example",
+) -> SpfAnswer:
+    return asyncio.run(check_spf(ip=ip, helo=helo, sender=sender, resolver=resolver, now=NOW, receiver=receiver))
 
 
 def published(record: str, **tables: Any) -> StaticResolver:
@@ -142,6 +150,17 @@ def test_r51_a_label_of_a_local_part_that_is_too_long_matches_nothing() -> None:
 def test_a_local_part_that_is_not_ascii_matches_nothing() -> None:
     resolver = published("v=spf1 include:%{l}.a.example exists:%{s}.a.example ?all")
     assert check(resolver, sender="jö@a.example").result is SpfResult.NEUTRAL
+
+
+@pytest.mark.parametrize("octet", [chr(0xDCFF), chr(0xD800)])
+def test_r22_an_octet_that_is_not_utf8_has_a_result(octet: str) -> None:
+    resolver = published("v=spf1 exists:%{L}.a.example exists:%{l}.a.example ?all")
+    assert check(resolver, sender=f"{octet}@a.example").result is SpfResult.NEUTRAL
+    assert check(resolver, sender=f"jo@{octet}.example").result is SpfResult.NONE
+    assert check(published("v=spf1 a:%{H} a:%{h} -all"), helo=octet).result is SpfResult.FAIL
+    explaining = published("v=spf1 -all exp=why.example", txt={"why.example": [b"%{R} %{H} %{L}"]})
+    answer = check(explaining, sender=f"{octet}@a.example", helo=octet, receiver=octet)
+    assert answer.explanation == " ".join([quote(octet, errors="surrogatepass")] * 3)
 
 
 def test_a_domain_is_checked_by_its_a_labels() -> None:
@@ -337,13 +356,18 @@ def test_r23_a_record_that_is_too_long_is_refused() -> None:
 # -- hostile domains --------------------------------------------------------------------------------------------------
 
 TERMS = ["all", "a", "mx", "ptr", "ip4:", "ip6:", "exists:", "include:", "redirect=", "exp=", "%{d}", "%{ir}", "%{p}"]
+UPPER = ["exists:%{L}.a.example", "a:%{S}", "exp=%{H}.a.example", "%{L} %{H} %{R}", "%{h} %{r}"]
 VALUES_OF_TERMS = ["v=spf1", "a.example", "b.example", "192.0.2.1", "::1", "/24", "//64", "x" * 70, "\0", "\r\n", "ü"]
-FRAGMENTS = st.sampled_from([*"%{}/:=+-~?.@\\ ;\"'()", *TERMS, *VALUES_OF_TERMS])
+FRAGMENTS = st.sampled_from([*"%{}/:=+-~?.@\\ ;\"'()", *TERMS, *UPPER, *VALUES_OF_TERMS])
 RECORD = st.one_of(
     st.lists(FRAGMENTS, max_size=12).map("".join),
     st.lists(FRAGMENTS, max_size=8).map(" ".join),
     st.text(max_size=40),
 ).map(lambda text: f"v=spf1 {text}".encode())
+
+
+ANY_TEXT = st.text(st.characters(), max_size=80)
+"""Also with surrogates, which `st.text` leaves out."""
 
 
 class Hostile:
@@ -365,13 +389,19 @@ class Hostile:
 
 
 @given(
-    record=RECORD, failing=st.sampled_from(["", "b.example"]), sender=st.text(max_size=80), helo=st.text(max_size=40)
+    record=RECORD,
+    failing=st.sampled_from(["", "b.example"]),
+    sender=ANY_TEXT,
+    helo=ANY_TEXT,
+    receiver=ANY_TEXT,
 )
-def test_r22_any_record_gives_a_result_within_the_limits(record: bytes, failing: str, sender: str, helo: str) -> None:
+def test_r22_any_record_gives_a_result_within_the_limits(
+    record: bytes, failing: str, sender: str, helo: str, receiver: str
+) -> None:
     resolver = Hostile(record, failing)
     for each in ("jo@a.example", f"{sender}@a.example", sender):
         resolver.count = 0
-        answer = check(resolver, sender=each, helo=helo)
+        answer = check(resolver, sender=each, helo=helo, receiver=receiver)
         assert answer.result in set(SpfResult)
         assert answer.reason.isascii()
         assert answer.explanation.isascii()

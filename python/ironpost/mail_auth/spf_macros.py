@@ -61,7 +61,8 @@ class Macro:
             if self.reverse:
                 parts.reverse()
             value = ".".join(parts[-self.parts :])
-        return quote(value, safe="") if self.escaped else value
+        # Text from octets that were not UTF-8 has surrogates.
+        return quote(value, safe="", errors="surrogatepass") if self.escaped else value
 
 
 @dataclass(frozen=True, slots=True)
