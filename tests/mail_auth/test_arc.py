@@ -14,6 +14,8 @@ from tests.mail_auth.signed import ED25519_PEM, MESSAGE, KeyServer, cut, key, se
 
 from ironpost.mail_auth import ArcAnswer, ArcResult, ArcVerifier, Key, of_arc, results_field, verify_arc
 from ironpost.mail_auth.arc import SETS_LIMIT
+from ironpost.mail_auth.keys import KeyRecord
+from ironpost.mail_auth.signature import VERIFICATIONS_LIMIT
 from ironpost.mail_auth.tag_list import parse_tags
 from ironpost.message.section import Header, split
 from ironpost.testing.resolver import StaticResolver
@@ -217,6 +219,37 @@ def test_r23_a_chain_has_at_most_50_sets_and_each_key_is_queried_once() -> None:
     assert verify(message, resolver).sealers == ("forwarder.example",) * SETS_LIMIT
     assert resolver.asked == [SECOND.name]
     assert failure(b"ARC-Seal: i=1\r\n" + message) == "there are more than 50 fields ARC-Seal"
+
+
+OTHER = key("list.example", bits=1024)
+
+
+@pytest.mark.parametrize(("records", "result"), [([FIRST], "pass"), ([OTHER, FIRST], "fail")])
+def test_r23_one_message_has_few_verifications_and_others_run_between_them(
+    records: list[Key], result: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = MESSAGE_SHORT
+    for _ in range(SETS_LIMIT):
+        message = sealed(message, FIRST)
+    matches, verified, turn = KeyRecord.matches, [], 0
+
+    def counted(record: KeyRecord, signature: bytes, digest: bytes) -> bool:
+        verified.append(turn)
+        return matches(record, signature, digest)
+
+    async def run() -> ArcAnswer:
+        nonlocal turn
+        resolver = KeyServer({FIRST.name: [each.record.encode() for each in records]})
+        task = asyncio.create_task(verify_arc(message, resolver=resolver, now=NOW))
+        while not task.done():
+            await asyncio.sleep(0)
+            turn += 1
+        return task.result()
+
+    monkeypatch.setattr(KeyRecord, "matches", counted)
+    assert asyncio.run(run()).result == result
+    assert len(verified) == min(VERIFICATIONS_LIMIT, len(records) * (SETS_LIMIT + 1))
+    assert len(set(verified)) == len(verified)
 
 
 def test_r23_each_signature_is_parsed_once_and_none_if_a_set_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ class ArcVerifier(SignatureVerifier):
 
     async def _verify(self, resolver: Resolver, signature: Signature, digest: bytes) -> None:
         await self._keys.find(resolver, [signature])  # one by one, because the first that is not valid is the last
-        self._keys.verify(signature, digest)
+        await self._keys.verify(signature, digest)
 
     def _read_content(self, fields: SignedFields, last: _Tagged) -> SignedContent:
         """Read the last signature of the message, and hash the header fields that it covers."""

@@ -106,7 +106,7 @@ class DkimVerifier(SignatureVerifier):
         self._bodies.finish()
         checked = [_checked(each, now) for each in self._signatures]
         await self._keys.find(resolver, [each.content.signature for each in checked if isinstance(each, _Pending)])
-        answers = [_verified(each, self._keys) if isinstance(each, _Pending) else each for each in checked]
+        answers = [await _verified(each, self._keys) if isinstance(each, _Pending) else each for each in checked]
         if self._not_verified:
             more = f"{counted(self._not_verified, 'more signature')} not verified"
             answers[-1] = replace(answers[-1], reason=f"{answers[-1].reason}; {more}")
@@ -169,10 +169,10 @@ def _checked(pending: _Pending | DkimAnswer, now: float) -> _Pending | DkimAnswe
     return pending
 
 
-def _verified(pending: _Pending, keys: KeyFinder) -> DkimAnswer:
+async def _verified(pending: _Pending, keys: KeyFinder) -> DkimAnswer:
     """The result of a signature whose key was queried."""
     try:
-        key = keys.verify(pending.content.signature, pending.content.digest, pending.identity)
+        key = await keys.verify(pending.content.signature, pending.content.digest, pending.identity)
     except SignatureFault as fault:
         return replace(pending.answer, result=fault.result, reason=str(fault))
     reason = f"signed with the key {pending.content.signature.key_name}"

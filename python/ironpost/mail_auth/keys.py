@@ -27,7 +27,7 @@ RSA_BITS_MIN: Final = 1024
 RSA_BITS_RECOMMENDED: Final = 2048
 RSA_BITS_MAX: Final = 4096
 """Sizes of RSA keys (RFC 8301 §3.2)."""
-EXPONENT_BITS_MAX: Final = 64
+EXPONENT_BITS_MAX: Final = 32
 """Bits of the public exponent of an RSA key; with a long one, verifying is as slow as signing."""
 RECORD_LIMIT: Final = 8_192
 """Octets of a key record; one with a key of 4,096 bits has about 800."""

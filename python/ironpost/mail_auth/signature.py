@@ -2,7 +2,8 @@
 
 Promises: the octets are hashed as they were received. Header fields are selected in time linear in the header section
 and the tag `h`. For all verifiers of a message the fields are arranged once, the body is canonicalised and hashed at
-most twice, once for each canonical form, and each key is queried once.
+most twice, once for each canonical form, and each key is queried once. At most 64 signatures are verified with a key,
+and the event loop runs others between them (SECURITY R23).
 Refuses: what is not valid, with `SignatureFault`, which has the result.
 Standards: RFC 6376 §3.5 (tags), §3.7 (hashes), §5.4.2 (several fields of one name), §6.1 (verification).
 """
@@ -27,6 +28,7 @@ from ironpost.mail_auth.names import normalised
 from ironpost.mail_auth.tag_list import SHOWN, TagListError, decode_base64, parse_tags, words
 from ironpost.model import dns
 from ironpost.model.dns import RecordType, ResolverError
+from ironpost.model.pause import pause
 from ironpost.model.text import counted
 from ironpost.wire import BodyCanonicaliser, canonical_field
 
@@ -41,6 +43,9 @@ SIGNATURE_LIMIT: Final = 65_536
 """Octets of a signature (SECURITY R23); it may contain a copy of the header section, the tag `z`."""
 RECORDS_LIMIT: Final = 4
 """Records of one name that are tried."""
+VERIFICATIONS_LIMIT: Final = 64
+"""Verifications with a key for one message (SECURITY R23); the longest valid chain needs 51, each of half a millisecond
+at most."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,76}")
 _CANONICALISATION: Final = re.compile(r"(simple|relaxed)(?:/(simple|relaxed))?")
@@ -316,6 +321,7 @@ class KeyFinder:
     def __init__(self) -> None:
         """Know no key."""
         self._answers: dict[str, Records[bytes] | ResolverError] = {}
+        self._verifications = 0
 
     async def find(self, resolver: Resolver, signatures: Iterable[Signature]) -> None:
         """Query the keys of signatures, all at once."""
@@ -323,8 +329,8 @@ class KeyFinder:
         answers = await dns.settled([resolver.resolve(name, RecordType.TXT) for name in names])
         self._answers.update(zip(names, answers, strict=True))
 
-    def verify(self, signature: Signature, digest: bytes, identity: str = "") -> KeyRecord:
-        """Verify a signature whose key was queried, and return the key.
+    async def verify(self, signature: Signature, digest: bytes, identity: str = "") -> KeyRecord:
+        """Verify a signature whose key was queried, and return the key. The event loop runs others between two.
 
         Args:
             signature: a signature.
@@ -332,7 +338,7 @@ class KeyFinder:
             identity: the domain of the tag `i`, if DKIM gives it a meaning.
 
         Raises:
-            SignatureFault: it does not match, or there is no key that may be used for it.
+            SignatureFault: it does not match, there is no key that may be used for it, or too many were verified.
         """
         name = signature.key_name
         faults: list[SignatureFault] = []
@@ -343,6 +349,7 @@ class KeyFinder:
             try:
                 key = parse_key_record(record)
                 _check_use(key, signature, identity)
+                await self._count()
                 if key.matches(signature.octets, digest):
                     return key
             except KeyFault as error:
@@ -350,6 +357,13 @@ class KeyFinder:
             else:
                 faults.insert(0, SignatureFault(DkimResult.FAIL, f"the header fields do not match the key {name}"))
         raise faults[0] if faults else SignatureFault(DkimResult.PERMERROR, f"there is no key {name}")
+
+    async def _count(self) -> None:
+        if self._verifications == VERIFICATIONS_LIMIT:
+            raise SignatureFault(DkimResult.PERMERROR, f"{VERIFICATIONS_LIMIT} signatures of the message were verified")
+        if self._verifications:
+            await pause()
+        self._verifications += 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,17 @@ RFC 3463 §3.2, §3.3 and §3.5 (status codes).
 from __future__ import annotations
 
 from contextlib import suppress
-from types import MappingProxyType, coroutine
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from ironpost.model import Recipient, Reply
 from ironpost.model.envelope import REFUSED
 from ironpost.model.parameters import Notify, OriginalRecipient
+from ironpost.model.pause import pause
 from ironpost.protocol.replies import NOT_ACCEPTED_HERE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from ironpost.model import Address
     from ironpost.routing.records import RecordSource
@@ -229,7 +230,7 @@ class _Expansion:
         for target in found.targets:
             self._seen += 1
             if self._seen % BATCH == 0:
-                await _others()
+                await pause()
             target_recipient = redirected(recipient, target, single=len(found.targets) == 1)
             await self._add(target_recipient, self._directory.find(target), (*chain, key))
 
@@ -265,12 +266,6 @@ def close_awaitable(pending: Awaitable[object]) -> None:
     """Give up a lookup before it was awaited: a coroutine, or another object with `close`."""
     if callable(close := getattr(pending, "close", None)):
         close()
-
-
-@coroutine
-def _others() -> Generator[None, None, None]:
-    """Let the event loop run others first, as `asyncio.sleep(0)` does."""
-    yield
 
 
 def redirected(recipient: Recipient, target: Address, *, single: bool = True) -> Recipient:
