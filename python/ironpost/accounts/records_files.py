@@ -59,6 +59,11 @@ class RecordFile:
         self._records = file.current()
         self._looked = clock.monotonic()
 
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """The records by their keys, as they were last read."""
+        return self._records
+
     def lookup(self, key: str, /) -> Record | Awaitable[Record | None] | None:
         """See `RecordSource.lookup`."""
         if self._clock.monotonic() < self._looked + INTERVAL:

@@ -54,6 +54,7 @@ def remarks(configuration: Configuration, now: float) -> list[str]:
         *_dkim(configuration),
         *_dane(configuration),
         *_twins(configuration),
+        *_addresses(configuration),
     ]
 
 
@@ -208,6 +209,14 @@ def _twins(configuration: Configuration) -> Iterator[str]:
         yield from _lone(f"route[{number}].senders", senders)
     for number, customer in enumerate(configuration.on_demand, 1):
         yield from _lone(f"on_demand[{number}].domains", customer.domains)
+
+
+def _addresses(configuration: Configuration) -> list[str]:
+    if not (configuration.lists_addresses or configuration.archive or configuration.sendmail.directory):
+        return []  # the imports are slow
+    from ironpost.cli.address_advice import address_remarks
+
+    return address_remarks(configuration)
 
 
 def _lone(key: str, patterns: Sequence[str]) -> Iterator[str]:

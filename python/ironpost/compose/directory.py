@@ -46,6 +46,7 @@ def directory(
     *,
     callout: RecordSource | None = None,
     metrics: Metrics | None = None,
+    forward_files: bool = True,
 ) -> MailDirectory:
     """Return the directory of a configuration.
 
@@ -54,11 +55,12 @@ def directory(
         sources: the others, from `record_sources`.
         callout: asks next hops whether a recipient exists; None if nothing is accepted by this directory.
         metrics: counts failures of forward files; nothing if None.
+        forward_files: whether forward files are read.
     """
     local = configuration.local
     records = configured_records(configuration)
     patterns = [each.matching(f"alias[{number}]") for number, each in enumerate(configuration.alias, 1)]
-    files = configuration.directory.forward_files
+    files = configuration.directory.forward_files if forward_files else None
     relay = [
         RelayDomains(
             Domains(each.domains),
