@@ -172,12 +172,13 @@ def _elements(listed: Iterable[Token]) -> Iterator[_Element]:
 
 def _address(element: list[Token]) -> FoundAddress | None:
     """The address that the tokens form; None if they form another thing."""
-    if [token.kind for token in element].count("@") != 1:
+    kinds = [token.kind for token in element]
+    if kinds.count("@") != 1:
         return None
-    split = next(position for position, token in enumerate(element) if token.kind == "@")
+    split = kinds.index("@")
+    if not (_alternates(kinds[:split], {"atom", "quoted"}) and _alternates(kinds[split + 1 :], {"atom", "literal"})):
+        return None
     local_part, domain = element[:split], element[split + 1 :]
-    if not (_alternates(local_part, {"atom", "quoted"}) and _alternates(domain, {"atom", "literal"})):
-        return None
     try:
         value = b"".join(unquoted(token) for token in local_part).decode()
         address = Address(value, b"".join(token.octets for token in domain).decode())
@@ -186,11 +187,9 @@ def _address(element: list[Token]) -> FoundAddress | None:
     return FoundAddress(address, local_part[0].start, local_part[-1].end, domain[0].start, domain[-1].end)
 
 
-def _alternates(element: list[Token], words: set[str]) -> bool:
-    """Whether tokens are words with one dot between two of them."""
-    return len(element) % 2 == 1 and all(
-        token.kind in words if position % 2 == 0 else token.kind == "." for position, token in enumerate(element)
-    )
+def _alternates(kinds: list[str], words: set[str]) -> bool:
+    """Whether tokens of these kinds are words with one dot between two of them."""
+    return len(kinds) % 2 == 1 and words.issuperset(kinds[::2]) and {"."}.issuperset(kinds[1::2])
 
 
 def unquoted(token: Token) -> bytes:

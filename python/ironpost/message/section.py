@@ -30,13 +30,14 @@ _EMPTY_LINE: Final = b"\r\n\r\n"
 class Header:
     """A header section, with its fields by name, ignoring case (RFC 5322 §1.2.2)."""
 
-    __slots__ = ("octets", "section")
+    __slots__ = ("_ambiguity", "octets", "section")
 
     def __init__(self, octets: bytes, limits: wire.Limits | None = None) -> None:
         """`octets`: the section, with or without the empty line after it; what follows that line is ignored."""
         self.octets = octets
         self.section = wire.scan_header(octets, limits)
         """The fields as offsets into `octets`, and the fault, if a line was invalid or a limit reached."""
+        self._ambiguity: str | None = None
 
     @property
     def received(self) -> int:
@@ -61,10 +62,10 @@ class Header:
 
         It is `fault`, or a bare CR or LF, which some take for the end of a line.
         """
-        if self.fault:
-            return self.fault
-        ends, crs, lfs = (self.octets.count(each, 0, self.section.end) for each in (b"\r\n", b"\r", b"\n"))
-        return "" if ends == crs == lfs else BARE_LINE_END
+        if self._ambiguity is None:  # each signature asks
+            ends, crs, lfs = (self.octets.count(each, 0, self.section.end) for each in (b"\r\n", b"\r", b"\n"))
+            self._ambiguity = self.fault or ("" if ends == crs == lfs else BARE_LINE_END)
+        return self._ambiguity
 
     @property
     def starts_with_field(self) -> bool:
