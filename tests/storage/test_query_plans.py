@@ -249,8 +249,8 @@ def test_f03_every_statement_has_an_index(recorded, tmp_path):
 
 def test_f03_the_scenario_uses_every_method():
     source = inspect.getsource(everything)
-    # By the fixture, by `put`, `record` and `unclaim` of the kit, or without SQL.
-    elsewhere = {"commit", "close", "drained", "abandon", "record", "unclaim"}
+    # By the fixture, by `put`, `record` and `unclaim` of the kit, by `commit`, or without SQL.
+    elsewhere = {"commit", "commit_in_turn", "close", "drained", "abandon", "record", "unclaim"}
     for kind in (Store, SqliteStore):
         for name, value in vars(kind).items():
             if inspect.isfunction(value) and not name.startswith("_"):
