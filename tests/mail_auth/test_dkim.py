@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.mail_auth.signed import (
@@ -23,6 +24,7 @@ from tests.mail_auth.signed import (
     KeyServer,
     cut,
     key,
+    rsa_key,
     rsa_octets,
     rsa_record,
     signed,
@@ -410,10 +412,12 @@ def test_r27_a_query_that_fails_is_a_temporary_error() -> None:
 
 
 def test_a_private_key_is_read_from_pem() -> None:
-    rsa, ed25519 = Key.load("A.example.", "S1", RSA_PEM), Key.load("bücher.example", "s", ED25519_PEM)
-    assert (rsa.domain, rsa.selector, rsa.algorithm, rsa.bits) == ("a.example", "s1", "rsa-sha256", 1024)
+    pem = rsa_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    rsa, ed25519 = Key.load("A.example.", "S1", pem), Key.load("bücher.example", "s", ED25519_PEM)
+    assert (rsa.domain, rsa.selector, rsa.algorithm, rsa.bits) == ("a.example", "s1", "rsa-sha256", 2048)
     assert (ed25519.domain, ed25519.algorithm, ed25519.bits) == ("xn--bcher-kva.example", "ed25519-sha256", 256)
-    assert rsa.record.encode() == PUBLISHED["test._domainkey.football.example.com"][0]
+    published = Key("a.example", "s", load_pem_private_key(RSA_PEM, None))  # type: ignore[arg-type] # an RSA key
+    assert published.record.encode() == PUBLISHED["test._domainkey.football.example.com"][0]
     assert ed25519.record.encode() == PUBLISHED["brisbane._domainkey.football.example.com"][0]
     assert parse_key_record(rsa.record.encode()).public == rsa.public
     assert "PRIVATE" not in repr(rsa)
@@ -432,13 +436,13 @@ def test_a_private_key_that_cannot_be_used(pem: bytes, problem: str) -> None:
         Key.load("a.example", "s", pem)
 
 
-def test_a_private_key_of_another_kind_or_size_is_refused() -> None:
+def test_r49_a_private_key_of_another_kind_or_size_is_refused() -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     for private, problem in (
         (ec.generate_private_key(ec.SECP256R1()), "neither an RSA nor an Ed25519 key"),
         (rsa.generate_private_key(3, 4100), "has 4100 bits"),
+        (rsa_key(2047), "has 2047 bits; 2048 to 4096 are allowed to sign with; make a new one: ironpost dkim new"),
     ):
         with pytest.raises(KeyFault, match=problem):
             Key.load("a.example", "s", private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

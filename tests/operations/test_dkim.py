@@ -34,7 +34,7 @@ def pem(private: Any) -> bytes:
 
 
 KEY = Key.load("a.example", "s", pem(Ed25519PrivateKey.generate()))
-SMALL = Key.load("a.example", "small", pem(generate_private_key(65537, 1024)))
+SMALL = Key("a.example", "small", generate_private_key(65537, 1024))
 GOOD = KEY.record
 CONTENT = b"From: jo@a.example\r\nSubject: hi\r\n\r\nhello\r\n"
 SIGNED = sign(CONTENT, [KEY], now=0.0) + CONTENT

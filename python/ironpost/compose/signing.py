@@ -50,7 +50,7 @@ def usable_keys(configuration: Configuration) -> list[Key]:
 
 
 def key_warnings(configuration: Configuration, keys: Iterable[Key | AccessError]) -> Iterator[str]:
-    """Find keys that are exposed, weak or slow; each warning names the entry and a remedy.
+    """Find keys that are exposed or slow; each warning names the entry and a remedy.
 
     Args:
         configuration: the configuration.
@@ -62,7 +62,5 @@ def key_warnings(configuration: Configuration, keys: Iterable[Key | AccessError]
             yield f"{name}: other users may read or change {file} ({mode:04o}); run: chmod 600 {file}"
         if isinstance(key, AccessError) or key.key_type != "rsa":
             continue
-        if key.bits < RSA_BITS_RECOMMENDED:
-            yield f"{name}: {file} has only {key.bits} bits; replace it: ironpost dkim new {section.domain}"
-        elif key.bits > RSA_BITS_RECOMMENDED:
+        if key.bits > RSA_BITS_RECOMMENDED:
             yield f"{name}: {file} has {key.bits} bits, which blocks the server for each message ({SLOW}); use 2048"

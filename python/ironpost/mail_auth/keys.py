@@ -3,7 +3,7 @@
 Promises: a valid record is parsed once, and an RSA key is loaded once, even if it cannot be used. What is not an RSA
 key is not loaded as one, whatever it is. The package `cryptography` is imported when it is needed, not before.
 Refuses: records that are not valid or revoke their key; RSA keys below 1,024 bits, which are not secure, and above
-4,096, which take too long; all with `KeyFault`.
+4,096, which take too long; RSA keys below 2,048 bits to sign with (SECURITY R49); all with `KeyFault`.
 Standards: RFC 6376 §3.6.1 (records); RFC 8301 §3.2 (sizes); RFC 8463 §4 (Ed25519).
 """
 
@@ -208,11 +208,11 @@ def _load_ed25519(octets: bytes) -> Ed25519PublicKey:
         raise KeyFault("the key is not an Ed25519 key") from None
 
 
-def _size_fault(bits: int) -> str:
+def _size_fault(bits: int, minimum: int = RSA_BITS_MIN) -> str:
     """What is wrong with the size of an RSA key; empty if it is allowed."""
-    if RSA_BITS_MIN <= bits <= RSA_BITS_MAX:
+    if minimum <= bits <= RSA_BITS_MAX:
         return ""
-    return f"the RSA key has {bits} bits; {RSA_BITS_MIN} to {RSA_BITS_MAX} are allowed"
+    return f"the RSA key has {bits} bits; {minimum} to {RSA_BITS_MAX} are allowed"
 
 
 @lru_cache(1)
@@ -248,7 +248,7 @@ class Key:
         """Read a key in PEM, without a password.
 
         Raises:
-            KeyFault: it is not an RSA key of 1,024 to 4,096 bits or an Ed25519 key.
+            KeyFault: it is not an RSA key of 2,048 to 4,096 bits or an Ed25519 key.
             ValueError: the domain or the selector is invalid.
             PackageMissing: the package `cryptography` is not installed.
         """
@@ -264,8 +264,8 @@ class Key:
             raise KeyFault("it is not a private key in PEM without a password") from None
         if not isinstance(private, (RSAPrivateKey, Ed25519PrivateKey)):
             raise KeyFault("the key is neither an RSA nor an Ed25519 key")
-        if isinstance(private, RSAPrivateKey) and (fault := _size_fault(private.key_size)):
-            raise KeyFault(fault)
+        if isinstance(private, RSAPrivateKey) and (fault := _size_fault(private.key_size, RSA_BITS_RECOMMENDED)):
+            raise KeyFault(f"{fault} to sign with; make a new one: ironpost dkim new {domain}")
         key_name(selector, domain)
         return cls(normalised(domain), normalised(selector), private)
 
@@ -281,7 +281,7 @@ class Key:
 
     @property
     def bits(self) -> int:
-        """The size of the key; RSA keys of less than 2,048 bits should be replaced (RFC 8301 §3.2)."""
+        """The size of the key."""
         return getattr(self.private, "key_size", 256)
 
     @property
