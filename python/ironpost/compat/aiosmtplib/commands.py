@@ -328,4 +328,7 @@ def envelope_words(start: bytes, mailbox: str, options: Iterable[str], encoding:
     Raises:
         ValueError: the address is not ASCII as the encoding demands.
     """
-    return [start + f"<{mailbox}>".encode(encoding), *(option.encode("ascii") for option in options)]
+    words = [start + f"<{mailbox}>".encode(encoding)]
+    if options:  # there are rarely any
+        words += [option.encode("ascii") for option in options]
+    return words

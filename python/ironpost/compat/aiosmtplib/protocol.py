@@ -10,7 +10,6 @@ Standards: RFC 5321 §4.2 (replies), §4.5.2 (content); RFC 3207 §4.2 (STARTTLS
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 from collections import deque
 from functools import cached_property, lru_cache
@@ -40,7 +39,7 @@ MAX_RESPONSE_LENGTH = 4 * MAX_LINE_LENGTH
 """Maximum octets of a reply, and of those that wait to be read."""
 CLOSING: Final = SMTPStatus.domain_unavailable.value
 """The reply after which the server closes the connection (RFC 5321 §3.8)."""
-CONTROLS: Final = re.compile(rb"[\x00-\x1f\x7f]")
+CONTROLS: Final = bytes(range(0x20)) + b"\x7f"
 PIECE: Final = 256 * 1024
 """Octets that are given to the transport at a time."""
 BUFFER: Final = 8192
@@ -232,10 +231,7 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
             line, end = octets[end:next_line], next_line
             if end - start > MAX_RESPONSE_LENGTH or len(line) > MAX_LINE_LENGTH:
                 raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
-            if not line[:3].isdigit():
-                text = f"Malformed SMTP response line: {line.decode('utf-8', 'ignore')}"
-                raise SMTPResponseException(SMTPStatus.invalid_response.value, text)
-            if line[3:4] != b"-":
+            if line[3:4] != b"-" or not line[:3].isdigit():
                 self._take(response_of(octets[start:end]))
                 start = end
         self._buffer = octets[start:]
@@ -480,10 +476,18 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
 
 @lru_cache(maxsize=32)
 def response_of(octets: bytes) -> SMTPResponse:
-    """Return a reply from its lines; those to MAIL, RCPT and DATA are usually the same for every message."""
-    *_, last, _ = lines = octets.split(b"\n")
-    text = b"\n".join(line[4:].strip(b" \t\r\n") for line in lines[:-1])
-    return SMTPResponse(int(last[:3]), text.decode("utf-8", "surrogateescape"))
+    """Return a reply from its lines; those to MAIL, RCPT and DATA are usually the same for every message.
+
+    Raises:
+        SMTPResponseException: a line does not begin with a code.
+    """
+    lines = octets.split(b"\n")[:-1]
+    for line in lines:
+        if not line[:3].isdigit():
+            fault = f"Malformed SMTP response line: {line.decode('utf-8', 'ignore')}\n"
+            raise SMTPResponseException(SMTPStatus.invalid_response.value, fault)
+    text = b"\n".join(line[4:].strip(b" \t\r\n") for line in lines)
+    return SMTPResponse(int(lines[-1][:3]), text.decode("utf-8", "surrogateescape"))
 
 
 def command_line(*args: bytes) -> bytes:
@@ -493,7 +497,7 @@ def command_line(*args: bytes) -> bytes:
         ValueError: it contains a control character.
     """
     line = b" ".join(args)
-    if CONTROLS.search(line):
+    if line.translate(None, CONTROLS) != line:
         raise ValueError("Command arg contains a prohibited control character")
     return line + b"\r\n"
 
