@@ -275,8 +275,8 @@ class _Message:
         Raises:
             ValueError: an address or an option contains CR or LF.
         """
-        mail = "".join(f" {option}" for option in self._mail_options)
-        rcpt = "".join(f" {option}" for option in self._rcpt_options)
+        mail = " ".join(["", *self._mail_options])
+        rcpt = " ".join(["", *self._rcpt_options])
         commands = [f"mail FROM:{quoteaddr(self._sender)}{mail}"]
         commands += [f"rcpt TO:{quoteaddr(to)}{rcpt}" for to in self._recipients]
         for each in commands:
