@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +155,14 @@ def test_without_a_drop_directory_it_says_so(tmp_path: Path) -> None:
 def test_requests_for_a_queue_run_are_accepted(system: Running) -> None:
     assert [sendmail(system, option).returncode for option in ("-q", "-q30m")] == [0, 0]
     assert dropped(system) == []
+
+
+def test_help_lists_the_options_of_the_documentation(system: Running) -> None:
+    done = system.run("sendmail", "--help")
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = (ROOT / "docs" / "operations.md").read_text().partition("\n## Mail from programs\n")[2].partition("\n## ")[0]
+    documented = {each for row in re.findall(r"^\| (`-.*?) \|", text, re.M) for each in re.findall(r"`(-\w)", row)}
+    assert {"-t", "-f", "-b", "-G"} <= documented <= set(re.findall(r"(?<!\S)-\w", done.stdout.decode()))
 
 
 def test_it_works_as_a_symbolic_link_named_sendmail(system: Running, tmp_path: Path) -> None:

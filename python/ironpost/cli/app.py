@@ -110,7 +110,7 @@ def sendmail(
         list[str] | None, typer.Argument(metavar="[OPTION]... [ADDRESS]...", show_default=False)
     ] = None,
 ) -> None:
-    """Queue a message from standard input, with the options of sendmail(1), whether or not the server runs."""
+    """Send a message from standard input, like sendmail(1)."""
     from ironpost.cli import sendmail as command
 
     command.sendmail(arguments or [])

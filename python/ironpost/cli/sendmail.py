@@ -49,6 +49,27 @@ _VALUE_FOLLOWS: Final = re.compile("-[GIUimnstv]*[ABCFLNORVXbefhopr]")
 """An argument whose value is the next argument, by `_OPTIONS`."""
 
 
+HELP: Final = """\
+Usage: ironpost sendmail [OPTION]... [ADDRESS]...
+
+Queue a message from standard input, whether or not the server runs. The options are those of sendmail(1).
+
+  -t                      Send to the addresses of To, Cc and Bcc too; Bcc is removed.
+  -i, -oi                 A line with only a dot does not end the message.
+  -f ADDRESS, -r ADDRESS  The reverse-path; default: the user. "<>" is the null reverse-path.
+  -F NAME                 The user's full name, for a message without From.
+  -N NOTIFY               When to notify: never, or some of success,failure,delay.
+  -R RET                  What bounces contain: full or hdrs.
+  -V ENVID                An identifier of the message for notifications.
+  -C FILE                 The configuration file; default: /etc/ironpost/ironpost.toml if it exists.
+  -bm, -bp                Send a message (the default); list the queue.
+  -q                      Do nothing: the server attempts delivery by itself.
+  --help                  Show this text.
+
+Other options of sendmail(1), such as -B, -G, -v and -o, are accepted and ignored.
+"""
+
+
 class Options(NamedTuple):
     """A command line."""
 
@@ -77,6 +98,9 @@ def sendmail(arguments: list[str]) -> None:
     Raises:
         CommandError: the message was not stored.
     """
+    if arguments[:1] == ["--help"]:
+        sys.stdout.write(HELP)
+        return
     options = parsed(arguments)
     if options.mode == "p":
         from ironpost.cli import queue

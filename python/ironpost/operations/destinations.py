@@ -179,8 +179,14 @@ async def _check_name(process: ServingProcess, name: str) -> None:
         destination = await process.runner.destinations.of_domain(name)
     except DirectoryError as error:
         raise OperationError(Reason.UNAVAILABLE, f"{name}: {error}") from None
-    if name not in names(destination):
-        sentence = f"mail for {name} has no destination for itself: {destination_name(destination) or 'this system'}"
+    known = names(destination)
+    if not known:
+        raise OperationError(Reason.INVALID, f"mail for {name} stays on this system; see ironpost queue hold")
+    if name not in known:
+        other = known[:2][-1]  # of a host the name with the port
+        sentence = (
+            f"mail for {name} goes to the {destination_name(destination)}; suspend that: ironpost suspend {other}"
+        )
         raise OperationError(Reason.INVALID, sentence)
 
 
