@@ -1,4 +1,4 @@
-"""Local mail that Dovecot stores: delivered by LMTP over TCP and a Unix socket, read by IMAP."""
+"""Local mail that Dovecot stores: delivered by LMTP over TCP and a Unix socket, read by IMAP and POP3."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import smtplib
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.interop.test_dovecot import JO, by_imap
+from tests.interop.test_dovecot import JO, by_imap, by_pop3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,9 @@ def test_each_recipient_has_its_own_result(
     for address in (JO, FLO):
         (stored,) = by_imap(ready.ports.imap, address).values()
         assert stored.endswith(CONTENT)
+        assert by_pop3(ready.ports.pop3, address) == [stored]
     assert by_imap(ready.ports.imap, FULL) == {}
+    assert by_pop3(ready.ports.pop3, FULL) == []
     log = server.log()
     assert "5.1.1" in log, log
     assert "5.2.2" in log, log
