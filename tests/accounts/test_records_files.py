@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.accounts.test_records_cache import Clock
 
-from ironpost.accounts.records_files import INTERVAL, RecordFile, RecordFileError, alias_file
+from ironpost.accounts.records_files import INTERVAL, MAX_FAULTS, RecordFile, RecordFileError, alias_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +86,16 @@ def test_a_line_of_another_form_is_refused(tmp_path: Path, text: str, why: str) 
         alias_file(path, serves, Clock())
     assert str(path) in str(caught.value)
     assert why in str(caught.value)
+
+
+def test_all_lines_that_are_refused_are_reported_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "aliases"
+    with pytest.raises(RecordFileError) as caught:
+        opened(path, f"root: ada@mail.example\n{TEXT}ada@mail.example:\n")
+    assert [each.partition(": ")[0] for each in caught.value.faults] == [f"{path}, line 1", f"{path}, line 13"]
+    with pytest.raises(RecordFileError) as caught:
+        opened(path, "root\n" * 1000)
+    assert len(caught.value.faults) == MAX_FAULTS + 1
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

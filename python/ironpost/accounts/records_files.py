@@ -38,11 +38,18 @@ if TYPE_CHECKING:
 
 INTERVAL: Final = 1.0
 """Seconds for which the records are used without looking whether the file was changed."""
+MAX_FAULTS: Final = 20
+"""Number of refused lines that are reported at a time."""
 _LINE: Final = re.compile(r'((?:"(?:\\.|[^"\\])*"|\[[^\]]*\]|[^":\[])+):(.*)', re.DOTALL)
 
 
 class RecordFileError(ValueError):
-    """Not a file of mailboxes and aliases; the text says where and why."""
+    """Not a file of mailboxes and aliases."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+        """Where and why, for each line that is refused."""
 
 
 class RecordFile:
@@ -92,6 +99,7 @@ def alias_file(path: Path, serves: Callable[[str], bool], clock: Clock) -> Recor
 
 def _read(serves: Callable[[str], bool], path: Path) -> Mapping[str, Record]:
     records: dict[str, Record] = {}
+    faults: list[str] = []
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         try:
@@ -101,8 +109,14 @@ def _read(serves: Callable[[str], bool], path: Path) -> Mapping[str, Record]:
             if key in records:
                 raise ValueError(f"{key} is listed twice, first in {records[key].where}")
         except ValueError as error:
-            raise RecordFileError(f"{where}: {error}") from None
-        records[key] = Record(where, targets)
+            faults.append(f"{where}: {error}")
+            if len(faults) == MAX_FAULTS:
+                faults.append(f"{path}: what follows was not read")
+                break
+        else:
+            records[key] = Record(where, targets)
+    if faults:
+        raise RecordFileError(*faults)
     return records
 
 

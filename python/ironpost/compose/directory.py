@@ -133,7 +133,7 @@ def record_sources(configuration: Configuration, context: SourceContext) -> list
 
 
 def opened_sources(configuration: Configuration, context: SourceContext) -> Iterator[RecordSource | SourceError]:
-    """Open each source; yield it (with its cache if it needs one), or the error. Blocks.
+    """Open each source; yield it (with its cache if it needs one), or its errors. Blocks.
 
     The accounts come last, and only if not every address exists anyway.
     """
@@ -142,7 +142,8 @@ def opened_sources(configuration: Configuration, context: SourceContext) -> Iter
         try:
             yield alias_file(path, serves, context.clock)
         except RecordFileError as error:
-            yield SourceError(f"directory.files[{number}]: {error}")
+            for fault in error.faults:
+                yield SourceError(f"directory.files[{number}]: {fault}")
     times = configuration.directory.read(CacheOptions)
     for key, options in configuration.directory.sources():
         try:
