@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from ironpost.config import ConfigError, parse
@@ -26,3 +28,11 @@ def test_the_domains_of_an_override_are_patterns() -> None:
 def test_what_refuses_nothing_cannot_be_told_to(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"policy.{key}"):
         parse(f'[policy]\n{key} = "{value}"')
+
+
+@pytest.mark.parametrize("key", ["dkim", "arc"])
+def test_without_cryptography_signatures_cannot_be_verified(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    assert parse('[policy]\nspf = "reject"\n')
+    with pytest.raises(ConfigError, match=rf"policy\.{key}: DKIM and ARC need the package cryptography"):
+        parse(f'[policy]\n{key} = "record"\n')

@@ -42,9 +42,12 @@ from ironpost.config.values import (
     least,
 )
 from ironpost.delivery.path_template import PathTemplate
+from ironpost.mail_auth.keys import require_cryptography
 from ironpost.model.network import LOOPBACK
 from ironpost.model.options import not_empty
+from ironpost.model.packages import PackageMissing
 from ironpost.model.patterns import EVERY, Domains
+from ironpost.policy.checks.arc import Arc
 from ironpost.policy.checks.dkim import Dkim
 from ironpost.policy.checks.dmarc import Dmarc
 from ironpost.policy.checks.own_sender import OwnSender
@@ -266,6 +269,12 @@ class Configuration(Section):
         dkim, dmarc = self.policy.read(Dkim.Options).dkim, self.policy.read(Dmarc.Options).dmarc
         if dmarc is not Enforcement.OFF and dkim is Enforcement.OFF:
             raise ValueError('policy.dmarc: needs policy.dkim = "record", or mail that only DKIM confirms would fail')
+        for key, measure in (("dkim", dkim), ("arc", self.policy.read(Arc.Options).arc)):
+            if measure is not Enforcement.OFF:
+                try:
+                    require_cryptography()
+                except PackageMissing as error:
+                    raise ValueError(f"policy.{key}: {error}") from None
         return self
 
     @property
