@@ -12,6 +12,7 @@ import pytest
 
 from ironpost.client.connection import HELD
 from ironpost.delivery.dialer import Dialer
+from ironpost.delivery.next_hop import MAX_ADDRESSES
 from ironpost.delivery.own_system import OwnSystem
 from ironpost.delivery.remote import RemoteDelivery
 from ironpost.model import Address, Disposition, Envelope, Outcome, Recipient
@@ -552,6 +553,20 @@ def test_unreachable_hosts_defer_and_count_as_an_attempt() -> None:
             outcome = one(await deliver(made, message("x@a.example")))
             assert (outcome.disposition, outcome.reply.enhanced, outcome.asked) == (P, "4.4.1", True)
             assert outcome.reply.text == (f"Cannot connect: {os.strerror(errno.ECONNREFUSED)}",)
+
+    run(main)
+
+
+@pytest.mark.parametrize(("place", "expected"), [(MAX_ADDRESSES, D), (MAX_ADDRESSES + 1, P)])
+def test_a_limited_number_of_addresses_is_tried(place: int, expected: Disposition) -> None:
+    mx = {"a.example": [(number, f"mx{number}.a.example") for number in range(1, MAX_ADDRESSES + 2)]}
+    addresses = {f"mx{number}.a.example": [f"127.0.1.{number}"] for number in range(1, MAX_ADDRESSES + 2)}
+    addresses[f"mx{place}.a.example"] = ["127.0.0.1"]
+
+    async def main() -> None:
+        async with peer() as here, delivery(here.port, resolver=StaticResolver(mx=mx, addresses=addresses)) as made:
+            outcome = one(await deliver(made, message("x@a.example")))
+            assert (outcome.disposition, here.connections) == (expected, int(expected is D))
 
     run(main)
 

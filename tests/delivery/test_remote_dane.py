@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,10 @@ FOREIGN = issue("mx1.a.example", by=issue(common_name="authority", authority=Tru
 ONE_HOST = {"a.example": [(10, "mx1.a.example")]}
 
 
+UNUSABLE = TLSA(1, 1, 1, bytes(32))
+"""PKIX-EE: DANE for SMTP has no use for it (RFC 7672 §3.1.3), but TLS is mandatory."""
+
+
 def ee(of: Certificate = GOOD) -> TLSA:
     return TLSA(3, 1, 1, hashlib.sha256(of.spki).digest())
 
@@ -97,7 +102,7 @@ async def attempt(here: Peer, records: Sequence[TLSA], sent: QueuedMessage | Non
         (FOREIGN, [ta()], P),
         (GOOD, [ee(FOREIGN), ee()], D),  # while a key is replaced
         (FOREIGN, [ee(FOREIGN), ee()], D),
-        (FOREIGN, [TLSA(1, 1, 1, bytes(32))], D),  # unusable
+        (FOREIGN, [UNUSABLE], D),
     ],
 )
 def test_a_host_is_authenticated_by_its_records(
@@ -122,7 +127,7 @@ def test_a_host_is_authenticated_by_its_records(
     run(main)
 
 
-@pytest.mark.parametrize("records", [[ee()], [ta()], [TLSA(1, 1, 1, bytes(32))]])
+@pytest.mark.parametrize("records", [[ee()], [ta()], [UNUSABLE]])
 def test_a_host_that_does_not_offer_starttls_gets_nothing(records: list[TLSA]) -> None:
     async def main() -> None:
         async with peer(STRIPPED) as here:
@@ -177,17 +182,17 @@ def test_r30_the_base_domain_is_sent_in_sni(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with peer(STARTTLS, tls=context) as here:
-            for owner in ("real.b.example", "mx1.a.example"):
+            for owner, records in itertools.product(("real.b.example", "mx1.a.example"), ([ee()], [UNUSABLE])):
                 resolver = {
                     "addresses": {"real.b.example": ["127.0.0.1"]},
                     "aliases": {"mx1.a.example": "real.b.example"},
-                    "tlsa": {f"_{here.port}._tcp.{owner}": [ee()]},
+                    "tlsa": {f"_{here.port}._tcp.{owner}": records},
                     "authentic": ["a.example", "mx1.a.example", "real.b.example", f"_{here.port}._tcp.{owner}"],
                 }
                 assert (await attempt(here, [], resolver=resolver)).disposition is D
 
     run(main)
-    assert names == ["real.b.example", "mx1.a.example"]
+    assert names == ["real.b.example", "real.b.example", "mx1.a.example", "mx1.a.example"]
 
 
 def test_a_smart_host_with_signed_records_is_authenticated(tmp_path: Path) -> None:

@@ -14,8 +14,18 @@ from tests.http.https_kit import HttpsServer, Request, always, https_server, res
 
 from ironpost.compose.keyed_state import NAMESPACES
 from ironpost.delivery import sts_cache
-from ironpost.delivery.sts_cache import FAILURES, LEAST_AGE, POLICIES, RETRY_SECONDS, SHARE, Stored, StsCache
-from ironpost.http import HttpClient
+from ironpost.delivery.sts_cache import (
+    FAILURES,
+    LEAST_AGE,
+    POLICIES,
+    RETRY_SECONDS,
+    SHARE,
+    Stored,
+    StsCache,
+    StsError,
+    fetch,
+)  # fmt: skip
+from ironpost.http import HttpClient, HttpError, HttpFailure, HttpLimits
 from ironpost.model.keyed_state import KEY_OCTETS, MemoryState
 from ironpost.model.network import LOOPBACK
 from ironpost.model.tls import PolicyType, TlsFailure, TlsOutcome
@@ -160,6 +170,22 @@ def test_r37_a_cached_policy_survives_restarts_removal_of_the_record_and_failure
             assert await here.restarted(resolver("2")).find("a.example") is None, "the fetch fails"
 
     run(main())
+
+
+def test_r37_a_fetch_has_a_minute_64_kib_and_no_redirect() -> None:
+    class Http:
+        limits: HttpLimits
+
+        async def get(self, url: str, *, limits: HttpLimits) -> Any:
+            self.limits = limits
+            raise HttpError(HttpFailure.TIME, url)
+
+    http = Http()
+    with pytest.raises(StsError):
+        asyncio.run(fetch("a.example", http))  # type: ignore[arg-type] # all that a fetch needs
+    assert 0 < http.limits.seconds <= 60
+    assert 0 < http.limits.size <= 64 << 10
+    assert http.limits.redirects == 0
 
 
 def test_another_id_causes_a_fetch(world: Callable[..., Any]) -> None:
