@@ -71,7 +71,7 @@ class Provider:
             CUSTOMERS,
             store=store,
             attempt=self.runner.attempt,
-            wake=self.runner.wake,
+            retry=self.runner.retry,
             local_hostname="provider.example",
             rewriting=DeliveryRewriting(rewriting),
         )

@@ -149,6 +149,18 @@ def test_one_atrn_at_a_time_and_stop_aborts_it(tmp_path) -> None:
     run("memory", tmp_path, act)
 
 
+def test_etrn_probes_a_server_that_was_down(tmp_path) -> None:
+    async def act(provider, server):
+        await provider.queue("a@jo.example")
+        destination = await provider.runner.destinations.of_domain("jo.example")
+        destination.window.block(time.time() + 3600, "silent")
+        async with Customer.of(server) as customer:
+            assert (await customer.say(b"ETRN jo.example\r\n")).startswith(b"253")
+        assert destination.window.blocked_until == 0
+
+    run("memory", tmp_path, act)
+
+
 def test_future_release_mail_is_not_delivered_by_atrn(tmp_path) -> None:  # RFC 4865 §4.2
     async def act(provider, server):
         await provider.queue("a@jo.example", due=time.time() + 3600)

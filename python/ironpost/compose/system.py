@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironpost.accounts.passwords import PasswordPool
@@ -293,7 +294,7 @@ class System:
             customers(configuration),
             store=self._store,
             attempt=self._runner.attempt,
-            wake=self._runner.wake,
+            retry=self._runner.retry,
             local_hostname=full_name(name),
             rewriting=self._agents.rewriting,
         )
@@ -342,7 +343,9 @@ class System:
         if context is None:
             control = Control(ControlServer(configuration.control, handlers(self)), configuration.data)
         else:
-            forwarding = self._join(context.bus, context.number, context.workers, self._runner.wake)
+            forwarding = self._join(
+                context.bus, context.number, context.workers, partial(self._runner.wake, probe=True)
+            )
             control = context.create_channel({**worker_handlers(self), **forwarding}, lambda: self._supervisor.stop())
         components: list[Component] = [
             *([DirectoryLockComponent(lock)] if lock is not None else []),

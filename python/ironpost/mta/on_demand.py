@@ -27,7 +27,7 @@ from ironpost.queue.selection import Selection
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from ironpost.delivery import Agent
     from ironpost.model import Outcome, Reply
@@ -51,7 +51,7 @@ class OnDemand:
         *,
         store: Store,
         attempt: Callable[[QueuedMessage, Agent], asyncio.Task[None]],
-        wake: Callable[[], None],
+        retry: Callable[[Selection], Awaitable[object]],
         local_hostname: str | None = None,
         timeouts: Mapping[ClientStep, float] = TIMEOUTS,
         rewriting: DeliveryRewriting | None = None,
@@ -62,7 +62,7 @@ class OnDemand:
             customers: identity to its domains, in lower case; the attribute may be replaced.
             store: the queue.
             attempt: `QueueRunner.attempt`: attempts a claimed message by an agent, and records the outcome.
-            wake: notifies the queue runner that something may be due.
+            retry: `QueueRunner.retry`: attempts selected messages now.
             local_hostname: our name in EHLO to a customer's server; None for our address literal.
             timeouts: seconds by step of the delivery (RFC 5321 §4.5.3.2).
             rewriting: the rules for the addresses of what is sent; none if None.
@@ -70,7 +70,7 @@ class OnDemand:
         self.customers = customers
         self._store = store
         self._attempt = attempt
-        self._wake = wake
+        self._retry = retry
         self._local_hostname = local_hostname
         self._timeouts = timeouts
         self._rewriting = DeliveryRewriting() if rewriting is None else rewriting
@@ -96,11 +96,10 @@ class OnDemand:
         try:
             found = await self._store.waiting(domains)
             if found:
-                await self._store.retry(Selection.of(*found))
+                await self._retry(Selection.of(*found))
         except OSError as error:
             record(_log, "store-fault", logging.ERROR, session=session.id, detail=str(error))
             return replies.NODE_FAILED
-        self._wake()
         record(_log, "etrn", session=session.id, ip=session.peer.ip, identity=login, node=node, messages=len(found))
         return replies.waiting(len(found)) if found else replies.NOTHING_WAITS
 

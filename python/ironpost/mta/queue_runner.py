@@ -250,8 +250,15 @@ class QueueRunner:
         """
         return self._run(message, self._deliver(message, Route.on_demand(), agent))
 
-    def wake(self) -> None:
-        """Scan the store now: an operator changed something."""
+    def wake(self, *, probe: bool = False) -> None:
+        """Scan the store now: something was changed there.
+
+        Args:
+            probe: also probe every destination that is down.
+        """
+        for destination in self.scheduler.destinations() if probe else ():
+            if destination.window.down:
+                self.scheduler.probe(destination, self._clock.now())
         self._scan_at = 0.0
         _wake(self._wakeup)
 
@@ -267,10 +274,10 @@ class QueueRunner:
         ready = [each for each in found if selection.ids is not None or each.not_before <= max(now, each.accepted)]
         destinations = await self.destinations.of_messages(ready)
         count = await self._store.retry(selection)
-        for destination in self.scheduler.destinations() if selection == EVERYTHING else destinations:
+        for destination in destinations:
             if destination.window.down:
                 self.scheduler.probe(destination, now)
-        self.wake()
+        self.wake(probe=selection == EVERYTHING)
         suspensions = dict.fromkeys(filter(None, map(self.suspended.of, destinations)))
         return Retried(count, tuple(suspensions), len(found) - len(ready))
 
