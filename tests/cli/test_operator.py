@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import smtplib
 import socket
@@ -128,6 +130,10 @@ def test_a_destination_is_suspended_over_restarts_and_shown(
     assert server.run("queue", "show", identifiers(server)[0]).stdout.count(b"  next try  suspended") == 3
     other = server.run("resume", "far.example")
     assert (other.returncode, f"which is: ironpost resume {where}" in other.stderr.decode()) == (66, True)
+    found = server.json("metrics")["gauges"]
+    assert found["destinations"] == {"up": 0, "down": 0, "suspended": 2}
+    assert 0 < found["resources_used"]["disk"] < found["resources_most"]["disk"]
+    assert found["resources_short"]["disk"] == 0
     shown()
     wait_until(lambda: (server.data / "state.sqlite3").exists(), lambda: "no state")
     server.stop()
@@ -203,3 +209,21 @@ def test_the_views_of_all_shards_are_queried_in_sql(serve: Callable[..., Any], d
         done = server.run("queue", "sql", refused)
         assert (done.returncode, done.stderr[:32]) == (64, b"ironpost: the query is refused: "), refused
     assert not (server.folder / "x").exists()
+
+
+def test_a_destination_that_is_down_is_shown(
+    serve: Callable[..., Any], down: str, wait_until: Callable[..., None]
+) -> None:
+    once = '[delivery]\ninitial_connections = 1\nprobe_wait = "1h"\nlongest_probe_wait = "1h"\n'
+    server = serve(down + once)
+    where = down.rpartition('["')[2].partition('"')[0]
+    submit(server, "jo@far.example")
+    wait_until(lambda: server.json("status")["down"], server.log)
+    (found,) = server.json("status")["down"]
+    why = f"451 4.4.1 Cannot connect: {os.strerror(errno.ECONNREFUSED)}"
+    assert (found["destination"], found["why"]) == (f"smart host {where}", why)
+    until = found["until"]
+    assert f"down smart host {where} until {until}: {why}" in server.run("status").stdout.decode()
+    assert server.json("metrics")["gauges"]["destinations"] == {"up": 0, "down": 1, "suspended": 0}
+    submit(server, "flo@far.example")
+    assert re.search(rf"flo@far\.example +down until {until} +", server.run("queue", "list").stdout.decode())

@@ -139,7 +139,7 @@ def test_a_server_that_is_short_of_memory_ends_idle_sessions_and_recovers(
     server.wait_for_mail()
     use(185)
     assert b"; short: new connections are refused" in server.run("status", "-c", str(server.file)).stdout
-    assert metrics(server)["resources_short"] == {"memory": 1, "descriptors": 0}
+    assert metrics(server)["resources_short"] == {"memory": 1, "descriptors": 0, "disk": 0}
     assert metrics(server)["connections_refused"] == {"memory": 1}
     use(100)
     wait_until(lambda: connect(server).greeting.startswith(b"220 "), server.log)
@@ -163,6 +163,7 @@ def test_all_workers_are_short_and_a_reload_changes_the_limit(
     found = server.json("status", "-c", str(server.file))["resources"]
     assert {(each["worker"], each["resource"], each["short"]) for each in found} == {
         (0, "memory", True), (1, "memory", True), (0, "descriptors", False), (1, "descriptors", False),
+        (0, "disk", False),
     }  # fmt: skip
     assert {each["most"] for each in found if each["resource"] == "memory"} == {1 << 19}, "each has its share"
     server.configure("")

@@ -27,6 +27,7 @@ from ironpost.processes.resources import (
     UsageReader,
     available_memory,
     bounds_of,
+    disk_status,
     open_descriptors,
     open_file_limit,
 )
@@ -222,3 +223,11 @@ def test_connections_that_cannot_be_accepted_are_counted_and_logged_once_a_minut
     assert len(others) == 3, "other errors keep their treatment"
     assert metrics.snapshot()["accept_failures"] == {"": 101}
     loop.close()
+
+
+def test_the_disk_is_short_when_the_reserve_is_not_free(tmp_path: Path) -> None:
+    disk = disk_status(tmp_path, 0)
+    assert (disk.resource, disk.short) == ("disk", False)
+    assert 0 < disk.used < disk.most
+    short = disk_status(tmp_path, disk.most)
+    assert (short.short, short.most) == (True, 0)

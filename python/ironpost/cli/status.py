@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from ironpost.cli.call import call, print_json
-from ironpost.model.text import counted
+from ironpost.model.text import counted, escape
 from ironpost.operations.operation import EmptyRequest
 from ironpost.operations.status import STATUS
+from ironpost.processes.resources import DISK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +33,10 @@ def show(file: Path | None, *, as_json: bool) -> None:
             state = "ready" if worker.ready else "not ready"
             typer.echo(f"worker {worker.number}: process {worker.pid}, {state}, starts: {worker.starts}")
         for found in status.resources:
-            unit = MIB if found.resource == "memory" else 1
+            unit = 1 if found.resource == "descriptors" else MIB
             amount = f"{found.used // unit} of {found.most // unit}{' MiB' if unit == MIB else ''}"
-            short = "; short: new connections are refused" if found.short else ""
+            refused = "mail is" if found.resource == DISK else "connections are"
+            short = f"; short: new {refused} refused" if found.short else ""
             typer.echo(f"{found.resource} (worker {found.worker}): {amount}{short}")
         for job in status.jobs:
             last = (
@@ -46,4 +48,6 @@ def show(file: Path | None, *, as_json: bool) -> None:
         for stopped in status.suspended:
             end = f"until {stopped.until}" if stopped.until else "until it is resumed"
             typer.echo(f"suspended {stopped.name} {end}{': ' if stopped.why else ''}{stopped.why}")
+        for name, down in {down.destination: down for down in status.down}.items():
+            typer.echo(escape(f"down {name}{f' until {down.until}' if down.until else ''}: {down.why}"))
     answer.warn_of_silent()

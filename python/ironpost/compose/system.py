@@ -7,6 +7,7 @@ anything; a configuration that cannot be used, or that changes a setting fixed a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,6 +72,7 @@ from ironpost.processes.resources import (
     UsageReader,
     available_memory,
     bounds_of,
+    disk_status,
     reserved,
 )
 from ironpost.processes.shared_destinations import SharedDestinations
@@ -597,8 +599,12 @@ class System:
     def job_status(self) -> list[JobStatus]:
         return self._jobs.status()
 
-    def resource_status(self) -> list[ResourceStatus]:
-        return self._resources.status()
+    async def resource_status(self) -> list[ResourceStatus]:
+        found, queue = self._resources.status(), self.configuration.queue
+        if self._number == 0 and queue.backend != "memory":
+            with contextlib.suppress(OSError):  # the store reports its faults by itself
+                found.append(await asyncio.to_thread(disk_status, self.configuration.data, queue.reserve))
+        return found
 
     def state_usage(self) -> list[StateUsage]:
         return self._state.memory.usage() if self._number == 0 else []

@@ -62,12 +62,12 @@ class SuspendedDestinations:
         self._known = known
         now = self._clock.now()
         for destination in self._scheduler.destinations():
-            if not self.apply(destination) and destination.suspended_until and not _fetched(destination):
+            if not self.apply(destination) and destination.suspended_until and not is_fetched(destination):
                 self._scheduler.resume(destination, now)
 
     def of(self, destination: Destination) -> Suspension | None:
         """Return the suspension that names a destination; None if none does."""
-        if not self._known or _fetched(destination):
+        if not self._known or is_fetched(destination):
             return None
         return next((self._known[name] for name in names(destination) if name in self._known), None)
 
@@ -82,7 +82,7 @@ class SuspendedDestinations:
         return True
 
 
-def _fetched(destination: Destination) -> bool:
+def is_fetched(destination: Destination) -> bool:
     """Whether its owner fetches the mail: it is always suspended."""
     key: Any = destination.key
     return bool(key) and key[0].kind is Kind.ON_DEMAND

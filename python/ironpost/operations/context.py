@@ -87,8 +87,8 @@ class ServingProcess(ControlProcess, Protocol):
 
     def job_status(self) -> list[JobStatus]: ...
 
-    def resource_status(self) -> list[ResourceStatus]:
-        """The use of memory and descriptors by this process."""
+    async def resource_status(self) -> list[ResourceStatus]:
+        """The use of memory and descriptors by this process; by the first one also that of the disk."""
         ...
 
     def state_usage(self) -> list[StateUsage]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ironpost.config.quantities import duration
 from ironpost.model import Address
 from ironpost.model.text import complaint, escape
-from ironpost.mta.suspended import names
+from ironpost.mta.suspended import is_fetched, names
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 from ironpost.operations.queue import SuspendedEntry, check_reason, moment, suspended_entry
 from ironpost.processes.shared_destinations import destination_name
@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from ironpost.queue.scheduler import Destination
 
 
+STATES: Final = ("up", "down", "suspended")
+
+
 @dataclass(frozen=True, slots=True)
 class DestinationEntry:
     """The state of the destination of a domain, in one worker."""
 
     domain: str
+    """Of the recipients that were asked for; empty if the destination itself was."""
     destination: str
     """What shares its connections: a route with its hosts, or with the domain."""
     state: str
-    """`up`, `down` or `suspended`."""
+    """One of `STATES`."""
     until: str | None
     """When it is tried again, in ISO 8601; None if nothing is planned."""
     why: str
@@ -145,6 +149,16 @@ def entry(domain: str, destination: Destination, now: float) -> DestinationEntry
         domain, destination_name(destination) or "this system", state, moment(until) if planned else None, why,
         min(window.size, destination.limit), destination.busy,
     )  # fmt: skip
+
+
+def with_mail(process: ServingProcess) -> list[DestinationEntry]:
+    """The states of the destinations other than this system for which this process has mail in the queue.
+
+    Without those whose mail is fetched by its owner (ETRN, ATRN).
+    """
+    now = process.clock.now()
+    known = process.runner.scheduler.destinations()
+    return [entry("", each, now) for each in known if each.queues and names(each) and not is_fetched(each)]
 
 
 async def _suspend(process: ServingProcess, request: SuspendRequest) -> SuspendedEntry:

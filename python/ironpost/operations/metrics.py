@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ironpost.operations.destinations import STATES, with_mail
 from ironpost.operations.operation import EmptyRequest, Operation, Scope
 from ironpost.telemetry.metrics import merged
 
@@ -23,10 +25,13 @@ class Metrics:
 
 
 async def _metrics(process: ServingProcess, _request: EmptyRequest) -> Metrics:
-    usage, resources = process.state_usage(), process.resource_status()
+    usage, resources = process.state_usage(), await process.resource_status()
+    states = Counter(each.state for each in with_mail(process))
     gauges: dict[str, dict[str, float]] = {
         "connections_open": {**process.open_connections()},
+        "destinations": {state: states[state] for state in STATES},
         "resources_used": {each.resource: each.used for each in resources},
+        "resources_most": {each.resource: each.most for each in resources},
         "resources_short": {each.resource: int(each.short) for each in resources},
         "state_entries": {each.namespace: each.entries for each in usage},
         "state_octets": {each.namespace: each.octets for each in usage},

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model.keyed_state import StateUsage  # noqa: TC001 - a dataclass field, whose type `decode` reads
+from ironpost.operations.destinations import DestinationEntry, with_mail
 from ironpost.operations.operation import EmptyRequest, Operation, Scope, SilentWorker
 from ironpost.operations.queue import SuspendedEntry, suspended_entry
 from ironpost.processes.jobs import JobStatus  # noqa: TC001 - a dataclass field, whose type `decode` reads
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ironpost.operations.context import ServingProcess, SupervisorProcess
+
+
+DOWN: Final = 100
+"""Maximum number of destinations that are named as down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,13 @@ class Status:
     jobs: list[JobStatus] = field(default_factory=list)
     """Scheduled jobs, of each process that runs them."""
     resources: list[ResourceStatus] = field(default_factory=list)
-    """The use of memory and descriptors, by each process that serves mail."""
+    """The use of memory and descriptors, by each process that serves mail, and of the disk."""
     state: list[StateUsage] = field(default_factory=list)
     """The size of each namespace of keyed state; empty if the first worker did not answer."""
     suspended: list[SuspendedEntry] = field(default_factory=list)
     """Suspended destinations; empty if the first worker did not answer."""
+    down: list[DestinationEntry] = field(default_factory=list)
+    """Destinations with mail that cannot be reached, at most `DOWN` of each worker."""
     silent: list[SilentWorker] = field(default_factory=list)
     """Workers that did not answer; `connections` does not count theirs."""
 
@@ -67,9 +74,10 @@ async def _status(process: ServingProcess, _request: EmptyRequest) -> Status:
         process.listening(),
         sum(process.open_connections().values()),
         jobs=process.job_status(),
-        resources=process.resource_status(),
+        resources=await process.resource_status(),
         state=process.state_usage(),
         suspended=[suspended_entry(each) for each in process.suspensions()],
+        down=[each for each in with_mail(process) if each.state == "down"][:DOWN],
     )
 
 

@@ -33,6 +33,8 @@ RESUME: Final = 0.9
 """Share of the memory bound below which memory is no longer short."""
 RETURN_SAMPLES: Final = 10
 """Samples between two times that free memory is returned to the system."""
+DISK: Final = "disk"
+"""Name of the resource whose shortage refuses mail, but no connections."""
 ACCEPT_LOG_SECONDS: Final = 60.0
 """Seconds between two records of connections that could not be accepted."""
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -169,6 +171,23 @@ class ResourceWatch:
             (Excess.MEMORY, usage.memory, self.bounds.memory),
             (Excess.DESCRIPTORS, usage.descriptors, self.bounds.descriptors),
         ]
+
+
+def disk_status(directory: Path, reserve: int, *, worker: int = 0) -> ResourceStatus:
+    """Return the use of the disk of a directory, which is short when less than the reserve is free. Blocks.
+
+    Args:
+        directory: on the disk.
+        reserve: octets that new mail never takes.
+        worker: the number of this process.
+
+    Raises:
+        OSError: it cannot be queried.
+    """
+    disk = os.statvfs(directory)
+    free = disk.f_bavail * disk.f_frsize
+    size = (disk.f_blocks - disk.f_bfree) * disk.f_frsize + free
+    return ResourceStatus(worker, DISK, size - free, max(0, size - reserve), free < reserve)
 
 
 class AcceptFaults:

@@ -125,7 +125,14 @@ COUNTERS: Final[dict[str, Counter]] = {
 GAUGES: Final[dict[str, Counter]] = {
     "workers_silent": Counter("Worker processes that did not answer; their values are missing from all other metrics."),
     "connections_open": Counter("Open connections.", "listener"),
-    "resources_used": Counter("Resident memory in octets, and open descriptors, by resource.", "resource"),
+    "destinations": Counter(
+        "Destinations with mail in the queue, by state; one that several workers have mail for counts for each.",
+        "state",
+    ),
+    "resources_used": Counter(
+        "Resident memory in octets, open descriptors, and octets used on the disk, by resource.", "resource"
+    ),
+    "resources_most": Counter("The use from which a resource is short, by resource.", "resource"),
     "resources_short": Counter("Processes that are short of a resource, by resource.", "resource"),
     "queue_messages": Counter("Messages in the queue."),
     "queue_oldest_seconds": Counter("Age of the oldest message in the queue in seconds; 0 if it is empty."),
