@@ -127,17 +127,18 @@ def test_make_says_what_it_offers() -> None:
 
 
 def _commands(document: Path) -> list[str]:
-    """The lines of a document's code blocks without a language, without comments."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.S | re.M)
+    """The lines of a document's code blocks without a language, without comments, and commands in sentences."""
+    text = document.read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.S | re.M)
     lines = (
         re.sub(r"\s+#.*", "", line).strip() for language, block in blocks if not language for line in block.splitlines()
     )
-    return [line for line in lines if line]
+    return [*filter(None, lines), *re.findall(r"`(ironpost [^`]+)`", text)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_in_documents_exist(document: Path) -> None:
-    """Subcommands and options of `ironpost`, and targets of `make`, in every code block."""
+    """Subcommands and options of `ironpost` everywhere, and targets of `make` in every code block."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     program = typer.main.get_command(app)
     for line in _commands(document):
