@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
@@ -36,8 +37,11 @@ TO = Address.parse("dmarc@a.example")
 
 def schema() -> Any:
     """The schema of RFC 9990, from the package `dmarc`."""
-    pytest.importorskip("xmlschema", reason="xmlschema is not installed")
-    return pytest.importorskip("dmarc.report", reason="the package dmarc is not installed").DMARC2Schema
+    if not os.environ.get("CI"):
+        pytest.importorskip("xmlschema", reason="xmlschema is not installed: pip install '.[test]'")
+    from dmarc.report import DMARC2Schema
+
+    return DMARC2Schema
 
 
 def test_the_elements_of_a_report() -> None:
@@ -84,8 +88,11 @@ def test_the_schema_refuses_other_values() -> None:
 
 
 def test_another_reader_understands_a_report() -> None:
-    other = pytest.importorskip("dmarc_report.parser", reason="the package dmarc-report is not installed")
-    report = other.DMARCParser.parse_bytes(compressed(REPORT))
+    if not os.environ.get("CI"):
+        pytest.importorskip("dmarc_report", reason="dmarc-report is not installed: pip install '.[test]'")
+    from dmarc_report.parser import DMARCParser
+
+    report = DMARCParser.parse_bytes(compressed(REPORT))
     assert report.format.name == "RFC_9990"
     assert not report.warnings
     assert (report.policy_published.domain, report.policy_published.p.value) == ("a.example", "reject")
