@@ -93,6 +93,11 @@ def test_a_malformed_reply_ends_the_connection(command: str) -> None:
     assert not any(line.startswith(("RSET", "QUIT")) for line in peer.lines)
 
 
+def test_a_malformed_line_of_a_reply_ends_the_connection_before_its_last_line() -> None:
+    result, _ = send(aiosmtplib, EXTENSIONS, {"content": "250-fine\r\nwha-t?"}, MESSAGE)
+    assert result == ("SMTPResponseException", (-1, "Malformed SMTP response line: wha-t?\r\n"))
+
+
 def test_an_overridden_command_is_called() -> None:
     called: list[str] = []
 
