@@ -45,7 +45,7 @@ address = "pong@here.example"
 targets = ["ping@here.example"]
 [[relay]]
 domains = ["next.example"]
-recipients = ["kim@next.example"]
+recipients = ["kim@next.example", "jo@next.example"]
 """)
 )
 
