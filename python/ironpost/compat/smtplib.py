@@ -3,6 +3,9 @@
 **TLS is verified by default.** `starttls()` and `SMTP_SSL` use `ssl.create_default_context()` where smtplib trusts
 anyone; for a server with a self-signed certificate give a `context`.
 
+**A login needs TLS**, except at this machine: without it AUTH raises SMTPNotSupportedError, unless `login_without_tls`
+is set on the client or the class (SECURITY R13).
+
 Promises: names, arguments, results and exceptions are those of the running Python's smtplib, whose classes these are
 subclasses of. `sendmail` and `send_message` send MAIL, RCPT and DATA together where the server offers PIPELINING.
 Content may also be a file or an iterable of bytes, of which one piece is in memory. No bare CR or LF is sent as
@@ -42,6 +45,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from ironpost import wire
 from ironpost.compat.content import END, Content
 from ironpost.compat.envelope import WINDOW, is_plain
+from ironpost.compat.login import REFUSAL, is_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,6 +90,9 @@ def quoteaddr(addrstring: str) -> str:
 class SMTP(stock.SMTP):
     """A connection to an SMTP server; see `smtplib.SMTP`."""
 
+    login_without_tls: bool = False
+    """Allow a login at another machine without TLS; an eavesdropper can then read what the mechanism sends."""
+
     def _get_socket(self, host: str, port: int, timeout: float | None) -> Any:
         if timeout is not None and not timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
@@ -98,6 +105,24 @@ class SMTP(stock.SMTP):
     def starttls(self, *args: Any, **kwargs: Any) -> Answer:
         """Put the connection into TLS mode, with a verified certificate unless `context` says otherwise."""
         return super().starttls(**_verifying(stock.SMTP.starttls, self, args, kwargs))
+
+    def docmd(self, cmd: str, args: str = "") -> Answer:
+        """Send a command; return the reply.
+
+        Raises:
+            SMTPNotSupportedError: it is AUTH, which would be sent unencrypted to another machine.
+        """
+        if cmd[:4].upper() == "AUTH" and not self._may_log_in():
+            raise SMTPNotSupportedError(REFUSAL)
+        return super().docmd(cmd, args)
+
+    def _may_log_in(self) -> bool:
+        if self.login_without_tls or self.sock is None or isinstance(self.sock, ssl.SSLSocket):
+            return True
+        try:
+            return is_this_machine(self.sock.getpeername())
+        except OSError:
+            return True  # the connection is lost, which sending reports
 
     def data(self, msg: Message) -> Answer:  # type: ignore[override]
         """Send DATA and the content; return the reply to it.

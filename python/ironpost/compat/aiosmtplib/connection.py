@@ -2,7 +2,8 @@
 
 Promises: TLS verifies the server's certificate and name unless `validate_certs` is false. A connection on which a reply
 is overdue is closed, because the reply would be taken for that to a later command.
-Refuses: settings that exclude each other, and host names that would add to the EHLO line, with ValueError.
+Refuses: settings that exclude each other, and host names that would add to the EHLO line, with ValueError; AUTH without
+TLS, except at this machine or with `login_without_tls`, with SMTPNotSupported (SECURITY R13).
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
+from ironpost.compat.login import REFUSAL, is_this_machine
+
 from .errors import (
     SMTPConnectError,
     SMTPConnectResponseError,
     SMTPConnectTimeoutError,
+    SMTPNotSupported,
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
@@ -32,7 +36,7 @@ DEFAULT_TIMEOUT = 60
 
 
 class Settings(TypedDict, total=False):
-    """The keyword arguments of a client besides the time limit."""
+    """The keyword arguments of a client besides the time limit: those of aiosmtplib, and `login_without_tls`."""
 
     hostname: str | None
     port: int | None
@@ -50,6 +54,7 @@ class Settings(TypedDict, total=False):
     cert_bundle: str | None
     socket_path: SocketPathType | None
     sock: socket.socket | None
+    login_without_tls: bool
 
 
 ATTRIBUTES: Final = {
@@ -78,6 +83,9 @@ def validated_hostname(hostname: str) -> str:
 
 class Connection:
     """What a client has to do with its connection."""
+
+    login_without_tls: bool = False
+    """Allow a login at another machine without TLS; an eavesdropper can then read what the mechanism sends."""
 
     def __init__(self, timeout: float | None, settings: Settings) -> None:
         self.timeout = timeout
@@ -219,10 +227,13 @@ class Connection:
 
         Raises:
             ValueError: the command contains a control character.
+            SMTPNotSupported: it is AUTH, which would be sent unencrypted to another machine.
             SMTPServerDisconnected, SMTPReadTimeoutError, SMTPResponseException: no reply arrived that can be read.
         """
         if self.protocol is None:
             raise SMTPServerDisconnected("Server not connected")
+        if args and args[0][:4].upper() == b"AUTH" and not self._may_log_in():
+            raise SMTPNotSupported(REFUSAL)
         try:
             response = await self.protocol.execute_command(*args, timeout=self._seconds(timeout))
         except (SMTPServerDisconnected, SMTPTimeoutError):
@@ -231,6 +242,11 @@ class Connection:
         if response.code == SMTPStatus.domain_unavailable:
             self.close()
         return response
+
+    def _may_log_in(self) -> bool:
+        if self.login_without_tls or self.get_transport_info("sslcontext") is not None:
+            return True
+        return is_this_machine(self.get_transport_info("peername"))
 
     def _seconds(self, timeout: float | Default | None) -> float | None:
         return self.timeout if isinstance(timeout, Default) else timeout
