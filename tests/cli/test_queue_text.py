@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HOSTILE = "a\u009b2J\u202eb"
 """CSI as one character, which clears the screen, and an override of the writing direction."""
+REASON = "DMARC fail: bank.example asks for quarantine"
+"""Why policy holds a message."""
 
 
 async def fill(data: Path) -> None:
@@ -50,7 +52,10 @@ def test_r20_the_queue_is_shown_without_control_characters(tmp_path: Path) -> No
 
 async def fill_with_requests(data: Path) -> None:
     store = SqliteStore.at(data, reserve=0)
-    for name, options in (("later", {"due": 4_000_000_000.0}), ("apart", {"held": True})):
+    for name, options in (
+        ("later", {"due": 4_000_000_000.0}),
+        ("apart", {"held": REASON, "findings": "spf=fail; " + REASON}),
+    ):
         spool = store.spool()
         spool.write(b"Subject: x\r\n")
         asked = {"SIZE": 12, "HOLDFOR": 60, "RET": Return.HDRS}
@@ -65,20 +70,25 @@ def test_requested_due_later_and_held_mail_is_shown(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(f'data = "{tmp_path / "data"}"\n')
 
     def said(*arguments: str) -> str:
-        done = preloaded.said(tmp_path, "queue", *arguments, "-c", str(tmp_path / "c.toml"))
+        done = preloaded.said(tmp_path, *arguments, "-c", str(tmp_path / "c.toml"))
         done.check_returncode()
         return done.stdout
 
-    later, apart = said("list").splitlines()[1:]
+    later, apart = said("queue", "list").splitlines()[1:]
     assert " in " in later
     assert " held" in apart
-    shown = said("show", "later")
+    assert apart.rstrip().endswith(REASON.split()[-1])
+    shown = said("queue", "show", "later")
     assert "asked     SIZE=12 HOLDFOR=60 RET=HDRS" in shown
     assert "  asked     NOTIFY=NEVER" in shown
-    value = json.loads(said("show", "apart", "--json"))
+    value = json.loads(said("queue", "show", "apart", "--json"))
     assert value["parameters"] == {"SIZE": "12", "HOLDFOR": "60", "RET": "HDRS"}
     assert value["recipients"][0]["parameters"] == {"NOTIFY": "NEVER"}
     assert (value["recipients"][0]["state"], value["recipients"][0]["next"]) == ("held", None)
+    assert f"  last      {REASON}" in said("queue", "show", "apart")
+    accepted, held = said("trace", "apart").splitlines()[1:]
+    assert accepted.endswith(f"accepted <a@a.example> spf=fail; {REASON}")
+    assert held.endswith(f"held <b@b.example> {REASON}")
 
 
 def test_f04_a_message_that_cannot_be_read_is_shown_with_the_reason(tmp_path: Path) -> None:

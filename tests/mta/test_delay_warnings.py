@@ -9,6 +9,7 @@ from tests.reports.dsn_kit import groups
 from ironpost.model.parameters import Notify
 from ironpost.mta.queue_runner import SCAN_SECONDS
 from ironpost.queue.retry import DAY, HOUR, RetryPolicy
+from ironpost.queue.selection import Selection
 from ironpost.telemetry.metrics import Counters
 
 
@@ -39,6 +40,18 @@ def test_the_sender_is_warned_once_whether_or_not_attempts_are_made(answer):
         assert actions(world) == ["delayed", "delayed", "failed", "failed"]
 
     scenario({"remote": lambda message, to: answer, "retry": RetryPolicy(), "metrics": metrics}, act)
+
+
+def test_a_warning_does_not_say_why_policy_held_the_message():
+    async def act(world):
+        await world.commit("m1", held="DMARC fail")
+        world.runner.suspended.suspend("remote.example", None, "their request")
+        await world.store.release(Selection.of("m1"))
+        await world.run(4 * HOUR + 2 * SCAN_SECONDS)
+        assert actions(world) == ["delayed"]
+        assert b"DMARC" not in world.local.calls[0][-1]
+
+    scenario({"retry": RetryPolicy()}, act)
 
 
 def test_a_restart_causes_no_second_warning_and_misses_none():

@@ -120,15 +120,36 @@ def test_dropped_mail_gets_the_usual_reply_and_is_not_stored(caplog: pytest.LogC
     assert (dropped["event"], dropped["action"], dropped["reasons"]) == ("policy", "drop", ["says: so it is"])
 
 
-def test_quarantined_mail_is_stored_and_held() -> None:
+def test_quarantined_mail_is_stored_and_held_with_its_reasons() -> None:
     async def run() -> None:
-        talk = Talk(says(quarantine("odd")))
+        suspect = check_at(PolicyStage.MAIL, lambda facts: Finding(quarantine("strange"), "not known"), "suspect")
+        talk = Talk(suspect, says(quarantine("odd")))
         talk.start()
         talk.say(MESSAGE.encode())
         ((message, _),) = talk.store.asked
-        assert message.held
+        assert message.held == "strange; odd"
+        assert message.findings == "suspect: not known; says: so it is"
         talk.store.finish()
         assert (await talk.settle()).startswith("250 ")
+
+    asyncio.run(run())
+
+
+def test_the_reasons_for_one_message_are_not_those_of_the_next() -> None:
+    """What is noted, such as an override of DMARC, is in the history of its message only."""
+    opinions = iter([Finding(reason="accepted as mailing_list", noted=True), Finding(reason="pass"), Finding()])
+
+    async def run() -> None:
+        known = check_at(PolicyStage.HELLO, lambda facts: Finding(reason="a strange name", noted=True), "name")
+        talk = Talk(known, check_at(PolicyStage.CONTENT, lambda facts: next(opinions), "dmarc"))
+        talk.say("EHLO a.example")
+        for number in range(3):
+            talk.say("MAIL FROM:<>", "RCPT TO:<jo@example.org>", "DATA")
+            talk.say(MESSAGE.encode())
+            talk.store.finish(number)
+            await talk.settle()
+        expected = ["name: a strange name; dmarc: accepted as mailing_list", *["name: a strange name"] * 2]
+        assert [message.findings for message, _ in talk.store.asked] == expected
 
     asyncio.run(run())
 
@@ -203,7 +224,7 @@ def test_a_message_has_one_field_for_all_results_of_mail_authentication(caplog: 
             message, _ = talk.store.asked[number]
             assert message.prefix.startswith(results_field("mx.example", [spf, dmarc]) + b"Received: ")
             assert message.prefix.count(b"Authentication-Results") == 1
-            assert message.authentication == "spf=pass smtp.mailfrom=a.example; dmarc=fail header.from=b.example"
+            assert message.findings == "spf=pass smtp.mailfrom=a.example; dmarc=fail header.from=b.example"
             talk.store.finish(number)
             await talk.settle()
         assert talk.metrics.snapshot()["authentication"] == {"spf=pass": 2, "dmarc=fail": 2}
@@ -230,7 +251,7 @@ def test_r50_a_signature_is_verified_before_fields_that_it_covers_are_removed() 
         while not talk.store.asked:
             await asyncio.sleep(0)
         ((stored, _),) = talk.store.asked
-        assert stored.authentication.startswith("dkim=pass header.d=a.example")
+        assert stored.findings.startswith("dkim=pass header.d=a.example")
         assert b"other.example" in message
         assert b"other.example" not in talk.store.spools[0].octets
         talk.store.finish()

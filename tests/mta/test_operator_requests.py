@@ -20,7 +20,7 @@ def test_an_operator_returns_mail_that_waits_in_memory_or_in_the_store():
     async def act(world):
         for name in ("m1", "m2"):
             await world.put(name, "a@remote.example", "b@remote.example")
-        await world.commit("m3", "a@remote.example", held=True)
+        await world.commit("m3", "a@remote.example", held="odd")
         await world.settle()
         assert await world.runner.bounce(Selection(recipient=AddressPattern("a@remote.example")), "spam") == 3
         await world.settle()
@@ -49,7 +49,7 @@ def test_a_recipient_gets_another_address_and_an_attempt_at_once():
 @pytest.mark.parametrize("address", ["a@open.example", "a@closed.example"])
 def test_a_held_recipient_that_took_no_mail_is_attempted_after_its_address_was_edited(address):
     async def act(world):
-        await world.commit("m1", "a@closed.example", parameters={REFUSED: "5.2.1"}, held=True)
+        await world.commit("m1", "a@closed.example", parameters={REFUSED: "5.2.1"}, held="odd")
         assert await world.runner.redirect(Selection(("m1",)), Address.parse(address)) == 1
         await world.settle()
         assert world.remote.calls == []

@@ -169,7 +169,7 @@ def test_notify_never_suppresses_bounces():
 
 def test_a_held_message_is_attempted_after_its_release():
     async def act(world):
-        await world.put("m1", held=True)
+        await world.put("m1", held="odd")
         await world.run(10 * DAY)
         assert world.times() == []
         assert await world.store.release(Selection.of("m1")) == 1

@@ -135,7 +135,7 @@ async def new(
     prefix: bytes = b"Received: trace\r\n",
     sender: str = "from@sender.example",
     due: float | None = None,
-    held: bool = False,
+    held: str | None = None,
 ) -> NewMessage:
     """A message whose content is spooled."""
     spool = store.spool()

@@ -436,8 +436,9 @@ def test_an_operator_can_attempt_a_message_before_its_time(kind, tmp_path):
 
 def test_a_held_message_is_not_due_until_it_is_released(kind, tmp_path):
     async def scenario(store):
-        kept = await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held=True)
-        assert [r.state for r in kept.recipients] == [RecipientState.HELD] * 2
+        kept = await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held="odd")
+        assert [(r.state, r.last) for r in kept.recipients] == [(RecipientState.HELD, "odd")] * 2
+        assert [r.last for r in (await store.get("m1")).recipients] == ["odd"] * 2
         assert await next_due(store) is None
         assert await claim(at(store, NOW + 10**6), 10) == []
         assert await at(store, NOW + 5).retry(EVERYTHING) == 0
@@ -453,7 +454,7 @@ def test_a_held_message_is_not_due_until_it_is_released(kind, tmp_path):
 
 def test_a_release_does_not_make_a_message_due_before_its_time(kind, tmp_path):
     async def scenario(store):
-        await put(store, "m1", held=True, due=NOW + 3600)
+        await put(store, "m1", held="odd", due=NOW + 3600)
         assert await at(store, NOW + 9).release(Selection.of("m1")) == 1
         assert await claim(at(store, NOW + 3599), 10) == []
         (claimed,) = await claim(at(store, NOW + 3600), 10)
@@ -502,7 +503,7 @@ def test_a_hold_during_an_attempt_lasts_unless_the_attempt_was_final(kind, tmp_p
 
 def test_a_held_message_can_be_dropped(kind, tmp_path):
     async def scenario(store):
-        await put(store, "m1", held=True, content=b"x" * 100_000)
+        await put(store, "m1", held="odd", content=b"x" * 100_000)
         assert await store.drop(Selection.of("m1")) == 1
         assert await store.list() == []
 
@@ -515,7 +516,7 @@ def test_mail_for_a_domain_is_found_and_claimed_due_or_not(kind, tmp_path):
         await put(store, "m2", "c@one.example")
         await put(store, "m3", "d@sub.one.example", "e@oneXexample.example", "postmaster")
         await put(store, "m4", "f@one.example", due=NOW + 500)
-        await put(store, "m5", "g@one.example", held=True)
+        await put(store, "m5", "g@one.example", held="odd")
         assert list(await at(store, NOW).waiting(["one.example"])) == ["m1", "m2"]
         assert list(await at(store, NOW).waiting(["one.example", "sub.one.example"])) == ["m1", "m2", "m3"]
         assert list(await at(store, NOW).waiting(["one.example", "two.example"], 1)) == ["m1"]
@@ -612,7 +613,7 @@ SELECTIONS = [
 
 async def put_some(store):
     await put(store, "m1", "Jo@Rcpt.example", '"odd name"@rcpt.example', sender="a@one.example", at=NOW - 100)
-    await put(store, "m2", "jo@below.rcpt.example", sender="a@below.one.example", held=True, at=NOW - 60)
+    await put(store, "m2", "jo@below.rcpt.example", sender="a@below.one.example", held="odd", at=NOW - 60)
     await put(store, "m3", "jo@rcpt.example", "postmaster", sender="")
 
 
@@ -688,7 +689,7 @@ def test_the_address_of_a_recipient_is_replaced(kind, tmp_path):
 
 def test_another_address_is_not_refused_for_what_the_earlier_one_was(kind, tmp_path):
     async def scenario(store):
-        fresh = await new(store, "m1", "jo@closed.example", held=True)
+        fresh = await new(store, "m1", "jo@closed.example", held="odd")
         (to,) = fresh.envelope.recipients
         tagged = to._replace(parameters={**to.parameters, REFUSED: "5.2.1"})
         await store.commit(fresh._replace(envelope=fresh.envelope._replace(recipients=(tagged,))))

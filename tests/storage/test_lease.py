@@ -17,7 +17,7 @@ def test_a_claim_carries_the_lease_and_a_read_message_does_not(kind, tmp_path):
         async with opened(kind, tmp_path / "data") as store:
             kept = await put(store, "m1")
             assert kept.lease != UNCLAIMED
-            assert (await put(store, "held", held=True)).lease == UNCLAIMED
+            assert (await put(store, "held", held="odd")).lease == UNCLAIMED
             assert (await put(store, "later", due=NOW + 60)).lease == UNCLAIMED
             assert (await store.get("m1")).lease == (await store.list())[0].lease == UNCLAIMED
             await store.unclaim([kept])

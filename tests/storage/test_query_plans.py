@@ -148,7 +148,7 @@ async def everything(store, directory, clock):
         await put(store, f"large{number}", content=LARGE)
     keyed = await new(store, "keyed")
     await store.commit(keyed._replace(submission=Submission("key", b"digest")))
-    await put(store, "held", held=True)
+    await put(store, "held", held="odd")
     await put(store, "later", due=NOW + 3600)
     first, *_ = await store.list()
     assert await content(first)

@@ -104,7 +104,7 @@ def test_parameters_due_times_and_holds_survive_a_restart(tmp_path):
 
     async def first(store):
         given.append((await put(store, "m1", due=NOW + 3600)).envelope)
-        await put(store, "m2", held=True)
+        await put(store, "m2", held="odd")
         await put(store, "m3")
         await at(store, NOW + 1).hold(Selection.of("m3"))
 
@@ -125,21 +125,21 @@ def test_parameters_due_times_and_holds_survive_a_restart(tmp_path):
 
 def test_hold_and_release_appear_in_the_events_and_the_view(tmp_path):
     async def scenario(store):
-        await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held=True)
+        await put(store, "m1", "a@rcpt.example", "b@rcpt.example", held="odd")
         ask = store._writer.execute
         assert ask("SELECT state, released FROM queue").fetchall() == [("held", NOW)] * 2
         await record(store, [delivered("m1", 1)])
         await at(store, NOW + 1).release(Selection.of("m1"))
         await at(store, NOW + 2).hold(Selection.of("m1"))
         await at(store, NOW + 3).drop(Selection.of("m1"))
-        assert ask("SELECT at, kind, number FROM events ORDER BY seq").fetchall() == [
-            (NOW, "accepted", None),
-            (NOW, "held", 0),
-            (NOW, "held", 1),
-            (NOW, "delivered", 1),
-            (NOW + 1, "released", 0),
-            (NOW + 2, "held", 0),
-            (NOW + 3, "dropped", 0),
+        assert ask("SELECT at, kind, number, reply FROM events ORDER BY seq").fetchall() == [
+            (NOW, "accepted", None, None),
+            (NOW, "held", 0, "odd"),
+            (NOW, "held", 1, "odd"),
+            (NOW, "delivered", 1, "250 2.0.0 Taken"),
+            (NOW + 1, "released", 0, None),
+            (NOW + 2, "held", 0, None),
+            (NOW + 3, "dropped", 0, None),
         ]
 
     run(tmp_path, scenario)

@@ -262,7 +262,9 @@ def trace(file: Path | None, what: str, *, limit: int, as_json: bool) -> None:
         return
     if not found.messages:
         raise CommandError(
-            exits.NO_INPUT, f"no events of {what} are recorded; queue.history limits how long they are kept"
+            exits.NO_INPUT,
+            f"no events of {what} are recorded: queue.history limits how long they are kept, and refused mail is in the"
+            " log only (event refused)",
         )
     console = _console()
     for message in found.messages:

@@ -18,6 +18,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.mail_auth import results_field
@@ -98,6 +99,8 @@ class _SessionState:
     """What its mail authentication found."""
     summaries: list[str] = field(default_factory=list)
     """The same for the log and the history of the message that is being stored."""
+    reasons: dict[PolicyStage, tuple[str, ...]] = field(default_factory=dict)
+    """The reasons of policy, if they are logged, for its history too; those about one recipient are not kept."""
     inspected: InspectedSpool | None = None
     """The content that is being received, if it is scanned or its header section is changed."""
     rewritten: list[Rewritten] = field(default_factory=list)
@@ -357,7 +360,11 @@ class Inbound:
             for each in decision.authentication:
                 self._metrics.count("authentication", str(each))
         if verdict.action is Action.ACCEPT and not decision.noted:
+            if state.reasons:
+                state.reasons.pop(stage, None)
             return None
+        if stage is not PolicyStage.RECIPIENT:
+            state.reasons[stage] = decision.reasons
         action = verdict.final.action
         state.refused += verdict.refused
         if stage is PolicyStage.CONTENT and action in _RESULTS:
@@ -458,9 +465,9 @@ class Inbound:
         if self._archives:
             envelope = archived(envelope, self._archives)
         new = NewMessage(
-            identifier, envelope, now, prefix, content.spool, due, bool(quarantine),
+            identifier, envelope, now, prefix, content.spool, due, "; ".join(quarantine) if quarantine else None,
             message_id[:MESSAGE_ID_OCTETS].decode("utf-8", "backslashreplace"), submission,
-            "; ".join(state.summaries),
+            "; ".join(chain(state.summaries, *state.reasons.values())),
         )  # fmt: skip
         state.extension_fields = message_fields(session)
         if self._directory is not None:

@@ -168,7 +168,8 @@ class OverdueMail:
             return None
         if destination.unavailable_until <= self._now():
             return None
-        text = to.last or destination.window.failure or destination.reason
+        replied = _last_reply(to.last) is not None  # why policy held the message is not for its sender
+        text = to.last if replied else destination.window.failure or destination.reason
         reply = Reply(451, "4.4.1", (text,)) if text else _NO_ATTEMPT
         return decision.route, Outcome(Disposition.DEFERRED, reply, to.remote)
 

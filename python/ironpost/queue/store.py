@@ -104,7 +104,7 @@ class QueuedRecipient(NamedTuple):
     due: float = 0.0
     """Time of the next attempt, in seconds since 1970."""
     last: str = ""
-    """The last reply, for display."""
+    """The last reply, or why policy holds the message, for display."""
     remote: str = ""
     """The server that sent it."""
     changed: float = 0.0
@@ -161,14 +161,14 @@ class NewMessage(NamedTuple):
     due: float | None = None
     """Earliest time of an attempt (RFC 4865 §4.2), in seconds since 1970. None, or a time before `accepted`:
     immediately."""
-    held: bool = False
-    """Quarantined: its recipients are HELD until an operator releases or drops them."""
+    held: str | None = None
+    """Why it is quarantined: its recipients are HELD until an operator releases or drops them. None if it is not."""
     message_id: str = ""
     """The field body of Message-ID, by which the history of the message is found (RFC 5322 §3.6.4)."""
     submission: Submission | None = None
     """Not None: the message is stored only if its tenant (`Origin.tenant`) did not submit this key before."""
-    authentication: str = ""
-    """What its mail authentication found, for the history of the message."""
+    findings: str = ""
+    """What mail authentication and policy found, for the history of the message."""
 
 
 class Update(NamedTuple):

@@ -166,7 +166,7 @@ class MemoryStore:
         except Exception as error:  # noqa: BLE001 - the caller gets it from the future
             future.set_exception(error)
         else:
-            if not message.held and entry.message.not_before == entry.message.accepted:
+            if message.held is None and entry.message.not_before == entry.message.accepted:
                 entry.claimed.update(range(len(entry.recipients)))
                 future.set_result(entry.snapshot()._replace(lease=self.lease))
             else:
@@ -456,11 +456,13 @@ class MemoryStore:
         assert isinstance(message.content, MemorySpool)
         accepted = round(message.accepted * 1e6) / 1e6
         not_before = accepted if message.due is None else max(accepted, round(message.due * 1e6) / 1e6)
-        state = RecipientState.HELD if message.held else RecipientState.QUEUED
+        state = RecipientState.QUEUED if message.held is None else RecipientState.HELD
         deadline = deadline_of(message.envelope, accepted)
         body = MemoryBody(message.prefix + message.content.content)
         recipients = [
-            QueuedRecipient(number, recipient, state, due=not_before, changed=accepted, deadline=deadline)
+            QueuedRecipient(
+                number, recipient, state, due=not_before, last=message.held or "", changed=accepted, deadline=deadline
+            )
             for number, recipient in enumerate(message.envelope.recipients)
         ]
         entry = _Entry(QueuedMessage(message.id, message.envelope, accepted, body, not_before=not_before), recipients)

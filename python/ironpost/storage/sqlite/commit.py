@@ -73,8 +73,8 @@ _INSERT_ACCEPTED = (
     "INSERT INTO event (at, kind, message, address, remote, message_id, reply)"
     " VALUES (?,'accepted',?,?,?,nullif(?,''),nullif(?,''))"
 )
-_INSERT_HELD = """INSERT INTO event (at, kind, message, number, address, attempts)
-    SELECT ?, 'held', ?, number, address, attempts FROM recipient WHERE message=? AND state=4"""
+_INSERT_HELD = """INSERT INTO event (at, kind, message, number, address, attempts, reply)
+    SELECT ?, 'held', ?, number, address, attempts, last FROM recipient WHERE message=? AND state=4"""
 _UPDATE = """UPDATE recipient SET state=CASE WHEN state=4 AND ?1=0 THEN 4 ELSE ?1 END, attempts=?2, due=?3, changed=?4,
     last=coalesce(?5, last), remote=coalesce(?6, remote), warned=max(warned, ?9),
     deadline=CASE WHEN ?10 THEN NULL WHEN ?11 THEN ?11 ELSE deadline END

@@ -673,7 +673,7 @@ class SqliteStore:
         self._seq += 1
         seq, envelope, accepted = self._seq, message.envelope, micros(message.accepted)
         not_before = accepted if message.due is None else max(accepted, micros(message.due))
-        state = CODES[RecipientState.HELD] if message.held else 0
+        state = CODES[RecipientState.HELD] if message.held is not None else 0
         sender, tenant, priority = str(envelope.reverse_path), envelope.origin.tenant, envelope.priority
         late = deadline_of(envelope, accepted / 1e6)
         deadline = None if late is None else micros(late)
@@ -687,7 +687,7 @@ class SqliteStore:
                 0,
                 not_before,
                 accepted,
-                "",
+                message.held or "",
                 "",
                 to.address.key,
                 "" if to.original is None else str(to.original),
@@ -715,15 +715,15 @@ class SqliteStore:
                     checksum,
                 ),
                 recipients,
-                (accepted, message.id, sender, envelope.origin.ip, message.message_id, message.authentication),
+                (accepted, message.id, sender, envelope.origin.ip, message.message_id, message.findings),
             )
         )
-        if message.held:
+        if message.held is not None:
             job.held.append((accepted, message.id, seq))
         if message.submission is not None:
             job.action = partial(self._add_submission, job, message, message.submission)
         if claim:
-            claimed = not_before == accepted and not message.held
+            claimed = not_before == accepted and message.held is None
             if claimed:
                 live = ClaimedMessage(seq, message.id, outside=place is not None)
                 live.claimed.update(range(len(recipients)))
@@ -736,7 +736,7 @@ class SqliteStore:
                 at,
                 body,
                 tuple(
-                    QueuedRecipient(number, to, STATES[state], 0, due, "", "", at, False, late)
+                    QueuedRecipient(number, to, STATES[state], 0, due, message.held or "", "", at, False, late)
                     for number, to in enumerate(envelope.recipients)
                 ),
                 due,
