@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 from tests.preloaded import command
 
 from ironpost.storage.sqlite.shards import ShardsReader
@@ -29,6 +30,9 @@ SECONDS = 60.0
 """How long anything here may take before the test fails; on an idle machine it takes well under one."""
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = (sys.executable, "-m", "ironpost.cli")
+
+settings.register_profile("untimed", deadline=None)  # another process may take the time of an example
+settings.load_profile("untimed")
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -17,7 +17,9 @@ from ironpost.wire.interface import Mailbox, Reply
 if TYPE_CHECKING:
     from types import ModuleType
 
-settings.register_profile("wire", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "wire", settings.get_profile("untimed"), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 settings.load_profile("wire")
 
 SHARP = st.lists(
