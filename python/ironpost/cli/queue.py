@@ -43,7 +43,6 @@ from ironpost.operations.queue import (
     BounceRequest,
     EditRequest,
     ListRequest,
-    MessageEntry,
     RecipientEntry,
     RecipientsChanged,
     ShowRequest,
@@ -87,9 +86,9 @@ def show_all(file: Path | None, selection: SelectionRequest, *, as_json: bool, l
     table = Table(box=None, header_style="", pad_edge=False)
     for title in ("ID", "AGE", "SIZE", "FROM", "TO", "NEXT TRY", "LAST REPLY"):
         table.add_column(title, no_wrap=title in {"ID", "AGE", "SIZE"}, overflow="fold")
-    now, states = time.time(), _states_of(file, queue.messages)
-    for message in queue.messages:
-        unfinished = [recipient for recipient in message.recipients if recipient.state in UNFINISHED]
+    lines = [(message, [to for to in message.recipients if to.state in UNFINISHED]) for message in queue.messages]
+    now, states = time.time(), _states_of(file, [unfinished[0] for _, unfinished in lines if unfinished])
+    for message, unfinished in lines:
         first = next(iter(unfinished or message.recipients), None)
         more = f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""
         row = (
@@ -113,7 +112,7 @@ def show(file: Path | None, identifier: str, *, as_json: bool) -> None:
     if as_json:
         print_json(message)
         return
-    now, states = time.time(), _states_of(file, [message])
+    now, states = time.time(), _states_of(file, message.recipients)
     client = message.client
     console = _console()
     lines = {
@@ -447,10 +446,10 @@ def _parameters(parameters: Mapping[str, str | None]) -> str:
     return " ".join(key if value is None else f"{key}={value}" for key, value in parameters.items())
 
 
-def _states_of(file: Path | None, messages: Sequence[MessageEntry]) -> dict[str, DestinationEntry]:
-    """Return the destinations of the recipients that wait, by domain."""
-    waiting = [to for message in messages for to in message.recipients if to.state is RecipientState.QUEUED]
-    return _destinations(file, list(dict.fromkeys(map(_domain, waiting))))
+def _states_of(file: Path | None, recipients: Sequence[RecipientEntry]) -> dict[str, DestinationEntry]:
+    """Return the destinations of those of these recipients that are queued, by domain."""
+    queued = [to for to in recipients if to.state is RecipientState.QUEUED]
+    return _destinations(file, list(dict.fromkeys(map(_domain, queued))))
 
 
 def _domain(recipient: RecipientEntry) -> str:
