@@ -91,19 +91,16 @@ def test_f29_files_in_the_place_of_sockets_or_directories_are_reported(tmp_path:
     assert checked(tmp_path, 'data = "data.file"') == (
         73, "ironpost: cannot use the data directory data.file: not a directory\n",
     )  # fmt: skip
-    assert checked(tmp_path, '[local]\nmaildir = "file"') == (78, "ironpost: local.maildir: file is not a directory\n")
-    assert checked(tmp_path, '[local]\nmaildir = "absent/mail"') == (
-        78, "ironpost: local.maildir: absent does not exist: create it, or choose another directory\n",
-    )  # fmt: skip
-    entry = '[[local.delivery]]\nrecipients = ["*"]\nmaildir.path = "absent/{local}"'
-    assert checked(tmp_path, f"[local]\n{entry}") == (
-        78,
-        "ironpost: local.delivery[1].maildir.path: absent does not exist: create it, or choose another directory\n",
-    )
-    entry = '[[local.delivery]]\nrecipients = ["*"]\nmbox.path = "file/{local}"'
-    assert checked(tmp_path, f"[local]\n{entry}") == (
-        78, "ironpost: local.delivery[1].mbox.path: file is not a directory\n",
-    )  # fmt: skip
+    absent = "absent does not exist: create it, or choose another directory"
+    entry = '[[local.delivery]]\nrecipients = ["*"]\n'
+    for text, told in (
+        ('maildir = "file"', "local.maildir: file is not a directory"),
+        ('maildir = "absent/mail"', f"local.maildir: {absent}"),
+        (f'{entry}maildir.path = "absent/{{local}}"', f"local.delivery[1].maildir.path: {absent}"),
+        (f'{entry}mbox.path = "file/{{local}}"', "local.delivery[1].mbox.path: file is not a directory"),
+    ):
+        code, said = checked(tmp_path, f"[local]\n{text}")
+        assert (code, said.splitlines()[-1]) == (78, f"ironpost: {told}")  # root is warned before
     long = "d" * 120
     code, said = checked(tmp_path, f'data = "{long}"')
     assert (code, "this path is too long for a socket" in said) == (73, True)
@@ -153,6 +150,21 @@ def test_f29_programs_and_users_of_local_delivery_are_checked(tmp_path: Path) ->
         "local.delivery[2].pipe.command: /no/such/program is not an executable file",
     ]
     assert checked(tmp_path, entry.format("/bin/cat", mine)) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which the warning is about")
+def test_r47_mailboxes_that_root_writes_are_reported(serve: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "homes").mkdir()
+    entry = f'[[local.delivery]]\nrecipients = ["*"]\n{{}} = {{{{ path = "{tmp_path}/homes/{{{{local}}}}" }}}}\n'
+    text = '[local]\nmaildir = "mail"\n' + entry.format("maildir") + entry.format("mbox")
+    text += '[[local.delivery]]\nrecipients = ["*"]\ndiscard = {}\n'
+    code, said = checked(tmp_path, text)
+    keys = ("local.maildir", "local.delivery[1]", "local.delivery[2]")
+    assert (code, len(said.splitlines())) == (0, len(keys))
+    for line, key in zip(said.splitlines(), keys, strict=True):
+        assert line.startswith(f"ironpost.toml: warning: {key}: the server runs as root")
+    log = serve(text).log()
+    assert [f"{key}: the server runs as root" in log for key in (*keys, "local.delivery[3]")] == [True] * 3 + [False]
 
 
 def test_f29_the_default_users_file_is_checked(tmp_path: Path) -> None:

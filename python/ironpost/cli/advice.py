@@ -55,6 +55,7 @@ def remarks(configuration: Configuration, now: float) -> list[str]:
         *_dane(configuration),
         *_twins(configuration),
         *_addresses(configuration),
+        *_local(configuration),
     ]
 
 
@@ -217,6 +218,13 @@ def _addresses(configuration: Configuration) -> list[str]:
     from ironpost.cli.address_advice import address_remarks
 
     return address_remarks(configuration)
+
+
+def _local(configuration: Configuration) -> Iterator[str]:
+    if configuration.local.maildir is not None or configuration.local.delivery:
+        from ironpost.compose.delivery import local_warnings
+
+        yield from local_warnings(configuration)
 
 
 def _lone(key: str, patterns: Sequence[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ began. Without a name server, mail that needs no DNS is still delivered.
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from functools import partial
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY
@@ -37,7 +38,7 @@ from ironpost.queue.retry import WAITS, RetryPolicy
 from ironpost.routing.archive import ArchiveRule
 from ironpost.routing.limits import DeliveryLimits, LimitRule
 from ironpost.routing.rewriting import Rewriting
-from ironpost.routing.route import SMTP_PORT, Host, Route, Routes, Rule
+from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
 from ironpost.routing.tls import TlsRule, TlsUse
 from ironpost.server.tls import trust
 from ironpost.storage import drop
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from ironpost.routing.records import RecordSource
 
 log = logging.getLogger("ironpost.compose")
+
+_MAILBOXES: Final = frozenset({Kind.LOCAL, Kind.MBOX})
+"""The kinds of route that end in a mailbox, which the server writes itself."""
 
 NOTHING: Final[Mapping[str, Sequence[socket.socket]]] = MappingProxyType({})
 
@@ -308,6 +312,18 @@ def local_errors(configuration: Configuration) -> Iterator[AccessError]:
             drop.verify(configuration.sendmail.directory)
         except ValueError as error:
             yield AccessError(f"sendmail.directory: {error}")
+
+
+def local_warnings(configuration: Configuration) -> Iterator[str]:
+    """Find mailboxes that the server writes as root (SECURITY R47); each warning names the key and a remedy."""
+    if os.geteuid() != 0:
+        return
+    told = "the server runs as root, so it writes this mail with all rights, and root owns it; run it as another user"
+    if configuration.local.maildir is not None:
+        yield f"local.maildir: {told}"
+    for rule in configuration.local.rules:
+        if rule.route.kind in _MAILBOXES:
+            yield f"{rule.name}: {told}"
 
 
 def configured_resolver(section: DnsSection) -> Resolver:

@@ -23,6 +23,7 @@ from ironpost.compose.delivery import (
     concurrency_policy,
     customers,
     delivery_limits,
+    local_warnings,
     own_system,
     reply_rules,
     reported_domains,
@@ -261,7 +262,9 @@ class System:
             directory=lambda: self._runner.routes.directory,
         )
         self._agents.prepare(configuration)()
-        self._sign_with(configuration, usable_keys(configuration))
+        keys = usable_keys(configuration)
+        self._sign_with(configuration, keys)
+        self._warn(configuration, keys)
         table = self._routes(configuration, self._sources(configuration))
         if context is None:
             self.first_login = first_login(configuration)
@@ -430,6 +433,7 @@ class System:
         log_output.configure(new.log.level, new.log.format)
         use_accesses()
         self._sign_with(new, keys)
+        self._warn(new, keys)
         self._runner.routes = new_routes
         self._on_demand.customers = customers(new)
         self._reception = rewriting(new, "reception")
@@ -444,8 +448,10 @@ class System:
 
     def _sign_with(self, configuration: Configuration, keys: Sequence[Key]) -> None:
         self._signing.use(keys, configuration.smtp.trusted)
+
+    def _warn(self, configuration: Configuration, keys: Sequence[Key]) -> None:
         if self._number == 0:
-            for warning in key_warnings(configuration, keys):
+            for warning in (*key_warnings(configuration, keys), *local_warnings(configuration)):
                 log.warning(warning)
 
     def _limit_resources(self, configuration: Configuration, available: int) -> None:

@@ -7,7 +7,6 @@ helper reads its arguments only: the content waits in its standard input, for th
 Refuses: user 0 and group 0, users and groups that do not exist, and, without root, any user but the server's: with
 `AsUserError`.
 
-An agent that writes files as their owner, such as a mailbox in a home directory, runs its writer by `command` too.
 This module is also the helper, run by the path of its file, so it imports nothing of ironpost.
 """
 
