@@ -33,7 +33,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text()
 COMPANY = (DOCS / "company/ironpost.toml").read_text()
 ADDRESSES = re.findall(r'^\[\[mailbox\]\]\naddress = "(.*)"', COMPANY, re.M)
-PEOPLE = [address for address in ADDRESSES if not address.startswith("archive@")]
+PEOPLE = [address for address in ADDRESSES if not address.startswith(("archive@", "dmarc@"))]
 EVERYONE = {address for address in PEOPLE if address != "gia@mail.example"}
 ADA = "ada@mail.example"
 HASTE = """

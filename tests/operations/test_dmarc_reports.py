@@ -75,7 +75,11 @@ def test_no_reports(tmp_path: Path, configuration: Path, capsys: pytest.CaptureF
     assert run(configuration, "c.example") == 66
     (tmp_path / "data" / REPORTS_FILE).unlink()
     assert run(configuration) == 66
-    assert capsys.readouterr().out.splitlines() == ["no reports"] * 2
+    with configuration.open("a") as file:
+        file.write('[[local.delivery]]\nrecipients = ["dmarc@a.example"]\ndmarc_reports = {}\n')
+    assert run(configuration) == 66
+    unread = "no reports: no [[local.delivery]] has dmarc_reports, which reads them"
+    assert capsys.readouterr().out.splitlines() == [unread, unread, "no reports"]
 
 
 def test_failure_reports_are_counted_and_listed_for_one_domain(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from ironpost.reports.dmarc.destinations import published_destinations, willing_
 from ironpost.testing.resolver import StaticResolver
 
 OTHER = Address.parse("reports@red.other.example")
+TUTORIAL = Path(__file__).resolve().parents[2] / "docs/tutorial.md"
 CONSENT = "a.example._report._dmarc.red.other.example"
 
 
@@ -99,3 +102,14 @@ def test_address_literals_do_not_consent() -> None:
 def test_r27_a_failed_query_decides_nothing(failing: str) -> None:
     with pytest.raises(ResolverError):
         asyncio.run(willing_recipients("a.example", OTHER, StaticResolver(failing=[failing])))
+
+
+def test_the_addresses_in_the_records_of_the_tutorial_are_authorised() -> None:
+    rows = re.findall(r"^\| (.*?) \| TXT \| `(v=DMARC1[^`]*)` \|", TUTORIAL.read_text(), re.M)
+    txt = {name: [record.encode()] for names, record in rows for name in re.findall(r"`(.*?)`", names)}
+    resolver = StaticResolver(txt=txt)
+    assert sorted(txt) == ["_dmarc.mail.example", "_dmarc.shop.example"]
+    for domain in ("mail.example", "shop.example"):
+        (found,) = asyncio.run(published_destinations(domain, resolver))
+        assert found.address is not None
+        assert asyncio.run(willing_recipients(domain, found.address, resolver)) == (found.address,)

@@ -11,12 +11,14 @@ import typer
 from ironpost.cli import exits
 from ironpost.cli.call import call_local, print_json, report
 from ironpost.cli.input_file import read_report
+from ironpost.cli.settings import configuration
 from ironpost.model.text import counted, escape
 from ironpost.operations.dmarc_reports import REPORT, DmarcReportRequest
 from ironpost.operations.queue import moment
 from ironpost.reports.dmarc.failure_reading import ReceivedFailure, failure_in
 from ironpost.reports.dmarc.mail import extracted
 from ironpost.reports.dmarc.reading import decoded
+from ironpost.routing.route import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,10 +38,11 @@ def summarise(file: Path | None, domain: str, days: int, *, as_json: bool) -> No
     """
     found = call_local(file, REPORT, DmarcReportRequest(domain, days))
     empty = not (found.domains or found.failures)
-    report(found, partial(_print_sums, domain), exits.NO_INPUT if empty else None, as_json=as_json)
+    reads = any(each.route.kind is Kind.DMARC_REPORTS for each in configuration(file).local.rules)
+    report(found, partial(_print_sums, domain, reads), exits.NO_INPUT if empty else None, as_json=as_json)
 
 
-def _print_sums(domain: str, found: DmarcReportResult) -> None:
+def _print_sums(domain: str, reads: bool, found: DmarcReportResult) -> None:
     for each in found.domains:
         typer.echo(
             f"{escape(each.domain)}: {each.passed} passed, {each.failed} failed; {counted(each.reports, 'report')} "
@@ -53,7 +56,7 @@ def _print_sums(domain: str, found: DmarcReportResult) -> None:
     if found.failures and not domain:
         typer.echo(f"{counted(len(found.failures), 'failure report')}; for one domain they are listed")
     if not found.domains and not found.failures:
-        typer.echo("no reports")
+        typer.echo("no reports" if reads else "no reports: no [[local.delivery]] has dmarc_reports, which reads them")
 
 
 def _source(found: DmarcSource) -> str:
