@@ -53,6 +53,7 @@ def test_a_subdomain_has_the_policy_for_subdomains() -> None:
 
 def test_a_domain_without_a_record() -> None:
     assert check("c.example", RECORD).result is DmarcCheckResult.ABSENT
+    assert check("a.example", "v=spf1 -all").result is DmarcCheckResult.ABSENT
 
 
 def test_several_records_of_a_domain_above_are_a_problem() -> None:
@@ -65,6 +66,8 @@ def test_several_records_of_a_domain_above_are_a_problem() -> None:
     ("records", "failing", "result", "problem"),
     [
         ([RECORD, RECORD], "", DmarcCheckResult.FAULTY, "2 DMARC records at _dmarc.a.example"),
+        (["v=DMARC1 p=reject"], "", DmarcCheckResult.FAULTY, '_dmarc.a.example does not start with "v=DMARC1;"'),
+        (["p=reject; v=DMARC1"], "", DmarcCheckResult.FAULTY, '_dmarc.a.example does not start with "v=DMARC1;"'),
         (["v=DMARC1; p=reject; adkim=x"], "", DmarcCheckResult.FAULTY, "the tag adkim"),
         (["v=DMARC1; p=\x1b[2J"], "", DmarcCheckResult.FAULTY, "DMARC is not applied"),
         ([RECORD], "_dmarc.a.example", DmarcCheckResult.UNKNOWN, "DNS lookup failed"),

@@ -106,6 +106,7 @@ def test_the_mode_none_needs_no_hosts() -> None:
     [
         ({"records": (RECORD, RECORD)}, StsResult.FAULTY, "2 MTA-STS records"),
         ({"records": (b"v=STSv1; id=\xe4\x1b[2J",)}, StsResult.FAULTY, "invalid field"),
+        ({"records": (b"v=STSv1 id=2026",)}, StsResult.FAULTY, "_mta-sts.a.example does not start with"),
         ({"answer": b"<html>"}, StsResult.FAULTY, "invalid line"),
         ({"media_type": "text/html"}, StsResult.FAULTY, "not text/plain"),
         (

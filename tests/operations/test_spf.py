@@ -19,6 +19,7 @@ RECORDS = {
     "why.a.example": [b"%{i} is not ours"],
     "mx.a.example": [b"v=spf1 a -all"],
     "bad.example": [b"v=spf1 ip4:x"],
+    "typo.example": [b"other", b"v=spf1,a"],
     "slow.example": [b"v=spf1 a:fails.example"],
 }
 
@@ -50,6 +51,13 @@ def test_an_allowed_client(sender: str) -> None:
 def test_a_client_that_is_not_allowed() -> None:
     found = check("192.0.2.2", "jo@a.example")
     assert (found.result, found.explanation) == (SpfResult.FAIL, "192.0.2.2 is not ours")
+
+
+def test_a_record_that_does_not_start_with_its_version_is_a_problem() -> None:
+    found = check("192.0.2.1", "jo@typo.example")
+    problem = 'a TXT record at typo.example does not start with "v=spf1 ", so it does not count'
+    assert (found.result, found.problems) == (SpfResult.NONE, (problem,))
+    assert check("192.0.2.1", "jo@why.a.example").problems == ()
 
 
 def test_the_null_reverse_path_is_checked_by_the_name_in_ehlo() -> None:

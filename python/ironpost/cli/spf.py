@@ -43,5 +43,7 @@ def _print(found: SpfCheck) -> None:
     typer.echo(f"reason     {escape(found.reason)}")
     if found.explanation:
         typer.echo(f"explained  {escape(found.explanation)}")
+    for problem in found.problems:
+        typer.echo(f"problem    {escape(problem)}")
     typer.echo(f"lookups    {found.lookups} of {LOOKUP_LIMIT} terms; DNS queries: {found.queries}")
     typer.echo(f"{escape(found.domain)} ({found.identity}): {found.result.value}")

@@ -298,6 +298,8 @@ class TreeWalker:
                 record = select_record(published)
                 if record is None and any(map(is_record, published)):
                     self.problems.append(f"{sum(map(is_record, published))} DMARC records at {at}; none of them counts")
+                elif record is None:
+                    self.problems += dns.without_version(at, published, "v=DMARC1;")
             if record is not None and record.psd is Psd.UNKNOWN and "." not in name:
                 record = replace(record, psd=Psd.YES)
             self._records[name] = record

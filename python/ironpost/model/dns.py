@@ -170,6 +170,20 @@ async def txt(resolver: Resolver, name: str) -> Records[bytes]:
     return await resolver.resolve(name, RecordType.TXT)
 
 
+def without_version(name: str, records: Sequence[bytes], version: str) -> tuple[str, ...]:
+    """Describe TXT records that do not count, because they do not start with their version but have it elsewhere.
+
+    Args:
+        name: where the records are.
+        records: those that do not count.
+        version: how they must start: `v=DMARC1;`.
+    """
+    word = version.strip("v=; ").lower().encode()
+    if not any(word in each.lower() for each in records):
+        return ()
+    return (f'a TXT record at {name} does not start with "{version}", so it does not count',)
+
+
 async def tlsa(resolver: Resolver, host: str, port: int) -> Records[TLSA]:
     """Query the TLSA records of a TCP service (RFC 6698 §3).
 

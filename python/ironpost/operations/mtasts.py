@@ -91,6 +91,8 @@ async def _check(data: DataDirectory, request: StsCheckRequest) -> StsCheck:
     try:
         records = (await dns.txt(resolver, record_name(domain))).data
         identifier = parse_record(records)
+        if identifier is None:
+            problems += dns.without_version(record_name(domain), records, "v=STSv1;")
     except ResolverError as error:
         unknown = True
         problems.append(f"DNS lookup failed: {error}")

@@ -7,10 +7,14 @@ server, and an explanation does not name this host.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ironpost.mail_auth import SpfAnswer, SpfResult, check_spf
+from ironpost.mail_auth.names import is_name
+from ironpost.model import dns
+from ironpost.model.dns import ResolverError
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
 
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ class SpfCheck:
     lookups: int
     """Number of terms that needed DNS."""
     queries: int
+    problems: tuple[str, ...] = ()
+    """Why a record does not count."""
 
 
 async def checked(data: DataDirectory, request: SpfCheckRequest) -> SpfAnswer:
@@ -66,6 +72,11 @@ async def checked(data: DataDirectory, request: SpfCheckRequest) -> SpfAnswer:
 
 async def _check(data: DataDirectory, request: SpfCheckRequest) -> SpfCheck:
     answer = await checked(data, request)
+    problems: tuple[str, ...] = ()
+    if answer.result is SpfResult.NONE and is_name(answer.domain):
+        with suppress(ResolverError):
+            records = await dns.txt(data.resolver(), answer.domain)
+            problems = dns.without_version(answer.domain, records.data, "v=spf1 ")
     return SpfCheck(
         answer.result,
         answer.domain,
@@ -74,6 +85,7 @@ async def _check(data: DataDirectory, request: SpfCheckRequest) -> SpfCheck:
         answer.explanation,
         answer.lookups,
         answer.queries,
+        problems,
     )
 
 
