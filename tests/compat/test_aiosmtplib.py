@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiosmtplib as stock
 import pytest
-from tests.compat.test_smtplib import EXTENSIONS, Peer
+from tests.compat.test_smtplib import ENCODED, EXTENSIONS, FIRST, KINDS, Peer, failing, peer
 
 from ironpost.compat import aiosmtplib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MESSAGE = b"Subject: hello\n\n.dot\r\nlast"
 SENT = b"Subject: hello\r\n\r\n.dot\r\nlast\r\n"
@@ -29,7 +33,7 @@ REFUSALS: list[dict[str, str]] = [
 ]
 
 
-def send(library: Any, extensions: tuple[str, ...], replies: dict[str, str], message: bytes) -> tuple[Any, Peer]:
+def send(library: Any, extensions: tuple[str, ...], replies: dict[str, str], message: Any) -> tuple[Any, Peer]:
     """Send a message to a scripted server; return the result or exception, and the server."""
     peer = Peer(extensions, {key: value for key, value in replies.items() if value})
 
@@ -77,6 +81,50 @@ def test_r5_no_content_is_sent_before_its_envelope_is_accepted() -> None:
 def test_the_size_of_the_content_is_declared() -> None:
     _, peer = send(aiosmtplib, EXTENSIONS, {}, MESSAGE)
     assert f"size={len(SENT)}" in next(line for line in peer.lines if line.startswith("MAIL"))
+
+
+@pytest.mark.parametrize("extensions", [(), EXTENSIONS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_r3_content_of_every_kind_is_sent_with_crlf(kind: str, extensions: tuple[str, ...]) -> None:
+    result, server = send(aiosmtplib, extensions, {}, KINDS[kind]())
+    assert result[0] == {}
+    assert server.content == [ENCODED]
+
+
+def test_one_call_sends_a_file() -> None:
+    with peer(*EXTENSIONS) as server:
+        settings = {"hostname": "127.0.0.1", "port": server.port}
+        message = {"sender": "ada@mail.example", "recipients": RECIPIENTS}
+        asyncio.run(aiosmtplib.send(KINDS["file"](), **message, **settings))
+    assert server.content == [ENCODED]
+
+
+def test_content_is_read_outside_the_event_loop_and_once_the_transport_has_room() -> None:
+    readers: set[int] = set()
+
+    def many() -> Iterator[bytes]:
+        for _ in range(64):
+            readers.add(threading.get_ident())
+            yield b"x" * 65_534 + b"\r\n"
+
+    result, server = send(aiosmtplib, EXTENSIONS, {}, many())
+    assert result[0] == {}
+    assert server.content == [(b"x" * 65_534 + b"\r\n") * 64]
+    assert threading.get_ident() not in readers
+
+
+def test_content_that_cannot_be_read_ends_the_connection() -> None:
+    async def run() -> None:
+        client, transport = await pipelining()
+        task = asyncio.create_task(client.sendmail("ada@mail.example", "jo@mx.example", failing(), timeout=60))
+        await asyncio.sleep(0)
+        client.protocol.data_received(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        with pytest.raises(RuntimeError, match="the disk is gone"):
+            await task
+        assert transport.closed
+        assert transport.written[1:] == [FIRST]
+
+    asyncio.run(run())
 
 
 def test_large_content_arrives_whole() -> None:
@@ -179,6 +227,8 @@ class Silent(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+
+    abort = close
 
 
 async def pipelining() -> tuple[aiosmtplib.SMTP, Silent]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.authority import issue
 
-from ironpost.compat import aliases, smtplib
+from ironpost.compat import aliases, content, smtplib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,12 +166,12 @@ def test_one_recipient_refused_twice_is_reported_as_by_smtplib(extensions: tuple
 def test_content_is_encoded_once(extensions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = []
 
-    class Watched(smtplib.Content):
+    class Watched(content.Content):
         def __init__(self, octets: bytes) -> None:
             encoded.append(octets)
             super().__init__(octets)
 
-    monkeypatch.setattr(smtplib, "Content", Watched)
+    monkeypatch.setattr(content, "Content", Watched)
     with peer(*extensions) as server, smtplib.SMTP("127.0.0.1", server.port) as client:
         assert client.sendmail("ada@mail.example", RECIPIENTS, b".dot\r\n") == {}
     assert server.content == [b"..dot\r\n"]
@@ -206,22 +206,59 @@ def test_a_server_that_continues_without_recipients_gets_an_empty_message() -> N
         assert server.content == [b""]
 
 
+KINDS: dict[str, Callable[[], Any]] = {
+    "file": lambda: io.BytesIO(b"one\n.two\r\nthree"),
+    "iterator": lambda: iter([b"one", b"\n.tw", b"o\r", b"\nthree"]),
+    "bytes": lambda: b"one\n.two\rthree",
+    "bytearray": lambda: bytearray(b"one\n.two\nthree\n"),
+    "text": lambda: "one\n.two\r\nthree",
+}
+"""The same content in every form that the clients take."""
+ENCODED = b"one\r\n..two\r\nthree\r\n"
+
+
 @pytest.mark.parametrize("extensions", [(), EXTENSIONS])
-@pytest.mark.parametrize(
-    "content",
-    [
-        lambda: io.BytesIO(b"one\n.two\r\nthree"),
-        lambda: iter([b"one", b"\n.tw", b"o\r", b"\nthree"]),
-        lambda: b"one\n.two\rthree",
-        lambda: bytearray(b"one\n.two\nthree\n"),
-        lambda: "one\n.two\r\nthree",
-    ],
-    ids=["file", "iterator", "bytes", "bytearray", "text"],
-)
-def test_r3_content_of_every_kind_is_sent_with_crlf(content: Callable[[], Any], extensions: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_r3_content_of_every_kind_is_sent_with_crlf(kind: str, extensions: tuple[str, ...]) -> None:
     with peer(*extensions) as server, smtplib.SMTP("127.0.0.1", server.port) as client:
-        assert client.sendmail("ada@mail.example", RECIPIENTS[0], content()) == {}
-    assert server.content == [b"one\r\n..two\r\nthree\r\n"]
+        assert client.sendmail("ada@mail.example", RECIPIENTS[0], KINDS[kind]()) == {}
+    assert server.content == [ENCODED]
+
+
+FIRST = b"Subject: half\r\n\r\n"
+
+
+def failing() -> Iterator[bytes]:
+    """Content whose source fails after two pieces, of which the first has been sent."""
+    yield FIRST
+    yield b"."
+    raise RuntimeError("the disk is gone")
+
+
+@pytest.mark.parametrize("extension", ["HELP", "PIPELINING"])
+def test_content_that_cannot_be_read_ends_the_connection(extension: str) -> None:
+    replies = {b"ehlo": f"250-mx.example\r\n250 {extension}\r\n".encode(), b"data": b"354 go\r\n"}
+    content: list[bytes] = []
+
+    def serve() -> None:
+        with listener.accept()[0] as connection, connection.makefile("rwb", buffering=0) as stream:
+            stream.write(b"220 mx.example\r\n")
+            line = b""
+            while line != b"data\r\n":
+                line = stream.readline()
+                stream.write(replies.get(line[:4], b"250 ok\r\n"))
+            content.append(stream.readall())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        with smtplib.SMTP("127.0.0.1", listener.getsockname()[1], timeout=20) as client:
+            with pytest.raises(RuntimeError, match="the disk is gone"):
+                client.sendmail("ada@mail.example", RECIPIENTS[0], failing())
+            with pytest.raises(stock.SMTPServerDisconnected):
+                client.noop()
+        server.join(20)
+    assert content == [FIRST]
 
 
 @pytest.mark.parametrize(

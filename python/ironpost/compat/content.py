@@ -9,12 +9,20 @@ Standards: RFC 5321 §4.5.2 (transparency), §4.1.1.4 (the end); RFC 1870 §6.1 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ironpost import wire
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    RawMessage: TypeAlias = str | bytes | bytearray | memoryview | Iterable[bytes]
+    """Text in ASCII, octets, or a file or iterable of octets."""
+
 END: Final = b".\r\n"
 """The end of content."""
+PIECE: Final = 256 * 1024
+"""Octets that are read from a file, or sent, at a time."""
 
 
 class Content:
@@ -36,3 +44,33 @@ class Content:
     def normalised(self) -> bytes:
         """The content without doubled dots and without its end, for a `data` that encodes it."""
         return wire.dot_unstuff(self.lines) + self.end.removesuffix(END)
+
+
+def content_of(message: Content | RawMessage) -> Content | Iterable[bytes]:
+    """Return text and octets encoded, and a file or an iterable as it is.
+
+    Raises:
+        UnicodeEncodeError: the text is not ASCII.
+    """
+    if isinstance(message, str):
+        message = message.encode("ascii")
+    return Content(bytes(message)) if isinstance(message, bytes | bytearray | memoryview) else message
+
+
+def encoded_pieces(content: Iterable[bytes]) -> Iterator[bytes]:
+    """Encode a file or an iterable, of which one piece is in memory; the last piece has the end."""
+    encoder = wire.DataEncoder("normalise")
+    waiting = b""  # so that content in one piece is sent with its final dot
+    for piece in _read(content):
+        if waiting:
+            yield waiting
+        waiting = encoder.feed(piece)
+    yield waiting + encoder.finish()
+
+
+def _read(content: Iterable[bytes]) -> Iterator[bytes]:
+    if (read := getattr(content, "read", None)) is not None:
+        while piece := read(PIECE):
+            yield piece
+    else:
+        yield from content

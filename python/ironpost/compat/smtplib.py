@@ -8,10 +8,11 @@ is set on the client or the class (SECURITY R13).
 
 Promises: names, arguments, results and exceptions are those of the running Python's smtplib, whose classes these are
 subclasses of. `sendmail` and `send_message` send MAIL, RCPT and DATA together where the server offers PIPELINING.
-Content may also be a file or an iterable of bytes, of which one piece is in memory. No bare CR or LF is sent as
-content: each becomes CRLF (SECURITY R3); commands with either are refused with ValueError, as in smtplib. `LMTP` reads
-the reply for each recipient, of which smtplib leaves all but the first unread. A class that overrides `mail`, `rcpt`,
-`data`, `getreply`, `putcmd` or `send` has them called one after the other.
+Content may also be a file or an iterable of bytes, of which one piece is in memory; if it cannot be read, the
+connection is closed. No bare CR or LF is sent as content: each becomes CRLF (SECURITY R3); commands with either are
+refused with ValueError, as in smtplib. `LMTP` reads the reply for each recipient, of which smtplib leaves all but the
+first unread. A class that overrides `mail`, `rcpt`, `data`, `getreply`, `putcmd` or `send` has them called one after
+the other.
 
 BDAT is not used: content that is sent before its envelope is accepted could be executed as commands (SECURITY R5), and
 after that it saves nothing.
@@ -40,18 +41,17 @@ from smtplib import (
     quotedata,
 )
 from socket import IPPROTO_TCP, TCP_NODELAY  # by themselves: a test may replace `socket`
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ironpost import wire
-from ironpost.compat.content import END, Content
+from ironpost.compat.content import END, PIECE, Content, content_of, encoded_pieces
 from ironpost.compat.envelope import WINDOW, is_plain
 from ironpost.compat.login import REFUSAL, is_this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    Message: TypeAlias = str | bytes | bytearray | memoryview | Iterable[bytes]
-    """Text in ASCII, octets, or a file or iterable of octets."""
+    from ironpost.compat.content import RawMessage
+
     Answer: TypeAlias = tuple[int, bytes]
     """Code and text of a reply."""
 
@@ -72,9 +72,6 @@ __all__ = [
     "quoteaddr",
     "quotedata",
 ]
-
-PIECE: Final = 256 * 1024
-"""Octets that are read from a file at a time."""
 
 
 def __getattr__(name: str) -> Any:
@@ -124,24 +121,25 @@ class SMTP(stock.SMTP):
         except OSError:
             return True  # the connection is lost, which sending reports
 
-    def data(self, msg: Message) -> Answer:  # type: ignore[override]
+    def data(self, msg: RawMessage) -> Answer:  # type: ignore[override]
         """Send DATA and the content; return the reply to it.
 
         Raises:
             SMTPDataError: the server does not want the content.
         """
+        content = content_of(msg)
         self.putcmd("data")
         answer = self.getreply()
         if answer[0] != 354:
             raise SMTPDataError(*answer)
-        self._send_content(msg)
+        self._send_content(content)
         return self.getreply()
 
     def sendmail(  # type: ignore[override]
         self,
         from_addr: str,
         to_addrs: str | Sequence[str],
-        msg: Message,
+        msg: RawMessage,
         mail_options: Sequence[str] = (),
         rcpt_options: Sequence[str] = (),
     ) -> dict[str, Answer]:
@@ -152,9 +150,7 @@ class SMTP(stock.SMTP):
             SMTPRecipientsRefused: it refused all recipients.
         """
         self.ehlo_or_helo_if_needed()
-        if isinstance(msg, str):
-            msg = msg.encode("ascii")
-        content = Content(bytes(msg)) if isinstance(msg, bytes | bytearray | memoryview) else msg
+        content = content_of(msg)
         cls: Any = type(self)  # mypy takes it for unhashable
         overrides = _overrides(cls)
         if overrides and isinstance(content, Content) and not isinstance(self, LMTP):
@@ -164,12 +160,8 @@ class SMTP(stock.SMTP):
         pipelines = self.does_esmtp and self.has_extn("pipelining") and not overrides
         return message.send(WINDOW if pipelines else 1)
 
-    def _send_content(self, content: Content | Message) -> None:
+    def _send_content(self, content: Content | Iterable[bytes]) -> None:
         """Send content with CRLF, doubled dots and the final dot (RFC 5321 §4.5.2)."""
-        if isinstance(content, str):
-            content = content.encode("ascii")
-        if isinstance(content, bytes | bytearray | memoryview):
-            content = Content(bytes(content))
         if isinstance(content, Content):
             if len(content.lines) > PIECE:
                 self.send(content.lines)
@@ -177,13 +169,12 @@ class SMTP(stock.SMTP):
             else:
                 self.send(content.lines + content.end)
             return
-        encoder = wire.DataEncoder("normalise")
-        waiting = b""  # so that content in one piece is sent with its final dot
-        for piece in _pieces(content):
-            if waiting:
-                self.send(waiting)
-            waiting = encoder.feed(piece)
-        self.send(waiting + encoder.finish())
+        try:
+            for piece in encoded_pieces(content):
+                self.send(piece)
+        except BaseException:
+            self.close()  # a later command would become part of the content
+            raise
 
 
 @cache
@@ -329,15 +320,6 @@ class _Message:
         else:
             client._rset()  # type: ignore[attr-defined]
         raise SMTPDataError(*final)
-
-
-def _pieces(content: Iterable[bytes]) -> Iterator[bytes]:
-    """The content of a file or an iterable in pieces."""
-    if (read := getattr(content, "read", None)) is not None:
-        while piece := read(PIECE):
-            yield piece
-    else:
-        yield from content
 
 
 def _verifying(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.message import Message
 from typing import TYPE_CHECKING, Any
 
 from .connection import DEFAULT_TIMEOUT
@@ -9,8 +10,10 @@ from .smtp import SMTP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from email.message import EmailMessage, Message
+    from email.message import EmailMessage
     from typing import Unpack
+
+    from ironpost.compat.content import RawMessage
 
     from .connection import Settings
     from .response import SMTPResponse
@@ -19,7 +22,7 @@ __all__ = ("send",)
 
 
 async def send(
-    message: EmailMessage | Message[Any, Any] | str | bytes,
+    message: EmailMessage | Message[Any, Any] | RawMessage,
     /,
     *,
     sender: str | None = None,
@@ -32,12 +35,12 @@ async def send(
     """Connect, send a message and disconnect; the arguments are those of `SMTP` and of its `send_message`.
 
     Raises:
-        ValueError: text or octets without sender or recipients, or settings that exclude each other.
+        ValueError: text, octets or a file without sender or recipients, or settings that exclude each other.
         SMTPException: the message was not sent.
     """
     settings.setdefault("hostname", "localhost")  # which STARTTLS needs to verify the server
     options: dict[str, Any] = {"mail_options": mail_options, "rcpt_options": rcpt_options}
-    if isinstance(message, str | bytes):
+    if not isinstance(message, Message):
         if not recipients:
             raise ValueError("Recipients must be provided with raw messages.")
         if not sender:

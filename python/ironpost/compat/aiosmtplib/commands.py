@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeAlias, Unpack
 
+    from ironpost.compat.content import RawMessage
+
     from .response import SMTPResponse
 
     Limit: TypeAlias = float | Default | None
@@ -216,14 +218,13 @@ class Commands(Connection):
             raise SMTPRecipientRefused(*response, recipient)
         return response
 
-    async def data(self, message: str | bytes, /, *, timeout: Limit = Default.token) -> SMTPResponse:
+    async def data(self, message: RawMessage, /, *, timeout: Limit = Default.token) -> SMTPResponse:
         """Send DATA and the content; SMTPDataError if it is refused."""
         if self.protocol is None:
             raise SMTPServerDisconnected("Connection lost")
         await self._ehlo_or_helo_if_needed()
-        octets = message.encode("ascii") if isinstance(message, str) else message
         try:
-            return await self.protocol.execute_data_command(octets, timeout=self._seconds(timeout))
+            return await self.protocol.execute_data_command(message, timeout=self._seconds(timeout))
         except (SMTPServerDisconnected, SMTPTimeoutError):
             self.close()
             raise

@@ -15,7 +15,7 @@ from collections import deque
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ironpost.compat.content import Content
+from ironpost.compat.content import PIECE, Content, content_of, encoded_pieces
 
 from .errors import (
     SMTPDataError,
@@ -29,7 +29,9 @@ from .typing import SMTPStatus
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ironpost.compat.content import RawMessage
 
 __all__ = ("SMTPProtocol",)
 
@@ -40,8 +42,6 @@ MAX_RESPONSE_LENGTH = 4 * MAX_LINE_LENGTH
 CLOSING: Final = SMTPStatus.domain_unavailable.value
 """The reply after which the server closes the connection (RFC 5321 §3.8)."""
 CONTROLS: Final = bytes(range(0x20)) + b"\x7f"
-PIECE: Final = 256 * 1024
-"""Octets that are given to the transport at a time."""
 BUFFER: Final = 8192
 """Octets that are read at a time: more than the replies to a window of commands usually have."""
 
@@ -394,45 +394,66 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
             self._quit_sent = self._quit_sent or command == b"QUIT\r\n"
             return await self.read_response(timeout)
 
-    async def execute_data_command(self, message: bytes, timeout: float | None = None) -> SMTPResponse:  # noqa: ASYNC109
+    async def execute_data_command(
+        self,
+        message: RawMessage,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> SMTPResponse:
         """Send DATA and the content; return the reply.
 
         Raises:
             SMTPDataError: the server refused the content.
             SMTPServerDisconnected, SMTPReadTimeoutError, SMTPResponseException: see `read_response`.
         """
+        content = content_of(message)
         async with self.command_lock():
             self._expected = 1
             self.write(b"DATA\r\n")
             response = await self.read_response(timeout)
             if response.code == SMTPStatus.start_input:
-                response = await self.send_content(Content(message), timeout)
+                response = await self.send_content(content, timeout)
                 if response.code == SMTPStatus.completed:
                     return response
         raise SMTPDataError(*response)
 
-    async def send_content(self, content: Content, timeout: float | None) -> SMTPResponse:  # noqa: ASYNC109
+    async def send_content(
+        self,
+        content: Content | Iterable[bytes],
+        timeout: float | None,  # noqa: ASYNC109
+    ) -> SMTPResponse:
         """Send content, each piece once the transport has room; return the reply.
+
+        A file or an iterable is read in a thread. If that fails, or is cancelled, the connection is closed.
 
         Raises:
             SMTPServerDisconnected, SMTPReadTimeoutError, SMTPResponseException: see `read_response`.
         """
         self._expected = 1
         try:
-            for piece in pieces(content):
-                self.write(piece)
-                if self._paused:
-                    async with asyncio.timeout(timeout):
-                        await self._drain_helper()
-        except TimeoutError as error:
-            raise SMTPReadTimeoutError("Timed out while sending the content") from error
-        except ConnectionError as error:
-            raise SMTPServerDisconnected("Connection lost") from error
-        except asyncio.CancelledError:
+            if isinstance(content, Content):
+                for part in pieces(content):
+                    await self._send_piece(part, timeout)
+            else:
+                encoded = encoded_pieces(content)
+                while (piece := await asyncio.to_thread(next, encoded, None)) is not None:
+                    await self._send_piece(piece, timeout)
+        except BaseException:
             if self.transport is not None:
                 self.transport.abort()  # a later command would become part of the content
             raise
         return await self.read_response(timeout)
+
+    async def _send_piece(self, piece: bytes | memoryview, timeout: float | None) -> None:  # noqa: ASYNC109
+        self.write(piece)
+        if not self._paused:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._drain_helper()
+        except TimeoutError as error:
+            raise SMTPReadTimeoutError("Timed out while sending the content") from error
+        except ConnectionError as error:
+            raise SMTPServerDisconnected("Connection lost") from error
 
     async def start_tls(
         self,

@@ -2,7 +2,8 @@
 
 Promises: `sendmail` sends MAIL, RCPT and DATA together where the server offers PIPELINING (RFC 2920 §3.1); results and
 exceptions are as if it had sent one command at a time. A class that overrides `mail`, `rcpt`, `data` or
-`execute_command` has them called.
+`execute_command` has them called. Content may also be a file or an iterable of bytes, which a thread reads; if it
+cannot be read, the connection is closed, because a later command would become part of the content.
 """
 # ruff: noqa: ASYNC109 - the time limits are aiosmtplib's arguments
 
@@ -13,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ironpost.compat.content import Content
+from ironpost.compat.content import Content, content_of
 
 from .commands import Commands
 from .connection import DEFAULT_TIMEOUT, SMTP_PORT, SMTP_STARTTLS_PORT, SMTP_TLS_PORT
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from email.message import EmailMessage, Message
     from types import TracebackType
     from typing import Self, TypeAlias, Unpack
+
+    from ironpost.compat.content import RawMessage
 
     from .commands import Limit
     from .connection import Settings
@@ -117,7 +120,7 @@ class SMTP(Commands):
         self,
         sender: str,
         recipients: str | Sequence[str],
-        message: str | bytes,
+        message: RawMessage,
         /,
         *,
         mail_options: Iterable[str] | None = None,
@@ -140,8 +143,8 @@ class SMTP(Commands):
         async with self._sendmail_lock:
             await self._ehlo_or_helo_if_needed()
             encoding = self._encoding(mail)
-            content = Content(message.encode("ascii") if isinstance(message, str) else message)
-            if self.supports_extension("size"):
+            content = content_of(message)
+            if isinstance(content, Content) and self.supports_extension("size"):
                 mail.insert(0, f"size={content.size}")
             try:
                 if self.protocol is not None and self.supports_extension("pipelining") and not _overrides(cls):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ironpost.compat.content import END, Content
+from ironpost.compat.content import END, PIECE, Content
 from ironpost.compat.envelope import WINDOW
 
 from .commands import envelope_words
@@ -19,11 +19,13 @@ from .errors import (
     SMTPServerDisconnected,
     SMTPTimeoutError,
 )
-from .protocol import CLOSING, PIECE, SMTPProtocol, command_line
+from .protocol import CLOSING, SMTPProtocol, command_line
 from .response import SMTPResponse
 from .typing import SMTPStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .commands import Commands, Limit
 
 ACCEPTED: Final = frozenset({250, 251})
@@ -38,7 +40,7 @@ class Transaction:
         client: Commands,
         addresses: list[str],
         mailboxes: list[str],
-        content: Content,
+        content: Content | Iterable[bytes],
         mail_options: list[str],
         rcpt_options: list[str],
         encoding: str,
@@ -122,7 +124,9 @@ class Transaction:
         content = self._content
         if self._replied < len(self._commands) or responses[-1].code != SMTPStatus.start_input or self._nothing:
             return None
-        return content.lines + content.end if len(content.lines) <= PIECE else None
+        if isinstance(content, Content) and len(content.lines) <= PIECE:
+            return content.lines + content.end
+        return None
 
     @property
     def _sender_refused(self) -> bool:
