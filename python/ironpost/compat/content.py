@@ -38,7 +38,12 @@ class Content:
     @property
     def size(self) -> int:
         """The octets of content that the server will count."""
-        return len(wire.dot_unstuff(self.lines)) + len(self.end) - len(END)
+        return self.given_size + len(self.end) - len(END)
+
+    @property
+    def given_size(self) -> int:
+        """The same without a CRLF that was missing at the end, which smtplib does not count."""
+        return len(wire.dot_unstuff(self.lines))
 
     @property
     def normalised(self) -> bytes:

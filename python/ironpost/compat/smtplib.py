@@ -231,7 +231,9 @@ class _Message:
         self._recipients = recipients
         self._content = content
         esmtp = client.does_esmtp
-        options = [f"size={content.size}"] if esmtp and client.has_extn("size") and isinstance(content, Content) else []
+        options = []
+        if esmtp and client.has_extn("size") and isinstance(content, Content):
+            options.append(f"size={content.given_size}")
         self._mail_options = [*options, *mail_options] if esmtp else []
         self._rcpt_options = [*rcpt_options] if esmtp else []
         if any(option.lower() == "smtputf8" for option in self._mail_options):
@@ -293,8 +295,8 @@ class _Message:
         """
         mail = " ".join(["", *self._mail_options])
         rcpt = " ".join(["", *self._rcpt_options])
-        commands = [f"mail FROM:{quoteaddr(self._sender)}{mail}"]
-        commands += [f"rcpt TO:{quoteaddr(to)}{rcpt}" for to in self._recipients]
+        commands = [f"mail from:{quoteaddr(self._sender)}{mail}"]
+        commands += [f"rcpt to:{quoteaddr(to)}{rcpt}" for to in self._recipients]
         for each in commands:
             if "\r" in each or "\n" in each:
                 text = each.replace("\n", "\\n").replace("\r", "\\r")
