@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import aiosmtplib as stock
 import pytest
-from tests.compat.test_smtplib import ENCODED, EXTENSIONS, FIRST, KINDS, Peer, failing, peer
+from tests.authority import issue
+from tests.compat.test_smtplib import ENCODED, EXTENSIONS, FIRST, KINDS, Peer, failing, peer, tls_server
 
 from ironpost.compat import aiosmtplib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 MESSAGE = b"Subject: hello\n\n.dot\r\nlast"
 SENT = b"Subject: hello\r\n\r\n.dot\r\nlast\r\n"
@@ -125,6 +128,63 @@ def test_content_that_cannot_be_read_ends_the_connection() -> None:
         assert transport.written[1:] == [FIRST]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_r13_tls_is_verified_unless_the_program_says_otherwise(implicit: bool, tmp_path: Path) -> None:
+    root = issue(authority=True, common_name="root")
+    issue("127.0.0.1", by=root).write(tmp_path / "chain.pem", tmp_path / "key.pem", alone=True)
+    (tmp_path / "root.pem").write_bytes(root.pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "chain.pem", tmp_path / "key.pem")
+
+    async def connect(port: int, settings: dict[str, Any]) -> int:
+        client = aiosmtplib.SMTP(hostname="127.0.0.1", port=port, use_tls=implicit, start_tls=not implicit, **settings)
+        async with client:
+            protocol = client.protocol
+            code = (await client.noop()).code
+        while protocol.transport is not None:  # TLS ends after `close`
+            await asyncio.sleep(0)
+        return code
+
+    refused = pytest.raises((ssl.SSLCertVerificationError, aiosmtplib.SMTPConnectError), match="CERTIFICATE_VERIFY")
+    with tls_server(context, implicit=implicit) as port, refused:
+        asyncio.run(connect(port, {}))
+    for settings in ({"validate_certs": False}, {"cert_bundle": str(tmp_path / "root.pem")}):
+        with tls_server(context, implicit=implicit) as port:
+            assert asyncio.run(connect(port, settings)) == 250
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.sendmail("ada@mail.example\r\nRSET", RECIPIENTS, b"x\r\n"),
+        lambda client: client.sendmail("ada@mail.example", ["jo@mx.example\nRSET"], b"x\r\n"),
+        lambda client: client.sendmail("ada@mail.example", ["<jo@mx.example>\r\nRSET"], b"x\r\n"),
+        lambda client: client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n", mail_options=["SIZE=1\r\nRSET"]),
+        lambda client: client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n", rcpt_options=["NOTIFY=NEVER\nRSET"]),
+        lambda client: client.mail("ada@mail.example", options=["SIZE=1\rRSET"]),
+        lambda client: client.rcpt("jo@mx.example\r\nRSET"),
+        lambda client: client.ehlo(hostname="client\r\nRSET"),
+        lambda client: client.helo(hostname="client\nRSET"),
+        lambda client: client.vrfy("jo\rRSET"),
+        lambda client: client.expn("staff\r\nRSET"),
+        lambda client: client.execute_command(b"NOOP", b"x\nRSET"),
+    ],
+)
+@pytest.mark.parametrize("extensions", [(), EXTENSIONS])
+def test_r17_no_argument_starts_another_line(call: Callable[[Any], Any], extensions: tuple[str, ...]) -> None:
+    async def run(port: int) -> None:
+        client = aiosmtplib.SMTP(hostname="127.0.0.1", port=port, start_tls=False, local_hostname="client.example")
+        async with client:
+            with pytest.raises(ValueError):
+                await call(client)
+            await client.noop()
+
+    with peer(*extensions) as server:
+        asyncio.run(run(server.port))
+    assert not [line for line in server.lines if line.startswith("RSET")]
+    assert "NOOP" in server.lines
 
 
 def test_large_content_arrives_whole() -> None:

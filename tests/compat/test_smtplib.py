@@ -394,7 +394,7 @@ def tls_server(context: ssl.SSLContext, *, implicit: bool) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_tls_is_verified_unless_a_context_is_given(
+def test_r13_tls_is_verified_unless_a_context_is_given(
     implicit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = issue(authority=True, common_name="root")
