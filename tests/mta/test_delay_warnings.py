@@ -6,6 +6,7 @@ import pytest
 from tests.mta.runner_kit import DOWN, LATER, scenario
 from tests.reports.dsn_kit import groups
 
+from ironpost.model import Outcome, Reply
 from ironpost.model.parameters import Notify
 from ironpost.mta.queue_runner import SCAN_SECONDS
 from ironpost.queue.retry import DAY, HOUR, RetryPolicy
@@ -52,6 +53,23 @@ def test_a_warning_does_not_say_why_policy_held_the_message():
         assert b"DMARC" not in world.local.calls[0][-1]
 
     scenario({"retry": RetryPolicy()}, act)
+
+
+def test_senders_are_not_shown_what_operators_are(caplog: pytest.LogCaptureFixture):
+    answer = Outcome.of(Reply(451, "4.3.5", ("It is not set up correctly",), "/srv/x belongs to user id 7"))
+
+    async def act(world):
+        await world.put("m1", "a@remote.example")
+        await world.run(4 * HOUR + 2 * SCAN_SECONDS)
+        ((message,),) = [await world.store.list()]
+        assert message.recipients[0].last == "451 4.3.5 It is not set up correctly\n/srv/x belongs to user id 7"
+        await world.run(5 * DAY)
+        assert actions(world) == ["delayed", "failed"]
+        assert all(b"not set up" in octets and b"user id" not in octets for *_, octets in world.local.calls)
+
+    scenario({"remote": lambda message, to: answer, "retry": RetryPolicy()}, act)
+    levels = {each.levelname for each in caplog.records if getattr(each, "event", each.getMessage()) == "deferred"}
+    assert levels == {"WARNING"}
 
 
 def test_a_restart_causes_no_second_warning_and_misses_none():

@@ -73,7 +73,7 @@ def test_other_ends_are_retried_until_the_message_expires(
             await here.submit("flo@here.example", "help@here.example", CONTENT)
             await here.deferred()
             (message,) = await here.store.list()
-            assert message.recipients[0].last == reply
+            assert message.recipients[0].reply == reply
             assert here.delivered() == []
             here.clock.pass_time(120 * HOUR)
             await here.queue_empty()

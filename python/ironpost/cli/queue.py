@@ -94,7 +94,7 @@ def show_all(file: Path | None, selection: SelectionRequest, *, as_json: bool, l
         row = (
             message.id, _duration(now - message.accepted), _bytes(message.size), f"<{message.sender}>",
             f"{first.address}{more}" if first else "-", _next_attempt(first, states, now) if first else "-",
-            message.fault or (first.last if first else ""),
+            message.fault or (_reply_text(first.last, first.detail) if first else ""),
         )  # fmt: skip
         table.add_row(*map(_escaped, row))
     _console().print(table)
@@ -135,8 +135,7 @@ def show(file: Path | None, identifier: str, *, as_json: bool) -> None:
         if recipient.parameters:
             console.print(_escaped(f"  asked     {_parameters(recipient.parameters)}"))
         if recipient.last:
-            remote = f"({recipient.remote})" if recipient.remote else ""
-            console.print(_escaped(f"  last      {recipient.last} {remote}"))
+            console.print(_escaped(f"  last      {_reply_text(recipient.last, recipient.remote or recipient.detail)}"))
 
 
 def retry(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
@@ -273,8 +272,13 @@ def trace(file: Path | None, what: str, *, limit: int, as_json: bool) -> None:
 
 
 def _event_text(event: EventEntry) -> str:
-    remote = f"({event.remote})" if event.remote else ""
-    return " ".join(part for part in (moment(event.at), event.kind, f"<{event.address}>", event.reply, remote) if part)
+    reply = _reply_text(event.reply, event.remote or event.detail)
+    return " ".join(part for part in (moment(event.at), event.kind, f"<{event.address}>", reply) if part)
+
+
+def _reply_text(reply: str, origin: str) -> str:
+    """A reply with the host that sent it, or with the reason why this system concluded it."""
+    return f"{reply} ({origin})" if origin else reply
 
 
 def explain(file: Path | None, identifier: str, *, as_json: bool) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ironpost.model.text import escape
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -57,6 +59,12 @@ class Outcome:
         if reply.positive:
             return cls(Disposition.DELIVERED, reply, remote, asked)
         return cls(Disposition.DEFERRED if reply.transient else Disposition.FAILED, reply, remote, asked)
+
+    @property
+    def recorded(self) -> str:
+        """The reply as the queue keeps it for operators: if no host sent it, with its detail on a second line."""
+        detail = "" if self.remote else escape(self.reply.detail)
+        return f"{self.reply}\n{detail}" if detail else str(self.reply)
 
     def over(self, tls: TlsResult | None) -> Self:
         """Return a copy that records the TLS of its connection."""

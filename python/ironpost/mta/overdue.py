@@ -154,7 +154,7 @@ class OverdueMail:
 
     async def _delay(self, message: QueuedMessage, to: QueuedRecipient) -> Outcome:
         """Return why a recipient is delayed, as an outcome for the warning."""
-        reply = _last_reply(to.last)
+        reply = _last_reply(to.reply)
         if reply is None:
             blocked = await self._if_blocked(message, to)
             reply = _NO_ATTEMPT if blocked is None else blocked[1].reply
@@ -168,8 +168,8 @@ class OverdueMail:
             return None
         if destination.unavailable_until <= self._now():
             return None
-        replied = _last_reply(to.last) is not None  # why policy held the message is not for its sender
-        text = to.last if replied else destination.window.failure or destination.reason
+        replied = _last_reply(to.reply) is not None  # why policy held the message is not for its sender
+        text = to.reply if replied else destination.window.failure or destination.reason
         reply = Reply(451, "4.4.1", (text,)) if text else _NO_ATTEMPT
         return decision.route, Outcome(Disposition.DEFERRED, reply, to.remote)
 

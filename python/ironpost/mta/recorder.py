@@ -54,6 +54,8 @@ UNREPORTED_WAIT: Final = HOUR
 STORE_WAIT: Final = 5.0
 """Seconds after which a store that failed is tried again."""
 
+_NOT_SET_UP: Final = "4.3.5"
+"""The status of failures that an operator must correct (RFC 3463 §3.4)."""
 _log: Final = logging.getLogger("ironpost.queue")
 
 Result = tuple[QueuedRecipient, Outcome]
@@ -201,6 +203,8 @@ class Recorder:
             record(_log, "route-fault", logging.ERROR, id=message.id, remote=remote, reply=reply, detail=detail)
         for (to, outcome), update in zip(results, updates, strict=True):
             level = logging.ERROR if update.state is RecipientState.HELD else logging.INFO
+            if outcome.reply.enhanced == _NOT_SET_UP and not outcome.remote:
+                level = max(level, logging.WARNING)
             if _log.isEnabledFor(level):
                 _log_outcome(level, message, to, outcome, update, rulings[to.number].rule)
         if unreported:
@@ -398,7 +402,7 @@ def since(message: QueuedMessage) -> float:
 
 def _newly_greylisted(to: QueuedRecipient, outcome: Outcome) -> bool:
     """Whether a host greylists the recipient and did not at the last attempt; the second time the schedule decides."""
-    return greylisted(str(outcome.reply)) and not greylisted(to.last)
+    return greylisted(str(outcome.reply)) and not greylisted(to.reply)
 
 
 def _deferred(outcome: Outcome) -> Outcome:

@@ -53,6 +53,8 @@ class RecipientEntry:
     """The time of the next attempt, in seconds since 1970; None if none is planned."""
     last: str
     """The last reply; empty before the first attempt."""
+    detail: str
+    """Why, and what to do, if no host sent it; empty if that is all in the reply."""
     remote: str
     """The host that sent the last reply."""
 
@@ -227,6 +229,12 @@ def _entry(message: QueuedMessage) -> MessageEntry:
     return MessageEntry(*_summary(message))
 
 
+def divided(last: str) -> tuple[str, str]:
+    """Divide a reply that the queue keeps (`Outcome.recorded`) into the reply and its detail."""
+    reply, _, detail = last.partition("\n")
+    return reply, detail
+
+
 def _recipient(recipient: QueuedRecipient) -> RecipientEntry:
     return RecipientEntry(
         str(recipient.recipient.address),
@@ -234,7 +242,7 @@ def _recipient(recipient: QueuedRecipient) -> RecipientEntry:
         recipient.state,
         recipient.attempts,
         recipient.due if recipient.state is RecipientState.QUEUED else None,
-        recipient.last,
+        *divided(recipient.last),
         recipient.remote,
     )
 

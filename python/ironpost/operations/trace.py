@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.operations.destinations import DestinationEntry, entry
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
-from ironpost.operations.queue import checked, moment
+from ironpost.operations.queue import checked, divided, moment
 from ironpost.operations.selection import SelectionRequest
 from ironpost.queue.store import QueryRefused, RecipientState
 from ironpost.routing.directory import DirectoryError
@@ -40,6 +40,8 @@ class EventEntry:
     kind: str
     address: str
     reply: str
+    detail: str
+    """As in `RecipientEntry`."""
     remote: str
 
 
@@ -83,6 +85,8 @@ class RecipientDecisions:
     attempts: int
     last: str
     """The last reply."""
+    detail: str
+    """As in `RecipientEntry`."""
     next: str | None
     """When the next attempt is made, at the earliest, in ISO 8601; None if none is planned."""
     why: str
@@ -142,7 +146,7 @@ async def _trace(data: DataDirectory, request: TraceRequest) -> Trace:
             TracedMessage(
                 identifier,
                 next((each.message_id for each in events if each.message_id), ""),
-                [EventEntry(each.at, each.kind, each.address, each.reply, each.remote) for each in events],
+                [EventEntry(each.at, each.kind, each.address, *divided(each.reply), each.remote) for each in events],
             )
             for identifier, events in list(by_message.items())[-request.limit :]
         ]
@@ -172,7 +176,7 @@ async def _decisions(process: ServingProcess, message: QueuedMessage, to: Queued
     next_attempt, why = _next(message, to, state, destination.blocked_until if state else 0.0, now)
     unfinished = to.state in {RecipientState.QUEUED, RecipientState.HELD}
     return RecipientDecisions(
-        str(address), to.state.value, route, reasons, state, to.attempts, to.last, moment(next_attempt), why,
+        str(address), to.state.value, route, reasons, state, to.attempts, *divided(to.last), moment(next_attempt), why,
         moment(process.runner.expires(message)) if unfinished else None,
     )  # fmt: skip
 

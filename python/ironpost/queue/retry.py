@@ -86,4 +86,4 @@ def expired(last: Outcome) -> Outcome:
     """
     who = f"{last.remote} said: " if last.remote else ""
     text = f"Delivery time expired; at last {who}{last.reply}"[:LAST_REPLY]
-    return Outcome(Disposition.FAILED, Reply(451, "4.4.7", (text,)), asked=last.asked)
+    return Outcome(Disposition.FAILED, Reply(451, "4.4.7", (text,), last.reply.detail), asked=last.asked)

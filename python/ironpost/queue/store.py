@@ -104,7 +104,7 @@ class QueuedRecipient(NamedTuple):
     due: float = 0.0
     """Time of the next attempt, in seconds since 1970."""
     last: str = ""
-    """The last reply, or why policy holds the message, for display."""
+    """The last reply, with its detail (`Outcome.recorded`), or why policy holds the message: for operators."""
     remote: str = ""
     """The server that sent it."""
     changed: float = 0.0
@@ -114,6 +114,11 @@ class QueuedRecipient(NamedTuple):
     deadline: float | None = None
     """When it is late (`deadline_of`), in seconds since 1970; None without a deadline, and after `Update.late`.
     `Update.put_off` moves it."""
+
+    @property
+    def reply(self) -> str:
+        """The last reply without its detail, which must not leave this system."""
+        return self.last.partition("\n")[0]
 
 
 class QueuedMessage(NamedTuple):
@@ -223,6 +228,7 @@ class Event(NamedTuple):
     address: str
     attempts: int
     reply: str
+    """As `QueuedRecipient.last`."""
     remote: str
     message_id: str
     """Only of `accepted`."""

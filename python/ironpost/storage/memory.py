@@ -201,7 +201,7 @@ class MemoryStore:
             elif update.put_off:
                 new = new._replace(deadline=update.put_off)
             if update.outcome is not None:
-                new = new._replace(last=str(update.outcome.reply), remote=update.outcome.remote)
+                new = new._replace(last=update.outcome.recorded, remote=update.outcome.remote)
             entry.recipients[update.number] = new
             entry.claimed.discard(update.number)
             self._finish(entry)

@@ -350,7 +350,7 @@ class GroupCommit:
                 reply = remote = None
                 kind = update.state.value if update.state is not RecipientState.QUEUED else "deferred"
                 if update.outcome is not None:
-                    reply, remote = str(update.outcome.reply), update.outcome.remote
+                    reply, remote = update.outcome.recorded, update.outcome.remote
                 rows.append(
                     (
                         CODES[update.state],
