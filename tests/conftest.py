@@ -139,6 +139,10 @@ class Running:
         """Returns when nothing waits in the queue."""
         until(lambda: self.queue() == [], lambda: f"still waiting: {self.queue()}")
 
+    def wait_for_log(self, text: str) -> None:
+        """Returns when the log contains a text; a running server writes it a moment after its replies."""
+        until(lambda: text in self.log(), self.log)
+
 
 def until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
     """Returns as soon as `condition` holds; fails with `otherwise` after `SECONDS`. For what other processes do."""

@@ -235,7 +235,7 @@ def test_f29_the_start_warns_of_a_key_that_others_may_read(serve: Callable[..., 
     write_self_signed(chain, key, ["mx.example"])
     key.chmod(0o666)
     server = serve(f'[[tls.certificates]]\nchain = "{chain}"\nkey = "file:{key}"\n')
-    assert f"other users may read or change the key {key} (0666): run chmod 600" in server.log()
+    server.wait_for_log(f"other users may read or change the key {key} (0666): run chmod 600")
 
 
 # -- the operator's code

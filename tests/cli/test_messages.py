@@ -97,7 +97,7 @@ def test_f62_a_reload_names_new_and_expired_certificates(
     said = reload()
     assert said.startswith(f"{same}; new certificate {files[0]}, valid until 20")
     assert "nothing" not in said
-    assert said in server.log()
+    server.wait_for_log(said)
     assert reload() == same
     write_self_signed(*files, ["mx.example"], days=-1)
     said = reload()

@@ -88,6 +88,7 @@ def test_postfix_passes_the_origin_by_xforward(
     launch(*mtas.postfix(home, port, main=main), port)
     submit(port, ["grace@localhost"])
     server.wait_for_mail()
+    server.wait_for_log('"event": "accepted"')
     (accepted,) = (json.loads(line) for line in server.log().splitlines() if '"event": "accepted"' in line)
     forwarded = dict(each.split("=", 1) for each in accepted["forwarded"])
     assert (forwarded["ADDR"], forwarded["HELO"], forwarded["PROTO"]) == ("127.0.0.1", "client.example", "ESMTP")
