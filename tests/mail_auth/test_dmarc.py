@@ -401,6 +401,7 @@ def test_r27_a_domain_that_passes_outweighs_one_that_cannot_be_looked_up() -> No
         ('"evil@other.example" <jo@Example.com>', "example.com"),
         ("=?utf-8?q?jo=40other.example?= <jo@example.com>", "example.com"),
         ("jo@example.com, al@example.com", "example.com"),
+        ("Example, Inc. <jo@example.com>", "example.com"),
         ("jo@bücher.example", "xn--bcher-kva.example"),
         ("Team: jo@example.com;", "example.com"),
         ("jo\r\n @example.com (a@b.example)", "example.com"),

@@ -142,6 +142,7 @@ def test_any_list_is_the_same_but_for_the_domains(
     ("body", "expected"),
     [
         ("", []), (",", []), ("<>", []), ("undisclosed-recipients:;", []),
+        ("Smith, Jo <jo@old.example>", ["jo@old.example"]), ("Example, Inc. <jo@old.example>", ["jo@old.example"]),
         ("jo@old.example <ada@mail.example>", ["jo@old.example", "ada@mail.example"]),
         ("jo@old.example: ada@mail.example;", ["jo@old.example", "ada@mail.example"]),
         ("J. Smith <jo@old.example>, \"x@y.example\" <a@b.example> (c@d.example)", ["jo@old.example", "a@b.example"]),
@@ -154,7 +155,9 @@ def test_all_addresses_include_those_that_a_reader_could_show(body: str, expecte
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("Smith, Jo <jo@old.example>", "'Smith' is not an address"),
+        ("=?utf-8?q?a=40b.example?=, Jo <jo@old.example>", "'=?utf-8?q?a=40b.example?=' is not an address"),
+        ("a\uff20b.example, Jo <jo@old.example>", "'a\\uff20b.example' is not an address"),
+        ('"a@b.example", Jo <jo@old.example>', "'\"a@b.example\"' is not an address"),
         ("<@a.example,@b.example:jo@old.example>", "'@a.example,@b.example' is not an address"),
         ("jo@" + "a" * 90, f"'jo@{'a' * 77}' is not an address"),
         ("jo@b\x7f", "a character is not allowed, or a quoted string, comment or literal has no end"),

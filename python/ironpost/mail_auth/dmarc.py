@@ -9,8 +9,8 @@ another domain passes; one of SPF or DKIM does so if its domain is aligned (SECU
 Deviates: a record of a top-level domain without the tag `psd` counts as one with `psd=y`. Otherwise all domains below
 it would be aligned with each other.
 Refuses: with `permerror`, a message in which readers could see authors of several domains: with an invalid header
-section, with several fields From, or with one in which anything is not valid (SECURITY R49). What to do with it is left
-to the caller.
+section, with several fields From, or with one that contains an invalid address (SECURITY R49). What to do with it is
+left to the caller.
 Standards: RFC 9989 §4.10 (tree walk), §4.10.1 (policy discovery), §4.10.2 (alignment), §5.3 (evaluation).
 """
 

@@ -80,6 +80,8 @@ def addresses(body: bytes) -> Iterator[FoundAddress]:
 def all_addresses(body: bytes) -> list[Address]:
     """All addresses that a reader could see in a field body, in order; also one where a display name should be.
 
+    Words in the place of an address, as in `Doe, Jo <jo@mail.example>`, are left out if none of them could hide one.
+
     Raises:
         ValueError: a part of it is not valid, so readers may differ; the text says which, in ASCII.
     """
@@ -88,13 +90,17 @@ def all_addresses(body: bytes) -> list[Address]:
         raise ValueError("a character is not allowed, or a quoted string, comment or literal has no end")
     found: list[Address] = []
     for element in _elements(read[:-1]):
-        if element.is_address or any(token.kind == "@" for token in element.tokens):
-            address = _address(element.tokens)
-            if address is not None:
-                found.append(address.address)
-            elif element.tokens:
-                text = body[element.tokens[0].start : element.tokens[-1].end][:SHOWN]
-                raise ValueError(f"{text.decode('utf-8', 'replace')!a} is not an address")
+        if not element.tokens:
+            continue
+        text = body[element.tokens[0].start : element.tokens[-1].end]
+        if text.isascii() and b"@" not in text and b"=?" not in text:
+            continue
+        if not element.is_address and all(token.kind != "@" for token in element.tokens):
+            continue
+        address = _address(element.tokens)
+        if address is None:
+            raise ValueError(f"{text[:SHOWN].decode('utf-8', 'replace')!a} is not an address")
+        found.append(address.address)
     return found
 
 
