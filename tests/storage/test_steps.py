@@ -153,7 +153,12 @@ def test_f16_a_change_of_many_recipients_takes_several_transactions(tmp_path, mo
 
     async def scenario(store):
         for each in many:
-            await put(store, each, *(f"r{number}@rcpt.example" for number in range(4)), held=what == "release")
+            await put(
+                store,
+                each,
+                *(f"r{number}@rcpt.example" for number in range(4)),
+                held="odd" if what == "release" else None,
+            )
         await unclaim(store, many)
         before = store.transactions
         changes = {
