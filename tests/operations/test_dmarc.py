@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.operations.command_kit import assert_encodable, checked
@@ -12,6 +13,9 @@ from ironpost.cli import dmarc
 from ironpost.operations.dmarc import CHECK, DmarcCheck, DmarcCheckRequest, DmarcCheckResult
 from ironpost.operations.operation import OperationError
 from ironpost.testing.resolver import StaticResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RECORD = "v=DMARC1; p=reject; sp=quarantine; rua=mailto:a@a.example; ruf=mailto:b@a.example"
 
@@ -26,9 +30,11 @@ class Data:
         return self._resolver
 
 
-def check(domain: str, *records: str, failing: str = "") -> DmarcCheck:
-    """Check a domain while a.example has these records."""
-    txt = {"_dmarc.a.example": [each.encode() for each in records]}
+def check(
+    domain: str, *records: str, failing: str = "", more: Mapping[str, list[bytes]] = MappingProxyType({})
+) -> DmarcCheck:
+    """Check a domain while a.example has these records, and other names `more`."""
+    txt = {"_dmarc.a.example": [each.encode() for each in records], **more}
     resolver = StaticResolver(txt=txt, addresses={"b.a.example": []}, failing=[failing])
     found: DmarcCheck = asyncio.run(_run(Data(resolver), domain))
     assert_encodable(found)
@@ -54,6 +60,24 @@ def test_a_subdomain_has_the_policy_for_subdomains() -> None:
 def test_a_domain_without_a_record() -> None:
     assert check("c.example", RECORD).result is DmarcCheckResult.ABSENT
     assert check("a.example", "v=spf1 -all").result is DmarcCheckResult.ABSENT
+
+
+@pytest.mark.parametrize("tag", ["rua", "ruf"])
+def test_an_address_in_another_organization_must_have_agreed(tag: str) -> None:
+    record = f"v=DMARC1; p=reject; {tag}=mailto:a@a.example,mailto:x@other.example"
+    found = check("b.a.example", record)
+    name = "a.example._report._dmarc.other.example"
+    assert found.result is DmarcCheckResult.FAULTY
+    assert found.problems == (f'{tag}: x@other.example gets no reports unless {name} has the TXT record "v=DMARC1"',)
+    assert check("b.a.example", record, more={name: [b"v=DMARC1"]}).result is DmarcCheckResult.GOOD
+    assert check("a.example", record, failing=name).result is DmarcCheckResult.UNKNOWN
+
+
+def test_removed_tags_are_noted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = check("a.example", f"{RECORD}; pct=50; ri=3600")
+    lines = checked(dmarc, found, 0, "a.example: good", monkeypatch, capsys)
+    noted = [line.split()[3] for line in lines if line.startswith("note ")]
+    assert noted == ["pct", "ri"]
 
 
 def test_several_records_of_a_domain_above_are_a_problem() -> None:

@@ -98,6 +98,8 @@ def _print(found: DmarcCheck) -> None:
         typer.echo(f"aggregate  {escape(uri)}")
     for uri in found.failure:
         typer.echo(f"failure    {escape(uri)}")
+    for note in found.notes:
+        typer.echo(f"note       {escape(note)}")
     for problem in found.problems:
         typer.echo(f"problem    {escape(problem)}")
     typer.echo(f"{escape(found.domain)}: {found.result.value}")

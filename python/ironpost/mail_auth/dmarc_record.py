@@ -26,6 +26,8 @@ _VERSION: Final = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _TAG: Final = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*+([ -:<-~]+)")
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:[^ !]+)(?:![0-9]+[kmgt]?)?", re.IGNORECASE)
 _FAILURE_OPTIONS: Final = frozenset("01ds")
+_REMOVED: Final = ("pct", "rf", "ri")
+"""Tags of RFC 7489 §6.3 that RFC 9989 removed."""
 
 
 class DmarcPolicy(StrEnum):
@@ -86,6 +88,8 @@ class DmarcRecord:
     """As published, with octets that are not ASCII escaped."""
     problems: tuple[str, ...] = ()
     """What is wrong with it, in ASCII."""
+    removed: tuple[str, ...] = ()
+    """Tags that RFC 9989 does not have any more; they are ignored."""
 
     @property
     def monitors(self) -> bool:
@@ -133,6 +137,7 @@ def parse_record(record: bytes) -> DmarcRecord:
         failure_options=tags.failure_options(),
         text=text,
         problems=tuple(tags.problems),
+        removed=tags.removed(),
     )
 
 
@@ -185,6 +190,10 @@ class _Tags:
                 return chosen
             self._refuse("fo")
         return frozenset("0")
+
+    def removed(self) -> tuple[str, ...]:
+        """The tags that have no effect any more."""
+        return tuple(name for name in _REMOVED if name in self._values)
 
     def _refuse(self, name: str) -> None:
         if name not in self.invalid:

@@ -18,8 +18,11 @@ from ironpost.operations.dkim import SignatureCheck, verified
 from ironpost.operations.explain import given_domain
 from ironpost.operations.operation import Operation, Scope
 from ironpost.operations.spf import SpfCheckRequest, checked
+from ironpost.reports.dmarc.destinations import aggregate_uris, failure_uris, usable, willing_recipients
 
 if TYPE_CHECKING:
+    from ironpost.mail_auth.dmarc import Discovery
+    from ironpost.model.dns import Resolver
     from ironpost.operations.context import DataDirectory
 
 
@@ -54,6 +57,8 @@ class DmarcCheck:
     failure: tuple[str, ...] = ()
     """Where failure reports are wanted."""
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What has no effect, and does no harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
         found = await walker.discover(domain)
         organization = await walker.organization(domain)
         policy = await walker.policy(found)
+        unwilling = await _unwilling(found, data.resolver())
     except ResolverError as error:
         return DmarcCheck(domain, DmarcCheckResult.UNKNOWN, problems=(f"DNS lookup failed: {error}",))
     problems = walker.problems
@@ -103,7 +109,7 @@ async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
     if record is None:
         result = DmarcCheckResult.FAULTY if problems else DmarcCheckResult.ABSENT
         return DmarcCheck(domain, result, organization, problems=tuple(problems))
-    problems += record.problems
+    problems += (*record.problems, *unwilling)
     if not record.applies:
         problems.append("DMARC is not applied: the record has no valid policy and asks for no reports")
     return DmarcCheck(
@@ -116,7 +122,26 @@ async def _check(data: DataDirectory, request: DmarcCheckRequest) -> DmarcCheck:
         record.aggregate,
         record.failure,
         tuple(problems),
+        tuple(f"the tag {name} has no effect: RFC 9989 has removed it" for name in record.removed),
     )
+
+
+async def _unwilling(found: Discovery, resolver: Resolver) -> list[str]:
+    """Describe the addresses of a record that get no reports, because their organization has not agreed.
+
+    Raises:
+        ResolverError: a query failed.
+    """
+    problems: list[str] = []
+    if found.record is None:
+        return problems
+    for tag, uris in (("rua", aggregate_uris), ("ruf", failure_uris)):
+        for each in usable(uris(found.record)):
+            assert each.address is not None  # usable
+            if not await willing_recipients(found.policy_domain, each.address, resolver, uris):
+                name = f"{found.policy_domain}._report._dmarc.{each.address.domain}"
+                problems.append(f'{tag}: {each.address} gets no reports unless {name} has the TXT record "v=DMARC1"')
+    return problems
 
 
 async def _evaluate(data: DataDirectory, request: DmarcEvaluateRequest) -> DmarcMessageCheck:
