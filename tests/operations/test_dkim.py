@@ -132,8 +132,34 @@ def test_the_signatures_of_a_message_file(
     monkeypatch.setattr(dkim, "call_local", lambda _, operation, request: run(operation, request))
     left, lines = printed(lambda: dkim.check_message(None, str(file), as_json=False), capsys)
     assert (left, lines[-1]) == (code, f"message: {result.value}")
-    assert len(lines) == (1 if result is DkimResult.NONE else 2)
+    assert len(lines) == 2
     assert run(VERIFY, DkimVerifyRequest(message)).result is result
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (CONTENT, ["problem    the message has no signature", "message: none"]),
+        (b"From ada@a.example\r\n" + SIGNED, ["problem    Line after header field 0 is neither", "message: none"]),
+        (
+            SIGNED.replace(b"Subject: hi", b"Subject: [list] hi"),
+            [
+                "signature  fail of a.example (s, ed25519-sha256): the header fields do not match the key",
+                "signed     from, ",
+                "           one of these fields was changed, for instance by a list or a forwarder",
+                "message: fail",
+            ],
+        ),
+    ],
+)
+def test_why_no_signature_is_valid(
+    message: bytes, said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(VERIFY, DkimVerifyRequest(message))
+    monkeypatch.setattr(dkim, "call_local", lambda *_: found)
+    _, lines = printed(lambda: dkim.check_message(None, __file__, as_json=False), capsys)
+    assert len(lines) == len(said)
+    assert all(line.startswith(start) for line, start in zip(lines, said, strict=True)), lines
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,17 @@ def print_signatures(signatures: tuple[SignatureCheck, ...]) -> None:
     for each in signatures:
         of = f" of {each.domain} ({each.selector}, {each.algorithm})" if each.domain else ""
         typer.echo(f"signature  {each.result}{escape(of)}: {escape(each.reason)}")
+        if each.unmatched:
+            typer.echo(f"signed     {escape(', '.join(each.unmatched))}")
+            typer.echo("           one of these fields was changed, for instance by a list or a forwarder")
 
 
 def _print(found: DkimVerification) -> None:
     print_signatures(found.signatures)
+    if found.fault:
+        typer.echo(f"problem    {escape(found.fault)}")
+    elif not found.signatures:
+        typer.echo("problem    the message has no signature")
     typer.echo(f"message: {found.result.value}")
 
 

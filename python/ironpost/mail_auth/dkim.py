@@ -66,6 +66,8 @@ class DkimAnswer:
     """The first characters of the tag `b`, which tell signatures apart (RFC 8601 §2.7.1)."""
     testing: bool = False
     """The signature matches, but the domain is testing (`t=y` of its key) and wants the mail treated as unsigned."""
+    unmatched: tuple[str, ...] = ()
+    """If the header fields do not match: the names of those that are signed, the tag `h`, in lower case."""
 
 
 _UNREAD: Final = DkimAnswer(DkimResult.NONE, "")
@@ -174,7 +176,8 @@ async def _verified(pending: _Pending, keys: KeyFinder) -> DkimAnswer:
     try:
         key = await keys.verify(pending.content.signature, pending.content.digest, pending.identity)
     except SignatureFault as fault:
-        return replace(pending.answer, result=fault.result, reason=str(fault))
+        unmatched = pending.content.coverage.names if fault.result is DkimResult.FAIL else ()
+        return replace(pending.answer, result=fault.result, reason=str(fault), unmatched=unmatched)
     reason = f"signed with the key {pending.content.signature.key_name}"
     return replace(pending.answer, result=DkimResult.PASS, reason=reason, testing=key.testing)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.mail_auth import DkimResult, KeyFault, key_name, parse_key_record, verify_dkim
 from ironpost.mail_auth.keys import RSA_BITS_RECOMMENDED
+from ironpost.message.section import Header
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
@@ -73,6 +74,8 @@ class SignatureCheck:
     reason: str
     testing: bool
     """The domain is testing: DMARC treats its mail as unsigned."""
+    unmatched: tuple[str, ...] = ()
+    """The header fields that were signed, if they do not match: one of them was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class DkimVerification:
     result: DkimResult
     """`pass` if a signature is valid, else that of the first one; `none` without signatures."""
     signatures: tuple[SignatureCheck, ...]
+    fault: str = ""
+    """What is wrong with the header section, in which signatures may be hidden; empty if nothing is."""
 
 
 async def _check_key(data: DataDirectory, request: DkimKeyRequest) -> DkimKeyCheck:
@@ -119,12 +124,20 @@ async def verified(data: DataDirectory, message: bytes) -> DkimVerification:
     """Verify the signatures of a message."""
     answers = await verify_dkim(message, resolver=data.resolver(), now=time.time())
     signatures = tuple(
-        SignatureCheck(each.result.value, each.domain, each.selector, each.algorithm, each.reason, each.testing)
+        SignatureCheck(
+            each.result.value,
+            each.domain,
+            each.selector,
+            each.algorithm,
+            each.reason,
+            each.testing,
+            tuple(dict.fromkeys(each.unmatched)),
+        )
         for each in answers
     )
     results = [each.result for each in answers]
     result = DkimResult.PASS if DkimResult.PASS in results else next(iter(results), DkimResult.NONE)
-    return DkimVerification(result, signatures)
+    return DkimVerification(result, signatures, Header(message).ambiguity)
 
 
 async def _verify(data: DataDirectory, request: DkimVerifyRequest) -> DkimVerification:
