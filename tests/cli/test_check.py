@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ironpost.cli.advice import DAY, remarks
 from ironpost.cli.serve import cannot_use
@@ -70,6 +72,28 @@ def test_f62_suspicious_names_are_reported(text: str, told: str) -> None:
     (found,) = remarks(parse(text), 0.0)
     assert found.startswith(told)
     assert remarks(parse('local.domains = ["bücher.example", "xn--bcher-kva.example"]'), 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[dmarc_reports]\ncontact = "d@mx.a.example"', ["dmarc_reports.contact: nothing is reported, because"]),
+        ('[tlsrpt]\ncontact = "d@b.example"', ["tlsrpt.contact: b.example has no key, so reports are not signed"]),
+        (
+            'policy = { dkim = "record", dmarc = "record" }\n[dmarc_reports]\ncontact = "d@xa.example"',
+            ["dmarc_reports.contact: xa.example has no key, so reports are not signed"],
+        ),
+        ('policy = { dkim = "record", dmarc = "record" }\ndmarc_reports = { contact = "d@A.example" }', []),
+    ],
+)
+def test_reports_that_are_not_sent_or_not_signed_are_reported(text: str, told: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "a.pem"
+    file.write_bytes(generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    file.chmod(0o600)
+    key = f'[[dkim]]\ndomain = "a.example"\nselector = "s"\nkey = "file:{file}"'
+    found = remarks(parse(f"{text}\n{key}"), 0.0)
+    assert len(found) == len(told)
+    assert all(line.startswith(start) for line, start in zip(found, told, strict=True)), found
 
 
 def test_a_warning_that_would_come_after_the_expiry_is_reported() -> None:

@@ -30,6 +30,12 @@ def test_what_refuses_nothing_cannot_be_told_to(key: str, value: str) -> None:
         parse(f'[policy]\n{key} = "{value}"')
 
 
+def test_an_override_that_applies_to_no_mail_is_refused() -> None:
+    rule = '[[policy.dmarc_override]]\nreason = "local_policy"\n'
+    with pytest.raises(ConfigError, match=r"policy\.dmarc_override\[2\]: it applies to no mail"):
+        parse(f'{rule}networks = ["192.0.2.0/24"]\n{rule}')
+
+
 @pytest.mark.parametrize("key", ["dkim", "arc"])
 def test_without_cryptography_signatures_cannot_be_verified(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)

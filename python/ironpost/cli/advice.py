@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Final
 from ironpost.config.quantities import SocketPath
 from ironpost.delivery.own_system import is_local, reached
 from ironpost.dns.resolver import DnsResolver
+from ironpost.mail_auth.names import is_within
+from ironpost.model import Address
 from ironpost.model.dns import ResolverError
 from ironpost.model.network import SUBMISSIONS
 from ironpost.model.text import counted
+from ironpost.policy.checks.dmarc import Dmarc
+from ironpost.policy.options import Enforcement
 from ironpost.routing.tls.mta_sts import policy_host
 from ironpost.server.tls import TlsError, exposed, read_certificate
 from ironpost.storage.ownership import writable_by
@@ -52,6 +56,7 @@ def remarks(configuration: Configuration, now: float) -> list[str]:
         *_routes(configuration),
         *_logins(configuration, now),
         *_dkim(configuration),
+        *_reports(configuration),
         *_dane(configuration),
         *_twins(configuration),
         *_addresses(configuration),
@@ -141,6 +146,17 @@ def _dkim(configuration: Configuration) -> Iterator[str]:
         from ironpost.compose.signing import dkim_keys, key_warnings
 
         yield from key_warnings(configuration, dkim_keys(configuration))
+
+
+def _reports(configuration: Configuration) -> Iterator[str]:
+    off = configuration.policy.read(Dmarc.Options).dmarc is Enforcement.OFF
+    if configuration.dmarc_reports.contact is not None and off:
+        yield 'dmarc_reports.contact: nothing is reported, because policy.dmarc is "off"'
+    signing = [each.domain for each in configuration.dkim]
+    for key, reports in (("tlsrpt", configuration.tlsrpt), ("dmarc_reports", configuration.dmarc_reports)):
+        author = "" if reports.contact is None else Address.parse(reports.contact).key
+        if author and not any(is_within(author, domain) for domain in signing):
+            yield f"{key}.contact: {author} has no key, so reports are not signed, and many refuse them; add [[dkim]]"
 
 
 def _certificates(configuration: Configuration, now: float) -> Iterator[str]:

@@ -266,7 +266,11 @@ class Configuration(Section):
 
     @model_validator(mode="after")
     def _authentication(self) -> Configuration:
-        dkim, dmarc = self.policy.read(Dkim.Options).dkim, self.policy.read(Dmarc.Options).dmarc
+        dkim, options = self.policy.read(Dkim.Options).dkim, self.policy.read(Dmarc.Options)
+        dmarc = options.dmarc
+        for number, override in enumerate(options.dmarc_override, 1):
+            if not (override.domains or override.networks):
+                raise ValueError(f"policy.dmarc_override[{number}]: it applies to no mail; give domains or networks")
         if dmarc is not Enforcement.OFF and dkim is Enforcement.OFF:
             raise ValueError('policy.dmarc: needs policy.dkim = "record", or mail that only DKIM confirms would fail')
         for key, measure in (("dkim", dkim), ("arc", self.policy.read(Arc.Options).arc)):
