@@ -110,6 +110,8 @@ def test_a_key_with_its_problems(
 
 def test_a_key_that_does_not_exist() -> None:
     assert run(CHECK, DkimKeyRequest("b.example", "s")).result is DkimKeyResult.ABSENT
+    whole = run(CHECK, DkimKeyRequest("b.example", "s._domainkey"))
+    assert (whole.result, whole.problems) == (DkimKeyResult.ABSENT, ("the selector is s, without ._domainkey",))
     with pytest.raises(OperationError, match="is not a domain name"):
         run(CHECK, DkimKeyRequest("b..example", "s"))
 

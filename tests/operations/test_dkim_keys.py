@@ -163,6 +163,13 @@ def test_an_invalid_name_is_refused_and_writes_nothing(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_the_domain_of_a_new_key_may_have_u_labels(tmp_path: Path) -> None:
+    data: Any = None
+    made = asyncio.run(NEW.run(data, NewKeyRequest("B\u00e4nk.example", "s", "ed25519", str(tmp_path))))  # type: ignore[arg-type]
+    assert made.domain == "xn--bnk-qla.example"
+    assert [each.name for each in tmp_path.iterdir()] == ["xn--bnk-qla.example.s.pem"]
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CommandError, match=r"file/mail\.example\.s\.pem: ") as refused:

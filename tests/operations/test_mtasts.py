@@ -97,6 +97,11 @@ def test_a_domain_without_record_has_no_policy() -> None:
     assert [each.pattern for each in found.hosts] == [None, None]
 
 
+def test_a_domain_that_does_not_exist_has_no_hosts() -> None:
+    found: StsCheck = asyncio.run(_run(Data(StaticResolver(), POLICY, "text/plain"), "b\u00e4nk.example"))
+    assert (found.hosts, found.problems) == ((), ("xn--bnk-qla.example does not exist",))
+
+
 def test_the_mode_none_needs_no_hosts() -> None:
     assert check(b"version: STSv1\nmode: none\nmax_age: 86400\n").result is StsResult.GOOD
 
@@ -135,7 +140,7 @@ def test_a_policy_that_is_configured_here_is_compared() -> None:
     good = check(OURS.text, records=(OURS.record.encode(),), configured=OURS)
     assert (good.result, good.policy_id, good.problems) == (StsResult.GOOD, OURS.id, ())
     old = check(OURS.text, configured=OURS)
-    assert old.problems == (f"the record of the configured policy would be {OURS.record}",)
+    assert old.problems == (f"the published record is missing or differs; publish: {OURS.record}",)
     other = StsPolicy(StsMode.TESTING, OURS.mx, OURS.max_age)
     assert other.id != OURS.id
     found = check(other.text, records=(OURS.record.encode(),), configured=OURS)

@@ -100,7 +100,9 @@ async def _check_key(data: DataDirectory, request: DkimKeyRequest) -> DkimKeyChe
         return DkimKeyCheck(name, DkimKeyResult.UNKNOWN, problems=(f"DNS lookup failed: {error}",))
     texts = tuple(each.decode("ascii", "backslashreplace") for each in records)
     if not records:
-        return DkimKeyCheck(name, DkimKeyResult.ABSENT)
+        selector, suffix, _ = request.selector.partition("._domainkey")
+        problems = [f"the selector is {selector}, without {suffix}"] if suffix else []
+        return DkimKeyCheck(name, DkimKeyResult.ABSENT, problems=tuple(problems))
     problems = [] if len(records) == 1 else [f"{len(records)} records; a verifier may use any of them"]
     algorithm, bits = "", 0
     try:

@@ -26,6 +26,7 @@ from ironpost.mail_auth.keys import (
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.text import counted, error_text
+from ironpost.operations.explain import given_domain
 from ironpost.operations.operation import EmptyRequest, Operation, OperationError, Reason, Scope
 from ironpost.storage.files import make_directory
 from ironpost.storage.ownership import acting_for, open_private
@@ -107,7 +108,7 @@ async def _new(_data: DataDirectory, request: NewKeyRequest) -> NewKey:
 
 def _made(request: NewKeyRequest) -> NewKey:
     try:
-        domain, name = hostname(request.domain), selector(request.selector)
+        domain, name = hostname(given_domain(request.domain)), selector(request.selector)
         pem = _private_key(request.algorithm)
         key = Key.load(domain, name, pem)
     except ValueError as error:

@@ -106,6 +106,8 @@ async def _check(data: DataDirectory, request: StsCheckRequest) -> StsCheck:
     hosts: tuple[StsHost, ...] = ()
     try:
         hosts = await _hosts(domain, policy, resolver)
+        if not hosts:
+            problems.append(f"{domain} does not exist")
     except ResolverError as error:
         unknown = True
         problems.append(f"DNS lookup failed: {error}")
@@ -126,8 +128,10 @@ async def _check(data: DataDirectory, request: StsCheckRequest) -> StsCheck:
 
 
 async def _hosts(domain: str, policy: StsPolicy | None, resolver: Resolver) -> tuple[StsHost, ...]:
-    """The hosts of a domain, the most preferred first."""
+    """The hosts of a domain, the most preferred first; none if it does not exist."""
     answer = await dns.mx(resolver, domain)
+    if not answer.exists:
+        return ()
     found: list[tuple[int | None, str]] = [(None, domain)]  # RFC 5321 §5.1: without MX records
     if answer.data:
         found = [(each.preference, each.host) for each in sorted(answer.data, key=lambda each: each.preference)]
@@ -151,7 +155,7 @@ def _differences(configured: StsPolicy, identifier: str | None, policy: StsPolic
     """How what is published differs from what is configured here."""
     found = []
     if identifier != configured.id:
-        found.append(f"the record of the configured policy would be {configured.record}")
+        found.append(f"the published record is missing or differs; publish: {configured.record}")
     if policy is not None and policy != configured:
         found.append("the policy is not the configured one: was the server reloaded?")
     return found
