@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.operations.command_kit import assert_encodable, checked
 
-from ironpost.cli import input_file, tlsrpt
+from ironpost.cli import input_file, tlsrpt, tlsrpt_reports
 from ironpost.cli.app import CommandError
+from ironpost.model import Address
 from ironpost.operations.operation import OperationError
 from ironpost.operations.tlsrpt import CHECK, TlsrptCheck, TlsrptCheckRequest, TlsrptDestination, TlsrptResult
+from ironpost.reports.tlsrpt.mail import message
 from ironpost.reports.tlsrpt.report import Failure, Policy, PolicyResult, Report, compressed, encoded
 from ironpost.testing.resolver import StaticResolver
 
@@ -175,3 +177,37 @@ def test_files_without_a_report_are_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(input_file, "REPORT_LIMIT", 9)
     with pytest.raises(CommandError, match="more than 9 octets"):
         tlsrpt.show(str(file), as_json=False)
+
+
+def test_the_reports_in_a_maildir_are_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    later = REPORT._replace(id="2", start=2 * 86_400, end=3 * 86_400 - 1)
+    other = REPORT._replace(organization="Other", contact="tls@other.example", id="3")
+    for number, each in enumerate((REPORT._replace(id="1"), later, later, other)):
+        folder = tmp_path / ("new" if number % 2 else "cur")
+        folder.mkdir(exist_ok=True)
+        to = Address.parse("tls@a.example")
+        (folder / str(number)).write_bytes(message(each, "a.example", to, now=0.0, token=str(number)))
+    (tmp_path / "new" / "letter").write_bytes(b"Subject: x\r\n\r\nx\r\n")
+    tlsrpt_reports.summarise([str(tmp_path)], as_json=False)
+    failures = ["  4 certificate-expired at mx.a.example from 192.0.2.1: a\\nb", "  2 new"]
+    ours, theirs = "10 sessions succeeded, 6 failed; 2 reports", "5 sessions succeeded, 3 failed; 1 report"
+    assert capsys.readouterr().out.splitlines() == [
+        f"Company \\x1b[2J about a.example (sts): {ours}, 1970-01-02T00:00:00Z to 1970-01-03T23:59:59Z",
+        *failures,
+        f"Other about a.example (sts): {theirs}, 1970-01-02T00:00:00Z to 1970-01-02T23:59:59Z",
+        "  2 certificate-expired at mx.a.example from 192.0.2.1: a\\nb",
+        "  1 new",
+    ]
+    tlsrpt_reports.summarise([str(tmp_path / "cur" / "0")], as_json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["reports"], found["failures"], found["start"]) == (1, 3, "1970-01-02T00:00:00Z")
+    assert found["details"] == {failures[0][4:]: 2, "new": 1}
+
+
+def test_a_directory_or_file_without_a_report_is_refused(tmp_path: Path) -> None:
+    letter = tmp_path / "letter"
+    letter.write_bytes(b"Subject: x\r\n\r\nx\r\n")
+    for place, code in ((tmp_path, 66), (letter, 1), (tmp_path / "none", 66)):
+        with pytest.raises(CommandError) as refused:
+            tlsrpt_reports.summarise([str(place)], as_json=False)
+        assert refused.value.code == code

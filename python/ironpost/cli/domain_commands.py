@@ -81,6 +81,20 @@ def tlsrpt_show(
     command.show(file, as_json=json)
 
 
+@tlsrpt.command("report")
+def tlsrpt_report(
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE", help="Reports, messages that contain one, or directories such as a Maildir."),
+    ],
+    json: Json = False,
+) -> None:
+    """Sum up the TLS reports in files and directories, by organization, policy and failure."""
+    from ironpost.cli import tlsrpt_reports as command
+
+    command.summarise(places, as_json=json)
+
+
 @spf.command("check")
 def spf_check(
     ip: Annotated[str, typer.Argument(metavar="IP", help="IP address of the client.")],

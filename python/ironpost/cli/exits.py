@@ -9,8 +9,8 @@ OK: Final = 0
 NOT_CONFORMING: Final = 1
 """`conform`: the server violates a MUST. `mtasts check`, `tlsrpt check`, `dmarc check`: what the domain publishes has a
 fault. `spf check`, `dkim check` and `dmarc check` of a message: another result than pass. `dkim check`: the key has a
-fault. `dkim show`: a key is not published. `tlsrpt show`, `dmarc show`: not a valid report. `dane check`: DANE does not
-authenticate every host."""
+fault. `dkim show`: a key is not published. `tlsrpt show`, `tlsrpt report`, `dmarc show`: not a valid report.
+`dane check`: DANE does not authenticate every host."""
 USAGE: Final = 64
 """The command line is wrong."""
 REFUSED: Final = 65

@@ -67,10 +67,11 @@ def _print_report(found: Report) -> None:
             f"{result.failures} failed"
         )
         for failure, count in result.details:
-            typer.echo(f"  {count} {_failure(failure)}")
+            typer.echo(f"  {count} {failure_text(failure)}")
 
 
-def _failure(failure: Failure) -> str:
+def failure_text(failure: Failure) -> str:
+    """Describe a failure in one line, escaped."""
     at = f" at {failure.host or failure.host_ip}" if failure.host or failure.host_ip else ""
     source = f" from {failure.our_ip}" if failure.our_ip else ""
     reason = f": {failure.reason}" if failure.reason else ""
