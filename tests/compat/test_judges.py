@@ -40,15 +40,23 @@ aiosmtpd.__path__.append(str(stock))  # for aiosmtpd.tests and aiosmtpd.testing
 SECONDS = 300.0
 
 
-def run(folder: Path, *arguments: str, packages: Path | None = None, plugins: bool = True) -> str:
+def run(
+    folder: Path,
+    *arguments: str,
+    packages: Path | None = None,
+    plugins: bool = True,
+    environment: Path | None = None,
+) -> str:
     """Run Python in a folder, with the package where the tests found it, and other packages; return what it printed.
 
-    Without `plugins` pytest imports no installed plugin but those that the arguments name.
+    Without `plugins` pytest imports no installed plugin but those that the arguments name. With an `environment` its
+    Python is used, and the package that is installed there.
     """
-    paths = [folder, ROOT / "python", *([packages] if packages else [])]
+    paths = [folder, *([] if environment else [ROOT / "python"]), *([packages] if packages else [])]
+    python = environment / "bin" / "python" if environment else sys.executable
     alone = {} if plugins else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [python, *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **alone},
         stdout=subprocess.PIPE,
@@ -65,16 +73,28 @@ def failed(output: str) -> Sequence[str]:
     return re.findall(r"^(?:FAILED|ERROR) \S*?::(\S+)", output, re.MULTILINE)
 
 
-def aiosmtpd_tests(folder: Path, plugin: str, *names: str) -> str:
+def aiosmtpd_tests(folder: Path, plugin: str, *names: str, environment: Path | None = None) -> str:
     """Run test modules of aiosmtpd with a plugin that is imported before them; return what pytest printed."""
     (folder / "plugin.py").write_text(plugin)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    tests = Path(str(importlib.util.find_spec("aiosmtpd.tests").submodule_search_locations[0]))
+    if environment:
+        tests = next(environment.glob("lib/python*/site-packages/aiosmtpd/tests"))
+    else:
+        tests = Path(str(importlib.util.find_spec("aiosmtpd.tests").submodule_search_locations[0]))
     options = ["-q", "-p", "pytest_mock", "-p", "plugin", "-p", "no:cacheprovider", "-c", "pytest.ini"]
     files = [str(tests / f"test_{name}.py") for name in names]
     with (Path(tempfile.gettempdir()) / "ironpost-aiosmtpd-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # their port is fixed
-        return run(folder, "-m", "pytest", *options, *files, plugins=False)
+        return run(folder, "-m", "pytest", *options, *files, plugins=False, environment=environment)
+
+
+def cpython_tests(folder: Path, ours: str, environment: Path | None = None) -> str:
+    """Run the tests that this Python has for smtplib; return what unittest printed."""
+    program = (
+        f"import unittest; from ironpost.compat import {ours}; {ours}.install('smtplib');"
+        "unittest.main('test.test_smtplib', argv=['test'])"
+    )
+    return run(folder, "-c", program, environment=environment)
 
 
 def test_aiosmtpd_passes_its_tests_of_sessions(tmp_path: Path) -> None:
@@ -96,11 +116,7 @@ def test_smtplib_passes_the_tests_of_cpython(ours: str, tmp_path: Path) -> None:
         if os.environ.get("CI"):
             pytest.fail("this Python is installed without its tests: Debian has them in libpython3.11-testsuite")
         pytest.skip("this Python is installed without its tests")
-    program = (
-        f"import unittest; from ironpost.compat import {ours}; {ours}.install('smtplib');"
-        "unittest.main('test.test_smtplib', argv=['test'])"
-    )
-    output = run(tmp_path, "-c", program)
+    output = cpython_tests(tmp_path, ours)
     assert re.search(r"^Ran \d{2,} tests.*\n\nOK", output, re.MULTILINE), output[-4000:]
 
 

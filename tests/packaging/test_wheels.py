@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from tests.compat.test_judges import DEVIATIONS, PRIVATE, REPLACEMENT, aiosmtpd_tests, cpython_tests, failed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +111,27 @@ def test_they_work_in_an_empty_environment(version: str, wheels: Wheels, tmp_pat
     run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "ironpost")
     run(*install, "--find-links", wheels.pure.parent, "ironpost")
     assert run(python, "-c", says).startswith("native ")  # pip prefers it
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_they_pass_the_judges(version: str, wheels: Wheels, tmp_path: Path) -> None:
+    """The tests of smtplib that this Python has, and those of aiosmtpd for sessions."""
+    environment = tmp_path / "env"
+    run(interpreter(version), "-m", "venv", environment)
+    install = (environment / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
+    needed = ["aiosmtpd==1.4.6", "pytest>=8.3", "pytest-mock>=3.14", "setuptools<81"]  # aiosmtpd needs pkg_resources
+    done = subprocess.run([*install, *needed], capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode and not os.environ.get("CI"):
+        pytest.skip(f"the tests of aiosmtpd or what they need cannot be fetched: {done.stderr[-200:]}")
+    assert done.returncode == 0, done.stderr
+    for wheel in wheels:
+        run(*install, "--no-index", "--force-reinstall", wheel)
+        output = cpython_tests(tmp_path, "aliases", environment)
+        missing = "No module named 'test" in output and not os.environ.get("CI")
+        assert missing or re.search(r"^Ran 8\d tests.*\n\nOK", output, re.MULTILINE), output[-4000:]
+        output = aiosmtpd_tests(tmp_path, REPLACEMENT, "smtp", "smtpsmuggling", "lmtp", environment=environment)
+        assert failed(output) == [*PRIVATE, *DEVIATIONS], output[-4000:]
+        assert int(re.search(r"(\d+) passed", output)[1]) > 280, output[-4000:]
 
 
 def test_the_examples_are_found() -> None:
