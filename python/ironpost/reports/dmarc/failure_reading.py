@@ -19,6 +19,8 @@ from ironpost.reports.mime import lines_of
 from ironpost.reports.received import ReportError, attached
 from ironpost.wire import unfold
 
+MAX_OCTETS: Final = 65_536
+"""Octets of the fields of a report that are read."""
 MAX_FIELDS: Final = 100
 """Fields of a report that are read."""
 MAX_TEXT: Final = 1000
@@ -63,7 +65,7 @@ def failure_in(message: bytes) -> ReceivedFailure | None:
     part = attached(message, {_TYPE})
     if part is None:
         return None
-    read = Header(lines_of(part.content.lstrip(b"\r\n")))
+    read = Header(lines_of(part.content.lstrip(b"\r\n")[:MAX_OCTETS]))
     fields = tuple(
         (each.name, unfold(read.octets[each.value : each.end]).decode("utf-8", "replace").strip()[:MAX_TEXT])
         for each in read.section.fields[:MAX_FIELDS]
