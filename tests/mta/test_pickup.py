@@ -128,6 +128,15 @@ def test_the_addresses_of_programs_are_rewritten(site: Site) -> None:
     assert content.endswith(CONTENT.replace(b"ada@", b"ann@"))
 
 
+@pytest.mark.parametrize("end", [b"", b"\r\n"])
+def test_a_large_header_section_that_would_be_rewritten_needs_an_empty_line(site: Site, end: bytes) -> None:
+    site.rewriting = Rewriting([RewriteRule((AddressPattern("host.mx.example"),), "mx.example")])
+    content = CONTENT.partition(b"\r\n\r\n")[0] + b"\r\n" + b"X: %b\r\n" % (b"x" * 100) * 300 + end
+    site.leave("ann@mx.example", content)
+    assert site.run() == PickedUp(queued=bool(end), refused=not end, waiting=0)
+    assert [asyncio.run(each.body.head(OCTETS)).endswith(content) for each in site.accepted] == [True] * bool(end)
+
+
 @pytest.mark.parametrize(("fields", "refused"), [(MAX_RECEIVED - 1, 0), (MAX_RECEIVED, 1)])
 def test_r48_a_message_in_a_loop_is_refused(site: Site, fields: int, refused: int) -> None:
     site.leave("ann@mx.example", b"Received: x\r\n" * fields + CONTENT)

@@ -116,15 +116,17 @@ class SubmittedContent(Content):
     def _append(self, piece: bytes) -> Awaitable[None] | None:
         """Append the part of the piece that is not held back."""
         ready = self._submitted.feed(piece)
-        return self._store(ready) if ready else None
+        if not ready:
+            return None
+        if self._reader.header is None:
+            self._reader.header = self._submitted.header
+        return self._store(ready)
 
     def _store(self, octets: bytes) -> Awaitable[None] | None:
         if self._submitted.key:
             if self._digest is None:
                 self._digest = hashlib.sha256()
             self._digest.update(octets)
-        if self._reader.header is None:
-            self._reader.header = self._submitted.header
         return self.spool.write(octets)
 
     def _end_header(self) -> None:
