@@ -140,3 +140,16 @@ def test_where_the_pieces_are_cut_does_not_change_the_section(lines: list[bytes]
     assert (reader.finish().octets, rest) == (whole.finish().octets, body)
     assert reader.finish().octets + rest == content
     assert reader.finish().received == sum(entry.name == "Received" for entry in whole.finish().section.fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"A: 1\r\n\r\nx\ny", False),
+        (b"A: 1\nB: 2", True),
+        (b"A: 1\r\nx\r\nB: 2\nC: 3\r\n\r\n", True),
+        (b"x\r\n", False),
+    ],
+)
+def test_bare_line_ends_are_found_also_after_a_line_that_is_not_a_field(content: bytes, found: bool) -> None:
+    assert Header(content).bare_line_end == found

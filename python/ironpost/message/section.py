@@ -63,9 +63,15 @@ class Header:
         It is `fault`, or a bare CR or LF, which some take for the end of a line.
         """
         if self._ambiguity is None:  # each signature asks
-            ends, crs, lfs = (self.octets.count(each, 0, self.section.end) for each in (b"\r\n", b"\r", b"\n"))
-            self._ambiguity = self.fault or ("" if ends == crs == lfs else BARE_LINE_END)
+            self._ambiguity = self.fault or (BARE_LINE_END if self.bare_line_end else "")
         return self._ambiguity
+
+    @property
+    def bare_line_end(self) -> bool:
+        """Whether there is a CR or LF that is not part of a CRLF; in all of `octets` if there is a fault."""
+        end = self.section.end if self.section.fault is None else len(self.octets)
+        ends, crs, lfs = (self.octets.count(each, 0, end) for each in (b"\r\n", b"\r", b"\n"))
+        return not ends == crs == lfs
 
     @property
     def starts_with_field(self) -> bool:

@@ -7,8 +7,7 @@ are removed; submitted content is normalised (`message.submission`).
 from __future__ import annotations
 
 import hashlib
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ironpost.message.mbox import SeparatorLines
 from ironpost.message.section import BARE_LINE_END, EMPTY, HeaderReader
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from ironpost.model import Envelope
     from ironpost.model.body import Spool
-
-_BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 class Content:
@@ -67,7 +64,7 @@ class Content:
         They are sent as CRLF, so text after one in the header section would become a field that no check has seen: they
         are allowed in the body only.
         """
-        if not self._reader.whole or _BARE.search(self.header.octets) is not None:
+        if not self._reader.whole or self.header.bare_line_end:
             return BARE_LINE_END
         return ""
 
