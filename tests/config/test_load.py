@@ -215,6 +215,7 @@ create = false
 folders = true
 create_folders = true
 full_wait = "1h"
+user = "vmail"
 
 [[local.delivery]]
 recipients = ["old.example"]
@@ -223,6 +224,7 @@ recipients = ["old.example"]
 path = "/var/mail/{local}"
 create = false
 full_wait = "2d"
+user = "{local}"
 
 [policy]
 helo_own_name = "reject"

@@ -24,6 +24,7 @@ from ironpost.delivery.agents import AgentContext, create_agents
 from ironpost.delivery.local import LOCAL_AGENTS, Verifiable
 from ironpost.delivery.mailbox import unusable
 from ironpost.delivery.maildir import MaildirOptions
+from ironpost.delivery.mbox import MboxOptions
 from ironpost.delivery.own_system import ANY, OwnSystem, reached
 from ironpost.delivery.rewriting import DeliveryRewriting
 from ironpost.delivery.sts_cache import StsCache
@@ -38,7 +39,7 @@ from ironpost.queue.retry import WAITS, RetryPolicy
 from ironpost.routing.archive import ArchiveRule
 from ironpost.routing.limits import DeliveryLimits, LimitRule
 from ironpost.routing.rewriting import Rewriting
-from ironpost.routing.route import SMTP_PORT, Host, Kind, Route, Routes, Rule
+from ironpost.routing.route import SMTP_PORT, Host, Route, Routes, Rule
 from ironpost.routing.tls import TlsRule, TlsUse
 from ironpost.server.tls import trust
 from ironpost.storage import drop
@@ -63,9 +64,6 @@ if TYPE_CHECKING:
     from ironpost.routing.records import RecordSource
 
 log = logging.getLogger("ironpost.compose")
-
-_MAILBOXES: Final = frozenset({Kind.LOCAL, Kind.MBOX})
-"""The kinds of route that end in a mailbox, which the server writes itself."""
 
 NOTHING: Final[Mapping[str, Sequence[socket.socket]]] = MappingProxyType({})
 
@@ -318,12 +316,13 @@ def local_warnings(configuration: Configuration) -> Iterator[str]:
     """Find mailboxes that the server writes as root (SECURITY R47); each warning names the key and a remedy."""
     if os.geteuid() != 0:
         return
-    told = "the server runs as root, so it writes this mail with all rights, and root owns it; run it as another user"
+    told = "the server runs as root, so it writes this mail with all rights, and root owns it"
     if configuration.local.maildir is not None:
-        yield f"local.maildir: {told}"
+        yield f"local.maildir: {told}; use [[local.delivery]] with a user"
     for rule in configuration.local.rules:
-        if rule.route.kind in _MAILBOXES:
-            yield f"{rule.name}: {told}"
+        options = rule.route.options
+        if isinstance(options, MaildirOptions | MboxOptions) and not options.user:
+            yield f"{rule.name}: {told}; set its user"
 
 
 def configured_resolver(section: DnsSection) -> Resolver:

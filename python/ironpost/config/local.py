@@ -92,9 +92,9 @@ class LocalSection(Section):
 
     @property
     def maildirs(self) -> tuple[PathTemplate, ...]:
-        """Where the Maildirs of `[[local.delivery]]` are."""
+        """Where the Maildirs of `[[local.delivery]]` are, but for those that are written as their users."""
         found = (rule.route.options for rule in self.rules)
-        return tuple(options.path for options in found if isinstance(options, MaildirOptions))
+        return tuple(options.path for options in found if isinstance(options, MaildirOptions) and not options.user)
 
     @property
     def sample_domain(self) -> str:

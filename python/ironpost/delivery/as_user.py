@@ -7,6 +7,7 @@ helper reads its arguments only: the content waits in its standard input, for th
 Refuses: user 0 and group 0, users and groups that do not exist, and, without root, any user but the server's: with
 `AsUserError`.
 
+A process that runs our own code calls `become` instead, with `arguments`.
 This module is also the helper, run by the path of its file, so it imports nothing of ironpost.
 """
 
@@ -83,13 +84,28 @@ def command(rights: Identity, argv: Sequence[str]) -> tuple[str, ...]:
 
     If that is impossible, the process prints why and exits with 75 (EX_TEMPFAIL).
     """
-    groups = ",".join(map(str, rights.groups))
     # -I: neither the environment nor the working directory decides what is imported, with our rights.
-    return (sys.executable, "-I", "-S", __file__, str(rights.user), str(rights.group), groups, *argv)
+    return (sys.executable, "-I", "-S", __file__, *arguments(rights), *argv)
+
+
+def arguments(rights: Identity) -> tuple[str, str, str]:
+    """The arguments of a process for `become`."""
+    return str(rights.user), str(rights.group), ",".join(map(str, rights.groups))
+
+
+def become(user: str, group: str, groups: str) -> None:
+    """Give up all rights but these (`arguments`) for good, and keep nothing open but the standard descriptors.
+
+    Raises:
+        OSError: that is impossible.
+    """
+    _become(int(user), int(group), [int(each) for each in groups.split(",") if each])
+    os.umask(0o077)
+    os.chdir("/")
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
 def _become(user: int, group: int, groups: list[int]) -> None:
-    """Give up all other rights for good."""
     if os.geteuid() == 0:
         os.setgroups(groups)
         os.setresgid(group, group, group)
@@ -100,14 +116,11 @@ def _become(user: int, group: int, groups: list[int]) -> None:
         raise OSError(ctypes.get_errno(), "no_new_privs")
 
 
-def _main(arguments: list[str]) -> int:
+def _main(given: list[str]) -> int:
     """Become the user and execute the program; returns only if that fails."""
-    user, group, groups, *argv = arguments
+    user, group, groups, *argv = given
     try:
-        _become(int(user), int(group), [int(each) for each in groups.split(",") if each])
-        os.umask(0o077)
-        os.chdir("/")
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        become(user, group, groups)
         os.execv(argv[0], argv)  # noqa: S606 - without a shell
     except OSError as error:
         sys.stderr.write(f"{argv[0]}: {error.strerror or error}\n")

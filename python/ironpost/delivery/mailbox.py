@@ -4,7 +4,7 @@ Promises: an error is transient if an operator or the mailbox's owner can correc
 
 - 450 4.2.0: another program has locked the mailbox (an mbox) for a long time;
 - 450 4.2.1: the directory that must exist is missing;
-- 451 4.3.5: the mailbox belongs to another user than the one the server runs as;
+- 451 4.3.5: the mailbox belongs to another user than the one as whom it is written;
 - 451 4.3.0: something else is in its place, it cannot be written, or the directory of mailboxes cannot answer;
 - 452 4.3.1: the disk is full;
 - 452 4.2.2: the mailbox is full, and after a time 552 5.2.2; 552 5.2.3: the message alone is larger than the quota;
@@ -54,6 +54,11 @@ _NO_PATH: Final = Reply(553, "5.1.3", ("The address is too long for a mailbox of
 _FULL: Final = Reply(452, "4.2.2", ("The mailbox is full",))
 _STAYS_FULL: Final = Reply(552, "5.2.2", ("The mailbox is full",))
 _TOO_LARGE: Final = Reply(552, "5.2.3", ("The message is larger than the mailbox may hold",))
+_WRITTEN: Final = {
+    reply.enhanced: reply
+    for reply in (_MISSING, _NOT_OURS, _NOT_WRITABLE, _NO_ROOM, _FULL, _STAYS_FULL, _TOO_LARGE, LOCKED.reply)
+}
+"""The replies of what can be wrong while a mailbox is written."""
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _IN_THE_WAY: Final = frozenset({errno.ENOTDIR, errno.ELOOP, errno.EISDIR})
 
@@ -71,6 +76,8 @@ class Location(NamedTuple):
     """The mailbox of a recipient."""
 
     path: Path
+    address: Address
+    """The address of the mailbox, which is not that of the recipient if there is a detail."""
     detail: str = ""
     """What follows the separator in the local part (`news` in `jo+news@mail.example`), or empty."""
     quota: int | None = None
@@ -98,8 +105,9 @@ async def locate(address: Address, template: PathTemplate, directory: Directory 
     entry = found if found is None or isinstance(found, tuple) else await found
     mailbox = entry.mailbox if isinstance(entry, Alias) else entry
     if not isinstance(mailbox, Mailbox):
-        return Location(template.path(address, host))
-    return Location(template.path(mailbox.address or address, host), mailbox.detail, mailbox.quota)
+        return Location(template.path(address, host), address)
+    named = mailbox.address or address
+    return Location(template.path(named, host), named, mailbox.detail, mailbox.quota)
 
 
 def not_located(error: DirectoryError | PathError) -> Outcome:
@@ -109,8 +117,16 @@ def not_located(error: DirectoryError | PathError) -> Outcome:
     return Outcome(Disposition.DEFERRED, _NO_ANSWER.because(str(error)))
 
 
-def not_written(error: OSError, path: Path) -> Outcome:
-    """The outcome of an error with the mailbox at `path`."""
+def outcome_of(enhanced: str, detail: str) -> Outcome | None:
+    """The outcome of a mailbox that another process has written, by its enhanced status code; None if unknown."""
+    if enhanced == DELIVERED.reply.enhanced:
+        return DELIVERED
+    reply = _WRITTEN.get(enhanced)
+    return None if reply is None else not_written(MailboxError(reply.because(detail)))
+
+
+def not_written(error: OSError, path: Path | None = None) -> Outcome:
+    """The outcome of an error with the mailbox at `path`, which a `MailboxError` names itself."""
     if isinstance(error, MailboxError):
         permanent = error.reply.code >= 500
         return Outcome(Disposition.FAILED if permanent else Disposition.DEFERRED, error.reply)
@@ -169,7 +185,7 @@ def refuse_foreign(path: Path, owner: int) -> None:
     """
     ours = os.geteuid()
     if owner != ours:
-        advice = f"give it to user id {ours} with chown, or run the server as its owner"
+        advice = f"give it to user id {ours} with chown, or set user to its owner"
         raise MailboxError(_NOT_OURS.because(f"{path} belongs to user id {owner}; {advice}"))
 
 

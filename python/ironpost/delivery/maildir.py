@@ -9,7 +9,8 @@ Whatever is wrong with a mailbox has a code and a detail that says what to do (`
 
 Several recipients of one message in one Maildir get a file each; equal addresses share one. Messages that arrive while
 others are written form the next batch, and those for one Maildir share the sync of its directory. Batches are written
-by a process (`maildir_process`), large messages each by a thread.
+by a process (`maildir_process`), large messages each by a thread. In Maildirs with a configured user each file is
+written by a process with the rights of that user (`mailbox_process`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 from ironpost.delivery import NextHops, concurrently, unreadable
 from ironpost.delivery.mailbox import FULL_WAIT, LOOPS, distinct, locate, not_located, not_written, unusable
-from ironpost.delivery.maildir_files import AT_ONCE, File, Job, Target, publish
+from ironpost.delivery.mailbox_process import PROCESSES, MailboxProcesses, user_name, verify
+from ironpost.delivery.maildir_files import AT_ONCE, File, Job, MaildirWriter, Target, publish
 from ironpost.delivery.path_template import COMPONENT_OCTETS, PathError, PathTemplate
 from ironpost.message.lineends import LineFeeds
 from ironpost.message.trace import FinalContent, delivery_fields, delivery_key
@@ -34,7 +36,7 @@ from ironpost.model.options import Seconds  # noqa: TC001 - `config.declared` re
 from ironpost.routing.directory import DirectoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from ironpost.delivery.maildir_process import MaildirProcess
     from ironpost.model import Address, Outcome, Recipient
@@ -69,11 +71,15 @@ class MaildirOptions:
     """Whether such a folder is created by the first mail for it; only with `folders`."""
     full_wait: Seconds = FULL_WAIT
     """How long a message waits for room in a full mailbox before it is returned."""
+    user: Annotated[str, user_name] = ""
+    """The user to whom the Maildirs belong, and as whom they are written; `{local}` in it is the local part. Only a
+    server that runs as root can set another user than that of the server."""
 
     def verify(self) -> None:
         """See `delivery.local.Verifiable`."""
         if why := unusable(self.path):
             raise ValueError(f"path: {why}")
+        verify(self.user)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -108,6 +114,8 @@ class Maildir:
         self._host = "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "_" for c in host) or "localhost"
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="maildir")
         self._process = process
+        self._processes = MailboxProcesses()
+        """Write the Maildirs of other users."""
         self._waiting: deque[tuple[Job, asyncio.Future[list[Outcome]]]] = deque()
         """Messages that no batch has yet, and where their outcomes are expected."""
         self._publishing: asyncio.Future[list[list[Outcome]]] | None = None
@@ -126,16 +134,23 @@ class Maildir:
     ) -> Sequence[tuple[int, Outcome]]:
         """Write one file for each distinct address among `recipients`."""
         options = cast("MaildirOptions", route.options)
+        final = self._clock.now() - message.accepted >= options.full_wait
         outcomes: dict[Address, Outcome] = {}
+        if options.user:
+            copies = list(distinct(recipients).items())
+            for at in range(0, len(copies), PROCESSES):
+                some = copies[at : at + PROCESSES]
+                done = await concurrently(self._write_as_user(message, each, options, final) for _, each in some)
+                outcomes.update(zip((address for address, _ in some), done, strict=True))
+            return [(each.number, outcomes[each.recipient.address]) for each in recipients]
         targets: dict[Target, list[Recipient]] = {}
         for address, recipient in distinct(recipients).items():
             try:
-                target = await self._target(address, options)
+                target, _ = await self._target(address, options)
             except (DirectoryError, PathError) as error:
                 outcomes[address] = not_located(error)
             else:
                 targets.setdefault(target, []).append(recipient)
-        final = self._clock.now() - message.accepted >= options.full_wait
         if len(targets) == 1:  # the usual case
             ((target, group),) = targets.items()
             outcomes |= await self._write(message, target, group, final)
@@ -150,19 +165,51 @@ class Maildir:
     async def preview(self, address: Address, route: Route) -> NextHops:
         """The Maildir, and the folder if there may be one."""
         try:
-            target = await self._target(address, cast("MaildirOptions", route.options))
+            target, _ = await self._target(address, cast("MaildirOptions", route.options))
         except (DirectoryError, PathError) as error:
             return NextHops("", failure=not_located(error).reply)
         return NextHops(f"Maildir {target.maildir}" + (f", folder {target.folder}" if target.folder else ""))
 
-    async def _target(self, address: Address, options: MaildirOptions) -> Target:
+    async def _target(self, address: Address, options: MaildirOptions) -> tuple[Target, Address]:
+        """Where the mail of an address goes, and the address of that mailbox."""
         directory = None if self._directory is None else self._directory()
-        path, detail, quota = await locate(address, options.path, directory, self._domain)
+        path, mailbox, detail, quota = await locate(address, options.path, directory, self._domain)
         detail = detail.lower()
         folder = (
             f".{detail}" if options.folders and _FOLDER.fullmatch(detail) and len(detail) < COMPONENT_OCTETS else ""
         )
-        return Target(path, options.path.base, options.create, folder, options.create_folders, quota)
+        return Target(path, options.path.base, options.create, folder, options.create_folders, quota), mailbox
+
+    async def _write_as_user(
+        self, message: QueuedMessage, recipient: Recipient, options: MaildirOptions, final: bool
+    ) -> Outcome:
+        """Write the file of a recipient by a process with the rights of the Maildir's user."""
+        try:
+            target, mailbox = await self._target(recipient.address, options)
+        except (DirectoryError, PathError) as error:
+            return not_located(error)
+        # The process works in another directory.
+        target = target._replace(maildir=target.maildir.absolute(), base=target.base.absolute())
+        top = delivery_fields(message.envelope.reverse_path, recipient, self._domain)
+        content, lines = FinalContent(top), LineFeeds()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            async for piece in message.body.pieces():
+                yield lines.feed(content.feed(piece))
+                self._refuse_loops(content, [recipient])
+            yield lines.feed(content.finish()) + lines.finish()
+            self._refuse_loops(content, [recipient])
+
+        file = File(target, self._name())
+        job = Job(file, [], target, [self._name()], [top.replace(b"\r\n", b"\n")], self._clock.now(), final)
+        try:
+            return await self._processes.write(options.user, mailbox, MaildirWriter(job), pieces())
+        except _LoopError:
+            return LOOPS
+        except BodyDamaged as error:
+            return unreadable(error)
+        except OSError as error:
+            return not_written(error, target.maildir)
 
     async def _write(
         self, message: QueuedMessage, target: Target, recipients: Sequence[Recipient], final: bool

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.delivery import maildir_quota
 from ironpost.delivery.mailbox import DELIVERED, create_directories, full, not_created, not_written, refuse_foreign
+from ironpost.delivery.path_template import PathTemplate
 from ironpost.storage.bodies.spool import write_all
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from ironpost.delivery.path_template import PathTemplate
     from ironpost.model import Outcome
 
 AT_ONCE: Final = 1 << 20
@@ -264,6 +264,30 @@ class Job:
         missing = [size for size, each in zip(self.sizes, outcomes, strict=False) if each is not DELIVERED]
         if missing:
             maildir_quota.give_back(self.target.maildir, sum(missing), len(missing))
+
+
+@dataclass(frozen=True, slots=True)
+class MaildirWriter:
+    """Writes one message in the process of the Maildir's user. Implements `mailbox_process.Writer`."""
+
+    job: Job
+
+    @property
+    def path(self) -> Path:
+        """The Maildir."""
+        return self.job.target.maildir
+
+    def write(self, pieces: Iterator[bytes]) -> Outcome:
+        """See `mailbox_process.Writer`. Also removes stale files, which the server does not do for other users."""
+        job = self.job
+        with suppress(OSError):
+            remove_stale(PathTemplate.fixed(self.path), job.now)
+        try:
+            for piece in pieces:
+                job.file.write([piece])
+            return publish([job])[0][0]
+        finally:
+            job.file.abandon()
 
 
 def publish(jobs: Sequence[Job]) -> list[list[Outcome]]:

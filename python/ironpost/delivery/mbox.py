@@ -22,12 +22,12 @@ import fcntl
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from threading import Lock
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, cast
 from weakref import WeakValueDictionary
 
 from ironpost.delivery import NextHops, concurrently, unreadable
@@ -47,6 +47,7 @@ from ironpost.delivery.mailbox import (
     refuse_special,
     unusable,
 )
+from ironpost.delivery.mailbox_process import MailboxProcesses, user_name, verify
 from ironpost.delivery.path_template import PathError, PathTemplate
 from ironpost.message.lineends import LineFeeds
 from ironpost.message.mbox import STATUS_FIELDS, MboxContent, separator
@@ -58,7 +59,7 @@ from ironpost.storage.bodies.spool import write_all
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from ironpost.delivery.mailbox import Location
@@ -93,6 +94,9 @@ class MboxOptions:
     """Whether a file that does not exist is created by the first mail for it."""
     full_wait: Seconds = FULL_WAIT
     """How long a message waits for room in a full mailbox before it is returned."""
+    user: Annotated[str, user_name] = ""
+    """The user to whom the files belong, and as whom they are written; `{local}` in it is the local part. Only a server
+    that runs as root can set another user than that of the server."""
 
     def __post_init__(self) -> None:
         if self.path.single is not None and self.path.single.suffix == _LOCK:
@@ -102,6 +106,7 @@ class MboxOptions:
         """See `delivery.local.Verifiable`."""
         if why := unusable(self.path, files=True):
             raise ValueError(f"path: {why}")
+        verify(self.user)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -124,6 +129,8 @@ class Mbox:
         self._clock = clock
         self._directory = directory
         self._host = host
+        self._processes = MailboxProcesses()
+        """Write the files of other users."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="mbox")
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         """Deliveries to one file take turns, rather than finding it locked by another."""
@@ -168,7 +175,11 @@ class Mbox:
         final = self._clock.now() - message.accepted >= options.full_wait
         target = _Target(found.path, options.path.base, options.create, found.quota, final)
         try:
+            if options.user:
+                return await self._append_as_user(message, recipient, target, options.user, found.address)
             return await self._append(message, recipient, target)
+        except _LoopError:
+            return LOOPS
         except BodyDamaged as error:
             return unreadable(error)
         except OSError as error:
@@ -177,22 +188,16 @@ class Mbox:
     async def _append(self, message: QueuedMessage, recipient: Recipient, target: _Target) -> Outcome:
         run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         await run(create_directories, target.path.parent, target.base)
-        top = delivery_fields(message.envelope.reverse_path, recipient, self._host)
-        content = FinalContent(top, without=STATUS_FIELDS)
-        lines, quoting = LineFeeds(), MboxContent()
-        held = [separator(message.envelope.reverse_path, self._clock.now())]
+        held: list[bytes] = []
         size = 0
         file = _Content(target.path.parent)
         try:
-            async for piece in message.body.pieces():
-                held.append(quoting.feed(lines.feed(content.feed(piece))))
-                size += len(held[-1])
+            async for piece in self._pieces(message, recipient):
+                held.append(piece)
+                size += len(piece)
                 if size >= AT_ONCE:
                     await run(file.write, held)
                     held, size = [], 0
-            held.append(quoting.feed(lines.feed(content.finish()) + lines.finish()) + quoting.finish())
-            if delivery_key(recipient.address, self._host) in content.earlier:
-                return LOOPS
             await run(file.write, held)
             turn = self._turns.setdefault(target.path, asyncio.Lock())
             for _ in range(LOCK_TRIES):
@@ -206,6 +211,35 @@ class Mbox:
             except RuntimeError:  # the agent was closed meanwhile, so no call is running
                 file.close()
         return LOCKED
+
+    async def _append_as_user(
+        self, message: QueuedMessage, recipient: Recipient, target: _Target, user: str, mailbox: Address
+    ) -> Outcome:
+        """Append by a process with the rights of the mailbox's user."""
+        async with self._turns.setdefault(target.path, asyncio.Lock()):
+            # The process works in another directory.
+            writer = _Writer(target._replace(path=target.path.absolute(), base=target.base.absolute()))
+            return await self._processes.write(user, mailbox, writer, self._pieces(message, recipient))
+
+    async def _pieces(self, message: QueuedMessage, recipient: Recipient) -> AsyncIterator[bytes]:
+        """The message as it is in the file.
+
+        Raises:
+            _LoopError: it was delivered to the recipient before.
+        """
+        top = delivery_fields(message.envelope.reverse_path, recipient, self._host)
+        content = FinalContent(top, without=STATUS_FIELDS)
+        lines, quoting = LineFeeds(), MboxContent()
+        yield separator(message.envelope.reverse_path, self._clock.now())
+        async for piece in message.body.pieces():
+            yield quoting.feed(lines.feed(content.feed(piece)))
+        yield quoting.feed(lines.feed(content.finish()) + lines.finish()) + quoting.finish()
+        if delivery_key(recipient.address, self._host) in content.earlier:
+            raise _LoopError
+
+
+class _LoopError(Exception):
+    """The message was delivered to its recipient before."""
 
 
 class _Target(NamedTuple):
@@ -255,6 +289,29 @@ class _Content:
         """Free the message, once the call that runs has ended."""
         with self._using:
             self._file.close()
+
+
+class _Writer(NamedTuple):
+    """Appends one message in the process of the file's user. Implements `mailbox_process.Writer`."""
+
+    target: _Target
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.target.path
+
+    def write(self, pieces: Iterator[bytes]) -> Outcome:
+        """See `mailbox_process.Writer`."""
+        create_directories(self.path.parent, self.target.base)
+        with closing(_Content(self.path.parent)) as content:
+            for piece in pieces:
+                content.write([piece])
+            for _ in range(LOCK_TRIES):
+                if _appended(content, self.target):
+                    return DELIVERED
+                time.sleep(LOCK_INTERVAL)
+        return LOCKED
 
 
 def _appended(content: _Content, target: _Target) -> bool:
