@@ -17,7 +17,7 @@ from ironpost.message.section import Header
 from ironpost.model import NULL, Address
 from ironpost.model.parameters import Notify
 from ironpost.mta import daily_reports, dmarc_failures
-from ironpost.mta.dmarc_failures import IN_ALL, PENDING, SIMILAR, TO_DOMAIN, FailureReports
+from ironpost.mta.dmarc_failures import FROM_NETWORK, IN_ALL, PENDING, SIMILAR, TO_DOMAIN, FailureReports
 
 if TYPE_CHECKING:
     from ironpost.mail_auth import DmarcEvaluation
@@ -163,12 +163,74 @@ def test_r23_one_domain_and_all_have_limits_that_workers_share(world: World) -> 
         assert world.results == {"sent": TO_DOMAIN.many, "limited": 2}
         for number in range(IN_ALL.many):
             domain = f"b{number}.example"
-            await world.report(failed(f"mailto:x@{domain}", author=domain), sender=sender)
-        assert sum(world.results.values()) == TO_DOMAIN.many + 2 + IN_ALL.many
-        assert world.results["sent"] == IN_ALL.many - 2, "two of the others were prepared, and found a limit later"
+            ip = f"2001:db8:0:{number:x}::1"
+            await world.report(failed(f"mailto:x@{domain}", author=domain, ip=ip), sender=sender)
+        assert world.results == {"sent": IN_ALL.many, "limited": 2 + TO_DOMAIN.many}
 
     run(main())
-    assert sorted(world.shared) == ["failure reports", "failure reports to a domain"]
+    assert sorted(world.shared) == [
+        "failure reports", "failure reports about a network", "failure reports to a domain",
+    ]  # fmt: skip
+
+
+def test_r23_one_client_does_not_silence_the_reports_about_others(world: World) -> None:
+    async def main() -> None:
+        sender = world.sender()
+        for number in range(IN_ALL.many + 1):
+            domain = f"b{number}.example"
+            await world.report(failed(f"mailto:x@{domain}", author=domain), sender=sender)
+        assert world.results["sent"] == FROM_NETWORK.many
+        await world.report(failed(ip="192.0.2.2"), sender=sender)
+        assert world.recipients[-1] == "x@a.example"
+
+    run(main())
+
+
+def test_r23_authors_in_subdomains_of_one_policy_domain_are_similar(world: World) -> None:
+    async def main() -> None:
+        sender = world.sender()
+        for number in range(3):
+            each = failed()
+            author = f"b{number}.a.example"
+            await world.report(replace(each, answer=replace(each.answer, author=author)), sender=sender)
+
+    run(main())
+    assert world.results == {"sent": 1, "limited": 2}
+
+
+def test_messages_that_nobody_was_told_about_are_in_the_next_report(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(size: int | None = None) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        sender = world.sender()
+        with monkeypatch.context() as patched:
+            patched.setattr(world.store, "spool", full)
+            await world.report(failed(), failed(), sender=sender)
+        assert world.results == {"limited": 1, "dropped": 1}
+        world.clock.time += SIMILAR.seconds
+        await world.report(failed(), sender=sender)
+        (report,) = await world.reports()
+        assert b"Incidents: 3\r\n" in report.as_bytes(policy=policy.SMTP)
+
+    run(main())
+
+
+def test_a_message_that_another_limit_stops_does_not_count_as_the_similar_one(world: World) -> None:
+    async def main() -> None:
+        sender = world.sender()
+        for _ in range(TO_DOMAIN.many):
+            world.shared["failure reports to a domain"].take("a.example")
+        await world.report(failed(), sender=sender)
+        assert world.results == {"limited": 1}
+        world.clock.time += TO_DOMAIN.seconds / TO_DOMAIN.many
+        await world.report(failed(), sender=sender)
+        (report,) = await world.reports()
+        assert b"Incidents: 2\r\n" in report.as_bytes(policy=policy.SMTP)
+
+    run(main())
 
 
 def test_r23_few_reports_are_prepared_at_a_time_and_few_kinds_remembered(

@@ -380,6 +380,14 @@ def test_a_bucket_allows_a_burst_and_refills_evenly() -> None:
     assert [buckets.take("a") for _ in range(4)] == [0, 0, 0, pytest.approx(20)]
 
 
+def test_a_token_that_is_given_back_can_be_taken_again() -> None:
+    buckets = Buckets(Quota(2, 60.0), Clock())
+    buckets.give_back("a")
+    assert [buckets.take("a") for _ in range(3)] == [0, 0, pytest.approx(30)]
+    buckets.give_back("a")
+    assert [buckets.take("a") for _ in range(2)] == [0, pytest.approx(30)]
+
+
 def test_the_number_of_remembered_keys_is_bounded() -> None:
     buckets = Buckets(Quota(1, 60.0), Clock(), keys=2)
     assert [buckets.take(key) for key in "abc"] == [0, 0, 0]

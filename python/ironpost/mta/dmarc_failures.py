@@ -1,9 +1,10 @@
 """Sends failure reports about DMARC to the domains that ask for them (RFC 9991).
 
 Promises: no reply waits for a report. A destination in another organization gets reports only if that wants them. Of
-similar messages `SIMILAR` are reported, in all `IN_ALL`, and `TO_DOMAIN` to one domain; at most `PENDING` reports are
-prepared at a time. Other messages are only counted (SECURITY R23), and the next report says how many similar ones there
-were. A report that cannot be sent is dropped, with an event; once it is queued, it is retried like other mail.
+similar messages `SIMILAR` are reported; `FROM_NETWORK` reports are about mail of one client network, `TO_DOMAIN` go to
+one domain, and `IN_ALL` in all; at most `PENDING` are prepared at a time. Other messages are only counted (SECURITY
+R23), also if nobody got the report, and the next one says how many similar messages there were. A report that cannot be
+sent is dropped, with an event; once it is queued, it is retried like other mail.
 Limitations: each worker counts similar messages by itself.
 Standards: RFC 9991 §2 (rate limits), §5 (external destinations), §8.1 (Incidents).
 """
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
     from ironpost.reports.dmarc.failure import Failure
 
 SIMILAR: Final = Quota(1, 3600.0)
-"""Reports about messages of one author's domain that come from one client network and fail in the same way."""
+"""Messages of one policy domain that are reported, of those that come from one client network and fail in the same way.
+The author's domain does not matter: anybody can invent subdomains."""
+FROM_NETWORK: Final = Quota(60, 3600.0)
+"""Reports about mail of one client network, so that one client cannot use up `IN_ALL`."""
 TO_DOMAIN: Final = Quota(60, 3600.0)
 """Reports to the addresses of one domain."""
 IN_ALL: Final = Quota(600, 3600.0)
-"""Messages that are reported."""
+"""Reports to all destinations."""
 PENDING: Final = 100
 """Messages whose reports are prepared at a time; each has a header section in memory."""
 KEYS: Final = 10_000
@@ -88,11 +92,13 @@ class FailureReports:
         self._key = random.token().encode()
         """Of the codes for recipients; a restart changes them."""
         self._similar = Buckets(SIMILAR, clock, KEYS)
+        self._from_network = Buckets(FROM_NETWORK, clock, KEYS)
         self._to_domain = Buckets(TO_DOMAIN, clock, KEYS)
         self._in_all = Buckets(IN_ALL, clock, 1)
-        for name, buckets in (("failure reports to a domain", self._to_domain), ("failure reports", self._in_all)):
-            if share is not None:
-                share(name, buckets)
+        if share is not None:
+            share("failure reports about a network", self._from_network)
+            share("failure reports to a domain", self._to_domain)
+            share("failure reports", self._in_all)
         self._unreported: OrderedDict[str, int] = OrderedDict()
         """The number of messages since the last report about similar ones."""
         self._sending: set[asyncio.Task[Any]] = set()
@@ -106,15 +112,13 @@ class FailureReports:
         destinations = usable(failure_uris(evaluation.answer.record))
         if not destinations:
             return
-        similar = " ".join((evaluation.answer.author, client_network(evaluation.ip), failure.kind, *failure.methods))
-        incidents = self._unreported.pop(similar, 0) + 1
-        if len(self._sending) >= PENDING or self._similar.take(similar) or self._in_all.take(""):
+        similar = " ".join((failure.domain, client_network(evaluation.ip), failure.kind, *failure.methods))
+        if len(self._sending) >= PENDING or self._similar.take(similar):
             self._metrics.count("dmarc_failure_reports", "limited")
-            self._unreported[similar] = incidents
-            if len(self._unreported) > KEYS:
-                self._unreported.popitem(last=False)
+            self._count(similar, 1)
             return
-        task = asyncio.create_task(self._report(failure, destinations, incidents, self._clock.now()))
+        incidents = self._unreported.pop(similar, 0) + 1
+        task = asyncio.create_task(self._report(failure, destinations, similar, incidents, self._clock.now()))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
@@ -122,7 +126,10 @@ class FailureReports:
         """Wait a few seconds for the reports that are being prepared, and drop those that take longer."""
         await end(self._sending)
 
-    async def _report(self, failure: Failure, destinations: Sequence[Destination], incidents: int, now: float) -> None:
+    async def _report(
+        self, failure: Failure, destinations: Sequence[Destination], similar: str, incidents: int, now: float
+    ) -> None:
+        results = set()
         for each in destinations:
             try:
                 result = await self._send(failure, each, incidents, now)
@@ -134,6 +141,19 @@ class FailureReports:
                 log.exception("the failure report about %s cannot be sent", failure.domain)
                 result = self._dropped(failure, each, type(error).__name__)
             self._metrics.count("dmarc_failure_reports", result)
+            results.add(result)
+        if "sent" in results:
+            return
+        self._count(similar, incidents)
+        if "limited" in results:
+            self._similar.give_back(similar)
+
+    def _count(self, similar: str, messages: int) -> None:
+        """Remember messages that nobody got a report about."""
+        self._unreported[similar] = self._unreported.get(similar, 0) + messages
+        self._unreported.move_to_end(similar)
+        if len(self._unreported) > KEYS:
+            self._unreported.popitem(last=False)
 
     async def _send(self, failure: Failure, destination: Destination, incidents: int, now: float) -> str:
         """Send a report to one destination; return the label of the counter."""
@@ -143,7 +163,8 @@ class FailureReports:
         if not recipients:
             record(log, "dmarc-report-unwanted", domain=failure.domain, uri=destination.uri)
             return "unwanted"
-        if self._to_domain.take(to.key):
+        network = client_network(failure.evaluation.ip)
+        if self._from_network.take(network) or self._to_domain.take(to.key) or self._in_all.take(""):
             return "limited"
         content = await asyncio.to_thread(
             message,

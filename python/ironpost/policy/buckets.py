@@ -46,6 +46,12 @@ class Buckets:
             self.on_take(key)
         return 0.0
 
+    def give_back(self, key: str) -> None:
+        """Put back a token that was taken for nothing. Other processes that share the buckets are not notified."""
+        full = self._full.get(key)
+        if full is not None:
+            self._full[key] = full - 1 / self._rate
+
     def spent(self, key: str, count: int) -> None:
         """Take `count` tokens that another process has granted."""
         now = self._clock.monotonic()
