@@ -83,6 +83,36 @@ print("shown:", json.dumps(fetch("/to/jo@mx.example")))
 server.stop()
 """
 
+SMTP_PROXY = """
+import functools, http.server, json, os, signal, smtplib, sys, threading
+
+from smtp_proxy import smtp_proxy
+
+class Api(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print("forwarded:", self.rfile.read(int(self.headers["Content-Length"])).decode(), flush=True)
+        self.send_response(202)
+        self.end_headers()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def send():
+    while True:
+        try:
+            client = smtplib.SMTP("127.0.0.1", int(sys.argv[1]))
+        except ConnectionRefusedError:
+            continue
+        with client:
+            client.sendmail("ada@mail.example", ["jo@mx.example"], b"Subject: hello\\r\\n\\r\\nworld\\r\\n")
+        return
+
+api = http.server.HTTPServer(("127.0.0.1", 0), Api)
+threading.Thread(target=api.serve_forever, daemon=True).start()
+smtp_proxy.SendgridAPI = functools.partial(smtp_proxy.SendgridAPI, endpoint=f"http://127.0.0.1:{api.server_port}")
+threading.Thread(target=send, daemon=True).start()
+options = ["--hostname", "127.0.0.1", "--port", sys.argv[1], "--sendgrid", "--sendgrid-api-key", "key"]
+smtp_proxy.main(options, standalone_mode=False)
+"""
+
 
 def require(name: str) -> None:
     """Skip, except in CI, if a program is not installed."""
@@ -114,3 +144,9 @@ def test_a_catch_all_with_a_web_interface(tmp_path) -> None:
     require("aemail")
     output = run(tmp_path, "-c", ALIAS + AEMAIL + OURS, str(free_port()), str(free_port()))
     assert re.search(r'^shown: .*"hello"', output, re.MULTILINE), output[-4000:]
+
+
+def test_a_server_that_forwards_to_a_web_service(tmp_path) -> None:
+    require("smtp_proxy")
+    output = run(tmp_path, "-c", ALIAS + SMTP_PROXY + OURS, str(free_port()))
+    assert re.search(r'^forwarded: .*"subject": ?"hello"', output, re.MULTILINE), output[-4000:]
