@@ -425,7 +425,7 @@ def test_the_author_is_the_domain_of_from(field: str, domain: str) -> None:
         "From: a@x.example (b@y.example",
         'From: a@x.example, "b@y.example',
         "From: Team:;",
-        "From: " + ", ".join(["jo@x.example"] * 600),
+        "From: " + ", ".join(["jo@x.example"] * 150),
         "From: jo",
         "From: )",
         "From: jo@[192.0.2.1]",

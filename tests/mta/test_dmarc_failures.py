@@ -7,6 +7,7 @@ from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from tests.mta.report_kit import ReportWorld, run
@@ -153,6 +154,17 @@ def test_r23_similar_messages_have_one_report_and_the_next_one_counts_them(world
         assert b"Incidents: 5\r\n" in last.as_bytes(policy=policy.SMTP)
 
     run(main())
+
+
+def test_r23_automatic_messages_use_up_no_limit_and_are_not_looked_for_beyond_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Mock(side_effect=dmarc_failures.is_automatic)
+    monkeypatch.setattr(dmarc_failures, "is_automatic", looks)
+    automatic = replace(failed(), header=Header(b"Auto-Submitted: auto-replied\r\n"))
+    run(world.report(automatic, failed("https://a.example/"), failed(), automatic, failed()))
+    assert world.results == {"sent": 1, "limited": 2}
+    assert looks.call_count == 2
 
 
 def test_r23_one_domain_and_all_have_limits_that_workers_share(world: World) -> None:

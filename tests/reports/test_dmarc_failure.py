@@ -122,7 +122,7 @@ def test_bounces_and_mail_of_the_reporter_are_automatic_and_other_mail_is_not() 
 def test_r23_one_field_is_searched_for_the_reporter() -> None:
     header = Header(b"To: x@here.example\r\n" * 50 + b"To: reports@ours.example\r\n")
     assert not is_automatic(replace(FAILED, header=header), CONTACT)
-    long = Header(b"To: " + b"x@here.example, " * 1000 + b"reports@ours.example\r\n")
+    long = Header(b"To: " + b"x@here.example, " * 130 + b"reports@ours.example\r\n")
     assert not is_automatic(replace(FAILED, header=long), CONTACT)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 WALK_LABELS: Final = 8
 """Names that are looked up for one domain, at most (RFC 9989 §4.10)."""
-FROM_OCTETS: Final = 8192
+FROM_OCTETS: Final = 2048
 """Octets of a field From that is read; it takes some milliseconds."""
 
 

@@ -106,7 +106,7 @@ class FailureReports:
     def __call__(self, evaluation: DmarcEvaluation) -> None:
         """Begin to report a message, if the owner of the domain wants that and no limit is reached."""
         failure = failure_of(evaluation)
-        if failure is None or is_automatic(evaluation, self._contact):
+        if failure is None:
             return
         assert evaluation.answer.record is not None  # it asks for the report
         destinations = usable(failure_uris(evaluation.answer.record))
@@ -116,6 +116,9 @@ class FailureReports:
         if len(self._sending) >= PENDING or self._similar.take(similar):
             self._metrics.count("dmarc_failure_reports", "limited")
             self._count(similar, 1)
+            return
+        if is_automatic(evaluation, self._contact):  # the last check, because it takes some milliseconds
+            self._similar.give_back(similar)
             return
         incidents = self._unreported.pop(similar, 0) + 1
         task = asyncio.create_task(self._report(failure, destinations, similar, incidents, self._clock.now()))
