@@ -2,8 +2,9 @@
 
 Promises: a message is 7-bit, unless the address of a recipient needs SMTPUTF8. Nothing in the reported message can add
 a field or a part (SECURITY R43). It contains the header section of the reported message and never its body. In fields
-that name recipients and in trace fields, local parts are replaced by codes (`redacted`); the envelope recipients are
-not named at all.
+that name recipients and in trace fields, local parts are replaced by codes (`redacted`), and so is all that may hide
+one; the envelope recipients are not named at all.
+Limitations: display names remain, and so does a recipient without a domain beside others that have one.
 Standards: RFC 5965 §2, §3 (form, fields); RFC 6591 §3 and RFC 9991 §4 (fields about authentication); RFC 6590 §3
 (codes); RFC 3834 §5.
 """
@@ -16,14 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.mail_auth import DmarcPolicy, results_field
 from ironpost.message import header
+from ironpost.message.address_list import all_addresses, tokens, unquoted
 from ironpost.message.dates import date_time
 from ironpost.model.network import address_literal
 from ironpost.reports import mime
 from ironpost.reports.dmarc.mail import to_field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ironpost.message.address_list import Token
     from ironpost.message.section import Header
     from ironpost.model import Address
     from ironpost.reports.dmarc.failure import Failure
@@ -35,13 +38,11 @@ CODE: Final = 12
 
 _DELIVERY: Final = {DmarcPolicy.REJECT: "reject", DmarcPolicy.QUARANTINE: "policy"}
 """Delivery-Result (RFC 6591 §3.2.2). The fate of other mail is not known when it is reported."""
-_RECIPIENTS: Final = re.compile(
-    r"(?:.+-)?(?:to|cc|bcc|rcpt|recipients?)|(?:x-)?received|x-forwarded-for", re.IGNORECASE
-)
+_RECIPIENTS: Final = re.compile(r"(?:.+-)?(?:to|cc|bcc|rcpt|recipients?)", re.IGNORECASE)
 _ORIGINATORS: Final = frozenset({"reply-to", "in-reply-to"})
 """Fields that `_RECIPIENTS` matches, but which name no recipients."""
-_WORD: Final = re.compile(rb'("[^"\r\n]*+"(?=[ \t\r\n]*+@)|[^\x00-\x20<>()\[\],;:"@]++)([ \t\r\n]*+@)?')
-"""A word, and the at sign after it if it is a local part. Other words are matched too, so time is linear."""
+_TRACE: Final = frozenset({"received", "x-received", "x-forwarded-for"})
+_WORDS: Final = frozenset({"atom", "quoted"})
 
 
 def message(
@@ -91,25 +92,75 @@ def redacted(section: Header, key: bytes) -> bytes:
     """Return the fields of a header section without the local parts of recipients (RFC 6590 §3).
 
     In fields that name recipients, and in trace fields, which may do so, each local part is replaced by a code, which
-    is the same for equal local parts.
+    is the same for equal local parts. So are encoded words, and comments and quoted strings with an at sign, and the
+    value of a field that has no addresses or is not valid.
 
     Args:
         section: the header section.
         key: without it the local part for a code cannot be searched for.
     """
 
-    def code(match: re.Match[bytes]) -> bytes:
-        if match[2] is None:
-            return match[0]
-        return hmac.digest(key, match[1].lower(), "sha256").hex()[:CODE].encode("ascii") + match[2]
+    def code(text: bytes) -> bytes:
+        return hmac.digest(key, text.lower(), "sha256").hex()[:CODE].encode("ascii")
 
-    pieces = []
+    pieces: list[bytes] = []
     for each in section.section.fields:
-        octets = section.octets[each.start : each.end]
-        if _RECIPIENTS.fullmatch(each.name) and each.name.lower() not in _ORIGINATORS:
-            octets = _WORD.sub(code, octets)
-        pieces.append(octets)
+        name, body = each.name.lower(), section.octets[each.value : each.end]
+        if name in _TRACE or (_RECIPIENTS.fullmatch(name) and name not in _ORIGINATORS):
+            body = _coded(body.removesuffix(b"\r\n"), code, has_addresses=name not in _TRACE) + b"\r\n"
+        pieces += (section.octets[each.start : each.value], body)
     return b"".join(pieces)
+
+
+def _coded(body: bytes, code: Callable[[bytes], bytes], *, has_addresses: bool) -> bytes:
+    """A field body with codes.
+
+    Args:
+        body: without its CRLF.
+        code: returns the code for a local part or another text.
+        has_addresses: it must be a list of addresses.
+    """
+    read = list(tokens(body + b";"))
+    if not read or read[-1].start != len(body) or (has_addresses and not _is_address_list(body)):
+        return b" " + code(body.strip())
+    pieces: list[bytes] = []
+    at = 0
+    for run, is_local_part in _runs(read):
+        comments, text = body[at : run[0].start], body[run[0].start : run[-1].end]
+        at = run[-1].end
+        pieces.append(b" (%s) " % code(comments) if _may_hide(comments) else comments)
+        pieces.append(code(b"".join(map(unquoted, run))) if is_local_part or _may_hide(text) else text)
+    return b"".join(pieces[:-1])  # without the semicolon
+
+
+def _is_address_list(body: bytes) -> bool:
+    try:
+        return bool(all_addresses(body))
+    except ValueError:
+        return False
+
+
+def _may_hide(text: bytes) -> bool:
+    """Whether an address may be in comments or words."""
+    return text != b"@" and (b"@" in text or b"=?" in text)
+
+
+def _runs(read: list[Token]) -> Iterator[tuple[list[Token], bool]]:
+    """Words with dots between them, and whether an at sign follows; each other token is alone.
+
+    Args:
+        read: ends with a token that is not a word.
+    """
+    run: list[Token] = []
+    for token in read:
+        is_word = token.kind in _WORDS
+        if run and (not (is_word or token.kind == ".") or (is_word and run[-1].kind in _WORDS)):
+            yield run, token.kind == "@"
+            run = []
+        if is_word or token.kind == ".":
+            run.append(token)
+        else:
+            yield [token], False
 
 
 def _introduction(failure: Failure, host: str, now: float) -> str:
