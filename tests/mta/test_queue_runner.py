@@ -757,3 +757,29 @@ def test_a_recipient_whose_lookup_fails_does_not_take_the_route_of_another():
         assert await world.store.list() == []
 
     scenario({}, act)
+
+
+def test_mail_waits_for_a_directory_that_fails_for_a_day_and_is_not_held():
+    class Failing:
+        has_aliases = False
+        works = False
+
+        def find(self, address):
+            if not self.works:
+                raise DirectoryError("ldap://ldap.example: no answer after 10 s")
+            return Mailbox("here")
+
+    async def act(world):
+        directory = Failing()
+        world.runner.routes = Routes(directory)
+        await world.put("m1", "a@local.example")
+        await world.run(DAY)
+        ((left,),) = [message.recipients for message in await world.store.list()]
+        assert left.state is RecipientState.QUEUED
+        assert left.last == "451 4.3.0 Recipient lookup failed\nldap://ldap.example: no answer after 10 s"
+        directory.works = True
+        await world.run(DAY)
+        assert [recipients for _, _, recipients, _ in world.local.calls] == [["a@local.example"]]
+        assert await world.store.list() == []
+
+    scenario({}, act)

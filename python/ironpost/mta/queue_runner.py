@@ -45,7 +45,7 @@ from ironpost.queue.scheduler import CLAIMED, FOREVER, Claim, Queue, Result, Sch
 from ironpost.queue.selection import EVERYTHING
 from ironpost.queue.store import QueuedMessage, QueuedRecipient, RecipientState, StoredQueue
 from ironpost.queue.suspension import SUSPENDED, Suspension, Suspensions
-from ironpost.routing.directory import POSTMASTER, refusal
+from ironpost.routing.directory import POSTMASTER, DirectoryError, refusal
 from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import Route
 from ironpost.telemetry.events import record
@@ -88,6 +88,7 @@ PROBED: Final = 1000
 _NO_OUTCOME: Final = Outcome(
     Disposition.DEFERRED, replies.HOOK_FAILED.because("the delivery agent returned no outcome")
 )
+_LOOKUP_FAILED: Final = replies.reply(451, "3.0", "Recipient lookup failed")
 
 _log: Final = logging.getLogger("ironpost.queue")
 
@@ -708,6 +709,10 @@ class QueueRunner:
         try:
             for to in message.recipients:
                 await resolved(self.destinations.routed(message.envelope, to.recipient.address))
+        except DirectoryError as error:
+            outcome = Outcome(Disposition.DEFERRED, _LOOKUP_FAILED.because(str(error)))
+            results = [(to, outcome) for to in message.recipients]
+            self._count(message, None, await self._recorder.settle(message, results))
         except Exception as error:  # noqa: BLE001 - one bad message never stops the runner
             self._count(message, None, await self._recorder.crashed(message, error))
         else:
