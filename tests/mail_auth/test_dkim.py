@@ -32,6 +32,7 @@ from tests.mail_auth.signed import (
 
 from ironpost.mail_auth import (
     DkimAnswer,
+    DkimFailure,
     DkimResult,
     DkimVerifier,
     Key,
@@ -379,6 +380,21 @@ def test_an_rsa_key_may_be_published_without_its_algorithm() -> None:
 )
 def test_r49_a_key_that_cannot_be_used(record: bytes, reason: str) -> None:
     assert outcome(signed(MESSAGE), record) == ("permerror", f"{NAME}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("record", "body_hash", "failure"),
+    [
+        (b"v=DKIM1; p=", None, DkimFailure.REVOKED),
+        (b"p=" + PUBLIC, "YWI=", DkimFailure.BODY_HASH),
+        (rsa_record(2048), None, DkimFailure.SIGNATURE),
+        (b"p=YWI=", None, DkimFailure.SIGNATURE),
+    ],
+)
+def test_what_is_wrong_with_a_signature(record: bytes, body_hash: str | None, failure: DkimFailure) -> None:
+    message = signed(MESSAGE) if body_hash is None else signed(MESSAGE, bh=body_hash)
+    (answer,) = verify(message, record)
+    assert answer.failure is failure
 
 
 def test_a_key_of_another_type_in_the_record_of_an_ed25519_key() -> None:

@@ -15,6 +15,7 @@ from tests.reports.dmarc_kit import FAILED, MIDNIGHT, PASSED, SPF
 from ironpost.mail_auth import (
     Authenticated,
     DkimAnswer,
+    DkimFailure,
     DkimResult,
     DmarcEvaluation,
     DmarcPolicy,
@@ -213,6 +214,12 @@ def test_a_report_about_one_method_has_the_fields_of_that_method(fo: str, method
     assert fields["Authentication-Results"].startswith(f"mx.ours.example; {method}=fail ")
     assert fields["Identity-Alignment"] == alignment
     assert ("DKIM-Domain" in fields, "SPF-DNS" in fields) == (fo == "d", fo == "s")
+
+
+def test_a_report_about_a_signature_says_what_is_wrong_with_it() -> None:
+    signature = DkimAnswer(DkimResult.PERMERROR, "", "a.example", "s1", failure=DkimFailure.REVOKED)
+    _, fields, _ = reported(asking("d", replace(BOTH, dkim=(signature,))))
+    assert (fields["Auth-Failure"], fields["DKIM-Domain"], fields["DKIM-Selector"]) == ("revoked", "a.example", "s1")
 
 
 def test_the_signature_of_the_author_is_reported_before_others() -> None:

@@ -13,7 +13,7 @@ from ironpost.mail_auth.dmarc_evaluation import DmarcEvaluation, DmarcRecorder, 
 from ironpost.mail_auth.dmarc_record import DmarcPolicy, DmarcRecord
 from ironpost.mail_auth.keys import Key, KeyFault, KeyRecord, key_name, parse_key_record
 from ironpost.mail_auth.results import MethodResult, of_arc, of_dkim, of_dmarc, of_spf, results_field, without_forged
-from ironpost.mail_auth.signature import DkimResult
+from ironpost.mail_auth.signature import DkimFailure, DkimResult
 from ironpost.mail_auth.signing import Signer, sign
 from ironpost.mail_auth.spf import SpfAnswer, check_spf
 from ironpost.mail_auth.spf_record import SpfResult
@@ -26,6 +26,7 @@ __all__ = [
     "ArcVerifier",
     "Authenticated",
     "DkimAnswer",
+    "DkimFailure",
     "DkimResult",
     "DkimVerifier",
     "DmarcAnswer",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from ironpost.mail_auth.names import is_within, normalised
 from ironpost.mail_auth.signature import (
     Coverage,
+    DkimFailure,
     DkimResult,
     KeyFinder,
     Signature,
@@ -66,6 +67,8 @@ class DkimAnswer:
     """The first characters of the tag `b`, which tell signatures apart (RFC 8601 §2.7.1)."""
     testing: bool = False
     """The signature matches, but the domain is testing (`t=y` of its key) and wants the mail treated as unsigned."""
+    failure: DkimFailure = DkimFailure.SIGNATURE
+    """What is wrong, if the signature is not valid."""
     unmatched: tuple[str, ...] = ()
     """If the header fields do not match: the names of those that are signed, the tag `h`, in lower case."""
 
@@ -129,7 +132,7 @@ class DkimVerifier(SignatureVerifier):
             domain = _identity_domain(identity, signature)
             check_message(header, fields)
         except SignatureFault as fault:
-            return replace(answer, result=fault.result, reason=str(fault))
+            return replace(answer, result=fault.result, reason=str(fault), failure=fault.failure)
         body = self._bodies.add(coverage.relaxed_body)
         return _Pending(answer, SignedContent(signature, coverage, fields.digest(entry, coverage), body), domain)
 
@@ -167,7 +170,7 @@ def _checked(pending: _Pending | DkimAnswer, now: float) -> _Pending | DkimAnswe
         try:
             pending.content.check(now)
         except SignatureFault as fault:
-            return replace(pending.answer, result=fault.result, reason=str(fault))
+            return replace(pending.answer, result=fault.result, reason=str(fault), failure=fault.failure)
     return pending
 
 
@@ -177,7 +180,9 @@ async def _verified(pending: _Pending, keys: KeyFinder) -> DkimAnswer:
         key = await keys.verify(pending.content.signature, pending.content.digest, pending.identity)
     except SignatureFault as fault:
         unmatched = pending.content.coverage.names if fault.result is DkimResult.FAIL else ()
-        return replace(pending.answer, result=fault.result, reason=str(fault), unmatched=unmatched)
+        return replace(
+            pending.answer, result=fault.result, reason=str(fault), failure=fault.failure, unmatched=unmatched
+        )
     reason = f"signed with the key {pending.content.signature.key_name}"
     return replace(pending.answer, result=DkimResult.PASS, reason=reason, testing=key.testing)
 

@@ -53,6 +53,13 @@ class KeyFault(ValueError):
     """A key cannot be used; the text says why, in ASCII."""
 
 
+class KeyRevoked(KeyFault):
+    """The record has an empty key (RFC 6376 §3.6.1)."""
+
+    def __init__(self) -> None:
+        super().__init__("the key was revoked")
+
+
 def require_cryptography() -> None:
     """Import the package that has the algorithms.
 
@@ -110,7 +117,7 @@ class KeyRecord:
         """
         require_cryptography()
         if not self.public:
-            raise KeyFault("the key was revoked")
+            raise KeyRevoked
         if self.key_type == "rsa":
             return _load_rsa(self.public).key_size
         _load_ed25519(self.public)

@@ -20,6 +20,7 @@ from ironpost.mail_auth.keys import (
     ALGORITHMS,
     KeyFault,
     KeyRecord,
+    KeyRevoked,
     key_name,
     parse_key_record,
     require_cryptography,
@@ -68,13 +69,25 @@ class DkimResult(StrEnum):
     PERMERROR = "permerror"
 
 
+class DkimFailure(StrEnum):
+    """What is wrong with a signature that is not valid (RFC 6591 §3.3)."""
+
+    BODY_HASH = "bodyhash"
+    """It is of another body."""
+    REVOKED = "revoked"
+    """Its key was revoked."""
+    SIGNATURE = "signature"
+    """Another thing."""
+
+
 class SignatureFault(ValueError):
     """A signature is not valid; the text says why, in ASCII."""
 
-    def __init__(self, result: DkimResult, reason: str) -> None:
-        """Note the result and the reason."""
+    def __init__(self, result: DkimResult, reason: str, failure: DkimFailure = DkimFailure.SIGNATURE) -> None:
+        """Note the result, the reason and what is wrong."""
         super().__init__(reason)
         self.result = result
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +366,8 @@ class KeyFinder:
                 if key.matches(signature.octets, digest):
                     return key
             except KeyFault as error:
-                faults.append(SignatureFault(DkimResult.PERMERROR, f"{name}: {error}"))
+                failure = DkimFailure.REVOKED if isinstance(error, KeyRevoked) else DkimFailure.SIGNATURE
+                faults.append(SignatureFault(DkimResult.PERMERROR, f"{name}: {error}", failure))
             else:
                 faults.insert(0, SignatureFault(DkimResult.FAIL, f"the header fields do not match the key {name}"))
         raise faults[0] if faults else SignatureFault(DkimResult.PERMERROR, f"there is no key {name}")
@@ -391,7 +405,7 @@ class SignedContent:
         if length is not None and length < self.body.size:
             raise SignatureFault(DkimResult.POLICY, f"only {length} of {self.body.size} octets of the body are signed")
         if self.body.digest() != self.coverage.body_hash or (length or 0) > self.body.size:
-            raise SignatureFault(DkimResult.FAIL, "the body does not match its hash")
+            raise SignatureFault(DkimResult.FAIL, "the body does not match its hash", DkimFailure.BODY_HASH)
 
 
 class SignatureVerifier:
@@ -431,7 +445,7 @@ class SignatureVerifier:
 def _check_use(key: KeyRecord, signature: Signature, identity: str) -> None:
     """Refuse a key that is for another use (RFC 6376 §3.6.1)."""
     if not key.public:
-        raise KeyFault("the key was revoked")
+        raise KeyRevoked
     if key.algorithm != signature.algorithm:
         raise KeyFault(f"the key is for {key.algorithm}, the signature is {signature.algorithm}")
     if key.services.isdisjoint({"*", "email"}):

@@ -42,7 +42,7 @@ class Failure:
     """What a report says about one message."""
 
     kind: str
-    """The value of Auth-Failure: `dmarc`, `signature` or `spf` (RFC 6591 §3.3, RFC 9991 §4)."""
+    """The value of Auth-Failure: `dmarc`, `spf` or one of `DkimFailure` (RFC 6591 §3.3, RFC 9991 §4)."""
     result: MethodResult
     """The result of the method that is reported."""
     evaluation: DmarcEvaluation
@@ -72,7 +72,7 @@ def failure_of(evaluation: DmarcEvaluation) -> Failure | None:
     if ("0" in options and answer.result is DmarcResult.FAIL) or ("1" in options and methods):
         kind, result = "dmarc", of_dmarc(answer)
     elif "d" in options and signature is not None:
-        kind, result, spf = "signature", of_dkim(signature), None
+        kind, result, spf = str(signature.failure), of_dkim(signature), None
     elif "s" in options and spf is not None and spf.result in _SPF_FAILURES:
         kind, result, signature = "spf", of_spf(spf), None
     else:
