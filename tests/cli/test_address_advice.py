@@ -86,3 +86,13 @@ def test_files_are_followed_too(tmp_path: Path) -> None:
         "remove a target",
         f"{file}, line 1: its target gone@mail.example {UNKNOWN}; add or remove it",
     ]
+
+
+def test_an_address_that_cannot_be_expanded_causes_a_warning() -> None:
+    chain = "".join(alias(f"a{number}", f"a{number + 1}@mail.example") for number in range(21))
+    found = address_remarks(parse(HEAD + 'local.postmaster = "a0@mail.example"\n' + ADA + chain))
+    deep = "the alias a20@mail.example is nested more than 20 levels deep; its mail is deferred"
+    assert [each for each in found if each.startswith(("alias[1]", "local"))] == [
+        f"alias[1]: {deep}",
+        f"local.postmaster: {deep}",
+    ]

@@ -53,7 +53,11 @@ class _Addresses:
     async def remarks(self) -> list[str]:
         found = [each async for each in self._of_aliases()]
         for key, address in _single(self._configuration):
-            steps = await self._steps(address)
+            try:
+                steps = await self._steps(address)
+            except DirectoryError as error:
+                found.append(f"{key}: {error}; its mail is deferred")
+                continue
             if (why := self._dead(steps[0])) is not None:
                 found.append(f"{key}: {address} takes no mail ({why}); add it, or name another address")
         return found
