@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +26,10 @@ from ironpost.server.limits import ConnectionLimits
 if TYPE_CHECKING:
     import asyncio
 
-NO_ADDRESS = ["", "localhost", "128.0.0.1.1", "192.0.2.1/32", "[192.0.2.1]", "%eth0", "/run/socket", "::ffff:300.1.1.1"]
+LONG = "192.0.2.1%" + 100 * "x"
+NO_ADDRESS = [
+    "", "localhost", "128.0.0.1.1", "192.0.2.1/32", "[192.0.2.1]", "%eth0", "/run/socket", "::ffff:300.1.1.1", LONG,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,18 @@ def test_text_that_is_not_an_address_is_in_no_network_and_has_no_literal(ip: str
     assert address_literal(ip) == ""
     assert ConnectionLimits(exempt=()).prefix(ip) == ""
     assert not ServerSettings(front_ends=parse_networks(["0.0.0.0/0", "::/0"])).trusts(ip)
+
+
+def test_r23_a_long_text_is_not_kept() -> None:
+    class Text(str):
+        """A text that can be observed."""
+
+    text = Text(LONG)
+    kept = weakref.ref(text)
+    assert (within(text, LOOPBACK), client_network(text), address_literal(text)) == (None, "", "")
+    del text
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("network", ["192.0.2.1/24", "everybody", "", "2001:db8::1/32"])

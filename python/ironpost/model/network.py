@@ -31,6 +31,8 @@ IPV6_PREFIX: Final = 64
 """Default prefix length, in bits, of the IPv6 network that counts as one client: a host may use any address in its /64
 (RFC 4291 §2.5.1)."""
 
+_ADDRESS_LIMIT: Final = 100
+"""Characters of an address with its zone: peers choose some of these texts, which are kept."""
 _SPECIAL: Final[tuple[tuple[Network, str], ...]] = tuple(
     (ip_network(network), purpose)
     for network, purpose in {
@@ -75,9 +77,13 @@ def unmapped(address: IPAddress) -> IPAddress:
     return address if mapped is None else mapped
 
 
-@lru_cache(4096)  # called several times for each recipient of each message
 def parse_ip(text: str) -> IPAddress | None:
     """Parse the IP address of a client, without its zone, unmapped; return None if `text` is not an address."""
+    return _parse_ip(text) if len(text) <= _ADDRESS_LIMIT else None
+
+
+@lru_cache(4096)  # called several times for each recipient of each message
+def _parse_ip(text: str) -> IPAddress | None:
     try:
         return unmapped(ip_address(text.partition("%")[0]))
     except ValueError:
@@ -116,7 +122,6 @@ def special_purpose(address: IPAddress) -> str | None:
     return None if address.version == 4 or address in _GLOBAL_UNICAST else "reserved"
 
 
-@lru_cache(4096)
 def client_network(ip: str, v4: int = IPV4_PREFIX, v6: int = IPV6_PREFIX) -> str:
     """Return the network that counts as one client for an address; the address itself if the prefix covers all bits.
 
@@ -128,6 +133,11 @@ def client_network(ip: str, v4: int = IPV4_PREFIX, v6: int = IPV6_PREFIX) -> str
     Returns:
         `192.0.2.1`, `2001:db8::/64`; empty if `ip` is not an address.
     """
+    return _client_network(ip, v4, v6) if len(ip) <= _ADDRESS_LIMIT else ""
+
+
+@lru_cache(4096)
+def _client_network(ip: str, v4: int, v6: int) -> str:
     address = parse_ip(ip)
     if address is None:
         return ""
