@@ -345,6 +345,10 @@ def test_key_records_in_all_their_forms(record: bytes) -> None:
     assert outcome(signed(MESSAGE), record)[0] == "pass"
 
 
+def test_r23_of_the_types_of_service_of_a_key_those_are_kept_that_mean_mail() -> None:
+    assert parse_key_record(b"s=a:b:email:c; p=" + PUBLIC).services == {"email"}
+
+
 def test_an_rsa_key_may_be_published_without_its_algorithm() -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 

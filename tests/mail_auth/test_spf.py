@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ironpost.mail_auth import Records, RecordType, ResolverError, SpfAnswer, SpfResult, check_spf, spf
 from ironpost.mail_auth.names import NAME_LIMIT, is_name
-from ironpost.mail_auth.spf import EXPLANATION_LIMIT, LOOKUP_LIMIT
+from ironpost.mail_auth.spf import EXPLANATION_LIMIT, LOOKUP_LIMIT, RECORDS_LIMIT
 from ironpost.mail_auth.spf_macros import SpfError, parse_domain_spec, parse_explanation
 from ironpost.mail_auth.spf_record import RECORD_LIMIT, parse_record
 from ironpost.testing.resolver import StaticResolver
@@ -426,3 +426,9 @@ def test_the_answer_has_the_records_that_were_read() -> None:
     assert check(resolver).records == (main, ("b.example", b"v=spf1 -all"))
     assert check(resolver, sender="jo@c.example").records == (("c.example", b"v=spf1 nonsense"),)
     assert check(resolver, sender="jo@d.example").records == ()
+
+
+def test_r23_few_records_of_a_name_that_has_many_are_kept() -> None:
+    answer = check(StaticResolver(txt={"a.example": [b"v=spf1 %d" % number for number in range(3000)]}))
+    assert answer.result is SpfResult.PERMERROR
+    assert answer.records == tuple(("a.example", b"v=spf1 %d" % number) for number in range(RECORDS_LIMIT))

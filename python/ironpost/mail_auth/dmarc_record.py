@@ -9,7 +9,7 @@ Standards: RFC 9989 §4.7 (tags), §4.8 (grammar), §4.10.1 (records without a v
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 URI_LIMIT: Final = 10
 """Addresses that are read from one tag (SECURITY R23)."""
+RECORD_LIMIT: Final = 8_192
+"""Octets of a record that are read."""
+PROBLEM_LIMIT: Final = 10
+"""Tags of a record whose faults are described."""
 
 _VERSION: Final = re.compile(rb"[vV][ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _TAG: Final = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*+([ -:<-~]+)")
@@ -108,9 +112,17 @@ def select_record(records: Sequence[bytes]) -> DmarcRecord | None:
     return parse_record(found[0]) if len(found) == 1 else None
 
 
-@lru_cache(64)  # a record may have 64 KB
 def parse_record(record: bytes) -> DmarcRecord:
-    """Parse a record that starts with its version."""
+    """Parse a record that starts with its version; of a longer one than `RECORD_LIMIT`, the tags within that."""
+    if len(record) <= RECORD_LIMIT:
+        return _parsed(record)
+    found = _parsed(record[:RECORD_LIMIT].rpartition(b";")[0])
+    problem = f"the record has {len(record)} octets; at most {RECORD_LIMIT} are read"
+    return replace(found, problems=(problem, *found.problems))
+
+
+@lru_cache(64)  # a record of the maximum length takes at most 60 KB
+def _parsed(record: bytes) -> DmarcRecord:
     text = record.decode("ascii", "backslashreplace")
     tags = _Tags(text)
     aggregate = tags.uris("rua")
@@ -158,6 +170,7 @@ class _Tags:
                 self.problems.append(f"the tag {name[:SHOWN]} occurs more than once; the first one counts")
             else:
                 self._values[name] = match[2].strip(" ")
+        del self.problems[PROBLEM_LIMIT:]
 
     def choice(self, name: str, values: type[_Choice]) -> _Choice | None:
         """The value of a tag; None if it is absent or invalid."""

@@ -96,7 +96,7 @@ class KeyRecord:
     public: bytes
     """The public key in the format of its type; empty if the key was revoked."""
     services: frozenset[str] = frozenset("*")
-    """`s`: the types of service that may use it; `*` stands for all."""
+    """`s`: which of `email` and `*`, for all, are among the types of service that may use it."""
     testing: bool = False
     """`t=y`: the domain is testing; its mail is to be treated as if it were not signed."""
     strict: bool = False
@@ -163,8 +163,9 @@ def parse_key_record(record: bytes) -> KeyRecord:
         public = decode_base64("p", tags["p"])
     except TagListError as error:
         raise KeyFault(f"the record is invalid: {error}") from None
+    services = frozenset({"*", "email"}.intersection(words(tags.get("s", "*"))))
     flags = words(tags.get("t", ""))
-    return KeyRecord(key_type, public, frozenset(words(tags.get("s", "*"))), "y" in flags, "s" in flags)
+    return KeyRecord(key_type, public, services, "y" in flags, "s" in flags)
 
 
 def _load_rsa(octets: bytes) -> RSAPublicKey:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.mail_auth.names import is_name, is_within, normalised
@@ -41,6 +42,8 @@ NAMES_LIMIT: Final = 10
 """Exchangers of a domain, and names of a client, whose addresses are looked up (RFC 7208 §4.6.4)."""
 EXPLANATION_LIMIT: Final = 400
 """Characters of an explanation, which must fit into a reply; what is longer is cut off."""
+RECORDS_LIMIT: Final = 20
+"""Records in an answer; there are fewer, unless a domain has several by mistake."""
 
 _NO_SUCH_NAME: Final[Records[Any]] = Records(False)
 
@@ -63,7 +66,7 @@ class SpfAnswer:
     queries: int = 0
     """Number of DNS queries that were answered."""
     records: tuple[tuple[str, bytes], ...] = ()
-    """The SPF records that were read, each with its domain, in the order of the queries."""
+    """The first SPF records that were read, each with its domain, in the order of the queries."""
 
 
 async def check_spf(
@@ -99,9 +102,8 @@ async def check_spf(
         result, reason = SpfResult.PERMERROR, str(error)
     except ResolverError as error:
         result, reason = SpfResult.TEMPERROR, f"DNS lookup failed: {error}"
-    return SpfAnswer(
-        result, reason, domain, identity, explanation, check.lookups, len(check.answers), tuple(check.records())
-    )
+    records = tuple(islice(check.records(), RECORDS_LIMIT))
+    return SpfAnswer(result, reason, domain, identity, explanation, check.lookups, len(check.answers), records)
 
 
 class _Check:

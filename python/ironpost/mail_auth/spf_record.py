@@ -113,7 +113,7 @@ def select_record(records: Sequence[bytes]) -> SpfRecord | None:
     return parse_record(found[0])
 
 
-@lru_cache(64)  # a record of the maximum length takes 400 KB
+@lru_cache(64)  # a record of the maximum length takes 700 KB
 def parse_record(record: bytes) -> SpfRecord:
     """Parse one record, which starts with its version.
 
