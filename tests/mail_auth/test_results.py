@@ -8,6 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ironpost.mail_auth import (
+    DkimAnswer,
+    DkimResult,
     DmarcAnswer,
     DmarcPolicy,
     DmarcRecord,
@@ -15,6 +17,7 @@ from ironpost.mail_auth import (
     MethodResult,
     SpfAnswer,
     SpfResult,
+    of_dkim,
     of_dmarc,
     of_spf,
     results_field,
@@ -173,6 +176,8 @@ def test_the_author_is_confirmed_by_dmarc_else_the_signer() -> None:
     assert confirmed(*SIGNED, DMARC) == "a.example"
     assert confirmed(MethodResult("dkim", "fail", (("header.d", "x.example"),)), *SIGNED) == "b.example"
     assert confirmed(*SIGNED, DMARC._replace(result="fail"), above=b"X-Policy: y\r\n") == "b.example"
+    assert confirmed(of_dkim(DkimAnswer(DkimResult.PASS, "", "x.example", testing=True)), *SIGNED) == "b.example"
+    assert confirmed(of_dkim(DkimAnswer(DkimResult.PASS, "", "x.example"))) == "x.example"
     assert confirmed(MethodResult("spf", "pass", (("smtp.mailfrom", "a.example"),))) == ""
     assert confirmed() == ""
 

@@ -36,6 +36,8 @@ VALUE_LIMIT: Final = 300
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 _BARE: Final = re.compile(r"(?:[\w!#$%&'*+.^`{|}~-]*@)?[\w!#$%&'*+.^`{|}~-]+", re.ASCII)
 """A token of RFC 2045 §5.1, or an address or `@domain` that needs no quotes."""
+_TESTING: Final = ("policy.testing", "y")
+"""The property of a valid signature that does not count, because its domain is testing."""
 
 
 class MethodResult(NamedTuple):
@@ -73,6 +75,8 @@ def of_dkim(answer: DkimAnswer) -> MethodResult:
     if answer.identity != f"@{answer.domain}":
         properties.append(("header.i", answer.identity))
     properties.append(("header.b", answer.signature))
+    if answer.testing:
+        properties.append(_TESTING)
     return MethodResult("dkim", answer.result, tuple(each for each in properties if each[1]), answer.reason)
 
 
@@ -132,8 +136,9 @@ def without_forged(header: Header, services: Iterable[str]) -> bytes:
 def confirmed_domain(header: Header) -> str:
     """The domain that this server confirmed for a message that it stored, in lower case; empty if it confirmed none.
 
-    That is the author's domain if DMARC passed, else the signing domain of the first valid signature. Only fields above
-    the first Received are read: this server put them there, and anybody may have written the others.
+    That is the author's domain if DMARC passed, else the signing domain of the first valid signature of a domain that
+    is not testing (RFC 6376 §3.6.1). Only fields above the first Received are read: this server put them there, and
+    anybody may have written the others.
 
     Args:
         header: the section of the stored message.
@@ -149,7 +154,7 @@ def confirmed_domain(header: Header) -> str:
             values = dict(each.partition("=")[::2] for each in properties)
             if result == "dmarc=pass":
                 return values.get("header.from", "").lower()
-            if result == "dkim=pass" and not signing:
+            if result == "dkim=pass" and not signing and _TESTING not in values.items():
                 signing = values.get("header.d", "").lower()
     return signing
 
