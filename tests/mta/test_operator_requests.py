@@ -10,10 +10,13 @@ from tests.mta.runner_kit import DOWN, LATER, OK, scenario
 from ironpost.model import Address
 from ironpost.model.envelope import REFUSED
 from ironpost.model.patterns import AddressPattern
+from ironpost.mta import queue_runner
 from ironpost.queue.concurrency import DEFAULT
 from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
 from ironpost.queue.retry import DAY, HOUR
 from ironpost.queue.selection import EVERYTHING, Selection
+from ironpost.routing.directory import Mailbox, NotLocal
+from ironpost.routing.route import Routes
 
 
 def test_an_operator_returns_mail_that_waits_in_memory_or_in_the_store():
@@ -150,5 +153,35 @@ def test_a_retry_says_what_it_leaves_where_it_is():
         assert (await world.runner.retry(Selection.of("m2"))).early == 0
         await world.settle()
         assert [name for _, name, _, _ in world.remote.calls] == ["m2"]
+
+    scenario({"remote": lambda message, recipient: LATER}, act)
+
+
+def test_a_directory_that_does_not_answer_delays_no_retry(monkeypatch):
+    class Hanging:
+        has_aliases = False
+        hangs = False
+
+        def find(self, address):
+            if address.domain != "local.example":
+                return NotLocal("elsewhere")
+            return asyncio.get_running_loop().create_future() if self.hangs else Mailbox("here")
+
+    async def act(world):
+        directory = Hanging()
+        world.runner.routes = Routes(directory)
+        world.local.answer = world.remote.answer
+        await world.put("m1", "a@local.example")
+        await world.put("m2", "a@remote.example")
+        await world.settle()
+        directory.hangs = True
+        retrying = asyncio.ensure_future(world.runner.retry(Selection(sender=AddressPattern("from@local.example"))))
+        await world.settle()
+        assert [name for _, name, _, _ in world.remote.calls] == ["m2", "m2"], "before the directory answers"
+        assert not retrying.done()
+        retrying.cancel()
+        monkeypatch.setattr(queue_runner, "LOOKUP_SECONDS", 0.0)
+        found = await world.runner.retry(EVERYTHING)
+        assert found.recipients == 2
 
     scenario({"remote": lambda message, recipient: LATER}, act)

@@ -72,14 +72,19 @@ class Destinations:
         decision: RouteDecision = await resolved(self.routed(envelope, address))
         return decision, self.of(decision.route, address.key)
 
-    async def of_messages(self, messages: Sequence[QueuedMessage]) -> Sequence[Destination]:
-        """The destinations of the recipients of messages, each once, as far as the directory can answer now."""
+    async def of_messages(self, messages: Sequence[QueuedMessage], seconds: float) -> Sequence[Destination]:
+        """The destinations of the recipients of messages, each once, as far as the directory answers in these seconds.
+
+        Messages that follow an address for which it does not answer in time are left out.
+        """
         found: dict[Destination, None] = {}
-        for message in messages:
-            for to in message.recipients:
-                with contextlib.suppress(Exception):  # as in `_decide`
-                    found[(await self.decide(message.envelope, to.recipient.address))[1]] = None
-            await asyncio.sleep(0)  # sessions are served meanwhile
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for message in messages:
+                    for to in message.recipients:
+                        with contextlib.suppress(Exception):  # as in `_decide`
+                            found[(await self.decide(message.envelope, to.recipient.address))[1]] = None
+                    await asyncio.sleep(0)  # sessions are served meanwhile
         return tuple(found)
 
     def of_mail(self, address: Address, tenant: str) -> Destination | Awaitable[Destination]:

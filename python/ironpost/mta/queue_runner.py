@@ -84,6 +84,8 @@ STOP_SECONDS: Final = 10.0
 
 PROBED: Final = 1000
 """Maximum number of messages whose destinations an operator has probed at a time."""
+LOOKUP_SECONDS: Final = 5.0
+"""Seconds for which these destinations are looked up; the mail is due before that."""
 
 _NO_OUTCOME: Final = Outcome(
     Disposition.DEFERRED, replies.HOOK_FAILED.because("the delivery agent returned no outcome")
@@ -266,19 +268,22 @@ class QueueRunner:
     async def retry(self, selection: Selection) -> Retried:
         """Make the selected recipients due now, and probe their destinations that are down.
 
-        Of a part of the queue, only the destinations of the oldest `PROBED` messages are probed and returned.
+        Only destinations of the oldest `PROBED` messages, that are found within `LOOKUP_SECONDS`, are returned, and
+        probed if only part of the queue is selected.
         """
         now = self._clock.now()
         found: list[QueuedMessage] = []
         if selection.state is not RecipientState.HELD:
             found = await self._store.select(replace(selection, state=RecipientState.QUEUED), PROBED)
         ready = [each for each in found if selection.ids is not None or each.not_before <= max(now, each.accepted)]
-        destinations = await self.destinations.of_messages(ready)
         count = await self._store.retry(selection)
-        for destination in destinations:
+        everything = selection == EVERYTHING
+        self.wake(probe=everything)
+        destinations = await self.destinations.of_messages(ready, LOOKUP_SECONDS)
+        for destination in () if everything else destinations:
             if destination.window.down:
-                self.scheduler.probe(destination, now)
-        self.wake(probe=selection == EVERYTHING)
+                self.scheduler.probe(destination, self._clock.now())
+        self.pump()
         suspensions = dict.fromkeys(filter(None, map(self.suspended.of, destinations)))
         return Retried(count, tuple(suspensions), len(found) - len(ready))
 
