@@ -178,14 +178,28 @@ def test_r49_a_login_signs_only_for_authors_in_its_domain(login: str, reverse_pa
     assert bool(found.fields) == bool(found.keys) == signed
 
 
-@pytest.mark.parametrize(("count", "is_signed"), [(998, True), (999, False)])
-def test_a_message_that_has_too_many_fields_with_those_that_are_added_is_not_signed(
-    count: int, is_signed: bool
+ADDED = b"Date: x\r\nMessage-ID: y\r\n"
+AUTHOR = b"From: flo@example.org\r\n"
+ROOM = wire.DEFAULT_LIMITS.header_octets - len(ADDED + AUTHOR + b"X: \r\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_signed"),
+    [
+        (b"X: y\r\n" * 997, True),
+        (b"X: y\r\n" * 998, False),
+        (b"X: %b\r\n" % (b"y" * ROOM), True),
+        (b"X: %b\r\n" % (b"y" * (ROOM + 1)), False),
+    ],
+    ids=["fields", "too many fields", "octets", "too many octets"],
+)
+def test_a_message_that_exceeds_a_limit_with_the_fields_that_are_added_is_not_signed(
+    fields: bytes, is_signed: bool
 ) -> None:
     signer = signing(key()).begin(Origin(LOCAL), THEN)
     assert signer is not None
-    signer.header(Header(b"From: flo@example.org\r\n" + b"X: y\r\n" * (count - 1) + b"\r\n"))
-    found = signer.finish(b"Date: x\r\nMessage-ID: y\r\n", Envelope(NULL, (), origin=Origin(LOCAL)))
+    signer.header(Header(AUTHOR + fields + b"\r\n"))
+    found = signer.finish(ADDED, Envelope(NULL, (), origin=Origin(LOCAL)))
     assert bool(found.fields) == bool(found.keys) == is_signed
 
 

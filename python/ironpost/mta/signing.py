@@ -141,7 +141,8 @@ class MessageSigner:
         if signer is None or not _may_write_as(self._author, envelope):
             return Signatures()
         above, header = Header(added), self._header
-        if len(above.section.fields) + len(header.section.fields) > DEFAULT_LIMITS.header_fields:
+        fields, octets = len(above.section.fields) + len(header.section.fields), len(added) + header.section.end
+        if fields > DEFAULT_LIMITS.header_fields or octets > DEFAULT_LIMITS.header_octets:
             return Signatures()  # verifiers might not read all fields
         signer.header(above, header)
         self._signing.count()
