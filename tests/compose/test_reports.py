@@ -158,6 +158,35 @@ def test_failures_are_reported_beside_the_counts_if_that_is_on(tmp_path: Path) -
     asyncio.run(main())
 
 
+def test_all_reports_have_the_same_seconds_when_the_server_stops(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    class Sender:
+        """One whose reports take long."""
+
+        async def stop(self) -> None:
+            await all_stopping.wait()
+
+    async def main() -> None:
+        nonlocal all_stopping
+        all_stopping = asyncio.Barrier(3)
+        state = shared_state(tmp_path, clock, Counters(), None).memory
+        ports: dict[str, Any] = dict.fromkeys(("agents", "store", "runner", "signing"), Mock())
+        senders: Any = ReportSenders(
+            parse(""), Counting(parse(""), state, clock, Counters(), 0), state,
+            host="mx", clock=clock, random=Chance(), metrics=Counters(), share=None, **ports,
+        )  # fmt: skip
+        await senders.stop()  # those of a server that sends none
+        senders.tls, senders.dmarc, senders.failures = Sender(), Sender(), Sender()
+        stopping = asyncio.ensure_future(senders.stop())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert stopping.done()
+
+    all_stopping: asyncio.Barrier
+    asyncio.run(main())
+
+
 def test_without_a_contact_nothing_is_counted(tmp_path: Path) -> None:
     clock = VirtualClock()
 

@@ -146,10 +146,9 @@ class ReportSenders:
             )
 
     async def stop(self) -> None:
-        """Wait for the reports that are being sent."""
-        for sender in (self.tls, self.dmarc, self.failures):
-            if sender is not None:
-                await sender.stop()
+        """Wait for the reports that are being sent, at most `daily_reports.STOP_SECONDS`."""
+        senders = self.tls, self.dmarc, self.failures
+        await asyncio.gather(*(sender.stop() for sender in senders if sender is not None))
 
 
 def dmarc_recorder(counting: Counting, senders: ReportSenders) -> DmarcRecorder | None:
