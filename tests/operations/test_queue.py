@@ -12,9 +12,12 @@ from ironpost.model import Address, Envelope, Recipient
 from ironpost.mta.queue_runner import Retried
 from ironpost.operations import queue as module
 from ironpost.operations.dispatch import worker_handlers
+from ironpost.operations.operation import OperationError
 from ironpost.processes.requests import RequestRefused
 from ironpost.queue.store import NewMessage, RecipientState
+from ironpost.routing.route import Routes
 from ironpost.storage.sqlite.shards import ShardedStore, lay_out
+from ironpost.testing.directory import TableDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
 
     Handlers = dict[str, RequestHandler]
 
+DIRECTORY = TableDirectory(
+    ["d.example"],
+    mailboxes=["jo@d.example"],
+    aliases={"keep@d.example": ["keep@d.example", "far@slow.example"], "team@d.example": ["jo@d.example"]},
+    failing=["far@slow.example"],
+)
+
 
 class Process:
     """The part of a serving process that changes to the queue need."""
@@ -34,9 +44,15 @@ class Process:
         self.runner = self
         """Nothing waits in memory."""
         self.wake_queue = lambda: woken.append("woken")
+        self.routes = Routes(DIRECTORY)
 
     async def recall(self, selection: Selection) -> None:
         """Nothing to give back."""
+
+    async def redirect(self, selection: Selection, _address: Address) -> int:
+        """One recipient of each message has another address now."""
+        assert selection.ids is not None
+        return len(selection.ids)
 
     async def retry(self, selection: Selection) -> Retried:
         """Nothing is down or suspended."""
@@ -109,6 +125,21 @@ def test_a_selection_is_changed_and_an_unbounded_one_must_be_asked_for(tmp_path:
         assert [message.id for message in await store.list()] == ["m0", "m1"]
 
     with_queue(tmp_path, 3, scenario)
+
+
+def test_an_edited_address_is_looked_up_without_its_targets(tmp_path: Path) -> None:
+    async def scenario(do: Handlers, store: ShardedStore, woken: list[str]) -> None:
+        for new, why in {
+            "typo@d.example": "typo@d.example takes no mail: 550 5.1.1 ",
+            "team@d.example": "team@d.example is an alias, which is not expanded again",
+            "far@slow.example": "far@slow.example: cannot look up far@slow.example",
+        }.items():
+            with pytest.raises(OperationError, match=f"^{re.escape(why)}"):
+                await do["edit"]({"ids": ["m0"], "old": "c@d.example", "new": new})
+        edited = await do["edit"]({"ids": ["m0"], "old": "c@d.example", "new": "keep@d.example"})
+        assert edited == {"recipients": 1}, "a target of the alias cannot be looked up, but is not asked for"
+
+    with_queue(tmp_path, 1, scenario)
 
 
 @pytest.mark.parametrize("name", ["retry", "hold", "release", "drop"])

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.http import HttpError, HttpFailure, HttpLimits
+from ironpost.mail_auth.names import last_labels
 from ironpost.model import dns
 from ironpost.model.dns import ResolverError
 from ironpost.model.keyed_state import KEY_OCTETS, Namespace
@@ -63,8 +64,7 @@ it."""
 REFRESHES: Final = 10
 """Policies that are refreshed at a time."""
 SHARE: Final = 500
-"""Policies of domains with the same last two labels that are not evicted before those of others: anybody can publish
-policies for any number of names below one domain. All domains below `co.uk` share this number."""
+"""Policies of domains with the same last two labels that are not evicted before those of others."""
 
 _DOMAINS: Final = 20_000
 _VALUE: Final = 1_400
@@ -73,7 +73,7 @@ _LINES: Final = 16_384
 
 
 def _last_labels(domain: bytes) -> bytes:
-    return b".".join(domain.split(b".")[-2:])
+    return last_labels(domain.decode()).encode()
 
 
 POLICIES: Final = Namespace(

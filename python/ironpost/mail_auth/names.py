@@ -42,6 +42,12 @@ def normalised(domain: str) -> str:
     return name
 
 
+def last_labels(name: str) -> str:
+    """The last two labels of a name. Who has a domain can make any number of names below it, so limits count them as
+    one; those below `co.uk` count as one too."""
+    return ".".join(name.split(".")[-2:])
+
+
 def is_within(name: str, domain: str) -> bool:
     """Whether a name is the domain or below it."""
     return f".{name}".lower().endswith(f".{domain}".lower())

@@ -3,8 +3,9 @@
 Promises: what `add` or `add_failure` has returned is durable. A report is stored once, however often its sender sends
 it. What an authenticated sender reports is neither suppressed nor displaced by what others send in its name. Reports
 are kept for `KEPT` seconds after their arrival; beyond `MAX_REPORTS` of either kind, or `MAX_ROWS`, those without
-authentication are removed first, then the oldest of the senders with the most. Every error of SQLite is raised as an
-`OSError`. Threads and processes that write at the same time wait for each other. The file is 0600 (SECURITY R47).
+authentication are removed first, then the oldest of the senders with the most; domains with the same last two labels
+count as one sender. Every error of SQLite is raised as an `OSError`. Threads and processes that write at the same time
+wait for each other. The file is 0600 (SECURITY R47).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ironpost.mail_auth.names import last_labels
 from ironpost.storage.ownership import open_private
 from ironpost.storage.sqlite.faults import code_of
 from ironpost.storage.sqlite.opening import open_database
@@ -105,7 +107,7 @@ _EXCESS: Final = """DELETE FROM report WHERE received < ? OR seq IN (
     SELECT seq FROM (
         SELECT seq, SUM(rows) OVER kept AS total, COUNT(*) OVER kept AS place FROM (
             SELECT seq, authenticated, rows, SUM(rows + 1) OVER (
-                PARTITION BY authenticated, report_sender ORDER BY seq DESC
+                PARTITION BY authenticated, last_labels(report_sender) ORDER BY seq DESC
             ) AS share FROM report
         ) WINDOW kept AS (ORDER BY authenticated DESC, share, seq DESC)
     ) WHERE total > ? OR place > ?
@@ -113,7 +115,7 @@ _EXCESS: Final = """DELETE FROM report WHERE received < ? OR seq IN (
 _EXCESS_FAILURES: Final = """DELETE FROM failure WHERE received < ? OR seq IN (
     SELECT seq FROM (
         SELECT seq, authenticated, COUNT(*) OVER (
-            PARTITION BY authenticated, report_sender ORDER BY seq DESC
+            PARTITION BY authenticated, last_labels(report_sender) ORDER BY seq DESC
         ) AS share FROM failure
     ) ORDER BY authenticated DESC, share, seq DESC LIMIT -1 OFFSET ?
 )"""
@@ -298,6 +300,7 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
     with _turn(path.parent), _faults(path), closing(_created(path)) as connection:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
+        connection.create_function("last_labels", 1, last_labels, deterministic=True)
         connection.execute("BEGIN IMMEDIATE")
         for statement in _CHANGES[_version(connection, path)]:
             connection.execute(statement)
