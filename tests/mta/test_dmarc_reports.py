@@ -66,7 +66,7 @@ class World(ReportWorld):
         content = b"".join([piece async for piece in message.body.pieces()])
         read = message_from_bytes(content, policy=policy.default)
         assert isinstance(read, EmailMessage)
-        return read, decoded(extracted(content))
+        return read, decoded(extracted(content).content)
 
     def recipients(self) -> list[str]:
         return [str(each.address) for message in self.accepted for each in message.envelope.recipients]

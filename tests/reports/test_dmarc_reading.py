@@ -135,7 +135,7 @@ def attached(media_type: str, octets: bytes) -> bytes:
     ids=count(),  # what is packed holds the time, so it differs between processes
 )
 def test_a_report_is_found_in_every_packing(octets: bytes) -> None:
-    assert decoded(mail.extracted(octets)) == REPORT
+    assert decoded(mail.extracted(octets).content) == REPORT
 
 
 DEFLATED = zipped(XML)

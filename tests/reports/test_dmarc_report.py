@@ -176,7 +176,7 @@ def test_the_message() -> None:
     assert "3 messages passed DMARC, 2 failed." in words.get_content()
     assert attached.get_content_type() == "application/gzip"
     assert attached.get_filename() == filename(REPORT)
-    assert decoded(mail.extracted(attached.get_payload(decode=True))) == REPORT
+    assert decoded(mail.extracted(attached.get_payload(decode=True)).content) == REPORT
 
 
 def test_several_recipients() -> None:

@@ -15,9 +15,8 @@ from ironpost.cli.settings import configuration
 from ironpost.model.text import counted, escape
 from ironpost.operations.dmarc_reports import REPORT, DmarcReportRequest
 from ironpost.operations.queue import moment
-from ironpost.reports.dmarc.failure_reading import ReceivedFailure, failure_in
-from ironpost.reports.dmarc.mail import extracted
-from ironpost.reports.dmarc.reading import decoded
+from ironpost.reports.dmarc.failure_reading import ReceivedFailure
+from ironpost.reports.dmarc.received import read
 from ironpost.routing.route import Kind
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def show(file: str, *, as_json: bool) -> None:
     Raises:
         CommandError: the file cannot be read, or has no valid report.
     """
-    found = read_report(file, lambda octets: failure_in(octets) or decoded(extracted(octets)))
+    found, _ = read_report(file, read)
     if isinstance(found, ReceivedFailure):
         _print_failure(found, as_json=as_json)
     elif as_json:

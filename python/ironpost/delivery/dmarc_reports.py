@@ -133,17 +133,15 @@ def _stored(
         ours: the domains that it may be about.
     """
     from ironpost.mail_auth.results import confirmed_domain
-    from ironpost.message.section import Header
-    from ironpost.reports.dmarc.failure_reading import ReceivedFailure, failure_in
-    from ironpost.reports.dmarc.mail import extracted
-    from ironpost.reports.dmarc.reading import decoded
+    from ironpost.reports.dmarc.failure_reading import ReceivedFailure
+    from ironpost.reports.dmarc.received import read
     from ironpost.reports.received import ReportError
     from ironpost.storage.sqlite.received_reports import NAME, ReportSender, add, add_failure
 
-    report = failure_in(octets) or decoded(extracted(octets))
+    report, header = read(octets)
     if not any(report.domain.lower() in each for each in ours):
         raise ReportError(f"it is about {report.domain[:NAME]!a}, which is not a domain of this server")
-    confirmed = confirmed_domain(Header(octets))
+    confirmed = confirmed_domain(header)
     sender = ReportSender(confirmed or reverse_path, bool(confirmed))
     if isinstance(report, ReceivedFailure):
         return report, sender, add_failure(data, report, sender, now)

@@ -60,6 +60,8 @@ class AttachedFile(NamedTuple):
     media_type: str
     """In lower case."""
     content: bytes
+    header: Header
+    """The header section of the message; empty if the file was not in one."""
 
 
 def attached(message: bytes, media_types: Container[str]) -> AttachedFile | None:
@@ -74,15 +76,22 @@ def attached(message: bytes, media_types: Container[str]) -> AttachedFile | None
     """
     if b"\r\n" not in message:
         message = message.replace(b"\n", b"\r\n")
-    return _attached(message, media_types, MAX_LEVELS)
+    header = Header(message)
+    found = _attached(header, media_types, MAX_LEVELS)
+    return None if found is None else AttachedFile(*found, header)
 
 
-def _attached(octets: bytes, media_types: Container[str], levels: int) -> AttachedFile | None:
-    """The first file in a message or part with CRLF line endings, of which at most `levels` may be nested."""
-    section = Header(octets)
+def _attached(section: Header, media_types: Container[str], levels: int) -> tuple[str, bytes] | None:
+    """The first file in a message or part, of which at most `levels` may be nested: its media type and content.
+
+    Args:
+        section: its header section, which the body follows; lines end in CRLF.
+        media_types: in lower case.
+        levels: of nested multiparts.
+    """
     kind = (section.first("Content-Type") or b"").decode("ascii", "replace")
     media_type = kind.partition(";")[0].strip().lower()
-    body = octets[section.section.end :]
+    body = section.octets[section.section.end :]
     if media_type.startswith("multipart/") and levels:
         boundary = _BOUNDARY.search(kind)
         if boundary is None:
@@ -91,7 +100,7 @@ def _attached(octets: bytes, media_types: Container[str], levels: int) -> Attach
         for part in (b"\r\n" + body).split(mark, MAX_PARTS)[1:]:
             if part.startswith(b"--"):
                 break
-            found = _attached(part.partition(b"\r\n")[2], media_types, levels - 1)
+            found = _attached(Header(part.partition(b"\r\n")[2]), media_types, levels - 1)
             if found is not None:
                 return found
     if media_type not in media_types:
@@ -100,7 +109,7 @@ def _attached(octets: bytes, media_types: Container[str], levels: int) -> Attach
     if encoding not in _DECODERS:
         raise ReportError(f"unknown transfer encoding {encoding[:SHOWN]!a}")
     try:
-        return AttachedFile(media_type, _DECODERS[encoding](body))
+        return media_type, _DECODERS[encoding](body)
     except binascii.Error as error:
         raise ReportError(f"invalid {encoding}: {error}") from None
 

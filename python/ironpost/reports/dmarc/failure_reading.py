@@ -9,15 +9,18 @@ Standards: RFC 5965 §3 (fields), RFC 6591 §3.1.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost.mail_auth.dmarc import author_domain
 from ironpost.mail_auth.names import normalised
 from ironpost.message.section import Header
 from ironpost.model.network import parse_ip
 from ironpost.reports.mime import lines_of
-from ironpost.reports.received import ReportError, attached
+from ironpost.reports.received import ReportError
 from ironpost.wire import unfold
+
+if TYPE_CHECKING:
+    from ironpost.reports.received import AttachedFile
 
 MAX_OCTETS: Final = 65_536
 """Octets of the fields of a report that are read."""
@@ -27,7 +30,8 @@ MAX_TEXT: Final = 1000
 """Characters of one of them that are read."""
 MAX_INCIDENTS: Final = 2**32 - 1
 
-_TYPE: Final = "message/feedback-report"
+TYPE: Final = "message/feedback-report"
+"""The media type of the part with the fields."""
 
 
 class ReceivedFailure(NamedTuple):
@@ -51,20 +55,12 @@ class ReceivedFailure(NamedTuple):
     """All fields of the report, with their names."""
 
 
-def failure_in(message: bytes) -> ReceivedFailure | None:
-    """Return the failure report in a message; None if it has no feedback report.
-
-    Args:
-        message: its lines end in CRLF, or all in LF.
+def failure_in(part: AttachedFile) -> ReceivedFailure:
+    """Return the failure report in a part of the media type `TYPE`.
 
     Raises:
-        ReportError: it has another feedback report, or an invalid one.
+        ReportError: it is another feedback report, or an invalid one.
     """
-    if b"\r\n" not in message:
-        message = message.replace(b"\n", b"\r\n")
-    part = attached(message, {_TYPE})
-    if part is None:
-        return None
     read = Header(lines_of(part.content.lstrip(b"\r\n")[:MAX_OCTETS]))
     fields = tuple(
         (each.name, unfold(read.octets[each.value : each.end]).decode("utf-8", "replace").strip()[:MAX_TEXT])
@@ -77,12 +73,13 @@ def failure_in(message: bytes) -> ReceivedFailure | None:
         domain = normalised(values.get("reported-domain", ""))
     except ValueError as error:
         raise ReportError(f"Reported-Domain: {error}") from None
-    outer = Header(message)
     address = parse_ip(values.get("source-ip", "").strip("[]").removeprefix("IPv6:"))
     incidents = values.get("incidents", "")
     return ReceivedFailure(
-        _organization(outer),
-        (outer.first("Message-ID") or sha256(part.content).hexdigest().encode()).decode("utf-8", "replace")[:MAX_TEXT],
+        _organization(part.header),
+        (part.header.first("Message-ID") or sha256(part.content).hexdigest().encode()).decode("utf-8", "replace")[
+            :MAX_TEXT
+        ],
         domain,
         values.get("auth-failure", "").lower(),
         "" if address is None else str(address),

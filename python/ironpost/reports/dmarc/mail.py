@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from ironpost.message import header
 from ironpost.message.dates import date_time
+from ironpost.message.section import EMPTY
 from ironpost.model.text import counted
 from ironpost.reports import mime
 from ironpost.reports.dmarc.reading import MAX_OCTETS
 from ironpost.reports.dmarc.report import compressed, filename
-from ironpost.reports.received import GZIP, ZIP, ReportError, attached, decompressed, unzipped
+from ironpost.reports.received import GZIP, ZIP, AttachedFile, ReportError, attached, decompressed, unzipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,19 +83,26 @@ def to_field(to: Sequence[Address]) -> bytes:
     return header.field("To", addresses, utf8=any(each.needs_smtputf8 for each in to))
 
 
-def extracted(octets: bytes) -> bytes:
+def extracted(octets: bytes, *others: str) -> AttachedFile:
     """Return the XML of a report from a file: of the report itself, compressed or not, or of a message that has it.
+
+    Args:
+        octets: of the file.
+        others: media types of files in a message that are returned as they are.
 
     Raises:
         ReportError: the file has no report, or it exceeds a limit.
     """
     found = _uncompressed(octets)
-    if found is None:
-        part = attached(octets, _TYPES)
-        found = None if part is None else _uncompressed(part.content)
-    if found is None:
+    if found is not None:
+        return AttachedFile("text/xml", found, EMPTY)
+    part = attached(octets, _TYPES.union(others))
+    if part is not None and part.media_type in others:
+        return part
+    found = None if part is None else _uncompressed(part.content)
+    if part is None or found is None:
         raise ReportError("neither a report nor a message with one")
-    return found
+    return part._replace(content=found)
 
 
 def _uncompressed(octets: bytes) -> bytes | None:
