@@ -162,7 +162,8 @@ def test_r23_automatic_messages_use_up_no_limit_and_are_not_looked_for_beyond_on
     looks = Mock(side_effect=dmarc_failures.is_automatic)
     monkeypatch.setattr(dmarc_failures, "is_automatic", looks)
     automatic = replace(failed(), header=Header(b"Auto-Submitted: auto-replied\r\n"))
-    run(world.report(automatic, failed("https://a.example/"), failed(), automatic, failed()))
+    bounce = replace(failed(), reverse_path=NULL)
+    run(world.report(automatic, failed("https://a.example/"), failed(), automatic, bounce, failed()))
     assert world.results == {"sent": 1, "limited": 2}
     assert looks.call_count == 2
 

@@ -65,7 +65,7 @@ def failure_of(evaluation: DmarcEvaluation) -> Failure | None:
     answer, record = evaluation.answer, evaluation.answer.record
     if record is None or not record.failure or record.psd is Psd.YES or evaluation.overrides:
         return None
-    if answer.result not in {DmarcResult.PASS, DmarcResult.FAIL}:
+    if answer.result not in {DmarcResult.PASS, DmarcResult.FAIL} or evaluation.reverse_path == NULL:
         return None
     options, methods = record.failure_options, _unconfirmed(evaluation)
     signature, spf = _invalid(evaluation), evaluation.spf
@@ -83,13 +83,13 @@ def failure_of(evaluation: DmarcEvaluation) -> Failure | None:
 
 
 def is_automatic(evaluation: DmarcEvaluation, contact: Address) -> bool:
-    """Whether a message could be the answer to a report, or a report.
+    """Whether a message that is not a bounce could be the answer to a report, or a report.
 
     Args:
         evaluation: that of the message.
         contact: the address that reports come from.
     """
-    if evaluation.reverse_path in {NULL, contact}:
+    if evaluation.reverse_path == contact:
         return True
     fields = evaluation.header.select(frozenset({"auto-submitted", "content-type", "to", "cc"}))
     if any(value.lower() != b"no" for value in fields.get("auto-submitted", ())):  # RFC 3834 §5
