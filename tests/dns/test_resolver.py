@@ -256,7 +256,7 @@ def test_answers_are_authentic_only_from_a_resolver_on_loopback(monkeypatch: pyt
             assert (await queries.mx(resolver, "signed.example")).authentic
             assert (await queries.mx(resolver, "unsigned.example")) == Records(False, authentic=True, ttl=50)
             assert not (await queries.mx(resolver, "a.example")).authentic
-        monkeypatch.setattr("ironpost.dns.resolver._is_loopback", lambda server: server != "127.0.0.1")
+        monkeypatch.setattr("ironpost.dns.resolver.LOOPBACK", ())
         async with name_server() as (resolver, _, _):
             assert not (await queries.mx(resolver, "signed.example")).authentic
 

@@ -14,6 +14,7 @@ from ironpost.model.network import (
     IPAddress,
     address_literal,
     client_network,
+    is_loopback,
     parse_ip,
     parse_networks,
     within,
@@ -70,6 +71,16 @@ def test_a_client_is_in_a_network_in_every_notation_of_its_address(ip: str) -> N
     networks = parse_networks(["192.0.2.0/24", "2001:db8::/32"])
     assert within(ip, networks) in networks
     assert within(ip, LOOPBACK) is None
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"])
+def test_this_machine_is_known_by_name_and_address(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["", "localhost.mx.example", "192.0.2.1", "::2", "127.0.0.1.example"])
+def test_other_hosts_are_not_this_machine(host: str) -> None:
+    assert not is_loopback(host)
 
 
 @pytest.mark.parametrize("ip", NO_ADDRESS)

@@ -33,7 +33,7 @@ from urllib.parse import unquote, urlsplit
 
 from ironpost.accounts.records_fields import FIELDS, MERGED, record_of
 from ironpost.delivery.secrets import SecretError, read_secret
-from ironpost.model.network import LOOPBACK, within
+from ironpost.model.network import is_loopback
 from ironpost.model.text import error_text, escape
 from ironpost.routing.directory import MAX_TARGETS, DirectoryError
 from ironpost.routing.profile import SecretSource  # noqa: TC001 - `config.declared` reads annotations
@@ -143,8 +143,7 @@ class LdapOptions:
         if self.starttls and url.scheme != "ldap":
             raise ValueError(f"starttls is for ldap URLs; {self.url} needs none")
         host = url.hostname or ""
-        here = host == "localhost" or within(host, LOOPBACK) is not None
-        if self.password is not None and url.scheme == "ldap" and not self.starttls and not here:
+        if self.password is not None and url.scheme == "ldap" and not self.starttls and not is_loopback(host):
             raise ValueError(f"the password would be sent unencrypted to {host}: use ldaps, or starttls = true")
 
     def __str__(self) -> str:

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from ironpost.accounts.records_fields import FIELDS, record_of
 from ironpost.delivery.secrets import SecretError, read_secret
-from ironpost.model.network import LOOPBACK, within
+from ironpost.model.network import is_loopback
 from ironpost.model.text import error_text, escape
 from ironpost.routing.directory import MAX_TARGETS, DirectoryError
 from ironpost.routing.profile import SecretSource  # noqa: TC001 - `config.declared` reads annotations
@@ -60,7 +60,7 @@ class _Server(NamedTuple):
     @property
     def is_here(self) -> bool:
         """Whether the server is on this machine."""
-        return self.is_socket or self.host == "localhost" or within(self.host, LOOPBACK) is not None
+        return self.is_socket or is_loopback(self.host)
 
 
 def _server(url: str) -> _Server:

@@ -8,7 +8,6 @@ import ssl
 import stat
 import sys
 from contextlib import ExitStack
-from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -21,7 +20,7 @@ from ironpost.client.tls import verifying
 from ironpost.message.mbox import SeparatorLines
 from ironpost.model import Address
 from ironpost.model.body import PIECE
-from ironpost.model.network import SUBMISSIONS
+from ironpost.model.network import SUBMISSIONS, is_loopback
 from ironpost.model.text import complaint, error_text
 from ironpost.protocol.sasl import Credentials
 
@@ -107,7 +106,7 @@ def send(name: str, to: list[str], sender: str, access: SendOptions) -> None:
 
 def _client(access: SendOptions, *, from_input: bool) -> Client:
     tls = access.tls
-    if tls is None and not access.user and _is_here(access.host) and access.port != SUBMISSIONS:
+    if tls is None and not access.user and is_loopback(access.host) and access.port != SUBMISSIONS:
         tls = "never"
     if tls == "never" and access.user:
         raise CommandError(exits.USAGE, "--user needs TLS, to protect the password: leave out --tls never")
@@ -124,13 +123,6 @@ def _client(access: SendOptions, *, from_input: bool) -> Client:
         raise CommandError(exits.NO_INPUT, f"{access.authorities}: {error_text(error)}") from None
     except ValueError as error:
         raise CommandError(exits.USAGE, str(error)) from None
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _password(file: Path | None, user: str, *, from_input: bool) -> str:

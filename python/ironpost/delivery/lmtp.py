@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ironpost.model.network import parse_ip
+from ironpost.model.network import is_loopback
 from ironpost.protocol.extensions import without_relay_parameters
 from ironpost.routing.profile import ConnectionProfile
 from ironpost.routing.route import SMTP_PORT, Host, NextHop, Route, UnixSocket
@@ -78,5 +78,4 @@ def _on_this_machine(route: Route) -> bool:
     (host,) = route.hosts
     if isinstance(host, UnixSocket):
         return True
-    ip = parse_ip(host.name)
-    return host.name.lower() == "localhost" if ip is None else ip.is_loopback
+    return is_loopback(host.name)

@@ -16,10 +16,10 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.model.dns import MX, TLSA, Records, RecordType, ResolverError
+from ironpost.model.network import LOOPBACK, within
 from ironpost.model.text import error_text, escape
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class DnsResolver:
         self._resolver.lifetime = lifetime
         # RFC 6840: AD in a query asks for AD in the answer.
         self._resolver.flags = dns.flags.RD | dns.flags.AD
-        self._untrusted = [] if trusted else [ip for ip in addresses if not _is_loopback(ip)]
+        self._untrusted = [] if trusted else [ip for ip in addresses if within(ip, LOOPBACK) is None]
         self._now = now
         self._cache_size = cache_size
         self._cache: OrderedDict[tuple[str, RecordType], tuple[float, Records[Any]]] = OrderedDict()
@@ -224,10 +224,3 @@ _READERS: Final[dict[RecordType, Callable[[Any], object]]] = {
     RecordType.TLSA: lambda record: TLSA(record.usage, record.selector, record.mtype, record.cert),
 }
 """From dnspython's record to the value in `Records.data`."""
-
-
-def _is_loopback(server: str) -> bool:
-    try:
-        return ip_address(server).is_loopback
-    except ValueError:
-        return False

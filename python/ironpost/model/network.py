@@ -6,7 +6,7 @@ link-local address (`%eth0`) is ignored. Text that is not an IP address (a Unix 
 gives None or an empty string, never an error, and is in no network.
 
 Standards: RFC 4291 §2.5.1 (an interface identifier has 64 bits), §2.5.5.2 (IPv4-mapped addresses), RFC 5321 §4.1.3
-(address literals), RFC 6890 §2.2 (special-purpose addresses).
+(address literals), RFC 6761 §6.3 (localhost), RFC 6890 §2.2 (special-purpose addresses).
 """
 
 from __future__ import annotations
@@ -107,6 +107,11 @@ def within(ip: str, networks: tuple[Network, ...]) -> Network | None:
             if address in network:
                 return network
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine: `localhost` (RFC 6761 §6.3), or a loopback address."""
+    return host.lower() == "localhost" or within(host, LOOPBACK) is not None
 
 
 def special_purpose(address: IPAddress) -> str | None:
