@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ from ironpost.compat.aiosmtplib import connection
 from ironpost.compat.login import is_this_machine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.compat.test_smtplib import Peer
@@ -25,18 +28,22 @@ if TYPE_CHECKING:
     [
         (("127.0.0.1", 25), True),
         (("::1", 25, 0, 0), True),
+        (("::ffff:127.0.0.1", 25, 0, 0), True),
         ("/run/lmtp", True),
         ("", True),  # a Unix socket without a name
         (("192.0.2.1", 25), False),
         (("2001:db8::1", 25, 0, 0), False),
         (("localhost.mx.example", 25), False),
+        ((2130706433, 25), False),  # of a virtual machine
         ((), False),
         (None, False),
     ],
     ids=str,
 )
 def test_this_machine_is_known_by_the_address_of_the_peer(address: Any, expected: bool) -> None:
-    assert is_this_machine(address) is expected
+    assert is_this_machine("", address) is expected
+    assert is_this_machine("localhost", address) is expected
+    assert not is_this_machine("mx.example", address)
 
 
 @pytest.fixture(params=["smtplib", "aiosmtplib"])
@@ -48,7 +55,7 @@ def library(request: pytest.FixtureRequest) -> str:
 def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server of the test counts as another machine."""
     for module in (smtplib, connection):
-        monkeypatch.setattr(module, "is_this_machine", lambda _: False)
+        monkeypatch.setattr(module, "is_this_machine", lambda *_: False)
 
 
 def log_in(library: str, port: int, *, by_hand: bool = False, context: Any = None, allowed: bool = False) -> None:
@@ -59,7 +66,8 @@ def log_in(library: str, port: int, *, by_hand: bool = False, context: Any = Non
                 client.starttls(context=context)
             client.login_without_tls = allowed
             if by_hand:
-                client.docmd("auth PLAIN", "AGFkYQBzZWNyZXQ=")
+                client.putcmd("auth PLAIN", "AGFkYQBzZWNyZXQ=")
+                client.getreply()
             else:
                 client.login("ada", "secret")
         return
@@ -96,6 +104,42 @@ def test_r13_without_tls_no_login_is_sent_to_another_machine(library: str, mecha
     with peer(f"AUTH {mechanism}", AUTH="235 in") as server, pytest.raises(error, match="a login needs TLS"):
         log_in(library, server.port, by_hand=by_hand)
     assert logins(server) == []
+
+
+def by_smtplib(proxy: Callable[[], socket.socket], *, at_once: bool) -> None:
+    class Proxied(smtplib.SMTP):
+        def _get_socket(self, *_: Any) -> socket.socket:
+            return proxy()
+
+    with Proxied("mx.example:587" if at_once else "") as client:
+        if not at_once:
+            client.connect("mx.example", 587)
+        client.login("ada", "secret")
+
+
+def by_aiosmtplib(proxy: Callable[[], socket.socket]) -> None:
+    async def run() -> None:
+        async with aiosmtplib.SMTP(hostname="mx.example", sock=proxy(), local_hostname="client.example") as client:
+            await client.login("ada", "secret")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "log_in_by", [partial(by_smtplib, at_once=True), partial(by_smtplib, at_once=False), by_aiosmtplib]
+)
+def test_r13_no_login_is_sent_to_another_machine_through_a_proxy_on_this_one(log_in_by: Callable[..., None]) -> None:
+    errors = (smtplib.SMTPNotSupportedError, aiosmtplib.SMTPNotSupported)
+    with peer("AUTH PLAIN", AUTH="235 in") as server, pytest.raises(errors, match="a login needs TLS"):
+        log_in_by(lambda: socket.create_connection(("127.0.0.1", server.port), 20))
+    assert logins(server) == []
+
+
+@pytest.mark.parametrize("host", ["localhost:{}", "LOCALHOST:{}", "127.0.0.1:{}"])
+def test_this_machine_may_be_named(host: str) -> None:
+    with peer("AUTH PLAIN", AUTH="235 in") as server, smtplib.SMTP(host.format(server.port), timeout=20) as client:
+        client.login("ada", "secret")
+    assert len(logins(server)) == 1
 
 
 @pytest.mark.usefixtures("_elsewhere")

@@ -6,17 +6,23 @@ Refuses: AUTH on a connection without TLS to another machine (SECURITY R13), unl
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Any, Final
+
+from ironpost.model.network import is_loopback
 
 REFUSAL: Final = "a login needs TLS: call starttls first, or set login_without_tls = True"
 
 
-def is_this_machine(peer: Any) -> bool:
-    """Whether a socket is connected to this machine, by what its `getpeername` returned."""
+def is_this_machine(host: str, peer: Any) -> bool:
+    """Whether the server is this machine.
+
+    Args:
+        host: the name or address that the program gave; empty if it gave none. A connection to another host may have a
+            proxy on this machine as its peer.
+        peer: what `getpeername` of the socket returned.
+    """
+    if host and not is_loopback(host):
+        return False
     if isinstance(peer, str | bytes):
         return True  # a socket of the file system
-    try:
-        return ip_address(peer[0]).is_loopback
-    except (TypeError, ValueError, LookupError):
-        return False
+    return bool(peer) and is_loopback(str(peer[0]))

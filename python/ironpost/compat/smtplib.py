@@ -90,6 +90,14 @@ class SMTP(stock.SMTP):
     login_without_tls: bool = False
     """Allow a login at another machine without TLS; an eavesdropper can then read what the mechanism sends."""
 
+    _connected_to: str = ""
+    """The host that `connect` was given; smtplib keeps only that of the constructor, in `_host`."""
+
+    def connect(self, host: str = "localhost", port: int = 0, source_address: Any = None) -> Answer:
+        """Connect to a server; return its greeting."""
+        self._connected_to = host
+        return super().connect(host, port, source_address)
+
     def _get_socket(self, host: str, port: int, timeout: float | None) -> Any:
         if timeout is not None and not timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
@@ -103,21 +111,26 @@ class SMTP(stock.SMTP):
         """Put the connection into TLS mode, with a verified certificate unless `context` says otherwise."""
         return super().starttls(**_verifying(stock.SMTP.starttls, self, args, kwargs))
 
-    def docmd(self, cmd: str, args: str = "") -> Answer:
-        """Send a command; return the reply.
+    def putcmd(self, cmd: str, args: str = "") -> None:
+        """Send a command.
 
         Raises:
             SMTPNotSupportedError: it is AUTH, which would be sent unencrypted to another machine.
         """
-        if cmd[:4].upper() == "AUTH" and not self._may_log_in():
+        if f"{cmd} {args}".lstrip()[:4].upper() == "AUTH" and not self._may_log_in():
             raise SMTPNotSupportedError(REFUSAL)
-        return super().docmd(cmd, args)
+        super().putcmd(cmd, args)
 
     def _may_log_in(self) -> bool:
         if self.login_without_tls or self.sock is None or isinstance(self.sock, ssl.SSLSocket):
             return True
+        host = self._connected_to or self._host  # type: ignore[attr-defined]
+        if host.startswith("/"):
+            return True  # a Unix socket
+        if host.count(":") == 1:
+            host = host.partition(":")[0]  # without the port
         try:
-            return is_this_machine(self.sock.getpeername())
+            return is_this_machine(host, self.sock.getpeername())
         except OSError:
             return True  # the connection is lost, which sending reports
 
@@ -199,6 +212,7 @@ class LMTP(stock.LMTP, SMTP):
         """Connect to a server at an absolute path or at an address; return its greeting."""
         if host[0] != "/":
             return SMTP.connect(self, host, port, source_address)
+        self._connected_to = host
         if self.timeout is not None and not self.timeout:
             raise ValueError("Non-blocking socket (timeout=0) is not supported")
         self.file: Any = None

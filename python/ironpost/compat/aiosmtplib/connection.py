@@ -246,7 +246,7 @@ class Connection:
     def _may_log_in(self) -> bool:
         if self.login_without_tls or self.get_transport_info("sslcontext") is not None:
             return True
-        return is_this_machine(self.get_transport_info("peername"))
+        return is_this_machine(self.hostname or "", self.get_transport_info("peername"))
 
     def _seconds(self, timeout: float | Default | None) -> float | None:
         return self.timeout if isinstance(timeout, Default) else timeout
