@@ -139,6 +139,22 @@ def test_r23_senders_displace_their_own_reports_and_never_those_of_authenticated
     assert left(tmp_path) == ["first", "second", "flood3", "flood4"]
 
 
+def test_r23_a_sender_with_many_domains_below_one_displaces_its_own_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(received_reports, "MAX_REPORTS", 4)
+    for identifier in ("first", "second"):
+        add(tmp_path, REPORT._replace(id=identifier), SENDER, NOW)
+        add_failure(tmp_path, RECEIVED._replace(id=identifier, domain=identifier), SENDER, NOW)
+    for number in range(6):
+        sender = ReportSender(f"x{number}.evil.example", True)
+        add(tmp_path, REPORT._replace(id=f"flood{number}"), sender, NOW)
+        add_failure(tmp_path, RECEIVED._replace(id=str(number), domain=f"flood{number}"), sender, NOW)
+    assert left(tmp_path) == ["first", "second", "flood4", "flood5"]
+    failures = [each.domain for each in reported(tmp_path, 0.0, None).failures]
+    assert failures == ["flood5", "flood4", "second", "first"]
+
+
 def test_reports_of_version_1_are_kept(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / REPORTS_FILE)) as connection:
         connection.executescript(VERSION_1)
