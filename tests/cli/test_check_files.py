@@ -163,7 +163,14 @@ def test_r47_mailboxes_that_root_writes_are_reported(serve: Callable[..., Any], 
     keys = ("local.maildir", "local.delivery[1]", "local.delivery[2]")
     assert (code, len(said.splitlines())) == (0, len(keys))
     for line, key in zip(said.splitlines(), keys, strict=True):
-        assert line.startswith(f"ironpost.toml: warning: {key}: the server runs as root")
+        assert line.startswith(f"ironpost.toml: warning: {key}: if the server runs as root, it writes this mail")
+    data = tmp_path / "ironpost-data"
+    data.mkdir()
+    said = checked(tmp_path, text)[1]
+    assert said.count("the server runs as root, so it writes this mail") == len(keys)
+    nobody = pwd.getpwnam("nobody")
+    os.chown(data, nobody.pw_uid, nobody.pw_gid)
+    assert checked(tmp_path, text) == (0, ""), "the server runs as the owner of its data directory"
     log = serve(text).log()
     for key in keys:
         assert f"{key}: the server runs as root" in log

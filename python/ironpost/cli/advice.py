@@ -240,7 +240,15 @@ def _local(configuration: Configuration) -> Iterator[str]:
     if configuration.local.maildir is not None or configuration.local.delivery:
         from ironpost.compose.delivery import local_warnings
 
-        yield from local_warnings(configuration)
+        yield from local_warnings(configuration, _user(configuration))
+
+
+def _user(configuration: Configuration) -> int | None:
+    """The id of the server's user, who owns the data directory; None before it exists if root asks."""
+    try:
+        return configuration.data.stat().st_uid
+    except OSError:
+        return os.geteuid() or None
 
 
 def _lone(key: str, patterns: Sequence[str]) -> Iterator[str]:

@@ -7,7 +7,6 @@ began. Without a name server, mail that needs no DNS is still delivered.
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 from functools import partial
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY
@@ -312,11 +311,17 @@ def local_errors(configuration: Configuration) -> Iterator[AccessError]:
             yield AccessError(f"sendmail.directory: {error}")
 
 
-def local_warnings(configuration: Configuration) -> Iterator[str]:
-    """Find mailboxes that the server writes as root (SECURITY R47); each warning names the key and a remedy."""
-    if os.geteuid() != 0:
+def local_warnings(configuration: Configuration, user: int | None) -> Iterator[str]:
+    """Find mailboxes that the server writes as root (SECURITY R47); each warning names the key and a remedy.
+
+    Args:
+        configuration: the configuration.
+        user: the id of the server's user; None if it is not known.
+    """
+    if user:
         return
-    told = "the server runs as root, so it writes this mail with all rights, and root owns it"
+    told = "the server runs as root, so it writes" if user == 0 else "if the server runs as root, it writes"
+    told += " this mail with all rights, and root owns it"
     if configuration.local.maildir is not None:
         yield f"local.maildir: {told}; use [[local.delivery]] with a user"
     for rule in configuration.local.rules:

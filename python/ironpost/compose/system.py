@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -451,7 +452,7 @@ class System:
 
     def _warn(self, configuration: Configuration, keys: Sequence[Key]) -> None:
         if self._number == 0:
-            for warning in (*key_warnings(configuration, keys), *local_warnings(configuration)):
+            for warning in (*key_warnings(configuration, keys), *local_warnings(configuration, os.geteuid())):
                 log.warning(warning)
 
     def _limit_resources(self, configuration: Configuration, available: int) -> None:
