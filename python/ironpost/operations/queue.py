@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.message.section import HeaderReader
-from ironpost.model import Address, Recipient
+from ironpost.model import Address
 from ironpost.model.parameters import moment_text
 from ironpost.model.text import complaint
+from ironpost.mta.destinations import resolved
 from ironpost.operations.operation import EmptyRequest, Operation, OperationError, Reason, Scope
 from ironpost.operations.selection import SelectionRequest
 from ironpost.processes.requests import RequestRefused
 from ironpost.protocol.extensions import wire_parameters
 from ironpost.queue.store import RecipientState
-from ironpost.routing.directory import Alias, DirectoryError, expand
+from ironpost.routing.directory import Alias, DirectoryError, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ironpost.queue.selection import Selection
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.queue.suspension import Suspension
-    from ironpost.routing.directory import Directory, Step
+    from ironpost.routing.directory import Directory, Entry
 
 BATCH: Final = 200
 """Number of ids looked up at a time; the event loop serves sessions in between."""
@@ -321,16 +322,16 @@ async def _refuse_unusable(directory: Directory, address: Address) -> None:
     Raises:
         OperationError: it takes no mail here, is an alias, or cannot be looked up now.
     """
-    steps: list[Step] = []
     try:
-        await expand((Recipient(address),), directory, accepted=0, steps=steps)  # type: ignore[misc] # with steps
+        entry: Entry = await resolved(directory.find(address))
     except DirectoryError as error:
         raise OperationError(Reason.UNAVAILABLE, f"{address}: {error}") from None
-    first = steps[0]
-    if first.refusal is not None:
-        raise OperationError(Reason.INVALID, f"{address} takes no mail: {first.refusal}")
-    if isinstance(first.entry, Alias) and first.entry.mailbox is None:
-        raise OperationError(Reason.INVALID, f"{address} is an alias, which is not expanded again: name a target of it")
+    if isinstance(entry, Alias):
+        if entry.mailbox is None:
+            sentence = f"{address} is an alias, which is not expanded again: name a target of it"
+            raise OperationError(Reason.INVALID, sentence)
+    elif (why := refusal_of(entry)) is not None:
+        raise OperationError(Reason.INVALID, f"{address} takes no mail: {why}")
 
 
 async def copy_content(data: DataDirectory, identifier: str, write: Callable[[bytes], object], *, header: bool) -> None:

@@ -170,7 +170,7 @@ def expand(
             steps is not None
             or not isinstance(entry, tuple)
             or isinstance(entry, Alias)
-            or (number >= accepted and _refusal_of(entry) is not None)
+            or (number >= accepted and refusal_of(entry) is not None)
         ):
             return _Expansion(directory, steps).run(recipients, found, accepted)
     return recipients
@@ -236,7 +236,7 @@ class _Expansion:
 
     def _end(self, recipient: Recipient, key: tuple[str, str], entry: Entry, level: int, *, accepted: bool) -> None:
         """Add a recipient: not an alias, or one that led back to itself."""
-        refused = _refusal_of(entry)
+        refused = refusal_of(entry)
         repeated = key in self._final
         self._note(Step(level, recipient.address, entry, repeated, refused))
         if repeated:
@@ -253,8 +253,8 @@ class _Expansion:
             self._steps.append(step)
 
 
-def _refusal_of(entry: Entry) -> Reply | None:
-    """Why mail for the address of an entry fails permanently; of an alias, because it led back to it."""
+def refusal_of(entry: Entry) -> Reply | None:
+    """Return why mail for the address of an entry fails permanently; of an alias, because it led back to it."""
     if isinstance(entry, Alias):
         return LOOP
     if isinstance(entry, Unknown):
