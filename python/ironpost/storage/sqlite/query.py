@@ -1,8 +1,8 @@
 """Queries of an operator in SQL, over the documented views of all shards (docs/storage.md).
 
-Promises: nothing is written, and only the views `queue`, `attempts` and `events` can be read. A read transaction lasts
-as long as the query. With more than `ATTACHED` shards the views that it names are copied first, group by group, into
-temporary tables on disk.
+Promises: nothing is written, and only the views `queue`, `attempts` and `events` can be read. All rows of a shard are
+from one moment. With at most `ATTACHED` shards a read transaction lasts as long as the query; with more, the views that
+it names are copied first into temporary tables on disk, and a transaction lasts while a group of shards is copied.
 Refuses: other statements than SELECT, and other tables.
 """
 
@@ -75,9 +75,11 @@ def _copy(connection: sqlite3.Connection, directories: Sequence[Path], views: Se
     for start in range(0, len(directories), ATTACHED):
         group = directories[start : start + ATTACHED]
         _attach(connection, group)
+        connection.execute("BEGIN")
         for view in views:
             into = f"INSERT INTO temp.{view}" if start else f"CREATE TEMP TABLE {view} AS"
             connection.execute(f"{into} {_all(view, len(group))}")
+        connection.execute("COMMIT")
         for number in range(len(group)):
             connection.execute(f"DETACH shard{number}")
 
