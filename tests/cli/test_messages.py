@@ -50,7 +50,7 @@ def test_f62_held_mail_is_reported(serve: Callable[..., Any]) -> None:
 
         held = f"{one} is held and not retried; release with: ironpost queue release {one}"
         assert said("hold", one) == (0, "1 recipient is held\n", "")
-        assert said("hold", one) == (0, "0 recipients are held\n", f"ironpost: {one} is already held\n")
+        assert said("hold", one) == (66, "0 recipients are held\n", f"ironpost: {one} is already held\n")
         assert said("retry", one) == (66, "0 recipients are due now\n", f"ironpost: {held}\n")
         assert said("retry", one, "--json") == (
             66, '{"recipients": 0, "suspended": [], "early": 0}\n', f"ironpost: {held}\n",
@@ -64,7 +64,7 @@ def test_f62_held_mail_is_reported(serve: Callable[..., Any]) -> None:
         assert said("hold", two) == (0, "2 recipients are held\n", "")
         assert said("retry", "--all") == (
             66, "0 recipients are due now\n",
-            f"ironpost: {one}, {two} are held and not retried; release with: ironpost queue release ID\n",
+            f"ironpost: {one}, {two} are held and not retried; release with: ironpost queue release {one} {two}\n",
         )  # fmt: skip
         assert said("release", one) == (0, "1 recipient is released\n", "")
         assert said("retry", one) == (0, "1 recipient is due now\n", "")

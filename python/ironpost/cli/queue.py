@@ -152,7 +152,7 @@ def retry(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> N
         return  # held messages are not an error if everything was selected
     left: list[str] = []
     if held := _held(file, selection):
-        which = " ".join(held) if selection.ids else "ID"
+        which = " ".join(held) if selection.ids or len(held) <= SHOWN else "ID"
         left.append(f"{_are(held)} held and not retried; release with: ironpost queue release {which}")
     if found.early:
         waits = "message waits" if found.early == 1 else "messages wait"
@@ -169,13 +169,12 @@ def hold(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> No
     """Hold selected recipients.
 
     Raises:
-        CommandError: nothing is selected; or see `_change`.
+        CommandError: all are held already, or nothing is selected; or see `_change`.
     """
     found = _change(file, HOLD, selection, "{} held", as_json)
     if not found.recipients and (held := _held(file, selection)):
-        warn([f"{_are(held)} already held"])
-    else:
-        _require_any(found, selection)
+        raise CommandError(exits.NO_INPUT, f"{_are(held)} already held")
+    _require_any(found, selection)
 
 
 def release(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> None:
