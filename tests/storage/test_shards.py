@@ -442,6 +442,7 @@ def test_each_worker_uses_its_share_of_the_free_space(tmp_path, monkeypatch, wor
 
     class Space:
         f_frsize = 1
+        f_blocks = f_bfree = 0
 
         @property
         def f_bavail(self):

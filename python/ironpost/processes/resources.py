@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from ironpost.server.limits import Excess
+from ironpost.storage.reserve import disk_space, is_short
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
@@ -184,10 +185,8 @@ def disk_status(directory: Path, reserve: int, *, worker: int = 0) -> ResourceSt
     Raises:
         OSError: it cannot be queried.
     """
-    disk = os.statvfs(directory)
-    free = disk.f_bavail * disk.f_frsize
-    size = (disk.f_blocks - disk.f_bfree) * disk.f_frsize + free
-    return ResourceStatus(worker, DISK, size - free, max(0, size - reserve), free < reserve)
+    free, size = disk_space(directory)
+    return ResourceStatus(worker, DISK, size - free, max(0, size - reserve), is_short(free, reserve))
 
 
 class AcceptFaults:

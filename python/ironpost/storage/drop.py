@@ -30,7 +30,7 @@ from ironpost.queue.codec import NO_PARAMETERS, decode_parameters, encode_parame
 from ironpost.queue.store import StoreFull
 from ironpost.storage.directory import sync_directory
 from ironpost.storage.ownership import open_private
-from ironpost.storage.reserve import free_space, refuse_reserve
+from ironpost.storage.reserve import disk_space, refuse_reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -158,7 +158,7 @@ def check_room(directory: Path, reserve: int) -> None:
     with os.scandir(directory) as entries:
         if sum(1 for _ in islice(entries, FILES)) == FILES:
             raise StoreFull(errno.ENOSPC, f"{counted(FILES, 'file')} wait there, or were refused", str(directory))
-    refuse_reserve(directory, free_space(directory), reserve)
+    refuse_reserve(directory, disk_space(directory).free, reserve)
 
 
 def waiting(directory: Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ironpost.storage.reserve import free_space, refuse_reserve
+from ironpost.storage.reserve import disk_space, is_short, refuse_reserve
 from ironpost.storage.sqlite.schema import DATABASE
 
 if TYPE_CHECKING:
@@ -52,18 +52,18 @@ class Room:
             StoreFull: the disk does not have enough room.
         """
         clock = time.monotonic()
-        if clock >= self._next_look or self._free - octets < self._reserve:
+        if clock >= self._next_look or is_short(self._free, self._reserve, octets):
             # The log's file stays when its content has been copied: it is in the reserve, and must not count against
             # new mail permanently. But content that is not copied yet needs the same space again in the database.
             log = self._directory / f"{DATABASE}-wal"
             taken = min(log.stat().st_size, max(0, self._reserve - LOG_ROOM)) if log.exists() else 0
-            free = free_space(self._directory) + taken
+            free = disk_space(self._directory).free + taken
             # Space that other processes use before the next query is unknown: each may use only its share.
             self._free = self._reserve + (free - self._reserve) // self._sharers if free > self._reserve else free
             self._next_look = clock + LOOK_SECONDS
         else:
             free = self._free
-        if free - octets >= self._reserve:
+        if not is_short(free, self._reserve, octets):
             return
         if inside:
             free += self._inside()
