@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -254,6 +255,20 @@ def test_r47_a_link_in_the_drop_directory_is_not_followed(tmp_path: Path) -> Non
         with pytest.raises(OSError, match=r"symbolic|hard links"):
             drop.DropFile(tmp_path, name)
     assert len(drop.waiting(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("command", ["mail", "rcpt"])
+def test_r23_long_parameters_in_the_drop_directory_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(drop, "decode_parameters", lambda _: pytest.fail("it keeps what it reads"))
+    envelope = {"sender": "", "recipients": ["jo@mx.example"], "mail": "", "rcpt": ""}
+    envelope[command] = "X=" + drop.PARAMETERS_LIMIT * "x"
+    path = tmp_path / ("a" * 32)
+    path.write_text(json.dumps(envelope) + "\n")
+    path.chmod(0o600)
+    with pytest.raises(drop.DropError, match="its envelope is not valid"):
+        drop.DropFile(tmp_path, path.name)
 
 
 def test_r47_a_directory_where_users_may_replace_files_is_refused(tmp_path: Path) -> None:

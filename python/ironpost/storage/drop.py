@@ -46,6 +46,8 @@ RCPT: Final = frozenset({"NOTIFY"})
 """Parameters of RCPT that a file may have."""
 ENVELOPE_OCTETS: Final = 4 << 20
 """Maximum size of an envelope in a file, in octets."""
+PARAMETERS_LIMIT: Final = 2048
+"""Characters of the parameters of a command in a file: `decode_parameters` keeps what it has read."""
 FILES: Final = 1000
 """Number of files at which the directory takes no more messages that anyone may have sent."""
 STALE_SECONDS: Final = 24 * 3600.0
@@ -239,6 +241,8 @@ def _envelope(line: bytes) -> Envelope:
 def _parameters(text: str, allowed: frozenset[str]) -> Parameters:
     if not text:
         return NO_PARAMETERS
+    if len(text) > PARAMETERS_LIMIT:
+        raise ValueError("the parameters are too long")
     parameters = checked_parameters(decode_parameters(text))
     if not parameters.keys() <= allowed:
         raise ValueError("a parameter that is not allowed here")
