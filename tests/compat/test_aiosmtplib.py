@@ -206,6 +206,30 @@ def test_a_malformed_line_of_a_reply_ends_the_connection_before_its_last_line() 
     assert result == ("SMTPResponseException", (-1, "Malformed SMTP response line: wha-t?\r\n"))
 
 
+def test_r18_each_octet_of_a_reply_is_searched_once() -> None:
+    """A server may send a long reply in small pieces, to occupy the event loop."""
+    calls = 0
+
+    def count(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event == "c_call"
+
+    async def run() -> aiosmtplib.SMTPResponse:
+        protocol = aiosmtplib.protocol.SMTPProtocol()
+        protocol.connection_made(Silent())
+        sys.setprofile(count)
+        try:
+            for octet in reply:
+                protocol.data_received(bytes([octet]))
+        finally:
+            sys.setprofile(None)
+        return await protocol.read_response()
+
+    reply = b"220-\r\n" * 500 + b"220 mx.example\r\n"
+    assert asyncio.run(run()) == (220, "\n" * 500 + "mx.example")
+    assert calls < 20 * len(reply)
+
+
 def test_an_overridden_command_is_called() -> None:
     called: list[str] = []
 

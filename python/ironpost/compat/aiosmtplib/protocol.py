@@ -143,6 +143,8 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         self._over_ssl = False
         self._buffer = b""
         """The start of a reply."""
+        self._whole_lines = 0
+        """Octets of the lines in it that have ended; the last one has no LF yet."""
         self._expected = 0
         """Replies that are still to arrive."""
         self._response_waiter: asyncio.Future[SMTPResponse] | None = None
@@ -210,10 +212,10 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         if self._expected == 0 or self._response_waiter is None:
             return
         try:
-            self._read(self._buffer + data)
+            self._read(data)
         except SMTPResponseException as error:
             self._expected = 0
-            self._buffer = b""
+            self._buffer, self._whole_lines = b"", 0
             self._fail(error)
             if self.transport is not None:
                 self.transport.close()  # later replies could not be matched to commands
@@ -224,17 +226,18 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
         if batch is not None and batch.responses and (self._expected == 0 or batch.responses[-1].code == CLOSING):
             self._go_on(batch)
 
-    def _read(self, octets: bytes) -> None:
+    def _read(self, data: bytes) -> None:
         """Take the replies that are complete, and keep the rest."""
-        start = end = 0
-        while self._expected and (next_line := octets.find(b"\n", end) + 1) != 0:
-            line, end = octets[end:next_line], next_line
+        octets = self._buffer + data
+        start, end, searched = 0, self._whole_lines, len(self._buffer)
+        while self._expected and (next_line := octets.find(b"\n", searched) + 1) != 0:
+            line, end, searched = octets[end:next_line], next_line, next_line
             if end - start > MAX_RESPONSE_LENGTH or len(line) > MAX_LINE_LENGTH:
                 raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
             if line[3:4] != b"-" or not line[:3].isdigit():
                 self._take(response_of(octets[start:end]))
                 start = end
-        self._buffer = octets[start:]
+        self._buffer, self._whole_lines = octets[start:], end - start
         if len(self._buffer) > MAX_RESPONSE_LENGTH:
             raise SMTPResponseException(SMTPStatus.invalid_response.value, "Response too long")
 
