@@ -15,7 +15,7 @@ import pytest
 from tests.authority import issue
 from tests.compat.test_smtplib import ENCODED, EXTENSIONS, FIRST, KINDS, Peer, failing, peer, tls_server
 
-from ironpost.compat import aiosmtplib
+from ironpost.compat import aiosmtplib, content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,6 +246,22 @@ def test_an_overridden_command_is_called() -> None:
     assert result[0] == {}
     assert called == RECIPIENTS
     assert peer.content == [STUFFED]
+
+
+@pytest.mark.parametrize("extensions", [(), ("SIZE",), EXTENSIONS])
+def test_content_is_encoded_once(extensions: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[bytes] = []
+
+    class Watched(content.Content):
+        def __init__(self, octets: bytes) -> None:
+            encoded.append(octets)
+            super().__init__(octets)
+
+    monkeypatch.setattr(content, "Content", Watched)
+    result, peer = send(aiosmtplib, extensions, {}, b".dot\r\n")
+    assert result[0] == {}
+    assert peer.content == [b"..dot\r\n"]
+    assert encoded == [b".dot\r\n"]
 
 
 def test_aiosmtplib_is_not_imported() -> None:

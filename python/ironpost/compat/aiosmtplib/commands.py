@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TypeAlias, Unpack
 
-    from ironpost.compat.content import RawMessage
+    from ironpost.compat.content import Content, RawMessage
 
     from .response import SMTPResponse
 
@@ -218,7 +218,7 @@ class Commands(Connection):
             raise SMTPRecipientRefused(*response, recipient)
         return response
 
-    async def data(self, message: RawMessage, /, *, timeout: Limit = Default.token) -> SMTPResponse:
+    async def data(self, message: Content | RawMessage, /, *, timeout: Limit = Default.token) -> SMTPResponse:
         """Send DATA and the content; SMTPDataError if it is refused."""
         if self.protocol is None:
             raise SMTPServerDisconnected("Connection lost")

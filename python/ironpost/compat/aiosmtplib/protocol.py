@@ -399,7 +399,7 @@ class SMTPProtocol(FlowControlMixin, asyncio.BufferedProtocol):
 
     async def execute_data_command(
         self,
-        message: RawMessage,
+        message: Content | RawMessage,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> SMTPResponse:
         """Send DATA and the content; return the reply.

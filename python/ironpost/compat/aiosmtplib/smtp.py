@@ -152,7 +152,8 @@ class SMTP(Commands):
                     return await transaction.send()
                 await self.mail(sender, options=mail, encoding=encoding, timeout=timeout)
                 errors = await self._send_recipients(to, rcpt, encoding, timeout)
-                return errors, (await self.data(message, timeout=timeout)).message
+                given = content if cls.data is SMTP.data else message
+                return errors, (await self.data(given, timeout=timeout)).message
             except (SMTPResponseException, SMTPRecipientsRefused):
                 with suppress(ConnectionError, SMTPResponseException):
                     await self.rset(timeout=timeout)
