@@ -311,17 +311,58 @@ def test_addresses_outside_ascii_need_smtputf8() -> None:
         assert "rcpt to:<jö@mx.example>" in server.lines
 
 
-def test_commands_of_a_subclass_are_called() -> None:
-    asked: list[str] = []
+class Subclassed(smtplib.SMTP):
+    """Notes which of its commands are called, and what `data` is given."""
 
-    class Client(smtplib.SMTP):
-        def rcpt(self, recip: str, options: Any = ()) -> Any:
-            asked.append(recip)
-            return super().rcpt(recip, options)
+    called: list[str]
+    given: Any
 
-    with peer(*EXTENSIONS) as server, Client("127.0.0.1", server.port) as client:
-        client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n")
-    assert asked == RECIPIENTS
+    def mail(self, sender: str, options: Any = ()) -> Any:
+        self.called = ["mail"]
+        return super().mail(sender, options)
+
+    def rcpt(self, recip: str, options: Any = ()) -> Any:
+        self.called.append(recip)
+        return super().rcpt(recip, options)
+
+    def data(self, msg: Any) -> Any:
+        self.called.append("data")
+        self.given = msg
+        return super().data(msg)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_of_a_subclass_are_called(kind: str) -> None:
+    with peer(*EXTENSIONS) as server, Subclassed("127.0.0.1", server.port) as client:
+        message = KINDS[kind]()
+        assert client.sendmail("ada@mail.example", RECIPIENTS, message) == {}
+        assert client.called == ["mail", *RECIPIENTS, "data"]
+        assert client.given is message or client.given == b"one\r\n.two\r\nthree\r\n"
+    assert server.content == [ENCODED]
+
+
+@pytest.mark.parametrize(("replies", "expected"), CASES, ids=lambda value: repr(value)[:40])
+def test_results_of_a_subclass_are_those_of_smtplib(replies: dict[str, str], expected: Any) -> None:
+    server = Peer(EXTENSIONS, replies)
+    client = Subclassed("127.0.0.1", server.port, local_hostname="client.example", timeout=20)
+    assert outcome(lambda: client.sendmail("ada@mail.example", RECIPIENTS, io.BytesIO(b"x\r\n"))) == expected
+    closed = "421" in repr(expected)
+    assert outcome(client.noop) == (
+        ("SMTPServerDisconnected", ("please run connect() first",)) if closed else (250, b"ok")
+    )
+    client.close()
+    server.listener.close()
+    server.thread.join(20)
+
+
+def test_commands_of_a_subclass_of_lmtp_are_called() -> None:
+    class Client(Subclassed, smtplib.LMTP):
+        pass
+
+    with peer(lmtp=True, **{"content_jo@mx.example": "452 full"}) as server, Client("127.0.0.1", server.port) as client:
+        assert client.sendmail("ada@mail.example", RECIPIENTS, b"x\r\n") == {"jo@mx.example": (452, b"full")}
+        assert client.called == ["mail", *RECIPIENTS, "data"]
+        assert client.noop() == (250, b"ok")
 
 
 def test_lmtp_reads_the_reply_of_each_recipient() -> None:

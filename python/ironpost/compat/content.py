@@ -1,8 +1,7 @@
 """Content as the clients send it by DATA.
 
 Promises: each line end becomes CRLF, and content ends with one (SECURITY R3); leading dots are doubled. Content is
-encoded once, whether or not its size is declared; twice by a subclass of `compat.smtplib.SMTP` that overrides a
-command, because its `data` takes bytes.
+encoded once, whether or not its size is declared; twice by a client whose class overrides `data`, which takes bytes.
 
 Standards: RFC 5321 §4.5.2 (transparency), §4.1.1.4 (the end); RFC 1870 §6.1 (the size).
 """

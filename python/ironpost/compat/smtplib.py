@@ -12,7 +12,7 @@ Content may also be a file or an iterable of bytes, of which one piece is in mem
 connection is closed. No bare CR or LF is sent as content: each becomes CRLF (SECURITY R3); commands with either are
 refused with ValueError, as in smtplib. `LMTP` reads the reply for each recipient, of which smtplib leaves all but the
 first unread. A class that overrides `mail`, `rcpt`, `data`, `getreply`, `putcmd` or `send` has them called one after
-the other.
+the other; `data` of an LMTP client returns the reply for the first recipient, and leaves the others.
 
 BDAT is not used: content that is sent before its envelope is accepted could be executed as commands (SECURITY R5), and
 after that it saves nothing.
@@ -134,7 +134,7 @@ class SMTP(stock.SMTP):
         except OSError:
             return True  # the connection is lost, which sending reports
 
-    def data(self, msg: RawMessage) -> Answer:  # type: ignore[override]
+    def data(self, msg: Content | RawMessage) -> Answer:  # type: ignore[override]
         """Send DATA and the content; return the reply to it.
 
         Raises:
@@ -164,14 +164,12 @@ class SMTP(stock.SMTP):
         """
         self.ehlo_or_helo_if_needed()
         content = content_of(msg)
-        cls: Any = type(self)  # mypy takes it for unhashable
-        overrides = _overrides(cls)
-        if overrides and isinstance(content, Content) and not isinstance(self, LMTP):
-            return super().sendmail(from_addr, to_addrs, content.normalised, mail_options, rcpt_options)
         recipients = [to_addrs] if isinstance(to_addrs, str) else list(to_addrs)
         message = _Message(self, from_addr, recipients, content, mail_options, rcpt_options)
-        pipelines = self.does_esmtp and self.has_extn("pipelining") and not overrides
-        return message.send(WINDOW if pipelines else 1)
+        cls: Any = type(self)  # mypy takes it for unhashable
+        if _overrides(cls):
+            return message.send_by_methods()
+        return message.send(WINDOW if self.does_esmtp and self.has_extn("pipelining") else 1)
 
     def _send_content(self, content: Content | Iterable[bytes]) -> None:
         """Send content with CRLF, doubled dots and the final dot (RFC 5321 §4.5.2)."""
@@ -265,6 +263,22 @@ class _Message:
         self._client._send_content(self._content)
         return self._finish(self._client.getreply())
 
+    def send_by_methods(self) -> dict[str, Answer]:
+        """The same by the client's `mail`, `rcpt` and `data`, which its class may override."""
+        client, content = self._client, self._content
+        answer = sender = client.mail(self._sender, self._mail_options)
+        for recipient in self._recipients if sender[0] == 250 else ():
+            answer = client.rcpt(recipient, self._rcpt_options)
+            self._take(recipient, answer)
+            if answer[0] == 421:
+                break
+        if answer[0] == 421 or sender[0] != 250 or len(self._refused) == len(self._recipients):
+            self._abandon(answer)
+            raise self._refusal(sender)
+        if isinstance(content, Content) and type(client).data is not SMTP.data:
+            return self._finish(client.data(content.normalised))
+        return self._finish(client.data(content))
+
     def _envelope(self, window: int) -> Answer:
         """Send MAIL, RCPT and DATA; return the reply to DATA.
 
@@ -286,10 +300,8 @@ class _Message:
                     sender = answer
                 elif number > len(recipients):
                     break
-                elif answer[0] in (250, 251):
-                    self._accepted.append(recipients[number - 1])
                 else:
-                    self._refused[recipients[number - 1]] = answer
+                    self._take(recipients[number - 1], answer)
                 if answer[0] == 421:
                     client.close()
                     raise self._refusal(sender)
@@ -317,6 +329,20 @@ class _Message:
                 raise ValueError(f"command and arguments contain prohibited newline characters: {text}")
         return [f"{each}\r\n".encode(self._client.command_encoding) for each in (*commands, "data")]
 
+    def _take(self, recipient: str, answer: Answer) -> None:
+        """Note the reply to a recipient."""
+        if answer[0] in (250, 251):
+            self._accepted.append(recipient)
+        else:
+            self._refused[recipient] = answer
+
+    def _abandon(self, answer: Answer) -> None:
+        """End the transaction after the reply that refused it."""
+        if answer[0] == 421:
+            self._client.close()
+        else:
+            self._client._rset()  # type: ignore[attr-defined]
+
     def _refusal(self, sender: Answer) -> SMTPException:
         if sender[0] != 250:
             return SMTPSenderRefused(*sender, self._sender)
@@ -331,10 +357,7 @@ class _Message:
             self._refused |= {to: each for to, each in zip(self._accepted, answers, strict=False) if each[0] != 250}
         if accepted:
             return self._refused
-        if final[0] == 421:
-            client.close()
-        else:
-            client._rset()  # type: ignore[attr-defined]
+        self._abandon(final)
         raise SMTPDataError(*final)
 
 
