@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from ironpost.model import Disposition, Outcome, Reply
 from ironpost.model.body import BodyDamaged
-from ironpost.model.text import error_text
+from ironpost.model.text import error_text, escape
+from ironpost.protocol import replies
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Iterable, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.route import Route
 
-__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "concurrently", "misconfigured", "unreadable"]
+__all__ = ["Agent", "Agents", "NextHops", "RouteAgent", "concurrently", "crashed", "misconfigured", "unreadable"]
 
 T = TypeVar("T")
 
@@ -74,18 +75,30 @@ class Agents(Protocol):
         ...
 
 
-async def concurrently(attempts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def concurrently(attempts: Iterable[Coroutine[Any, Any, T]]) -> list[T | Outcome]:
     """Make the attempts of an agent at the same time; return their results in order.
 
-    If one raises, the others are cancelled, and have ended when its error is raised: the queue then defers the
-    recipients of all of them, and nothing may still be sent to them.
+    All of them end: if one raises, its result is the outcome of its recipients, so that those of the others are
+    recorded and nothing is sent to them again.
     """
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(each) for each in attempts]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(_ended(each)) for each in attempts]
     return [task.result() for task in running]
+
+
+async def _ended(attempt: Coroutine[Any, Any, T]) -> T | Outcome:
+    try:
+        return await attempt
+    except Exception as error:  # noqa: BLE001 - one recipient never affects the others
+        return crashed(error)
+
+
+def crashed(error: Exception) -> Outcome:
+    """The outcome if an attempt raises: deferred, and held if that happens repeatedly; or as the error says."""
+    if isinstance(error, BodyDamaged):
+        return unreadable(error)
+    reply = replies.HOOK_FAILED.because(escape(f"{type(error).__name__}: {error}"))
+    return Outcome(Disposition.DEFERRED, reply, crash=error)
 
 
 def misconfigured(why: str) -> Outcome:

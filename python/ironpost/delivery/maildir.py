@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
-from ironpost.delivery import NextHops, concurrently, unreadable
+from ironpost.delivery import NextHops, concurrently, crashed, unreadable
 from ironpost.delivery.mailbox import FULL_WAIT, LOOPS, distinct, locate, not_located, not_written, unusable
 from ironpost.delivery.mailbox_process import PROCESSES, MailboxProcesses, user_name, verify
 from ironpost.delivery.maildir_files import AT_ONCE, File, Job, MaildirWriter, Target, publish
 from ironpost.delivery.path_template import COMPONENT_OCTETS, PathError, PathTemplate
 from ironpost.message.lineends import LineFeeds
 from ironpost.message.trace import FinalContent, delivery_fields, delivery_key
+from ironpost.model import Outcome
 from ironpost.model.body import BodyDamaged
 from ironpost.model.options import Seconds  # noqa: TC001 - `config.declared` reads annotations
 from ironpost.routing.directory import DirectoryError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from ironpost.delivery.maildir_process import MaildirProcess
-    from ironpost.model import Address, Outcome, Recipient
+    from ironpost.model import Address, Recipient
     from ironpost.model.ports import Clock, Random
     from ironpost.queue.store import QueuedMessage, QueuedRecipient
     from ironpost.routing.directory import Directory
@@ -149,17 +150,23 @@ class Maildir:
                 target, _ = await self._target(address, options)
             except (DirectoryError, PathError) as error:
                 outcomes[address] = not_located(error)
+            except Exception as error:  # noqa: BLE001 - one recipient never affects the others
+                outcomes[address] = crashed(error)
             else:
                 targets.setdefault(target, []).append(recipient)
-        if len(targets) == 1:  # the usual case
+        if len(targets) == 1 and not outcomes:  # the usual case
             ((target, group),) = targets.items()
             outcomes |= await self._write(message, target, group, final)
         else:
             pairs = list(targets.items())
             for at in range(0, len(pairs), BATCH):  # each may hold `AT_ONCE` octets
-                writing = (self._write(message, target, group, final) for target, group in pairs[at : at + BATCH])
-                for written in await concurrently(writing):
-                    outcomes |= written
+                batch = pairs[at : at + BATCH]
+                writing = (self._write(message, target, group, final) for target, group in batch)
+                for (_, group), written in zip(batch, await concurrently(writing), strict=True):
+                    if isinstance(written, Outcome):
+                        outcomes |= {each.address: written for each in group}
+                    else:
+                        outcomes |= written
         return [(each.number, outcomes[each.recipient.address]) for each in recipients]
 
     async def preview(self, address: Address, route: Route) -> NextHops:

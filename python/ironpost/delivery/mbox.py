@@ -136,7 +136,7 @@ class Mbox:
         """Deliveries to one file take turns, rather than finding it locked by another."""
 
     async def close(self) -> None:
-        """Finish running writes and end the threads. A delivery after this raises RuntimeError."""
+        """Finish running writes and end the threads. A delivery after this is a crash."""
         await asyncio.to_thread(self._threads.shutdown)
 
     async def deliver(

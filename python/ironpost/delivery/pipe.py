@@ -20,7 +20,7 @@ from signal import Signals
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from ironpost.delivery import NextHops, as_user, misconfigured, programs, unreadable
+from ironpost.delivery import NextHops, as_user, concurrently, misconfigured, programs, unreadable
 from ironpost.delivery.as_user import AsUserError
 from ironpost.message.header import shown
 from ironpost.message.lineends import LineFeeds
@@ -163,9 +163,8 @@ class Pipe:
         except AsUserError as error:
             outcome = misconfigured(f"user: {error}")
             return [(each.number, outcome) for each in recipients]
-        async with asyncio.TaskGroup() as running:
-            tasks = [running.create_task(self._run(message, each, options, rights)) for each in recipients]
-        return [(each.number, task.result()) for each, task in zip(recipients, tasks, strict=True)]
+        outcomes = await concurrently(self._run(message, each, options, rights) for each in recipients)
+        return [(each.number, outcome) for each, outcome in zip(recipients, outcomes, strict=True)]
 
     async def preview(self, address: Address, route: Route) -> NextHops:  # noqa: ARG002 - the agent port's
         """The program, whatever the address."""

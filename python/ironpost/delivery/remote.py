@@ -258,7 +258,10 @@ class RemoteDelivery:
             ((domain, group),) = groups.items()
             return await self._send(route, domain, message, group)
         sent = await concurrently(self._send(route, domain, message, each) for domain, each in groups.items())
-        return [result for results in sent for result in results]
+        results: Results = []
+        for group, done in zip(groups.values(), sent, strict=True):
+            results += [(each.number, done) for each in group] if isinstance(done, Outcome) else done
+        return results
 
     async def preview(self, address: Address, route: Route) -> NextHops:
         """The hosts that would be tried now for `address`, the MX records they come from, and the TLS they need."""

@@ -52,6 +52,8 @@ class Outcome:
     """Another system accepted the mail, and the sender gets a report of that (RFC 2852 §4.1.4)."""
     wait: float | None = None
     """Seconds until the next attempt, as the other system asked; None: the schedule of the queue decides."""
+    crash: Exception | None = None
+    """What the attempt for this recipient raised; if that happens repeatedly, the recipient is held."""
 
     @classmethod
     def of(cls, reply: Reply, remote: str = "", *, asked: bool = True) -> Outcome:

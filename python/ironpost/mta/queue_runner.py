@@ -752,6 +752,8 @@ class QueueRunner:
         unreachable = [outcome for _, outcome in results if outcome.unreachable]
         if unreachable:
             return Result.UNREACHABLE, str(unreachable[0].reply)
+        if all(outcome.crash is not None for _, outcome in results):
+            return Result.UNKNOWN, ""
         return Result.REACHED, ""
 
     def _count(

@@ -3,8 +3,8 @@
 Promises: an outcome is recorded before anything else is done about it, and repeatedly if the store fails. A recipient
 that failed, or expired (`queue.retry`), is reported to the sender in the same commit, unless NOTIFY says otherwise
 (RFC 3461 §4.1); never to a null reverse-path (RFC 5321 §4.5.5, §6.1). Recipients of a message that are deferred
-together are due together, so that the next attempt is one copy (RFC 5321 §4.5.4.1). A message whose delivery agent
-raises is deferred; after `POISON_CRASHES` it is held until an operator releases it (SECURITY R25).
+together are due together, so that the next attempt is one copy (RFC 5321 §4.5.4.1). A recipient whose attempt raises is
+deferred; after `POISON_CRASHES` it is held until an operator releases it (SECURITY R25).
 Limitations: crashes are counted in memory, so that a restart begins to count again, and an attempt that ends the whole
 process does not count.
 """
@@ -17,9 +17,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from ironpost.delivery import crashed
 from ironpost.model import Disposition, Outcome
-from ironpost.model.text import escape
-from ironpost.protocol import replies
 from ironpost.queue.greylisting import greylisted
 from ironpost.queue.reply_rules import Ruling
 from ironpost.queue.retry import HOUR, RetryPolicy, expired
@@ -109,21 +108,8 @@ class Recorder:
         """Crashes by message and recipient: other recipients of the message may have another route that works."""
 
     async def crashed(self, message: QueuedMessage, error: Exception) -> Sequence[Result]:
-        """Defer the recipients of an attempt whose agent raised, or hold them. Returns as `settle`."""
-        reason = replies.HOOK_FAILED.because(escape(f"{type(error).__name__}: {error}"))
-        results: list[Result] = []
-        count = 0
-        for to in message.recipients:
-            key = message.id, to.number
-            crashes = self._crashes[key] = self._crashes.get(key, 0) + 1
-            count = max(count, crashes)
-            disposition = Disposition.HELD if crashes >= POISON_CRASHES else Disposition.DEFERRED
-            results.append((to, Outcome(disposition, reason)))
-        _log.error("an attempt at message %s crashed (%d)", message.id, count, exc_info=error)
-        if count >= POISON_CRASHES:
-            self._metrics.count("poison")
-            record(_log, "poison", logging.ERROR, id=message.id, crashes=count)
-        return await self._settle(message, results, crashed=True)
+        """Record an attempt that raised before there was an outcome for any recipient. Returns as `settle`."""
+        return await self.settle(message, [(to, crashed(error)) for to in message.recipients])
 
     async def settle(
         self, message: QueuedMessage, results: Sequence[Result], *, ruled: bool = True
@@ -139,12 +125,10 @@ class Recorder:
             The outcomes that were recorded, which differ for recipients that expired, and for those that stay queued
             because their bounce could not be written (deferred); none if the lease was lost.
         """
-        return await self._settle(message, results, crashed=False, ruled=ruled)
-
-    async def _settle(
-        self, message: QueuedMessage, results: Sequence[Result], *, crashed: bool, ruled: bool = True
-    ) -> Sequence[Result]:
         now = self._clock.now()
+        crashes = {to.number for to, outcome in results if outcome.crash is not None}
+        if crashes:
+            results = self._count_crashes(message, results)
         rulings = {
             to.number: self._rules.apply(to.recipient.address, outcome) if ruled else Ruling(outcome)
             for to, outcome in results
@@ -181,7 +165,7 @@ class Recorder:
         if not await self._record(message.lease, updates, (report, relay), now):
             return ()
         for update in updates:
-            if not crashed or update.state is not RecipientState.QUEUED:
+            if update.number not in crashes or update.state is not RecipientState.QUEUED:
                 self._crashes.pop((message.id, update.number), None)
         for (to, _), update in zip(results, updates, strict=True):
             if update.state is RecipientState.QUEUED:
@@ -210,6 +194,27 @@ class Recorder:
         if unreported:
             return [(to, _deferred(outcome)) for to, outcome in results]
         return results
+
+    def _count_crashes(self, message: QueuedMessage, results: Sequence[Result]) -> list[Result]:
+        """Count the attempts that raised, and hold the recipients for which that happened too often."""
+        counted: list[Result] = []
+        errors: dict[int, Exception] = {}
+        count = 0
+        for to, outcome in results:
+            if (error := outcome.crash) is not None:
+                errors[id(error)] = error
+                key = message.id, to.number
+                crashes = self._crashes[key] = self._crashes.get(key, 0) + 1
+                count = max(count, crashes)
+                if crashes >= POISON_CRASHES:
+                    outcome = replace(outcome, disposition=Disposition.HELD)
+            counted.append((to, outcome))
+        for error in errors.values():
+            _log.error("an attempt at message %s crashed (%d)", message.id, count, exc_info=error)
+        if count >= POISON_CRASHES:
+            self._metrics.count("poison")
+            record(_log, "poison", logging.ERROR, id=message.id, crashes=count)
+        return counted
 
     def _due_times(
         self, message: QueuedMessage, results: Sequence[Result], rulings: Mapping[int, Ruling], now: float
