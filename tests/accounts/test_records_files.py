@@ -96,6 +96,10 @@ def test_all_lines_that_are_refused_are_reported_at_once(tmp_path: Path) -> None
     with pytest.raises(RecordFileError) as caught:
         opened(path, "root\n" * 1000)
     assert len(caught.value.faults) == MAX_FAULTS + 1
+    assert "what follows was not read" in caught.value.faults[-1]
+    with pytest.raises(RecordFileError) as caught:
+        opened(path, "root\n" * MAX_FAULTS)
+    assert [each.partition(": ")[0] for each in caught.value.faults][-1] == f"{path}, line {MAX_FAULTS}"
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

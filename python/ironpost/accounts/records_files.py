@@ -109,10 +109,10 @@ def _read(serves: Callable[[str], bool], path: Path) -> Mapping[str, Record]:
             if key in records:
                 raise ValueError(f"{key} is listed twice, first in {records[key].where}")
         except ValueError as error:
-            faults.append(f"{where}: {error}")
             if len(faults) == MAX_FAULTS:
                 faults.append(f"{path}: what follows was not read")
                 break
+            faults.append(f"{where}: {error}")
         else:
             records[key] = Record(where, targets)
     if faults:
