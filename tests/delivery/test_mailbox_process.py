@@ -11,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from tests.delivery.mailbox_kit import CONTENT, Clock, Content, Tokens, queued
 
 from ironpost.delivery import as_user
+from ironpost.delivery import mailbox_process as module
 from ironpost.delivery.mailbox_process import LENGTH, main, user_name, verify
 from ironpost.delivery.maildir import Maildir, MaildirOptions
 from ironpost.delivery.maildir_files import File, Job, MaildirWriter, Target
@@ -269,3 +272,35 @@ def test_a_reply_that_is_not_known_defers_the_mail(homes: Path, monkeypatch: pyt
         monkeypatch.setattr("ironpost.delivery.mailbox_process._PROGRAM", f'print("{said}")')
         (outcome,) = deliver(homes, "mbox")
         assert (outcome.reply.enhanced, outcome.reply.detail.isprintable()) == ("4.3.0", True)
+
+
+def test_r47_a_user_who_stops_his_processes_does_not_stop_the_delivery_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped = asyncio.Event()
+    users = {"bad": 1, "good": 2}
+
+    async def run(argv: tuple[str, ...], *_: object, **__: object) -> SimpleNamespace:
+        if "1" in argv:
+            await stopped.wait()
+        return SimpleNamespace(code=0, output=b"2.0.0 ")
+
+    monkeypatch.setattr(module.as_user, "identity", lambda name, group="": SimpleNamespace(user=users[name], name=name))
+    monkeypatch.setattr(module.as_user, "arguments", lambda rights: (str(rights.user),))
+    monkeypatch.setattr(module.programs, "run", run)
+
+    async def main() -> None:
+        processes = module.MailboxProcesses()
+
+        async def write(user: str) -> None:
+            await processes.write(user, Address.parse("jo@mail.example"), Mock(), Mock())
+
+        waiting = [asyncio.create_task(write("bad")) for _ in range(module.PROCESSES + 1)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            for _ in range(module.PROCESSES):
+                await write("good")
+        stopped.set()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(main())

@@ -2,7 +2,8 @@
 
 Promises: the server opens nothing in such a mailbox. A process is started for each message, gives up all other rights
 (`as_user`), and only then reads what is to be written and looks at the mailbox. Content that ends early, because the
-server has crashed, is not delivered. `PROCESSES` run at the same time.
+server has crashed, is not delivered. `PROCESSES` run at the same time, and `USER_PROCESSES` of one user, who may stop
+them.
 Refuses: root and users that do not exist, when the server starts and at each delivery (451 4.3.5).
 
 The process belongs to a user who may interfere with it, so the server believes it nothing but the enhanced status code
@@ -20,6 +21,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 from ironpost.delivery import as_user, misconfigured, programs
 from ironpost.delivery.as_user import AsUserError
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 PROCESSES: Final = 20
 """Processes that write at the same time."""
+USER_PROCESSES: Final = 3
+"""Processes of one user that write at the same time."""
 TIMEOUT: Final = 600.0
 """Seconds after which a process is killed and its message deferred."""
 LENGTH: Final = 8
@@ -99,6 +103,8 @@ class MailboxProcesses:
     def __init__(self) -> None:
         """Nothing is started before the first message."""
         self._turns = asyncio.Semaphore(PROCESSES)
+        self._user_turns: WeakValueDictionary[int, asyncio.Semaphore] = WeakValueDictionary()
+        """By user id; taken before `_turns`, so that one user's processes leave turns to those of others."""
 
     async def write(self, user: str, mailbox: Address, writer: Writer, content: AsyncIterator[bytes]) -> Outcome:
         """Write a message as a user; what `content` raises ends the process before it has delivered anything.
@@ -116,7 +122,7 @@ class MailboxProcesses:
         # As `as_user.command`. What is imported need not be readable for the user.
         argv = (sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, type(writer).__module__, *as_user.arguments(rights))
         try:
-            async with self._turns:
+            async with self._user_turns.setdefault(rights.user, asyncio.Semaphore(USER_PROCESSES)), self._turns:
                 ended = await programs.run(
                     argv,
                     {},
