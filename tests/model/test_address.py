@@ -116,5 +116,13 @@ def test_an_address_or_a_domain_is_read_and_written(text: str, local_part: str |
 
 @pytest.mark.parametrize("text", ["@", "@a b", "@@a.example", "jo@", "@-a.example"])
 def test_what_is_neither_an_address_nor_a_domain_is_refused(text: str) -> None:
-    with pytest.raises(wire.WireFault):
+    with pytest.raises(ValueError) as caught:
         AddressOrDomain.parse(text)
+    assert f"x{text}" not in str(caught.value)
+
+
+def test_the_error_of_a_domain_names_what_was_written() -> None:
+    with pytest.raises(
+        ValueError, match=r'^@a b is not @ and a domain: invalid character " " in the domain \(offset 2\)$'
+    ):
+        AddressOrDomain.parse("@a b")

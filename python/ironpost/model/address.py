@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ironpost import wire
 from ironpost.model.idna import a_labels
+from ironpost.model.text import complaint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,8 +133,15 @@ class AddressOrDomain(NamedTuple):
         Args:
             text: `jo@mail.example` or `@mail.example`.
             address: parses an address; what it raises is raised.
+
+        Raises:
+            ValueError: what follows `@` is not a domain.
         """
         if text.startswith("@"):
+            try:
+                Address.parse(f"x{text}")
+            except ValueError as fault:
+                raise ValueError(f"{text} is not @ and a domain: {complaint(f'x{text}', fault, 1)}") from None
             return cls(None, address(f"x{text}").domain)
         found = address(text)
         return cls(found.local_part, found.domain)
