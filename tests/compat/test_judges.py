@@ -50,15 +50,16 @@ def run(
     """Run Python in a folder, with the package where the tests found it, and other packages; return what it printed.
 
     Without `plugins` pytest imports no installed plugin but those that the arguments name. With an `environment` its
-    Python is used, and the package that is installed there.
+    Python is used, and the package that is installed there, with the wire that it prefers.
     """
     paths = [folder, *([] if environment else [ROOT / "python"]), *([packages] if packages else [])]
     python = environment / "bin" / "python" if environment else sys.executable
+    inherited = {name: value for name, value in os.environ.items() if environment is None or name != "IRONPOST_WIRE"}
     alone = {} if plugins else {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [python, *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **alone},
+        env={**inherited, "PYTHONPATH": os.pathsep.join(map(str, paths)), **alone},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

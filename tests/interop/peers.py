@@ -158,9 +158,8 @@ def environment() -> dict[str, str]:
     folder of systemd's own units."""
     root = PREFIX / "root"
     library = root / "usr" / "lib"
-    folders = [library, *(library / name for name in ("postfix", "dovecot", "rspamd"))]
-    folders += sorted(library.glob("*-linux-gnu"))
-    folders += sorted(library.glob("*-linux-gnu/systemd"))
+    shared = library / f"{os.uname().machine}-linux-gnu"  # may not exist yet
+    folders = [library, *(library / name for name in ("postfix", "dovecot", "rspamd")), shared, shared / "systemd"]
     return {
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, folders)),
