@@ -53,7 +53,7 @@ class Outcome:
     wait: float | None = None
     """Seconds until the next attempt, as the other system asked; None: the schedule of the queue decides."""
     crash: Exception | None = None
-    """What the attempt for this recipient raised; if that happens repeatedly, the recipient is held."""
+    """What the attempt for this recipient raised; not stored. If that happens repeatedly, the recipient is held."""
 
     @classmethod
     def of(cls, reply: Reply, remote: str = "", *, asked: bool = True) -> Outcome:

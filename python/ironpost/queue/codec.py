@@ -1,7 +1,7 @@
 """Text forms of envelope parts and updates, shared by all backends.
 
-Promises: what was encoded is decoded to an equal value. Parameters have the form that they have in a command, so that
-operators can query them.
+Promises: what was encoded is decoded to an equal value, but for `Outcome.crash`, which is left out. Parameters have the
+form that they have in a command, so that operators can query them.
 """
 
 from __future__ import annotations
