@@ -71,7 +71,7 @@ class Provider:
             CUSTOMERS,
             store=store,
             attempt=self.runner.attempt,
-            retry=self.runner.retry,
+            retry=self.runner.requests.retry,
             local_hostname="provider.example",
             rewriting=DeliveryRewriting(rewriting),
         )

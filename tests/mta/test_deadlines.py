@@ -307,7 +307,7 @@ def test_a_bounce_that_an_operator_asks_for_and_that_cannot_be_written_is_not_co
         await world.put("m1", sender="from@down.example")
         await world.put("m2", sender="from@up.example")
         await world.run(1.0)
-        assert await world.runner.bounce(Selection(sender=None), "gone") == 1
+        assert await world.runner.requests.bounce(Selection(sender=None), "gone") == 1
 
     scenario({"remote": lambda message, to: LATER}, act)
 

@@ -83,7 +83,7 @@ def test_what_an_operator_returns_is_counted_as_failed():
     async def act(world):
         await world.put("m1", "a@remote.example", "b@remote.example")
         await world.settle()
-        assert await world.runner.bounce(EVERYTHING, "") == 2
+        assert await world.runner.requests.bounce(EVERYTHING, "") == 2
         assert metrics.snapshot()["recipients_failed"]["unrouted"] == 2
 
     scenario({"remote": lambda message, to: LATER, "local": lambda message, to: HERE, "metrics": metrics}, act)

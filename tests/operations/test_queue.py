@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ironpost.model import Address, Envelope, Recipient
-from ironpost.mta.queue_runner import Retried
+from ironpost.mta.queue_requests import Retried
 from ironpost.operations import queue as module
 from ironpost.operations.dispatch import worker_handlers
 from ironpost.operations.operation import OperationError
@@ -41,7 +41,7 @@ class Process:
 
     def __init__(self, store: ShardedStore, woken: list[str]) -> None:
         self.queue = store
-        self.runner = self
+        self.runner = self.requests = self
         """Nothing waits in memory."""
         self.wake_queue = lambda: woken.append("woken")
         self.routes = Routes(DIRECTORY)

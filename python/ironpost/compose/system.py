@@ -300,7 +300,7 @@ class System:
             customers(configuration),
             store=self._store,
             attempt=self._runner.attempt,
-            retry=self._runner.retry,
+            retry=self._runner.requests.retry,
             local_hostname=full_name(name),
             rewriting=self._agents.rewriting,
         )

@@ -62,7 +62,7 @@ class OnDemand:
             customers: identity to its domains, in lower case; the attribute may be replaced.
             store: the queue.
             attempt: `QueueRunner.attempt`: attempts a claimed message by an agent, and records the outcome.
-            retry: `QueueRunner.retry`: attempts selected messages now.
+            retry: `QueueRequests.retry`: attempts selected messages now.
             local_hostname: our name in EHLO to a customer's server; None for our address literal.
             timeouts: seconds by step of the delivery (RFC 5321 §4.5.3.2).
             rewriting: the rules for the addresses of what is sent; none if None.

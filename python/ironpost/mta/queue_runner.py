@@ -20,10 +20,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.delivery import unreadable
 from ironpost.model import Address, Disposition, Outcome
@@ -34,6 +32,7 @@ from ironpost.mta.deadlines import EXPIRED, Deadlines, past_deadline
 from ironpost.mta.delivery_metrics import count_results
 from ironpost.mta.destinations import Destinations, Part, Parts, limits_of, resolved
 from ironpost.mta.overdue import OverdueMail
+from ironpost.mta.queue_requests import QueueRequests
 from ironpost.mta.recorder import STORE_WAIT, Recorder, since
 from ironpost.mta.signing import Signing
 from ironpost.mta.suspended import SuspendedDestinations
@@ -44,20 +43,19 @@ from ironpost.queue.retry import RetryPolicy
 from ironpost.queue.scheduler import CLAIMED, FOREVER, Claim, Queue, Result, Scheduler, Start
 from ironpost.queue.selection import EVERYTHING
 from ironpost.queue.store import QueuedMessage, QueuedRecipient, RecipientState, StoredQueue
-from ironpost.queue.suspension import SUSPENDED, Suspension, Suspensions
+from ironpost.queue.suspension import SUSPENDED, Suspensions
 from ironpost.routing.directory import POSTMASTER, DirectoryError, refusal
 from ironpost.routing.limits import DeliveryLimits
 from ironpost.routing.route import Route
 from ironpost.telemetry.events import record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ironpost.delivery import Agent, Agents
     from ironpost.model import Envelope
     from ironpost.model.ports import Clock, Metrics, Random
     from ironpost.queue.scheduler import Destination
-    from ironpost.queue.selection import Selection
     from ironpost.queue.store import Lease, Store
     from ironpost.routing.route import Routes
 
@@ -82,28 +80,12 @@ set."""
 STOP_SECONDS: Final = 10.0
 """Seconds for which `stop` lets running attempts finish."""
 
-PROBED: Final = 1000
-"""Maximum number of messages whose destinations an operator has probed at a time."""
-LOOKUP_SECONDS: Final = 5.0
-"""Seconds for which these destinations are looked up; the mail is due before that."""
-
 _NO_OUTCOME: Final = Outcome(
     Disposition.DEFERRED, replies.HOOK_FAILED.because("the delivery agent returned no outcome")
 )
 _LOOKUP_FAILED: Final = replies.reply(451, "3.0", "Recipient lookup failed")
 
 _log: Final = logging.getLogger("ironpost.queue")
-
-
-class Retried(NamedTuple):
-    """Result of `QueueRunner.retry`."""
-
-    recipients: int
-    """The number that became due."""
-    suspended: tuple[Suspension, ...]
-    """Their destinations at which nothing is attempted."""
-    early: int
-    """Selected messages that wait for the time their sender asked for, and were not selected by id."""
 
 
 class QueueRunner:
@@ -176,6 +158,12 @@ class QueueRunner:
         self._deadlines = Deadlines(
             store, self._recorder, self._metrics, now=clock.now, recall=self._recall, give_back=self._give_back
         )
+        self.requests = QueueRequests(
+            store, self._recorder, self._metrics, clock,
+            destinations=self.destinations, suspended=self.suspended, wake=self.wake, probe=self._probe,
+            recall=self._recall, give_back=self._give_back, stored=self._envelope_stored,
+        )  # fmt: skip
+        """What operators ask of the queue."""
         self._active: dict[asyncio.Task[Any], QueuedMessage | None] = {}
         """Tasks of this runner; those that are attempts with their message, others with None."""
         self._octets = 0
@@ -259,38 +247,16 @@ class QueueRunner:
         Args:
             probe: also probe every destination that is down.
         """
-        for destination in self.scheduler.destinations() if probe else ():
-            if destination.window.down:
-                self.scheduler.probe(destination, self._clock.now())
+        if probe:
+            self._probe(self.scheduler.destinations())
         self._scan_at = 0.0
         _wake(self._wakeup)
 
-    async def retry(self, selection: Selection) -> Retried:
-        """Make the selected recipients due now, and probe their destinations that are down.
-
-        Only destinations of the oldest `PROBED` messages, that are found within `LOOKUP_SECONDS`, are returned, and
-        probed if only part of the queue is selected.
-        """
-        now = self._clock.now()
-        found: list[QueuedMessage] = []
-        if selection.state is not RecipientState.HELD:
-            found = await self._store.select(replace(selection, state=RecipientState.QUEUED), PROBED)
-        ready = [each for each in found if selection.ids is not None or each.not_before <= max(now, each.accepted)]
-        count = await self._store.retry(selection)
-        everything = selection == EVERYTHING
-        self.wake(probe=everything)
-        destinations = await self.destinations.of_messages(ready, LOOKUP_SECONDS)
-        for destination in () if everything else destinations:
+    def _probe(self, destinations: Iterable[Destination]) -> None:
+        for destination in destinations:
             if destination.window.down:
                 self.scheduler.probe(destination, self._clock.now())
         self.pump()
-        suspensions = dict.fromkeys(filter(None, map(self.suspended.of, destinations)))
-        return Retried(count, tuple(suspensions), len(found) - len(ready))
-
-    async def recall(self, selection: Selection) -> None:
-        """Give selected messages that wait in memory back to the store. Running attempts go on."""
-        now = self._clock.now()
-        await self._recall(lambda message: any(selection.matches(message, to, now) for to in message.recipients))
 
     async def _recall(self, concerned: Callable[[QueuedMessage], bool]) -> None:
         messages = [part.message for part in self._discard(lambda part: concerned(part.message))]
@@ -301,58 +267,11 @@ class QueueRunner:
             raise
         self._all_stored(messages)
 
-    async def bounce(self, selection: Selection, why: str) -> int:
-        """Fail the selected recipients now, with a bounce where the sender wants one; return how many.
-
-        Recipients that are being attempted are left out.
-
-        Args:
-            selection: which recipients.
-            why: the reason, for the sender.
-        """
-        await self.recall(selection)
-        outcome = Outcome(Disposition.FAILED, replies.returned(why))
-        count = 0
-        async for messages in self._store.claim_selected(selection):
-            with self._claimed(messages):
-                while messages:
-                    results = [(to, outcome) for to in messages[-1].recipients]
-                    settled = await self._recorder.settle(messages[-1], results, ruled=False)
-                    self._count(messages[-1], None, settled)
-                    count += sum(outcome.disposition is Disposition.FAILED for _, outcome in settled)
-                    messages.pop()
-        return count
-
-    async def redirect(self, selection: Selection, address: Address) -> int:
-        """Replace the addresses of the selected recipients; return how many.
-
-        Those in the queue are attempted now; held ones stay held. Recipients that are being attempted are left out.
-        """
-        await self.recall(selection)
-        count = 0
-        async for messages in self._store.claim_selected(selection):
-            with self._claimed(messages):
-                while messages:
-                    await self._store.redirect(messages[-1], address)
-                    message = messages.pop()
-                    count += len(message.recipients)
-                    self._envelope_stored(message.envelope, address.key, self._clock.now())
-        return count
-
     def _discard(self, unwanted: Callable[[Part], bool]) -> list[Part]:
         """Remove and return the unwanted parts that wait in memory. The caller unclaims them."""
         parts = self.scheduler.discard(unwanted)
         self._octets -= sum(part.octets for part in parts)
         return parts
-
-    @contextmanager
-    def _claimed(self, messages: list[QueuedMessage]) -> Iterator[None]:
-        """Return the claims on the messages that are left in the list, however the block ends."""
-        try:
-            yield
-        finally:
-            for message in messages:
-                self._give_back(message)
 
     def expires(self, message: QueuedMessage) -> float:
         """When a message is returned to its sender at the latest, in seconds since 1970."""

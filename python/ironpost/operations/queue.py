@@ -252,14 +252,14 @@ def _recipient(recipient: QueuedRecipient) -> RecipientEntry:
 
 
 async def _retry(process: ServingProcess, request: SelectionRequest) -> RecipientsRetried:
-    recipients, suspended, early = await process.runner.retry(await checked(process, request))
+    recipients, suspended, early = await process.runner.requests.retry(await checked(process, request))
     return RecipientsRetried(recipients, [suspended_entry(each) for each in suspended], early)
 
 
 async def _hold(process: ServingProcess, request: SelectionRequest) -> RecipientsChanged:
     selection = await checked(process, request)
     recipients = await process.queue.hold(selection)
-    await process.runner.recall(selection)
+    await process.runner.requests.recall(selection)
     return RecipientsChanged(recipients)
 
 
@@ -272,13 +272,13 @@ async def _release(process: ServingProcess, request: SelectionRequest) -> Recipi
 async def _drop(process: ServingProcess, request: SelectionRequest) -> RecipientsChanged:
     selection = await checked(process, request)
     recipients = await process.queue.drop(selection)
-    await process.runner.recall(selection)
+    await process.runner.requests.recall(selection)
     return RecipientsChanged(recipients)
 
 
 async def _bounce(process: ServingProcess, request: BounceRequest) -> RecipientsChanged:
     check_reason(request.why)
-    return RecipientsChanged(await process.runner.bounce(await checked(process, request), request.why))
+    return RecipientsChanged(await process.runner.requests.bounce(await checked(process, request), request.why))
 
 
 def check_reason(why: str) -> None:
@@ -308,7 +308,7 @@ async def _edit(process: ServingProcess, request: EditRequest) -> RecipientsChan
         if message is not None and new.needs_smtputf8 and not message.envelope.smtputf8:
             sentence = f"message {identifier} was not sent with SMTPUTF8: it cannot go to a non-ASCII address"
             raise OperationError(Reason.INVALID, sentence)
-    count = await process.runner.redirect(selection, new)
+    count = await process.runner.requests.redirect(selection, new)
     if not count:
         where = " ".join(request.ids)
         sentence = f"no recipient {old} of {where} is queued or held, or it is being attempted right now"

@@ -1,4 +1,4 @@
-"""What operators ask of the queue runner: return, redirect, hold and suspend."""
+"""What operators ask of the queue: to retry, return, redirect, hold and suspend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.mta.runner_kit import DOWN, LATER, OK, scenario
 from ironpost.model import Address
 from ironpost.model.envelope import REFUSED
 from ironpost.model.patterns import AddressPattern
-from ironpost.mta import queue_runner
+from ironpost.mta import queue_requests
 from ironpost.queue.concurrency import DEFAULT
 from ironpost.queue.reply_rules import Action, ReplyRule, ReplyRules
 from ironpost.queue.retry import DAY, HOUR
@@ -25,7 +25,7 @@ def test_an_operator_returns_mail_that_waits_in_memory_or_in_the_store():
             await world.put(name, "a@remote.example", "b@remote.example")
         await world.commit("m3", "a@remote.example", held="odd")
         await world.settle()
-        assert await world.runner.bounce(Selection(recipient=AddressPattern("a@remote.example")), "spam") == 3
+        assert await world.runner.requests.bounce(Selection(recipient=AddressPattern("a@remote.example")), "spam") == 3
         await world.settle()
         texts = [body for _, _, to, body in world.local.calls if to == ["from@local.example"]]
         assert len(texts) == 3
@@ -42,7 +42,7 @@ def test_a_recipient_gets_another_address_and_an_attempt_at_once():
         await world.put("m1", "a@typo.example", "b@typo.example")
         await world.settle()
         selection = Selection(("m1",), recipient=AddressPattern("a@typo.example"))
-        assert await world.runner.redirect(selection, Address.parse("a@other.example")) == 1
+        assert await world.runner.requests.redirect(selection, Address.parse("a@other.example")) == 1
         await world.settle()
         assert [(name, to) for _, name, to, _ in world.other.calls] == [("m1", ["a@other.example"])]
 
@@ -53,7 +53,7 @@ def test_a_recipient_gets_another_address_and_an_attempt_at_once():
 def test_a_held_recipient_that_took_no_mail_is_attempted_after_its_address_was_edited(address):
     async def act(world):
         await world.commit("m1", "a@closed.example", parameters={REFUSED: "5.2.1"}, held="odd")
-        assert await world.runner.redirect(Selection(("m1",)), Address.parse(address)) == 1
+        assert await world.runner.requests.redirect(Selection(("m1",)), Address.parse(address)) == 1
         await world.settle()
         assert world.remote.calls == []
         await world.store.release(EVERYTHING)
@@ -74,7 +74,7 @@ def test_what_waits_in_memory_is_given_back_when_an_operator_holds_it():
         await world.settle()
         assert len(world.remote.calls) == DEFAULT.initial
         await world.store.hold(EVERYTHING)
-        await world.runner.recall(EVERYTHING)
+        await world.runner.requests.recall(EVERYTHING)
         released.set_result(LATER)
         await world.settle()
         await world.run(HOUR)
@@ -110,7 +110,7 @@ def test_no_reply_rule_changes_what_an_operator_decides():
         world.remote.answer = lambda message, recipient: LATER
         await world.put("m1")
         await world.settle()
-        assert await world.runner.bounce(Selection(ids=("m1",)), "wrong address") == 1
+        assert await world.runner.requests.bounce(Selection(ids=("m1",)), "wrong address") == 1
         await world.settle()
         assert await world.store.list() == []
         assert b"wrong address" in world.local.calls[0][3]
@@ -130,13 +130,14 @@ def test_a_retry_probes_only_the_destinations_of_the_selected_mail():
         def probed() -> list[str]:
             return [to[0] for _, _, to, _ in world.remote.calls[calls:]]
 
-        assert (await world.runner.retry(Selection(domain=AddressPattern("nomatch.example")))).recipients == 0
+        assert (await world.runner.requests.retry(Selection(domain=AddressPattern("nomatch.example")))).recipients == 0
         await world.settle()
         assert probed() == []
-        assert (await world.runner.retry(Selection(domain=AddressPattern("two.example")))).recipients == DEFAULT.initial
+        found = await world.runner.requests.retry(Selection(domain=AddressPattern("two.example")))
+        assert found.recipients == DEFAULT.initial
         await world.settle()
         assert probed() == ["to@two.example"]
-        await world.runner.retry(EVERYTHING)
+        await world.runner.requests.retry(EVERYTHING)
         await world.settle()
         assert sorted(probed()) == ["to@one.example", "to@two.example", "to@two.example"]
 
@@ -148,9 +149,9 @@ def test_a_retry_says_what_it_leaves_where_it_is():
         world.runner.suspended.suspend("remote.example", HOUR, "their request")
         await world.put("m1", "a@remote.example")
         await world.put("m2", "a@early.example", due=world.clock.time + DAY)
-        found = await world.runner.retry(Selection(sender=AddressPattern("from@local.example")))
+        found = await world.runner.requests.retry(Selection(sender=AddressPattern("from@local.example")))
         assert (found.recipients, [each.name for each in found.suspended], found.early) == (1, ["remote.example"], 1)
-        assert (await world.runner.retry(Selection.of("m2"))).early == 0
+        assert (await world.runner.requests.retry(Selection.of("m2"))).early == 0
         await world.settle()
         assert [name for _, name, _, _ in world.remote.calls] == ["m2"]
 
@@ -175,13 +176,14 @@ def test_a_directory_that_does_not_answer_delays_no_retry(monkeypatch):
         await world.put("m2", "a@remote.example")
         await world.settle()
         directory.hangs = True
-        retrying = asyncio.ensure_future(world.runner.retry(Selection(sender=AddressPattern("from@local.example"))))
+        selection = Selection(sender=AddressPattern("from@local.example"))
+        retrying = asyncio.ensure_future(world.runner.requests.retry(selection))
         await world.settle()
         assert [name for _, name, _, _ in world.remote.calls] == ["m2", "m2"], "before the directory answers"
         assert not retrying.done()
         retrying.cancel()
-        monkeypatch.setattr(queue_runner, "LOOKUP_SECONDS", 0.0)
-        found = await world.runner.retry(EVERYTHING)
+        monkeypatch.setattr(queue_requests, "LOOKUP_SECONDS", 0.0)
+        found = await world.runner.requests.retry(EVERYTHING)
         assert found.recipients == 2
 
     scenario({"remote": lambda message, recipient: LATER}, act)
