@@ -8,6 +8,7 @@ A recipient whose fate is unknown is `DEFERRED`: mail may be duplicated, but is 
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from ironpost.model import Disposition, Outcome, Reply
@@ -75,15 +76,20 @@ class Agents(Protocol):
         ...
 
 
-async def concurrently(attempts: Iterable[Coroutine[Any, Any, T]]) -> list[T | Outcome]:
-    """Make the attempts of an agent at the same time; return their results in order.
+async def concurrently(attempts: Iterable[Coroutine[Any, Any, T]], limit: int | None = None) -> list[T | Outcome]:
+    """Make the attempts of an agent, at most `limit` at a time; return their results in order.
 
     All of them end: if one raises, its result is the outcome of its recipients, so that those of the others are
     recorded and nothing is sent to them again.
     """
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_ended(each)) for each in attempts]
-    return [task.result() for task in running]
+    waiting = iter(attempts)
+    results: list[T | Outcome] = []
+    while True:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(_ended(each)) for each in islice(waiting, limit)]
+        if not running:
+            return results
+        results += [task.result() for task in running]
 
 
 async def _ended(attempt: Coroutine[Any, Any, T]) -> T | Outcome:

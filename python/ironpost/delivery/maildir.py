@@ -138,11 +138,9 @@ class Maildir:
         final = self._clock.now() - message.accepted >= options.full_wait
         outcomes: dict[Address, Outcome] = {}
         if options.user:
-            copies = list(distinct(recipients).items())
-            for at in range(0, len(copies), PROCESSES):
-                some = copies[at : at + PROCESSES]
-                done = await concurrently(self._write_as_user(message, each, options, final) for _, each in some)
-                outcomes.update(zip((address for address, _ in some), done, strict=True))
+            copies = distinct(recipients)
+            writing = (self._write_as_user(message, each, options, final) for each in copies.values())
+            outcomes = dict(zip(copies, await concurrently(writing, PROCESSES), strict=True))
             return [(each.number, outcomes[each.recipient.address]) for each in recipients]
         targets: dict[Target, list[Recipient]] = {}
         for address, recipient in distinct(recipients).items():
@@ -158,15 +156,10 @@ class Maildir:
             ((target, group),) = targets.items()
             outcomes |= await self._write(message, target, group, final)
         else:
-            pairs = list(targets.items())
-            for at in range(0, len(pairs), BATCH):  # each may hold `AT_ONCE` octets
-                batch = pairs[at : at + BATCH]
-                writing = (self._write(message, target, group, final) for target, group in batch)
-                for (_, group), written in zip(batch, await concurrently(writing), strict=True):
-                    if isinstance(written, Outcome):
-                        outcomes |= {each.address: written for each in group}
-                    else:
-                        outcomes |= written
+            groups = (self._write(message, target, group, final) for target, group in targets.items())
+            done = await concurrently(groups, BATCH)  # each may hold `AT_ONCE` octets
+            for group, written in zip(targets.values(), done, strict=True):
+                outcomes |= {each.address: written for each in group} if isinstance(written, Outcome) else written
         return [(each.number, outcomes[each.recipient.address]) for each in recipients]
 
     async def preview(self, address: Address, route: Route) -> NextHops:

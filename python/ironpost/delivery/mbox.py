@@ -144,12 +144,9 @@ class Mbox:
     ) -> Sequence[tuple[int, Outcome]]:
         """Append the message once for each distinct address among `recipients`."""
         options = cast("MboxOptions", route.options)
-        waiting = list(distinct(recipients).items())
-        outcomes: dict[Address, Outcome] = {}
-        for at in range(0, len(waiting), THREADS):
-            some = waiting[at : at + THREADS]
-            done = await concurrently(self._deliver(message, each, options) for _, each in some)
-            outcomes.update(zip((address for address, _ in some), done, strict=True))
+        copies = distinct(recipients)
+        attempts = (self._deliver(message, each, options) for each in copies.values())
+        outcomes = dict(zip(copies, await concurrently(attempts, THREADS), strict=True))
         return [(each.number, outcomes[each.recipient.address]) for each in recipients]
 
     async def preview(self, address: Address, route: Route) -> NextHops:
