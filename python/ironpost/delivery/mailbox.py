@@ -4,7 +4,7 @@ Promises: an error is transient if an operator or the mailbox's owner can correc
 
 - 450 4.2.0: another program has locked the mailbox (an mbox) for a long time;
 - 450 4.2.1: the directory that must exist is missing;
-- 451 4.3.5: the mailbox belongs to another user than the one as whom it is written;
+- 451 4.3.5: the mailbox belongs to another user than the one that writes it;
 - 451 4.3.0: something else is in its place, it cannot be written, or the directory of mailboxes cannot answer;
 - 452 4.3.1: the disk is full;
 - 452 4.2.2: the mailbox is full, and after a time 552 5.2.2; 552 5.2.3: the message alone is larger than the quota;
@@ -122,14 +122,13 @@ def outcome_of(enhanced: str, detail: str) -> Outcome | None:
     if enhanced == DELIVERED.reply.enhanced:
         return DELIVERED
     reply = _WRITTEN.get(enhanced)
-    return None if reply is None else not_written(MailboxError(reply.because(detail)))
+    return None if reply is None else Outcome.of(reply.because(detail), asked=False)
 
 
-def not_written(error: OSError, path: Path | None = None) -> Outcome:
-    """The outcome of an error with the mailbox at `path`, which a `MailboxError` names itself."""
+def not_written(error: OSError, path: Path) -> Outcome:
+    """The outcome of an error with the mailbox at `path`."""
     if isinstance(error, MailboxError):
-        permanent = error.reply.code >= 500
-        return Outcome(Disposition.FAILED if permanent else Disposition.DEFERRED, error.reply)
+        return Outcome.of(error.reply, asked=False)
     reason = f"{error.filename or path}: {error_text(error)}"
     if lacks_room(error):
         reply = _NO_ROOM.because(f"{reason}; free space on that disk")
