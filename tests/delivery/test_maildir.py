@@ -404,3 +404,20 @@ def test_a_delivery_cancelled_while_waiting_writes_nothing(tmp_path: Path, monke
     asyncio.run(agent.close())
     assert len(files(tmp_path)) == before + 1
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_delivery_that_outlives_its_agent_leaves_no_file(tmp_path: Path) -> None:
+    class Ending(Content):
+        async def pieces(self) -> AsyncIterator[bytes]:
+            yield b"Subject: x\r\n\r\n" + b"x" * AT_ONCE
+            await agent.close()
+            yield b"x" * AT_ONCE
+
+    async def run() -> None:
+        message = queued("jo@localhost", content=Ending(b""))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await agent.deliver(message, message.recipients, local(tmp_path / "mail"))
+
+    agent = Maildir(clock=Clock(), random=Tokens())
+    asyncio.run(run())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

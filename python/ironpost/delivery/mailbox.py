@@ -30,7 +30,8 @@ from ironpost.routing.directory import Alias, DirectoryError, Mailbox
 from ironpost.storage.directory import sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from ironpost.delivery.path_template import PathTemplate
@@ -90,6 +91,14 @@ def distinct(recipients: Sequence[QueuedRecipient]) -> dict[Address, Recipient]:
     for each in recipients:
         found.setdefault(each.recipient.address, each.recipient)
     return found
+
+
+def clean_up(threads: Executor, call: Callable[[], object]) -> None:
+    """Call in a thread, after what runs there; at once if the agent was closed meanwhile, so that nothing runs."""
+    try:
+        threads.submit(call)
+    except RuntimeError:
+        call()
 
 
 async def locate(address: Address, template: PathTemplate, directory: Directory | None, host: str) -> Location:

@@ -25,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
 from ironpost.delivery import NextHops, concurrently, crashed, unreadable
-from ironpost.delivery.mailbox import FULL_WAIT, LOOPS, distinct, locate, not_located, not_written, unusable
+from ironpost.delivery.mailbox import FULL_WAIT, LOOPS, clean_up, distinct, locate, not_located, not_written, unusable
 from ironpost.delivery.mailbox_process import PROCESSES, MailboxProcesses, user_name, verify
 from ironpost.delivery.maildir_files import AT_ONCE, File, Job, MaildirWriter, Target, publish
 from ironpost.delivery.path_template import COMPONENT_OCTETS, PathError, PathTemplate
@@ -123,7 +123,7 @@ class Maildir:
         """The outcomes of the batch that is being published."""
 
     async def close(self) -> None:
-        """Finish running writes, and end the threads and the process. A delivery after this raises RuntimeError."""
+        """Finish running writes, and end the threads and the process. No delivery may begin after this."""
         while self._publishing is not None:
             await asyncio.wait([self._publishing])
         if self._process is not None:
@@ -262,7 +262,7 @@ class Maildir:
             return await done
         except BaseException:
             # Cancelled, or the body cannot be read. A thread may still be writing, so a thread cleans up after it.
-            threads.submit(file.abandon)
+            clean_up(threads, file.abandon)
             raise
 
     def _refuse_loops(self, content: FinalContent, recipients: Sequence[Recipient]) -> None:

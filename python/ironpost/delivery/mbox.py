@@ -36,6 +36,7 @@ from ironpost.delivery.mailbox import (
     FULL_WAIT,
     LOCKED,
     LOOPS,
+    clean_up,
     create_directories,
     distinct,
     full,
@@ -136,7 +137,7 @@ class Mbox:
         """Deliveries to one file take turns, rather than finding it locked by another."""
 
     async def close(self) -> None:
-        """Finish running writes and end the threads. A delivery after this is a crash."""
+        """Finish running writes and end the threads. No delivery may begin after this."""
         await asyncio.to_thread(self._threads.shutdown)
 
     async def deliver(
@@ -203,10 +204,7 @@ class Mbox:
                         return DELIVERED
                 await self._clock.sleep(LOCK_INTERVAL)
         finally:
-            try:
-                self._threads.submit(file.close)
-            except RuntimeError:  # the agent was closed meanwhile, so no call is running
-                file.close()
+            clean_up(self._threads, file.close)
         return LOCKED
 
     async def _append_as_user(
