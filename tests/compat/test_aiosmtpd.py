@@ -168,6 +168,25 @@ def test_a_challenge_outside_auth_is_an_error_at_once() -> None:
     asyncio.run(main())
 
 
+def test_a_challenge_after_content_is_an_error_if_data_runs_in_a_task() -> None:
+    class Handler(Keep):
+        async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:  # noqa: N802
+            return f"250 {await server.challenge_auth('Who?')!r}"
+
+    class Server(SMTP):
+        async def push(self, status: str | bytes) -> None:
+            await super().push(status)
+
+    async def main() -> None:
+        async with client(partial(Server, Handler())) as it:
+            for each in (b"HELO x\r\n", b"MAIL FROM:<a@b.example>\r\n", b"RCPT TO:<c@d.example>\r\n", b"DATA\r\n"):
+                await it.ask(each)
+            assert b"while AUTH runs" in await it.ask(b"x\r\n.\r\n")
+            assert await it.ask(b"NOOP\r\n") == b"250 OK\r\n"
+
+    asyncio.run(main())
+
+
 def test_a_hook_runs_in_a_task() -> None:
     class Handler(Keep):
         async def handle_RCPT(self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]) -> str:  # noqa: N802

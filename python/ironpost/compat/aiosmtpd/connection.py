@@ -251,8 +251,8 @@ class Connection(ServerConnection):
 
     @property
     def reads_lines(self) -> bool:
-        """Whether the command that runs may call `line`."""
-        return self._task is not None
+        """Whether the command that runs may call `line`: it has a task, and is not DATA with its content."""
+        return self._task is not None and self.session.transaction is None
 
     async def line(self) -> bytes | None:
         """Return the next line without its CRLF; None if it is malformed. Only for AUTH."""
