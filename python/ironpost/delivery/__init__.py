@@ -41,7 +41,8 @@ class Agent(Protocol):
         """Attempt delivery of one message to some of its recipients, all of them on `route`.
 
         Returns:
-            (`QueuedRecipient.number`, outcome) for each of `recipients`, in any order.
+            (`QueuedRecipient.number`, outcome) for each of `recipients`, in any order. An outcome with a `crash` is
+            that of a recipient for whom the attempt raised, while others have results (`concurrently`).
         """
         ...
 

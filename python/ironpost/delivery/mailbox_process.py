@@ -2,8 +2,8 @@
 
 Promises: the server opens nothing in such a mailbox. A process is started for each message, gives up all other rights
 (`as_user`), and only then reads what is to be written and looks at the mailbox. Content that ends early, because the
-server has crashed, is not delivered. `PROCESSES` run at the same time, and `USER_PROCESSES` of one user, who may stop
-them.
+server has crashed, is not delivered. `PROCESSES` of an agent run at the same time, and `USER_PROCESSES` of one user,
+who may stop them.
 Refuses: root and users that do not exist, when the server starts and at each delivery (451 4.3.5).
 
 The process belongs to a user who may interfere with it, so the server believes it nothing but the enhanced status code
@@ -82,14 +82,14 @@ def user_name(text: str) -> str:
 
 
 def verify(user: str) -> None:
-    """Refuse a user as whom this server cannot write. Blocks.
+    """Refuse a user whose mailboxes this server cannot write. Blocks.
 
     Raises:
         ValueError: the text names the key and the reason.
     """
     if _LOCAL in user:
         if os.geteuid() != 0:
-            raise ValueError("user: the server is not root, so it cannot write as other users")
+            raise ValueError("user: the server is not root, so it cannot write the mailboxes of other users")
     elif user:
         try:
             as_user.identity(user)

@@ -73,8 +73,8 @@ class MaildirOptions:
     full_wait: Seconds = FULL_WAIT
     """How long a message waits for room in a full mailbox before it is returned."""
     user: Annotated[str, user_name] = ""
-    """The user to whom the Maildirs belong, and as whom they are written; `{local}` in it is the local part. Only a
-    server that runs as root can set another user than that of the server."""
+    """The user who owns the Maildirs and writes them; `{local}` in it is the local part. Only a server that runs as
+    root can set another user than that of the server."""
 
     def verify(self) -> None:
         """See `delivery.local.Verifiable`."""

@@ -96,8 +96,8 @@ class MboxOptions:
     full_wait: Seconds = FULL_WAIT
     """How long a message waits for room in a full mailbox before it is returned."""
     user: Annotated[str, user_name] = ""
-    """The user to whom the files belong, and as whom they are written; `{local}` in it is the local part. Only a server
-    that runs as root can set another user than that of the server."""
+    """The user who owns the files and writes them; `{local}` in it is the local part. Only a server that runs as
+    root can set another user than that of the server."""
 
     def __post_init__(self) -> None:
         if self.path.single is not None and self.path.single.suffix == _LOCK:

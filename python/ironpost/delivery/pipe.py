@@ -116,9 +116,9 @@ class PipeOptions:
     and its arguments. `{sender}`, `{recipient}` and `{original_recipient}` in arguments are replaced by addresses:
     after `"--"`, or after other characters, as in `"--from={sender}"`."""
     user: str = ""
-    """The user as whom it runs. It is required if the server runs as root; `root` is refused."""
+    """The user it runs as. It is required if the server runs as root; `root` is refused."""
     group: str = ""
-    """The group as which it runs."""
+    """The group it runs as."""
     environment: Annotated[tuple[str, ...], _variables] = ()
     """Environment variables that the program gets from the server, besides PATH."""
     timeout: Annotated[Seconds, at_least_a_second] = TIMEOUT
