@@ -19,7 +19,7 @@ from ironpost.operations.operation import EmptyRequest, Operation, OperationErro
 from ironpost.operations.selection import SelectionRequest
 from ironpost.processes.requests import RequestRefused
 from ironpost.protocol.extensions import wire_parameters
-from ironpost.queue.store import RecipientState
+from ironpost.queue.store import RecipientState, divided
 from ironpost.routing.directory import Alias, DirectoryError, refusal_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class RecipientEntry:
     next: float | None = field(metadata={"json": moment})
     """The time of the next attempt, in seconds since 1970; None if none is planned."""
     last: str
-    """The last reply; empty before the first attempt."""
+    """The last reply, or why policy holds the message; empty if there is neither."""
     detail: str
     """Why, and what to do, if no host sent it; empty if that is all in the reply."""
     remote: str
@@ -228,12 +228,6 @@ def _summary(message: QueuedMessage) -> tuple[Any, ...]:
 
 def _entry(message: QueuedMessage) -> MessageEntry:
     return MessageEntry(*_summary(message))
-
-
-def divided(last: str) -> tuple[str, str]:
-    """Divide a reply that the queue keeps (`Outcome.recorded`) into the reply and its detail."""
-    reply, _, detail = last.partition("\n")
-    return reply, detail
 
 
 def _recipient(recipient: QueuedRecipient) -> RecipientEntry:

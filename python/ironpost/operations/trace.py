@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ironpost.operations.destinations import DestinationEntry, entry
 from ironpost.operations.operation import Operation, OperationError, Reason, Scope
-from ironpost.operations.queue import checked, divided, moment
+from ironpost.operations.queue import checked, moment
 from ironpost.operations.selection import SelectionRequest
-from ironpost.queue.store import QueryRefused, RecipientState
+from ironpost.queue.store import QueryRefused, RecipientState, divided
 from ironpost.routing.directory import DirectoryError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class EventEntry:
     kind: str
     address: str
     reply: str
+    """As `queue.store.Event.reply`, without its detail."""
     detail: str
     """As in `RecipientEntry`."""
     remote: str
@@ -84,9 +85,8 @@ class RecipientDecisions:
     """None if the route cannot be determined now; the reasons say why."""
     attempts: int
     last: str
-    """The last reply."""
     detail: str
-    """As in `RecipientEntry`."""
+    """Both as in `RecipientEntry`."""
     next: str | None
     """When the next attempt is made, at the earliest, in ISO 8601; None if none is planned."""
     why: str

@@ -92,6 +92,12 @@ UNFINISHED: Final = (RecipientState.QUEUED, RecipientState.HELD)
 """States that are not final."""
 
 
+def divided(last: str) -> tuple[str, str]:
+    """Divide a reply that the queue keeps (`Outcome.recorded`) into the reply and its detail."""
+    reply, _, detail = last.partition("\n")
+    return reply, detail
+
+
 class QueuedRecipient(NamedTuple):
     """One recipient of a queued message."""
 
@@ -118,7 +124,7 @@ class QueuedRecipient(NamedTuple):
     @property
     def reply(self) -> str:
         """The last reply without its detail, which must not leave this system."""
-        return self.last.partition("\n")[0]
+        return divided(self.last)[0]
 
 
 class QueuedMessage(NamedTuple):
@@ -228,7 +234,7 @@ class Event(NamedTuple):
     address: str
     attempts: int
     reply: str
-    """As `QueuedRecipient.last`."""
+    """As `QueuedRecipient.last`; of `accepted` what was found, of `redirected` the new address."""
     remote: str
     message_id: str
     """Only of `accepted`."""
