@@ -48,6 +48,7 @@ def show(file: Path | None, *, as_json: bool) -> None:
         for stopped in status.suspended:
             end = f"until {stopped.until}" if stopped.until else "until it is resumed"
             typer.echo(f"suspended {stopped.name} {end}{': ' if stopped.why else ''}{stopped.why}")
-        for name, down in {down.destination: down for down in status.down}.items():
-            typer.echo(escape(f"down {name}{f' until {down.until}' if down.until else ''}: {down.why}"))
+        for down in {each.destination: each for each in status.down}.values():  # workers may share one
+            end = f" until {down.until}" if down.until else ""
+            typer.echo(escape(f"down {down.destination}{end}: {down.why}"))
     answer.warn_of_silent()

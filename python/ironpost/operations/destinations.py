@@ -18,6 +18,8 @@ from ironpost.queue.store import AGES
 from ironpost.routing.directory import POSTMASTER, DirectoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ironpost.operations.context import DataDirectory, ServingProcess
     from ironpost.queue.scheduler import Destination
 
@@ -138,12 +140,12 @@ async def _destinations(process: ServingProcess, request: DestinationsRequest) -
 
 def entry(domain: str, destination: Destination, now: float) -> DestinationEntry:
     """The state of a destination at `now` (seconds since 1970)."""
-    window = destination.window
-    state, until, why = "up", destination.blocked_until, window.failure
-    if destination.suspended_until > now:
-        state, until, why = "suspended", destination.suspended_until, destination.reason
-    elif window.down:
-        state, until = "down", window.blocked_until
+    window, state = destination.window, state_of(destination, now)
+    until, why = destination.blocked_until, window.failure
+    if state == "suspended":
+        until, why = destination.suspended_until, destination.reason
+    elif state == "down":
+        until = window.blocked_until
     planned = now < until < FOREVER
     return DestinationEntry(
         domain, destination_name(destination) or "this system", state, moment(until) if planned else None, why,
@@ -151,14 +153,21 @@ def entry(domain: str, destination: Destination, now: float) -> DestinationEntry
     )  # fmt: skip
 
 
-def with_mail(process: ServingProcess) -> list[DestinationEntry]:
-    """The states of the destinations other than this system for which this process has mail in the queue.
+def state_of(destination: Destination, now: float) -> str:
+    """One of `STATES`, at `now` (seconds since 1970)."""
+    if destination.suspended_until > now:
+        return "suspended"
+    return "down" if destination.window.down else "up"
+
+
+def with_mail(process: ServingProcess) -> Iterator[Destination]:
+    """The destinations other than this system for which this process has mail in the queue.
 
     Without those whose mail is fetched by its owner (ETRN, ATRN).
     """
-    now = process.clock.now()
-    known = process.runner.scheduler.destinations()
-    return [entry("", each, now) for each in known if each.queues and names(each) and not is_fetched(each)]
+    for each in process.runner.scheduler.destinations():
+        if each.queues and names(each) and not is_fetched(each):
+            yield each
 
 
 async def _suspend(process: ServingProcess, request: SuspendRequest) -> SuspendedEntry:
@@ -197,10 +206,8 @@ async def _check_name(process: ServingProcess, name: str) -> None:
     if not known:
         raise OperationError(Reason.INVALID, f"mail for {name} stays on this system; see ironpost queue hold")
     if name not in known:
-        other = known[:2][-1]  # of a host the name with the port
-        sentence = (
-            f"mail for {name} goes to the {destination_name(destination)}; suspend that: ironpost suspend {other}"
-        )
+        where = destination_name(destination)
+        sentence = f"mail for {name} goes to the {where}; suspend that: ironpost suspend {known[-1]}"
         raise OperationError(Reason.INVALID, sentence)
 
 

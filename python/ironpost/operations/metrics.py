@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ironpost.operations.destinations import STATES, with_mail
+from ironpost.operations.destinations import STATES, state_of, with_mail
 from ironpost.operations.operation import EmptyRequest, Operation, Scope
 from ironpost.telemetry.metrics import merged
 
@@ -26,7 +26,8 @@ class Metrics:
 
 async def _metrics(process: ServingProcess, _request: EmptyRequest) -> Metrics:
     usage, resources = process.state_usage(), await process.resource_status()
-    states = Counter(each.state for each in with_mail(process))
+    now = process.clock.now()
+    states = Counter(state_of(each, now) for each in with_mail(process))
     gauges: dict[str, dict[str, float]] = {
         "connections_open": {**process.open_connections()},
         "destinations": {state: states[state] for state in STATES},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ironpost.model.keyed_state import StateUsage  # noqa: TC001 - a dataclass field, whose type `decode` reads
-from ironpost.operations.destinations import DestinationEntry, with_mail
+from ironpost.operations.destinations import DestinationEntry, entry, state_of, with_mail
 from ironpost.operations.operation import EmptyRequest, Operation, Scope, SilentWorker
 from ironpost.operations.queue import SuspendedEntry, suspended_entry
 from ironpost.processes.jobs import JobStatus  # noqa: TC001 - a dataclass field, whose type `decode` reads
@@ -69,6 +70,8 @@ class Status:
 
 
 async def _status(process: ServingProcess, _request: EmptyRequest) -> Status:
+    now = process.clock.now()
+    down = (each for each in with_mail(process) if state_of(each, now) == "down")
     return Status(
         process.configuration_hash,
         process.listening(),
@@ -77,7 +80,7 @@ async def _status(process: ServingProcess, _request: EmptyRequest) -> Status:
         resources=await process.resource_status(),
         state=process.state_usage(),
         suspended=[suspended_entry(each) for each in process.suspensions()],
-        down=[each for each in with_mail(process) if each.state == "down"][:DOWN],
+        down=[entry("", each, now) for each in islice(down, DOWN)],
     )
 
 
