@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
@@ -72,8 +72,7 @@ ChangedT = TypeVar("ChangedT", bound=RecipientsChanged)
 
 def show_all(file: Path | None, selection: SelectionRequest, *, as_json: bool, limit: int) -> None:
     """List the queue, or the selected part."""
-    criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
-    queue = call_local(file, LIST, ListRequest(**criteria, limit=limit))
+    queue = call_local(file, LIST, ListRequest(**asdict(selection), limit=limit))
     _warn_of_faults(queue.faults)
     if queue.more:
         warn([f"the list ends after {limit}, oldest first; use --limit to see more"])
@@ -206,8 +205,7 @@ def bounce(file: Path | None, selection: SelectionRequest, *, why: str, as_json:
     Raises:
         CommandError: nothing is selected, or all of it is being attempted; or see `_change`.
     """
-    criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
-    found = _change(file, BOUNCE, BounceRequest(**criteria, why=why), "{} returned to the sender", as_json)
+    found = _change(file, BOUNCE, BounceRequest(**asdict(selection), why=why), "{} returned to the sender", as_json)
     _require_any(found, selection, ", or it is being attempted right now")
 
 
@@ -426,8 +424,7 @@ def _held(file: Path | None, selection: SelectionRequest) -> list[str]:
     """Return messages with selected recipients that are held, at most `SEARCHED`."""
     if selection.state not in {None, RecipientState.HELD.value}:
         return []
-    criteria = {each.name: getattr(selection, each.name) for each in fields(selection)}
-    request = ListRequest(**{**criteria, "state": RecipientState.HELD.value}, limit=SEARCHED)
+    request = ListRequest(**asdict(replace(selection, state=RecipientState.HELD.value)), limit=SEARCHED)
     return [each.id for each in call_local(file, LIST, request).messages]
 
 
