@@ -298,6 +298,8 @@ def test_the_queue_commands(serve: Callable[[str], Any]) -> None:
         shown = server.json("queue", "show", first["id"])
         assert (shown["from"], shown["client"]["helo"]) == ("ada@client.example", "client.example")
         listed = server.run("queue", "list")
+        assert [each["id"] for each in server.json("queue", "list", "--all")] == [first["id"], second["id"]]
+        assert server.run("queue", "list", "--all", first["id"]).returncode == 64
         assert first["id"] in listed.stdout.decode()
         assert listed.stderr == b""
         cut = server.run("queue", "list", "--json", "--limit", "1")

@@ -424,7 +424,8 @@ def _held(file: Path | None, selection: SelectionRequest) -> list[str]:
     """Return messages with selected recipients that are held, at most `SEARCHED`."""
     if selection.state not in {None, RecipientState.HELD.value}:
         return []
-    request = ListRequest(**asdict(replace(selection, state=RecipientState.HELD.value)), limit=SEARCHED)
+    criteria = replace(selection, everything=False, state=RecipientState.HELD.value)
+    request = ListRequest(**asdict(criteria), limit=SEARCHED)
     return [each.id for each in call_local(file, LIST, request).messages]
 
 

@@ -58,22 +58,16 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @queue.command("list")
+@_selecting
 def queue_list(
-    ids: Ids = None,
-    sender: Sender = None,
-    to: To = None,
-    domain: Domain = None,
-    state: State = None,
-    older_than: OlderThan = None,
+    selection: Any,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of messages to list.")] = 1000,
     config: File = None,
     json: Json = False,
 ) -> None:
     """List the messages in the queue, or those selected, oldest first."""
     from ironpost.cli import queue as command
-    from ironpost.operations.selection import SelectionRequest
 
-    selection = SelectionRequest(ids, False, sender, to, domain, state, older_than)
     command.show_all(config, selection, as_json=json, limit=limit)
 
 

@@ -185,7 +185,7 @@ async def _list(data: DataDirectory, request: ListRequest) -> ListResponse:
         if request.is_empty:
             found = await reader.list(request.limit + 1)
         else:
-            found = await reader.select(request.selection(), request.limit + 1)
+            found = await reader.select(request.change(), request.limit + 1)
         more = len(found) > request.limit
         return ListResponse([_entry(message) for message in found[: request.limit]], more, list(reader.faults))
 

@@ -68,7 +68,7 @@ class SelectionRequest:
         )
 
     def change(self) -> Selection:
-        """Parse the criteria of a change.
+        """Parse the criteria of a change, or of a list of what it would concern.
 
         Raises:
             OperationError: a criterion is invalid, or there is none and `everything` is not set, or both.
