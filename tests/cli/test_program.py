@@ -311,8 +311,8 @@ def test_the_queue_commands(serve: Callable[[str], Any]) -> None:
         unknown = server.run("queue", "drop", first["id"], "nosuch")
         assert (unknown.returncode, unknown.stderr) == (
             66,
-            b"ironpost: no message nosuch in the queue; what happened to it: ironpost trace nosuch"
-            b"; nothing was changed\n",
+            b"ironpost: nothing was changed: no message nosuch in the queue; "
+            b"what happened to it: ironpost trace nosuch\n",
         )  # fmt: skip
         assert server.json("queue", "hold", first["id"]) == {"recipients": 1}
         assert server.json("queue", "retry", "--all")["recipients"] == 1

@@ -102,8 +102,8 @@ def test_queue_commands_cover_all_shards(serve: Serve) -> None:
     refused = server.run("queue", "drop", *ids[:4], "nosuchid")
     assert (refused.returncode, refused.stderr) == (
         66,
-        b"ironpost: no message nosuchid in the queue; what happened to it: ironpost trace nosuchid"
-        b"; nothing was changed\n",
+        b"ironpost: nothing was changed: no message nosuchid in the queue; "
+        b"what happened to it: ironpost trace nosuchid\n",
     )  # fmt: skip
     assert len(server.json("queue", "list")) == 24
     assert server.json("queue", "hold", ids[0], ids[1]) == {"recipients": 2}

@@ -91,7 +91,7 @@ def test_an_operation_runs_where_its_scope_says(tmp_path: Path) -> None:
         assert await call("greet.owner", name="hello", ids=["m1"]) == {"texts": ["hello from 1 with m1"], "count": 1}
         with pytest.raises(
             RequestRefused,
-            match="no message m7 in the queue; what happened to it: ironpost trace m7; nothing was changed",
+            match="nothing was changed: no message m7 in the queue; what happened to it: ironpost trace m7",
         ):
             await call("greet.owner", name="hello", ids=["m0", "m7"])
         with pytest.raises(RequestRefused, match=r'^invalid request: "name" is missing$'):

@@ -146,7 +146,7 @@ def test_an_edited_address_is_looked_up_without_its_targets(tmp_path: Path) -> N
 def test_an_unknown_message_keeps_all_the_others_as_they_are(tmp_path: Path, name: str) -> None:
     async def scenario(commands: Handlers, store: ShardedStore, woken: list[str]) -> None:
         before = await store.list()
-        with pytest.raises(RequestRefused, match=r"no message m7, m8 in the queue; .*; nothing was changed"):
+        with pytest.raises(RequestRefused, match="nothing was changed: no message m7, m8 in the queue; "):
             await commands[name]({"ids": ["m0", "m7", "m1", "m8"]})
         after = await store.list()
         assert [each.recipients for each in after] == [each.recipients for each in before]

@@ -385,7 +385,7 @@ def refuse_unknown(ids: Sequence[str], known: Container[str]) -> None:
     """
     unknown = [each for each in ids if each not in known]
     if unknown:
-        raise RequestRefused(_absent(unknown) + ("; nothing was changed" if len(ids) > 1 else ""))
+        raise RequestRefused(("nothing was changed: " if len(ids) > 1 else "") + _absent(unknown))
 
 
 LIST: Final = Operation("queue.list", ListRequest, ListResponse, Scope.LOCAL, _list)
