@@ -174,19 +174,20 @@ class ResourceWatch:
         ]
 
 
-def disk_status(directory: Path, reserve: int, *, worker: int = 0) -> ResourceStatus:
+def disk_status(directory: Path, reserve: int) -> ResourceStatus:
     """Return the use of the disk of a directory, which is short when less than the reserve is free. Blocks.
+
+    The first worker reports it.
 
     Args:
         directory: on the disk.
         reserve: octets that new mail never takes.
-        worker: the number of this process.
 
     Raises:
         OSError: it cannot be queried.
     """
     free, size = disk_space(directory)
-    return ResourceStatus(worker, DISK, size - free, max(0, size - reserve), is_short(free, reserve))
+    return ResourceStatus(0, DISK, size - free, max(0, size - reserve), is_short(free, reserve))
 
 
 class AcceptFaults:
