@@ -141,7 +141,8 @@ def retry(file: Path | None, selection: SelectionRequest, *, as_json: bool) -> N
     """Make selected recipients due now.
 
     Raises:
-        CommandError: none is, because all are held or wait for a time, or nothing is selected; or see `_change`.
+        CommandError: nothing is due, because all of it is held or waits for a time, or nothing is selected; or see
+            `_change`.
     """
     found = _change(file, RETRY, selection, "{} due now", as_json)
     for each in found.suspended:

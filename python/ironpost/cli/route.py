@@ -20,7 +20,7 @@ def explain(file: Path | None, request: ExplainRequest, *, as_json: bool) -> Non
 
     Raises:
         CommandError: an argument is invalid.
-        typer.Exit: the recipient would be refused or deferred, or mail for a target of it.
+        typer.Exit: the recipient would be refused or deferred, or mail for one of its targets would fail or wait.
     """
     show(call_local(file, EXPLAIN, request), as_json=as_json)
 
@@ -29,7 +29,7 @@ def show(explanation: Explanation, *, as_json: bool) -> None:
     """Print the steps and the outcome.
 
     Raises:
-        typer.Exit: the recipient would be refused or deferred, or mail for a target of it.
+        typer.Exit: the recipient would be refused or deferred, or mail for one of its targets would fail or wait.
     """
     report(explanation, _print, _exit_code(explanation), as_json=as_json)
 

@@ -90,7 +90,7 @@ COUNTERS: Final[dict[str, Counter]] = {
     "recipients_delivered": Counter("Recipients delivered or relayed, by kind of route.", "route", known=_ROUTES),
     "recipients_deferred": Counter("Deferrals of recipients, by kind of route.", "route", known=_ROUTES),
     "recipients_failed": Counter("Recipients that failed or expired, by kind of route.", "route", known=_ROUTES),
-    "poison": Counter("Attempts after which a message is held, because attempts at it crashed repeatedly."),
+    "poison": Counter("Times that a message was held because attempts at it crashed repeatedly."),
     "route_faults": Counter("Attempts that a fault of our route prevented: login, TLS, secret or source address."),
     "recipients_greylisted": Counter("Recipients greylisted by a remote host; consecutive replies count once."),
     "bounces": Counter("Bounces queued."),
@@ -126,7 +126,7 @@ GAUGES: Final[dict[str, Counter]] = {
     "workers_silent": Counter("Worker processes that did not answer; their values are missing from all other metrics."),
     "connections_open": Counter("Open connections.", "listener"),
     "destinations": Counter(
-        "Destinations with mail in the queue, by state; one that several workers have mail for counts for each.",
+        "Destinations with mail in the queue, by state; each worker counts those for which it has mail.",
         "state",
     ),
     "resources_used": Counter(
