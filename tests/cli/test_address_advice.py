@@ -37,7 +37,7 @@ DATABASE = '[[directory.sql]]\ndatabase = "/x"\nquery = "SELECT 1 WHERE :key"\n'
         (
             alias("ping", "Pong@mail.example") + alias("pong", "Ping@mail.example") + alias("all", "ping@mail.example"),
             [
-                "alias[1]: ping@mail.example -> pong@mail.example -> ping@mail.example is a loop, whose mail fails; "
+                "alias[1]: ping@mail.example -> pong@mail.example -> ping@mail.example is a loop, so its mail fails; "
                 "remove a target"
             ],
         ),
@@ -82,7 +82,7 @@ def test_files_are_followed_too(tmp_path: Path) -> None:
     file.write_text("team@mail.example: ada@mail.example, gone@mail.example\nada@mail.example: max@mail.example\n")
     text = f'{HEAD}directory.files = ["{file}"]\n' + alias("max", "ada@mail.example")
     assert address_remarks(parse(text)) == [
-        "alias[1]: max@mail.example -> ada@mail.example -> max@mail.example is a loop, whose mail fails; "
+        "alias[1]: max@mail.example -> ada@mail.example -> max@mail.example is a loop, so its mail fails; "
         "remove a target",
         f"{file}, line 1: its target gone@mail.example {UNKNOWN}; add or remove it",
     ]

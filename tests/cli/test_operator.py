@@ -129,7 +129,7 @@ def test_a_destination_is_suspended_over_restarts_and_shown(
     assert re.search(r"jo@far\.example and 2 more +suspended", listed), listed
     assert server.run("queue", "show", identifiers(server)[0]).stdout.count(b"  next try  suspended") == 3
     other = server.run("resume", "far.example")
-    assert (other.returncode, f"which is: ironpost resume {where}" in other.stderr.decode()) == (66, True)
+    assert (other.returncode, f"waits for {where}: ironpost resume {where}" in other.stderr.decode()) == (66, True)
     found = server.json("metrics")["gauges"]
     assert found["destinations"] == {"up": 0, "down": 0, "suspended": 2}
     assert 0 < found["resources_used"]["disk"] < found["resources_most"]["disk"]

@@ -48,7 +48,7 @@ def run(configuration: Path, domain: str = "", days: int = 30, *, as_json: bool 
 def test_all_domains(configuration: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(configuration) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "a.example: 4 passed, 2 failed; 2 reports (1 authenticated) of 1 organization, "
+        "a.example: 4 passed, 2 failed; 2 reports (1 authenticated) from 1 organization, "
         "2023-11-14T00:00:00Z to 2023-11-14T23:59:59Z",
     ]
     assert run(configuration, days=90) == 0
@@ -89,7 +89,7 @@ def test_failure_reports_are_counted_and_listed_for_one_domain(
     for failure in (RECEIVED, hostile):
         add_failure(tmp_path / "data", failure, ReportSender("b.example", False), time.time())
     assert run(configuration) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["2 failure reports; for one domain they are listed"]
+    assert capsys.readouterr().out.splitlines()[1:] == ["2 failure reports; give a domain to list them"]
     assert run(configuration, "a.example") == 0
     *_, line = capsys.readouterr().out.splitlines()
     assert re.fullmatch(

@@ -188,7 +188,7 @@ class LdapRecords:
         return record_of([self._fields(entry) for entry in answer["entries"]], self._where)
 
     async def _search(self, wanted: str) -> dict[str, Any]:
-        """Search in an idle process, or in a new one if there is none or it has died."""
+        """Search in an idle process, or in a new one if none is idle or it has died."""
         try:
             if self._idle:
                 with contextlib.suppress(ConnectionError):

@@ -78,7 +78,7 @@ class _Addresses:
                         yield f"{record.where}: its target {step.address} takes no mail ({why}); add or remove it"
                 for cycle in self._new_cycles(steps):
                     where = self._records.get(cycle[0], record).where
-                    yield f"{where}: {' -> '.join(cycle)} is a loop, whose mail fails; remove a target"
+                    yield f"{where}: {' -> '.join(cycle)} is a loop, so its mail fails; remove a target"
 
     async def _steps(self, address: Address) -> list[Step]:
         steps: list[Step] = []

@@ -83,7 +83,7 @@ def _data(configuration: Configuration) -> Iterator[str]:
 def _queue(configuration: Configuration) -> Iterator[str]:
     queue = configuration.queue
     if queue.warn_after is not None and queue.warn_after >= queue.expire and "warn_after" in queue.model_fields_set:
-        yield "queue.warn_after: no sender is warned, because mail expires before (queue.expire)"
+        yield "queue.warn_after: no sender is warned, because mail expires first (queue.expire)"
 
 
 def _sockets(configuration: Configuration) -> Iterator[str]:

@@ -39,7 +39,7 @@ EXITS: Final = {
     Reason.DAMAGED: exits.IO_ERROR,
 }
 PUBLISHED: Final = {"GOOD": None, "ABSENT": exits.NO_INPUT, "FAULTY": exits.NOT_CONFORMING, "UNKNOWN": exits.TEMPORARY}
-"""By the name of its result, for a check of what a domain publishes."""
+"""The exit code of a check of what a domain publishes, by the name of the result; None for success."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def check_domain_or_message(file: Path | None, what: str, client: SpfCheckReques
     Args:
         file: the configuration.
         what: the domain, or the file.
-        client: the client that sent the message; without an address there is none, and SPF is not checked.
+        client: the client that sent the message; if it has no address, SPF is not checked.
 
     Raises:
         CommandError: see `check` and `check_message`; or a client is described that SPF cannot check.
@@ -70,7 +70,7 @@ def check_message(file: Path | None, message: str, client: SpfCheckRequest | Non
     """Print the result for a message in a file, or on standard input (`-`), with those of SPF and DKIM.
 
     Raises:
-        CommandError: the file cannot be read, or what is said of the client is invalid.
+        CommandError: the file cannot be read, or the description of the client is invalid.
         typer.Exit: the message does not pass.
     """
     found = call_local(file, EVALUATE, DmarcEvaluateRequest(read_message(message), client))

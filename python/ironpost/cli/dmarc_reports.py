@@ -45,7 +45,7 @@ def _print_sums(domain: str, reads: bool, found: DmarcReportResult) -> None:
     for each in found.domains:
         typer.echo(
             f"{escape(each.domain)}: {each.passed} passed, {each.failed} failed; {counted(each.reports, 'report')} "
-            f"({each.authenticated} authenticated) of {counted(each.organizations, 'organization')}, "
+            f"({each.authenticated} authenticated) from {counted(each.organizations, 'organization')}, "
             f"{moment(each.start)} to {moment(each.end)}"
         )
     for source in found.sources:
@@ -53,7 +53,7 @@ def _print_sums(domain: str, reads: bool, found: DmarcReportResult) -> None:
     for failure in found.failures if domain else ():
         typer.echo(f"  {_failure(failure)}")
     if found.failures and not domain:
-        typer.echo(f"{counted(len(found.failures), 'failure report')}; for one domain they are listed")
+        typer.echo(f"{counted(len(found.failures), 'failure report')}; give a domain to list them")
     if not found.domains and not found.failures:
         typer.echo("no reports" if reads else "no reports: no [[local.delivery]] has dmarc_reports, which reads them")
 

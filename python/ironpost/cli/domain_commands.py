@@ -13,8 +13,8 @@ dane = typer.Typer(help="Check DANE for outgoing mail.", no_args_is_help=True)
 mtasts = typer.Typer(help="Check MTA-STS policies, and show those of this server.", no_args_is_help=True)
 tlsrpt = typer.Typer(help="Check where domains want TLS reports, and show reports.", no_args_is_help=True)
 spf = typer.Typer(help="Check SPF.", no_args_is_help=True)
-dkim = typer.Typer(help="Make, show and check keys of DKIM, and check signatures.", no_args_is_help=True)
-dmarc = typer.Typer(help="Check DMARC records and messages.", no_args_is_help=True)
+dkim = typer.Typer(help="Make, show and check DKIM keys, and check signatures.", no_args_is_help=True)
+dmarc = typer.Typer(help="Check DMARC records and messages, and show reports.", no_args_is_help=True)
 
 RecipientDomain = Annotated[str, typer.Argument(metavar="DOMAIN", help="Recipient domain.")]
 ReportFile = Annotated[
@@ -209,7 +209,7 @@ def dmarc_show(
     file: ReportFile,
     json: Json = False,
 ) -> None:
-    """Show an aggregate report about DMARC that was received. Who sent it is not verified."""
+    """Show a report about DMARC that was received, aggregate or failure. Who sent it is not verified."""
     from ironpost.cli import dmarc_reports as command
 
     command.show(file, as_json=json)

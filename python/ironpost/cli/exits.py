@@ -17,8 +17,8 @@ REFUSED: Final = 65
 """The message was, or would be, rejected permanently; or the domain accepts no mail (`dane check`)."""
 NO_INPUT: Final = 66
 """A file, queue id or user that was named does not exist, or a domain or the configuration (`dkim show`, `mtasts
-show`) has no policy, record or key; a change of the queue concerns nothing; or a directory has no
-complete backup (`restore`)."""
+show`) has no policy, record or key; there are no reports (`dmarc report`, `tlsrpt report`); a change of the queue
+concerns nothing; or a directory has no complete backup (`restore`)."""
 UNAVAILABLE: Final = 69
 """No server answers at that address or on that data directory, or a package that the command needs is not installed."""
 SOFTWARE: Final = 70

@@ -26,7 +26,7 @@ Report = TypeVar("Report")
 
 
 def names_file(argument: str) -> bool:
-    """Return whether an argument that may also be a domain is a file.
+    """Return whether an argument that names a file or a domain names a file.
 
     It is if it is `-`, has a slash, which no domain has, or is the name of anything but a directory.
     """

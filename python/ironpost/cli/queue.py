@@ -259,8 +259,8 @@ def trace(file: Path | None, what: str, *, limit: int, as_json: bool) -> None:
     if not found.messages:
         raise CommandError(
             exits.NO_INPUT,
-            f"no events of {what} are recorded: queue.history limits how long they are kept, and refused mail is in the"
-            " log only (event refused)",
+            f"no events of {what} are recorded: queue.history limits how long they are kept, refused mail is in the"
+            " log only (event refused), and mail to an alias is found by its targets",
         )
     console = _console()
     for message in found.messages:
@@ -376,7 +376,7 @@ def resume(file: Path | None, name: str, *, as_json: bool) -> None:
     answer.require_complete()
     if not answer.response.was_suspended:
         instead = answer.response.instead
-        hint = f"; its mail waits for {instead}, which is: ironpost resume {instead}" if instead else ""
+        hint = f"; its mail waits for {instead}: ironpost resume {instead}" if instead else ""
         raise CommandError(exits.NO_INPUT, f"{answer.response.name} is not suspended{hint}")
 
 

@@ -1,7 +1,7 @@
 """`tlsrpt report`: what others report about TLS to our hosts, summed up from the messages of a mailbox (RFC 8460).
 
-Promises: a report that its sender sent again counts once. In a directory everything that is not a report is passed
-over, so it may be the Maildir of a person. No server is needed, and nothing is changed.
+Promises: a report that its sender sent again counts once. In a directory, files that are not reports are skipped, so
+it may be a Maildir with other mail. No server is needed, and nothing is changed.
 Limitations: everything is what others claim; signatures are not verified.
 """
 

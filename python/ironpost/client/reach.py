@@ -229,7 +229,7 @@ async def _looked_up(short: str) -> str:
 def connect_text(error: OSError) -> str:
     """Return why a connection failed, in one line: `Connection refused`.
 
-    asyncio's text has the addresses in the place of the reason, once for each address of a host.
+    asyncio's text has addresses instead of the reason, once for each address of a host.
     """
     text = str(error)
     if "Connect call failed" not in text:

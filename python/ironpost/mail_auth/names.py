@@ -43,8 +43,8 @@ def normalised(domain: str) -> str:
 
 
 def last_labels(name: str) -> str:
-    """The last two labels of a name. Who has a domain can make any number of names below it, so limits count them as
-    one; those below `co.uk` count as one too."""
+    """The last two labels of a name. The owner of a domain can make any number of names below it, so limits count them
+    as one; those below `co.uk` count as one too."""
     return ".".join(name.split(".")[-2:])
 
 

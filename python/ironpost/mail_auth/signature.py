@@ -77,7 +77,7 @@ class DkimFailure(StrEnum):
     REVOKED = "revoked"
     """Its key was revoked."""
     SIGNATURE = "signature"
-    """Another thing."""
+    """Something else."""
 
 
 class SignatureFault(ValueError):

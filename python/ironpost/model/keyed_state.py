@@ -43,7 +43,7 @@ class Namespace:
     max_ttl: float
     """Maximum time to live, in seconds."""
     group: Callable[[bytes], bytes] | None = None
-    """Returns the group of a key: those that one party can make many of; None if there are no groups."""
+    """Returns the group of a key, of which one party can have any number; None if there are no groups."""
     share: int = 0
     """Maximum number of entries of a group that are not evicted before those of others."""
 

@@ -1,9 +1,9 @@
 """Sends failure reports about DMARC to the domains that ask for them (RFC 9991).
 
-Promises: no reply waits for a report. A destination in another organization gets reports only if that wants them. Of
+Promises: no reply waits for a report. A destination in another organization gets reports only if it wants them. Of
 similar messages `SIMILAR` are reported; `FROM_NETWORK` reports are about mail of one client network, `TO_DOMAIN` go to
 one domain, and `IN_ALL` in all; at most `PENDING` are prepared at a time. Other messages are only counted (SECURITY
-R23), also if nobody got the report, and the next one says how many similar messages there were. A report that cannot be
+R23), even if nobody got the report, and the next one says how many similar messages there were. A report that cannot be
 sent is dropped, with an event; once it is queued, it is retried like other mail.
 Limitations: each worker counts similar messages by itself.
 Standards: RFC 9991 §2 (rate limits), §5 (external destinations), §8.1 (Incidents).
@@ -90,7 +90,7 @@ class FailureReports:
         self._random = random
         self._metrics = metrics
         self._key = random.token().encode()
-        """Of the codes for recipients; a restart changes them."""
+        """The key of the codes for recipients; a restart changes them."""
         self._similar = Buckets(SIMILAR, clock, KEYS)
         self._from_network = Buckets(FROM_NETWORK, clock, KEYS)
         self._to_domain = Buckets(TO_DOMAIN, clock, KEYS)

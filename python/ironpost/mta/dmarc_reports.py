@@ -1,6 +1,6 @@
 """Sends daily aggregate reports about DMARC to the domains that ask for them (RFC 9990).
 
-Promises: those of `mta.daily_reports`. A destination in another organization gets reports only if that wants them; what
+Promises: those of `mta.daily_reports`. A destination in another organization gets reports only if it wants them; what
 it does not want is not sent, with an event.
 Standards: RFC 9990 §3.5 (delivery), §4 (external destinations).
 """

@@ -68,7 +68,7 @@ class DmarcFailure:
     received: float = field(metadata={"json": moment})
     """When the report arrived, in seconds since 1970."""
     authenticated: bool
-    """Whether its sender is."""
+    """Whether its sender is authenticated."""
     organization: str
     """The domain of its author."""
     kind: str

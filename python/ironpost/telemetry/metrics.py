@@ -132,7 +132,7 @@ GAUGES: Final[dict[str, Counter]] = {
     "resources_used": Counter(
         "Resident memory in octets, open descriptors, and octets used on the disk, by resource.", "resource"
     ),
-    "resources_most": Counter("The use from which a resource is short, by resource.", "resource"),
+    "resources_most": Counter("The use at which a resource becomes short, by resource.", "resource"),
     "resources_short": Counter("Processes that are short of a resource, by resource.", "resource"),
     "queue_messages": Counter("Messages in the queue."),
     "queue_oldest_seconds": Counter("Age of the oldest message in the queue in seconds; 0 if it is empty."),

@@ -61,7 +61,7 @@ class Failure:
 
 
 def failure_of(evaluation: DmarcEvaluation) -> Failure | None:
-    """Return what a report about a message says; None if the owner of the domain wants none, or may have none."""
+    """Return what a report about a message says; None if the owner of the domain wants none, or may not have one."""
     answer, record = evaluation.answer, evaluation.answer.record
     if record is None or not record.failure or record.psd is Psd.YES or evaluation.overrides:
         return None

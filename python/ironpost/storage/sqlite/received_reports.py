@@ -187,7 +187,7 @@ class ReportedFailure(NamedTuple):
     received: float
     """When the report arrived, in seconds since 1970."""
     authenticated: bool
-    """Whether its sender is."""
+    """Whether its sender is authenticated."""
     organization: str
     """The domain of its author."""
     kind: str
